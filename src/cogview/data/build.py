@@ -1,0 +1,272 @@
+"""Samples to token shards: decode, cut square, encode pictures and captions, write (`cogview data build`).
+
+Every shard takes a fixed number of the source's records and is written under a temporary name and renamed;
+then a journal (``build.json``) says how far the build came. A build that stopped, at whatever moment, goes
+on from there: every good record ends in exactly one shard. ``index.json`` is written last, so a half-built
+data set cannot be mistaken for a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from cogview.config import Config
+from cogview.data.check import Report, Tally, read_record
+from cogview.data.images import Limits, square
+from cogview.data.samples import Sample
+from cogview.data.shards import (
+    INDEX,
+    Preprocessing,
+    ShardEntry,
+    ShardIndex,
+    ShardLayout,
+    TokenCaption,
+    TokenItem,
+    TokenShards,
+    smallest_type,
+    write_atomically,
+    write_shard,
+)
+from cogview.data.sources import Source
+from cogview.errors import CogViewError
+from cogview.vocabulary import Vocabulary
+
+JOURNAL = "build.json"
+REPORT = "report.json"
+Progress = Callable[[int, int], None]
+
+
+class ImageEncoder(Protocol):
+    """The part of :class:`cogview.tokenizers.vqvae.ImageTokenizer` a build uses."""
+
+    @property
+    def codes(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def grid(self, size: int) -> tuple[int, int]: ...
+    def encode(self, images: Tensor) -> Tensor: ...
+
+
+class TextEncoder(Protocol):
+    """The part of :class:`cogview.tokenizers.text.TextTokenizer` a build uses."""
+
+    @property
+    def pieces(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def encode(self, text: str) -> list[int]: ...
+
+
+class BuildSettings(Config):
+    """How a data set is built. ``shard_records`` records of the source go into a shard."""
+
+    preprocessing: Preprocessing
+    limits: Limits = Limits()
+    shard_records: int = Field(default=4096, ge=1)
+    batch: int = Field(default=64, ge=1)
+
+
+class Journal(Config):
+    """How far a build came: the source's records before ``consumed`` are in ``shards`` or in ``report``."""
+
+    version: Literal[1] = 1
+    plan: str
+    consumed: int = 0
+    languages: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    shards: tuple[ShardEntry, ...] = ()
+    report: Report = Report()
+
+
+class Builder:
+    """One build of one source into one directory."""
+
+    def __init__(
+        self,
+        source: Source,
+        out: str | Path,
+        images: ImageEncoder,
+        texts: TextEncoder,
+        settings: BuildSettings,
+    ) -> None:
+        self.source, self.out, self.images, self.texts, self.settings = (
+            source,
+            Path(out),
+            images,
+            texts,
+            settings,
+        )
+        self.grid = images.grid(settings.preprocessing.size)
+        self.codes_type, self.texts_type = smallest_type(images.codes), smallest_type(texts.pieces)
+
+    def plan(self) -> str:
+        """A hash of all that decides the result; a stopped build only goes on under the same plan."""
+        settings = self.settings.model_dump_json(exclude={"batch"})
+        parts = [self.source.fingerprint(), self.images.fingerprint, self.texts.fingerprint, settings]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def start(self, restart: bool = False) -> Journal:
+        """The journal to go on from; raises CogViewError where the directory holds something else."""
+        path = self.out / JOURNAL
+        if restart or not path.is_file():
+            if not restart and self.out.is_dir() and any(self.out.iterdir()):
+                raise CogViewError(
+                    f"{self.out} is not empty; give a new directory or --restart to build there anew"
+                )
+            self._clear()
+            return Journal(plan=self.plan())
+        journal = _read_journal(path)
+        if journal.plan != self.plan():
+            raise CogViewError(
+                f"{self.out} was begun from other data, tokenizers or settings; "
+                "use those, or --restart to build anew"
+            )
+        return journal
+
+    def run(self, restart: bool = False, progress: Progress | None = None) -> Report:
+        """Build, or go on building; returns the report, which is also in ``report.json``."""
+        total = len(self.source)
+        journal = self.start(restart)
+        seen = _keys(self.out, journal)
+        self._mkdir()
+        while journal.consumed < total:
+            journal = self._shard(journal, seen, total, progress)
+            write_atomically(self.out / JOURNAL, journal.model_dump_json(indent=1) + "\n")
+        if not journal.shards:
+            raise CogViewError(
+                f"not one usable sample among {total:,} records; `cogview data check` says why"
+            )
+        journal.report.save(self.out / REPORT)
+        write_atomically(self.out / INDEX, self._index(journal).model_dump_json(indent=1) + "\n")
+        return journal.report
+
+    def _clear(self) -> None:
+        for name in (INDEX, JOURNAL, REPORT):
+            (self.out / name).unlink(missing_ok=True)
+        for shard in self.out.glob("shard-*"):
+            shutil.rmtree(shard)
+
+    def _mkdir(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CogViewError(
+                f"{self.out} cannot be written: {error.strerror}; give another directory"
+            ) from error
+
+    def _shard(self, journal: Journal, seen: set[str], total: int, progress: Progress | None) -> Journal:
+        """Read the next ``shard_records`` records, write their shard and return the journal after it."""
+        tally = Tally.resume(journal.report)
+        items: list[TokenItem] = []
+        waiting: list[Sample] = []
+        consumed = journal.consumed
+        for record in itertools.islice(self.source.records(consumed), self.settings.shard_records):
+            reading = read_record(record, self.settings.limits, seen)
+            tally.add(reading)
+            consumed += 1
+            if reading.sample is not None:
+                waiting.append(reading.sample)
+            if len(waiting) == self.settings.batch:
+                items += self.tokenise(waiting)
+                waiting = []
+            if progress:
+                progress(consumed, total)
+        items += self.tokenise(waiting)
+        report = tally.report()
+        layout = ShardLayout(
+            grid=self.grid,
+            codes_type=self.codes_type,
+            texts_type=self.texts_type,
+            languages=tuple(report.captions),
+            sources=tuple(report.sources),
+            splits=tuple(report.splits),
+        )
+        entries = journal.shards
+        if items:
+            entries = (*entries, write_shard(self.out, f"shard-{len(entries):05d}", items, layout))
+        return Journal(
+            plan=journal.plan,
+            consumed=consumed,
+            languages=layout.languages,
+            sources=layout.sources,
+            splits=layout.splits,
+            shards=entries,
+            report=report,
+        )
+
+    def tokenise(self, samples: list[Sample]) -> list[TokenItem]:
+        """Encode some samples' pictures (in one batch) and captions."""
+        if not samples:
+            return []
+        pixels = np.stack([square(sample.image, self.settings.preprocessing) for sample in samples])
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0  # (batch, 3, size, size)
+        with torch.inference_mode():
+            codes = self.images.encode(images).cpu().numpy()
+        return [self._item(sample, row) for sample, row in zip(samples, codes, strict=True)]
+
+    def _item(self, sample: Sample, codes: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> TokenItem:
+        captions = tuple(
+            TokenCaption(tuple(self.texts.encode(caption.text)), caption.language, caption.kind)
+            for caption in sample.captions
+        )
+        return TokenItem(sample.key, codes, captions, sample.source, sample.split)
+
+    def _index(self, journal: Journal) -> ShardIndex:
+        return ShardIndex(
+            items=sum(entry.items for entry in journal.shards),
+            captions=sum(entry.captions for entry in journal.shards),
+            grid=self.grid,
+            codes_type=self.codes_type,
+            texts_type=self.texts_type,
+            vocabulary=Vocabulary(image_codes=self.images.codes, text_pieces=self.texts.pieces),
+            preprocessing=self.settings.preprocessing,
+            image_tokenizer=self.images.fingerprint,
+            text_tokenizer=self.texts.fingerprint,
+            languages=journal.languages,
+            sources=journal.report.sources,
+            splits=journal.report.splits,
+            shards=journal.shards,
+        )
+
+
+def _read_journal(path: Path) -> Journal:
+    try:
+        return Journal.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise CogViewError(f"{path} is damaged; build anew with --restart") from error
+
+
+def _keys(out: Path, journal: Journal) -> set[str]:
+    keys: set[str] = set()
+    for entry in journal.shards:
+        keys.update((out / entry.name / "keys.bin").read_text("utf-8").split("\n")[:-1])
+    return keys
+
+
+def build(
+    source: Source,
+    out: str | Path,
+    images: ImageEncoder,
+    texts: TextEncoder,
+    settings: BuildSettings,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> TokenShards:
+    """Build ``source`` into token shards at ``out``, or finish a build that stopped; returns them opened.
+
+    ``progress`` is called with (records done, records in all). Raises CogViewError where ``out`` holds
+    something else, where the source changed since the build began, or where no record is usable.
+    """
+    Builder(source, out, images, texts, settings).run(restart, progress)
+    return TokenShards(out)

@@ -1,0 +1,179 @@
+"""Pictures decoded once, for training an image tokenizer without waiting for decoders.
+
+A directory with ``images.bin`` (N, size, size, 3) uint8 and ``images.json`` (:class:`CacheIndex`). The
+index is written last: without it there is no cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor
+
+from cogview.config import Config
+from cogview.data.check import Report, Tally, read_record
+from cogview.data.images import Limits, square
+from cogview.data.samples import Sample
+from cogview.data.shards import Preprocessing, name_positions, write_atomically
+from cogview.data.sources import Source
+from cogview.errors import CogViewError
+
+INDEX = "images.json"
+PIXELS = "images.bin"
+
+
+class CacheIndex(Config):
+    """What ``images.bin`` holds, one entry an item in ``keys``, ``item_sources`` and ``item_splits``."""
+
+    version: Literal[1] = 1
+    plan: str
+    preprocessing: Preprocessing
+    sources: tuple[str, ...]
+    splits: tuple[str, ...]
+    keys: tuple[str, ...]
+    item_sources: tuple[int, ...]
+    item_splits: tuple[int, ...]
+    report: Report
+
+
+class ImageCache:
+    """Random access to the cached pictures; raises CogViewError where files are missing or do not fit."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.index = _read_index(self.directory)
+        self.sources, self.splits, self.keys = self.index.sources, self.index.splits, self.index.keys
+        self.item_sources = np.array(self.index.item_sources, dtype=np.int64)
+        self.item_splits = np.array(self.index.item_splits, dtype=np.int64)
+        self.size = self.index.preprocessing.size
+        self.pixels = self._map()
+
+    def _map(self) -> NDArray[np.uint8]:
+        shape = (len(self.keys), self.size, self.size, 3)
+        path, expected = self.directory / PIXELS, int(np.prod(shape))
+        size = path.stat().st_size if path.is_file() else 0
+        if size != expected:
+            raise CogViewError(
+                f"{path} is truncated or damaged: {size} bytes instead of {expected}; build it again"
+            )
+        return np.memmap(path, np.uint8, "r", shape=shape)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the pictures or their order may have changed."""
+        names = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
+        return f"{self.index.plan} {names}"
+
+    def select(
+        self, splits: Sequence[str] | None = None, sources: Sequence[str] | None = None
+    ) -> NDArray[np.int64]:
+        """Numbers of the items in the given splits and sources (None = all), ascending, int64."""
+        chosen = np.ones(len(self), dtype=bool)
+        if splits is not None:
+            chosen &= np.isin(self.item_splits, name_positions(splits, self.splits, self.directory))
+        if sources is not None:
+            chosen &= np.isin(self.item_sources, name_positions(sources, self.sources, self.directory))
+        return np.flatnonzero(chosen)
+
+    def images(self, items: NDArray[np.int64] | Sequence[int]) -> Tensor:
+        """Pictures (len(items), 3, size, size) uint8."""
+        pixels = self.pixels[np.asarray(items, dtype=np.int64)]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+
+
+def _read_index(directory: Path) -> CacheIndex:
+    path = directory / INDEX
+    try:
+        return CacheIndex.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise CogViewError(f"no picture cache in {directory}; build it first") from None
+    except ValidationError as error:
+        raise CogViewError(f"{path} is damaged: {error.errors()[0]['msg']}; build the cache again") from error
+
+
+def build_image_cache(
+    source: Source,
+    out: str | Path,
+    preprocessing: Preprocessing,
+    limits: Limits | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageCache:
+    """Decode every good record of ``source`` into a cache at ``out``, or open the one already there.
+
+    A cache made from other data or with another size is made anew. Raises CogViewError where nothing is
+    usable.
+    """
+    out, limits = Path(out), limits or Limits()
+    settings = preprocessing.model_dump_json() + limits.model_dump_json()
+    plan = hashlib.sha256(f"{source.fingerprint()}\n{settings}".encode()).hexdigest()
+    if (out / INDEX).is_file() and _read_index(out).plan == plan:
+        return ImageCache(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / INDEX).unlink(missing_ok=True)
+    samples, report = _write_pixels(source, out / PIXELS, preprocessing, limits, progress)
+    if not samples:
+        raise CogViewError(
+            f"not one usable picture among {len(source):,} records; `cogview data check` says why"
+        )
+    index = _index(plan, preprocessing, samples, report)
+    write_atomically(out / INDEX, index.model_dump_json() + "\n")
+    return ImageCache(out)
+
+
+def _write_pixels(
+    source: Source,
+    path: Path,
+    preprocessing: Preprocessing,
+    limits: Limits,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[tuple[str, str, str]], Report]:
+    """Write all good pictures; returns their (key, source, split) and the report."""
+    tally, seen, done = Tally(), set[str](), list[tuple[str, str, str]]()
+    part, total = path.with_name(path.name + ".part"), len(source)
+    with part.open("wb") as file:
+        for record in source.records():
+            reading = read_record(record, limits, seen, need_caption=False)
+            tally.add(reading)
+            if reading.sample is not None:
+                file.write(square(reading.sample.image, preprocessing).tobytes())
+                done.append(_names(reading.sample))
+            if progress:
+                progress(tally.records, total)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return done, tally.report()
+
+
+def _names(sample: Sample) -> tuple[str, str, str]:
+    return sample.key, sample.source, sample.split
+
+
+def _index(
+    plan: str, preprocessing: Preprocessing, samples: list[tuple[str, str, str]], report: Report
+) -> CacheIndex:
+    keys, sources, splits = zip(*samples, strict=True)
+    source_names, split_names = tuple(dict.fromkeys(sources)), tuple(dict.fromkeys(splits))
+    source_numbers = {name: number for number, name in enumerate(source_names)}
+    split_numbers = {name: number for number, name in enumerate(split_names)}
+    return CacheIndex(
+        plan=plan,
+        preprocessing=preprocessing,
+        sources=source_names,
+        splits=split_names,
+        keys=keys,
+        item_sources=tuple(source_numbers[name] for name in sources),
+        item_splits=tuple(split_numbers[name] for name in splits),
+        report=report,
+    )

@@ -1,0 +1,163 @@
+"""Any picture file to an RGB picture, and any RGB picture to the image tokenizer's square.
+
+Broken and dangerous files are refused before they are decoded (:class:`BadImage` says why); unusual modes
+are converted. Squares are made as in the released CogView code: the shorter side is resized to the
+tokenizer's size with antialiasing, then the centre is cut out (:func:`released_tensor` repeats that code
+exactly, with its quirk of dropping the alpha channel and its normalisation).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+
+from cogview.config import Config
+from cogview.data.shards import Preprocessing
+
+Reason = Literal["missing file", "too many bytes", "too many pixels", "not an image", "truncated"]
+RESAMPLE = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
+RELEASED_STD = (0.30379, 0.32279, 0.32800)
+
+
+class Limits(Config):
+    """What is refused before decoding: files over ``max_bytes``, pictures over ``max_pixels``."""
+
+    max_bytes: int = Field(default=64 << 20, gt=0)
+    max_pixels: int = Field(default=64_000_000, gt=0)
+
+
+class BadImage(Exception):
+    """A picture that cannot be used: ``reason`` is one of a few fixed words, the message tells more."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An RGB picture and what had to be converted to make it one ("alpha over white", …)."""
+
+    image: Image.Image
+    conversions: tuple[str, ...] = ()
+
+
+def decode(data: bytes | Path, limits: Limits | None = None) -> Decoded:
+    """Decode a picture (its bytes or its path) to RGB, upright, over white; raises BadImage."""
+    limits = limits or Limits()
+    size = _byte_count(data)
+    if size > limits.max_bytes:
+        raise BadImage("too many bytes", f"{size:,} bytes, at most {limits.max_bytes:,}")
+    if size == 0:
+        raise BadImage("not an image", "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+    except Image.DecompressionBombError as error:
+        raise BadImage("too many pixels", f"more than {limits.max_pixels:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image", "no known picture format") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadImage("truncated", str(error)) from error
+    with image:
+        return _load(image, limits)
+
+
+def _byte_count(data: bytes | Path) -> int:
+    if isinstance(data, bytes):
+        return len(data)
+    if not data.is_file():
+        raise BadImage("missing file", str(data))
+    return data.stat().st_size
+
+
+def _load(image: Image.Image, limits: Limits) -> Decoded:
+    pixels = image.width * image.height
+    if pixels > limits.max_pixels:
+        raise BadImage(
+            "too many pixels", f"{image.width} x {image.height}, at most {limits.max_pixels:,} pixels"
+        )
+    animated = getattr(image, "n_frames", 1) > 1
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise BadImage("too many pixels", str(error)) from error
+    except (
+        Exception
+    ) as error:  # decoders raise anything on damaged data: SyntaxError, struct.error, IndexError, …
+        raise BadImage("truncated", str(error)) from error
+    converted, how = to_rgb(upright)
+    notes = ("first frame of an animation",) if animated else ()
+    return Decoded(converted, notes + ((how,) if how else ()))
+
+
+def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """An RGB copy and the conversion that made it ("" for RGB itself); transparency is laid over white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy(), ""
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        white = Image.new("RGBA", layers.size, "white")
+        white.alpha_composite(layers)
+        return white.convert("RGB"), "alpha over white"
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _deep_grey(image).convert("RGB"), "deep grey to 8 bits"
+    names = {"1": "black and white", "L": "grey", "P": "palette", "CMYK": "CMYK"}
+    return image.convert("RGB"), names.get(image.mode, image.mode)
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    top = 65535.0 if image.mode != "F" else max(float(values.max()), 1.0)
+    return Image.fromarray(np.clip(values / top * 255.0 + 0.5, 0, 255).astype(np.uint8))
+
+
+def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    """Resize so that the shorter side is ``size``; the longer is cut to whole pixels, as in torchvision."""
+    short, long = min(image.size), max(image.size)
+    other = max(size, int(size * long / short))
+    shape = (size, other) if image.width <= image.height else (other, size)
+    return image if shape == image.size else image.resize(shape, resample)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Cut the central ``size`` x ``size`` square out, as torchvision rounds it."""
+    left, top = (round((side - size) / 2.0) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The picture as the image tokenizer sees it: (size, size, 3) uint8."""
+    resized = resize_shorter(image, preprocessing.size, RESAMPLE[preprocessing.resample])
+    return np.asarray(centre_crop(resized, preprocessing.size), dtype=np.uint8)
+
+
+def released_tensor(image: Image.Image, size: int) -> NDArray[np.float32]:
+    """CogView's released preprocessing: (1, 3, size, size) float32, normalised.
+
+    Differs from :func:`square` where there is transparency: the released code drops the alpha channel
+    instead of laying the picture over white. The released code fails on grey and palette pictures; here
+    they become RGB.
+    """
+    if image.mode not in ("RGB", "RGBA"):
+        image = image.convert("RGB")
+    resized = centre_crop(resize_shorter(image, size, Image.Resampling.BILINEAR), size)
+    values = np.asarray(resized, dtype=np.float32)[..., :3] / np.float32(255.0)
+    scaled = (values - np.array(RELEASED_MEAN, np.float32)) / np.array(RELEASED_STD, np.float32)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])

@@ -1,0 +1,270 @@
+"""Batches of (codes, text) from token shards for the transformer, and of pictures for the image tokenizer.
+
+Both loaders yield ``(batch, state)``; ``state`` is plain JSON and stands for "this batch has been used".
+Give it to a loader made with the same arguments and it continues with the next batch. With all weights 1 an
+epoch hands out every item exactly once, wherever and how often it is stopped.
+
+Which caption an item shows is drawn anew each epoch: a language, then a keyword in place of the sentence,
+then with or without the style phrase, then one of what is left (CogView draws Chinese texts only; the style
+phrase "a picture in style S" is section 4.2's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from cogview.config import Config
+from cogview.data.image_cache import ImageCache
+from cogview.data.samples import KINDS
+from cogview.data.sampling import EpochLoader, bucketed, draws, generator, plan_hash, read_state
+from cogview.data.shards import TokenShards
+from cogview.errors import CogViewError
+
+PLAIN, STYLED, KEYWORD = (KINDS.index(kind) for kind in ("plain", "styled", "keyword"))
+
+
+class TokenBatch(TypedDict):
+    """``codes`` (batch, h * w) int64; ``texts`` one list of text pieces (0-based) a row; ``items`` ids."""
+
+    codes: Tensor
+    texts: list[list[int]]
+    items: list[int]
+
+
+class ImageBatch(TypedDict):
+    """``images`` (batch, 3, size, size) uint8; ``items`` their numbers in the cache."""
+
+    images: Tensor
+    items: list[int]
+
+
+class Mixture(Config):
+    """What is drawn how often.
+
+    ``weights`` (by source, default 1): draws an epoch of each of its items. ``languages``: relative
+    probabilities (empty = all equal; a language not named is not drawn unless an item has nothing else).
+    ``style`` is the probability of the caption with the style phrase where there is one, ``keyword`` that
+    of a keyword in its place, one number or one by source (others 0). ``empty`` drops the text altogether,
+    for classifier-free guidance.
+    """
+
+    weights: dict[str, float] = Field(default_factory=dict)
+    languages: dict[str, float] = Field(default_factory=dict)
+    style: float = Field(default=0.5, ge=0, le=1)
+    keyword: float | dict[str, float] = 0.0
+    empty: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        keyword = self.keyword if isinstance(self.keyword, dict) else {"": self.keyword}
+        if any(not 0 <= value <= 1 for value in keyword.values()):
+            raise ValueError("keyword must be a probability, 0 to 1")
+        if any(value < 0 for value in [*self.weights.values(), *self.languages.values()]):
+            raise ValueError("weights and language probabilities must not be negative")
+        return self
+
+    def keyword_of(self, source: str) -> float:
+        """Probability of a keyword for an item of this source."""
+        return self.keyword.get(source, 0.0) if isinstance(self.keyword, dict) else self.keyword
+
+
+@dataclass(frozen=True)
+class TokenEpoch:
+    """One epoch worked out: the item and the caption row (-1 = empty text) of every draw, and the batches."""
+
+    items: NDArray[np.int64]
+    captions: NDArray[np.int64]
+    batches: list[NDArray[np.int64]]
+
+
+class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
+    """Endless (or ``epochs``) shuffled batches of a built data set.
+
+    ``rank`` of ``world`` takes every ``world``-th row of each batch of ``batch`` rows, so the state is the
+    same on all ranks and a run may resume on another number of them. ``text_limit`` cuts longer texts.
+    ``window`` batches are sorted by text length together. The last batch of an epoch may be smaller.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        batch: int,
+        *,
+        seed: int = 0,
+        splits: Sequence[str] | None = ("train",),
+        sources: Sequence[str] | None = None,
+        mixture: Mixture | None = None,
+        text_limit: int | None = None,
+        window: int = 64,
+        epochs: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.shards, self.batch, self.seed, self.window = shards, batch, seed, window
+        self.rank, self.world, self.text_limit = rank, world, text_limit
+        self.mixture = mixture or Mixture()
+        self.items = shards.select(splits, sources)
+        self._check()
+        settings = [self.mixture.model_dump_json(), repr((batch, seed, splits, sources, text_limit, window))]
+        super().__init__(read_state(state, plan_hash(shards.index.fingerprint, *settings)), epochs)
+
+    def _check(self) -> None:
+        if len(self.items) == 0:
+            raise CogViewError(f"{self.shards.directory} has no items in the chosen splits and sources")
+        for field, given, known in (
+            ("weights", self.mixture.weights, self.shards.sources),
+            ("keyword", self.mixture.keyword, self.shards.sources),
+            ("languages", self.mixture.languages, self.shards.languages),
+        ):
+            unknown = [name for name in given if name not in known] if isinstance(given, dict) else []
+            if unknown:
+                raise CogViewError(
+                    f"mixture.{field}: {unknown[0]!r} is not in the data; it has {', '.join(known)}"
+                )
+        if not (self._weights() > 0).any():
+            raise CogViewError("mixture.weights: every source has weight 0; give one a positive weight")
+
+    def _weights(self) -> NDArray[np.float64]:
+        by_source = np.array(
+            [self.mixture.weights.get(name, 1.0) for name in self.shards.sources], dtype=np.float64
+        )
+        weights: NDArray[np.float64] = by_source[self.shards.item_sources[self.items]]
+        return weights
+
+    @cached_property
+    def captions(self) -> CaptionTable:
+        """The caption table of the chosen items."""
+        return CaptionTable(self.shards)
+
+    def plan(self, epoch: int) -> TokenEpoch:
+        """Work an epoch out: every draw's item and caption, cut into batches."""
+        items = self.items[draws(self._weights(), self.seed, epoch)]
+        captions = self.captions.choose(items, self.mixture, generator(self.seed, epoch, "captions"))
+        lengths = np.where(captions >= 0, self.shards.lengths[captions], 0)
+        if self.text_limit is not None:
+            lengths = np.minimum(lengths, self.text_limit)
+        batches = bucketed(lengths, self.batch, self.window, generator(self.seed, epoch, "batches"))
+        return TokenEpoch(items, captions, batches)
+
+    def count(self, plan: TokenEpoch) -> int:
+        """How many batches an epoch has."""
+        return len(plan.batches)
+
+    def read(self, plan: TokenEpoch, batch: int) -> TokenBatch:
+        """Read this rank's rows of one batch."""
+        rows = plan.batches[batch][self.rank :: self.world]
+        items = plan.items[rows]
+        texts = [self._text(int(caption)) for caption in plan.captions[rows]]
+        return {"codes": torch.from_numpy(self.shards.codes(items)), "texts": texts, "items": items.tolist()}
+
+    def _text(self, caption: int) -> list[int]:
+        return self.shards.pieces(caption)[: self.text_limit] if caption >= 0 else []
+
+
+class CaptionTable:
+    """Counts and places of every item's captions by language and kind, to draw them without a loop.
+
+    ``counts`` is (items, languages, kinds); ``starts`` the first caption row of each such group.
+    """
+
+    def __init__(self, shards: TokenShards) -> None:
+        languages, kinds = max(1, len(shards.languages)), len(KINDS)
+        owner = np.repeat(np.arange(len(shards)), shards.caption_count)
+        group = (owner * languages + shards.languages_of) * kinds + shards.kinds_of
+        counts = np.bincount(group, minlength=len(shards) * languages * kinds).astype(np.int64)
+        self.starts = (np.cumsum(counts) - counts).reshape(len(shards), languages, kinds)
+        self.counts = counts.reshape(len(shards), languages, kinds)
+        self.languages, self.sources, self.item_sources = (
+            shards.languages,
+            shards.sources,
+            shards.item_sources,
+        )
+
+    def choose(
+        self, items: NDArray[np.int64], mixture: Mixture, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """A caption row for each of ``items``, or -1 for an empty text: int64."""
+        uniform = rng.random((5, len(items)))
+        language = self._language(items, mixture, uniform[0])
+        counts = self.counts[items, language]  # (draws, kinds)
+        keyword = np.array([mixture.keyword_of(source) for source in self.sources])[self.item_sources[items]]
+        kind = np.where(uniform[1] < mixture.style, STYLED, PLAIN)
+        kind = np.where(uniform[2] < keyword, KEYWORD, kind)
+        kind = _available(kind, counts)
+        rows = np.arange(len(items))
+        count = counts[rows, kind]
+        chosen: NDArray[np.int64] = self.starts[items, language, kind] + (uniform[3] * count).astype(np.int64)
+        return np.where((uniform[4] < mixture.empty) | (count == 0), -1, chosen)
+
+    def _language(
+        self, items: NDArray[np.int64], mixture: Mixture, uniform: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        present = self.counts[items].sum(-1) > 0  # (draws, languages)
+        wanted = np.array([mixture.languages.get(name, 0.0) for name in self.languages])
+        wanted = wanted if mixture.languages else np.ones(len(self.languages))
+        chances = present * wanted
+        chances = np.where(chances.sum(-1, keepdims=True) > 0, chances, present)
+        limits = np.cumsum(chances, -1)
+        language: NDArray[np.int64] = (uniform[:, None] * limits[:, -1:] >= limits).sum(-1)
+        return np.minimum(language, len(self.languages) - 1)
+
+
+def _available(kind: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The wanted kind where the item has it, else plain, styled, keyword, the first it has."""
+    rows = np.arange(len(kind))
+    fallback = np.argmax(counts > 0, axis=-1)
+    return np.where(counts[rows, kind] > 0, kind, fallback)
+
+
+class ImageLoader(EpochLoader[NDArray[np.int64], ImageBatch]):
+    """Endless (or ``epochs``) shuffled batches of a picture cache, for training an image tokenizer.
+
+    ``weights`` by source as in :class:`Mixture`; ``rank`` and ``world`` as in :class:`TokenLoader`.
+    """
+
+    def __init__(
+        self,
+        cache: ImageCache,
+        batch: int,
+        *,
+        seed: int = 0,
+        splits: Sequence[str] | None = ("train",),
+        sources: Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        epochs: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.cache, self.batch, self.seed, self.rank, self.world = cache, batch, seed, rank, world
+        self.weights = dict(weights or {})
+        self.items = cache.select(splits, sources)
+        if len(self.items) == 0:
+            raise CogViewError(f"{cache.directory} has no pictures in the chosen splits and sources")
+        settings = repr((batch, seed, splits, sources, sorted(self.weights.items())))
+        super().__init__(read_state(state, plan_hash(cache.fingerprint, settings)), epochs)
+
+    def plan(self, epoch: int) -> NDArray[np.int64]:
+        """The items of an epoch, in order."""
+        weights = np.array([self.weights.get(name, 1.0) for name in self.cache.sources])
+        order: NDArray[np.int64] = draws(weights[self.cache.item_sources[self.items]], self.seed, epoch)
+        return self.items[order]
+
+    def count(self, plan: NDArray[np.int64]) -> int:
+        """How many batches an epoch has."""
+        return -(-len(plan) // self.batch)
+
+    def read(self, plan: NDArray[np.int64], batch: int) -> ImageBatch:
+        """Read this rank's rows of one batch."""
+        items = plan[batch * self.batch : (batch + 1) * self.batch][self.rank :: self.world]
+        return {"images": self.cache.images(items), "items": items.tolist()}

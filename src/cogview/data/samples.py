@@ -1,0 +1,39 @@
+"""What one training sample is: a picture, its captions and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+CaptionKind = Literal["plain", "styled", "keyword"]
+KINDS: tuple[CaptionKind, ...] = ("plain", "styled", "keyword")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One text for a picture.
+
+    ``language`` is a short tag ("en", "zh", …; "" when unknown). ``kind`` tells a plain caption from one that
+    names the drawing style as well and from a mere keyword.
+    """
+
+    text: str
+    language: str = ""
+    kind: CaptionKind = "plain"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture that passed every check, with its captions.
+
+    ``image`` is an RGB picture of any size; ``key`` is unique in the data set; ``source`` and ``split`` are
+    free names ("icons", "train").
+    """
+
+    key: str
+    image: Image.Image
+    captions: tuple[Caption, ...]
+    source: str = "data"
+    split: str = "train"

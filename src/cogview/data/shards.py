@@ -1,0 +1,380 @@
+"""Token shards: the data set as the transformer reads it, memory-mapped from disk.
+
+A data set is a directory::
+
+    index.json            ShardIndex: counts, types, grid, fingerprints, vocabulary, names, sizes and hashes
+    shard-00000/
+        codes.bin         (items, h * w)  image codes, smallest unsigned integer type that holds the codebook
+        texts.bin         all captions' text pieces one after the other, smallest type for the text tokenizer
+        captions.bin      CAPTION records: where a caption's pieces are, its language and kind
+        items.bin         ITEM records: where an item's captions are, its source and split
+        keys.bin          the items' keys in UTF-8, one a line
+
+Nothing is parsed when a batch is read. Captions of an item lie together, sorted by language, then kind.
+Numbers are little-endian. Text pieces are the text tokenizer's own ids (0-based), codes the image
+tokenizer's; the vocabulary joins them when sequences are made, so shards survive a change of vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from cogview.config import Config
+from cogview.data.samples import KINDS, CaptionKind
+from cogview.errors import CogViewError
+from cogview.vocabulary import Vocabulary
+
+INDEX = "index.json"
+IntegerType = Literal["uint8", "uint16", "uint32"]
+
+ITEM = np.dtype([("first", "<u4"), ("captions", "<u2"), ("source", "<u2"), ("split", "u1")])
+CAPTION = np.dtype([("first", "<u8"), ("length", "<u2"), ("language", "u1"), ("kind", "u1")])
+
+
+def smallest_type(values: int) -> IntegerType:
+    """The smallest unsigned integer type that holds the ids 0 … ``values`` - 1."""
+    if values <= 1 << 8:
+        return "uint8"
+    return "uint16" if values <= 1 << 16 else "uint32"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ShardFile(Config):
+    """Size and hash of one file, for the integrity checks."""
+
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class ShardEntry(Config):
+    """One shard: its directory, how much it holds and its files."""
+
+    name: str
+    items: int = Field(ge=0)
+    captions: int = Field(ge=0)
+    pieces: int = Field(ge=0)
+    files: dict[str, ShardFile]
+
+
+class Preprocessing(Config):
+    """How pictures were made square: the shorter side resized to ``size``, then the centre cut out."""
+
+    size: int = Field(ge=1)
+    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+class ShardIndex(Config):
+    """Everything about a data set but its tokens (``index.json``)."""
+
+    version: Literal[1] = 1
+    items: int = Field(ge=0)
+    captions: int = Field(ge=0)
+    grid: tuple[int, int]
+    codes_type: IntegerType
+    texts_type: IntegerType
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+    image_tokenizer: str
+    text_tokenizer: str
+    languages: tuple[str, ...]
+    kinds: tuple[str, ...] = KINDS
+    sources: dict[str, int]
+    splits: dict[str, int]
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the data set's content: equal when every token, tag and key is equal and in one order."""
+        files = [entry.files[name].sha256 for entry in self.shards for name in sorted(entry.files)]
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TokenCaption:
+    """A caption as text pieces."""
+
+    pieces: tuple[int, ...]
+    language: str
+    kind: CaptionKind
+
+
+@dataclass(frozen=True)
+class TokenItem:
+    """One tokenised sample: ``codes`` is (h * w,) int64."""
+
+    key: str
+    codes: NDArray[np.int64]
+    captions: tuple[TokenCaption, ...]
+    source: str
+    split: str
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, flush it to disk, then rename it into place."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """The names and types all shards of a data set share."""
+
+    grid: tuple[int, int]
+    codes_type: IntegerType
+    texts_type: IntegerType
+    languages: tuple[str, ...]
+    sources: tuple[str, ...]
+    splits: tuple[str, ...]
+
+
+def _sorted_captions(item: TokenItem, layout: ShardLayout) -> list[TokenCaption]:
+    return sorted(item.captions, key=lambda c: (layout.languages.index(c.language), KINDS.index(c.kind)))
+
+
+def _arrays(items: Sequence[TokenItem], layout: ShardLayout) -> dict[str, NDArray[Any]]:
+    captions = [_sorted_captions(item, layout) for item in items]
+    flat = [caption for group in captions for caption in group]
+    lengths = np.array([len(caption.pieces) for caption in flat], dtype=np.int64)
+    table = np.zeros(len(flat), CAPTION)
+    table["first"] = np.cumsum(lengths) - lengths
+    table["length"] = lengths
+    table["language"] = [layout.languages.index(caption.language) for caption in flat]
+    table["kind"] = [KINDS.index(caption.kind) for caption in flat]
+    counts = np.array([len(group) for group in captions], dtype=np.int64)
+    rows = np.zeros(len(items), ITEM)
+    rows["first"] = np.cumsum(counts) - counts
+    rows["captions"] = counts
+    rows["source"] = [layout.sources.index(item.source) for item in items]
+    rows["split"] = [layout.splits.index(item.split) for item in items]
+    pieces = [piece for caption in flat for piece in caption.pieces]
+    codes = np.stack([item.codes for item in items]) if items else np.zeros((0, 0))
+    return {
+        "codes": codes.astype(layout.codes_type),
+        "texts": np.array(pieces, dtype=layout.texts_type),
+        "captions": table,
+        "items": rows,
+    }
+
+
+def write_shard(directory: Path, name: str, items: Sequence[TokenItem], layout: ShardLayout) -> ShardEntry:
+    """Write one shard under a temporary name, flush it to disk and rename it into place.
+
+    Raises CogViewError where a key contains a line break.
+    """
+    keys = [item.key for item in items]
+    if any("\n" in key for key in keys):
+        raise CogViewError("a sample's key contains a line break; give it another key")
+    arrays = _arrays(items, layout)
+    part = directory / (name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    contents = {file: array.tobytes() for file, array in arrays.items()}
+    contents["keys"] = "".join(key + "\n" for key in keys).encode()
+    files = {file: _write_file(part / f"{file}.bin", data) for file, data in contents.items()}
+    shutil.rmtree(directory / name, ignore_errors=True)
+    part.replace(directory / name)
+    return ShardEntry(
+        name=name,
+        items=len(items),
+        captions=len(arrays["captions"]),
+        pieces=len(arrays["texts"]),
+        files=files,
+    )
+
+
+def _write_file(path: Path, data: bytes) -> ShardFile:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return ShardFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_index(directory: Path) -> ShardIndex:
+    """Read ``index.json``; raises CogViewError where there is none or it does not fit."""
+    path = directory / INDEX
+    if not path.is_file():
+        unfinished = (directory / "build.json").is_file()
+        hint = (
+            "the build is not finished: run the same build again"
+            if unfinished
+            else "make it with `cogview data build`"
+        )
+        raise CogViewError(f"no token shards in {directory}; {hint}")
+    try:
+        return ShardIndex.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CogViewError(f"{path}: {place}: {first['msg']}; build the shards again") from error
+
+
+def check_sizes(directory: Path, index: ShardIndex, hashes: bool = False) -> None:
+    """Compare every shard file's size (and, if asked, SHA-256) with the index; raises CogViewError."""
+    for entry in index.shards:
+        for name, expected in entry.files.items():
+            path = directory / entry.name / f"{name}.bin"
+            if not path.is_file():
+                raise CogViewError(f"{path} is missing; build the shards again")
+            size = path.stat().st_size
+            if size != expected.bytes:
+                verb = "truncated" if size < expected.bytes else "too long"
+                message = f"{path} is {verb}: {size} bytes instead of {expected.bytes}"
+                raise CogViewError(f"{message}; copy it again or build the shards again")
+            if hashes and file_hash(path) != expected.sha256:
+                raise CogViewError(f"{path} is damaged (its SHA-256 differs from the index); build again")
+
+
+class TokenShards:
+    """Random access to a built data set: ``len(shards)`` items, numbered through all shards.
+
+    Opening checks every file's size, and with ``hashes`` its content. Public arrays, one entry an item:
+    ``item_sources`` and ``item_splits`` (numbers into ``sources`` and ``splits``), ``first_caption`` and
+    ``caption_count`` (rows of the caption table ``lengths`` / ``languages_of`` / ``kinds_of``).
+    """
+
+    def __init__(self, directory: str | Path, hashes: bool = False) -> None:
+        self.directory = Path(directory)
+        self.index = read_index(self.directory)
+        check_sizes(self.directory, self.index, hashes)
+        self.sources = tuple(self.index.sources)
+        self.splits = tuple(self.index.splits)
+        self.languages = self.index.languages
+        self._codes = [self._map(entry, "codes", self.index.codes_type) for entry in self.index.shards]
+        self._texts = [self._map(entry, "texts", self.index.texts_type) for entry in self.index.shards]
+        items = [self._map(entry, "items", ITEM) for entry in self.index.shards]
+        captions = [self._map(entry, "captions", CAPTION) for entry in self.index.shards]
+        self._item_starts = _starts([len(part) for part in items])
+        self._caption_starts = _starts([len(part) for part in captions])
+        offsets = self._caption_starts[:-1]
+        firsts = [part["first"].astype(np.int64) + start for part, start in zip(items, offsets, strict=True)]
+        self.first_caption: NDArray[np.int64] = _join(firsts, np.int64)
+        self.caption_count: NDArray[np.int64] = _join([part["captions"] for part in items], np.int64)
+        self.item_sources: NDArray[np.int64] = _join([part["source"] for part in items], np.int64)
+        self.item_splits: NDArray[np.int64] = _join([part["split"] for part in items], np.int64)
+        self.lengths: NDArray[np.int64] = _join([part["length"] for part in captions], np.int64)
+        self.languages_of: NDArray[np.int64] = _join([part["language"] for part in captions], np.int64)
+        self.kinds_of: NDArray[np.int64] = _join([part["kind"] for part in captions], np.int64)
+        self._caption_firsts: NDArray[np.int64] = _join([part["first"] for part in captions], np.int64)
+
+    def _map(self, entry: ShardEntry, name: str, dtype: Any) -> NDArray[Any]:
+        path = self.directory / entry.name / f"{name}.bin"
+        shape: tuple[int, ...] = (path.stat().st_size // np.dtype(dtype).itemsize,)
+        if name == "codes":
+            shape = (entry.items, self.index.grid[0] * self.index.grid[1])
+        if shape[0] == 0:
+            return np.zeros(shape, dtype)
+        return np.memmap(path, dtype, "r", shape=shape)
+
+    def __len__(self) -> int:
+        return self.index.items
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The items' keys, in order (read from disk at first use)."""
+        parts = [(self.directory / entry.name / "keys.bin").read_text("utf-8") for entry in self.index.shards]
+        return "".join(parts).split("\n")[:-1]
+
+    def select(
+        self, splits: Sequence[str] | None = None, sources: Sequence[str] | None = None
+    ) -> NDArray[np.int64]:
+        """Numbers of the items in the given splits and sources (None = all), ascending, int64."""
+        chosen = np.ones(len(self), dtype=bool)
+        for wanted, names, values in (
+            (splits, self.splits, self.item_splits),
+            (sources, self.sources, self.item_sources),
+        ):
+            if wanted is not None:
+                chosen &= np.isin(values, name_positions(wanted, names, self.directory))
+        return np.flatnonzero(chosen)
+
+    def codes(self, items: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
+        """Image codes of the given items: (len(items), h * w) int64."""
+        numbers = np.asarray(items, dtype=np.int64)
+        shards = np.searchsorted(self._item_starts, numbers, side="right") - 1
+        out = np.empty((len(numbers), self.index.grid[0] * self.index.grid[1]), dtype=np.int64)
+        for shard in np.unique(shards):
+            rows = shards == shard
+            out[rows] = self._codes[shard][numbers[rows] - self._item_starts[shard]]
+        return out
+
+    def pieces(self, caption: int) -> list[int]:
+        """Text pieces of one row of the caption table."""
+        shard = int(np.searchsorted(self._caption_starts, caption, side="right")) - 1
+        first = int(self._caption_firsts[caption])
+        ids: list[int] = self._texts[shard][first : first + int(self.lengths[caption])].tolist()
+        return ids
+
+    def captions(self, item: int) -> tuple[TokenCaption, ...]:
+        """All captions of one item."""
+        first = int(self.first_caption[item])
+        rows = range(first, first + int(self.caption_count[item]))
+        return tuple(
+            TokenCaption(
+                tuple(self.pieces(row)), self.languages[self.languages_of[row]], KINDS[self.kinds_of[row]]
+            )
+            for row in rows
+        )
+
+    def __getitem__(self, item: int) -> TokenItem:
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        source, split = self.sources[self.item_sources[item]], self.splits[self.item_splits[item]]
+        return TokenItem(self.keys[item], self.codes([item])[0], self.captions(item), source, split)
+
+    def __iter__(self) -> Iterator[TokenItem]:
+        return (self[item] for item in range(len(self)))
+
+    def require(self, image_tokenizer: str | None = None, text_tokenizer: str | None = None) -> None:
+        """Raise CogViewError unless the shards were made with the tokenizers of these fingerprints."""
+        for name, given, built in (
+            ("image", image_tokenizer, self.index.image_tokenizer),
+            ("text", text_tokenizer, self.index.text_tokenizer),
+        ):
+            if given is not None and given != built:
+                raise CogViewError(
+                    f"{self.directory} was built with another {name} tokenizer ({built[:12]}, "
+                    f"not {given[:12]}); use that tokenizer or build the shards again"
+                )
+
+
+def name_positions(wanted: Sequence[str], names: Sequence[str], directory: Path) -> list[int]:
+    """Numbers of the wanted sources or splits; raises CogViewError for one that is not there."""
+    for name in wanted:
+        if name not in names:
+            raise CogViewError(f"{directory} has no {name!r}; it has {', '.join(names)}")
+    return [names.index(name) for name in wanted]
+
+
+def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _join(parts: Sequence[NDArray[Any]], dtype: type[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)
