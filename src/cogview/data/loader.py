@@ -25,7 +25,7 @@ from torch import Tensor
 from cogview.config import Config
 from cogview.data.image_cache import ImageCache
 from cogview.data.samples import KINDS
-from cogview.data.sampling import EpochLoader, bucketed, draws, generator, plan_hash, read_state
+from cogview.data.sampling import EpochLoader, bucketed, draws, generator, plan_hash, plan_text, read_state
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 
@@ -115,8 +115,11 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         self.mixture = mixture or Mixture()
         self.items = shards.select(splits, sources)
         self._check()
-        settings = [self.mixture.model_dump_json(), repr((batch, seed, splits, sources, text_limit, window))]
-        super().__init__(read_state(state, plan_hash(shards.index.fingerprint, *settings)), epochs)
+        settings = plan_text(batch, seed, splits, sources, text_limit, window)
+        super().__init__(
+            read_state(state, plan_hash(shards.index.fingerprint, self.mixture.model_dump_json(), settings)),
+            epochs,
+        )
 
     def _check(self) -> None:
         if len(self.items) == 0:
@@ -251,7 +254,7 @@ class ImageLoader(EpochLoader[NDArray[np.int64], ImageBatch]):
         self.items = cache.select(splits, sources)
         if len(self.items) == 0:
             raise CogViewError(f"{cache.directory} has no pictures in the chosen splits and sources")
-        settings = repr((batch, seed, splits, sources, sorted(self.weights.items())))
+        settings = plan_text(batch, seed, splits, sources, sorted(self.weights.items()))
         super().__init__(read_state(state, plan_hash(cache.fingerprint, settings)), epochs)
 
     def plan(self, epoch: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ state is two numbers, and a run that resumes from it draws what the uninterrupte
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -37,6 +38,11 @@ class LoaderState(Config):
         if self.batch + 1 < batches:
             return self.model_copy(update={"batch": self.batch + 1})
         return self.model_copy(update={"epoch": self.epoch + 1, "batch": 0})
+
+
+def plan_text(*settings: Any) -> str:
+    """Settings as one text; lists and tuples read the same."""
+    return json.dumps(settings)
 
 
 def plan_hash(*parts: str) -> str:
