@@ -1,0 +1,173 @@
+"""What is read from disk: frozen, validated models, from JSON or YAML, with overrides from the command line.
+
+Every configuration derives from :class:`Config`; an unknown key, a wrong type or a combination that cannot
+work is one :class:`~cogview.errors.CogViewError` naming the file and the field, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import pydantic
+import yaml
+from pydantic_core import ErrorDetails
+
+from cogview.errors import CogViewError
+
+MAX_BYTES = 4 << 20  # a recipe or a config is small; a larger file is something else
+
+
+class Config(pydantic.BaseModel):
+    """Base of every configuration: immutable, no unknown keys, defaults checked too."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+C = TypeVar("C", bound=pydantic.BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the booleans and numbers of version 1.2: ``no`` is text, ``3e-4`` a number; no double keys."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
+        first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float", ":timestamp"))]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_FLOAT = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+0123456789."))
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CogViewError(f"{path}: {path.stat().st_size:,} bytes is too large for a configuration file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise CogViewError(f"{path}: not a UTF-8 text file") from error
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The plain data in YAML ``text``; CogViewError names ``where`` and the line when it is not YAML."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
+        raise CogViewError(f"{where}:{line} {error.problem or 'not valid YAML'}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CogViewError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
+
+
+def _step(place: Any, key: str, path: str) -> tuple[Any, Any]:
+    """The container and the key or index for one part of ``a.0.b``."""
+    if isinstance(place, dict):
+        return place, key
+    if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
+        return place, int(key)
+    kind = f"a list of {len(place)}" if isinstance(place, list) else "a plain value"
+    raise CogViewError(f"--set {path}: {key!r} does not lead anywhere, what it is looked up in is {kind}")
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one ``a.b=c`` in ``data`` in place; the value is read as YAML, ``a.0.b`` reaches into a list."""
+    path, equals, text = override.partition("=")
+    if not equals or not all(path.strip().split(".")):
+        raise CogViewError(f"--set {override}: write it as key.path=value")
+    place: Any = data
+    *parents, last = path.strip().split(".")
+    for key in parents:
+        place, at = _step(place, key, path)
+        if isinstance(place, dict) and place.get(at) is None:
+            place[at] = {}
+        place = place[at]
+    place, at = _step(place, last, path)
+    place[at] = parse_yaml(text, f"--set {path}")
+
+
+def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file with ``overrides`` (each ``a.b=c``) set in it, in order."""
+    data = parse_yaml(_read(Path(path)), str(path))
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise CogViewError(f"{path}: expected keys and values at the top, found {type(data).__name__}")
+    for override in overrides:
+        apply_override(data, override)
+    return data
+
+
+def load_json(path: Path | str) -> Any:
+    """The data in a JSON file."""
+    try:
+        return json.loads(_read(Path(path)))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CogViewError(f"{path}: not valid JSON ({str(error).splitlines()[0]})") from error
+
+
+def _known_keys(model: Any) -> Iterator[str]:
+    """Every field name of a model and of the models inside it."""
+    if isinstance(model, type) and issubclass(model, pydantic.BaseModel):
+        for name, field in model.model_fields.items():
+            yield name
+            yield from _known_keys(field.annotation)
+    for inner in get_args(model):
+        yield from _known_keys(inner)
+
+
+def _explain(error: ErrorDetails, model: type[pydantic.BaseModel]) -> str:
+    """One error of a validation as ``field: what is wrong``."""
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(error["loc"][-1]), set(_known_keys(model)), n=1)
+        return f"{field}: no such key" + (f"; did you mean {close[0]!r}?" if close else "")
+    if error["type"] == "missing":
+        return f"{field}: missing"
+    message = error["msg"].removeprefix("Value error, ").replace("\n", " ")
+    given = "" if error["type"] in ("value_error", "assertion_error") else f" (got {error['input']!r:.80})"
+    return f"{field}: {message}{given}" if field else message
+
+
+def validate(model: type[C], data: Any, where: str) -> C:
+    """``data`` as a ``model``; CogViewError with ``where`` and the first field that is wrong."""
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as error:
+        first, *others = error.errors()
+        more = f" (and {len(others)} more)" if others else ""
+        raise CogViewError(f"{where}: {_explain(first, model)}{more}") from error
+
+
+def read_yaml(model: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
+    """A YAML file with overrides as a validated ``model``."""
+    return validate(model, load_yaml(path, overrides), str(path))
+
+
+def read_json(model: type[C], path: Path | str) -> C:
+    """A JSON file as a validated ``model``."""
+    return validate(model, load_json(path), str(path))
+
+
+def dump_yaml(config: pydantic.BaseModel) -> str:
+    """A configuration as YAML that :func:`read_yaml` reads back to an equal one."""
+    data = config.model_dump(mode="json")
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
