@@ -17,10 +17,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
-from cogview.config import Config
+from cogview.config import Config, read_json
 from cogview.data.check import Report, Tally, read_record
 from cogview.data.images import Limits, square
 from cogview.data.samples import Sample
@@ -242,9 +242,9 @@ class Builder:
 
 def _read_journal(path: Path) -> Journal:
     try:
-        return Journal.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise CogViewError(f"{path} is damaged; build anew with --restart") from error
+        return read_json(Journal, path)
+    except CogViewError as error:
+        raise CogViewError(f"{error}; build anew with --restart") from error
 
 
 def _keys(out: Path, journal: Journal) -> set[str]:

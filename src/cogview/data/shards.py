@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from cogview.config import Config
+from cogview.config import Config, read_json
 from cogview.data.samples import KINDS, CaptionKind
 from cogview.errors import CogViewError
 from cogview.vocabulary import Vocabulary
@@ -228,11 +228,9 @@ def read_index(directory: Path) -> ShardIndex:
         )
         raise CogViewError(f"no token shards in {directory}; {hint}")
     try:
-        return ShardIndex.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CogViewError(f"{path}: {place}: {first['msg']}; build the shards again") from error
+        return read_json(ShardIndex, path)
+    except CogViewError as error:
+        raise CogViewError(f"{error}; build the shards again") from error
 
 
 def check_sizes(directory: Path, index: ShardIndex, hashes: bool = False) -> None:
