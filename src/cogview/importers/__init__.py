@@ -1,0 +1,1 @@
+"""Original checkpoints, read safely and made into model directories."""

@@ -1,0 +1,243 @@
+"""The codebook of the image tokenizer: four ways to train one interface.
+
+CogView, section 2.2, compares four methods and finds them evenly matched (Figure 2):
+
+- ``nearest``         nearest code, straight-through estimator, codebook learned by gradient (VQ-VAE);
+- ``gumbel``          a Gumbel-softmax sample over negative squared distances, temperature lowered to 0;
+- ``moving_average``  nearest code, each code the moving average of its vectors (the paper's choice);
+- ``fixed``           nearest code, codebook never changed after initialisation.
+
+All take vectors ``(..., dim)`` and give back quantised vectors, codes and a loss. Usage and perplexity are
+measured on every training batch; codes that fell out of use can be restarted from the current batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Method = Literal["nearest", "gumbel", "moving_average", "fixed"]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer returns.
+
+    vectors: (..., dim), carrying the straight-through gradient; codes: (...) int64; loss: scalar to add to
+    the reconstruction loss (commitment, and the codebook's own term where it is learned by gradient).
+    """
+
+    vectors: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+def codebook_perplexity(counts: Tensor) -> Tensor:
+    """exp(entropy) of the histogram ``counts`` (codes,): 1 when one code does all, ``codes`` when uniform."""
+    p = counts.float() / counts.sum().clamp(min=1)
+    return torch.exp(-(p * (p + 1e-20).log()).sum())
+
+
+class Quantizer(nn.Module):
+    """Nearest-code lookup, shared by the four methods; subclasses say how the codebook learns.
+
+    Args:
+        codes: number of codes K.
+        dim: width of a code.
+        commitment: weight of the term that pulls the encoder to its code (van den Oord et al.; released: 1).
+    """
+
+    codebook: Tensor
+    usage: Tensor
+
+    def __init__(self, codes: int, dim: int, commitment: float = 1.0) -> None:
+        super().__init__()
+        self.codes, self.dim, self.commitment = codes, dim, commitment
+        self.register_buffer("usage", torch.ones(codes))
+
+    def initial_codebook(self) -> Tensor:
+        """(codes, dim): Xavier uniform with the gain of tanh, as Appendix A and the release."""
+        return nn.init.xavier_uniform_(torch.empty(self.codes, self.dim), gain=nn.init.calculate_gain("tanh"))
+
+    def distances(self, z: Tensor) -> Tensor:
+        """Squared distances (n, codes) of vectors (n, dim) to every code, in float32."""
+        z, book = z.float(), self.codebook.float()
+        return z.pow(2).sum(1, keepdim=True) - 2 * z @ book.t() + book.pow(2).sum(1)
+
+    @torch.no_grad()
+    def encode(self, z: Tensor) -> Tensor:
+        """Codes (...) of vectors (..., dim); the first index wins a tie."""
+        return self.distances(z.reshape(-1, self.dim)).argmin(1).view(z.shape[:-1])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Vectors (..., dim) of codes (...)."""
+        return F.embedding(codes, self.codebook)
+
+    def forward(self, z: Tensor) -> Quantized:
+        codes = self.encode(z)
+        vectors = self.lookup(codes).to(z.dtype)
+        if self.training:
+            self.count(codes)
+            self.learn(z.detach().reshape(-1, self.dim).float(), codes.reshape(-1))
+        return Quantized(z + (vectors - z).detach(), codes, self.loss(z, vectors))
+
+    def loss(self, z: Tensor, vectors: Tensor) -> Tensor:
+        return self.commitment * F.mse_loss(vectors.detach(), z)
+
+    def learn(self, z: Tensor, codes: Tensor) -> None:
+        """Move the codebook by vectors (n, dim) and their codes (n,), where no gradient does."""
+
+    @torch.no_grad()
+    def count(self, codes: Tensor) -> None:
+        """Fold this batch's histogram into the running usage (decay 0.99)."""
+        counts = torch.bincount(codes.reshape(-1), minlength=self.codes).to(self.usage.dtype)
+        self.usage.mul_(0.99).add_(counts, alpha=0.01)
+
+    @torch.no_grad()
+    def restart(self, z: Tensor, below: float = 0.05) -> int:
+        """Move codes used less than ``below`` a batch onto random rows of ``z`` (n, dim); how many."""
+        dead = (self.usage < below).nonzero().squeeze(1)
+        dead = dead[: z.shape[0]]
+        if len(dead) and not isinstance(self, FixedQuantizer):
+            chosen = torch.randperm(z.shape[0], device=z.device)[: len(dead)]
+            self.assign(dead, z[chosen].float())
+            self.usage[dead] = 1.0
+            return len(dead)
+        return 0
+
+    @torch.no_grad()
+    def assign(self, rows: Tensor, vectors: Tensor) -> None:
+        """Set codes ``rows`` (m,) to ``vectors`` (m, dim)."""
+        self.codebook[rows] = vectors.to(self.codebook.dtype)
+
+    def progress(self, fraction: float) -> None:
+        """Told how far training is (0 to 1), for schedules."""
+
+
+class NearestQuantizer(Quantizer):
+    """Straight-through nearest code; the codebook moves by its own squared-distance loss."""
+
+    def __init__(self, codes: int, dim: int, commitment: float = 0.25) -> None:
+        super().__init__(codes, dim, commitment)
+        self.codebook = nn.Parameter(self.initial_codebook())
+
+    def loss(self, z: Tensor, vectors: Tensor) -> Tensor:
+        return super().loss(z, vectors) + F.mse_loss(vectors, z.detach())
+
+
+class FixedQuantizer(Quantizer):
+    """The codebook stays as initialised; only encoder and decoder learn."""
+
+    def __init__(self, codes: int, dim: int, commitment: float = 1.0) -> None:
+        super().__init__(codes, dim, commitment)
+        self.register_buffer("codebook", self.initial_codebook())
+
+
+class MovingAverageQuantizer(Quantizer):
+    """Each code is the moving average of the vectors mapped to it (decay 0.99, Laplace-smoothed counts)."""
+
+    cluster_size: Tensor
+    average: Tensor
+
+    def __init__(self, codes: int, dim: int, commitment: float = 1.0, decay: float = 0.99) -> None:
+        super().__init__(codes, dim, commitment)
+        self.decay, self.epsilon = decay, 1e-5
+        book = self.initial_codebook()
+        self.register_buffer("codebook", book)
+        self.register_buffer("cluster_size", torch.zeros(codes))
+        self.register_buffer("average", book.clone())
+
+    @torch.no_grad()
+    def learn(self, z: Tensor, codes: Tensor) -> None:
+        counts = torch.bincount(codes, minlength=self.codes).to(z.dtype)
+        sums = torch.zeros(self.codes, self.dim, dtype=z.dtype, device=z.device).index_add_(0, codes, z)
+        self.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        self.average.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        total = self.cluster_size.sum()
+        smooth = (self.cluster_size + self.epsilon) / (total + self.codes * self.epsilon) * total
+        self.codebook.copy_(self.average / smooth.unsqueeze(1))
+
+    @torch.no_grad()
+    def assign(self, rows: Tensor, vectors: Tensor) -> None:
+        super().assign(rows, vectors)
+        share = self.cluster_size.sum().clamp(min=1.0) / self.codes
+        self.cluster_size[rows] = share
+        self.average[rows] = vectors.to(self.average.dtype) * share
+
+
+class GumbelQuantizer(Quantizer):
+    """A sample argmax(g - |v - x|^2 / tau), straight-through a softmax; tau falls from ``start`` to ``end``.
+
+    In evaluation it is the nearest code, like the others. The KL term towards the uniform prior
+    (``sum q log(q K)``) keeps the codes in use.
+    """
+
+    codebook: Tensor
+
+    def __init__(
+        self,
+        codes: int,
+        dim: int,
+        commitment: float = 1.0,
+        start: float = 1.0,
+        end: float = 1 / 16,
+        kl: float = 1e-4,
+    ) -> None:
+        super().__init__(codes, dim, commitment)
+        self.codebook = nn.Parameter(self.initial_codebook())
+        self.start, self.end, self.kl = start, end, kl
+        self.temperature = start
+
+    def progress(self, fraction: float) -> None:
+        """Temperature by the cosine from ``start`` to ``end`` over the first three quarters of training."""
+        t = min(1.0, max(0.0, fraction) / 0.75)
+        self.temperature = self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * t))
+
+    def forward(self, z: Tensor) -> Quantized:
+        if not self.training:
+            return super().forward(z)
+        logits = -self.distances(z.reshape(-1, self.dim)) / self.temperature  # (n, codes)
+        one_hot = F.gumbel_softmax(logits, tau=1.0, hard=True)
+        codes = one_hot.argmax(1).view(z.shape[:-1])
+        self.count(codes)
+        q = logits.softmax(1)
+        kl = (q * (q * self.codes + 1e-20).log()).sum(1).mean()
+        vectors = (one_hot @ self.codebook.float()).view(z.shape).to(z.dtype)
+        return Quantized(vectors, codes, self.kl * kl)
+
+
+METHODS: dict[Method, type[Quantizer]] = {
+    "nearest": NearestQuantizer,
+    "gumbel": GumbelQuantizer,
+    "moving_average": MovingAverageQuantizer,
+    "fixed": FixedQuantizer,
+}
+
+
+def make_quantizer(method: Method, codes: int, dim: int, commitment: float | None = None) -> Quantizer:
+    """A quantizer by the name of its method; ``commitment`` None takes the method's own default."""
+    kind = METHODS[method]
+    return kind(codes, dim) if commitment is None else kind(codes, dim, commitment)
+
+
+@torch.no_grad()
+def kmeans(vectors: Tensor, clusters: int, iterations: int = 10) -> Tensor:
+    """Centres (clusters, dim) by Lloyd's algorithm from random members; empty clusters take a member."""
+    n = vectors.shape[0]
+    centres = vectors[torch.randperm(n)[:clusters]].clone()
+    if n < clusters:
+        extra = vectors[torch.randint(n, (clusters - n,))]
+        centres = torch.cat([centres, extra + 0.01 * torch.randn_like(extra)])
+    for _ in range(iterations):
+        labels = torch.cat([torch.cdist(part, centres).argmin(1) for part in torch.split(vectors, 8192)])
+        counts = torch.bincount(labels, minlength=clusters)
+        sums = torch.zeros_like(centres).index_add_(0, labels, vectors)
+        empty = counts == 0
+        centres = sums / counts.clamp(min=1).unsqueeze(1)
+        centres[empty] = vectors[torch.randint(n, (int(empty.sum()),))]
+    return centres

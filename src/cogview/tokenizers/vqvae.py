@@ -1,0 +1,299 @@
+"""Image tokenizers: pictures to codes of a discrete codebook and back (CogView, section 2.2 and Appendix A).
+
+Two architectures behind one class:
+
+- ``paper``     Appendix A: three 4x4 stride-2 convolutions of 512 channels with ReLU and a 1x1 to the code's
+                width; the decoder mirrors it with transposed convolutions (23.2 M parameters).
+- ``residual``  the default model's: pixels are folded into channels (no work at full resolution), residual
+                blocks at each level and one attention block at the code grid, mirrored in the decoder.
+
+Shapes: images ``(batch, 3, H, W)`` in [0, 1]; codes ``(batch, h * w)`` int64, row by row, with
+``h = H / factor``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Literal, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogview.config import Config, read_json
+from cogview.errors import CogViewError
+from cogview.tokenizers.quantizers import Method, Quantized, make_quantizer
+
+RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
+RELEASED_STD = (0.30379, 0.32279, 0.32800)
+
+
+class ImageTokenizerConfig(Config):
+    """Everything that fixes an image tokenizer's weights and codes.
+
+    ``factors`` are the steps of the downsampling, first to last (their product is pixels per code side);
+    ``channels`` and ``blocks`` give the width and the residual blocks after each step.
+    """
+
+    architecture: Literal["paper", "residual"] = "residual"
+    image_size: int = Field(72, ge=4)
+    factors: tuple[int, ...] = (3, 2)
+    channels: tuple[int, ...] = (96, 192)
+    blocks: tuple[int, ...] = (1, 2)
+    decoder_blocks: tuple[int, ...] | None = None
+    attention: bool = True
+    codes: int = Field(4096, ge=2)
+    code_dim: int = Field(32, ge=1)
+    method: Method = "moving_average"
+    commitment: float | None = None
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not len(self.factors) == len(self.channels) == len(self.blocks):
+            raise ValueError("factors, channels and blocks must have the same length")
+        if self.image_size % self.factor:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the factor {self.factor}")
+        if self.architecture == "paper" and set(self.factors) != {2}:
+            raise ValueError("the paper's architecture halves at every step: factors must all be 2")
+        return self
+
+    @property
+    def factor(self) -> int:
+        """Pixels per code along one side."""
+        return math.prod(self.factors)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Codes (rows, columns) of a picture of ``image_size``."""
+        return self.image_size // self.factor, self.image_size // self.factor
+
+    @classmethod
+    def cogview(cls) -> ImageTokenizerConfig:
+        """CogView's tokenizer: 256 px to 32 x 32 codes of 8192, width 256 (Appendix A; 23,237,379 values)."""
+        return cls(
+            architecture="paper",
+            image_size=256,
+            factors=(2, 2, 2),
+            channels=(512, 512, 512),
+            blocks=(0, 0, 0),
+            codes=8192,
+            code_dim=256,
+            mean=RELEASED_MEAN,
+            std=RELEASED_STD,
+        )
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the second convolution starting at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        return cast(Tensor, x + self.conv2(F.silu(self.norm2(y))))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all positions of a feature map, heads of 64, as a residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // 64)
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (batch, heads, positions, head_dim)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return cast(Tensor, x + self.out(y.transpose(-1, -2).reshape(b, c, h, w)))
+
+
+def paper_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
+    """Appendix A: [conv 4x4 stride 2, ReLU] for every step, then 1x1 to the code's width."""
+    layers: list[nn.Module] = []
+    width = 3
+    for channels in config.channels:
+        layers += [nn.Conv2d(width, channels, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
+        width = channels
+    return nn.Sequential(*layers, nn.Conv2d(width, config.code_dim, 1))
+
+
+def paper_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
+    """The encoder mirrored: [transposed conv 4x4 stride 2, ReLU] for every step, then 1x1 to RGB."""
+    layers: list[nn.Module] = []
+    width = config.code_dim
+    for channels in reversed(config.channels):
+        layers += [nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
+        width = channels
+    return nn.Sequential(*layers, nn.Conv2d(width, 3, 1))
+
+
+def residual_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
+    """Fold, residual blocks, fold, … to the code grid; the last level may attend globally."""
+    layers: list[nn.Module] = []
+    width = 3
+    for factor, channels, blocks in zip(config.factors, config.channels, config.blocks, strict=True):
+        layers += [nn.PixelUnshuffle(factor), nn.Conv2d(width * factor**2, channels, 3, padding=1)]
+        layers += [ResidualBlock(channels) for _ in range(blocks)]
+        width = channels
+    if config.attention:
+        layers += [AttentionBlock(width), ResidualBlock(width)]
+    return nn.Sequential(*layers, nn.GroupNorm(8, width), nn.Conv2d(width, config.code_dim, 1))
+
+
+def residual_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
+    """The mirror: from the code grid outwards, each step unfolding channels into pixels."""
+    steps = list(zip(config.factors, config.channels, config.decoder_blocks or config.blocks, strict=True))[
+        ::-1
+    ]
+    width = steps[0][1]
+    layers: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1)]
+    if config.attention:
+        layers += [ResidualBlock(width), AttentionBlock(width)]
+    for i, (factor, channels, blocks) in enumerate(steps):
+        layers += [ResidualBlock(channels) for _ in range(blocks)]
+        after = steps[i + 1][1] if i + 1 < len(steps) else 3
+        if after == 3:
+            layers += [nn.GroupNorm(8, channels), nn.SiLU()]
+        layers += [nn.Conv2d(channels, after * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers)
+
+
+class ImageTokenizer(nn.Module):
+    """Encoder, codebook and decoder; see the module's docstring for shapes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        paper = config.architecture == "paper"
+        self.encoder = paper_encoder(config) if paper else residual_encoder(config)
+        self.quantizer = make_quantizer(config.method, config.codes, config.code_dim, config.commitment)
+        self.decoder = paper_decoder(config) if paper else residual_decoder(config)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook."""
+        return self.config.codes
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the pictures this tokenizer was trained on."""
+        return self.config.image_size
+
+    def grid(self, size: int | None = None) -> tuple[int, int]:
+        """Codes (rows, columns) of a square picture of ``size`` pixels (default: the tokenizer's own)."""
+        side = (self.config.image_size if size is None else size) // self.config.factor
+        return side, side
+
+    def features(self, images: Tensor) -> Tensor:
+        """Vectors (batch, h, w, code_dim) of images (batch, 3, H, W) in [0, 1], before quantisation."""
+        if images.shape[-1] % self.config.factor or images.shape[-2] % self.config.factor:
+            size = f"{images.shape[-1]}x{images.shape[-2]}"
+            raise CogViewError(
+                f"an image of {size} px does not divide into codes of {self.config.factor} px; resize it"
+            )
+        z = self.encoder((images - self.mean.to(images.dtype)) / self.std.to(images.dtype))
+        return cast(Tensor, z.permute(0, 2, 3, 1))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes (batch, h * w) int64 of images (batch, 3, H, W) in [0, 1]."""
+        return self.quantizer.encode(self.features(images)).flatten(1)
+
+    def decode(self, codes: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Images (batch, 3, H, W), nominally in [0, 1] and not clamped, of codes (batch, h * w).
+
+        ``grid`` gives (h, w) when the picture is not square.
+        """
+        if grid is None:
+            side = math.isqrt(codes.shape[1])
+            grid = (side, side)
+        if grid[0] * grid[1] != codes.shape[1]:
+            raise CogViewError(f"{codes.shape[1]} codes do not fill a grid of {grid[0]} x {grid[1]}")
+        return self.paint(self.quantizer.lookup(codes).view(codes.shape[0], *grid, -1))
+
+    def paint(self, vectors: Tensor) -> Tensor:
+        """Images (batch, 3, H, W) of quantised vectors (batch, h, w, code_dim)."""
+        images = self.decoder(vectors.permute(0, 3, 1, 2).contiguous())
+        return cast(Tensor, images * self.std.to(images.dtype) + self.mean.to(images.dtype))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
+        """Reconstructions (batch, 3, H, W) and the quantizer's result, for training."""
+        quantized = cast(Quantized, self.quantizer(self.features(images)))
+        return self.paint(quantized.vectors), quantized
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over encoder, codebook and normalisation: equal fingerprints give equal codes.
+
+        The decoder is left out on purpose: it may be improved without touching stored tokens. Weights are
+        read as float16, the form they are kept in.
+        """
+        digest = hashlib.sha256(json.dumps([self.config.mean, self.config.std, self.config.factors]).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if name.startswith("encoder.") or name == "quantizer.codebook":
+                digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (what inference needs, floats as ``dtype``)."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        keep = {k: v for k, v in self.state_dict().items() if k in self._stored()}
+        save_file(
+            {k: v.detach().to(dtype).contiguous() for k, v in keep.items()},
+            directory / "model.safetensors.tmp",
+        )
+        (directory / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+        (directory / "model.safetensors.tmp").replace(directory / "model.safetensors")
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> ImageTokenizer:
+        """Read a tokenizer written by ``save``, in float32 and evaluation mode.
+
+        Raises:
+            CogViewError: files missing, damaged, or of another architecture.
+        """
+        directory = Path(directory)
+        config = read_json(ImageTokenizerConfig, directory / "config.json")
+        try:
+            state = load_file(directory / "model.safetensors")
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise CogViewError(f"cannot read the image tokenizer in {directory}: {reason}") from None
+        model = cls(config)
+        wanted = model._stored()
+        wrong = sorted(wanted.symmetric_difference(state)) or sorted(
+            k for k in wanted if model.state_dict()[k].shape != state[k].shape
+        )
+        if wrong:
+            raise CogViewError(f"{directory}/model.safetensors does not fit its config.json: {wrong[0]}")
+        model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+        return model.eval()
+
+    def _stored(self) -> set[str]:
+        own = self.state_dict()
+        return {k for k in own if k.startswith(("encoder.", "decoder.")) or k == "quantizer.codebook"}
