@@ -32,7 +32,7 @@ C = TypeVar("C", bound=pydantic.BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the booleans and numbers of version 1.2: ``no`` is text, ``3e-4`` a number; no double keys."""
+    """YAML with the booleans and numbers of 1.2 (``no`` is text, ``3e-4`` a number) and no double keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
         first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float", ":timestamp"))]

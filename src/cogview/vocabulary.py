@@ -115,7 +115,7 @@ class Vocabulary(Config):
         """The id of the text tokenizer's piece ``piece`` (0-based)."""
         if not 0 <= piece < self.text_pieces:
             raise CogViewError(
-                f"text piece {piece} is outside the vocabulary's {self.text_pieces}: another text tokenizer made it"
+                f"text piece {piece} is outside the vocabulary's {self.text_pieces}: the tokenizer differs"
             )
         return self.texts.start + piece
 

@@ -1,0 +1,298 @@
+"""Sequence formats: what the transformer reads, at which positions, who sees whom, where the loss falls.
+
+Every task of the papers is a format (CogView, sections 2.1, 3.1 and 3.2):
+
+===================  =====================================================================================
+``text_to_image``    [ROI1] text [BASE] [BOI1] codes [EOI1]
+``image_to_text``    [BASE] [BOI1] codes [EOI1] [ROI1] text (end)
+``super_resolution`` [ROI1] text [BASE] [BOI1] small codes [EOI1] [ROI2] [POS0] [BASE] [BOI2] codes [EOI2]
+===================  =====================================================================================
+
+Positions are either each token's index, as in CogView, or *fixed*: the text has slots of its own and the
+picture's tokens stand after them, at the same positions whatever the length of the text and the order of the
+parts. In both, positions start again at [ROI2]: a picture of 32 x 32 codes is drawn with positions that the
+base model knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, model_validator
+
+from cogview.config import Config
+from cogview.errors import CogViewError
+from cogview.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Ids = NDArray[np.int64]
+Recount = Literal["inference", "finetune"]
+
+SIZES = {8: "[TINY]", 16: "[SMALL]", 32: "[BASE]", 64: "[BIG]"}
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence of length L.
+
+    ids: (L,) int64, ids of the whole vocabulary; positions: (L,) int64; weights: (L,) float32, the loss
+    weight of predicting ``ids[i]`` from what stands before it (``weights[0]`` is 0); prefix: the first tokens
+    that see each other both ways, 0 for a causal sequence.
+    """
+
+    ids: Ids
+    positions: Ids
+    weights: NDArray[np.float32]
+    prefix: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def recounted_positions(ids: ArrayLike, restart: int, rule: Recount, limit: int | None = None) -> Ids:
+    """Positions (L,) of ``ids`` (L,), counted again from the first token ``restart`` ([ROI2]).
+
+    The released code has two rules, which differ at that token only: when finetuning it is 0 itself, at
+    inference it keeps its index and the token after it is 1. ``limit`` clamps to ``limit - 1``.
+    """
+    tokens = np.asarray(ids)
+    positions = np.arange(len(tokens), dtype=np.int64)
+    found = np.flatnonzero(tokens == restart)
+    if found.size:
+        first = int(found[0])
+        positions[first + (rule == "inference") :] -= first
+    return positions if limit is None else np.minimum(positions, limit - 1)
+
+
+def wrap_codes(codes: ArrayLike, vocabulary: Vocabulary, index: int = 1) -> Ids:
+    """[size] [BOIi] codes [EOIi] of a square picture; the size token tells 8, 16, 32 or 64 codes a side.
+
+    Raises CogViewError for another number of codes.
+    """
+    picture = np.asarray(codes, dtype=np.int64)
+    side = math.isqrt(picture.size)
+    if side * side != picture.size or side not in SIZES:
+        raise CogViewError(f"{picture.size} codes are no picture of 8, 16, 32 or 64 codes a side")
+    start, begin, end = (vocabulary.control(name) for name in (SIZES[side], f"[BOI{index}]", f"[EOI{index}]"))
+    return np.concatenate([[start, begin], picture.ravel(), [end]]).astype(np.int64)
+
+
+def released_weights(ids: ArrayLike, vocabulary: Vocabulary, text_scale: float = 1.0) -> NDArray[np.float32]:
+    """Loss weights (L,) as the released code's ``--txt-loss-scale``: by the *input* token, not by the target.
+
+    So [BOI1] -> first code counts as text and last code -> [EOI1] as image. Padding is not predicted.
+    """
+    tokens = np.asarray(ids)
+    weights = np.ones(len(tokens), dtype=np.float32)
+    weights[1:][tokens[:-1] >= vocabulary.image_codes] = text_scale
+    if "[PAD]" in vocabulary.controls:
+        weights[tokens == vocabulary.control("[PAD]")] = 0
+    weights[:1] = 0
+    return weights
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run of tokens, and where it starts in the fixed arrangement."""
+
+    ids: Ids
+    start: int
+
+
+class SequenceFormat(Config):
+    """How a task's sequences are built.
+
+    text_slots: places for [ROI1] and the text (and the end of a caption), so ``text_slots - 1`` pieces at
+    most. grid: rows and columns of codes of the picture drawn or described; context_grid: of the small
+    picture that super-resolution starts from. image_positions: ``index`` (CogView) or ``fixed``. size: the
+    control token in front of every picture. end: control token after a caption (the release has none).
+    text_weight and image_weight weigh the loss of text and control tokens, and of codes (paper: equal);
+    context_weight further weighs what stands before [ROI2]. weighting: by the predicted token (``target``)
+    or as ``released``. visibility ``prefix``: what is given is seen both ways and not trained. recount: see
+    :func:`recounted_positions`.
+    """
+
+    kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
+    vocabulary: Vocabulary
+    text_slots: int = Field(64, ge=1)
+    grid: tuple[int, int]
+    context_grid: tuple[int, int] | None = None
+    image_positions: Literal["index", "fixed"] = "fixed"
+    size: str = "[BASE]"
+    end: str | None = None
+    text_weight: float = Field(1.0, ge=0)
+    image_weight: float = Field(1.0, ge=0)
+    context_weight: float = Field(1.0, ge=0)
+    weighting: Literal["target", "released"] = "target"
+    visibility: Literal["causal", "prefix"] = "causal"
+    recount: Recount = "finetune"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.context_grid is None) != (self.kind != "super_resolution"):
+            raise ValueError("context_grid belongs to super_resolution, which needs it")
+        if self.end is not None and self.kind != "image_to_text":
+            raise ValueError("end belongs to image_to_text")
+        if self.text_limit < 1 and self.kind == "image_to_text":
+            raise ValueError("text_slots leaves no room for a caption")
+        for name in (self.size, self.end, "[ROI1]", "[BOI1]", "[EOI1]"):
+            if name is not None and name not in self.vocabulary.controls:
+                raise ValueError(f"the vocabulary has no control token {name}")
+        return self
+
+    @classmethod
+    def cogview(cls) -> SequenceFormat:
+        """CogView's: up to 61 pieces and 32 x 32 codes in 1089 positions."""
+        return cls(vocabulary=Vocabulary.cogview(), text_slots=62, grid=(32, 32), image_positions="index")
+
+    @property
+    def codes(self) -> int:
+        """Codes of the picture."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def context_codes(self) -> int:
+        """Codes of the small picture of super-resolution, else 0."""
+        return self.context_grid[0] * self.context_grid[1] if self.context_grid else 0
+
+    @property
+    def text_limit(self) -> int:
+        """The most pieces a text may have."""
+        return self.text_slots - 1 - (self.end is not None)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest training sequence."""
+        return self.text_slots + self.codes + 3 + (self.context_codes + 5 if self.context_grid else 0)
+
+    @property
+    def max_positions(self) -> int:
+        """Positions that the transformer must know: one more than the largest in use."""
+        fixed = self.text_slots + 3 + max(self.codes, self.context_codes)
+        if self.image_positions == "fixed" or self.kind != "super_resolution":
+            return fixed
+        return max(self.text_slots + self.context_codes + 3 + (self.recount == "inference"), self.codes + 5)
+
+    def training(self, text: ArrayLike, codes: ArrayLike, context: ArrayLike = ()) -> Sequence:
+        """A whole sequence with its loss weights.
+
+        Args:
+            text: (n,) piece ids of the text tokenizer (0-based).
+            codes: (rows * columns,) of the picture, row by row.
+            context: codes of the small picture, for super-resolution.
+
+        Raises CogViewError where the text is too long or the codes do not fit the grid.
+        """
+        ids, positions, given = self._join(self._parts(text, codes, context))
+        prefix = given if self.visibility == "prefix" else 0
+        return Sequence(ids, positions, self._weights(ids, given, prefix), prefix)
+
+    def prompt(self, text: ArrayLike = (), codes: ArrayLike = ()) -> Sequence:
+        """What is fed before the first token to be generated; all weights are 0.
+
+        Args:
+            text: (n,) piece ids; the prompt of ``text_to_image`` and ``super_resolution``.
+            codes: the picture given: described by ``image_to_text``, enlarged by ``super_resolution``.
+        """
+        describes = self.kind == "image_to_text"
+        parts = self._parts((), codes) if describes else self._parts(text, np.zeros(self.codes), codes)
+        ids, positions, given = self._join(parts)
+        end = given + (1 if describes else 2)
+        prefix = given if self.visibility == "prefix" else 0
+        return Sequence(ids[:end], positions[:end], np.zeros(end, dtype=np.float32), prefix)
+
+    def code_positions(self, text_length: int = 0) -> Ids:
+        """Positions (codes,) of the picture's codes when the text has ``text_length`` pieces."""
+        blanks = (np.zeros(n) for n in (text_length, self.codes, self.context_codes))
+        _, positions, given = self._join(self._parts(*blanks))
+        first = 2 if self.kind == "image_to_text" else given + 2
+        return positions[first : first + self.codes]
+
+    def text_positions(self) -> Ids:
+        """Positions (text_slots - 1,) of the text's pieces, and of the end of a caption after them."""
+        after_image = self.kind == "image_to_text" and self.image_positions == "index"
+        start = self.codes + 4 if after_image else 1
+        return np.arange(start, start + self.text_slots - 1, dtype=np.int64)
+
+    def _text(self, pieces: ArrayLike) -> Ids:
+        """Ids of [ROI1] and the pieces; checks their number and range."""
+        text, limit = np.asarray(pieces, dtype=np.int64).ravel(), self.vocabulary.text_pieces
+        if text.size > self.text_limit:
+            raise CogViewError(f"the text has {text.size} tokens and {self.text_limit} fit; shorten it")
+        if text.size and (text.min() < 0 or text.max() >= limit):
+            raise CogViewError(f"a text piece is outside the vocabulary's {limit}: the tokenizer differs")
+        return np.concatenate([[self.vocabulary.control("[ROI1]")], text + self.vocabulary.texts.start])
+
+    def _picture(self, codes: ArrayLike, expected: int) -> Ids:
+        """The codes of a picture; checks their number and range."""
+        picture, limit = np.asarray(codes, dtype=np.int64).ravel(), self.vocabulary.image_codes
+        if picture.size != expected:
+            raise CogViewError(f"the picture has {picture.size} codes, this format takes {expected}")
+        if picture.size and (picture.min() < 0 or picture.max() >= limit):
+            raise CogViewError(f"an image code is outside the vocabulary's {limit}: the tokenizer differs")
+        return picture
+
+    def _wrap(self, codes: ArrayLike, expected: int, index: int = 1) -> _Part:
+        """[size] [BOIi] codes [EOIi]; in the fixed arrangement they start after the text's slots."""
+        start, begin, end = map(self.vocabulary.control, (self.size, f"[BOI{index}]", f"[EOI{index}]"))
+        return _Part(np.concatenate([[start, begin], self._picture(codes, expected), [end]]), self.text_slots)
+
+    def _parts(self, text: ArrayLike, codes: ArrayLike, context: ArrayLike = ()) -> list[_Part]:
+        """The runs of tokens in their order; the last one is what a model generates."""
+        control, words = self.vocabulary.control, self._text(text)
+        if self.kind == "text_to_image":
+            return [_Part(words, 0), self._wrap(codes, self.codes)]
+        if self.kind == "image_to_text":
+            end = () if self.end is None else (control(self.end),)
+            return [self._wrap(codes, self.codes), _Part(np.append(words, end).astype(np.int64), 0)]
+        return [
+            _Part(words, 0),
+            self._wrap(context, self.context_codes),
+            _Part(np.array([control("[ROI2]"), control("[POS0]")]), 0),
+            self._wrap(codes, self.codes, index=2),
+        ]
+
+    def _join(self, parts: Items[_Part]) -> tuple[Ids, Ids, int]:
+        """Ids and positions of the whole sequence, and how many tokens stand before the last part."""
+        ids, given = np.concatenate([part.ids for part in parts]), sum(len(part.ids) for part in parts[:-1])
+        if self.image_positions == "fixed":
+            return ids, np.concatenate([part.start + np.arange(len(part.ids)) for part in parts]), given
+        if self.kind == "super_resolution":
+            return ids, recounted_positions(ids, self.vocabulary.control("[ROI2]"), self.recount), given
+        return ids, np.arange(len(ids), dtype=np.int64), given
+
+    def _weights(self, ids: Ids, given: int, prefix: int) -> NDArray[np.float32]:
+        seen = ids if self.weighting == "target" else np.concatenate([ids[:1], ids[:-1]])
+        image = seen < self.vocabulary.image_codes
+        weights = np.where(image, self.image_weight, self.text_weight).astype(np.float32)
+        if self.kind == "super_resolution":
+            weights[: given - 2] *= self.context_weight
+        weights[: max(1, prefix)] = 0
+        return weights
+
+
+def collate(sequences: Items[Sequence], pad_id: int) -> dict[str, Tensor]:
+    """A batch of sequences, padded at the end to the longest.
+
+    Returns ``ids`` (b, L) int64 filled with ``pad_id``, ``positions`` (b, L) int64 and ``weights`` (b, L)
+    float32 filled with 0, ``prefix`` (b,) int64.
+    """
+    import torch
+
+    shape = (len(sequences), max(map(len, sequences)))
+    ids, positions = np.full(shape, pad_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    weights = np.zeros(shape, dtype=np.float32)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence.ids
+        positions[row, : len(sequence)] = sequence.positions
+        weights[row, : len(sequence)] = sequence.weights
+    prefix = torch.tensor([sequence.prefix for sequence in sequences], dtype=torch.int64)
+    arrays = {"ids": ids, "positions": positions, "weights": weights}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()} | {"prefix": prefix}
