@@ -1,6 +1,6 @@
 """The released image tokenizer (``vqvae_hard_biggerset_011.pt``) as an ``ImageTokenizer``.
 
-Its keys are ``enc_b.blocks.{0,2,4,6}``, ``dec.blocks.{0,2,4,6}`` and ``quantize_t.*`` with the codebook stored
+Its keys are ``enc_b.blocks.{0,2,4,6}``, ``dec.blocks.{0,2,4,6}`` and ``quantize_t.*`` with the codebook kept
 (dim, codes); some copies prefix every key with ``module.``.
 """
 

@@ -115,6 +115,12 @@ class Quantizer(nn.Module):
         """Set codes ``rows`` (m,) to ``vectors`` (m, dim)."""
         self.codebook[rows] = vectors.to(self.codebook.dtype)
 
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """Set the whole codebook to ``vectors`` (codes, dim), as if each had just been used once a batch."""
+        self.usage.fill_(1.0)
+        self.assign(torch.arange(self.codes, device=self.codebook.device), vectors)
+
     def progress(self, fraction: float) -> None:
         """Told how far training is (0 to 1), for schedules."""
 
@@ -161,6 +167,11 @@ class MovingAverageQuantizer(Quantizer):
         total = self.cluster_size.sum()
         smooth = (self.cluster_size + self.epsilon) / (total + self.codes * self.epsilon) * total
         self.codebook.copy_(self.average / smooth.unsqueeze(1))
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        self.cluster_size.fill_(1.0)
+        super().start(vectors)
 
     @torch.no_grad()
     def assign(self, rows: Tensor, vectors: Tensor) -> None:

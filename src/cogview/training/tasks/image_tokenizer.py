@@ -1,0 +1,271 @@
+"""Stage one: training an image tokenizer (CogView, section 2.2; the adversarial form is section 3.4's VQGAN).
+
+The loss is ``l2`` and ``l1`` between pixels in [-1, 1], LPIPS by any number of networks (a dear one on a part
+of the batch), the quantizer's own loss and, from ``adversarial_start`` on, a patch discriminator's verdict.
+
+The first ``warmup_steps`` run without quantisation; the codebook then starts as the k-means centres of what
+the encoder says, so that all of it is used. Codes that die are restarted until ``restart_until``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal, Self, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from cogview.config import Config
+from cogview.data.image_cache import ImageCache
+from cogview.data.loader import ImageBatch, ImageLoader
+from cogview.errors import CogViewError
+from cogview.tokenizers.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from cogview.tokenizers.perceptual import LPIPS, Network
+from cogview.tokenizers.quantizers import Quantized, codebook_perplexity, kmeans
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.training.recipe import Recipe
+from cogview.training.task import Metrics, State, Task
+
+
+class PerceptualTerm(Config):
+    """One LPIPS term: ``weight`` times its mean over the first ``share`` of every batch."""
+
+    weights: Path
+    network: Network = "vgg16"
+    weight: float = Field(0.35, ge=0)
+    share: float = Field(1.0, gt=0, le=1)
+
+
+class TokenizerLoss(Config):
+    """Weights of the terms (pixels in [-1, 1]); ``adversarial`` 0 trains no discriminator.
+
+    ``adversarial_start`` is the share of all steps after which the discriminator's verdict counts.
+    """
+
+    l2: float = Field(4.0, ge=0)
+    l1: float = Field(1.0, ge=0)
+    quantizer: float = Field(0.5, ge=0)
+    perceptual: tuple[PerceptualTerm, ...] = ()
+    adversarial: float = Field(0.0, ge=0)
+    adversarial_start: float = Field(0.5, ge=0, le=1)
+
+
+class ImageTokenizerRecipe(Recipe):
+    """A run of stage one: ``data`` is a picture cache (``cogview data cache``) of the model's image size.
+
+    ``frozen`` names parts that keep their weights: ``[encoder, quantizer]`` improves a decoder without
+    touching stored tokens. ``restart_every`` 0 restarts no codes.
+    """
+
+    task: Literal["image_tokenizer"]
+    model: ImageTokenizerConfig = ImageTokenizerConfig()
+    data: Path
+    weights: dict[str, float] = Field(default_factory=dict)
+    validation: str = "val"
+    validation_images: int = Field(256, ge=1)
+    loss: TokenizerLoss = TokenizerLoss()
+    warmup_steps: int = Field(400, ge=0)
+    restart_every: int = Field(50, ge=0)
+    restart_below: float = Field(0.03, ge=0)
+    restart_until: float = Field(0.8, ge=0, le=1)
+    frozen: tuple[Literal["encoder", "quantizer"], ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.frozen and (self.init is None or set(self.frozen) != {"encoder", "quantizer"}):
+            raise ValueError("frozen: encoder and quantizer are frozen together, and need init to start from")
+        if self.warmup_steps >= self.steps and not self.frozen:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) leaves none of the {self.steps} steps")
+        return self
+
+
+class TokenizerTraining(nn.Module):
+    """The tokenizer and, where there is an adversarial term, its discriminator."""
+
+    def __init__(self, config: ImageTokenizerConfig, adversarial: bool) -> None:
+        super().__init__()
+        self.tokenizer = ImageTokenizer(config)
+        self.discriminator = PatchDiscriminator() if adversarial else None
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB (batch,) of pictures (batch, 3, H, W) in [0, 1]."""
+    return -10 * torch.log10((a - b).pow(2).mean((1, 2, 3)).clamp(min=1e-10))
+
+
+class ImageTokenizerTask(Task):
+    """Trains an ``ImageTokenizer``; see the module's docstring."""
+
+    recipe_class: ClassVar[type[Recipe]] = ImageTokenizerRecipe
+    name: ClassVar[str] = "image_tokenizer"
+    unit = "images"
+    recipe: ImageTokenizerRecipe
+
+    def __init__(self, recipe: ImageTokenizerRecipe) -> None:
+        self.recipe = recipe
+        self.cache = ImageCache(recipe.data)
+        self.judges = [(LPIPS.from_file(term.weights, term.network), term) for term in recipe.loss.perceptual]
+        self.phases = ("model", "discriminator") if recipe.loss.adversarial else ("model",)
+        self.painted: Tensor | None = None
+
+    def build(self) -> nn.Module:
+        model = TokenizerTraining(self.recipe.model, bool(self.recipe.loss.adversarial))
+        for judge, _ in self.judges:
+            judge.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def initialize(self, model: nn.Module, directory: Path) -> None:
+        """Start from an exported tokenizer of the same architecture."""
+        tokenizer = ImageTokenizer.from_directory(directory)
+        if tokenizer.config.model_dump(exclude={"method", "commitment"}) != self.recipe.model.model_dump(
+            exclude={"method", "commitment"}
+        ):
+            raise CogViewError(f"init: the tokenizer in {directory} has another `model:` than the recipe")
+        cast(TokenizerTraining, model).tokenizer.load_state_dict(tokenizer.state_dict(), strict=False)
+
+    def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Phase "model" trains the tokenizer (without frozen parts), "discriminator" the discriminator."""
+        frozen = tuple(f"tokenizer.{part}." for part in self.recipe.frozen)
+        for name, parameter in model.named_parameters():
+            if name.startswith("discriminator.") == (phase == "discriminator") and not name.startswith(
+                frozen or ("-",)
+            ):
+                yield name, parameter
+
+    def loader(
+        self, state: State | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[ImageBatch, State]]:
+        """Batches of pictures (batch, 3, size, size) uint8 from the recipe's cache."""
+        return iter(
+            ImageLoader(
+                self.cache,
+                self.recipe.batch_size,
+                seed=self.recipe.seed,
+                weights=self.recipe.weights,
+                rank=rank,
+                world=world,
+                state=state,
+            )
+        )
+
+    def loss(
+        self, model: nn.Module, batch: ImageBatch, step: int, phase: str
+    ) -> tuple[Tensor, Metrics] | None:
+        training = cast(TokenizerTraining, model)
+        images = _pixels(batch["images"])
+        if phase == "discriminator":
+            return self._discriminate(training, images, step)
+        training.tokenizer.quantizer.progress(step / self.recipe.steps)
+        painted, codebook_loss = self._forward(training.tokenizer, images, step)
+        self.painted = painted.detach()
+        return self._compare(training, images, painted, codebook_loss, step)
+
+    def _forward(self, model: ImageTokenizer, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        if self.recipe.frozen:
+            with torch.no_grad():
+                vectors = model.quantizer.lookup(model.encode(images))
+            return model.paint(
+                vectors.view(len(images), *model.grid(images.shape[-1]), -1)
+            ), images.new_zeros(())
+        z = model.features(images)
+        if step <= self.recipe.warmup_steps:
+            return model.paint(z), 0.01 * z.pow(2).mean()
+        quantized = cast(Quantized, model.quantizer(z))
+        return model.paint(quantized.vectors), quantized.loss
+
+    def _compare(
+        self, training: TokenizerTraining, images: Tensor, painted: Tensor, codebook_loss: Tensor, step: int
+    ) -> tuple[Tensor, Metrics]:
+        weights, difference = self.recipe.loss, 2 * (painted - images)
+        l2, l1 = difference.pow(2).mean(), difference.abs().mean()
+        total = weights.l2 * l2 + weights.l1 * l1
+        metrics: Metrics = {"l2": l2.detach() / 4, "psnr": psnr(painted, images).mean().detach()}
+        for judge, term in self.judges:
+            part = max(1, round(term.share * len(images)))
+            distance = judge(painted[:part], images[:part]).mean()
+            total = total + term.weight * distance
+            metrics[f"lpips_{term.network}"] = distance.detach()
+        if training.discriminator is not None and step > weights.adversarial_start * self.recipe.steps:
+            verdict = -training.discriminator(painted).mean()
+            last = [p for p in training.tokenizer.decoder.parameters() if p.ndim > 1][-1]
+            scale = adaptive_weight(total, verdict, last)
+            total = total + weights.adversarial * scale * verdict
+            metrics["adversarial"] = verdict.detach()
+        return total + weights.quantizer * codebook_loss, metrics
+
+    def _discriminate(
+        self, training: TokenizerTraining, images: Tensor, step: int
+    ) -> tuple[Tensor, Metrics] | None:
+        if step <= self.recipe.loss.adversarial_start * self.recipe.steps or self.painted is None:
+            return None
+        judge = cast(PatchDiscriminator, training.discriminator)
+        loss = hinge_loss(judge(images), judge(self.painted))
+        return loss, {"discriminator": loss.detach()}
+
+    def after_step(self, model: nn.Module, step: int) -> Metrics:
+        """Start the codebook after the warm-up, restart dead codes, and say how much of it is in use."""
+        recipe, tokenizer = self.recipe, cast(TokenizerTraining, model).tokenizer
+        if recipe.frozen or step < recipe.warmup_steps:
+            return {}
+        if step == recipe.warmup_steps and step:
+            self._start_codebook(tokenizer)
+        due = recipe.restart_every and step % recipe.restart_every == 0
+        if due and step <= recipe.restart_until * recipe.steps:
+            tokenizer.quantizer.restart(self._vectors(tokenizer, step, 1), recipe.restart_below)
+        usage = tokenizer.quantizer.usage
+        return {"perplexity": codebook_perplexity(usage), "live": (usage > recipe.restart_below).sum()}
+
+    @torch.no_grad()
+    def _vectors(self, model: ImageTokenizer, seed: int, batches: int) -> Tensor:
+        """Encoder outputs (n, code_dim) of some training batches chosen by ``seed``."""
+        loader = iter(ImageLoader(self.cache, self.recipe.batch_size, seed=seed, weights=self.recipe.weights))
+        found = [model.features(_pixels(next(loader)[0]["images"].to(self.device))) for _ in range(batches)]
+        return torch.cat(found).reshape(-1, self.recipe.model.code_dim)
+
+    @torch.no_grad()
+    def _start_codebook(self, model: ImageTokenizer) -> None:
+        codes = self.recipe.model.codes
+        grid = model.grid()
+        batches = -(-10 * codes // (self.recipe.batch_size * grid[0] * grid[1]))
+        centres = kmeans(self._vectors(model, self.recipe.seed + 1, min(batches, 400)), codes, 8)
+        model.quantizer.start(centres)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR, LPIPS by each network, and the share of codes used, on the validation pictures."""
+        tokenizer = cast(TokenizerTraining, model).tokenizer
+        items = self.cache.select([self.recipe.validation])[: self.recipe.validation_images]
+        found: dict[str, list[float]] = {"psnr": []}
+        counts = torch.zeros(tokenizer.codes, dtype=torch.int64)
+        for chunk in np.array_split(items, max(1, len(items) // 32)):
+            images = _pixels(self.cache.images(chunk).to(self.device))
+            codes = tokenizer.encode(images)
+            painted = tokenizer.decode(codes).clamp(0, 1)
+            counts += torch.bincount(codes.flatten().cpu(), minlength=tokenizer.codes)
+            found["psnr"] += psnr(painted, images).tolist()
+            for judge, term in self.judges:
+                found.setdefault(f"lpips_{term.network}", []).extend(judge(painted, images).tolist())
+        report = {name: float(np.mean(values)) for name, values in found.items()}
+        used = {"usage": float((counts > 0).float().mean()), "perplexity": float(codebook_perplexity(counts))}
+        return report | used
+
+    def samples(self, model: nn.Module, directory: Path, step: int) -> None:
+        """A sheet of originals over reconstructions."""
+        tokenizer = cast(TokenizerTraining, model).tokenizer
+        items = self.cache.select([self.recipe.validation])
+        images = _pixels(self.cache.images(items[:: max(1, len(items) // 8)][:8]).to(self.device))
+        rows = torch.cat([images, tokenizer.decode(tokenizer.encode(images)).clamp(0, 1)]).cpu()
+        top, bottom = (torch.cat(list(part), dim=2) for part in rows.chunk(2))
+        sheet = (torch.cat([top, bottom], dim=1).permute(1, 2, 0) * 255).round().byte().numpy()
+        Image.fromarray(sheet).save(directory / f"reconstructions-{step:08d}.png")
+
+    def export(self, model: nn.Module, directory: Path) -> None:
+        cast(TokenizerTraining, model).tokenizer.save(directory)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(batch, 3, H, W) uint8 to float32 in [0, 1], channels last in memory."""
+    return images.contiguous(memory_format=torch.channels_last).float().div_(255)
