@@ -1,0 +1,195 @@
+"""Text tokenizer: sentences to pieces and back, by SentencePiece (CogView, section 2.1; CogView2, section 3).
+
+Loads any SentencePiece model, CogView's (BPE, 50,000 pieces) and icetk's (unigram, 130,000) among them, and
+trains new ones. Ids are the tokenizer's own, from 0; :class:`~cogview.vocabulary.Vocabulary` gives them their
+place among the image codes and the control tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import sentencepiece
+from numpy.typing import ArrayLike
+
+from cogview.errors import CogViewError
+
+MAX_MODEL_BYTES = 32 << 20
+MAX_LINE_BYTES = 1 << 16  # longer training texts are left out
+
+Normalization = Literal["nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"]
+
+
+class TextTokenizer:
+    """Text to piece ids and back.
+
+    Args:
+        model: the serialised SentencePiece model.
+        newline: the piece that stands for a line break, where the model has one (icetk: ``<n>``); ``decode``
+            turns it into a line break, ``encode`` uses it when asked to keep line breaks.
+        where: what to call the model in an error.
+
+    Raises CogViewError when ``model`` is damaged, something else, or larger than 32 MiB.
+    """
+
+    def __init__(self, model: bytes, newline: str | None = None, where: str = "text tokenizer") -> None:
+        self.model, self.newline = model, newline
+        self._processor = sentencepiece.SentencePieceProcessor()
+        if len(model) > MAX_MODEL_BYTES:
+            raise CogViewError(f"{where}: {len(model):,} bytes is too large for a SentencePiece model")
+        try:
+            loaded = bool(model) and self._processor.LoadFromSerializedProto(model)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise CogViewError(f"{where}: not a SentencePiece model, or a damaged one") from error
+        if not loaded or not self.pieces:
+            raise CogViewError(f"{where}: not a SentencePiece model, or a damaged one")
+        if newline is not None and self.piece_id(newline) is None:
+            raise CogViewError(f"{where}: has no piece {newline!r} for line breaks")
+
+    def __reduce__(self) -> tuple[type[TextTokenizer], tuple[bytes, str | None]]:
+        return type(self), (self.model, self.newline)
+
+    @classmethod
+    def from_file(cls, path: Path | str, newline: str | None = None) -> TextTokenizer:
+        """The tokenizer in a SentencePiece ``.model`` file."""
+        try:
+            with Path(path).open("rb") as file:
+                model = file.read(MAX_MODEL_BYTES + 1)
+        except OSError as error:
+            raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return cls(model, newline, where=str(path))
+
+    def save(self, path: Path | str) -> None:
+        """Write the model; ``from_file`` reads it back to an equal one. Appears whole or not at all."""
+        partial = Path(f"{path}.partial")
+        partial.write_bytes(self.model)
+        os.replace(partial, path)
+
+    @cached_property
+    def pieces(self) -> int:
+        """How many pieces there are; ids are 0 ... ``pieces`` - 1."""
+        return int(self._processor.GetPieceSize())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's bytes, in hexadecimal."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    @property
+    def unknown(self) -> int:
+        """The id of the piece for what the model cannot spell."""
+        return int(self._processor.unk_id())
+
+    def piece(self, piece_id: int) -> str:
+        """How a piece is written; a leading ``▁`` stands for a space."""
+        self._check([piece_id])
+        return str(self._processor.IdToPiece(piece_id))
+
+    def piece_id(self, piece: str) -> int | None:
+        """The id of the piece written ``piece``, None if there is none."""
+        found = int(self._processor.PieceToId(piece))
+        return found if self._processor.IdToPiece(found) == piece else None
+
+    def encode(self, text: str, keep_newlines: bool = False) -> list[int]:
+        """Piece ids of ``text``, without marks for its start and end; empty for an empty text.
+
+        Line breaks count as spaces unless ``keep_newlines`` and the model has a piece for them.
+        """
+        if keep_newlines and self.newline is not None:
+            text = text.replace("\n", self.newline)
+        return list(self._processor.EncodeAsIds(_utf8(text)))
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The text of piece ids (n,); CogViewError for an id this tokenizer does not have."""
+        pieces = np.asarray(ids, dtype=np.int64).ravel().tolist()
+        self._check(pieces)
+        text = str(self._processor.DecodeIds(pieces)) if pieces else ""
+        return text if self.newline is None else text.replace(self.newline, "\n")
+
+    def _check(self, ids: Iterable[int]) -> None:
+        for piece_id in ids:
+            if not 0 <= piece_id < self.pieces:
+                raise CogViewError(f"piece {piece_id} is outside the text tokenizer's {self.pieces}")
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str] | Path,
+        pieces: int,
+        *,
+        algorithm: Literal["unigram", "bpe"] = "unigram",
+        byte_fallback: bool = True,
+        character_coverage: float = 0.9995,
+        normalization: Normalization = "nmt_nfkc",
+        user_defined: Iterable[str] = (),
+        threads: int = 1,
+    ) -> TextTokenizer:
+        """Learn a tokenizer from ``texts``, one sentence each, or from the lines of a UTF-8 file.
+
+        The same texts in the same order give the same bytes. Piece 0 is the unknown one; there are no pieces
+        for start, end or padding, which are control tokens.
+
+        Args:
+            pieces: how many to learn, the 256 bytes of ``byte_fallback`` and ``user_defined`` included.
+            byte_fallback: spell what is not covered in UTF-8 bytes, so that every text survives.
+            character_coverage: share of the characters seen that get a piece of their own.
+            normalization: SentencePiece's rule; all but ``identity`` make full-width forms plain (NFKC).
+            user_defined: strings that always stay one piece.
+            threads: of the trainer; the result may depend on their number.
+
+        Raises CogViewError where the texts do not suffice for so many pieces or cannot be read.
+        """
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.Train(
+                sentence_iterator=_lines(texts),
+                model_writer=model,
+                vocab_size=pieces,
+                model_type=algorithm,
+                byte_fallback=byte_fallback,
+                character_coverage=character_coverage,
+                normalization_rule_name=normalization,
+                user_defined_symbols=list(user_defined),
+                unk_id=0,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                num_threads=threads,
+                shuffle_input_sentence=False,
+                max_sentence_length=MAX_LINE_BYTES,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            said = re.sub(r"(?s)^.*\] |^INTERNAL: (\w+: )?|\n.*$", "", str(error))
+            reason = said.strip() or "there are no texts to learn from"
+            raise CogViewError(f"text tokenizer of {pieces} pieces: {reason}") from error
+        return cls(model.getvalue())
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CogViewError(
+            f"{text[:40]!r}: not valid Unicode, half of a surrogate pair stands alone"
+        ) from error
+
+
+def _lines(texts: Iterable[str] | Path) -> Iterator[bytes]:
+    """The training texts in UTF-8, one a line."""
+    if isinstance(texts, Path):
+        try:
+            with texts.open(encoding="utf-8") as file:
+                yield from (_utf8(line.rstrip("\n")) for line in file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CogViewError(f"{texts}: not a readable UTF-8 text file") from error
+    else:
+        yield from (_utf8(" ".join(text.splitlines())) for text in texts)
