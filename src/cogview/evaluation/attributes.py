@@ -1,0 +1,245 @@
+"""Attribute accuracy: does a generated picture show what its caption says?
+
+A classifier trained on real training pictures (``classifier.py``) reads each attribute a caption states off
+pictures drawn for held-out combinations: captions with a pair of attributes that no training picture has
+together (``avatars.py``). The same is read off the real pictures (the ceiling) and off what the image
+tokenizer makes of them; prompts asked of the other pictures of their style are the floor (``scoring.py``).
+No number in CogView's papers can be compared; they rate such faithfulness by people only (CogView, section
+4.2).
+
+A run can be stopped at any time: pictures drawn so far are kept in the work folder and found again by a run
+with the same model, settings and selection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from cogview.config import Config
+from cogview.data.images import BadImage, decode, square
+from cogview.data.shards import Preprocessing
+from cogview.errors import CogViewError
+from cogview.evaluation.avatars import (
+    Avatar,
+    Selection,
+    corpus_fingerprint,
+    read_avatars,
+    read_pictures,
+    select,
+    statements,
+)
+from cogview.evaluation.classifier import AttributeReader
+from cogview.evaluation.reconstruction import reconstruct, to_tensor
+from cogview.evaluation.reports import versions
+from cogview.evaluation.scoring import Accuracy, Answers, score
+from cogview.tokenizers.vqvae import ImageTokenizer
+
+Progress = Callable[[str, int, int], None]
+REAL, RECONSTRUCTED = "real", "reconstructed"
+
+
+class AttributePlan(Config):
+    """What is drawn and how it is scored. ``sampling`` goes to the drawer as it is (temperature, …)."""
+
+    count: int = Field(500, ge=1)
+    seed: int = Field(0, ge=0)
+    split: str = "test_comp"
+    source: str | None = "dice"
+    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
+    batch: int = Field(20, ge=1)
+    bootstrap: int = Field(2000, ge=0)
+    sampling: dict[str, int | float | str] = Field(default_factory=dict)
+
+
+class Drawer(Protocol):
+    """Draws a picture per prompt; equal ``fingerprint``, prompts, seed and settings give equal pictures."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the pictures would."""
+        ...
+
+    def draw(
+        self, prompts: Sequence[str], seed: int, sampling: Mapping[str, int | float | str]
+    ) -> list[Image.Image]:
+        """One picture for each prompt."""
+        ...
+
+
+class AttributeReport(Config):
+    """Everything one run found (``accuracy`` by set of pictures) and everything it was made with."""
+
+    format: Literal[1] = 1
+    plan: AttributePlan
+    accuracy: dict[str, Accuracy]
+    selection: Selection
+    facts: dict[str, str | int | float]
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The sets that the model drew, one a language."""
+        return self.plan.languages
+
+
+def evaluate_attributes(
+    plan: AttributePlan,
+    corpus: Path,
+    reader: AttributeReader,
+    drawer: Drawer,
+    work: Path,
+    tokenizer: ImageTokenizer | None = None,
+    progress: Progress | None = None,
+) -> tuple[AttributeReport, dict[str, NDArray[np.uint8]]]:
+    """Draw, read and score; the report and every set's pictures (n, size, size, 3), in the selection's order.
+
+    Raises:
+        CogViewError: the corpus has too few held-out combinations or styles the classifier does not know, or
+        the
+            work folder cannot be written.
+    """
+    avatars = read_avatars(corpus, plan.source, plan.languages)
+    selection = select(avatars, reader.config.attributes, plan.count, plan.seed, plan.split)
+    known = {avatar.key: avatar for avatar in avatars}
+    chosen = [known[key] for key in selection.keys]
+    shape = reader.config.preprocessing
+    sets = {REAL: real_pictures(corpus, chosen, shape)}
+    if tokenizer is not None:
+        sets[RECONSTRUCTED] = _reconstructed(tokenizer, corpus, chosen, shape)
+    folder = _work_folder(plan, selection, drawer, work)
+    for language in plan.languages:
+        paths = draw_all(plan, chosen, language, drawer, folder / language, progress)
+        sets[language] = np.stack([_load(path, shape) for path in paths])
+    answers = {
+        name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
+    }
+    report = AttributeReport(
+        plan=plan,
+        accuracy=score(answers, REAL, plan.bootstrap, plan.seed),
+        selection=selection,
+        facts=_facts(avatars, reader, drawer, tokenizer),
+    )
+    return report, sets
+
+
+def real_pictures(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) -> NDArray[np.uint8]:
+    """The corpus's own pictures of ``chosen``, in their order."""
+    found = dict(read_pictures(corpus, (avatar.key for avatar in chosen), shape))
+    return np.stack([found[avatar.key] for avatar in chosen])
+
+
+def _reconstructed(
+    tokenizer: ImageTokenizer, corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing
+) -> NDArray[np.uint8]:
+    """What the tokenizer makes of the real pictures, at the classifier's size."""
+    own = shape.model_copy(update={"size": tokenizer.image_size})
+    copies, _ = reconstruct(tokenizer, real_pictures(corpus, chosen, own))
+    return np.stack([square(Image.fromarray(copy), shape) for copy in copies])
+
+
+def read_answers(
+    reader: AttributeReader,
+    chosen: Sequence[Avatar],
+    pictures: NDArray[np.uint8],
+    name: str = "",
+    progress: Progress | None = None,
+) -> Answers:
+    """What the captions of ``chosen`` state and what ``reader`` reads off ``pictures``."""
+    styles = [avatar.style for avatar in chosen]
+    read = reader.read(to_tensor(pictures), styles)
+    if progress:
+        progress(f"reading {name}", len(chosen), len(chosen))
+    return Answers(styles, [statements(avatar, reader.config.attributes) for avatar in chosen], read)
+
+
+# ------------------------------------------------------------------------------------------- drawing
+
+
+def _work_folder(plan: AttributePlan, selection: Selection, drawer: Drawer, work: Path) -> Path:
+    """The folder of this run's pictures: one for each model, settings and selection."""
+    facts = {
+        "model": drawer.fingerprint,
+        "seed": plan.seed,
+        "batch": plan.batch,
+        "sampling": plan.sampling,
+        "keys": selection.keys,
+    }
+    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
+    folder = work / hashlib.sha256(text.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CogViewError(f"{folder}: cannot be written ({error.strerror}); choose another --work") from None
+    return folder
+
+
+def draw_all(
+    plan: AttributePlan,
+    chosen: Sequence[Avatar],
+    language: str,
+    drawer: Drawer,
+    folder: Path,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Draw every caption of ``language`` that is not in ``folder`` yet; the PNG files in order.
+
+    Prompts are drawn in fixed groups of ``plan.batch``, each with a seed of its own, so that a run that was
+    stopped goes on with the very pictures it would have drawn.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:05d}.png" for i in range(len(chosen))]
+    for first in range(0, len(chosen), plan.batch):
+        group = slice(first, first + plan.batch)
+        if not all(path.is_file() for path in paths[group]):
+            prompts = [avatar.captions[language] for avatar in chosen[group]]
+            pictures = drawer.draw(prompts, plan.seed + first, plan.sampling)
+            for path, picture in zip(paths[group], pictures, strict=True):
+                _save(picture, path)
+        if progress:
+            progress(f"drawing {language}", min(first + plan.batch, len(chosen)), len(chosen))
+    return paths
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG that is either whole or not there."""
+    part = path.with_suffix(".part")
+    picture.convert("RGB").save(part, "PNG")
+    os.replace(part, path)
+
+
+def _load(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
+    try:
+        return square(decode(path).image, shape)
+    except BadImage as error:
+        raise CogViewError(f"{path}: {error}; delete it to have it drawn again") from None
+
+
+# ------------------------------------------------------------------------------------------- facts
+
+
+def _facts(
+    avatars: Sequence[Avatar], reader: AttributeReader, drawer: Drawer, tokenizer: ImageTokenizer | None
+) -> dict[str, str | int | float]:
+    return {
+        "model": drawer.name,
+        "model_fingerprint": drawer.fingerprint,
+        "classifier_fingerprint": reader.fingerprint,
+        "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else "",
+        "corpus_fingerprint": corpus_fingerprint(avatars),
+        **versions(),
+    }

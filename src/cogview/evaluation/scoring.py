@@ -1,0 +1,181 @@
+"""The arithmetic of attribute accuracy: shares of stated attributes read right, floors, bootstrap intervals.
+
+Two figures per set of pictures. *Overall*: right ÷ stated over all statements. *Macro*: the mean over every
+(style, attribute) of that share, so that rare attributes weigh as much as common ones. Both stand next to a
+ceiling (the same of the real pictures) and a floor (every caption asked of every other picture of its style:
+the expectation of shuffled prompts, without the shuffle's noise).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogview.config import Config
+
+COLOUR = "_color"
+GROUPS = {
+    "face": ("eyes", "mouth", "expression", "beard", "facialHair"),
+    "head and hair": ("head", "hair", "rearHair", "top", "hat"),
+    "pattern": ("pattern", "surface"),
+    "shape": ("body", "pot", "plant", "hill", "orb", "ring", "moons"),
+}
+
+
+def group_of(name: str) -> str:
+    """The group an attribute is reported in; ``other`` where its name is none of the usual ones."""
+    if name.endswith(COLOUR):
+        return "background colour" if name.startswith("background") else "colour of a part"
+    return next((group for group, names in GROUPS.items() if name in names), "other")
+
+
+class Figure(Config):
+    """A value with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Share(Config):
+    """Right answers out of statements."""
+
+    right: int
+    stated: int
+
+    @property
+    def value(self) -> float:
+        """right ÷ stated; 0 where nothing is stated."""
+        return self.right / self.stated if self.stated else 0.0
+
+
+class Accuracy(Config):
+    """What was read off one set of pictures. ``floor`` is None where no style has two pictures."""
+
+    overall: Figure
+    macro: Figure
+    floor: float | None
+    of_ceiling: Figure | None = None
+    macro_of_ceiling: Figure | None = None
+    by_group: dict[str, Share]
+    by_style: dict[str, Share]
+    by_attribute: dict[str, Share]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A set of pictures: what each one's caption states and what was read, both attribute to class."""
+
+    styles: Sequence[str]
+    stated: Sequence[Mapping[str, int]]
+    read: Sequence[Mapping[str, int]]
+
+    def __post_init__(self) -> None:
+        assert len(self.styles) == len(self.stated) == len(self.read)
+
+    @cached_property
+    def cells(self) -> list[tuple[str, str]]:
+        """Every (style, attribute) that some caption states, sorted."""
+        pairs = zip(self.styles, self.stated, strict=True)
+        return sorted({(style, name) for style, stated in pairs for name in stated})
+
+    @cached_property
+    def counts(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Right answers and statements, (pictures, cells) each, of zeros and ones."""
+        column = {cell: i for i, cell in enumerate(self.cells)}
+        right, total = (np.zeros((len(self.styles), len(column))) for _ in range(2))
+        for row, (style, stated) in enumerate(zip(self.styles, self.stated, strict=True)):
+            for name, label in stated.items():
+                total[row, column[style, name]] = 1
+                right[row, column[style, name]] = self.read[row].get(name) == label
+        return right, total
+
+    def shares(self, names: Sequence[str]) -> dict[str, Share]:
+        """The cells added up by ``names``, one name a cell."""
+        found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for name, right, stated in zip(names, *(matrix.sum(0) for matrix in self.counts), strict=True):
+            found[name][0] += int(right)
+            found[name][1] += int(stated)
+        return {name: Share(right=right, stated=stated) for name, (right, stated) in sorted(found.items())}
+
+
+def floor(answers: Answers) -> float | None:
+    """Overall accuracy when every caption is asked of every *other* picture of its style."""
+    right = total = 0
+    for style in set(answers.styles):
+        rows = [row for row, own in enumerate(answers.styles) if own == style]
+        for asked in rows:
+            for name, label in answers.stated[asked].items():
+                hits = [answers.read[row].get(name) == label for row in rows if row != asked]
+                right += sum(hits)
+                total += len(hits)
+    return right / total if total else None
+
+
+def draws(styles: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:
+    """Bootstrap weights (times + 1, pictures): how often each is drawn, styles keeping their number.
+
+    The first row is all ones: the sample itself.
+    """
+    generator = np.random.default_rng(seed)
+    weights = np.ones((times + 1, len(styles)))
+    for style in sorted(set(styles)):
+        rows = [row for row, own in enumerate(styles) if own == style]
+        weights[1:, rows] = generator.multinomial(len(rows), [1 / len(rows)] * len(rows), size=times)
+    return weights
+
+
+def overall(answers: Answers, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Right ÷ stated for each row of weights; NaN where nothing is stated."""
+    right, stated = (weights @ matrix.sum(1) for matrix in answers.counts)
+    return _divide(right, stated)
+
+
+def macro(answers: Answers, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over (style, attribute) for each row of weights; cells not drawn are left out."""
+    right, stated = (weights @ matrix for matrix in answers.counts)
+    shares = _divide(right, stated)
+    kept = ~np.isnan(shares)
+    return _divide(np.where(kept, shares, 0).sum(1), kept.sum(1).astype(np.float64))
+
+
+def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+
+def figure(samples: NDArray[np.float64]) -> Figure:
+    """The first sample, between the 2.5th and the 97.5th percentile of the others."""
+    value = 0.0 if np.isnan(samples[0]) else float(samples[0])
+    rest = samples[1:][~np.isnan(samples[1:])]
+    low, high = np.percentile(rest, (2.5, 97.5)) if len(rest) else (value, value)
+    return Figure(value=value, low=float(low), high=float(high))
+
+
+def score(sets: Mapping[str, Answers], ceiling: str, times: int = 2000, seed: int = 0) -> dict[str, Accuracy]:
+    """The accuracy of each set; those of the same captions as ``ceiling`` are also given relative to it.
+
+    The same pictures are drawn for numerator and denominator of a ratio, so its interval is that of pairs.
+    """
+    top = sets[ceiling]
+    weights = draws(top.styles, times, seed)
+    best, best_macro = overall(top, weights), macro(top, weights)
+    found: dict[str, Accuracy] = {}
+    for name, answers in sets.items():
+        assert list(answers.styles) == list(top.styles)
+        own, own_macro = overall(answers, weights), macro(answers, weights)
+        found[name] = Accuracy(
+            overall=figure(own),
+            macro=figure(own_macro),
+            floor=floor(answers),
+            of_ceiling=None if name == ceiling else figure(_divide(own, best)),
+            macro_of_ceiling=None if name == ceiling else figure(_divide(own_macro, best_macro)),
+            by_group=answers.shares([group_of(attribute) for _, attribute in answers.cells]),
+            by_style=answers.shares([style for style, _ in answers.cells]),
+            by_attribute=answers.shares([f"{style}/{attribute}" for style, attribute in answers.cells]),
+        )
+    return found
