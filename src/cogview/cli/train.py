@@ -1,0 +1,59 @@
+"""``cogview train``: a recipe becomes a run directory with a trained model in it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="The YAML recipe; not needed with --resume.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field (optimizer.lr=1e-3)."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run directory (default: runs/NAME).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in it.")] = False,
+) -> None:
+    """Train a model from a recipe; stop it with Ctrl-C and go on with --resume."""
+    from rich.console import Console
+
+    from cogview.errors import CogViewError
+    from cogview.training.recipe import read_recipe, task_class
+    from cogview.training.trainer import Trainer, prepare_directory
+
+    if recipe is None and not (resume and out):
+        raise CogViewError("give a recipe, or --resume with --out to go on with a run")
+    given = read_recipe(recipe or _saved(out), overrides or ())
+    directory = out or Path("runs") / given.name
+    prepare_directory(given, directory, resume)
+    console = Console(stderr=True)
+    trainer = Trainer(task_class(given.task)(given), given, directory, console)
+    outcome = trainer.fit(resume)
+    message = f"done: {outcome.step} steps; the model is in {directory / 'model'}"
+    if outcome.stopped:
+        command = _command(recipe, overrides, directory)
+        message = f"{outcome.stopped}: stopped after step {outcome.step}; go on with: {command}"
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _saved(out: Path | None) -> Path:
+    from cogview.errors import CogViewError
+
+    assert out is not None
+    if not (out / "recipe.yaml").is_file():
+        raise CogViewError(f"{out} holds no run to resume; give the recipe and leave --resume out")
+    return out / "recipe.yaml"
+
+
+def _command(recipe: Path | None, overrides: list[str] | None, directory: Path) -> str:
+    words = ["cogview", "train", *([str(recipe)] if recipe else [])]
+    for override in overrides or []:
+        words += ["--set", override]
+    return shlex.join([*words, "--resume", "--out", str(directory)])

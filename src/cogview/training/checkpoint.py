@@ -1,0 +1,175 @@
+"""Checkpoints that are whole or not there: written beside, flushed, hashed and renamed; verified before use.
+
+A checkpoint is a directory ``step-00001200/`` of safetensors files and ``state.json``; ``manifest.json``
+holds the size and SHA-256 of each. Nothing is pickled. A damaged one is named and the one before it is
+used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cogview.config import Config
+from cogview.errors import CogViewError
+from cogview.training.precision import LossScaler
+
+MANIFEST, STATE = "manifest.json", "state.json"
+NAME = re.compile(r"step-(\d{8,})")
+PART = ".part"
+
+
+class TrainState(Config):
+    """Everything of a run that is not a tensor.
+
+    ``loader``: the data loader's state after the last batch used; ``window``: metrics since the last log
+    line; ``skipped``: updates in a row left out because a gradient was not finite.
+    """
+
+    format: Literal[1] = 1
+    step: int = Field(ge=0)
+    seconds: float = Field(0.0, ge=0)
+    items: int = Field(0, ge=0)
+    skipped: int = Field(0, ge=0)
+    loader: dict[str, Any] | None = None
+    random: dict[str, Any] = Field(default_factory=dict)
+    scalers: dict[str, LossScaler] = Field(default_factory=dict)
+    window: dict[str, list[float]] = Field(default_factory=dict)
+
+
+class FileRecord(Config):
+    """Size and content hash of one file."""
+
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(Config):
+    """The files a checkpoint must have."""
+
+    format: Literal[1] = 1
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its state and its tensors by group ("model", "optimizer", "ema", …)."""
+
+    directory: Path
+    state: TrainState
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def save_checkpoint(directory: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    """Write ``directory/step-…`` atomically and return it. Empty tensor groups are left out."""
+    final = directory / f"step-{state.step:08d}"
+    part = final.with_name(final.name + PART)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, group in tensors.items():
+        if group:
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in group.items()},
+                part / f"{name}.safetensors",
+            )
+    (part / STATE).write_text(state.model_dump_json(), encoding="utf-8")
+    records = {path.name: _record(path) for path in sorted(part.iterdir())}
+    (part / MANIFEST).write_text(Manifest(files=records).model_dump_json(indent=1), encoding="utf-8")
+    for path in [*part.iterdir(), part]:
+        flush(path)
+    shutil.rmtree(final, ignore_errors=True)
+    part.replace(final)
+    flush(directory)
+    return final
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file or directory to disk before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileRecord(bytes=path.stat().st_size, sha256=digest)
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints in a directory, oldest first (not verified)."""
+    if not directory.is_dir():
+        return []
+    found = [path for path in directory.iterdir() if path.is_dir() and NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Remove all but the last ``keep`` checkpoints, and what unfinished writes left."""
+    for path in list_checkpoints(directory)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in directory.glob(f"step-*{PART}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if it is whole."""
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except OSError:
+        return f"{MANIFEST} is missing"
+    except ValidationError:
+        return f"{MANIFEST} is unreadable"
+    for name, expected in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected.bytes:
+            return f"{name} has {file.stat().st_size} bytes instead of {expected.bytes}"
+        if _record(file).sha256 != expected.sha256:
+            return f"{name} differs from its SHA-256"
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint whose :func:`damage` is None; raises CogViewError where it is of another format."""
+    try:
+        state = TrainState.model_validate_json((path / STATE).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise CogViewError(
+            f"{path / STATE}: {place}: {first['msg']}; it was written by another version"
+        ) from error
+    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return Checkpoint(path, state, tensors)
+
+
+def latest_checkpoint(directory: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint, or None where there is none; ``warn`` gets a line for each damaged one.
+
+    Raises CogViewError where there are checkpoints and all are damaged.
+    """
+    paths = list_checkpoints(directory)
+    for path in reversed(paths):
+        problem = damage(path)
+        if problem is None:
+            return read_checkpoint(path)
+        warn(f"checkpoint {path} is damaged ({problem}); trying the one before it")
+    if paths:
+        raise CogViewError(
+            f"every checkpoint in {directory} is damaged; start the run anew in another directory"
+        )
+    return None

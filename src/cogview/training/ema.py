@@ -1,0 +1,56 @@
+"""An exponential moving average of the weights, swapped in to evaluate, sample and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """``average <- decay * average + (1 - decay) * weight`` after every update, in the weights' own type.
+
+    The decay rises with the updates, min(``decay``, (1 + n) / (10 + n)), so that a young average is not all
+    start.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay, self.updates = dict(parameters), decay, 0
+        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights as they are now into the average."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        weights = [parameter.detach() for parameter in self.parameters.values()]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: every average and the number of ``updates``."""
+        return {**self.average, "updates": torch.tensor(self.updates)}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`tensors` gave."""
+        self.updates = int(tensors["updates"])
+        for name, value in self.average.items():
+            value.copy_(tensors[name])
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Within, the model has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            held = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(held)

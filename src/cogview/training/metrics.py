@@ -1,0 +1,118 @@
+"""``metrics.jsonl``: one JSON line a log step, appended and flushed; and ``plots/loss.png`` drawn from it.
+
+A line is ``{"kind": "train" | "evaluate", "step": n, …}``. On resume the lines after the checkpoint's step
+are cut off, so the file is always one continuous curve.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Value = float | Tensor
+
+
+class Window:
+    """Metrics since the last log line: tensors stay on their device until they are averaged."""
+
+    def __init__(self, values: Mapping[str, list[float]] | None = None) -> None:
+        self._values: dict[str, list[Value]] = {name: list(found) for name, found in (values or {}).items()}
+
+    def add(self, metrics: Mapping[str, Value]) -> None:
+        """Take in one value of each metric."""
+        for name, value in metrics.items():
+            self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
+
+    def values(self) -> dict[str, list[float]]:
+        """All finite values as floats (what an update that was left out reports need not be)."""
+        return {name: [x for x in _floats(found) if math.isfinite(x)] for name, found in self._values.items()}
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric, and an empty window afterwards."""
+        means = {
+            name: math.fsum(found) / len(found) if found else math.nan
+            for name, found in self.values().items()
+        }
+        self._values = {}
+        return means
+
+
+def _floats(values: list[Value]) -> list[float]:
+    tensors = [value.reshape(()).float() for value in values if isinstance(value, Tensor)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else [])  # one transfer from the device
+    return [next(numbers) if isinstance(value, Tensor) else float(value) for value in values]
+
+
+class MetricsFile:
+    """The run's ``metrics.jsonl``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line; numbers that are not finite become null."""
+        line = {"kind": kind, "step": step, **{name: _plain(value) for name, value in values.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def truncate(self, step: int) -> None:
+        """Drop every line after ``step`` and a last line that was cut short, atomically."""
+        kept = "".join(json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step)
+        part = self.path.with_name(self.path.name + ".part")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All whole lines, in order."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines() if line]
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether there is a line of this kind for this step."""
+        return any(line["kind"] == kind and line["step"] == step for line in self.lines())
+
+
+def _plain(value: Any) -> Any:
+    number = float(value) if isinstance(value, Tensor) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+def plot_losses(metrics: Path, picture: Path) -> None:
+    """Draw every metric named ``loss`` or ending in ``_loss`` over the steps (needs matplotlib).
+
+    Training curves are lines, validation ones are dotted; steps on the horizontal axis.
+    """
+    from matplotlib.figure import Figure  # an extra, and slow to import
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss")
+    for (kind, name), points in loss_curves(metrics).items():
+        style = {"train": "-", "evaluate": "o:"}[kind]
+        label = name if kind == "train" else f"{name} ({kind})"
+        axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=3)
+    if axes.lines:
+        axes.legend()
+    axes.grid(alpha=0.3)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=120)
+
+
+def loss_curves(metrics: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """(step, value) points of every loss in a metrics file, by (kind, name)."""
+    curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for line in MetricsFile(metrics).lines():
+        for name, value in line.items():
+            if (name == "loss" or name.endswith("_loss")) and value is not None:
+                curves.setdefault((line["kind"], name), []).append((line["step"], value))
+    return curves

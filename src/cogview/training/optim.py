@@ -1,0 +1,223 @@
+"""Optimizers: AdamW with the papers' parameter groups, and Muon for hidden matrices with AdamW for the rest.
+
+AdamW: beta (0.9, 0.95), weight decay 4e-2 (CogView, section 3.5), none on norms and biases (the released
+code).
+
+Muon (K. Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal one, found
+with five steps of a quintic Newton-Schulz iteration. ``torch.optim.Muon`` runs that in bfloat16 always,
+which is right on a GPU but on a CPU without fast bfloat16 products is about a hundred times slower than
+fp32. The one here computes in fp32 on a CPU and in bfloat16 on a GPU, matrices of one shape together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Discriminator, Field, Tag
+from torch import Tensor, nn
+
+from cogview.config import Config
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+
+
+class AdamWConfig(Config):
+    """AdamW for every parameter."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float = Field(3e-4, gt=0)
+    betas: Betas = (0.9, 0.95)
+    weight_decay: float = Field(4e-2, ge=0)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+class MuonConfig(Config):
+    """Muon for hidden matrices; AdamW (``adam_lr``, ``betas``, ``epsilon``) for embeddings, norms and biases.
+
+    ``lr`` with ``scale: rms`` moves a matrix by 0.2 * lr a weight (root mean square), as AdamW does, so
+    AdamW's rates suit it (Liu et al., 2025); ``scale: spectral`` is the original sqrt(max(1, rows /
+    columns)), for rates near 0.02. ``split`` cuts matrices whose name ends in a key into so many row
+    blocks, each orthogonalised alone (fused query-key-value projections).
+    """
+
+    kind: Literal["muon"]
+    lr: float = Field(1e-3, gt=0)
+    adam_lr: float | None = Field(None, gt=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    nesterov: bool = True
+    scale: Literal["rms", "spectral"] = "rms"
+    steps: int = Field(5, ge=1)
+    split: dict[str, int] = Field(default_factory=dict)
+    betas: Betas = (0.9, 0.95)
+    weight_decay: float = Field(4e-2, ge=0)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+def _kind(value: Any) -> str:
+    return (
+        str(value.get("kind", "adamw")) if isinstance(value, dict) else str(getattr(value, "kind", "adamw"))
+    )
+
+
+AnyOptimizer = AdamWConfig | MuonConfig
+OptimizerConfig = Annotated[
+    Annotated[AdamWConfig, Tag("adamw")] | Annotated[MuonConfig, Tag("muon")], Discriminator(_kind)
+]
+
+
+# ---------------------------------------------------------------------------------------------- Muon
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: (n, rows, columns), each to U p(S) V' with p(S) near 1.
+
+    Newton-Schulz on the matrix scaled to Frobenius norm 1; ``steps`` of p(x) = a x + b x^3 + c x^5 bring
+    every singular value above about 1e-3 near 1. Computed in ``dtype`` (None: fp32 on a CPU, else
+    bfloat16).
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.to(dtype or (torch.float32 if matrices.device.type == "cpu" else torch.bfloat16))
+    wide = x if x.shape[-2] <= x.shape[-1] else x.mT
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.mT  # (n, small, small)
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return (wide if x.shape[-2] <= x.shape[-1] else wide.mT).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon over 2-D parameters given as (name, parameter); decoupled weight decay as in AdamW."""
+
+    def __init__(self, matrices: Iterable[tuple[str, nn.Parameter]], config: MuonConfig) -> None:
+        named = list(matrices)
+        self.config = config
+        self.parts = {parameter: _parts(name, config.split) for name, parameter in named}
+        super().__init__([parameter for _, parameter in named], {"lr": config.lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every matrix that has a gradient."""
+        for group in self.param_groups:
+            stacks: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    momentum = self._momentum(parameter)
+                    parts = self.parts[parameter]
+                    for weight, part in zip(
+                        parameter.detach().chunk(parts), momentum.chunk(parts), strict=True
+                    ):
+                        stacks.setdefault(tuple(weight.shape), []).append((weight, part))
+            for pairs in stacks.values():
+                self._move(pairs, group["lr"])
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum"].lerp_(gradient, 1 - self.config.momentum)
+        return gradient.lerp(buffer, self.config.momentum) if self.config.nesterov else buffer
+
+    def _move(self, pairs: list[tuple[Tensor, Tensor]], lr: float) -> None:
+        weights, directions = [weight for weight, _ in pairs], torch.stack([part for _, part in pairs])
+        rows, columns = directions.shape[-2:]
+        scale = (
+            0.2 * max(rows, columns) ** 0.5 if self.config.scale == "rms" else max(1.0, rows / columns) ** 0.5
+        )
+        updates = orthogonalise(directions, self.config.steps)
+        torch._foreach_mul_(weights, 1 - lr * self.config.weight_decay)
+        torch._foreach_add_(weights, list(updates.unbind(0)), alpha=-lr * scale)
+
+
+def _parts(name: str, split: Mapping[str, int]) -> int:
+    return next((parts for ending, parts in split.items() if name.endswith(ending)), 1)
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+def hidden_matrices(model: nn.Module) -> set[int]:
+    """The ``id`` of every 2-D parameter that is not an embedding."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {id(p) for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings}
+
+
+class PhaseOptimizer:
+    """The optimizers of one phase behind one face: rates by factor, state by parameter name.
+
+    ``parameters`` are the phase's (name, parameter) pairs; ``matrices`` the ids of those Muon may take.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        config: AdamWConfig | MuonConfig,
+        matrices: set[int],
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.optimizers = list(self._make(config, matrices))
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def _make(self, config: AnyOptimizer, matrices: set[int]) -> Iterator[torch.optim.Optimizer]:
+        rest = self.parameters
+        lr = config.lr
+        if isinstance(config, MuonConfig):
+            chosen = {name: value for name, value in rest.items() if id(value) in matrices}
+            rest = {name: value for name, value in rest.items() if name not in chosen}
+            lr = config.adam_lr or config.lr
+            if chosen:
+                yield Muon(chosen.items(), config)
+        decayed = [value for value in rest.values() if value.ndim >= 2]
+        plain = [value for value in rest.values() if value.ndim < 2]
+        groups = [
+            {"params": values, "weight_decay": decay}
+            for values, decay in ((decayed, config.weight_decay), (plain, 0.0))
+            if values
+        ]
+        if groups:
+            yield torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.epsilon, fused=True)
+
+    def set_rate(self, factor: float) -> float:
+        """Set every rate to ``factor`` times its peak; returns the first."""
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by ``name:key`` ("blocks.0.weight:exp_avg"), for a checkpoint."""
+        found: dict[str, Tensor] = {}
+        for optimizer in self.optimizers:
+            for name, parameter in self.parameters.items():
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    found[f"{name}:{key}"] = value
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`tensors` gave, in the parameters' own memory layout."""
+        for optimizer in self.optimizers:
+            owned = {id(value) for group in optimizer.param_groups for value in group["params"]}
+            for key, value in tensors.items():
+                name, _, field = key.rpartition(":")
+                parameter = self.parameters[name]
+                if id(parameter) in owned:
+                    optimizer.state[parameter][field] = _like(value, parameter)
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,0 +1,56 @@
+"""Number formats: fp32, bf16 or fp16 by autocast over fp32 weights, and the loss scaler fp16 needs.
+
+The scaler is the released code's (Megatron's): halve on overflow once the hysteresis is used up, double
+after a window of steps without. fp16 is the paper's format; PB-relax and Sandwich-LN (section 2.4) belong
+to the model.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from cogview.config import Config
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The context a loss is computed in."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+class LossScaler(Config):
+    """Dynamic loss scaling as data: ``update`` gives the scaler after a step.
+
+    ``patience`` (released: hysteresis, ``delayed_shift``) overflows are forgiven before the scale first
+    halves; it refills when the scale grows. ``good`` counts steps since the last overflow, ``left`` the
+    patience left.
+    """
+
+    scale: float = Field(2.0**16, gt=0)
+    window: int = Field(1000, ge=1)
+    minimum: float = Field(1.0, gt=0)
+    patience: int = Field(2, ge=1)
+    good: int = 0
+    left: int | None = None
+
+    def update(self, overflow: bool) -> LossScaler:
+        """The scaler after a step that did or did not overflow."""
+        left = self.patience if self.left is None else self.left
+        if overflow:
+            if left > 1:
+                return self.model_copy(update={"left": left - 1, "good": 0})
+            return self.model_copy(
+                update={"scale": max(self.scale / 2, self.minimum), "left": left, "good": 0}
+            )
+        good = self.good + 1
+        if good % self.window:
+            return self.model_copy(update={"good": good, "left": left})
+        return self.model_copy(update={"good": good, "left": self.patience, "scale": self.scale * 2})

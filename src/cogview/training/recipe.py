@@ -1,0 +1,143 @@
+"""Recipes: one YAML file a run, checked whole before anything is loaded.
+
+``read_recipe`` finds the task named in the file, validates every field with that task's recipe class and
+turns the first mistake into one line that names file and field. The resolved recipe is saved with the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
+
+from pydantic import Field, model_validator
+
+from cogview.config import Config, dump_yaml, load_yaml, validate
+from cogview.errors import CogViewError
+from cogview.training.optim import AdamWConfig, OptimizerConfig
+from cogview.training.precision import LossScaler, Precision
+from cogview.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from cogview.training.task import Task
+
+TASKS = {
+    "image_tokenizer": "cogview.training.tasks.image_tokenizer:ImageTokenizerTask",
+    "transformer": "cogview.training.tasks.transformer:TransformerTask",
+}
+
+
+class Intervals(Config):
+    """How often things happen, in steps; 0 is never. ``minutes``: a checkpoint at least so often as well."""
+
+    log: int = Field(50, ge=1)
+    evaluate: int = Field(1000, ge=0)
+    sample: int = Field(1000, ge=0)
+    checkpoint: int = Field(1000, ge=0)
+    minutes: float | None = Field(10.0, gt=0)
+
+
+class Recipe(Config):
+    """What every run has; a task's recipe subclasses this, with ``task: Literal["its name"]``.
+
+    ``batch_size`` is one micro-batch, ``accumulation`` the micro-batches of an update; ``seed`` decides
+    weights, order and draws. ``init``: a directory to take starting weights from. ``max_minutes``: stop
+    cleanly by then and leave a checkpoint. The fields in ``CHANGEABLE`` may differ on resume.
+    """
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "intervals",
+            "keep",
+            "max_minutes",
+            "threads",
+            "prefetch",
+            "device",
+            "compile",
+            "activation_checkpointing",
+        }
+    )
+
+    task: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: int = Field(0, ge=0, lt=2**63)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(16, ge=1)
+    accumulation: int = Field(1, ge=1)
+    optimizer: OptimizerConfig = AdamWConfig()
+    schedule: Schedule = Schedule()
+    clip: float | None = Field(1.0, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
+    precision: Precision = "fp32"
+    loss_scaler: LossScaler = LossScaler()
+    activation_checkpointing: bool = False
+    compile: bool = False
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    threads: int | None = Field(None, ge=1)
+    prefetch: int = Field(2, ge=0)
+    intervals: Intervals = Intervals()
+    keep: int = Field(3, ge=1)
+    init: Path | None = None
+    max_minutes: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if (
+            self.precision != "fp16"
+            and "loss_scaler" in self.model_fields_set
+            and self.loss_scaler != LossScaler()
+        ):
+            raise ValueError(f"loss_scaler is for fp16, but precision is {self.precision}")
+        if not self.intervals.checkpoint and self.intervals.minutes is None:
+            raise ValueError("intervals: checkpoint 0 and no minutes would never write a checkpoint")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe, ``overrides`` ("a.b=c", the value as in YAML) applied; raises CogViewError."""
+    data = load_yaml(path, overrides)
+    name = data.get("task")
+    if name not in TASKS:
+        raise CogViewError(f"{path}: task: {name!r} is not one of {', '.join(TASKS)}")
+    return validate(task_class(name).recipe_class, data, str(path))
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task in ``TASKS``, imported when asked for."""
+    module, _, attribute = TASKS[name].partition(":")
+    return cast("type[Task]", getattr(import_module(module), attribute))
+
+
+# ---------------------------------------------------------------------------------------------- with the run
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Save a resolved recipe as YAML, every default written out."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(dump_yaml(recipe), encoding="utf-8")
+    part.replace(path)
+
+
+def check_same(saved: Recipe, given: Recipe, path: Path) -> None:
+    """Raises CogViewError where a recipe differs from the run's in a field that may not change."""
+    fixed = [name for name in type(given).model_fields if name not in given.CHANGEABLE]
+    for name in fixed:
+        before, now = saved.model_dump(mode="json").get(name), given.model_dump(mode="json")[name]
+        if before != now:
+            field, before, now = _difference(name, before, now)
+            may = ", ".join(sorted(given.CHANGEABLE))
+            raise CogViewError(
+                f"{path}: {field} was {before!r} and is now {now!r}; on resume only {may} may change"
+            )
+
+
+def _difference(field: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                return _difference(f"{field}.{key}", before.get(key), now.get(key))
+    return field, before, now

@@ -1,0 +1,1 @@
+"""The training tasks: one file each, named in ``cogview.training.recipe.TASKS``."""

@@ -1,0 +1,393 @@
+"""The training loop for any task: accumulate, clip, step, log, checkpoint, evaluate, stop, resume.
+
+One step takes ``accumulation`` micro-batches; for each, every phase's loss is computed and its gradients
+added; then every phase's optimizer moves its own parameters. An update whose gradient is not finite is left
+out (as in the released code), and :data:`PATIENCE` of them in a row end the run.
+
+A run directory holds ``recipe.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``samples/``,
+``plots/`` and ``model/``, the exported result. A resumed run continues bit for bit on the same machine and
+settings.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from cogview.config import read_yaml
+from cogview.errors import CogViewError
+from cogview.training.checkpoint import Checkpoint, TrainState, latest_checkpoint, prune, save_checkpoint
+from cogview.training.ema import MovingAverage
+from cogview.training.metrics import MetricsFile, Window, plot_losses
+from cogview.training.optim import PhaseOptimizer
+from cogview.training.precision import LossScaler, autocast
+from cogview.training.prefetch import Prefetch
+from cogview.training.progress import Reporter, Signals
+from cogview.training.recipe import Recipe, check_same, write_recipe
+from cogview.training.rng import preserved, random_states, restore_random_states, seed_all
+from cogview.training.task import Task
+
+PATIENCE = 50  # updates left out in a row before the run ends
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the steps done, and why it stopped before the last ("" if it did not)."""
+
+    step: int
+    stopped: str
+
+
+@dataclass
+class Phase:
+    """One phase's parameters, optimizer and loss scaler (None unless fp16); ``active`` within a step only."""
+
+    name: str
+    optimizer: PhaseOptimizer
+    scaler: LossScaler | None
+    active: bool = False
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.optimizer.parameters.values())
+
+
+def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
+    """Make the run directory, or check that it holds the run to resume; raises CogViewError otherwise."""
+    saved = directory / "recipe.yaml"
+    if resume:
+        if not saved.is_file():
+            raise CogViewError(f"{directory} holds no run to resume; start it without --resume")
+        check_same(read_yaml(type(recipe), saved), recipe, directory)
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise CogViewError(f"{directory} is not empty; add --resume to go on, or choose another --out")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, saved)
+    except OSError as error:
+        raise CogViewError(
+            f"{directory} cannot be written ({error.strerror}); choose another --out"
+        ) from error
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a recipe; "auto" is the GPU if there is one. Raises CogViewError where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here[name.split(":")[0]]:
+        raise CogViewError(f"device: {name} is not available here; use auto or cpu")
+    return torch.device(name)
+
+
+class Trainer:
+    """One run of one task in one directory. ``fit`` does it all and may be called once."""
+
+    def __init__(self, task: Task, recipe: Recipe, directory: Path, console: Console | None = None) -> None:
+        self.task, self.recipe, self.directory = task, recipe, directory
+        self.console = console or Console(stderr=True)
+        self.device = task.device = pick_device(recipe.device)
+        self.metrics = MetricsFile(directory / "metrics.jsonl")
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        seed_all(recipe.seed)
+        self.model = self._build()
+        self.phases = [self._phase(name) for name in task.phases]
+        first = self.phases[0].optimizer.parameters
+        self.average = MovingAverage(first, recipe.ema) if recipe.ema else None
+        self.step, self.seconds, self.seen, self.skipped = 0, 0.0, 0, 0
+        self.loader_state: dict[str, Any] | None = None
+        self.window = Window()
+        self._saved_step, self._saved_at, self._logged = -1, time.monotonic(), (0, 0.0)
+
+    def _build(self) -> nn.Module:
+        model = self.task.build()
+        if self.recipe.init:
+            self.task.initialize(model, self.recipe.init)
+        if self.recipe.activation_checkpointing:
+            switches = [m for m in model.modules() if hasattr(m, "checkpointing")]
+            if not switches:
+                raise CogViewError(
+                    "activation_checkpointing: this task's model has no such switch; leave it off"
+                )
+            for module in switches:
+                module.checkpointing = True  # type: ignore[assignment]
+        model.to(self.device).train()
+        if self.recipe.compile:
+            self.task.compile(model)
+        return model
+
+    def _phase(self, name: str) -> Phase:
+        parameters = self.task.parameters(self.model, name)
+        trained = [(key, value) for key, value in parameters if value.requires_grad]
+        optimizer = PhaseOptimizer(trained, self.task.optimizer(name), self.task.matrices(self.model))
+        return Phase(name, optimizer, self.recipe.loss_scaler if self.recipe.precision == "fp16" else None)
+
+    # ------------------------------------------------------------------------------------------ the run
+
+    def fit(self, resume: bool = False) -> Outcome:
+        """Train to the last step, or until a signal or ``max_minutes``; leaves a checkpoint either way."""
+        began = time.monotonic()
+        if resume:
+            self._restore(latest_checkpoint(self.directory / "checkpoints", self._say))
+        reporter = Reporter(self.console, self.recipe.steps, self.step, self.task.unit)
+        batches = Prefetch(iter(self.task.loader(self.loader_state)), self.recipe.prefetch)
+        try:
+            with Signals() as signals, reporter:
+                if resume:
+                    self._catch_up()
+                stopped = ""
+                while self.step < self.recipe.steps and not stopped:
+                    self._train_step(batches)
+                    stopped = self._why_stop(signals, began)
+                    self._after_step(reporter, bool(stopped))
+        finally:
+            batches.close()
+        self._finish()
+        return Outcome(self.step, stopped if self.step < self.recipe.steps else "")
+
+    def _why_stop(self, signals: Signals, began: float) -> str:
+        if signals.received:
+            return f"received {signals.received}"
+        limit = self.recipe.max_minutes
+        return "max_minutes is over" if limit and time.monotonic() - began > 60 * limit else ""
+
+    def _after_step(self, reporter: Reporter, stopping: bool) -> None:
+        reporter.step(self.step)
+        intervals, last = self.recipe.intervals, self.step == self.recipe.steps
+        if self.step % intervals.log == 0 or last:
+            self._log(reporter)
+        overdue = intervals.minutes and time.monotonic() - self._saved_at > 60 * intervals.minutes
+        if stopping or last or overdue or _due(self.step, intervals.checkpoint):
+            self.save()
+        if not stopping or last:
+            self._evaluate_if_due()
+
+    def _finish(self) -> None:
+        if self._saved_step != self.step:
+            self.save()
+        self._export()
+        self._plot()
+
+    # ------------------------------------------------------------------------------------------ one step
+
+    def _train_step(self, batches: Iterator[Any]) -> None:
+        began = time.monotonic()
+        rates = [phase.optimizer.set_rate(self._factor()) for phase in self.phases]
+        for phase in self.phases:
+            phase.active = False
+            phase.optimizer.zero_grad()
+        for _ in range(self.recipe.accumulation):
+            self._accumulate(self._next(batches))
+        moved = [self._update(phase) for phase in self.phases if phase.active]
+        self.skipped = 0 if all(moved) else self.skipped + 1
+        if self.skipped >= PATIENCE:
+            raise CogViewError(
+                f"step {self.step}: the gradient was not finite {PATIENCE} times in a row; "
+                "start anew with a lower optimizer.lr or another precision"
+            )
+        self.window.add({"lr": rates[0], "skipped": float(not all(moved))})
+        self.window.add(self.task.after_step(self.model, self.step))
+        if self.average and all(moved):
+            self.average.update()
+        self.step += 1
+        self.seconds += time.monotonic() - began
+
+    def _factor(self) -> float:
+        return self.recipe.schedule.factor(self.step, self.recipe.steps)
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            batch, self.loader_state = next(batches)
+        except StopIteration:
+            raise CogViewError(
+                "the data ended before the last step; the task's loader must be endless"
+            ) from None
+        self.seen += self.task.items(batch)
+        return self.task.prepare(batch, self.device)
+
+    def _accumulate(self, batch: Any) -> None:
+        for phase in self.phases:
+            with self._only(phase):
+                with autocast(self.recipe.precision, self.device):
+                    result = self.task.loss(self.model, batch, self.step, phase.name)
+                if result is None:
+                    continue
+                loss, metrics = result
+                scale = phase.scaler.scale if phase.scaler else 1.0
+                (loss * (scale / self.recipe.accumulation)).backward()  # type: ignore[no-untyped-call]
+            phase.active = True
+            self.window.add({self._label("loss", phase): loss, **metrics})
+
+    @contextmanager
+    def _only(self, phase: Phase) -> Iterator[None]:
+        """Within, only this phase's parameters take gradients."""
+        others = [p for other in self.phases if other is not phase for p in other.parameters]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def _update(self, phase: Phase) -> bool:
+        """Clip and step; False where the gradient was not finite and the update was left out."""
+        gradients = [p.grad for p in phase.parameters if p.grad is not None]
+        if phase.scaler:
+            torch._foreach_mul_(gradients, 1 / phase.scaler.scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = bool(norm.isfinite())
+        if phase.scaler:
+            phase.scaler = phase.scaler.update(not finite)
+            self.window.add({self._label("loss_scale", phase): phase.scaler.scale})
+        if finite:
+            if self.recipe.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(phase.parameters, self.recipe.clip, norm)
+            phase.optimizer.step()
+            self.window.add({self._label("grad_norm", phase): norm})
+        return finite
+
+    def _label(self, metric: str, phase: Phase) -> str:
+        return metric if phase is self.phases[0] else f"{phase.name}_{metric}"
+
+    # ------------------------------------------------------------------------------------------ log, evaluate
+
+    def _log(self, reporter: Reporter) -> None:
+        seen, seconds = self.seen - self._logged[0], self.seconds - self._logged[1]
+        self._logged = (self.seen, self.seconds)
+        speed = seen / max(seconds, 1e-9)
+        line = {**self.window.means(), "items": self.seen, "items_per_second": round(speed, 2)}
+        self.metrics.append("train", self.step, {**line, "seconds": round(self.seconds, 3)})
+        left = (self.recipe.steps - self.step) * self.seconds / self.step
+        reporter.log(self.step, line, left)
+
+    def _catch_up(self) -> None:
+        """Do what was due at the checkpoint's step and was cut short."""
+        if not self.metrics.has("evaluate", self.step):
+            self._evaluate_if_due()
+
+    def _evaluate_if_due(self) -> None:
+        intervals, last = self.recipe.intervals, self.step == self.recipe.steps
+        if intervals.evaluate and (last or _due(self.step, intervals.evaluate)):
+            self._evaluate()
+        if intervals.sample and (last or _due(self.step, intervals.sample)):
+            with self._looking():
+                folder = self.directory / "samples"
+                folder.mkdir(exist_ok=True)
+                self.task.samples(self.model, folder, self.step)
+
+    def _evaluate(self) -> None:
+        with self._looking():
+            found = self.task.evaluate(self.model)
+        if found:
+            self.metrics.append("evaluate", self.step, found)
+            facts = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
+            self._say(f"step {self.step}  {facts}")
+        if self.step < self.recipe.steps:
+            self._export()
+            self._plot()
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Eval mode, no gradients, averaged weights, and afterwards everything as before."""
+        swapped = self.average.swapped_in() if self.average else nullcontext()
+        training = self.model.training
+        self.model.eval()
+        try:
+            with preserved(), torch.no_grad(), swapped, autocast(self.recipe.precision, self.device):
+                yield
+        finally:
+            self.model.train(training)
+
+    def _export(self) -> None:
+        """Write ``model/`` anew: beside the old one first, then in its place."""
+        part, final = self.directory / "model.part", self.directory / "model"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        swapped = self.average.swapped_in() if self.average else nullcontext()
+        with swapped, torch.no_grad():
+            self.task.export(self.model, part)
+        shutil.rmtree(final, ignore_errors=True)
+        part.replace(final)
+
+    def _plot(self) -> None:
+        if find_spec("matplotlib"):
+            plot_losses(self.metrics.path, self.directory / "plots" / "loss.png")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step and remove those beyond ``keep``."""
+        plain, generators = random_states()
+        state = TrainState(
+            step=self.step,
+            seconds=self.seconds,
+            items=self.seen,
+            skipped=self.skipped,
+            loader=self.loader_state,
+            random=plain,
+            scalers={phase.name: phase.scaler for phase in self.phases if phase.scaler},
+            window=self.window.values(),
+        )
+        path = save_checkpoint(self.directory / "checkpoints", state, self._tensors(generators))
+        prune(path.parent, self.recipe.keep)
+        self._saved_step, self._saved_at = self.step, time.monotonic()
+        return path
+
+    def _tensors(self, generators: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        optimizers = {
+            f"{phase.name}/{key}": value
+            for phase in self.phases
+            for key, value in phase.optimizer.tensors().items()
+        }
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": optimizers,
+            "ema": self.average.tensors() if self.average else {},
+            "rng": generators,
+            "task": self.task.tensors(),
+        }
+
+    def _restore(self, found: Checkpoint | None) -> None:
+        if found is None:
+            self._say(f"{self.directory} has no checkpoint yet: starting at step 0")
+            self.metrics.truncate(-1)
+            return
+        state, tensors = found.state, found.tensors
+        self.model.load_state_dict(tensors["model"])
+        for phase in self.phases:
+            phase.optimizer.load(_below(phase.name, tensors.get("optimizer", {})))
+            phase.scaler = state.scalers.get(phase.name)
+        if self.average:
+            self.average.load(tensors["ema"])
+        self.task.restore(tensors.get("task", {}))
+        self.step, self.skipped = state.step, state.skipped
+        self.seconds, self.seen = state.seconds, state.items
+        self.loader_state, self.window = state.loader, Window(state.window)
+        self._logged, self._saved_step = (state.items, state.seconds), state.step
+        self.metrics.truncate(state.step)
+        restore_random_states(state.random, tensors["rng"])
+        self._say(f"resuming at step {self.step}")
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,117 @@
+"""A tiny real task for the loop's tests, and a program that trains it: ``python -m tests.training.tiny DIR [resume]``.
+
+A two-layer network with dropout (so that torch's generator matters) learns a fixed linear map from inputs that the
+loader draws from its own seed and state; the optional second phase trains a critic on the first one's output.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogview.config import read_yaml
+from cogview.training.recipe import Recipe
+from cogview.training.task import Metrics, Task
+from cogview.training.trainer import Trainer, prepare_directory
+
+STEPS = 60
+
+
+class TinyRecipe(Recipe):
+    task: Literal["tiny"] = "tiny"
+    name: str = "tiny"
+    steps: int = STEPS
+    adversarial: bool = False
+    dropout: float = 0.1
+    pause: float = 0.0
+
+
+class Model(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 3))
+        self.critic = nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+
+def batch_at(index: int, size: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(index)
+    inputs = torch.randn(size, 6, generator=generator)
+    target = torch.linspace(-1, 1, 18).reshape(6, 3)
+    return inputs, inputs @ target
+
+
+class TinyTask(Task):
+    recipe_class: ClassVar[type[Recipe]] = TinyRecipe
+    name: ClassVar[str] = "tiny"
+
+    def __init__(self, recipe: TinyRecipe) -> None:
+        super().__init__(recipe)
+        self.phases = ("model", "critic") if recipe.adversarial else ("model",)
+        self.noise = torch.zeros(3)
+
+    def build(self) -> nn.Module:
+        return Model(self.recipe.dropout)
+
+    def loader(
+        self, state: dict[str, Any] | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        index = state["next"] if state else 0
+        while True:
+            yield batch_at(index, self.recipe.batch_size), {"next": index + 1}
+            index += 1
+
+    def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
+        wanted = "critic." if phase == "critic" else "net."
+        return ((name, value) for name, value in model.named_parameters() if name.startswith(wanted))
+
+    def loss(self, model: nn.Module, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
+        inputs, targets = batch
+        if phase == "critic":
+            if step < 3:
+                return None
+            return F.softplus(model.critic(model.output.detach())).mean(), {}
+        model.output = model.net(inputs)
+        loss = F.mse_loss(model.output.float(), targets)
+        if self.recipe.adversarial and step >= 3:
+            loss = loss - 0.01 * model.critic(model.output).mean()
+        return loss, {"largest": model.output.detach().abs().max()}
+
+    def after_step(self, model: nn.Module, step: int) -> Metrics:
+        model.seen += 1
+        self.noise = self.noise + torch.randn(3)
+        return {"noise": self.noise.sum()}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        torch.randn(7)  # must not disturb the training
+        inputs, targets = batch_at(10**6, 32)
+        return {"loss": float(F.mse_loss(model.net(inputs).float(), targets))}
+
+    def samples(self, model: nn.Module, directory: Path, step: int) -> None:
+        (directory / f"{step:08d}.txt").write_text(str(model.net(torch.ones(6)).tolist()))
+
+    def export(self, model: nn.Module, directory: Path) -> None:
+        save_file(model.state_dict(), directory / "model.safetensors")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"noise": self.noise}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.noise = tensors["noise"]
+
+
+if __name__ == "__main__":
+    directory, settings, resume = Path(sys.argv[1]), Path(sys.argv[2]), "resume" in sys.argv[3:]
+    recipe = read_yaml(TinyRecipe, settings)
+    if not (directory / "recipe.yaml").is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        resume = False
+    prepare_directory(recipe, directory, resume)
+    print(Trainer(TinyTask(recipe), recipe, directory).fit(resume), flush=True)
