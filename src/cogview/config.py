@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
@@ -54,6 +55,12 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+0123456789."))
+
+
+def cache_dir() -> Path:
+    """Where models a user adds are kept: ``COGVIEW_HOME``, or ``cogview`` in the user's cache folder."""
+    home, caches = os.environ.get("COGVIEW_HOME"), os.environ.get("XDG_CACHE_HOME")
+    return Path(home) if home else Path(caches or Path.home() / ".cache") / "cogview"
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,152 @@
+"""The command line's front door: one table of verbs, each loaded only when it is called.
+
+A verb is one file beside this one and one line in ``VERBS``. The file exposes a function with typer's
+annotations (or a ``typer.Typer`` for a verb with verbs of its own); what it needs it imports, so ``--help``
+imports no PyTorch. Users' errors are one red line and exit code 2, Ctrl-C one line and 130.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+
+from cogview import __version__
+from cogview.errors import CogViewError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: ``target`` is ``module:attribute`` in ``cogview.cli``, ``panel`` its heading in the help."""
+
+    name: str
+    target: str
+    summary: str
+    panel: str
+
+
+USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
+VERBS = (Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),)
+
+HELP = """Draw pictures for a sentence, Chinese or English, and teach models to draw your own.
+
+A picture, with the model that came with this package:
+
+    cogview generate "a blue monster with round eyes, red background" -n 4 --seed 7 -o out/
+
+Your own pictures, each with its caption beside it (cat.png and cat.txt):
+
+    cogview data check my-pictures/
+
+Every verb explains itself: cogview VERB --help."""
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def load(verb: Verb) -> Any:
+    """The click command of a verb; imports its file."""
+    module, _, attribute = verb.target.partition(":")
+    target = getattr(importlib.import_module(f"cogview.cli.{module}"), attribute)
+    if not isinstance(target, typer.Typer):
+        function, target = target, typer.Typer(add_completion=False)
+        target.command(verb.name)(function)
+    command = typer.main.get_command(target)
+    command.name = verb.name
+    return command
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group that knows its verbs by name and summary and imports one when it is called."""
+
+    listing = False
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return [verb.name for verb in VERBS]
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        for verb in VERBS:
+            if verb.name == cmd_name:
+                return self._entry(verb) if self.listing else load(verb)
+        return None
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        with self._only_listing():
+            super().format_help(ctx, formatter)
+
+    def _entry(self, verb: Verb) -> typer.core.TyperCommand:
+        return typer.core.TyperCommand(verb.name, help=verb.summary, rich_help_panel=verb.panel)
+
+    @contextlib.contextmanager
+    def _only_listing(self) -> Iterator[None]:
+        self.listing = True
+        try:
+            yield
+        finally:
+            self.listing = False
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cogview {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def fail(message: str) -> None:
+    """One line on stderr, red on a terminal."""
+    line = "error: " + " ".join(message.splitlines())
+    colour = None if os.environ.get("NO_COLOR") else typer.colors.RED
+    typer.secho(line, fg=colour, err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # never fail on a character the terminal lacks
+            stream.reconfigure(errors="backslashreplace")
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="cogview", standalone_mode=False)
+    except CogViewError as error:
+        fail(str(error))
+        return 2
+    except UsageError as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except OSError as error:  # a full disk, a folder that vanished
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        return 2
+    if code == 130:
+        fail("interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> int:
+    """A wrong option or argument as one line; no arguments at all print the help, as asked for."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message())
+        return 0
+    path = error.ctx.command_path if error.ctx else "cogview"
+    fail(f"{error.format_message()} (see {path} --help)")
+    return 2

@@ -1,0 +1,149 @@
+"""``cogview doctor``: what is installed, on which machine, and whether everything needed is there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import cogview
+from cogview.config import cache_dir, load_json
+from cogview.errors import CogViewError
+from cogview.provenance import model_hash
+
+NEEDED = ("torch", "numpy", "pillow", "safetensors", "sentencepiece", "pydantic", "typer", "rich", "pyyaml")
+OPTIONAL = ("matplotlib", "pyarrow", "lmdb", "scipy", "fastapi", "uvicorn", "deepspeed", "huggingface-hub")
+GIB = 1 << 30
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package, Python and the libraries; None for one that is not installed."""
+    found: dict[str, str | None] = {"cogview": cogview.__version__, "python": platform.python_version()}
+    for name in (*NEEDED, *OPTIONAL):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def device() -> dict[str, Any]:
+    """The processor, and the accelerators PyTorch sees with their memory in bytes."""
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [{"name": gpu.name, "memory": gpu.total_memory} for gpu in gpus],
+        "used": "cuda" if gpus else "cpu",
+    }
+
+
+def memory() -> dict[str, int | None]:
+    """Bytes of main memory: all of it, and what is available now (None where the system does not say)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return {"total": None, "available": None}
+    sizes = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":") for line in lines)}
+    return {"total": sizes.get("MemTotal"), "available": sizes.get("MemAvailable")}
+
+
+def models(roots: list[Path]) -> list[dict[str, Any]]:
+    """The model families under ``roots``: name, path, bytes and hash, or the error that reading it gives."""
+    found = []
+    for family in sorted(path for root in roots for path in root.glob("*/family.json")):
+        entry: dict[str, Any] = {"path": str(family.parent)}
+        try:
+            entry["name"] = load_json(family)["name"]
+            entry["bytes"] = sum(path.stat().st_size for path in family.parent.rglob("*") if path.is_file())
+            entry["hash"] = model_hash(family.parent)
+        except (CogViewError, KeyError, TypeError) as error:
+            entry |= {"name": family.parent.name, "error": f"damaged: {error}"}
+        found.append(entry)
+    return found
+
+
+def cache() -> dict[str, Any]:
+    """The folder for models a user adds, and whether it can be written."""
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return {"path": str(folder), "writable": True}
+    except OSError:
+        return {"path": str(folder), "writable": False}
+
+
+def problems(report: dict[str, Any]) -> list[str]:
+    """What stands in the way, one line each."""
+    lines = [
+        f"{name} is not installed: pip install {name}" for name in NEEDED if not report["versions"][name]
+    ]
+    lines += [f"model {model['name']}: {model['error']}" for model in report["models"] if "error" in model]
+    if not report["models"]:
+        lines.append("no model is installed")
+    if not report["cache"]["writable"]:
+        lines.append(f"{report['cache']['path']} is not writable: set COGVIEW_HOME to a folder that is")
+    return lines
+
+
+def examine() -> dict[str, Any]:
+    """The whole report, as ``--json`` prints it."""
+    package = Path(cogview.__file__).parent
+    report: dict[str, Any] = {
+        "versions": versions(),
+        "device": device(),
+        "memory": memory(),
+        "models": models([package / "models", cache_dir() / "models"]),
+        "cache": cache(),
+    }
+    return report | {"problems": problems(report)}
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / GIB:.1f} GiB"
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    machine, ram = report["device"], report["memory"]
+    present = [f"{name} {version}" for name, version in report["versions"].items() if version]
+    absent = [name for name, version in report["versions"].items() if not version]
+    lines = [
+        f"versions  {', '.join(present)}",
+        f"absent    {', '.join(absent) or 'nothing'}",
+        f"machine   {machine['platform']}",
+        f"processor {machine['cores']} cores, {machine['threads']} threads, {machine['capability']}",
+        *(f"gpu       {gpu['name']}, {_gib(gpu['memory'])}" for gpu in machine["gpus"]),
+        f"memory    {_gib(ram['available'])} available of {_gib(ram['total'])}",
+        f"device    {machine['used']}",
+    ]
+    for model in report["models"]:
+        facts = model.get("error") or f"{model['bytes'] / 1e6:.1f} MB, {model['hash'][:12]}"
+        lines.append(f"model     {model['name']}: {facts}, {model['path']}")
+    lines.append(f"cache     {report['cache']['path']}")
+    return lines + [f"PROBLEM   {line}" for line in report["problems"]]
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, for machines.")] = False,
+) -> None:
+    """Check this installation: versions, device, memory, installed models with their hashes, cache.
+
+    Ends with exit code 1 where something is missing.
+    """
+    report = examine()
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(_lines(report)))
+    raise typer.Exit(1 if report["problems"] else 0)
