@@ -35,7 +35,10 @@ class Verb:
 
 
 USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
-VERBS = (Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),)
+VERBS = (
+    Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
+    Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),
+)
 
 HELP = """Draw pictures for a sentence, Chinese or English, and teach models to draw your own.
 
