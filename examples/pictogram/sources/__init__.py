@@ -1,0 +1,1 @@
+"""The corpus's sources: one module each, all yielding :class:`~sources.drawing.Drawing`."""

@@ -1,0 +1,244 @@
+"""DiceBear avatars: monsters, potted plants, planets, landscapes, robots and people, drawn from attributes.
+
+The captions say the attributes in words (``avatar_words.yaml``), ``meta`` holds them all. Pairs of
+attribute values are withheld from training (``test_comp``): each value is seen, the pair is not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sources.drawing import (
+    Drawing,
+    Words,
+    colour_name,
+    fraction,
+    load_json,
+    render_svg,
+    with_article,
+    without_article,
+)
+
+PER_STYLE = 3000
+WORDS = Path(__file__).with_name("avatar_words.yaml")
+PAIRED = frozenset(
+    (
+        "top", "plant", "pot_color", "body_color", "planet_color", "surface", "hill4_color",
+        "orb_color", "outfit", "hair", "hair_color", "clothing_color", "head", "expression", "eyes",
+        "clothes", "clothes_color",
+    )
+)  # fmt: skip
+
+
+@dataclass
+class Avatar:
+    """One avatar's options; what is said of it is noted in ``attributes``."""
+
+    words: dict[str, Any]
+    options: dict[str, Any]
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> Words:
+        """What the style draws: "cute monster"."""
+        return Words(*self.words["name"])
+
+    def variant(self, part: str) -> str | None:
+        """The variant drawn for a part, None if the part is absent."""
+        return self.options.get(part + "Variant")
+
+    def say(self, part: str) -> Words | None:
+        """The words for the drawn variant, None if it stays unsaid."""
+        variant = self.variant(part)
+        pair = self.words["parts"].get(part, {}).get(variant) if variant else None
+        if pair is None or variant is None:
+            return None
+        self.attributes[part] = variant
+        return Words(*pair)
+
+    def colour(self, part: str) -> Words | None:
+        """The name of a part's colour, None if it has none."""
+        codes = self.options.get(part + "Color")
+        if not codes:
+            return None
+        name = colour_name(codes[0])
+        self.attributes[f"{part}_color"] = name.en
+        return name
+
+    def must_say(self, part: str) -> Words:
+        """:meth:`say` for a part that is always drawn and always has words."""
+        words = self.say(part)
+        assert words is not None, part
+        return words
+
+    def must_colour(self, part: str) -> Words:
+        """:meth:`colour` for a part that always has one."""
+        words = self.colour(part)
+        assert words is not None, part
+        return words
+
+
+Opening = Callable[[Avatar], Words]
+
+
+def _creature(avatar: Avatar) -> Words:
+    colour, shape, name = avatar.must_colour("body"), avatar.say("body"), avatar.name
+    en, zh = (f"{shape.en} ", f"{shape.zh}的") if shape else ("", "")
+    return Words(f"{colour.en} {en}{name.en}", f"一个{colour.zh}的{zh}{name.zh}")
+
+
+def _potted_plant(avatar: Avatar) -> Words:
+    plant, pot, pot_colour = avatar.must_say("plant"), avatar.must_say("pot"), avatar.must_colour("pot")
+    blooms = avatar.variant("plant") in ("flower", "tulip", "buds")
+    bloom = avatar.must_colour("bloom") if blooms else Words("", "")
+    en = f"{bloom.en} {without_article(plant.en)}".strip()
+    verb = "开着" if blooms else "种着"
+    return Words(
+        f"{en} in {with_article(f'{pot_colour.en} {pot.en}')}",
+        f"{pot_colour.zh}的{pot.zh}里{verb}{bloom.zh}{plant.zh}",
+    )
+
+
+def _planet(avatar: Avatar) -> Words:
+    colour, surface = avatar.must_colour("planet"), avatar.say("surface")
+    en, zh = (f"{surface.en} ", f"{surface.zh}的") if surface else ("", "")
+    return Words(f"{en}{colour.en} planet in the starry sky", f"星空中一颗{zh}{colour.zh}行星")
+
+
+def _landscape(avatar: Avatar) -> Words:
+    variant = avatar.variant("hill4") or ""
+    hill = Words(*avatar.words["parts"]["hill"][variant])
+    colour = avatar.must_colour("hill4")
+    avatar.attributes["hill"] = variant
+    orb = avatar.say("orb")
+    en, zh = " without a sun", "，天上没有太阳"
+    if orb:
+        orb_colour = avatar.must_colour("orb")
+        en = f" under {with_article(f'{orb_colour.en} {orb.en}')}"
+        zh = f"，天上有{orb_colour.zh}的{orb.zh}"
+    return Words(f"landscape of {colour.en} {without_article(hill.en)}{en}", f"{colour.zh}的{hill.zh}{zh}")
+
+
+def _voxel_person(avatar: Avatar) -> Words:
+    top, outfit = avatar.say("top"), avatar.must_say("outfit")
+    jacket = avatar.variant("outfit") in ("jacket", "coat", "suit")
+    cloth = avatar.colour("jacket" if jacket else "shirt")
+    hat = avatar.variant("top") in avatar.words["hats"]
+    head = Words("no hair", "没有头发")
+    if top:
+        colour = avatar.colour("hat" if hat else "hair")
+        en, zh = (f"{colour.en} ", f"{colour.zh}的") if colour else ("", "")
+        head = Words(en + without_article(top.en), f"{'戴着' if hat else '留着'}{zh}{top.zh}")
+    en, zh = (f"{cloth.en} ", cloth.zh) if cloth else ("", "")
+    return Words(
+        f"{avatar.name.en} with {head.en} wearing {with_article(en + outfit.en)}",
+        f"{head.zh}、穿{zh}{outfit.zh}的{avatar.name.zh}",
+    )
+
+
+def _voxel_robot(avatar: Avatar) -> Words:
+    body, glow, name = avatar.must_colour("body"), avatar.must_colour("glow"), avatar.name
+    return Words(f"{body.en} {name.en} with {glow.en} lights", f"一个{body.zh}的{name.zh}，发{glow.zh}的光")
+
+
+def _person(avatar: Avatar) -> Words:
+    words = avatar.words
+    covered = avatar.variant("hair") in words.get("hats", ())
+    hair = avatar.colour("hair") if words.get("hair_colour") and not covered else None
+    cloth = avatar.colour(words["clothes"]) if words.get("clothes") else None
+    en, zh = avatar.name.en, f"一个{avatar.name.zh}"
+    if hair:
+        en, zh = f"{en} with {hair.en} hair", f"{zh}，{hair.zh}头发"
+    if cloth:
+        en, zh = f"{en} in {cloth.en} clothes", f"{zh}，穿{cloth.zh}衣服"
+    return Words(en, zh)
+
+
+def _dressed_person(avatar: Avatar) -> Words:
+    person, colour, clothes = _person(avatar), avatar.must_colour("clothes"), avatar.must_say("clothes")
+    wearing = with_article(f"{colour.en} {clothes.en}")
+    return Words(f"{person.en} wearing {wearing}", f"{person.zh}，穿{colour.zh}{clothes.zh}")
+
+
+OPENINGS: dict[str, Opening] = {
+    "critters": _creature,
+    "clay": _creature,
+    "sprouts": _potted_plant,
+    "planets": _planet,
+    "landscape": _landscape,
+    "voxel-art": _voxel_person,
+    "voxel-bot": _voxel_robot,
+    "open-peeps": _person,
+    "personas": _person,
+    "toon-head": _dressed_person,
+    "big-smile": _person,
+}
+
+
+def _caption(style: str, avatar: Avatar) -> tuple[Words, list[Words]]:
+    """The whole caption, and the parts said after the opening."""
+    background = avatar.colour("background") if avatar.words.get("background") else None
+    opening = OPENINGS[style](avatar)
+    said = [words for part in avatar.words["order"] if (words := avatar.say(part))]
+    en = ", ".join([opening.en, *(words.en for words in said)])
+    zh = "，".join([opening.zh, *(words.zh for words in said)])
+    if background and style == "landscape":
+        en, zh = f"{en}, {background.en} sky", f"{zh}，{background.zh}的天空"
+    elif background:
+        en, zh = f"{en}, on {with_article(background.en)} background", f"{zh}，{background.zh}背景"
+    return Words(en, zh), said
+
+
+def _split(style: str, number: int, attributes: dict[str, str]) -> str:
+    values = sorted(f"{part}={value}" for part, value in attributes.items() if part in PAIRED)
+    if any(fraction("pair", style, *pair) < 0.03 for pair in itertools.combinations(values, 2)):
+        return "test_comp"
+    return "val" if fraction("dv", style, number) < 0.01 else "train"
+
+
+def avatar_drawings(per_style: int = PER_STYLE) -> Iterator[Drawing]:
+    """``per_style`` avatars of every style in ``avatar_words.yaml``, seeded by style and number."""
+    words = yaml.safe_load(WORDS.read_text("utf-8"))
+    for style in words:
+        yield from style_drawings(style, words[style], per_style)
+
+
+def style_drawings(style: str, words: dict[str, Any], count: int) -> Iterator[Drawing]:
+    """The first ``count`` avatars of one style; ``words`` is its entry in ``avatar_words.yaml``."""
+    import dicebear
+
+    definition = load_json(style_folder() / f"{style}.json")
+    licence = definition["meta"]["license"]["name"]
+    drawer = dicebear.Style(definition)
+    for number in range(count):
+        drawn = dicebear.Avatar(drawer, {"seed": f"{style}-{number}"})
+        avatar = Avatar(words, drawn.to_json()["options"])
+        caption, said = _caption(style, avatar)
+        yield Drawing(
+            key=f"dice/{style}/{number}",
+            source="dice",
+            style=style,
+            style_words=avatar.name,
+            concept=f"dice:{style}",
+            caption=caption,
+            licence=licence,
+            split=_split(style, number, avatar.attributes),
+            draw=partial(render_svg, str(drawn)),
+            en_keywords=[part.en for part in said],
+            zh_keywords=[part.zh for part in said],
+            meta=avatar.attributes,
+        )
+
+
+def style_folder() -> Path:
+    """Where the installed ``dicebear-styles`` keeps its definitions."""
+    import dicebear_styles
+
+    return Path(next(iter(dicebear_styles.__path__)))
