@@ -16,7 +16,6 @@ base model knows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 Recount = Literal["inference", "finetune"]
-
-SIZES = {8: "[TINY]", 16: "[SMALL]", 32: "[BASE]", 64: "[BIG]"}
 
 
 @dataclass(frozen=True)
@@ -71,33 +68,6 @@ def recounted_positions(ids: ArrayLike, restart: int, rule: Recount, limit: int 
     return positions if limit is None else np.minimum(positions, limit - 1)
 
 
-def wrap_codes(codes: ArrayLike, vocabulary: Vocabulary, index: int = 1) -> Ids:
-    """[size] [BOIi] codes [EOIi] of a square picture; the size token tells 8, 16, 32 or 64 codes a side.
-
-    Raises CogViewError for another number of codes.
-    """
-    picture = np.asarray(codes, dtype=np.int64)
-    side = math.isqrt(picture.size)
-    if side * side != picture.size or side not in SIZES:
-        raise CogViewError(f"{picture.size} codes are no picture of 8, 16, 32 or 64 codes a side")
-    start, begin, end = (vocabulary.control(name) for name in (SIZES[side], f"[BOI{index}]", f"[EOI{index}]"))
-    return np.concatenate([[start, begin], picture.ravel(), [end]]).astype(np.int64)
-
-
-def released_weights(ids: ArrayLike, vocabulary: Vocabulary, text_scale: float = 1.0) -> NDArray[np.float32]:
-    """Loss weights (L,) as the released code's ``--txt-loss-scale``: by the *input* token, not by the target.
-
-    So [BOI1] -> first code counts as text and last code -> [EOI1] as image. Padding is not predicted.
-    """
-    tokens = np.asarray(ids)
-    weights = np.ones(len(tokens), dtype=np.float32)
-    weights[1:][tokens[:-1] >= vocabulary.image_codes] = text_scale
-    if "[PAD]" in vocabulary.controls:
-        weights[tokens == vocabulary.control("[PAD]")] = 0
-    weights[:1] = 0
-    return weights
-
-
 @dataclass(frozen=True)
 class _Part:
     """A run of tokens, and where it starts in the fixed arrangement."""
@@ -115,7 +85,7 @@ class SequenceFormat(Config):
     control token in front of every picture. end: control token after a caption (the release has none).
     text_weight and image_weight weigh the loss of text and control tokens, and of codes (paper: equal);
     context_weight further weighs what stands before [ROI2]. weighting: by the predicted token (``target``)
-    or as ``released``. visibility ``prefix``: what is given is seen both ways and not trained. recount: see
+    or, as ``released``, by the token before it, so that the first code counts as text and [EOI1] as image. visibility ``prefix``: what is given is seen both ways and not trained. recount: see
     :func:`recounted_positions`.
     """
 
