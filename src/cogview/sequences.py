@@ -83,9 +83,11 @@ class SequenceFormat(Config):
     most. grid: rows and columns of codes of the picture drawn or described; context_grid: of the small
     picture that super-resolution starts from. image_positions: ``index`` (CogView) or ``fixed``. size: the
     control token in front of every picture. end: control token after a caption (the release has none).
+
     text_weight and image_weight weigh the loss of text and control tokens, and of codes (paper: equal);
     context_weight further weighs what stands before [ROI2]. weighting: by the predicted token (``target``)
-    or, as ``released``, by the token before it, so that the first code counts as text and [EOI1] as image. visibility ``prefix``: what is given is seen both ways and not trained. recount: see
+    or, as ``released``, by the token before it, so that the first code counts as text and [EOI1] as image.
+    visibility ``prefix``: what is given is seen both ways and not trained. recount: see
     :func:`recounted_positions`.
     """
 

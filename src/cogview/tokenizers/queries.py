@@ -117,17 +117,19 @@ class Decoded:
 
 
 def decode_ids(ids: Iterable[int], vocabulary: Vocabulary, decode: Callable[[list[int]], str]) -> Decoded:
-    """Ids of the whole vocabulary back to texts and pictures; a picture ends at its [EOI] or with the ids.
+    """Ids of the whole vocabulary back to texts and pictures; a picture ends at an [EOI] or with the ids.
 
     Raises CogViewError for an id that means nothing: a blank, padding, one outside the vocabulary.
     """
     texts: list[str] = []
-    images: list[list[int]] = []
+    images: list[list[int]] = [[]]
     for kind, group in itertools.groupby(ids, vocabulary.kind):
         if kind == "image":
-            images.append(list(group))
+            images[-1] += group
         elif kind == "text":
             texts.append(decode([token - vocabulary.texts.start for token in group]))
         else:
-            texts += [vocabulary.name(token) for token in group]
-    return Decoded(texts, images)
+            names = [vocabulary.name(token) for token in group]
+            texts += names
+            images += [[] for name in names if name.startswith("[EOI")]
+    return Decoded(texts, [image for image in images if image])
