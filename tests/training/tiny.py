@@ -1,33 +1,36 @@
-"""A tiny real task for the loop's tests, and a program that trains it: ``python -m tests.training.tiny DIR [resume]``.
+"""A tiny real task for the loop's tests.
 
-A two-layer network with dropout (so that torch's generator matters) learns a fixed linear map from inputs that the
-loader draws from its own seed and state; the optional second phase trains a critic on the first one's output.
+A two-layer network with dropout (so that torch's generator matters) learns a fixed linear map from inputs
+that the loader draws from its own state; the optional second phase trains a critic on the first one's
+output.
 """
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cogview.config import read_yaml
-from cogview.training.recipe import Recipe
+from cogview.training.metrics import MetricsFile
+from cogview.training.recipe import Name, Recipe
 from cogview.training.task import Metrics, Task
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Outcome, Trainer, prepare_directory
 
 STEPS = 60
 
 
 class TinyRecipe(Recipe):
     task: Literal["tiny"] = "tiny"
-    name: str = "tiny"
-    steps: int = STEPS
+    name: Name = "tiny"
+    steps: int = Field(STEPS, ge=1)
     adversarial: bool = False
     dropout: float = 0.1
     pause: float = 0.0
@@ -85,6 +88,7 @@ class TinyTask(Task):
         return loss, {"largest": model.output.detach().abs().max()}
 
     def after_step(self, model: nn.Module, step: int) -> Metrics:
+        time.sleep(self.recipe.pause)
         model.seen += 1
         self.noise = self.noise + torch.randn(3)
         return {"noise": self.noise.sum()}
@@ -107,11 +111,15 @@ class TinyTask(Task):
         self.noise = tensors["noise"]
 
 
-if __name__ == "__main__":
-    directory, settings, resume = Path(sys.argv[1]), Path(sys.argv[2]), "resume" in sys.argv[3:]
-    recipe = read_yaml(TinyRecipe, settings)
-    if not (directory / "recipe.yaml").is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        resume = False
+def run(directory: Path, recipe: TinyRecipe, resume: bool = False) -> Outcome:
+    """Train in ``directory``; what a test or a process of its own calls."""
+    torch.set_num_threads(1)
     prepare_directory(recipe, directory, resume)
-    print(Trainer(TinyTask(recipe), recipe, directory).fit(resume), flush=True)
+    with (directory.parent / "said.txt").open("a") as said:
+        return Trainer(TinyTask(recipe), recipe, directory, Console(file=said)).fit(resume)
+
+
+def losses(directory: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics without the wall-clock times."""
+    lines = MetricsFile(directory / "metrics.jsonl").lines()
+    return [{k: v for k, v in line.items() if k not in ("seconds", "items_per_second")} for line in lines]

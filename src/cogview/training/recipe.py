@@ -28,6 +28,9 @@ TASKS = {
 }
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
 class Intervals(Config):
     """How often things happen, in steps; 0 is never. ``minutes``: a checkpoint at least so often as well."""
 
@@ -60,7 +63,7 @@ class Recipe(Config):
     )
 
     task: str
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     seed: int = Field(0, ge=0, lt=2**63)
     steps: int = Field(ge=1)
     batch_size: int = Field(16, ge=1)

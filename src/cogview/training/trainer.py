@@ -390,4 +390,4 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _due(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
+    return interval > 0 and step > 0 and step % interval == 0

@@ -1,0 +1,114 @@
+"""The sequence loss: cross-entropy of every next token, weighted token by token (CogView, section 2.1).
+
+The paper gives text and image tokens the same weight; the weights come with the sequences. ``softmax``:
+
+- ``full``    over the whole vocabulary, as in the paper (its padding rows only if asked for, as released);
+- ``region``  an image code among image codes, anything else among text pieces and control tokens. That is
+              what the engine samples from, and it costs a fraction where one region is much the larger.
+
+:func:`released_loss` is the released code's, which weights by the token *before* the one predicted.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cogview.vocabulary import Vocabulary
+
+Softmax = Literal["full", "region"]
+
+
+class Head(Protocol):
+    """The output matrix: hidden states (…, hidden) to logits over all rows of the vocabulary or some."""
+
+    def __call__(self, hidden: Tensor, rows: slice | None = None) -> Tensor: ...
+
+
+def split_targets(targets: Tensor, weights: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Where the loss falls: flat indices (n,) int64 of image and of other targets with a positive weight.
+
+    Worked out on the CPU with the batch, so that the device need not wait for it.
+    """
+    flat, counted = targets.flatten(), weights.flatten() > 0
+    image = flat < vocabulary.image_codes
+    return torch.nonzero(counted & image).squeeze(1), torch.nonzero(counted & ~image).squeeze(1)
+
+
+def sequence_loss(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    vocabulary: Vocabulary,
+    *,
+    softmax: Softmax = "full",
+    padding_rows: bool = False,
+    places: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted mean loss, and the plain mean of its two parts for the log.
+
+    Args:
+        head: the tied output matrix; called for the places with a positive weight only.
+        hidden: (batch, length, hidden), the state each target is predicted from.
+        targets: (batch, length) int64 ids; weights: (batch, length) float32, 0 where there is no loss.
+        padding_rows: with ``full``, let the vocabulary's padding rows take part.
+        places: what :func:`split_targets` gave, if it was worked out before.
+
+    Returns:
+        sum(weight * loss) / sum(weight) in fp32, and ``image_loss`` and ``text_loss`` in nats a token.
+    """
+    image, text = places or split_targets(targets, weights, vocabulary)
+    end = vocabulary.padded_size if padding_rows else vocabulary.size
+    all_rows = slice(0, end)
+    rows = {
+        "full": (all_rows, all_rows),
+        "region": (_rows(vocabulary.images), slice(vocabulary.texts.start, end)),
+    }
+    states, flat, weight = hidden.flatten(0, 1), targets.flatten(), weights.flatten()
+    losses = [
+        _cross_entropy(head, states[place], flat[place], region)
+        for place, region in zip((image, text), rows[softmax], strict=True)
+    ]
+    weighted = sum(
+        (weight[place] @ loss for place, loss in zip((image, text), losses, strict=True)),
+        hidden.new_zeros(()),
+    )
+    total = weight[image].sum() + weight[text].sum()
+    means = [loss.detach().sum() / max(1, len(loss)) for loss in losses]
+    return weighted / total.clamp(min=1e-9), {"image_loss": means[0], "text_loss": means[1]}
+
+
+def _rows(ids: range) -> slice:
+    return slice(ids.start, ids.stop)
+
+
+def _cross_entropy(head: Head, states: Tensor, targets: Tensor, rows: slice) -> Tensor:
+    """Losses (n,) in fp32 of ``targets`` (n,) among the given rows."""
+    return F.cross_entropy(head(states, rows).float(), targets - rows.start, reduction="none")
+
+
+def released_loss(
+    logits: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    vocabulary: Vocabulary,
+    text_scale: float = 1.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of the released training script.
+
+    A token's weight is ``mask`` (batch, length), times ``text_scale`` where the *input* is no image code:
+    the first code of a picture counts as text, [EOI1] as image. ``logits`` is (batch, length, rows) over
+    the padded vocabulary. Returns the weighted mean, and ``image_loss`` and ``text_loss`` as that script
+    logs them.
+    """
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    image = inputs.flatten() < vocabulary.image_codes
+    counted = mask.flatten() > 0
+    weights = mask.flatten() * torch.where(image, 1.0, text_scale)
+    parts = {"image_loss": losses[image & counted].mean(), "text_loss": losses[~image & counted].mean()}
+    return (losses * weights).sum() / weights.sum(), {name: part.detach() for name, part in parts.items()}

@@ -1,0 +1,128 @@
+"""Recipes: what is wrong is said in one line that names file and field, before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cogview.config import read_yaml
+from cogview.errors import CogViewError
+from cogview.training import recipe as recipes
+from cogview.training.optim import AdamWConfig, MuonConfig
+from cogview.training.recipe import Recipe, check_same, read_recipe, write_recipe
+from cogview.training.trainer import pick_device, prepare_directory
+from tests.training.tiny import TinyRecipe
+
+
+@pytest.fixture(autouse=True)
+def _tiny_is_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.TASKS, "tiny", "tests.training.tiny:TinyTask")
+
+
+def write(path: Path, **fields: Any) -> Path:
+    path.write_text(yaml.safe_dump({"task": "tiny", "name": "x", "steps": 10, **fields}))
+    return path
+
+
+def test_overrides_apply_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", optimizer={"lr": 1e-3})
+    found = read_recipe(path, ["optimizer.lr=3e-4", "steps=5", "steps=7", "optimizer.betas=[0.8, 0.9]"])
+    assert isinstance(found, TinyRecipe) and found.steps == 7
+    assert found.optimizer == AdamWConfig(lr=3e-4, betas=(0.8, 0.9))
+
+
+def test_optimizer_by_kind(tmp_path: Path) -> None:
+    found = read_recipe(write(tmp_path / "r.yaml", optimizer={"kind": "muon", "lr": 0.02}))
+    assert found.optimizer == MuonConfig(kind="muon", lr=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"stepss": 3}, "stepss"),
+        ({"steps": "many"}, "steps"),
+        ({"steps": 0}, "steps"),
+        ({"optimizer": {"momentum": 0.9}}, "optimizer.adamw.momentum"),
+        ({"optimizer": {"kind": "muon", "lr": -1}}, "optimizer.muon.lr"),
+        ({"optimizer": {"kind": "sgd"}}, "optimizer"),
+        ({"schedule": {"warmup": 0.9, "hold": 0.9}}, "schedule"),
+        ({"precision": "fp8"}, "precision"),
+        ({"loss_scaler": {"window": 5}}, "loss_scaler"),
+        ({"intervals": {"checkpoint": 0, "minutes": None}}, "intervals"),
+        ({"device": "tpu"}, "device"),
+        ({"name": "../x"}, "name"),
+        ({"task": "poetry"}, "task"),
+    ],
+)
+def test_one_line_names_file_and_field(tmp_path: Path, fields: dict[str, Any], named: str) -> None:
+    path = write(tmp_path / "r.yaml", **fields)
+    with pytest.raises(CogViewError) as caught:
+        read_recipe(path)
+    message = str(caught.value)
+    assert str(path) in message and named in message and "\n" not in message
+
+
+def test_written_recipe_reads_back(tmp_path: Path) -> None:
+    found = read_recipe(
+        write(tmp_path / "r.yaml", optimizer={"kind": "muon", "split": {"qkv": 3}}, init="/a/b")
+    )
+    write_recipe(found, tmp_path / "saved.yaml")
+    assert read_recipe(tmp_path / "saved.yaml") == found
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"steps": 11}, "steps was 10 and is now 11"),
+        ({"optimizer": {"lr": 1e-3}}, "optimizer.lr"),
+        ({"optimizer": {"kind": "muon"}}, "optimizer"),
+        ({"dropout": 0.3}, "dropout"),
+        ({"schedule": {"floor": 0}}, "schedule.floor"),
+    ],
+)
+def test_changed_recipe_is_refused_by_name(tmp_path: Path, change: dict[str, Any], field: str) -> None:
+    path = write(tmp_path / "r.yaml")
+    prepare_directory(read_recipe(path), tmp_path / "run", resume=False)
+    with pytest.raises(CogViewError) as caught:
+        prepare_directory(read_recipe(write(tmp_path / "r.yaml", **change)), tmp_path / "run", resume=True)
+    assert field in str(caught.value) and "max_minutes" in str(caught.value)
+
+
+def test_some_fields_may_change(tmp_path: Path) -> None:
+    before = read_recipe(write(tmp_path / "r.yaml"))
+    fields = {
+        "intervals": {"log": 2},
+        "keep": 9,
+        "max_minutes": 3,
+        "threads": 2,
+        "device": "cpu",
+        "prefetch": 0,
+    }
+    after = read_recipe(write(tmp_path / "r.yaml", **fields))
+    check_same(before, after, tmp_path)
+    prepare_directory(before, tmp_path / "run", resume=False)
+    prepare_directory(after, tmp_path / "run", resume=True)
+    assert read_recipe(tmp_path / "run" / "recipe.yaml") == after
+
+
+def test_changeable_fields_exist() -> None:
+    assert set(Recipe.model_fields) >= Recipe.CHANGEABLE
+
+
+def test_directories_are_not_mixed_up(tmp_path: Path) -> None:
+    given = read_yaml(TinyRecipe, write(tmp_path / "r.yaml"))
+    with pytest.raises(CogViewError, match="no run to resume"):
+        prepare_directory(given, tmp_path / "none", resume=True)
+    prepare_directory(given, tmp_path / "run", resume=False)
+    with pytest.raises(CogViewError, match="not empty"):
+        prepare_directory(given, tmp_path / "run", resume=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CogViewError, match="cannot be written"):
+        prepare_directory(given, tmp_path / "file" / "run", resume=False)
+
+
+def test_device_that_is_not_there() -> None:
+    with pytest.raises(CogViewError, match="not available"):
+        pick_device("mps")
+    assert pick_device("cpu").type == "cpu"
