@@ -1,0 +1,68 @@
+"""The three ways to compute attention for a view: fused, written out (equation 4), and as released.
+
+All take query (b, heads, q, d), key and value (b, heads, k, d) and return (b, heads, q, d).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cogview.transformer.attention.causal import lower_triangle
+from cogview.transformer.attention.pattern import View
+
+HIDDEN = -10000.0  # the released score of a hidden key
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
+    """One kernel that keeps the scores in float32, so that they cannot overflow: eq. 4 changes nothing."""
+    if view.kernel is not None:
+        return view.kernel(query, key, value, dropout)
+    mask = view.additive(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=view.causal)
+
+
+def written(
+    query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0, alpha: float | None = None
+) -> Tensor:
+    """Scores in the tensors' own dtype; with ``alpha`` by equation 4, else only with the query scaled first.
+
+    Equation 4: softmax((Q K / (alpha sqrt(d)) - max) alpha), the largest score of each head taken off while
+    the scores are still small.
+    """
+    root = math.sqrt(query.shape[-1])
+    if alpha is None:
+        scores = (query / root) @ key.mT
+    else:
+        scores = (query / (alpha * root)) @ key.mT
+        scores = (scores - scores.detach().amax((-2, -1), keepdim=True)) * alpha
+    if view.bias is not None:
+        scores = scores + view.bias.to(scores.dtype)
+    allowed = _allowed(view, scores)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    return F.dropout(scores.softmax(-1), dropout) @ value
+
+
+def released(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
+    """The released code's: the bias first, then ``scores * mask - 10000 * (1 - mask)`` in the model's dtype.
+
+    A query that sees nothing attends to every key alike, where the other two have no answer.
+    """
+    scores = (query / math.sqrt(query.shape[-1])) @ key.mT
+    if view.bias is not None:
+        scores = scores + view.bias.to(scores.dtype)
+    allowed = _allowed(view, scores)
+    if allowed is not None:
+        mask = allowed.to(scores.dtype)
+        scores = scores * mask + HIDDEN * (1 - mask)
+    return F.dropout(scores.softmax(-1), dropout) @ value
+
+
+def _allowed(view: View, scores: Tensor) -> Tensor | None:
+    if view.causal:
+        return lower_triangle(scores.shape[-2], scores.shape[-1], scores.device)
+    return view.allowed

@@ -1,0 +1,123 @@
+"""One layer: attention and feed-forward, each with its LayerNorms (CogView, figure 4a).
+
+=============  ==============================================
+``pre``        x + f(norm_in(x))
+``post``       norm_out(x + f(x))
+``sandwich``   x + norm_out(f(norm_in(x)))
+=============  ==============================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogview.transformer.attention import View, kernels
+from cogview.transformer.cache import KVCache
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.norms import LayerNorm
+
+
+def released_gelu(x: Tensor) -> Tensor:
+    """GELU's tanh form written out; ``F.gelu(x, approximate="tanh")`` differs in the last bit."""
+    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
+
+
+class Output(nn.Linear):
+    """The linear layer that ends a branch; ``released`` adds its bias in a step of its own."""
+
+    def __init__(self, inputs: int, outputs: int, released: bool) -> None:
+        super().__init__(inputs, outputs)
+        self.released = released
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.released:
+            return F.linear(x, self.weight) + self.bias
+        return F.linear(x, self.weight, self.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix for query, key and value."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
+        self.out = Output(config.hidden, config.hidden, config.numerics == "released")
+
+    def forward(self, x: Tensor, view: View, cache: KVCache | None = None) -> Tensor:
+        """(b, q, h) -> (b, q, h)."""
+        batch, length, hidden = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.config.heads, self.config.head_dim)
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # (b, heads, q, d)
+        if cache is not None:
+            key, value = cache.update(self.layer, key, value)
+        attended = self._attend(query, key, value, view)
+        output: Tensor = self.out(attended.transpose(1, 2).reshape(batch, length, hidden))
+        return output
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
+        dropout = self.config.attention_dropout if self.training else 0.0
+        if self.config.numerics == "fused":
+            return kernels.fused(query, key, value, view, dropout)
+        if self.config.numerics == "released":
+            return kernels.released(query, key, value, view, dropout)
+        return kernels.written(query, key, value, view, dropout, self.config.attention_relax)
+
+
+class FeedForward(nn.Module):
+    """Linear, tanh-GELU, linear."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.released = config.numerics == "released"
+        self.up = nn.Linear(config.hidden, config.ffn_multiple * config.hidden)
+        self.down = Output(config.ffn_multiple * config.hidden, config.hidden, self.released)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, q, h) -> (b, q, h)."""
+        x = self.up(x)
+        output: Tensor = self.down(released_gelu(x) if self.released else F.gelu(x, approximate="tanh"))
+        return output
+
+
+class Branch(nn.Module):
+    """A residual branch's LayerNorms and dropout around any function of (b, q, h)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.after_sum, self.dropout = config.norm == "post", config.hidden_dropout
+        norms = {"pre": (True, False), "post": (False, True), "sandwich": (True, True)}[config.norm]
+        self.norm_in, self.norm_out = (make_norm(config) if there else None for there in norms)
+
+    def forward(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sum of ``x`` and the branch."""
+        y = function(x if self.norm_in is None else self.norm_in(x))
+        y = F.dropout(y, self.dropout, self.training)
+        if self.norm_out is None:
+            return x + y
+        output: Tensor = self.norm_out(x + y) if self.after_sum else x + self.norm_out(y)
+        return output
+
+
+def make_norm(config: TransformerConfig) -> LayerNorm:
+    """The LayerNorm of this configuration."""
+    return LayerNorm(config.hidden, config.epsilon, config.norm_relax)
+
+
+class Block(nn.Module):
+    """One layer of the transformer."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_branch, self.attention = Branch(config), Attention(config, layer)
+        self.mlp_branch, self.mlp = Branch(config), FeedForward(config)
+
+    def forward(self, x: Tensor, view: View, cache: KVCache | None = None) -> Tensor:
+        """(b, q, h) -> (b, q, h)."""
+        x = self.attention_branch(x, lambda y: self.attention(y, view, cache))
+        output: Tensor = self.mlp_branch(x, self.mlp)
+        return output

@@ -1,0 +1,100 @@
+"""The K/V cache: keys and values of what was read, kept in place, so that a step reads one token.
+
+The released code keeps hidden states instead and projects the whole history again at every token; its step
+grows with the picture, this one does not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cogview.transformer.config import TransformerConfig
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once for ``capacity`` tokens; ``length`` are filled.
+
+    ``keys`` and ``values`` are (layers, batch, heads, capacity, head_dim).
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
+        assert keys.shape == values.shape and keys.dim() == 5
+        self.keys, self.values, self.length = keys, values, length
+
+    @classmethod
+    def allocate(
+        cls,
+        config: TransformerConfig,
+        batch: int,
+        length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> KVCache:
+        """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
+        shape = (config.layers, batch, config.heads, length, config.head_dim)
+        keys, values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
+        return cls(keys, values)
+
+    @staticmethod
+    def size_in_bytes(
+        config: TransformerConfig, batch: int, length: int, dtype: torch.dtype = torch.float32
+    ) -> int:
+        """Bytes that ``allocate`` takes."""
+        return 2 * config.layers * batch * length * config.hidden * dtype.itemsize
+
+    @property
+    def batch(self) -> int:
+        """Sequences."""
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a sequence may have."""
+        return self.keys.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (b, heads, n, d) after what is filled; the filled part with them, (b, heads, length + n, d).
+
+        ``length`` grows only with :meth:`advance`, once all layers have stored theirs.
+        """
+        end = self.length + key.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {end} were given")
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Count ``tokens`` that every layer has stored."""
+        self.length += tokens
+
+    def reset(self, length: int = 0) -> None:
+        """Forget what stands after the first ``length`` tokens."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot go back to {length} of {self.length} tokens")
+        self.length = length
+
+    def expand(self, n: int, length: int | None = None) -> KVCache:
+        """A new cache with every sequence ``n`` times in a row (b * n), for up to ``length`` tokens.
+
+        So a prompt is read once, in a cache of its own size, and n pictures are drawn from it.
+        """
+        rows = torch.arange(self.batch, device=self.keys.device).repeat_interleave(n)
+        return self.select(rows, length)
+
+    def select(self, rows: Tensor, length: int | None = None) -> KVCache:
+        """A new cache of the sequences ``rows`` (n,), for up to ``length`` tokens (as many, if None)."""
+        capacity = self.capacity if length is None else length
+        if capacity < self.length:
+            raise ValueError(f"{self.length} tokens do not fit into a cache for {capacity}")
+        layers, _, heads, _, width = self.keys.shape
+        keys, values = (self.keys.new_empty(layers, rows.numel(), heads, capacity, width) for _ in range(2))
+        keys[:, :, :, : self.length] = self.keys[:, :, :, : self.length].index_select(1, rows)
+        values[:, :, :, : self.length] = self.values[:, :, :, : self.length].index_select(1, rows)
+        return KVCache(keys, values, self.length)

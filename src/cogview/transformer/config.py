@@ -1,0 +1,82 @@
+"""The shape and the numerics of a transformer (CogView, sections 2.3 and 2.4; CogView2, section 3)."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from cogview.config import Config
+
+Norm = Literal["pre", "post", "sandwich"]
+NormRelax = Literal["none", "token", "tensor"]
+Numerics = Literal["fused", "written", "released"]
+
+
+class TransformerConfig(Config):
+    """Architecture of one transformer.
+
+    norm: where the LayerNorms stand (figure 4a). norm_relax: PB-relaxed LayerNorm; ``token`` divides each
+    token by its own largest value, ``tensor`` the whole tensor by one value as the released code does (then
+    the rows of a batch influence each other, slightly). attention_relax: alpha of equation 4, ``None`` is
+    off; it matters only where scores are kept in half precision (``written``).
+    embedding_gradient: factor on the gradient of the token embeddings (paper: 0.1). numerics: ``fused``
+    kernels (scores in float32, one multiply-add for bias); ``written`` step by step in the tensors' own
+    dtype; ``released`` bit for bit as the released code does it (hidden scores -10000, bias added apart).
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    max_positions: int = Field(ge=1)
+    ffn_multiple: int = Field(4, ge=1)
+    norm: Norm = "sandwich"
+    norm_relax: NormRelax = "token"
+    attention_relax: float | None = Field(None, gt=0)
+    embedding_gradient: float = Field(1.0, ge=0, le=1)
+    hidden_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    epsilon: float = Field(1e-5, gt=0)
+    numerics: Numerics = "fused"
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+    @classmethod
+    def cogview_4b(cls) -> TransformerConfig:
+        """CogView's own: 3,928,849,920 parameters, trained with the paper's precision policies."""
+        return cls(
+            layers=48,
+            hidden=2560,
+            heads=40,
+            vocab_size=58240,
+            max_positions=1089,
+            attention_relax=32.0,
+            embedding_gradient=0.1,
+            hidden_dropout=0.1,
+            attention_dropout=0.1,
+        )
+
+    @classmethod
+    def cogview2_6b(cls) -> TransformerConfig:
+        """CogView2's CogLM: 5,902,307,328 parameters, plain LayerNorm and attention."""
+        return cls(
+            layers=48,
+            hidden=3072,
+            heads=48,
+            vocab_size=150010,
+            max_positions=1024,
+            norm_relax="none",
+            hidden_dropout=0.1,
+            attention_dropout=0.1,
+        )

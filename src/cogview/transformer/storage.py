@@ -1,0 +1,84 @@
+"""A transformer on disk: ``config.json`` and ``model.safetensors``, checked before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cogview.config import read_json
+from cogview.errors import CogViewError
+from cogview.transformer.config import TransformerConfig
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DTYPES = ("F16", "BF16", "F32", "F64")
+
+
+def save(
+    directory: str | Path, config: TransformerConfig, state: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    """Write both files beside their names, flush them, then rename."""
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}
+        weights, text = directory / f"{WEIGHTS}.part", directory / f"{CONFIG}.part"
+        save_file(tensors, weights)
+        text.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for part in (weights, text):
+            _flush(part)
+            part.replace(part.with_suffix(""))
+    except OSError as error:
+        raise CogViewError(f"{directory}: cannot be written ({error.strerror or error})") from error
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def read_config(directory: str | Path) -> TransformerConfig:
+    """``config.json`` of a model directory; CogViewError if it is missing or another model's."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise CogViewError(f"{directory}: no {CONFIG} there; is it a transformer's directory?")
+    return read_json(TransformerConfig, path)
+
+
+def read_weights(
+    directory: str | Path, expected: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Tensor]:
+    """``model.safetensors`` as ``dtype``; its names and shapes must be those of ``expected``.
+
+    The header is compared first, so that a foreign or hostile file costs no memory.
+    """
+    path = Path(directory) / WEIGHTS
+    if not path.is_file():
+        raise CogViewError(f"{directory}: no {WEIGHTS} there; the model is not complete")
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check(path, file, expected)
+            return {name: file.get_tensor(name).to(device, dtype) for name in expected}
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise CogViewError(f"{path}: damaged, or not a safetensors file ({reason})") from error
+
+
+def _check(path: Path, file: safe_open, expected: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and dtypes of an open file with what its config.json asks for."""
+    names = set(file.keys())  # type: ignore[no-untyped-call]
+    for name in sorted(names ^ set(expected)):
+        what = "is missing" if name in expected else "does not belong there"
+        raise CogViewError(f"{path}: the tensor {name} {what}; the file is not this config.json's")
+    for name, tensor in expected.items():
+        found = file.get_slice(name)  # type: ignore[no-untyped-call]
+        shape = tuple(found.get_shape())
+        if shape != tuple(tensor.shape):
+            raise CogViewError(f"{path}: {name} is {shape}, config.json says {tuple(tensor.shape)}")
+        if found.get_dtype() not in DTYPES:
+            raise CogViewError(f"{path}: {name} has the type {found.get_dtype()}, not a float's")
