@@ -143,13 +143,12 @@ def _run(command: list[str], folder: Path) -> str:
     except FileNotFoundError:
         raise FetchError(f"{command[0]} is not installed; it is needed to fetch packages") from None
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise FetchError(f"{' '.join(command)}: {last}") from None
+        raise FetchError(f"{' '.join(command)}: {' '.join(error.stderr.split())[:300]}") from None
     return done.stdout
 
 
 def _unpack_npm(package: Package, folder: Path) -> None:
-    archive = _run(["npm", "pack", "--silent", f"{package.name}@{package.version}"], folder).split()[-1]
+    archive = _run(["npm", "pack", "--loglevel=error", f"{package.name}@{package.version}"], folder).split()[-1]
     _run(["tar", "xzf", archive, "--strip-components=1"], folder)
     (folder / archive).unlink()
 

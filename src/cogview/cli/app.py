@@ -36,6 +36,12 @@ class Verb:
 
 USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
 VERBS = (
+    Verb(
+        "data",
+        "data:data",
+        "Check a data set; build picture caches, text tokenizers and token shards.",
+        TEACH,
+    ),
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
     Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),
 )

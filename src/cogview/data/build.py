@@ -139,10 +139,10 @@ class Builder:
         total = len(self.source)
         journal = self.start(restart)
         seen = _keys(self.out, journal)
-        self._mkdir()
+        self._save(journal)
         while journal.consumed < total:
             journal = self._shard(journal, seen, total, progress)
-            write_atomically(self.out / JOURNAL, journal.model_dump_json(indent=1) + "\n")
+            self._save(journal)
         if not journal.shards:
             raise CogViewError(
                 f"not one usable sample among {total:,} records; `cogview data check` says why"
@@ -157,9 +157,10 @@ class Builder:
         for shard in self.out.glob("shard-*"):
             shutil.rmtree(shard)
 
-    def _mkdir(self) -> None:
+    def _save(self, journal: Journal) -> None:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.out / JOURNAL, journal.model_dump_json(indent=1) + "\n")
         except OSError as error:
             raise CogViewError(
                 f"{self.out} cannot be written: {error.strerror}; give another directory"

@@ -31,7 +31,8 @@ EXPLANATIONS = {
     "not an image": "the file is empty or in no known picture format",
     "truncated": "the picture file is cut off or damaged; copy it again",
 }
-EXAMPLES = 20
+EXAMPLES = 1000  # rejections of one kind that a report lists; all are counted
+SHOWN = 5
 
 
 class Rejection(Config):
@@ -81,7 +82,7 @@ def _problem(record: Record, seen: set[str], need_caption: bool) -> tuple[str, s
 
 
 class Report(Config):
-    """What a check or a build found. ``examples`` holds the first few rejections of every reason."""
+    """What a check or a build found. ``examples`` holds the first 1000 rejections of every reason."""
 
     records: int = 0
     good: int = 0
@@ -113,7 +114,8 @@ class Report(Config):
         for reason, count in self.rejected.items():
             out.append(f"  rejected: {reason}, {count:,} ({EXPLANATIONS.get(reason, '')})")
             same = [example for example in self.examples if example.reason == reason]
-            out += [f"    {example.place}: {example.message}" for example in same[:3]]
+            out += [f"    {example.place}: {example.message}" for example in same[:SHOWN]]
+            out += [f"    and {count - SHOWN:,} more"] if count > SHOWN else []
         return out
 
     def save(self, path: Path) -> None:

@@ -145,7 +145,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 def square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The picture as the image tokenizer sees it: (size, size, 3) uint8."""
     resized = resize_shorter(image, preprocessing.size, RESAMPLE[preprocessing.resample])
-    return np.asarray(centre_crop(resized, preprocessing.size), dtype=np.uint8)
+    return np.array(centre_crop(resized, preprocessing.size), dtype=np.uint8)
 
 
 def released_tensor(image: Image.Image, size: int) -> NDArray[np.float32]:

@@ -32,6 +32,16 @@ IMAGE_SUFFIXES = frozenset(
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "path", "file", "file_name", "filename", "image_path")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "description", "prompt")
 KEY_COLUMNS = ("key", "id", "uid")
+ROLES = {
+    "image": "image",
+    "key": "key",
+    "source": "source",
+    "split": "split",
+    "caption": "captions",
+    "keyword": "keywords",
+    "style": "styles",
+}
+LANGUAGE_ROLES = ("captions", "keywords", "styles")
 LANGUAGES = "ar|de|en|es|fa|fr|he|hi|it|ja|ko|nl|pl|pt|ru|th|tr|uk|vi|zh"
 LANGUAGE = re.compile(rf"^(?:(?:caption|text|title)_)?((?:{LANGUAGES})(?:-[A-Za-z]{{2,4}})?)$")
 
@@ -83,16 +93,30 @@ class Columns(Config):
         default={"": "{caption}, {style} style", "zh": "{caption}，{style}风格"}, validate_default=False
     )
 
+    @classmethod
+    def parse(cls, assignments: Sequence[str]) -> Columns:
+        """Columns from texts ``ROLE[.LANGUAGE]=NAME``, such as ``image=photo`` and ``caption.zh=title``."""
+        fields: dict[str, Any] = {}
+        for text in assignments:
+            role, _, name = text.partition("=")
+            role, _, language = role.partition(".")
+            if not name or role not in ROLES or (language and ROLES[role] not in LANGUAGE_ROLES):
+                wanted = ", ".join(ROLES)
+                raise CogViewError(f"--column {text}: write ROLE=NAME or ROLE.LANGUAGE=NAME; roles: {wanted}")
+            if ROLES[role] in LANGUAGE_ROLES:
+                fields.setdefault(ROLES[role], {})[language] = name
+            else:
+                fields[ROLES[role]] = name
+        return cls(**fields)
+
     def found(self, names: Sequence[str], place: str) -> Columns:
         """These columns completed from a table's column names; raises CogViewError where one is missing."""
         image = self.image or _first(IMAGE_COLUMNS, names)
         captions = self.captions or _caption_columns(names)
         if image is None or not captions:
             missing = "picture" if image is None else "caption"
-            option = "--image-column NAME" if image is None else "--caption-column [LANGUAGE=]NAME"
-            raise CogViewError(
-                f"{place}: no {missing} column among {', '.join(names)}; name it with {option}"
-            )
+            hint = f"name it with --column {'image' if image is None else 'caption'}=NAME"
+            raise CogViewError(f"{place}: no {missing} column among {', '.join(names)}; {hint}")
         done = self.model_copy(
             update={
                 "image": image,

@@ -1,0 +1,197 @@
+"""Building token shards with small real tokenizers: right, resumable, exactly once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cogview.data.build import BuildSettings, build
+from cogview.data.image_cache import ImageCache, build_image_cache
+from cogview.data.images import square
+from cogview.data.loader import ImageLoader
+from cogview.data.shards import Preprocessing, TokenShards
+from cogview.data.sources import Source, open_source
+from cogview.errors import CogViewError
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+
+from .test_images import encoded, noise
+
+BAD = (3, 8, 9)
+COUNT = 17
+
+
+@pytest.fixture(scope="session")
+def images() -> ImageTokenizer:
+    torch.manual_seed(0)
+    config = ImageTokenizerConfig(
+        image_size=12, factors=(3, 2), channels=(8, 8), blocks=(0, 0), attention=False, codes=16, code_dim=4
+    )
+    return ImageTokenizer(config).eval()
+
+
+@pytest.fixture(scope="session")
+def texts() -> TextTokenizer:
+    lines = [f"a picture of number {number} 图片{number}号" for number in range(200)]
+    return TextTokenizer.train(lines, 300)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seventeen pictures with captions in two languages; three cannot be used."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(COUNT):
+        data = encoded(noise(20 + number, 30, number))
+        (root / f"{number:02d}.png").write_bytes(data[: 200 if number in BAD else None])
+        (root / f"{number:02d}.en.txt").write_text(f"picture {number}\nnumber {number}", "utf-8")
+        (root / f"{number:02d}.zh.txt").write_text(f"图片{number}", "utf-8")
+    return root
+
+
+@pytest.fixture(scope="session")
+def source(folder: Path) -> Source:
+    return open_source(folder)
+
+
+SETTINGS = BuildSettings(preprocessing=Preprocessing(size=12), shard_records=4, batch=3)
+
+
+def test_shards_hold_what_the_tokenizers_say(
+    source: Source, folder: Path, images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
+) -> None:
+    shards = build(source, tmp_path / "out", images, texts, SETTINGS)
+    good = [number for number in range(COUNT) if number not in BAD]
+    assert shards.keys == [f"{number:02d}.png" for number in good]
+    assert shards.index.grid == (2, 2)
+    assert shards.index.vocabulary.texts == range(16, 316)
+    for item, number in zip(shards, good, strict=True):
+        pixels = square(noise(20 + number, 30, number), Preprocessing(size=12))
+        alone = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        np.testing.assert_array_equal(item.codes, images.encode(alone)[0].numpy())
+        said = {(texts.decode(caption.pieces), caption.language) for caption in item.captions}
+        assert said == {(f"picture {number}", "en"), (f"number {number}", "en"), (f"图片{number}", "zh")}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["good"], sum(report["rejected"].values())) == (14, 3)
+    shards.require(images.fingerprint, texts.fingerprint)
+    TokenShards(tmp_path / "out", hashes=True)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(
+    source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> TokenShards:
+    return build(source, tmp_path_factory.mktemp("whole"), images, texts, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("stops", "leftover"), [([1], True), ([4], False), ([5, 11], True), ([16, 17], False)]
+)
+def test_a_build_stopped_anywhere_ends_the_same(
+    source: Source,
+    images: ImageTokenizer,
+    texts: TextTokenizer,
+    whole: TokenShards,
+    tmp_path: Path,
+    stops: list[int],
+    leftover: bool,
+) -> None:
+    for stop in stops:
+
+        def progress(done: int, total: int, stop: int = stop) -> None:
+            if done == stop:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            build(source, tmp_path, images, texts, SETTINGS, progress=progress)
+        with pytest.raises(CogViewError, match="the build is not finished"):
+            TokenShards(tmp_path)
+    if leftover:  # killed after a shard was renamed, before the journal was; and within the next one
+        shards = len(json.loads((tmp_path / "build.json").read_text())["shards"])
+        for name in (f"shard-{shards:05d}", f"shard-{shards + 1:05d}.part"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "codes.bin").write_bytes(b"junk")
+    resumed = build(source, tmp_path, images, texts, SETTINGS)
+    assert resumed.index == whole.index
+    assert TokenShards(tmp_path, hashes=True).keys == whole.keys
+
+
+def test_a_finished_build_is_left_alone(
+    source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
+) -> None:
+    build(source, tmp_path / "out", images, texts, SETTINGS)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*/*")}
+    build(source, tmp_path / "out", images, texts, SETTINGS)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*/*")} == times
+
+
+def test_other_settings_or_files_need_a_restart(
+    source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
+) -> None:
+    build(source, tmp_path / "out", images, texts, SETTINGS)
+    other = BuildSettings(preprocessing=Preprocessing(size=18), shard_records=9)
+    with pytest.raises(CogViewError, match="--restart"):
+        build(source, tmp_path / "out", images, texts, other)
+    assert build(source, tmp_path / "out", images, texts, other, restart=True).index.grid == (3, 3)
+    assert not (tmp_path / "out" / "shard-00002").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(CogViewError, match="not empty"):
+        build(source, tmp_path / "mine", images, texts, SETTINGS)
+
+
+def test_nothing_usable_is_an_error(images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(CogViewError, match="not one usable sample among 1 records"):
+        build(open_source(tmp_path / "in"), tmp_path / "out", images, texts, SETTINGS)
+
+
+def test_the_picture_cache_holds_the_squares(source: Source, tmp_path: Path) -> None:
+    cache = build_image_cache(source, tmp_path / "cache", Preprocessing(size=12))
+    good = [number for number in range(COUNT) if number not in BAD]
+    for place, number in enumerate(good):
+        expected = square(noise(20 + number, 30, number), Preprocessing(size=12))
+        np.testing.assert_array_equal(cache.images([place])[0].permute(1, 2, 0).numpy(), expected)
+    assert cache.index.report.bad == len(BAD)
+    before = (tmp_path / "cache" / "images.bin").stat().st_mtime_ns
+    build_image_cache(source, tmp_path / "cache", Preprocessing(size=12))
+    assert (tmp_path / "cache" / "images.bin").stat().st_mtime_ns == before
+    assert build_image_cache(source, tmp_path / "cache", Preprocessing(size=6)).size == 6
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stop=st.integers(0, 12), batch=st.integers(1, 6))
+def test_the_picture_loader_resumes_anywhere(cache: ImageCache, stop: int, batch: int) -> None:
+    def take(loader: ImageLoader, count: int) -> list[list[int]]:
+        stream = iter(loader)
+        return [next(stream)[0]["items"] for _ in range(count)]
+
+    whole = take(ImageLoader(cache, batch, seed=3), stop + 8)
+    first = ImageLoader(cache, batch, seed=3)
+    take(first, stop)
+    assert take(ImageLoader(cache, batch, seed=3, state=first.state), 8) == whole[stop:]
+    epoch = [item for items in take(ImageLoader(cache, batch), -(-14 // batch)) for item in items]
+    assert sorted(epoch) == list(range(14))
+
+
+@pytest.fixture(scope="module")
+def cache(source: Source, tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
+    return build_image_cache(source, tmp_path_factory.mktemp("cache"), Preprocessing(size=12))
+
+
+def test_a_damaged_cache_is_one_line(source: Source, tmp_path: Path) -> None:
+    build_image_cache(source, tmp_path / "cache", Preprocessing(size=12))
+    pixels = tmp_path / "cache" / "images.bin"
+    pixels.write_bytes(pixels.read_bytes()[:-1])
+    with pytest.raises(CogViewError, match="truncated"):
+        ImageCache(tmp_path / "cache")
+    with pytest.raises(CogViewError, match="no picture cache"):
+        ImageCache(tmp_path / "nowhere")

@@ -1,0 +1,117 @@
+"""``cogview data`` as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cogview.cli.app import main
+from cogview.data.image_cache import ImageCache
+from cogview.data.shards import TokenShards
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+
+from .test_images import encoded, noise
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "pets"
+    root.mkdir()
+    for number in range(5):
+        (root / f"{number}.png").write_bytes(encoded(noise(20, 24, number)))
+        (root / f"{number}.txt").write_text(f"a pet with the number {number}\n宠物{number}号", "utf-8")
+    return root
+
+
+@pytest.fixture
+def tokenizers(tmp_path: Path) -> list[str]:
+    config = ImageTokenizerConfig(
+        image_size=12, factors=(3, 2), channels=(8, 8), blocks=(0, 0), attention=False, codes=16, code_dim=4
+    )
+    ImageTokenizer(config).save(tmp_path / "image")
+    TextTokenizer.train([f"a pet with the number {n} 宠物号" for n in range(99)], 290).save(
+        tmp_path / "text.model"
+    )
+    return ["--image-tokenizer", str(tmp_path / "image"), "--text-tokenizer", str(tmp_path / "text.model")]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_check_passes_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(folder)]) == 0
+    assert "5 records: 5 good, 0 rejected" in capsys.readouterr().out
+
+
+def test_check_reports_everything_and_ends_with_2(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "0.png").write_bytes(b"nothing")
+    (folder / "1.txt").unlink()
+    report = tmp_path / "report.json"
+    assert main(["data", "check", str(folder), "--json", "--report", str(report)]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == json.loads(report.read_text())
+    assert json.loads(captured.out)["rejected"] == {"not an image": 1, "missing caption": 1}
+    assert captured.err.strip().endswith("2 of 5 records cannot be used: 1 not an image, 1 missing caption")
+
+
+def test_build_makes_shards_and_counts_what_is_broken(
+    folder: Path, tmp_path: Path, tokenizers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "3.png").write_bytes(encoded(noise(20, 20))[:100])
+    assert main(["data", "build", str(folder), str(tmp_path / "out"), *tokenizers]) == 0
+    assert "4 good, 1 rejected" in capsys.readouterr().out
+    assert len(TokenShards(tmp_path / "out")) == 4
+    assert main(["data", "build", str(folder), str(tmp_path / "out"), *tokenizers, "--size", "18"]) == 2
+    assert "--restart" in one_line(capsys)
+
+
+def test_cache_and_text_tokenizer(folder: Path, tmp_path: Path) -> None:
+    assert (
+        main(["data", "cache", str(folder), str(tmp_path / "cache"), "--size", "12", "--resample", "box"])
+        == 0
+    )
+    assert ImageCache(tmp_path / "cache").pixels.shape == (5, 12, 12, 3)
+    model = tmp_path / "made" / "text.model"
+    assert main(["data", "text-tokenizer", str(folder), str(model), "--pieces", "290"]) == 0
+    tokenizer = TextTokenizer.from_file(model)
+    assert tokenizer.decode(tokenizer.encode("宠物3号")) == "宠物3号"
+
+
+def test_columns_are_named_by_role(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "t.tsv"
+    table.write_text("photo\twords\n" + "".join(f"{n}.png\tpet {n}\n" for n in range(5)))
+    assert main(["data", "check", str(table)]) == 2
+    assert "name it with --column image=NAME" in one_line(capsys)
+    columns = ["--column", "image=photo", "--column", "caption.en=words"]
+    assert main(["data", "check", str(table), "--images", str(folder), "--json", *columns]) == 0
+    assert json.loads(capsys.readouterr().out)["captions"] == {"en": 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "nowhere"], "does not exist"),
+        (["check", ".", "--column", "picture=x"], "roles: image"),
+        (["check", ".", "--column", "image.en=x"], "roles: image"),
+        (["check", ".", "--max-pixels", "0"], "max_pixels"),
+        (["cache", ".", "out", "--size", "8", "--resample", "cubic"], "resample"),
+        (["build", ".", "out", "--image-tokenizer", "nowhere", "--text-tokenizer", "t"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["data", *arguments]) == 2
+    assert message in one_line(capsys)
