@@ -229,10 +229,13 @@ def _common(avatars: Sequence[Avatar], language: str) -> list[str]:
 
 
 def _rarest(phrases: Sequence[str], others: Sequence[Avatar], language: str) -> str:
-    """A phrase few other captions have: of those near the fewest, the longest inside a clause."""
+    """A phrase few other captions have: of those near the fewest, the shortest inside a clause.
+
+    A longer one may hold words that merely go with the value in training, and fail on what is held out.
+    """
     hits = {phrase: sum(phrase in avatar.tokens[language] for avatar in others) for phrase in phrases}
     near = [phrase for phrase in phrases if hits[phrase] <= min(hits.values()) + len(others) / 50]
-    return min(near, key=lambda phrase: (bool(MARK.search(phrase)), -len(phrase)))
+    return min(near, key=lambda phrase: (bool(MARK.search(phrase)), len(phrase)))
 
 
 def _spread(avatars: Sequence[Avatar], most: int = 500) -> Sequence[Avatar]:

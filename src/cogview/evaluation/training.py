@@ -43,7 +43,7 @@ class ReaderTraining(Config):
     batch: int = Field(128, ge=2)
     rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    smoothing: float = Field(0.05, ge=0, lt=1)
+    smoothing: float = Field(0.0, ge=0, lt=1)
     spoil: bool = True
     seed: int = 0
 
@@ -103,17 +103,23 @@ def train_reader(
 def _optimizer(
     reader: AttributeReader, training: ReaderTraining, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW over one cycle; no decay on vectors."""
+    """AdamW, no decay on vectors; one cycle of the rate."""
     parameters = list(reader.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=training.rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.rate, total_steps=steps + 1, pct_start=0.2, cycle_momentum=False
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     return optimizer, schedule
+
+
+def _rate(step: int, steps: int) -> float:
+    """The share of the peak rate: up in a straight line for a fifth of the steps, then down a cosine to 0."""
+    rise = max(1, steps // 5)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(1, steps - rise))
 
 
 def _batches(count: int, steps: int, training: ReaderTraining) -> Iterator[list[int]]:

@@ -1,0 +1,23 @@
+"""The toy corpus and a reader trained on it, once for all tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cogview.evaluation.classifier import AttributeReader
+from cogview.evaluation.training import ReaderTraining, train_from_corpus
+from tests.evaluation import toy
+
+TRAINING = ReaderTraining(epochs=8, batch=16, rate=8e-3)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.write(tmp_path_factory.mktemp("toy"), toy.rows())
+
+
+@pytest.fixture(scope="session")
+def reader(corpus: Path) -> AttributeReader:
+    return train_from_corpus(corpus, TRAINING, size=toy.SIZE, rare=8)
