@@ -79,7 +79,7 @@ def test_cache_and_text_tokenizer(folder: Path, tmp_path: Path) -> None:
     )
     assert ImageCache(tmp_path / "cache").pixels.shape == (5, 12, 12, 3)
     model = tmp_path / "made" / "text.model"
-    assert main(["data", "text-tokenizer", str(folder), str(model), "--pieces", "290"]) == 0
+    assert main(["data", "text-tokenizer", str(folder), str(model), "--pieces", "280"]) == 0
     tokenizer = TextTokenizer.from_file(model)
     assert tokenizer.decode(tokenizer.encode("宠物3号")) == "宠物3号"
 
