@@ -128,14 +128,15 @@ def test_captions_are_drawn_with_the_stated_probabilities(tmp_path_factory: pyte
         for number in range(500)
     ]
     shards = write_data_set(tmp_path_factory.mktemp("tags"), items, 500)
-    mixture = Mixture(languages={"en": 1, "zh": 3}, style=0.4, keyword={"a": 0.2}, empty=0.1)
+    mixture = Mixture(languages={"en": 1, "zh": 3}, style={"a": 0.2, "b": 0.6}, keyword={"a": 0.2}, empty=0.1)
     counts = frequencies(shards, items, mixture, 20)
     total = sum(counts.values())
     expected = {"empty": 0.1}
     for language, share in (("en", 0.25), ("zh", 0.75)):
-        sentence = 0.9 * share * (1 - 0.2 / 2)  # half of the items show a keyword in a fifth of the cases
-        expected[f"{language} plain"], expected[f"{language} styled"] = sentence * 0.6, sentence * 0.4
-        expected[f"{language} keyword"] = 0.9 * share * 0.1
+        a, b = 0.9 * share / 2 * (1 - 0.2), 0.9 * share / 2  # sentences of either source
+        expected[f"{language} plain"] = a * (1 - 0.2) + b * (1 - 0.6)
+        expected[f"{language} styled"] = a * 0.2 + b * 0.6
+        expected[f"{language} keyword"] = 0.9 * share / 2 * 0.2
     for name, share in expected.items():
         deviation = (share * (1 - share) / total) ** 0.5
         assert abs(counts[name] / total - share) < 5 * deviation, name
@@ -186,5 +187,7 @@ def test_a_mixture_must_name_what_is_there(shards: TokenShards) -> None:
         TokenLoader(shards, 8, mixture=Mixture(languages={"de": 1}))
     with pytest.raises(CogViewError, match="weight 0"):
         TokenLoader(shards, 8, mixture=Mixture(weights={"a": 0, "b": 0}))
-    with pytest.raises(ValueError, match="probability"):
+    with pytest.raises(ValueError, match="keyword must be a probability"):
         Mixture(keyword={"a": 2.0})
+    with pytest.raises(ValueError, match="style must be a probability"):
+        Mixture(style=-0.1)

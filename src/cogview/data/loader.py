@@ -53,28 +53,30 @@ class Mixture(Config):
     ``weights`` (by source, default 1): draws an epoch of each of its items. ``languages``: relative
     probabilities (empty = all equal; a language not named is not drawn unless an item has nothing else).
     ``style`` is the probability of the caption with the style phrase where there is one, ``keyword`` that
-    of a keyword in its place, one number or one by source (others 0). ``empty`` drops the text altogether,
-    for classifier-free guidance.
+    of a keyword in its place; both are one number, or one by source (sources not named: 0). ``empty`` drops
+    the text altogether, for classifier-free guidance.
     """
 
     weights: dict[str, float] = Field(default_factory=dict)
     languages: dict[str, float] = Field(default_factory=dict)
-    style: float = Field(default=0.5, ge=0, le=1)
+    style: float | dict[str, float] = 0.5
     keyword: float | dict[str, float] = 0.0
     empty: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        keyword = self.keyword if isinstance(self.keyword, dict) else {"": self.keyword}
-        if any(not 0 <= value <= 1 for value in keyword.values()):
-            raise ValueError("keyword must be a probability, 0 to 1")
+        for name, value in (("style", self.style), ("keyword", self.keyword)):
+            chances = value.values() if isinstance(value, dict) else [value]
+            if any(not 0 <= chance <= 1 for chance in chances):
+                raise ValueError(f"{name} must be a probability, 0 to 1")
         if any(value < 0 for value in [*self.weights.values(), *self.languages.values()]):
             raise ValueError("weights and language probabilities must not be negative")
         return self
 
-    def keyword_of(self, source: str) -> float:
-        """Probability of a keyword for an item of this source."""
-        return self.keyword.get(source, 0.0) if isinstance(self.keyword, dict) else self.keyword
+
+def _by_source(chance: float | dict[str, float], sources: Sequence[str]) -> NDArray[np.float64]:
+    given = chance if isinstance(chance, dict) else dict.fromkeys(sources, chance)
+    return np.array([given.get(source, 0.0) for source in sources], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
             raise CogViewError(f"{self.shards.directory} has no items in the chosen splits and sources")
         for field, given, known in (
             ("weights", self.mixture.weights, self.shards.sources),
+            ("style", self.mixture.style, self.shards.sources),
             ("keyword", self.mixture.keyword, self.shards.sources),
             ("languages", self.mixture.languages, self.shards.languages),
         ):
@@ -200,8 +203,11 @@ class CaptionTable:
         uniform = rng.random((5, len(items)))
         language = self._language(items, mixture, uniform[0])
         counts = self.counts[items, language]  # (draws, kinds)
-        keyword = np.array([mixture.keyword_of(source) for source in self.sources])[self.item_sources[items]]
-        kind = np.where(uniform[1] < mixture.style, STYLED, PLAIN)
+        sources = self.item_sources[items]
+        style, keyword = (
+            _by_source(chance, self.sources)[sources] for chance in (mixture.style, mixture.keyword)
+        )
+        kind = np.where(uniform[1] < style, STYLED, PLAIN)
         kind = np.where(uniform[2] < keyword, KEYWORD, kind)
         kind = _available(kind, counts)
         rows = np.arange(len(items))
