@@ -50,7 +50,7 @@ class MuonConfig(Config):
     nesterov: bool = True
     scale: Literal["rms", "spectral"] = "rms"
     steps: int = Field(5, ge=1)
-    split: dict[str, int] = Field(default_factory=dict)
+    split: dict[str, int] = Field(default_factory=lambda: {"qkv.weight": 3})
     betas: Betas = (0.9, 0.95)
     weight_decay: float = Field(4e-2, ge=0)
     epsilon: float = Field(1e-8, gt=0)

@@ -1,0 +1,250 @@
+"""Stage two: training the transformer on token shards (CogView, sections 2.1 and 3).
+
+A sample is an item's codes and one of its captions, drawn anew each epoch (language, style); texts of like
+length share a batch. The sequence format says which tokens, positions and weights; the model sees no
+padding, because padding stands after everything else and carries no weight.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogview.config import Config
+from cogview.data.loader import Mixture, TokenBatch, TokenLoader
+from cogview.data.shards import TokenShards
+from cogview.errors import CogViewError
+from cogview.sequences import SequenceFormat, collate
+from cogview.training.objective import Softmax, sequence_loss, split_targets
+from cogview.training.recipe import Recipe
+from cogview.training.task import Metrics, State, Task
+from cogview.transformer.attention import Prefix
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+
+VALIDATION_SEED = 20210526  # the day CogView's paper appeared; only the choice of captions hangs on it
+
+
+class Architecture(TransformerConfig):
+    """The transformer of a recipe; 0 takes the size that vocabulary and format need."""
+
+    vocab_size: int = Field(0, ge=0)
+    max_positions: int = Field(0, ge=0)
+
+
+class FormatRecipe(Config):
+    """The sequence format but for what the data decide (:class:`SequenceFormat` explains the fields)."""
+
+    kind: Literal["text_to_image", "image_to_text"] = "text_to_image"
+    text_slots: int = Field(64, ge=1)
+    image_positions: Literal["index", "fixed"] = "fixed"
+    visibility: Literal["causal", "prefix"] = "causal"
+    size: str = "[BASE]"
+    end: str | None = None
+    text_weight: float = Field(1.0, ge=0)
+    image_weight: float = Field(1.0, ge=0)
+    weighting: Literal["target", "released"] = "target"
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not self.text_weight and not self.image_weight:
+            raise ValueError("text_weight and image_weight are both 0: nothing would be learnt")
+        return self
+
+
+class Validation(Config):
+    """What is evaluated: ``items`` of a split with one caption each, ``batch_size`` at a time."""
+
+    split: str = "val"
+    items: int = Field(512, ge=1)
+    batch_size: int = Field(32, ge=1)
+
+
+class TransformerRecipe(Recipe):
+    """A recipe for the transformer. ``data`` is a directory that ``cogview data build`` made.
+
+    ``sources`` chooses some of its sources (None: all). ``softmax``: see ``objective.py``. ``pad_multiple``
+    rounds the length of a batch up, for GPUs.
+    """
+
+    CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation"}
+
+    task: Literal["transformer"]
+    data: Path
+    split: str = "train"
+    sources: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    mixture: Mixture = Mixture()
+    format: FormatRecipe = FormatRecipe()
+    model: Architecture
+    softmax: Softmax = "region"
+    pad_multiple: int = Field(1, ge=1)
+    validation: Validation = Validation()
+
+
+def make_batch(format: SequenceFormat, batch: TokenBatch, multiple: int = 1) -> dict[str, Tensor]:
+    """Sequences of a batch of codes and texts, shifted by one: place i predicts target i.
+
+    Returns ``inputs``, ``positions``, ``targets`` int64 and ``weights`` float32, each (batch, length), the
+    length a multiple of ``multiple``; ``prefix`` (batch,); ``image_at`` and ``text_at``, the flat places of
+    the loss.
+    """
+    pairs = zip(batch["texts"], batch["codes"].numpy(), strict=True)
+    pad = format.vocabulary.control("[PAD]")
+    whole = collate([format.training(text, codes) for text, codes in pairs], pad)
+    inputs, targets = whole["ids"][:, :-1], whole["ids"][:, 1:]
+    positions, weights = whole["positions"][:, :-1], whole["weights"][:, 1:]
+    more = -inputs.shape[1] % multiple
+    targets, weights = F.pad(targets, (0, more), value=pad), F.pad(weights, (0, more))
+    image_at, text_at = split_targets(targets, weights, format.vocabulary)
+    return {
+        "inputs": F.pad(inputs, (0, more), value=pad),
+        "positions": F.pad(positions, (0, more)),
+        "targets": targets,
+        "weights": weights,
+        "prefix": whole["prefix"],
+        "image_at": image_at,
+        "text_at": text_at,
+    }
+
+
+class TransformerTask(Task):
+    """Trains :class:`~cogview.transformer.model.Transformer`; see :class:`TransformerRecipe`."""
+
+    recipe_class: ClassVar[type[Recipe]] = TransformerRecipe
+    name: ClassVar[str] = "transformer"
+    unit = "sequences"
+    recipe: TransformerRecipe
+
+    @cached_property
+    def shards(self) -> TokenShards:
+        """The data, opened at first use."""
+        return TokenShards(self.recipe.data)
+
+    @cached_property
+    def format(self) -> SequenceFormat:
+        """The sequence format with the data's vocabulary and grid."""
+        index = self.shards.index
+        return SequenceFormat(vocabulary=index.vocabulary, grid=index.grid, **self.recipe.format.model_dump())
+
+    def config(self) -> TransformerConfig:
+        """The model's configuration; raises CogViewError where a given size is too small for the data."""
+        given = self.recipe.model
+        needed = {
+            "vocab_size": self.format.vocabulary.padded_size,
+            "max_positions": self.format.max_positions,
+        }
+        for field, least in needed.items():
+            size = getattr(given, field)
+            if size and size < least:
+                raise CogViewError(
+                    f"model.{field}: {size} is too small for {self.recipe.data}, which needs {least}"
+                )
+            needed[field] = size or least
+        return TransformerConfig.model_validate({**given.model_dump(), **needed})
+
+    def build(self) -> nn.Module:
+        return Transformer(self.config())
+
+    def compile(self, model: nn.Module) -> None:
+        """Compile block by block: one small graph for all of them."""
+        for block in cast(Transformer, model).blocks:
+            block.compile()
+
+    def loader(
+        self, state: State | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[dict[str, Tensor], State]]:
+        recipe = self.recipe
+        loader = TokenLoader(
+            self.shards,
+            recipe.batch_size,
+            seed=recipe.seed,
+            splits=(recipe.split,),
+            sources=recipe.sources,
+            mixture=recipe.mixture,
+            text_limit=self.format.text_limit,
+            rank=rank,
+            world=world,
+            state=state,
+        )
+        for batch, after in loader:
+            yield make_batch(self.format, batch, recipe.pad_multiple), after
+
+    def loss(self, model: nn.Module, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics]:
+        prefix = self.recipe.format.visibility == "prefix"
+        model = cast(Transformer, model)
+        hidden = model(batch["inputs"], batch["positions"], Prefix(batch["prefix"]) if prefix else None)
+        loss, parts = sequence_loss(
+            model.logits,
+            hidden,
+            batch["targets"],
+            batch["weights"],
+            self.format.vocabulary,
+            softmax=self.recipe.softmax,
+            places=(batch["image_at"], batch["text_at"]),
+        )
+        return loss, {**parts}
+
+    def items(self, batch: Any) -> int:
+        return len(batch["inputs"])
+
+    # ------------------------------------------------------------------------------------------ looking
+
+    @cached_property
+    def validation(self) -> list[dict[str, Tensor]]:
+        """The validation batches, the same at every evaluation."""
+        asked, sources = self.recipe.validation, self.recipe.sources
+        if asked.split not in self.shards.splits or not len(self.shards.select((asked.split,), sources)):
+            return []
+        loader = TokenLoader(
+            self.shards,
+            asked.batch_size,
+            seed=VALIDATION_SEED,
+            splits=(asked.split,),
+            sources=sources,
+            mixture=self.recipe.mixture.model_copy(update={"weights": {}}),
+            text_limit=self.format.text_limit,
+            epochs=1,
+        )
+        return [make_batch(self.format, batch) for batch in _first(loader, asked.items)]
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Loss, and its image and text parts in nats a token, on the validation split."""
+        sums = {"loss": 0.0, "image_loss": 0.0, "text_loss": 0.0}
+        counts = dict.fromkeys(sums, 1e-9)
+        for batch in self.validation:
+            loss, parts = self.loss(model, self.prepare(batch, self.device), 0, "model")
+            sizes = (float(batch["weights"].sum()), len(batch["image_at"]), len(batch["text_at"]))
+            for name, size in zip(sums, sizes, strict=True):
+                sums[name] += float({"loss": loss, **parts}[name]) * size
+                counts[name] += size
+        return {name: total / counts[name] for name, total in sums.items()} if self.validation else {}
+
+    def export(self, model: nn.Module, directory: Path) -> None:
+        """The model (fp16) and ``training.json``: sequence format, fingerprints of both tokenizers."""
+        cast(Transformer, model).save(directory)
+        index = self.shards.index
+        facts = {
+            "recipe": self.recipe.name,
+            "data": index.fingerprint,
+            "image_tokenizer": index.image_tokenizer,
+            "text_tokenizer": index.text_tokenizer,
+            "sequences": self.format.model_dump(mode="json"),
+        }
+        (directory / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _first(loader: Iterable[tuple[TokenBatch, State]], items: int) -> Iterator[TokenBatch]:
+    """Batches until ``items`` items are reached, the last one cut."""
+    for batch, _ in loader:
+        if items <= 0:
+            return
+        texts, codes = batch["texts"][:items], batch["codes"][:items]
+        yield {"texts": texts, "codes": codes, "items": batch["items"][:items]}
+        items -= len(texts)

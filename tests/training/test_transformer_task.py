@@ -1,0 +1,205 @@
+"""Training the transformer on a tiny data set whose pictures are a function of their captions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cogview.cli.train import train as command
+from cogview.config import dump_yaml, validate
+from cogview.data.shards import (
+    INDEX,
+    Preprocessing,
+    ShardIndex,
+    ShardLayout,
+    TokenCaption,
+    TokenItem,
+    write_atomically,
+    write_shard,
+)
+from cogview.errors import CogViewError
+from cogview.sequences import SequenceFormat
+from cogview.training.metrics import MetricsFile
+from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
+from cogview.training.trainer import Trainer, prepare_directory
+from cogview.transformer.model import Transformer
+from cogview.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(image_codes=8, text_pieces=20)
+FIXED = {"layers": 2, "hidden": 32, "heads": 2}
+
+
+def caption(kind: int, language: str) -> TokenCaption:
+    """One, two or three pieces that say the picture's kind (0-3), in other pieces for each language."""
+    first = 0 if language == "en" else 10
+    return TokenCaption((first + kind, *(first + 5 + n for n in range(kind % 3))), language, "plain")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 items: a 2 x 2 picture's codes are its kind (0-3) and one, two, three more."""
+    directory = tmp_path_factory.mktemp("tokens")
+    items = [
+        TokenItem(
+            f"{number}",
+            (number % 4 + np.arange(4)) % 8,
+            (caption(number % 4, "en"), caption(number % 4, "zh")),
+            "a",
+            "val" if number >= 48 else "train",
+        )
+        for number in range(64)
+    ]
+    layout = ShardLayout((2, 2), "uint8", "uint8", ("en", "zh"), ("a",), ("train", "val"))
+    index = ShardIndex(
+        items=64,
+        captions=128,
+        grid=(2, 2),
+        codes_type="uint8",
+        texts_type="uint8",
+        vocabulary=VOCABULARY,
+        preprocessing=Preprocessing(size=8),
+        image_tokenizer="1" * 16,
+        text_tokenizer="2" * 64,
+        languages=("en", "zh"),
+        sources={"a": 64},
+        splits={"train": 48, "val": 16},
+        shards=(write_shard(directory, "shard-00000", items, layout),),
+    )
+    write_atomically(directory / INDEX, index.model_dump_json())
+    return directory
+
+
+def recipe(data: Path, **fields: Any) -> TransformerRecipe:
+    defaults = {
+        "task": "transformer", "name": "tiny", "data": str(data), "model": FIXED, "format": {"text_slots": 6},
+        "steps": 60, "batch_size": 16, "optimizer": {"lr": 0.01}, "device": "cpu", "threads": 1,
+        "intervals": {"log": 10, "evaluate": 60, "sample": 0, "checkpoint": 20}, "validation": {"items": 16},
+    }  # fmt: skip
+    return validate(TransformerRecipe, {**defaults, **fields}, "test")
+
+
+def fit(given: TransformerRecipe, directory: Path, resume: bool = False) -> list[dict[str, Any]]:
+    prepare_directory(given, directory, resume)
+    Trainer(TransformerTask(given), given, directory).fit(resume)
+    return MetricsFile(directory / "metrics.jsonl").lines()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"steps": 150, "optimizer": {"lr": 0.02}},
+        {"steps": 150, "optimizer": {"lr": 0.02}, "softmax": "full", "activation_checkpointing": True},
+        {"optimizer": {"kind": "muon", "lr": 0.01}, "format": {"text_slots": 6, "visibility": "prefix"}},
+    ],
+    ids=["adamw", "full", "muon prefix"],
+)
+def test_learns_to_draw_what_the_caption_says(data: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Told the kind, a picture has no entropy left; untold, its four codes have log(4)."""
+    lines = fit(recipe(data, **fields), tmp_path / "run")
+    last = [line for line in lines if line["kind"] == "evaluate"][-1]
+    assert last["step"] in (60, 150) and last["image_loss"] < 0.2 < np.log(4) / 4
+
+
+def test_evaluation_of_an_untrained_model_is_uniform(data: Path) -> None:
+    task = TransformerTask(recipe(data))
+    torch.manual_seed(0)
+    model = task.build().eval()
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        found = task.evaluate(model)
+    assert found["image_loss"] == pytest.approx(np.log(8), rel=1e-5)
+    assert found["text_loss"] == pytest.approx(np.log(20 + 27), rel=1e-5)
+
+
+def test_exported_model_loads_and_says_what_it_is(data: Path, tmp_path: Path) -> None:
+    given = recipe(data, steps=3)
+    fit(given, tmp_path / "run")
+    task, model = TransformerTask(given), Transformer.from_directory(tmp_path / "run" / "model")
+    with torch.no_grad():
+        again = task.evaluate(model)
+    logged = MetricsFile(tmp_path / "run" / "metrics.jsonl").lines()[-1]
+    assert again["loss"] == pytest.approx(logged["loss"], rel=1e-3)  # exported in fp16
+    facts = (tmp_path / "run" / "model" / "training.json").read_text()
+    assert task.shards.index.text_tokenizer in facts
+
+
+def test_resumes_exactly(data: Path, tmp_path: Path) -> None:
+    fit(recipe(data, steps=60), tmp_path / "whole")
+    fit(recipe(data, steps=60, max_minutes=1e-9), tmp_path / "run")
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    fit(recipe(data, steps=60), tmp_path / "run", resume=True)
+    curves = [
+        [line["loss"] for line in MetricsFile(tmp_path / name / "metrics.jsonl").lines()]
+        for name in ("whole", "run")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_batch_by_hand() -> None:
+    format = SequenceFormat(vocabulary=VOCABULARY, text_slots=6, grid=(2, 2))
+    codes = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0]])
+    batch = make_batch(format, {"codes": codes, "texts": [[3], [4, 5]], "items": [0, 1]}, multiple=4)
+    roi, base, boi, eoi = (VOCABULARY.control(name) for name in ("[ROI1]", "[BASE]", "[BOI1]", "[EOI1]"))
+    pad = VOCABULARY.control("[PAD]")
+    first = [roi, 8 + 3, base, boi, 1, 2, 3, 4, eoi]
+    second = [roi, 8 + 4, 8 + 5, base, boi, 5, 6, 7, 0, eoi]
+    assert batch["inputs"][:, :9].tolist() == [first, second[:9]]
+    assert batch["targets"][1, :9].tolist() == second[1:]
+    assert batch["targets"][0, :8].tolist() == first[1:] and batch["targets"].shape == (2, 12)
+    assert (batch["inputs"][:, 9:] == pad).all() and batch["weights"].sum() == 8 + 9
+    assert batch["targets"].flatten()[batch["image_at"]].tolist() == [1, 2, 3, 4, 5, 6, 7, 0]
+    assert len(batch["text_at"]) == 17 - 8
+    image = batch["positions"][0, 2:9], batch["positions"][1, 3:10]  # [BASE] and all after it
+    assert image[0].tolist() == list(range(6, 13)) and image[1][:6].tolist() == list(range(6, 12))
+
+
+def test_padding_does_not_change_the_loss(data: Path) -> None:
+    given = recipe(data)
+    task = TransformerTask(given)
+    model = task.build()
+    tokens = {"codes": torch.tensor([[1, 2, 3, 4]]), "texts": [[3]], "items": [0]}
+    losses = [
+        task.loss(model, make_batch(task.format, tokens, multiple), 0, "model")[0].item()
+        for multiple in (1, 16)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_given_sizes_must_hold_the_data(data: Path) -> None:
+    task = TransformerTask(recipe(data, model={**FIXED, "max_positions": 5}))
+    with pytest.raises(CogViewError, match=r"model\.max_positions"):
+        task.config()
+    config = TransformerTask(recipe(data, model={**FIXED, "vocab_size": 256})).config()
+    assert config.vocab_size == 256 and config.max_positions == 6 + 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"model": {"layers": 2, "hidden": 33, "heads": 2}}, "model"),
+        ({"model": {"layers": 2, "hidden": 32, "heads": 2, "depth": 3}}, "model.depth"),
+        ({"format": {"text_weight": 0, "image_weight": 0}}, "format"),
+        ({"mixture": {"style": 2}}, "mixture"),
+        ({"softmax": "half"}, "softmax"),
+    ],
+)
+def test_mistakes_are_named(data: Path, fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(CogViewError, match=named):
+        recipe(data, **fields)
+
+
+def test_command_trains_and_resumes(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    path.write_text(dump_yaml(recipe(data, steps=4)))
+    command(path, ["max_minutes=1e-9"], out)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"cogview train {path} --set max_minutes=1e-9 --resume --out {out}" in said
+    command(None, ["max_minutes=null"], out, resume=True)
+    assert (out / "model" / "model.safetensors").is_file()
+    with pytest.raises(CogViewError, match="steps"):
+        command(path, ["steps=5"], out, resume=True)
+    with pytest.raises(CogViewError, match="recipe"):
+        command(None, [], None)
