@@ -26,7 +26,9 @@ MAX_BYTES = 4 << 20  # a recipe or a config is small; a larger file is something
 class Config(pydantic.BaseModel):
     """Base of every configuration: immutable, no unknown keys, defaults checked too."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants"
+    )
 
 
 C = TypeVar("C", bound=pydantic.BaseModel)
@@ -41,20 +43,27 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
-                )
+        keys: list[Any] = []
+        for node_of_key, _ in node.value:
+            key = self.construct_object(node_of_key, deep=True)
+            if key in keys:
+                said = f"the key {key!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, said, node_of_key.start_mark)
+            keys.append(key)
         return super().construct_mapping(node, deep)
 
 
-_FLOAT = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
+class _Dumper(yaml.SafeDumper):
+    """Writes so that version 1.1 and 1.2 agree: a text that either takes for something else is quoted."""
+
+
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+0123456789."))
+_BOOL = re.compile("^(?:true|True|TRUE|false|False|FALSE)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, "tTfF")
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def cache_dir() -> Path:
@@ -177,4 +186,4 @@ def read_json(model: type[C], path: Path | str) -> C:
 def dump_yaml(config: pydantic.BaseModel) -> str:
     """A configuration as YAML that :func:`read_yaml` reads back to an equal one."""
     data = config.model_dump(mode="json")
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -73,6 +73,18 @@ class TextTokenizer:
         partial.write_bytes(self.model)
         os.replace(partial, path)
 
+    def extended(self, pieces: Iterable[str]) -> TextTokenizer:
+        """This tokenizer with more ordinary pieces of score 0 after its own, as icetk adds its controls.
+
+        Raises CogViewError for a piece that is there already.
+        """
+        added = bytearray()
+        for piece in pieces:
+            if self.piece_id(piece) is not None:
+                raise CogViewError(f"the text tokenizer has a piece {piece!r} already")
+            added += _field(1, _field(1, _utf8(piece)))  # ModelProto.pieces, SentencePiece.piece
+        return type(self)(self.model + bytes(added), self.newline)
+
     @cached_property
     def pieces(self) -> int:
         """How many pieces there are; ids are 0 ... ``pieces`` - 1."""
@@ -172,6 +184,15 @@ class TextTokenizer:
             reason = said.strip() or "there are no texts to learn from"
             raise CogViewError(f"text tokenizer of {pieces} pieces: {reason}") from error
         return cls(model.getvalue())
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited protocol-buffer field; appended to a message it extends a repeated field."""
+    head, length = bytearray([number << 3 | 2]), len(content)
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes(head) + bytes([length]) + content
 
 
 def _utf8(text: str) -> bytes:

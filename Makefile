@@ -1,0 +1,73 @@
+# Two commands for a fresh clone:
+#
+#   make picture    draw pictures with the model in this repository (into pictures/)
+#   make test       run the tests
+#
+# Both make a virtual environment in .venv first, with uv if it is there and pip if not. To choose:
+#
+#   PYTHON  the interpreter to start from, 3.11 or later
+#   VENV    where the environment goes
+#   TORCH   the PyTorch to install. On Linux the package index's own build brings several GB of CUDA
+#           libraries; where pip knows a place with CPU builds (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL, which
+#           are passed on to uv), the CPU build of this version is taken instead. TORCH= takes any version
+#           that the package allows.
+#   PROMPTS, OUT, WORKERS  what to draw, where to, and how many processes test
+
+PYTHON  ?= python3
+VENV    ?= .venv
+TORCH   ?= torch==2.13.0
+OUT     ?= pictures
+WORKERS ?= 2
+PROMPTS ?= "一个蓝色的小怪物，圆眼睛，微笑，红色背景" "a red apple, 3D style"
+
+UV := $(shell command -v uv 2>/dev/null)
+BIN = $(VENV)/bin
+
+ifdef UV
+export UV_FIND_LINKS       ?= $(PIP_FIND_LINKS)
+export UV_EXTRA_INDEX_URL  ?= $(PIP_EXTRA_INDEX_URL)
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python
+else
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: picture test lint format clean
+
+picture: $(VENV)/.cogview
+	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
+
+test: $(VENV)/.cogview-dev
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.cogview-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+
+format: $(VENV)/.cogview-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+ifdef UV
+	$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+else
+	$(PYTHON) -m venv $(VENV)
+endif
+
+$(VENV)/.torch: $(BIN)/python
+	$(if $(TORCH),$(INSTALL) "$(TORCH)")
+	touch $@
+
+$(VENV)/.cogview: pyproject.toml $(VENV)/.torch
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.cogview-dev: pyproject.toml $(VENV)/.torch
+	$(INSTALL) --editable ".[dev]"
+	touch $@ $(VENV)/.cogview

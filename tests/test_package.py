@@ -1,0 +1,38 @@
+"""The package as an importer meets it."""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cogview
+
+HEAVY = ("torch", "numpy", "pydantic", "PIL", "sentencepiece")
+
+
+def test_import_brings_nothing_heavy() -> None:
+    code = f"import sys, cogview; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_exported_name_is_there() -> None:
+    for name, home in cogview._HOMES.items():
+        if importlib.util.find_spec(home) is None:
+            pytest.skip(f"{home} is not written yet")
+        assert getattr(cogview, name) is getattr(importlib.import_module(home), name)
+    assert set(cogview.__all__) == set(dir(cogview))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = cogview.nonsense
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    package = Path(cogview.__file__).parent
+    silent = [str(path) for path in package.rglob("*.py") if not path.read_text("utf-8").startswith('"""')]
+    assert silent == []
