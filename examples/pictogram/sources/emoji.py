@@ -219,8 +219,10 @@ def emoji_drawings(packages: Path) -> Iterator[Drawing]:
 
 
 def _three_d(names: EmojiNames) -> Iterator[Drawing]:
+    paths: dict[str, Path] = {}  # a few come twice, with and without a variation selector
     for path in sorted((names.packages / "fluent-3d" / "assets").glob("*.webp")):
-        code_points = normal(path.stem)
+        paths.setdefault(normal(path.stem), path)
+    for code_points, path in paths.items():
         if code_points in names.known:
             yield _drawing(names, "fluent-3d", code_points, partial(_open_scaled, path))
 

@@ -148,7 +148,9 @@ def _run(command: list[str], folder: Path) -> str:
 
 
 def _unpack_npm(package: Package, folder: Path) -> None:
-    archive = _run(["npm", "pack", "--loglevel=error", f"{package.name}@{package.version}"], folder).split()[-1]
+    archive = _run(["npm", "pack", "--loglevel=error", f"{package.name}@{package.version}"], folder).split()[
+        -1
+    ]
     _run(["tar", "xzf", archive, "--strip-components=1"], folder)
     (folder / archive).unlink()
 
@@ -163,14 +165,15 @@ def _unpack_debian(package: Package, folder: Path) -> None:
 def attributions() -> Iterator[str]:
     """The lines of the attribution section, one work a paragraph; needs ``dicebear-styles`` installed."""
     for package in (*NPM, *DEBIAN):
-        yield f"{package.work} ({package.use}), by {package.author}. {package.url}"
-        yield f"    Licence: {package.licence}. From the package {package.name} {package.version}."
+        yield f"{package.work} ({package.use}) by {package.author}; licence: {package.licence}"
+        yield f"    {package.url}, from the package {package.name} {package.version}"
     version = importlib.metadata.version("dicebear-styles")
     for style in avatar_styles():
         meta = load_json(style_folder() / f"{style}.json")["meta"]
         licence, source = meta["license"], meta["source"]
-        yield f"{source['name']} (pictures), by {_maker(meta['creator']['name'])}. {source['url']}"
-        yield f"    Licence: {licence['name']}. From the package dicebear-styles {version}, style {style}."
+        maker = _maker(meta["creator"]["name"])
+        yield f"{source['name']} (pictures) by {maker}; licence: {licence['name']}"
+        yield f"    {source['url']}, from the package dicebear-styles {version}, style {style}"
 
 
 def _maker(creator: str) -> str:
