@@ -1,1 +1,1 @@
-"""Pictures and texts to tokens and back: SentencePiece for text, vector-quantised autoencoders for pictures."""
+"""Texts and pictures to tokens and back: SentencePiece, and vector-quantised autoencoders."""
