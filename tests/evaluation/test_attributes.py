@@ -12,7 +12,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.attributes import AttributePlan, AttributeReport, evaluate_attributes
 from cogview.evaluation.avatars import read_avatars, statements
 from cogview.evaluation.classifier import AttributeReader
-from cogview.evaluation.reports import directory_fingerprint, write_report
+from cogview.evaluation.reports import write_report
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.evaluation.toy import CaptionDrawer
 
@@ -147,15 +147,3 @@ def test_the_report_survives_the_disk(corpus: Path, reader: AttributeReader, tmp
         write_report(report, tmp_path / "file" / "report.json")
     with pytest.raises(CogViewError, match=r"cannot be written .*choose another --work"):
         evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path / "file")
-
-
-def test_directory_fingerprint_follows_names_and_contents(tmp_path: Path) -> None:
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "model.safetensors").write_bytes(b"weights")
-    first = directory_fingerprint(tmp_path)
-    (tmp_path / "card.md").write_text("prose")
-    assert directory_fingerprint(tmp_path) == first
-    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "base" / "other.safetensors")
-    second = directory_fingerprint(tmp_path)
-    (tmp_path / "base" / "other.safetensors").write_bytes(b"Weights")
-    assert len({first, second, directory_fingerprint(tmp_path)}) == 3

@@ -154,12 +154,13 @@ def test_foreign_pictures_are_refused(reader: AttributeReader) -> None:
 
 
 def test_up_to_date_knows_settings_and_corpus(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
-    arguments = (toy.SIZE, "dice")
+    arguments = (toy.SIZE, "dice", 8)
     assert not up_to_date(tmp_path, corpus, TRAINING, *arguments)
     reader.save(tmp_path)
     assert up_to_date(tmp_path, corpus, TRAINING, *arguments)
     assert not up_to_date(tmp_path, corpus, TRAINING.model_copy(update={"epochs": 13}), *arguments)
-    assert not up_to_date(tmp_path, corpus, TRAINING, 32, "dice")
+    assert not up_to_date(tmp_path, corpus, TRAINING, 32, "dice", 8)
+    assert not up_to_date(tmp_path, corpus, TRAINING, toy.SIZE, "dice", 9)
     other = toy.write(tmp_path / "other", toy.rows(100))
     assert not up_to_date(tmp_path, other, TRAINING, *arguments)
 

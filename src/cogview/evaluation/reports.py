@@ -1,8 +1,7 @@
-"""What every report carries: hashes of what was judged, versions of what judged it; and how it is written."""
+"""What every report carries, the versions of what made its numbers, and how a report is written."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -13,16 +12,6 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 
 PACKAGES = ("torch", "numpy", "pillow")
-
-
-def directory_fingerprint(directory: Path) -> str:
-    """16 hex digits over the names and contents of all files in ``directory`` except prose (``*.md``)."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.suffix != ".md"):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(directory).as_posix()}\t{content}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -39,7 +39,7 @@ Progress = Callable[[int, int, float], None]
 class ReaderTraining(Config):
     """Settings of a training run; ``rate`` is the peak of the one-cycle schedule."""
 
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(5.0, gt=0)
     batch: int = Field(128, ge=2)
     rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
@@ -253,13 +253,13 @@ def load_labelled(corpus: Path, avatars: Sequence[Avatar], preprocessing: Prepro
 
 
 def up_to_date(
-    directory: Path, corpus: Path, training: ReaderTraining, size: int, source: str | None
+    directory: Path, corpus: Path, training: ReaderTraining, size: int, source: str | None, rare: int = 20
 ) -> bool:
     """Whether ``directory`` already holds the reader that these settings and this corpus would give."""
     if not (directory / "model.safetensors").is_file():
         return False
     config = AttributeReader.from_directory(directory).config
-    wanted = {**training.model_dump(), "source": source or ""}
+    wanted = {**training.model_dump(), "source": source or "", "rare": rare}
     same = config.image_size == size and all(
         config.facts.get(name) == value for name, value in wanted.items()
     )
