@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from cogview.errors import CogViewError
 from cogview.sequences import Sequence, SequenceFormat, collate, recounted_positions
-from cogview.vocabulary import Vocabulary
+from cogview.vocabulary import CONTROLS, Vocabulary
 
 FIXTURES = Path(__file__).parent / "fixtures/cogview1"
 V = Vocabulary(image_codes=10, text_pieces=20)
@@ -184,7 +184,13 @@ def test_too_much_or_the_wrong_thing_is_one_clear_line() -> None:
         {"end": "[SEP]"},
         {"kind": "image_to_text", "end": "[STOP]"},
         {"size": "[LARGE]"},
-        {"kind": "image_to_text", "end": "[SEP]", "text_slots": 2, "grid": (0, 2)},
+        {"kind": "image_to_text", "end": "[SEP]", "text_slots": 2},
+        {"grid": (0, 2)},
+        {
+            "kind": "super_resolution",
+            "context_grid": (1, 1),
+            "vocabulary": Vocabulary(image_codes=1, text_pieces=1, controls=CONTROLS[:8] + ("[BASE]",)),
+        },
         {"vocabulary": Vocabulary.cogview2()},
         {"text_weigth": 2},
     ],

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from cogview.config import Config
 from cogview.errors import CogViewError
@@ -94,8 +94,8 @@ class SequenceFormat(Config):
     kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
     vocabulary: Vocabulary
     text_slots: int = Field(64, ge=1)
-    grid: tuple[int, int]
-    context_grid: tuple[int, int] | None = None
+    grid: tuple[PositiveInt, PositiveInt]
+    context_grid: tuple[PositiveInt, PositiveInt] | None = None
     image_positions: Literal["index", "fixed"] = "fixed"
     size: str = "[BASE]"
     end: str | None = None
@@ -114,7 +114,8 @@ class SequenceFormat(Config):
             raise ValueError("end belongs to image_to_text")
         if self.text_limit < 1 and self.kind == "image_to_text":
             raise ValueError("text_slots leaves no room for a caption")
-        for name in (self.size, self.end, "[ROI1]", "[BOI1]", "[EOI1]"):
+        second = ("[ROI2]", "[POS0]", "[BOI2]", "[EOI2]") if self.context_grid else ()
+        for name in (self.size, self.end, "[ROI1]", "[BOI1]", "[EOI1]", *second):
             if name is not None and name not in self.vocabulary.controls:
                 raise ValueError(f"the vocabulary has no control token {name}")
         return self
