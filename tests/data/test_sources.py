@@ -115,13 +115,17 @@ def make_folder(root: Path) -> Source:
     (root / "b.notes.txt").write_text("not a language", "utf-8")
     (root / "a[1].txt").write_bytes(b"\xff\xfe\x00bad")
     (root / "readme.md").write_text("nothing")
+    (root / "d.docx").write_text("no picture, but captioned")
+    (root / "d.txt").write_text("a letter")
+    (root / ".hidden.png").write_text("nothing")
+    (root / "license.txt").write_text("nothing")
     return open_source(root)
 
 
 def test_a_folder_with_captions_beside(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "pets")
     records = {record.key: record for record in source.records()}
-    assert list(records) == ["a[1].JPG", "b.png", "sub/c.webp"]
+    assert list(records) == ["a[1].JPG", "b.png", "d.docx", "sub/c.webp"]
     assert records["b.png"].captions == (
         Caption("one caption"),
         Caption("another caption"),
@@ -130,7 +134,7 @@ def test_a_folder_with_captions_beside(tmp_path: Path) -> None:
     assert "UTF-8" in records["a[1].JPG"].problem
     assert records["sub/c.webp"].captions == ()
     assert {record.source for record in records.values()} == {"pets"}
-    assert [record.key for record in source.records(1)] == ["b.png", "sub/c.webp"]
+    assert [record.key for record in source.records(1)] == ["b.png", "d.docx", "sub/c.webp"]
 
 
 def test_the_fingerprint_changes_with_the_files(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ NPM = (
     ),
     Package(
         "twemoji", "@iconify-json/twemoji", "1.2.5", "Twitter Emoji", "Twitter",
-        "CC-BY-4.0", "https://github.com/twitter/twemoji",
+        "CC-BY-4.0", "https://github.com/jdecked/twemoji",
     ),
     Package(
         "fluent-emoji", "@iconify-json/fluent-emoji", "1.2.7", "Fluent Emoji", "Microsoft Corporation",

@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
@@ -77,14 +80,10 @@ class BuildSettings(Config):
 
 
 class Journal(Config):
-    """How far a build came: the source's records before ``consumed`` are in ``shards`` or in ``report``."""
+    """How far a build came: the source's first ``report.records`` records are in ``shards`` or rejected."""
 
     version: Literal[1] = 1
     plan: str
-    consumed: int = 0
-    languages: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
     shards: tuple[ShardEntry, ...] = ()
     report: Report = Report()
 
@@ -140,8 +139,8 @@ class Builder:
         journal = self.start(restart)
         seen = _keys(self.out, journal)
         self._save(journal)
-        while journal.consumed < total:
-            journal = self._shard(journal, seen, total, progress)
+        while journal.report.records < total:
+            journal = self._shard(journal, seen, lambda done: progress(done, total) if progress else None)
             self._save(journal)
         if not journal.shards:
             raise CogViewError(
@@ -166,26 +165,46 @@ class Builder:
                 f"{self.out} cannot be written: {error.strerror}; give another directory"
             ) from error
 
-    def _shard(self, journal: Journal, seen: set[str], total: int, progress: Progress | None) -> Journal:
+    def _shard(self, journal: Journal, seen: set[str], progress: Callable[[int], None]) -> Journal:
         """Read the next ``shard_records`` records, write their shard and return the journal after it."""
         tally = Tally.resume(journal.report)
-        items: list[TokenItem] = []
-        waiting: list[Sample] = []
-        consumed = journal.consumed
-        for record in itertools.islice(self.source.records(consumed), self.settings.shard_records):
+        samples = self._samples(tally, seen, progress)
+        batches = iter(lambda: list(itertools.islice(samples, self.settings.batch)), [])
+        items = [item for batch in batches for item in self.tokenise(batch)]
+        report, entries = tally.report(), journal.shards
+        if items:
+            entry = write_shard(self.out, f"shard-{len(entries):05d}", items, self._layout(report))
+            entries = (*entries, entry)
+        return Journal(plan=journal.plan, shards=entries, report=report)
+
+    def _samples(self, tally: Tally, seen: set[str], progress: Callable[[int], None]) -> Iterator[Sample]:
+        """The good ones of the next ``shard_records`` records, their pictures already small squares."""
+        for record in itertools.islice(self.source.records(tally.records), self.settings.shard_records):
             reading = read_record(record, self.settings.limits, seen)
             tally.add(reading)
-            consumed += 1
             if reading.sample is not None:
-                waiting.append(reading.sample)
-            if len(waiting) == self.settings.batch:
-                items += self.tokenise(waiting)
-                waiting = []
-            if progress:
-                progress(consumed, total)
-        items += self.tokenise(waiting)
-        report = tally.report()
-        layout = ShardLayout(
+                pixels = square(reading.sample.image, self.settings.preprocessing)
+                yield replace(reading.sample, image=Image.fromarray(pixels))
+            progress(tally.records)
+
+    def tokenise(self, samples: Sequence[Sample]) -> list[TokenItem]:
+        """Encode some samples' pictures (in one batch) and captions."""
+        pixels = np.stack([np.asarray(sample.image) for sample in samples])  # (batch, size, size, 3)
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0
+        with torch.inference_mode():
+            codes = self.images.encode(images).cpu().numpy()
+        return [self._item(sample, row) for sample, row in zip(samples, codes, strict=True)]
+
+    def _item(self, sample: Sample, codes: NDArray[np.int64]) -> TokenItem:
+        captions = tuple(
+            TokenCaption(tuple(self.texts.encode(caption.text)), caption.language, caption.kind)
+            for caption in sample.captions
+        )
+        return TokenItem(sample.key, codes, captions, sample.source, sample.split)
+
+    def _layout(self, report: Report) -> ShardLayout:
+        """Names in the order they were first met: later shards may add some, numbers never change."""
+        return ShardLayout(
             grid=self.grid,
             codes_type=self.codes_type,
             texts_type=self.texts_type,
@@ -193,35 +212,6 @@ class Builder:
             sources=tuple(report.sources),
             splits=tuple(report.splits),
         )
-        entries = journal.shards
-        if items:
-            entries = (*entries, write_shard(self.out, f"shard-{len(entries):05d}", items, layout))
-        return Journal(
-            plan=journal.plan,
-            consumed=consumed,
-            languages=layout.languages,
-            sources=layout.sources,
-            splits=layout.splits,
-            shards=entries,
-            report=report,
-        )
-
-    def tokenise(self, samples: list[Sample]) -> list[TokenItem]:
-        """Encode some samples' pictures (in one batch) and captions."""
-        if not samples:
-            return []
-        pixels = np.stack([square(sample.image, self.settings.preprocessing) for sample in samples])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0  # (batch, 3, size, size)
-        with torch.inference_mode():
-            codes = self.images.encode(images).cpu().numpy()
-        return [self._item(sample, row) for sample, row in zip(samples, codes, strict=True)]
-
-    def _item(self, sample: Sample, codes: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> TokenItem:
-        captions = tuple(
-            TokenCaption(tuple(self.texts.encode(caption.text)), caption.language, caption.kind)
-            for caption in sample.captions
-        )
-        return TokenItem(sample.key, codes, captions, sample.source, sample.split)
 
     def _index(self, journal: Journal) -> ShardIndex:
         return ShardIndex(
@@ -234,7 +224,7 @@ class Builder:
             preprocessing=self.settings.preprocessing,
             image_tokenizer=self.images.fingerprint,
             text_tokenizer=self.texts.fingerprint,
-            languages=journal.languages,
+            languages=tuple(journal.report.captions),
             sources=journal.report.sources,
             splits=journal.report.splits,
             shards=journal.shards,

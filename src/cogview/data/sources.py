@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ IMAGE_SUFFIXES = frozenset(
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "path", "file", "file_name", "filename", "image_path")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "description", "prompt")
 KEY_COLUMNS = ("key", "id", "uid")
+TEXT_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z]{2,4})?")
 ROLES = {
     "image": "image",
     "key": "key",
@@ -194,22 +196,38 @@ def _digest(lines: Iterator[str]) -> str:
 class FolderSource:
     """Pictures in a folder (and below), captions in ``NAME.txt`` or ``NAME.LANGUAGE.txt`` beside them.
 
-    The key is the path below the folder; the source is the folder's name.
+    The key is the path below the folder, the source the folder's name. A file that is no picture but has a
+    caption is a record too (a check then says what is wrong with it); hidden files are not looked at.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.paths = sorted(
-            path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-        )
+        files = [path for path in root.rglob("*") if not path.name.startswith(".") and path.is_file()]
+        self._texts: dict[Path, list[tuple[str, Path]]] = {}
+        for path in sorted(file for file in files if file.suffix == ".txt"):
+            self._add_text(path)
+        others = (path for path in files if path.suffix != ".txt")
+        self.paths = sorted(path for path in others if self._is_record(path))
+
+    def _add_text(self, path: Path) -> None:
+        stem = path.with_suffix("")
+        self._texts.setdefault(stem, []).append(("", path))
+        if TEXT_LANGUAGE.fullmatch(stem.suffix):
+            self._texts.setdefault(stem.with_suffix(""), []).append((stem.suffix[1:], path))
+
+    def _is_record(self, path: Path) -> bool:
+        return path.suffix.lower() in IMAGE_SUFFIXES or path.with_suffix("") in self._texts
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        return _digest(f"{path.relative_to(self.root)}\t{_stamp(path)}" for path in self.paths)
+        """Changes with the pictures and captions: their names, sizes and times."""
+        texts = (text for path in self.paths for _, text in self._texts.get(path.with_suffix(""), []))
+        return _digest(f"{path.relative_to(self.root)}\t{_stamp(path)}" for path in chain(self.paths, texts))
 
     def records(self, start: int = 0) -> Iterator[Record]:
+        """The records from number ``start`` on, by path."""
         return (self._record(path) for path in self.paths[start:])
 
     def _record(self, path: Path) -> Record:
@@ -218,20 +236,12 @@ class FolderSource:
             captions, problem = tuple(self._captions(path)), ""
         except (OSError, UnicodeDecodeError) as error:
             captions, problem = (), f"the caption file cannot be read as UTF-8: {error}"
-        return Record(key, path, captions, self.root.name, "train", str(path), problem)
+        return Record(key, path, captions, self.root.resolve().name, "train", str(path), problem)
 
-    @staticmethod
-    def _captions(path: Path) -> Iterator[Caption]:
-        for text in sorted(path.parent.glob(_escape(path.stem) + "*.txt")):
-            language = text.name[len(path.stem) :].removesuffix(".txt")
-            if language and not re.fullmatch(r"\.[A-Za-z]{2,3}(-[A-Za-z]{2,4})?", language):
-                continue
+    def _captions(self, path: Path) -> Iterator[Caption]:
+        for language, text in self._texts.get(path.with_suffix(""), []):
             for line in text.read_text("utf-8-sig").splitlines():
-                yield from (Caption(trimmed, language.lstrip(".")) for trimmed in _texts(line))
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([\[\]*?])", r"[\1]", text)
+                yield from (Caption(trimmed, language) for trimmed in _texts(line))
 
 
 # ---------------------------------------------------------------------------------------------- tables
