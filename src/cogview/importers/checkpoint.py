@@ -1,0 +1,110 @@
+"""The released checkpoints' layout on disk, read without running anything that is in them.
+
+::
+
+    <directory>/latest_checkpointed_iteration.txt     (or ``latest``) the iteration, or the word "release"
+    <directory>/<iteration>/mp_rank_00_model_states.pt   one file a model-parallel rank, weights in "module"
+    <directory>/model_config.json                     in later releases
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cogview.config import load_json
+from cogview.errors import CogViewError
+
+TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
+SHARD = re.compile(r"mp_rank_(\d{2,3})_model_states\.pt")
+MAX_TRACKER_BYTES = 64
+
+# What besides tensors and plain data a training checkpoint may hold: NumPy's random state, under the name
+# its module has now and the one it had in NumPy 1.
+_ARRAY = np.empty(0).__reduce__()[0]
+ALLOWED: tuple[Any, ...] = (
+    (_ARRAY, "numpy._core.multiarray._reconstruct"),
+    (_ARRAY, "numpy.core.multiarray._reconstruct"),
+    (np.ndarray, "numpy.ndarray"),
+    (np.dtype, "numpy.dtype"),
+    type(np.dtype(np.uint32)),
+)
+
+
+def load_pickle(path: Path) -> Any:
+    """The content of a ``.pt`` file: tensors, plain containers and numbers, NumPy arrays; nothing else.
+
+    Raises:
+        CogViewError: no such file, not PyTorch's, or it names something outside that list.
+    """
+    try:
+        mapped = zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(list(ALLOWED)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it wants to load {name[1]}" if name else "it holds more than tensors and plain data"
+        raise CogViewError(f"{path}: refused, {reason}") from error
+    except OSError as error:
+        raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of one ``.pt`` file, each in memory of its own.
+
+    The released tensors are views of one flat buffer that ZeRO left; they are copied out of it.
+    """
+    content = load_pickle(path)
+    weights = content.get("module", content) if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
+        raise CogViewError(f"{path}: no weights there; they are expected under the key 'module'")
+    return {str(name).removeprefix("module."): tensor.clone() for name, tensor in weights.items()}
+
+
+def step_directory(directory: Path) -> Path:
+    """The directory with the shards: the tracker's iteration, or ``directory`` where they lie there."""
+    if any(SHARD.fullmatch(path.name) for path in directory.glob("mp_rank_*")):
+        return directory
+    tracker = next((directory / name for name in TRACKERS if (directory / name).is_file()), None)
+    if tracker is None:
+        raise CogViewError(f"{directory}: neither {TRACKERS[0]} nor mp_rank_*_model_states.pt is there")
+    with open(tracker, "rb") as file:
+        iteration = file.read(MAX_TRACKER_BYTES).decode("ascii", "replace").strip()
+    if iteration != "release" and not iteration.isdecimal():
+        raise CogViewError(f"{tracker}: expected an iteration or 'release', found {iteration[:20]!r}")
+    return directory / iteration
+
+
+def shards(directory: str | Path) -> list[Path]:
+    """The ``.pt`` files of a checkpoint in rank order; CogViewError if one is missing."""
+    step = step_directory(Path(directory))
+    found = {int(match[1]): p for p in step.glob("mp_rank_*") if (match := SHARD.fullmatch(p.name))}
+    if not found:
+        raise CogViewError(f"{step}: no mp_rank_00_model_states.pt there")
+    missing = sorted(set(range(max(found) + 1)) - set(found))
+    if missing:
+        raise CogViewError(
+            f"{step}: mp_rank_{missing[0]:02d}_model_states.pt is missing; {len(found)} others are"
+        )
+    return [found[rank] for rank in sorted(found)]
+
+
+def model_config(directory: str | Path) -> dict[str, Any]:
+    """``model_config.json`` of a later release, else empty."""
+    path = Path(directory) / "model_config.json"
+    data = load_json(path) if path.is_file() else {}
+    if not isinstance(data, dict):
+        raise CogViewError(f"{path}: expected keys and values at the top")
+    return data
