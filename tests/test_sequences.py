@@ -189,7 +189,7 @@ def test_too_much_or_the_wrong_thing_is_one_clear_line() -> None:
         {
             "kind": "super_resolution",
             "context_grid": (1, 1),
-            "vocabulary": Vocabulary(image_codes=1, text_pieces=1, controls=CONTROLS[:8] + ("[BASE]",)),
+            "vocabulary": Vocabulary(image_codes=1, text_pieces=1, controls=(*CONTROLS[:8], "[BASE]")),
         },
         {"vocabulary": Vocabulary.cogview2()},
         {"text_weigth": 2},
