@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from cogview.config import read_yaml
@@ -11,8 +12,13 @@ from cogview.errors import CogViewError
 from cogview.training import recipe as recipes
 from cogview.training.optim import AdamWConfig, MuonConfig
 from cogview.training.recipe import Recipe, check_same, read_recipe, write_recipe
+from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.trainer import pick_device, prepare_directory
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
 from tests.training.tiny import TinyRecipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +132,19 @@ def test_device_that_is_not_there() -> None:
     with pytest.raises(CogViewError, match="not available"):
         pick_device("mps")
     assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_that_ships_is_valid(path: Path) -> None:
+    assert read_recipe(path).name
+
+
+def test_papers_recipe_is_the_papers() -> None:
+    """Section 2.3: 6,144 sequences an update, 144,000 updates; 3,928,849,920 parameters in all."""
+    found = read_recipe(RECIPES / "cogview-paper.yaml")
+    assert isinstance(found, TransformerRecipe)
+    assert found.batch_size * found.accumulation == 6144
+    sizes = {"vocab_size": 58240, "max_positions": 1089}
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig.model_validate({**found.model.model_dump(), **sizes}))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 3_928_849_920

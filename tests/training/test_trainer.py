@@ -104,6 +104,12 @@ def test_a_phase_trains_only_its_own(tmp_path: Path) -> None:
     assert not torch.equal(weights(tmp_path / "more")["critic.weight"], start["critic.weight"])
 
 
+def test_what_no_phase_trains_takes_no_gradient(tmp_path: Path) -> None:
+    settings = recipe(steps=5)
+    trainer = Trainer(TinyTask(settings), settings, tmp_path)
+    assert not trainer.model.critic.weight.requires_grad and trainer.model.net[0].weight.requires_grad
+
+
 def test_average_is_exported(tmp_path: Path) -> None:
     run(tmp_path / "run", recipe(steps=1, ema=0.9, schedule={"warmup": 0}))
     run(tmp_path / "plain", recipe(steps=1, schedule={"warmup": 0}))

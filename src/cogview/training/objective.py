@@ -1,4 +1,4 @@
-"""The sequence loss: cross-entropy of every next token, weighted token by token (CogView, section 2.1).
+"""The sequence loss: cross-entropy of every next token, weighted token by token (CogView, section 2.3).
 
 The paper gives text and image tokens the same weight; the weights come with the sequences. ``softmax``:
 

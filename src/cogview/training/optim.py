@@ -1,6 +1,6 @@
 """Optimizers: AdamW with the papers' parameter groups, and Muon for hidden matrices with AdamW for the rest.
 
-AdamW: beta (0.9, 0.95), weight decay 4e-2 (CogView, section 3.5), none on norms and biases (the released
+AdamW: beta (0.9, 0.95), weight decay 4e-2 (CogView, section 2.3), none on norms and biases (the released
 code).
 
 Muon (K. Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal one, found

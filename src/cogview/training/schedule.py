@@ -1,6 +1,6 @@
 """Learning-rate schedules: warm-up, then cosine, linear or constant; and the released code's own formula.
 
-CogView trains with 2 % warm-up and cosine annealing (section 3.5). The released ``AnnealingLR`` differs: its
+CogView trains with 2 % warm-up and cosine annealing (section 2.3). The released ``AnnealingLR`` differs: its
 decay spans all iterations *after* the warm-up, so a run ends before the floor.
 """
 

@@ -103,6 +103,7 @@ class Trainer:
         seed_all(recipe.seed)
         self.model = self._build()
         self.phases = [self._phase(name) for name in task.phases]
+        _freeze_all_but(self.model, [value for phase in self.phases for value in phase.parameters])
         first = self.phases[0].optimizer.parameters
         self.average = MovingAverage(first, recipe.ema) if recipe.ema else None
         self.step, self.seconds, self.seen, self.skipped = 0, 0.0, 0, 0
@@ -382,6 +383,13 @@ class Trainer:
         self.metrics.truncate(state.step)
         restore_random_states(state.random, tensors["rng"])
         self._say(f"resuming at step {self.step}")
+
+
+def _freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
+    """Have what no phase trains take no gradients."""
+    ids = {id(parameter) for parameter in trained}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in ids)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

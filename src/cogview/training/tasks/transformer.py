@@ -1,4 +1,4 @@
-"""Stage two: training the transformer on token shards (CogView, sections 2.1 and 3).
+"""Stage two: training the transformer on token shards (CogView, section 2.3).
 
 A sample is an item's codes and one of its captions, drawn anew each epoch (language, style); texts of like
 length share a batch. The sequence format says which tokens, positions and weights; the model sees no
