@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def source(folder: Path) -> Source:
-    return open_source(folder)
+    return open_source(folder, validation=0)
 
 
 SETTINGS = BuildSettings(preprocessing=Preprocessing(size=12), shard_records=4, batch=3)

@@ -110,7 +110,41 @@ def test_every_avatar_style_has_words_and_an_opening() -> None:
             assert all(pair is None or len(pair) == 2 for pair in part.values())
 
 
-@pytest.mark.parametrize("style", ["critters", "sprouts", "voxel-art", "toon-head"])
+@pytest.mark.parametrize(
+    ("style", "options", "en", "zh"),
+    [
+        (
+            "voxel-art",
+            {
+                "topVariant": "bunnyEars", "outfitVariant": "hoodie", "glassesVariant": "square",
+                "mouthVariant": "ooh", "hatColor": ["#3060ff"], "shirtColor": ["#ff8000"],
+                "backgroundColor": ["#ffb0c0"],
+            },
+            "voxel person with blue bunny ears wearing an orange hoodie, square glasses, surprised, "
+            "on a pink background",
+            "戴着蓝色的兔耳帽、穿橙色连帽衫的体素小人，方框眼镜，惊讶，粉色背景",
+        ),
+        (
+            "planets",
+            {"surfaceVariant": "belted", "planetColor": ["#00b0c0"], "ringVariant": "thin", "moonsVariant": "one"},
+            "belted cyan planet in the starry sky, a thin ring, one moon",
+            "星空中一颗环带的青色行星，细光环，一颗卫星",
+        ),
+        (
+            "landscape",
+            {"hill4Variant": "ridge", "hill4Color": ["#2040f0"], "backgroundColor": ["#00d0d0"]},
+            "landscape of blue ridge without a sun, cyan sky",
+            "蓝色的山脊，天上没有太阳，青色的天空",
+        ),
+    ],
+)  # fmt: skip
+def test_attributes_become_sentences(style: str, options: dict[str, Any], en: str, zh: str) -> None:
+    words = avatars.yaml.safe_load(avatars.WORDS.read_text("utf-8"))[style]
+    caption, _ = avatars.describe(style, avatars.Avatar(words, options))
+    assert (caption.en, caption.zh) == (en, zh)
+
+
+@pytest.mark.parametrize("style", ["critters", "sprouts", "toon-head"])
 def test_avatars_say_what_they_are_drawn_from(style: str) -> None:
     pytest.importorskip("dicebear")
     pytest.importorskip("dicebear_styles")

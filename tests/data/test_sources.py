@@ -159,3 +159,17 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing")
     with pytest.raises(CogViewError, match="not a readable Parquet file"):
         open_source(tmp_path / "x.parquet")
+
+
+def test_a_share_of_the_keys_is_kept_for_validation(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"{number}.png,{number}" for number in range(3000)]
+    path.write_text("\n".join(["image,caption", *rows]))
+    splits = {record.key: record.split for record in open_source(path, validation=0.1).records()}
+    count = list(splits.values()).count("val")
+    assert abs(count - 300) < 5 * (3000 * 0.1 * 0.9) ** 0.5
+    path.write_text("\n".join(["image,caption", *rows[1000:]]))
+    later = open_source(path, validation=0.1)
+    assert all(splits[record.key] == record.split for record in later.records())
+    assert later.fingerprint() != open_source(path, validation=0.2).fingerprint()
+    assert {record.split for record in open_source(path, validation=0).records()} == {"train"}

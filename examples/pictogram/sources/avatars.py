@@ -182,7 +182,7 @@ OPENINGS: dict[str, Opening] = {
 }
 
 
-def _caption(style: str, avatar: Avatar) -> tuple[Words, list[Words]]:
+def describe(style: str, avatar: Avatar) -> tuple[Words, list[Words]]:
     """The whole caption, and the parts said after the opening."""
     background = avatar.colour("background") if avatar.words.get("background") else None
     opening = OPENINGS[style](avatar)
@@ -220,7 +220,7 @@ def style_drawings(style: str, words: dict[str, Any], count: int) -> Iterator[Dr
     for number in range(count):
         drawn = dicebear.Avatar(drawer, {"seed": f"{style}-{number}"})
         avatar = Avatar(words, drawn.to_json()["options"])
-        caption, said = _caption(style, avatar)
+        caption, said = describe(style, avatar)
         yield Drawing(
             key=f"dice/{style}/{number}",
             source="dice",

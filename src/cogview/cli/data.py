@@ -49,6 +49,10 @@ BytesOption = Annotated[int | None, typer.Option(help="Refuse larger picture fil
 PixelsOption = Annotated[
     int | None, typer.Option(help="Refuse larger pictures (default: 64 million pixels).")
 ]
+ValidationOption = Annotated[
+    float,
+    typer.Option(help='Share of the pictures for the split "val", where no column says it.', min=0, max=1),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SizeOption = Annotated[int, typer.Option("--size", help="Side of the square pictures, in pixels.", min=1)]
 ResampleOption = Annotated[
@@ -65,6 +69,7 @@ def check_command(
     source: SourceArgument,
     column: ColumnOption = None,
     images: ImagesOption = None,
+    validation: ValidationOption = 0.02,
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
     report: ReportOption = None,
@@ -73,7 +78,7 @@ def check_command(
     """Read every record, count what is good and explain what is not. Exit code 2 if anything was rejected."""
     from cogview.data.check import check
 
-    opened = _open(source, column, images)
+    opened = _open(source, column, images, validation)
     with _progress("checking") as progress:
         found = check(opened, _limits(max_bytes, max_pixels), progress)
     if report:
@@ -98,6 +103,7 @@ def build_command(
     ],
     column: ColumnOption = None,
     images: ImagesOption = None,
+    validation: ValidationOption = 0.02,
     size: Annotated[
         int | None, typer.Option("--size", help="Side of the pictures (default: the tokenizer's own).", min=1)
     ] = None,
@@ -123,7 +129,7 @@ def build_command(
         shard_records=shard_records,
         batch=batch,
     )
-    builder = Builder(_open(source, column, images), out, encoder, pieces, settings)
+    builder = Builder(_open(source, column, images, validation), out, encoder, pieces, settings)
     with _progress("encoding") as progress:
         found = builder.run(restart, progress)
     _show(found, as_json)
@@ -138,6 +144,7 @@ def cache_command(
     size: SizeOption,
     column: ColumnOption = None,
     images: ImagesOption = None,
+    validation: ValidationOption = 0.02,
     resample: ResampleOption = "bilinear",
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
@@ -148,7 +155,9 @@ def cache_command(
 
     preprocessing, limits = _preprocessing(size, resample), _limits(max_bytes, max_pixels)
     with _progress("decoding") as progress:
-        cache = build_image_cache(_open(source, column, images), out, preprocessing, limits, progress)
+        cache = build_image_cache(
+            _open(source, column, images, validation), out, preprocessing, limits, progress
+        )
     _show(cache.index.report, as_json)
 
 
@@ -171,10 +180,10 @@ def text_tokenizer_command(
     typer.echo(f"{tokenizer.pieces:,} pieces in {out}")
 
 
-def _open(source: Path, column: list[str] | None, images: Path | None) -> Source:
+def _open(source: Path, column: list[str] | None, images: Path | None, validation: float = 0.02) -> Source:
     from cogview.data.sources import Columns, open_source
 
-    return open_source(source, Columns.parse(column or []), images)
+    return open_source(source, Columns.parse(column or []), images, validation)
 
 
 def _limits(max_bytes: int | None, max_pixels: int | None) -> Limits:

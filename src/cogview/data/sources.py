@@ -16,7 +16,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,7 @@ ROLES = {
     "keyword": "keywords",
     "style": "styles",
 }
+VALIDATION = 0.02
 LANGUAGE_ROLES = ("captions", "keywords", "styles")
 LANGUAGES = "ar|de|en|es|fa|fr|he|hi|it|ja|ko|nl|pl|pt|ru|th|tr|uk|vi|zh"
 LANGUAGE = re.compile(rf"^(?:(?:caption|text|title)_)?((?:{LANGUAGES})(?:-[A-Za-z]{{2,4}})?)$")
@@ -50,7 +51,10 @@ LANGUAGE = re.compile(rf"^(?:(?:caption|text|title)_)?((?:{LANGUAGES})(?:-[A-Za-
 
 @dataclass(frozen=True)
 class Record:
-    """One entry as found: nothing is decoded or checked yet; ``image`` is bytes, a path or missing."""
+    """One entry as found: nothing is decoded or checked yet.
+
+    ``image`` is bytes, a path or missing; ``split`` is empty where the data have none.
+    """
 
     key: str
     image: bytes | Path | None
@@ -236,7 +240,7 @@ class FolderSource:
             captions, problem = tuple(self._captions(path)), ""
         except (OSError, UnicodeDecodeError) as error:
             captions, problem = (), f"the caption file cannot be read as UTF-8: {error}"
-        return Record(key, path, captions, self.root.resolve().name, "train", str(path), problem)
+        return Record(key, path, captions, self.root.resolve().name, "", str(path), problem)
 
     def _captions(self, path: Path) -> Iterator[Caption]:
         for language, text in self._texts.get(path.with_suffix(""), []):
@@ -287,7 +291,7 @@ def _record(
         return default if value is None or value == "" else str(value)
 
     captions = columns.read_captions(row)
-    names = cell(columns.key, key), cell(columns.source, source), cell(columns.split, "train")
+    names = cell(columns.key, key), cell(columns.source, source), cell(columns.split, "")
     return Record(names[0], image, captions, names[1], names[2], place, problem)
 
 
@@ -383,11 +387,44 @@ def _import_parquet() -> Any:
     return parquet
 
 
-def open_source(path: str | Path, columns: Columns | None = None, images: str | Path | None = None) -> Source:
+class SplitSource:
+    """A source whose records without a split get one: "val" for a share of the keys, else "train".
+
+    It hangs on a hash of the key alone, so a picture stays on its side when others come and go.
+    """
+
+    def __init__(self, source: Source, validation: float) -> None:
+        self.source, self.validation = source, validation
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fingerprint(self) -> str:
+        """Changes with the source's files and with the share."""
+        return _digest(iter([self.source.fingerprint(), repr(self.validation)]))
+
+    def records(self, start: int = 0) -> Iterator[Record]:
+        """The source's records from number ``start`` on."""
+        return map(self._split, self.source.records(start))
+
+    def _split(self, record: Record) -> Record:
+        if record.split:
+            return record
+        fraction = int.from_bytes(hashlib.sha256(record.key.encode()).digest()[:6], "big") / 2**48
+        return replace(record, split="val" if fraction < self.validation else "train")
+
+
+def open_source(
+    path: str | Path,
+    columns: Columns | None = None,
+    images: str | Path | None = None,
+    validation: float = VALIDATION,
+) -> Source:
     """The source at ``path``: a folder of pictures, a CSV, TSV, JSONL or Parquet file or folder of them.
 
     ``images`` is the folder that picture paths in a table are relative to (default: the table's own).
-    Raises CogViewError where there is nothing to read.
+    Without a split column, ``validation`` is the share of records that go to the split "val"; the others
+    are "train". Raises CogViewError where there is nothing to read.
     """
     root = Path(path)
     columns = columns or Columns()
@@ -410,4 +447,4 @@ def open_source(path: str | Path, columns: Columns | None = None, images: str | 
         raise CogViewError(
             f"{root} holds no samples; a folder needs pictures ({' '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return source
+    return SplitSource(source, validation)
