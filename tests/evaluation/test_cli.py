@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from cogview.cli.evaluate import bars, evaluate
+from cogview.cli.evaluate import _print_attributes, bars, evaluate
 from cogview.errors import CogViewError
+from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.drawer import family_directory
 from cogview.evaluation.reconstruction import ReconstructionReport
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from tests.evaluation.toy import CaptionDrawer
 
 
 def run(*arguments: object) -> Result:
@@ -104,3 +106,18 @@ def test_bars_follow_each_thing() -> None:
     with bars() as progress:
         for what in ("drawing zh", "drawing en", "drawing zh"):
             progress(what, 1, 2)
+
+
+def test_the_table_says_what_the_report_says(
+    corpus: Path, reader: AttributeReader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = AttributePlan(count=20, bootstrap=100)
+    report, _ = evaluate_attributes(plan, corpus, reader, CaptionDrawer(wrong_colour=True), tmp_path)
+    _print_attributes(report)
+    lines = [line.replace("│", "|").split("|") for line in capsys.readouterr().out.splitlines()]
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines if len(cells) > 2}
+    chinese = report.accuracy["zh"]
+    assert rows["zh"][0].startswith(f"{100 * chinese.overall.value:.1f} ±")
+    assert rows["zh"][-1] == f"{100 * (chinese.floor or 0):.1f}"
+    assert rows["colour of a part"] == ["20", "100.0", "0.0", "0.0"]
+    assert rows["flag"] == ["20", "100.0", "50.0", "50.0"]

@@ -14,6 +14,7 @@ from cogview.errors import CogViewError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from rich.table import Table
 
     from cogview.evaluation.attributes import AttributeReport
     from cogview.evaluation.reconstruction import Fidelity, ReconstructionReport
@@ -142,44 +143,41 @@ def _print_attributes(report: AttributeReport) -> None:
         f"{report.facts['model']}: {len(report.selection.keys)} held-out combinations, {stated} statements"
     )
     table = Table(title=title, title_justify="left")
-    for column in ("pictures", "read right", "of the ceiling", "macro", "of the ceiling", "floor"):
-        table.add_column(column, justify="left" if column == "pictures" else "right")
+    for column in ("pictures", "right, %", "of ceiling", "macro", "of ceiling", "floor"):
+        table.add_column(column, justify="left" if column == "pictures" else "right", no_wrap=True)
     for name, accuracy in report.accuracy.items():
-        table.add_row(_label(name), *_cells(accuracy))
-    groups = Table(title="by group, % read right", title_justify="left")
-    names = list(report.accuracy["real"].by_group)
-    groups.add_column("pictures")
-    for name in names:
-        groups.add_column(name, justify="right")
-    for name, accuracy in report.accuracy.items():
-        groups.add_row(_label(name), *(f"{100 * accuracy.by_group[group].value:.1f}" for group in names))
+        table.add_row(name, *_cells(accuracy))
     console = Console()
     console.print(table)
-    console.print(groups)
-    console.print(
-        "[95 % bootstrap intervals; floor: prompts swapped within a style]", markup=False, style="dim"
-    )
+    console.print("± half of the 95 % interval; floor: prompts swapped within a style", style="dim")
+    console.print(_parts_table(report))
 
 
-def _label(name: str) -> str:
-    return {"real": "real (the ceiling)", "zh": "drawn, Chinese", "en": "drawn, English"}.get(name, name)
+def _parts_table(report: AttributeReport) -> Table:
+    """Percent read right by group and by style, one column for each set of pictures."""
+    from rich.table import Table
+
+    table = Table("right, %", "stated", *report.accuracy)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    sets = report.accuracy.values()
+    for parts in ([own.by_group for own in sets], [own.by_style for own in sets]):
+        for name, share in parts[0].items():
+            table.add_row(name, str(share.stated), *(f"{100 * own[name].value:.1f}" for own in parts))
+        table.add_section()
+    return table
 
 
 def _cells(accuracy: Accuracy) -> list[str]:
+    figures = (accuracy.overall, accuracy.of_ceiling, accuracy.macro, accuracy.macro_of_ceiling)
     floor = "–" if accuracy.floor is None else f"{100 * accuracy.floor:.1f}"
-    return [
-        _percent(accuracy.overall),
-        _percent(accuracy.of_ceiling),
-        _percent(accuracy.macro),
-        _percent(accuracy.macro_of_ceiling),
-        floor,
-    ]
+    return [*(_percent(figure) for figure in figures), floor]
 
 
 def _percent(figure: Figure | None) -> str:
     if figure is None:
         return ""
-    return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}–{100 * figure.high:.1f}]"
+    return f"{100 * figure.value:.1f} ±{50 * (figure.high - figure.low):.1f}"
 
 
 # ------------------------------------------------------------------------------------- classifier
