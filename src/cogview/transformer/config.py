@@ -23,6 +23,8 @@ class TransformerConfig(Config):
     embedding_gradient: factor on the gradient of the token embeddings (paper: 0.1). numerics: ``fused``
     kernels (scores in float32, one multiply-add for bias); ``written`` step by step in the tensors' own
     dtype; ``released`` bit for bit as the released code does it (hidden scores -10000, bias added apart).
+    branch_gain: starting gain of the LayerNorm that ends a sandwich's branch (paper: 1); below 1 the residual
+    stream starts near the embeddings, and small models learn faster.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -39,6 +41,7 @@ class TransformerConfig(Config):
     hidden_dropout: float = Field(0.0, ge=0, lt=1)
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     epsilon: float = Field(1e-5, gt=0)
+    branch_gain: float = Field(1.0, gt=0)
     numerics: Numerics = "fused"
 
     @model_validator(mode="after")

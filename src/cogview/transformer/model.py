@@ -63,7 +63,8 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
             else:
-                nn.init.ones_(parameter)
+                ends_branch = name.endswith("norm_out.weight") and self.config.norm == "sandwich"
+                nn.init.constant_(parameter, self.config.branch_gain if ends_branch else 1.0)
 
     def forward(
         self,
@@ -129,9 +130,10 @@ class Transformer(nn.Module):
         elif isinstance(visibility, Tensor):
             visibility = Dense(visibility)
         keys = queries + (cache.length if cache is not None else 0)
+        make = visibility.view if self.config.numerics == "fused" else visibility.dense_view
         if visibility.varies_by_layer:
-            return [visibility.view(queries, keys, device, layer) for layer in range(self.config.layers)]
-        return [visibility.view(queries, keys, device)] * self.config.layers
+            return [make(queries, keys, device, layer) for layer in range(self.config.layers)]
+        return [make(queries, keys, device)] * self.config.layers
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write ``config.json`` and ``model.safetensors`` (floats as ``dtype``), each whole or not at all."""

@@ -1,6 +1,7 @@
 """The three ways to compute attention for a view: fused, written out (equation 4), and as released.
 
-All take query (b, heads, q, d), key and value (b, heads, k, d) and return (b, heads, q, d).
+All take query (b, heads, q, d), key and value (b, heads, k, d) and return (b, heads, q, d). The last two
+take dense views only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.transformer.attention.causal import lower_triangle
 from cogview.transformer.attention.pattern import View
 
 HIDDEN = -10000.0  # the released score of a hidden key
@@ -41,9 +41,8 @@ def written(
         scores = (scores - scores.detach().amax((-2, -1), keepdim=True)) * alpha
     if view.bias is not None:
         scores = scores + view.bias.to(scores.dtype)
-    allowed = _allowed(view, scores)
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, -torch.inf)
+    if view.allowed is not None:
+        scores = scores.masked_fill(~view.allowed, -torch.inf)
     return F.dropout(scores.softmax(-1), dropout) @ value
 
 
@@ -55,14 +54,7 @@ def released(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: flo
     scores = (query / math.sqrt(query.shape[-1])) @ key.mT
     if view.bias is not None:
         scores = scores + view.bias.to(scores.dtype)
-    allowed = _allowed(view, scores)
-    if allowed is not None:
-        mask = allowed.to(scores.dtype)
+    if view.allowed is not None:
+        mask = view.allowed.to(scores.dtype)
         scores = scores * mask + HIDDEN * (1 - mask)
     return F.dropout(scores.softmax(-1), dropout) @ value
-
-
-def _allowed(view: View, scores: Tensor) -> Tensor | None:
-    if view.causal:
-        return lower_triangle(scores.shape[-2], scores.shape[-1], scores.device)
-    return view.allowed

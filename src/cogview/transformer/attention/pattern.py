@@ -19,9 +19,9 @@ Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 class View:
     """A pattern for given lengths, made once a forward pass and used by every layer.
 
-    allowed: bool, broadcastable to (batch, heads, queries, keys); ``None`` when everything is visible or
-    ``causal`` says it (a square lower triangle). bias: added to the scores, same shape. kernel: computes
-    (query, key, value, dropout) -> output itself.
+    allowed: bool, broadcastable to (batch, heads, queries, keys), ``None`` when everything is visible.
+    bias: added to the scores, same shape. The fast paths of a fused kernel: causal: a square lower triangle
+    instead of ``allowed``; kernel: computes (query, key, value, dropout) -> output itself.
     """
 
     allowed: Tensor | None = None
@@ -60,9 +60,9 @@ class Visibility(ABC):
 
     def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
         """The fast path for these lengths; by default the dense mask in a fused kernel."""
-        return self.dense_view(queries, keys, device)
+        return self.dense_view(queries, keys, device, layer)
 
-    def dense_view(self, queries: int, keys: int, device: torch.device | None = None) -> View:
+    def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
         """The definition itself as a view."""
         return View(self.dense_mask(queries, keys, device), self.bias(queries, keys, device))
 
