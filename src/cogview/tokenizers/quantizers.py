@@ -72,7 +72,12 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         """Codes (...) of vectors (..., dim); the first index wins a tie."""
-        return self.distances(z.reshape(-1, self.dim)).argmin(1).view(z.shape[:-1])
+        book = self.codebook.float().t()
+        norms = book.pow(2).sum(0)
+        rows = z.reshape(-1, self.dim).float()
+        # |z|^2 is the same for every code; parts of 1024 rows keep the distances in the cache.
+        parts = [torch.addmm(norms, part, book, alpha=-2).argmin(1) for part in torch.split(rows, 1024)]
+        return torch.cat(parts).view(z.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Vectors (..., dim) of codes (...)."""

@@ -292,7 +292,8 @@ class ImageTokenizer(nn.Module):
         if wrong:
             raise CogViewError(f"{directory}/model.safetensors does not fit its config.json: {wrong[0]}")
         model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-        return model.eval()
+        # Channels last in memory: convolutions on a CPU run twice as fast.
+        return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def _stored(self) -> set[str]:
         own = self.state_dict()
