@@ -13,6 +13,7 @@ from cogview.training.checkpoint import (
     list_checkpoints,
     prune,
     save_checkpoint,
+    set_aside,
 )
 from cogview.training.precision import LossScaler
 
@@ -70,6 +71,22 @@ def test_keeps_the_last(tmp_path: Path) -> None:
     save(tmp_path, 8, 9, 100_000_000, 11)
     prune(tmp_path, 2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000011", "step-100000000"]
+
+
+def test_damaged_ones_make_way(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20)
+    set_aside(tmp_path, 10)
+    save(tmp_path, 15)
+    prune(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-step-00000020", "step-00000015"]
+
+
+def test_full_disk_leaves_the_last_one(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    (tmp_path / "step-00000020.part").write_text("a file where a directory must go")
+    with pytest.raises(CogViewError, match="no checkpoint could be written"):
+        save(tmp_path, 20)
+    assert damage(tmp_path / "step-00000010") is None
 
 
 def test_same_step_again_replaces_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ RECIPE = TinyRecipe(
     pause=0.004,
     intervals=Intervals(log=3, evaluate=10, sample=0, checkpoint=4),
 )
-KILLS = 4
+KILLS = 3
 
 
 def test_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         resume = (directory / "recipe.yaml").exists()
         process = processes.Process(target=run, args=(directory, RECIPE, resume))
         process.start()
-        while process.is_alive() and _newest(directory) < 9 * (kills + 1):
+        while process.is_alive() and _newest(directory) < 12 * (kills + 1):
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.06))
         assert process.is_alive(), f"it ended before kill {kills + 1}, exit code {process.exitcode}"

@@ -188,7 +188,7 @@ def test_damaged_newest_checkpoint_costs_only_its_steps(tmp_path: Path) -> None:
     assert "damaged" in (tmp_path / "said.txt").read_text()
 
 
-@pytest.mark.parametrize("torn", ["", '{"kind": "train", "st'])
+@pytest.mark.parametrize("torn", ["", "\0\0\0\n", '{"kind": "train", "st'])
 def test_metrics_are_one_curve_after_a_torn_line(tmp_path: Path, torn: str) -> None:
     settings, directory = recipe(), tmp_path / "run"
     run(directory, settings)

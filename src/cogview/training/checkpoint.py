@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -71,8 +72,19 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
-    """Write ``directory/step-…`` atomically and return it. Empty tensor groups are left out."""
-    final = directory / f"step-{state.step:08d}"
+    """Write ``directory/step-…`` atomically and return it. Empty tensor groups are left out.
+
+    Raises CogViewError where it cannot be written; what was there before stays.
+    """
+    try:
+        return _save(directory / f"step-{state.step:08d}", state, tensors)
+    except (OSError, SafetensorError) as error:
+        raise CogViewError(
+            f"no checkpoint could be written to {directory} ({error}); make room and resume"
+        ) from error
+
+
+def _save(final: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
     part = final.with_name(final.name + PART)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -89,7 +101,7 @@ def save_checkpoint(directory: Path, state: TrainState, tensors: Mapping[str, Ma
         flush(path)
     shutil.rmtree(final, ignore_errors=True)
     part.replace(final)
-    flush(directory)
+    flush(final.parent)
     return final
 
 
@@ -122,6 +134,15 @@ def prune(directory: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
     for path in directory.glob(f"step-*{PART}"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(directory: Path, step: int) -> None:
+    """Rename checkpoints after ``step`` (damaged ones) to ``damaged-step-…``, out of the way of new ones."""
+    for path in list_checkpoints(directory):
+        if int(path.name[5:]) > step:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.replace(aside)
 
 
 def damage(path: Path) -> str | None:

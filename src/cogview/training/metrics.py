@@ -73,10 +73,15 @@ class MetricsFile:
         part.replace(self.path)
 
     def lines(self) -> list[dict[str, Any]]:
-        """All whole lines, in order."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in whole.splitlines() if line]
+        """All lines, in order, up to the first that is not whole (a kill or a full disk cut it short)."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        found = []
+        for line in data.splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
 
     def has(self, kind: str, step: int) -> bool:
         """Whether there is a line of this kind for this step."""

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 from cogview.config import read_yaml
 from cogview.errors import CogViewError
-from cogview.training.checkpoint import Checkpoint, TrainState, latest_checkpoint, prune, save_checkpoint
+from cogview.training.checkpoint import (
+    Checkpoint,
+    TrainState,
+    flush,
+    latest_checkpoint,
+    prune,
+    save_checkpoint,
+    set_aside,
+)
 from cogview.training.ema import MovingAverage
 from cogview.training.metrics import MetricsFile, Window, plot_losses
 from cogview.training.optim import PhaseOptimizer
@@ -38,6 +46,7 @@ from cogview.training.rng import preserved, random_states, restore_random_states
 from cogview.training.task import Task
 
 PATIENCE = 50  # updates left out in a row before the run ends
+PLOT_SECONDS = 60.0  # drawing takes a moment, so not at every evaluation
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class Trainer:
         self.loader_state: dict[str, Any] | None = None
         self.window = Window()
         self._saved_step, self._saved_at, self._logged = -1, time.monotonic(), (0, 0.0)
+        self._plotted_at = time.monotonic()
 
     def _build(self) -> nn.Module:
         model = self.task.build()
@@ -297,7 +307,8 @@ class Trainer:
             self._say(f"step {self.step}  {facts}")
         if self.step < self.recipe.steps:
             self._export()
-            self._plot()
+            if time.monotonic() - self._plotted_at > PLOT_SECONDS:
+                self._plot()
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
@@ -323,6 +334,7 @@ class Trainer:
         part.replace(final)
 
     def _plot(self) -> None:
+        self._plotted_at = time.monotonic()
         if find_spec("matplotlib"):
             plot_losses(self.metrics.path, self.directory / "plots" / "loss.png")
 
@@ -344,6 +356,8 @@ class Trainer:
             scalers={phase.name: phase.scaler for phase in self.phases if phase.scaler},
             window=self.window.values(),
         )
+        if self.metrics.path.exists():
+            flush(self.metrics.path)
         path = save_checkpoint(self.directory / "checkpoints", state, self._tensors(generators))
         prune(path.parent, self.recipe.keep)
         self._saved_step, self._saved_at = self.step, time.monotonic()
@@ -381,6 +395,7 @@ class Trainer:
         self.loader_state, self.window = state.loader, Window(state.window)
         self._logged, self._saved_step = (state.items, state.seconds), state.step
         self.metrics.truncate(state.step)
+        set_aside(self.directory / "checkpoints", state.step)
         restore_random_states(state.random, tensors["rng"])
         self._say(f"resuming at step {self.step}")
 
