@@ -1,0 +1,207 @@
+"""A family of models: one directory that names the roles of its models and shares their tokenizers.
+
+::
+
+    pictogram/
+      family.json        what follows, checked whole before a weight is read
+      text.model         SentencePiece
+      image_tokenizer/   config.json, model.safetensors
+      base/              config.json, model.safetensors: one directory a role
+      card.md            data, licences, measurements, limits
+
+``family.json`` holds the vocabulary, each role's sequence format, the named styles, the sampling defaults and
+the fingerprints of both tokenizers: a file that does not belong is one clear error, never a wrong picture.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cogview.config import Config, cache_dir, read_json
+from cogview.errors import CogViewError
+from cogview.provenance import model_hash
+from cogview.sequences import SequenceFormat
+from cogview.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from cogview.tokenizers.text import TextTokenizer
+    from cogview.tokenizers.vqvae import ImageTokenizer
+    from cogview.transformer.model import Transformer
+
+FILE = "family.json"
+PACKAGED = Path(__file__).parent / "models"
+
+
+class Role(Config):
+    """One model of a family: its directory and the sequences it was trained on."""
+
+    directory: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sequences: SequenceFormat
+
+
+class Fingerprints(Config):
+    """Which tokenizers the family's models were trained with."""
+
+    image_tokenizer: str
+    text_tokenizer: str
+
+
+class Defaults(Config):
+    """Sampling settings that suit the family; 0 (``top_k``, ``top_p``) and 1 (``guidance``) are off."""
+
+    temperature: float = Field(1.0, gt=0)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(0.0, ge=0, le=1)
+    guidance: float = Field(1.0, ge=0)
+
+
+class FamilyConfig(Config):
+    """The contents of ``family.json``.
+
+    styles: name to {language: phrase}; the phrase goes into the caption template of its language.
+    templates: language to a caption with a style ("{caption}" and "{style}").
+    """
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    vocabulary: Vocabulary
+    roles: dict[str, Role] = Field(min_length=1)
+    image_tokenizer: str = "image_tokenizer"
+    text_tokenizer: str = "text.model"
+    styles: dict[str, dict[str, str]] = Field(default_factory=dict)
+    templates: dict[str, str] = Field(
+        default_factory=lambda: {"en": "{caption}, {style} style", "zh": "{caption}，{style}风格"}
+    )
+    defaults: Defaults = Defaults()
+    fingerprints: Fingerprints
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> Self:
+        for name, role in self.roles.items():
+            if role.sequences.vocabulary != self.vocabulary:
+                raise ValueError(f"roles.{name}.sequences.vocabulary is not the family's vocabulary")
+        return self
+
+
+class Family:
+    """A family directory, opened: its configuration, and its parts when they are asked for."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.config = read_json(FamilyConfig, self.directory / FILE)
+
+    @classmethod
+    def find(cls, name: str | Path) -> Family:
+        """The family of a name (in the package, or in the user's models) or of a directory."""
+        return cls(find(name))
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over weights and configurations (:func:`cogview.provenance.model_hash`)."""
+        return model_hash(self.directory)
+
+    def role(self, name: str) -> Role:
+        """A role's entry; CogViewError lists what the family has."""
+        if name not in self.config.roles:
+            there = ", ".join(self.config.roles)
+            raise CogViewError(f"the model {self.config.name} has no {name!r} role; it has {there}")
+        return self.config.roles[name]
+
+    def text_tokenizer(self) -> TextTokenizer:
+        """The text tokenizer, its fingerprint checked."""
+        from cogview.tokenizers.text import TextTokenizer
+
+        path = self.directory / self.config.text_tokenizer
+        tokenizer = TextTokenizer.from_file(path)
+        self._same(path, tokenizer.fingerprint, self.config.fingerprints.text_tokenizer)
+        return tokenizer
+
+    def image_tokenizer(self) -> ImageTokenizer:
+        """The image tokenizer, its fingerprint checked."""
+        from cogview.tokenizers.vqvae import ImageTokenizer
+
+        path = self.directory / self.config.image_tokenizer
+        tokenizer = ImageTokenizer.from_directory(path)
+        self._same(path, tokenizer.fingerprint, self.config.fingerprints.image_tokenizer)
+        return tokenizer
+
+    def transformer(self, role: str) -> Transformer:
+        """A role's transformer in float32; CogViewError where it is too small for the role's sequences."""
+        from cogview.transformer.model import Transformer
+
+        entry = self.role(role)
+        path = self.directory / entry.directory
+        model = Transformer.from_directory(path)
+        rows, positions = model.config.vocab_size, model.config.max_positions
+        if rows < self.config.vocabulary.size or positions < entry.sequences.max_positions:
+            raise CogViewError(f"{path} has {rows} rows and {positions} positions, too few for {FILE}")
+        return model
+
+    def _same(self, path: Path, found: str, wanted: str) -> None:
+        if found != wanted:
+            raise CogViewError(
+                f"{path} is not the tokenizer this family was trained with "
+                f"({found[:16]}, not {wanted[:16]}); restore the original file"
+            )
+
+
+def places() -> list[Path]:
+    """Where families are looked up by name: the package, then the user's own."""
+    return [PACKAGED, cache_dir() / "models"]
+
+
+def installed() -> dict[str, Path]:
+    """Every family found by name, the package's first."""
+    found: dict[str, Path] = {}
+    for place in places():
+        for path in sorted(place.glob(f"*/{FILE}")):
+            found.setdefault(path.parent.name, path.parent)
+    return found
+
+
+def find(name: str | Path) -> Path:
+    """The directory of a family given by path or by name; CogViewError names the nearest ones."""
+    path = Path(name)
+    if (path / FILE).is_file():
+        return path
+    if path.is_dir():
+        raise CogViewError(f"{name} is a directory without {FILE}; give a model family's directory")
+    known = installed()
+    if str(name) in known:
+        return known[str(name)]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none installed'}"
+    raise CogViewError(f"no model {str(name)!r}; {hint} (`cogview models` lists them)")
+
+
+def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, Path]) -> Family:
+    """Make a family directory: copy each part (name in the family: source), then write ``family.json``.
+
+    The new directory is assembled beside ``directory`` and takes its place when it has been read back whole.
+    """
+    directory = Path(directory)
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for name, source in parts.items():
+        if source.is_dir():
+            wanted = ("config.json", "model.safetensors")
+            (fresh / name).mkdir()
+            for file in wanted:
+                shutil.copyfile(source / file, fresh / name / file)
+        else:
+            shutil.copyfile(source, fresh / name)
+    (fresh / FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    family = Family(fresh)
+    family.text_tokenizer(), family.image_tokenizer()
+    for role in config.roles:
+        family.transformer(role)
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.rename(directory)
+    return Family(directory)

@@ -1,0 +1,138 @@
+"""Family directories: what is written is read back, and what does not belong is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogview.errors import CogViewError
+from cogview.family import Family, FamilyConfig, Fingerprints, Role, find, installed, write_family
+from cogview.sequences import SequenceFormat
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+from cogview.vocabulary import Vocabulary
+
+TEXTS = ["a red circle", "a blue square", "红色的圆", "蓝色的方块"] * 20
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny real tokenizer of each kind and a transformer, saved."""
+    root = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    small = ImageTokenizerConfig(
+        image_size=12, channels=(8, 8), blocks=(0, 0), codes=16, code_dim=4, attention=False
+    )
+    ImageTokenizer(small).save(root / "image")
+    text = TextTokenizer.train(TEXTS, pieces=279)
+    text.save(root / "text.model")
+    vocabulary = Vocabulary(image_codes=16, text_pieces=text.pieces)
+    sequences = SequenceFormat(vocabulary=vocabulary, text_slots=8, grid=(2, 2))
+    shape = TransformerConfig(
+        layers=1,
+        hidden=16,
+        heads=2,
+        vocab_size=vocabulary.padded_size,
+        max_positions=sequences.max_positions,
+    )
+    Transformer(shape).save(root / "base")
+    config = FamilyConfig(
+        name="tiny",
+        vocabulary=vocabulary,
+        roles={"base": Role(directory="base", sequences=sequences)},
+        fingerprints=Fingerprints(
+            image_tokenizer=ImageTokenizer.from_directory(root / "image").fingerprint,
+            text_tokenizer=text.fingerprint,
+        ),
+    )
+    write_family(
+        config,
+        root / "tiny",
+        {"image_tokenizer": root / "image", "text.model": root / "text.model", "base": root / "base"},
+    )
+    return root
+
+
+@pytest.fixture
+def tiny(parts: Path, tmp_path: Path) -> Path:
+    """A copy of the family to damage."""
+    return Path(shutil.copytree(parts / "tiny", tmp_path / "tiny"))
+
+
+def test_everything_is_read_back(parts: Path) -> None:
+    family = Family(parts / "tiny")
+    assert family.text_tokenizer().encode("a red circle") == TextTokenizer.from_file(
+        parts / "text.model"
+    ).encode("a red circle")
+    images = torch.rand(2, 3, 12, 12)
+    before, after = ImageTokenizer.from_directory(parts / "image"), family.image_tokenizer()
+    assert torch.equal(before.encode(images), after.encode(images))
+    saved = Transformer.from_directory(parts / "base").state_dict()
+    for name, value in family.transformer("base").state_dict().items():
+        assert torch.equal(value, saved[name])
+
+
+def test_the_hash_follows_the_weights_only(tiny: Path) -> None:
+    before = Family(tiny).hash
+    (tiny / "card.md").write_text("anything")
+    assert Family(tiny).hash == before
+    Transformer(Family(tiny).transformer("base").config).save(tiny / "base")
+    assert Family(tiny).hash != before
+
+
+def test_a_foreign_image_tokenizer_is_named(tiny: Path) -> None:
+    torch.manual_seed(1)
+    ImageTokenizer(Family(tiny).image_tokenizer().config).save(tiny / "image_tokenizer")
+    with pytest.raises(CogViewError, match="image_tokenizer is not the tokenizer"):
+        Family(tiny).image_tokenizer()
+
+
+def test_a_foreign_text_tokenizer_is_named(tiny: Path) -> None:
+    TextTokenizer.train([*TEXTS, "others too"] * 3, pieces=270).save(tiny / "text.model")
+    with pytest.raises(CogViewError, match=r"text\.model is not the tokenizer"):
+        Family(tiny).text_tokenizer()
+
+
+def test_an_unknown_role_lists_the_known(tiny: Path) -> None:
+    with pytest.raises(CogViewError, match="no 'caption' role; it has base"):
+        Family(tiny).transformer("caption")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("nmae", 1, "nmae: no such key"), ("format", 2, "format"), ("roles", {}, "roles")],
+)
+def test_a_wrong_configuration_names_the_field(tiny: Path, key: str, value: object, message: str) -> None:
+    path = tiny / "family.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CogViewError, match=message):
+        Family(tiny)
+
+
+def test_names_are_found_and_near_ones_offered(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cogview.family.places", lambda: [parts])
+    assert installed() == {"tiny": parts / "tiny"}
+    assert find("tiny") == parts / "tiny" == find(parts / "tiny")
+    with pytest.raises(CogViewError, match="did you mean 'tiny'"):
+        find("tinny")
+    with pytest.raises(CogViewError, match=r"directory without family\.json"):
+        find(parts)
+
+
+def test_a_failed_write_leaves_the_old_family(tiny: Path, parts: Path) -> None:
+    config, before = Family(tiny).config, Family(tiny).hash
+    wrong = config.model_copy(update={"fingerprints": Fingerprints(image_tokenizer="0", text_tokenizer="0")})
+    sources = {
+        "image_tokenizer": parts / "image",
+        "text.model": parts / "text.model",
+        "base": parts / "base",
+    }
+    with pytest.raises(CogViewError, match="not the tokenizer"):
+        write_family(wrong, tiny, sources)
+    assert Family(tiny).hash == before
