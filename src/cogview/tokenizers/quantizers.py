@@ -121,7 +121,7 @@ class Quantizer(nn.Module):
         self.codebook[rows] = vectors.to(self.codebook.dtype)
 
     @torch.no_grad()
-    def start(self, vectors: Tensor) -> None:
+    def initialise(self, vectors: Tensor) -> None:
         """Set the whole codebook to ``vectors`` (codes, dim), as if each had just been used once a batch."""
         self.usage.fill_(1.0)
         self.assign(torch.arange(self.codes, device=self.codebook.device), vectors)
@@ -174,9 +174,9 @@ class MovingAverageQuantizer(Quantizer):
         self.codebook.copy_(self.average / smooth.unsqueeze(1))
 
     @torch.no_grad()
-    def start(self, vectors: Tensor) -> None:
+    def initialise(self, vectors: Tensor) -> None:
         self.cluster_size.fill_(1.0)
-        super().start(vectors)
+        super().initialise(vectors)
 
     @torch.no_grad()
     def assign(self, rows: Tensor, vectors: Tensor) -> None:

@@ -232,7 +232,7 @@ class ImageTokenizerTask(Task):
         grid = model.grid()
         batches = -(-10 * codes // (self.recipe.batch_size * grid[0] * grid[1]))
         centres = kmeans(self._vectors(model, self.recipe.seed + 1, min(batches, 400)), codes, 8)
-        model.quantizer.start(centres)
+        model.quantizer.initialise(centres)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """PSNR, LPIPS by each network, and the share of codes used, on the validation pictures."""
