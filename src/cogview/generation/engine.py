@@ -1,0 +1,254 @@
+"""Drawing token sequences: prompts are read once, their caches fanned out, tokens drawn step by step.
+
+The engine knows no task: a :class:`Job` is what to read, at which positions new tokens stand, and a random
+stream. It plans its batches by the memory there is, and when that still runs out, it halves the batch and
+goes on; what was finished has been handed over already.
+
+Job i gives the same tokens alone and in any batch, up to rounding that flips a near-tie. ``deterministic``
+removes that: every batch has ``ROWS`` rows of one prompt, and image i is always in row i modulo ``ROWS``, so
+each number is computed by the same operations on the same operands whatever else is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cogview.errors import CogViewError
+from cogview.generation import memory, sampling, step
+from cogview.generation.sampling import Sampling, Streams
+from cogview.generation.step import Decoder
+from cogview.transformer.attention import Prefix, View, Visibility
+from cogview.transformer.attention.causal import lower_triangle
+from cogview.transformer.cache import KVCache
+
+ROWS = 4
+BATCH = {"cpu": 16, "cuda": 64}  # more is hardly faster, and later to show its first picture
+
+Ids = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What is read before the first new token, and where the new tokens stand.
+
+    ids, positions: (L,) int64; prefix: the first tokens, which see each other both ways; new: (n,) int64,
+    positions of the n tokens to be drawn.
+    """
+
+    ids: Ids
+    positions: Ids
+    new: Ids
+    prefix: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One sequence to draw. ``without`` is the prompt that guidance moves away from."""
+
+    prompt: Prompt
+    seed: int
+    index: int
+    without: Prompt | None = None
+
+
+class LeftPadded(Visibility):
+    """Causal, with the first tokens of each row hidden: prompts of several lengths end in one column.
+
+    padding: (b,) int64.
+    """
+
+    def __init__(self, padding: Tensor, capacity: int) -> None:
+        hidden = torch.arange(capacity, device=padding.device) < padding[:, None]
+        self.padding = padding
+        self.hidden = torch.zeros(hidden.shape, device=padding.device).masked_fill_(hidden, -torch.inf)
+
+    def dense_mask(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
+        seen = self.hidden[:, None, None, :keys] == 0
+        return (seen & lower_triangle(queries, keys, seen.device)).to(device)
+
+    def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
+        if queries == 1:
+            return View(bias=self.hidden[:, None, None, :keys])
+        return self.dense_view(queries, keys, device)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A prompt that was read: its last hidden state (1, h) and its cache, batch 1."""
+
+    hidden: Tensor
+    cache: KVCache
+
+
+@dataclass
+class Engine:
+    """Draws sequences with a decoder; only tokens of the decoder's ``rows`` can come.
+
+    free: tells the free bytes of a device; for tests and for those who share a machine.
+    """
+
+    decoder: Decoder
+    deterministic: bool = False
+    free: Callable[[torch.device], int] = memory.free_memory
+    _read: dict[Prompt, Read] = field(default_factory=dict, init=False, repr=False)
+
+    def draw(
+        self,
+        jobs: Sequence[Job],
+        settings: Sampling,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Ids]]:
+        """The tokens of every job, as (its number in ``jobs``, ids (n,) of the vocabulary), in order.
+
+        All jobs draw equally many tokens. A result comes as soon as its batch is done. ``batch_size`` is the
+        most jobs at a time (default: what fits, at most 16 on a CPU); ``progress`` is told how many
+        tokens of how many were drawn.
+
+        Raises CogViewError where the memory does not suffice for one job.
+        """
+        waiting = self._batches(jobs, self._plan(jobs, batch_size))
+        total, done = sum(len(job.prompt.new) for job in jobs), 0
+        while waiting:
+            numbers = [number for number in waiting[0] if number is not None]
+            report = _reporter(progress, done, len(numbers), total)
+            try:
+                tokens = self._draw_batch([jobs[i] for i in _filled(waiting[0])], settings, report)
+            except (RuntimeError, MemoryError) as error:
+                waiting[:1] = self._halved(waiting[0], error)
+                continue
+            done += len(numbers) * tokens.shape[1]
+            found = [row for row, number in enumerate(waiting.pop(0)) if number is not None]
+            self._forget(jobs, waiting)
+            yield from zip(numbers, tokens[found], strict=True)
+        self._read.clear()
+
+    def _plan(self, jobs: Sequence[Job], batch_size: int | None) -> int:
+        """Jobs at a time: as asked, but no more than there is memory for."""
+        if not jobs:
+            return 1
+        decoder = self.decoder
+        longest = max(len(p.ids) + len(p.new) for job in jobs for p in _prompts(job))
+        logits = decoder.rows.stop - decoder.rows.start
+        row = memory.bytes_per_row(decoder.config, longest, logits, decoder.dtype)
+        fit = memory.rows_that_fit(self.free(decoder.device), row * max(len(_prompts(job)) for job in jobs))
+        return min(batch_size or BATCH.get(decoder.device.type, BATCH["cpu"]), fit)
+
+    def _batches(self, jobs: Sequence[Job], size: int) -> list[list[int | None]]:
+        """Job numbers in batches; in deterministic ones each has its row and some rows are empty."""
+        if not self.deterministic:
+            return [list(range(i, min(i + size, len(jobs)))) for i in range(0, len(jobs), size)]
+        batches: dict[tuple[Prompt, Prompt | None, int, int], list[int | None]] = {}
+        for number, job in enumerate(jobs):
+            key = (job.prompt, job.without, job.seed, job.index // ROWS)
+            batches.setdefault(key, [None] * ROWS)[job.index % ROWS] = number
+        return list(batches.values())
+
+    def _halved(self, batch: list[int | None], error: Exception) -> list[list[int | None]]:
+        """The batch in two; CogViewError where that cannot be, ``error`` itself where it is another."""
+        if not memory.ran_out(error):
+            raise error
+        self._read.clear()
+        if self.deterministic or len(batch) == 1:
+            way = "without the deterministic mode less is needed" if self.deterministic else "close others"
+            raise CogViewError(
+                f"out of memory on {self.decoder.device} while drawing {len(batch)} at a time; {way}"
+            ) from error
+        half = len(batch) // 2
+        return [batch[:half], batch[half:]]
+
+    def _forget(self, jobs: Sequence[Job], waiting: list[list[int | None]]) -> None:
+        """Drop what was read of prompts that no waiting job needs."""
+        needed = {p for batch in waiting for i in batch if i is not None for p in _prompts(jobs[i])}
+        self._read = {prompt: read for prompt, read in self._read.items() if prompt in needed}
+
+    @torch.inference_mode()
+    def _draw_batch(self, jobs: Sequence[Job], settings: Sampling, report: Callable[[int], None]) -> Ids:
+        """The tokens (jobs, n) of one batch. Rows: all prompts, then with guidance those without them."""
+        prompts, guided = _rows(jobs, settings)
+        decoder, steps = self.decoder, len(prompts[0].new)
+        hidden, cache, visibility = self._gather(prompts)
+        positions = torch.from_numpy(np.stack([p.new for p in prompts], 1)).to(decoder.device)  # (n, rows)
+        streams = Streams([(job.seed, job.index) for job in jobs], steps, decoder.device)
+        tokens = torch.empty(steps, len(jobs), dtype=torch.int64, device=decoder.device)
+        logits = decoder.head(hidden)
+        for i in range(steps):
+            tokens[i] = _choose(logits, guided, settings, streams, i)
+            report(i + 1)
+            if i + 1 < steps:
+                ids = (tokens[i] + decoder.rows.start).repeat(2 if guided else 1)
+                logits = step.step(decoder, ids, positions[i], cache, visibility)
+        drawn: Ids = (tokens.T + decoder.rows.start).cpu().numpy()
+        return drawn
+
+    def _gather(self, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache, Visibility | None]:
+        """Hidden states (b, h) and one cache for all prompts, each ending in the same column."""
+        reads = [self._reading(prompt) for prompt in prompts]
+        lengths = [read.cache.length for read in reads]
+        longest, capacity = max(lengths), max(lengths) + len(prompts[0].new) - 1
+        decoder = self.decoder
+        cache = KVCache.allocate(decoder.config, len(reads), capacity, decoder.dtype, decoder.device)
+        for row, read in enumerate(reads):
+            start = longest - read.cache.length
+            for whole, part in ((cache.keys, read.cache.keys), (cache.values, read.cache.values)):
+                whole[:, row, :, :start] = 0
+                whole[:, row, :, start:longest] = part[:, 0]
+        cache.advance(longest)
+        padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
+        visibility = LeftPadded(padding, capacity) if min(lengths) < longest else None
+        return torch.cat([read.hidden for read in reads]), cache, visibility
+
+    def _reading(self, prompt: Prompt) -> Read:
+        """The prompt's cache, read now if it was not before."""
+        if prompt not in self._read:
+            decoder = self.decoder
+            cache = KVCache.allocate(decoder.config, 1, len(prompt.ids), decoder.dtype, decoder.device)
+            ids, positions = (
+                torch.from_numpy(x)[None].to(decoder.device) for x in (prompt.ids, prompt.positions)
+            )
+            visibility = Prefix(prompt.prefix) if prompt.prefix else None
+            self._read[prompt] = Read(step.read(decoder, ids, positions, cache, visibility), cache)
+        return self._read[prompt]
+
+
+def _prompts(job: Job) -> tuple[Prompt, ...]:
+    return (job.prompt,) if job.without is None else (job.prompt, job.without)
+
+
+def _rows(jobs: Sequence[Job], settings: Sampling) -> tuple[list[Prompt], bool]:
+    """The prompts of a batch's rows, and whether the second half of them is for guidance."""
+    prompts = [job.prompt for job in jobs]
+    if settings.guidance == 1:
+        return prompts, False
+    without = [job.without for job in jobs if job.without is not None]
+    assert len(without) == len(jobs), "guidance needs a prompt to move away from"
+    return prompts + without, True
+
+
+def _choose(logits: Tensor, guided: bool, settings: Sampling, streams: Streams, i: int) -> Tensor:
+    """Token numbers (b,) among the logits' rows."""
+    logits = logits.float()
+    if guided:
+        conditional, unconditional = logits.chunk(2)
+        logits = sampling.guide(conditional, unconditional, settings.guidance)
+    logits = sampling.restrict(logits, settings)
+    return sampling.draw(logits, streams.gumbel(i, logits.shape[-1]))
+
+
+def _filled(batch: list[int | None]) -> list[int]:
+    """A job for every row: rows without one repeat another's, whose tokens are dropped."""
+    present = next(number for number in batch if number is not None)
+    return [present if number is None else number for number in batch]
+
+
+def _reporter(progress: Progress | None, done: int, jobs: int, total: int) -> Callable[[int], None]:
+    if progress is None:
+        return lambda steps: None
+    return lambda steps: progress(done + steps * jobs, total)

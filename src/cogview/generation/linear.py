@@ -1,0 +1,80 @@
+"""Linear layers for decoding: functions (rows, inputs) -> (rows, outputs), packed once for the processor.
+
+A decode step reads every weight for a handful of rows, so it is as fast as memory is. Three forms:
+
+- ``plain``      the weights as they are, on any device and in any dtype
+- ``prepacked``  oneDNN's own layout, float32 on a CPU: twice as fast as ``plain`` from two rows on, and the
+                 result of a row does not depend on how many there are
+- ``int8``       weights of a byte, one scale an output; inputs rounded to a byte, one scale a *row*, so that
+                 rows stay independent (PyTorch's dynamic quantisation has one scale for the whole batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cogview.errors import CogViewError
+
+Linear = Callable[[Tensor], Tensor]
+Precision = Literal["fp32", "int8"]
+
+ROWS = 16  # packed for so many rows; oneDNN's layout for fewer is slower, even for those
+INT8 = 127
+
+
+def plain(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
+    """x @ weight.T + bias, then tanh-GELU if ``gelu``; weight (outputs, inputs), bias (outputs,)."""
+    if gelu:
+        return lambda x: F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    return lambda x: F.linear(x, weight, bias)
+
+
+def prepacked(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
+    """The same with the weights in oneDNN's layout, which takes as much memory again."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.float().contiguous(), ROWS)
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    if gelu:
+        return lambda x: linear(x, packed, bias, "gelu", [], "tanh")
+    return lambda x: linear(x, packed, bias, "none", [], "")
+
+
+def int8(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
+    """The same in integers: exact sums of products of bytes, scaled back by row and by output."""
+    scale = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8  # (outputs,)
+    quantized = (weight / scale[:, None]).round().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(quantized, [ROWS, weight.shape[1]])
+    zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
+    to_float: tuple[Any, ...] = (torch.float32, "none", [], "")
+    offset = torch.zeros(weight.shape[0]) if bias is None else bias.float()
+    levels = _levels()
+    middle, half = levels + 1, torch.tensor(levels + 1.5)
+    product = torch.ops.onednn.qlinear_pointwise.default
+
+    def linear(x: Tensor) -> Tensor:
+        step = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_(min=1e-30).div_(levels)
+        rounded = torch.addcdiv(half, x, step).to(torch.uint8)
+        sums = product(rounded, 1.0, middle, packed, scale, zeros, None, 1.0, 0, *to_float)
+        y = torch.addcmul(offset, sums, step)
+        return F.gelu(y, approximate="tanh") if gelu else y
+
+    return linear
+
+
+def _levels() -> int:
+    """Steps on each side of 0 for inputs; without VNNI pairs of products must fit into 16 bits: 7 bits do."""
+    return INT8 if torch.cpu._is_vnni_supported() else INT8 // 2
+
+
+def choose(precision: Precision, device: torch.device, dtype: torch.dtype) -> Callable[..., Linear]:
+    """The form for a precision, device and dtype; CogViewError where there is none."""
+    cpu = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if precision == "int8":
+        if not cpu:
+            raise CogViewError("int8 needs an x86 CPU with oneDNN; use the precision fp32")
+        return int8
+    return prepacked if cpu and dtype == torch.float32 else plain

@@ -1,0 +1,63 @@
+"""How much memory there is, how much a batch takes, and what running out of it looks like."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from cogview.transformer.cache import KVCache
+from cogview.transformer.config import TransformerConfig
+
+SHARE = 0.8  # of the free memory, the rest is for what is not counted
+UNKNOWN = 1 << 30  # taken as free where the system does not say
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on ``device`` now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_system(), _container())
+
+
+def _system() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return UNKNOWN
+
+
+def _container(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the control group leaves; a container's limit does not show in /proc/meminfo."""
+    try:
+        limit, used = ((root / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such group, or "max"
+        return 1 << 62
+
+
+def bytes_per_row(config: TransformerConfig, length: int, logits: int, dtype: torch.dtype) -> int:
+    """Bytes that one sequence of ``length`` tokens takes: its cache, and its share of the widest step."""
+    hidden = config.hidden * (4 + 2 * config.ffn_multiple)
+    return KVCache.size_in_bytes(config, 1, length, dtype) + 4 * hidden + 40 * logits
+
+
+def rows_that_fit(free: int, per_row: int) -> int:
+    """How many sequences fit into ``free`` bytes; at least one, which is tried in any case."""
+    return max(1, int(free * SHARE) // per_row)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on a GPU, in PyTorch's or in Python's own allocator."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = str(error).lower()
+    signs = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, RuntimeError) and any(sign in said for sign in signs)

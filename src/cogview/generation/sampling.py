@@ -1,0 +1,125 @@
+"""From logits to a token: guidance, temperature, top-k, top-p, and one random stream an image.
+
+Top-k keeps ties and top-p keeps the token that crosses p, as in the released code. Chance is a function of
+(seed, image, step, token), computed by counters: image i gets the same numbers alone and in any batch, after
+a retry and on any device, and nothing waits for the device. A token is drawn by adding Gumbel noise to the
+logits and taking the largest; then rounding changes a token only where two are nearly tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from cogview.config import Config
+
+MAX_SEED = 2**63 - 1
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Sampling(Config):
+    """How tokens are drawn.
+
+    temperature: divides the logits; below 1 is safer, above 1 wilder. top_k: keep the k likeliest tokens (0:
+    all). top_p: then keep the likeliest tokens that together reach this probability (1 or 0: all). guidance:
+    classifier-free guidance; 1 is none, more follows the prompt more closely at twice the work.
+    """
+
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, ge=0, le=1)
+    guidance: float = Field(1.0, ge=0, allow_inf_nan=False)
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Logits moved away from those without the prompt: u + scale (c - u); any shape."""
+    return torch.lerp(unconditional, conditional, scale)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Logits (b, v) with all below the k-th largest of their row at -inf; ties with it stay; 0 keeps all."""
+    if k <= 0 or k >= logits.shape[-1]:
+        return logits
+    least = logits.topk(k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Logits (b, v) with -inf after the first tokens, by falling probability, that add up to more than p.
+
+    p of 0 or 1 keeps all.
+    """
+    if not 0 < p < 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True)
+    before = ordered.softmax(-1).cumsum(-1).roll(1, -1)  # probability of the tokens before each one
+    before[:, 0] = 0
+    excess = before > p
+    return logits.masked_fill(excess.scatter(-1, order, excess), -torch.inf)
+
+
+def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Temperature, then top-k, then top-p of what that leaves, over logits (b, v)."""
+    return keep_top_p(keep_top_k(logits / sampling.temperature, sampling.top_k), sampling.top_p)
+
+
+def draw(logits: Tensor, noise: Tensor) -> Tensor:
+    """One token a row (b,) int64 from softmax(logits (b, v)), given Gumbel noise (b, v)."""
+    return (logits + noise).argmax(-1)
+
+
+class Streams:
+    """The random streams of a batch of images.
+
+    Args:
+        pairs: (seed, index) of each image, both in [0, 2^63).
+        steps: tokens to be drawn for each.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, int]], steps: int, device: torch.device | str) -> None:
+        keys = stream_keys(pairs, steps).view(np.uint32).astype(np.int32).reshape(steps, len(pairs), 2, 1)
+        self.keys = torch.from_numpy(keys).to(device)  # (steps, b, 2, 1)
+
+    def gumbel(self, step: int, tokens: int) -> Tensor:
+        """Gumbel noise float32 (b, tokens) for one step."""
+        first, second = self.keys[step].unbind(1)
+        bits = torch.arange(tokens, dtype=torch.int32, device=self.keys.device)
+        return _to_gumbel(_mix(_mix(bits ^ first).bitwise_xor_(second)))
+
+
+def stream_keys(pairs: Sequence[tuple[int, int]], steps: int) -> NDArray[np.uint64]:
+    """64 random bits (steps, b) for every step of every (seed, index)."""
+    seeds, indexes = np.array(pairs, dtype=np.uint64).reshape(-1, 2).T
+    with np.errstate(over="ignore"):
+        streams = _mix64(_mix64(seeds + _GOLDEN) ^ indexes)
+        counters = np.arange(1, steps + 1, dtype=np.uint64) * _GOLDEN
+        return _mix64(streams + counters[:, None])
+
+
+def _mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output function (Steele, Lea, Flood: Fast splittable pseudorandom number generators)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Wellons' lowbias32, in place: a bijection in which every input bit moves every output bit."""
+    x ^= (x >> 16) & 0xFFFF  # int32 shifts carry the sign, hence the masks
+    x *= 0x7FEB352D
+    x ^= (x >> 15) & 0x1FFFF
+    x *= 0x846CA68B - (1 << 32)
+    x ^= (x >> 16) & 0xFFFF
+    return x
+
+
+def _to_gumbel(bits: Tensor) -> Tensor:
+    """-log(-log(1 - u)), u in (0, 1) from int32 bits, finest near 0, where the largest values come from."""
+    scale = (1 - 2.0**-24) * 2.0**-31  # keeps u below 1 after rounding
+    u = (bits & 0x7FFFFFFF).to(torch.float32).mul_(-scale).sub_(scale / 2)
+    return u.log1p_().neg_().log_().neg_()

@@ -1,0 +1,148 @@
+"""The transformer for drawing: the same function as ``Transformer.forward`` with a cache, laid out for speed.
+
+A step at batch 1 is a few hundred small operations around one pass over the weights, so the layers are plain
+functions over packed weights (``linear.py``), rows are kept two-dimensional, and the output matrix is cut to
+the rows that can come (while a picture is drawn, its codes: 14 % of CogView's vocabulary).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cogview.generation.linear import Linear, Precision, choose
+from cogview.transformer.attention import Causal, View, Visibility, kernels
+from cogview.transformer.block import Block, Branch
+from cogview.transformer.cache import KVCache
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+from cogview.transformer.norms import LayerNorm, relax
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: the LayerNorms around its two branches, and four linear layers."""
+
+    attention: Branch
+    mlp: Branch
+    qkv: Linear
+    out: Linear
+    up: Linear  # with GELU
+    down: Linear
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A transformer's weights, packed. tokens (vocab_size, h), positions (max_positions, h); ``head`` gives
+    the logits of the vocabulary's ``rows``."""
+
+    config: TransformerConfig
+    tokens: Tensor
+    positions: Tensor
+    layers: tuple[Layer, ...]
+    norm: LayerNorm | None
+    head: Linear
+    rows: slice
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.tokens.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of hidden states and of the cache."""
+        return self.tokens.dtype
+
+
+def pack(model: Transformer, rows: slice | None = None, precision: Precision = "fp32") -> Decoder:
+    """The weights of ``model`` as a decoder that gives logits of the vocabulary's ``rows`` (default: all).
+
+    On a CPU the linear layers are copies, so ``model`` can be dropped; elsewhere they share its weights.
+    Attention is always computed with scores in float32, where equation 4 changes nothing.
+    """
+    table = model.tokens.weight.detach()
+    rows = slice(0, len(table)) if rows is None else rows
+    linear = choose(precision, table.device, table.dtype)
+    layers = []
+    for block in model.blocks:
+        block = cast(Block, block)
+        parts = (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)
+        packed = [linear(part.weight.detach(), part.bias.detach(), part is block.mlp.up) for part in parts]
+        layers.append(Layer(block.attention_branch, block.mlp_branch, *packed))
+    norm = model.norm if isinstance(model.norm, LayerNorm) else None
+    head = linear(table[rows])
+    return Decoder(model.config, table, model.positions.weight.detach(), tuple(layers), norm, head, rows)
+
+
+def read(
+    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
+) -> Tensor:
+    """Read tokens into the cache; the hidden state of the last one of each row, after the last LayerNorm.
+
+    Args:
+        ids: (b, q) int64, the tokens that the cache does not hold yet.
+        positions: (b, q) int64.
+        visibility: over all tokens, held and new; causal by default.
+
+    Returns:
+        (b, h)
+    """
+    batch, queries = ids.shape
+    visibility = visibility or Causal()
+    view = visibility.view(queries, cache.length + queries, decoder.device)
+    x = F.embedding(ids, decoder.tokens).add_(F.embedding(positions, decoder.positions))
+    x = x.view(batch * queries, -1)
+    for index, layer in enumerate(decoder.layers):
+        x = _layer(decoder.config, layer, index, x, batch, view, cache)
+    cache.advance(queries)
+    x = x.view(batch, queries, -1)[:, -1]
+    return x if decoder.norm is None else normalise(x, decoder.norm)
+
+
+def step(
+    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
+) -> Tensor:
+    """Read one token a row, ids and positions (b,); the logits (b, rows) of what follows it."""
+    return decoder.head(read(decoder, ids[:, None], positions[:, None], cache, visibility))
+
+
+def _layer(
+    config: TransformerConfig, layer: Layer, index: int, x: Tensor, batch: int, view: View, cache: KVCache
+) -> Tensor:
+    """One layer over x (b * q, h)."""
+    y = x if layer.attention.norm_in is None else normalise(x, layer.attention.norm_in)
+    y = layer.out(_attend(config, layer.qkv(y), index, batch, view, cache))
+    x = _join(x, y, layer.attention)
+    y = x if layer.mlp.norm_in is None else normalise(x, layer.mlp.norm_in)
+    return _join(x, layer.down(layer.up(y)), layer.mlp)
+
+
+def _attend(
+    config: TransformerConfig, qkv: Tensor, index: int, batch: int, view: View, cache: KVCache
+) -> Tensor:
+    """Attention from (b * q, 3h) to (b * q, h)."""
+    parts = qkv.view(batch, -1, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
+    query, key, value = parts.unbind(0)  # each (b, heads, q, head_dim)
+    key, value = cache.update(index, key, value)
+    return kernels.fused(query, key, value, view).transpose(1, 2).reshape(-1, config.hidden)
+
+
+def _join(x: Tensor, y: Tensor, branch: Branch) -> Tensor:
+    """The residual stream with a branch's output added."""
+    if branch.norm_out is None:
+        return x + y
+    return normalise(x + y, branch.norm_out) if branch.after_sum else x + normalise(y, branch.norm_out)
+
+
+def normalise(x: Tensor, norm: LayerNorm) -> Tensor:
+    """``norm(x)`` in fewer operations."""
+    if norm.relax == "token":
+        x = x / torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
+    elif norm.relax == "tensor":
+        x = relax(x, norm.relax)
+    return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)
