@@ -75,3 +75,15 @@ def test_another_network_is_named(tmp_path: Path) -> None:
     pickled_alexnet(tmp_path / "alexnet.ckpt")
     with pytest.raises(CogViewError, match="vgg16"):
         import_lpips(tmp_path / "alexnet.ckpt", tmp_path / "out.safetensors", "vgg16")
+
+
+def test_the_command_line_imports_and_explains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cogview.cli.app import main
+
+    pickled_alexnet(tmp_path / "alexnet.ckpt")
+    command = ["import", "lpips", str(tmp_path / "alexnet.ckpt"), str(tmp_path / "a.safetensors"), "--network"]
+    assert main([*command, "alexnet"]) == 0
+    LPIPS.from_file(tmp_path / "a.safetensors", "alexnet")
+    assert main([*command, "vgg16"]) == 2
+    said = capsys.readouterr().err
+    assert "does not hold vgg16 weights" in " ".join(said.split())

@@ -43,6 +43,10 @@ VERBS = (
         TEACH,
     ),
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
+    Verb(
+        "import", "imports:imports", "Read published weights safely, once; keep them as safetensors.", TEACH
+    ),
+    Verb("eval", "evaluate:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
     Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),
 )
 
