@@ -134,7 +134,7 @@ def test_device_that_is_not_there() -> None:
     assert pick_device("cpu").type == "cpu"
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_that_ships_is_valid(path: Path) -> None:
     assert read_recipe(path).name
 

@@ -1,11 +1,13 @@
 """Training the transformer on a tiny data set whose pictures are a function of their captions."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cogview.cli.train import train as command
 from cogview.config import dump_yaml, validate
@@ -21,7 +23,10 @@ from cogview.data.shards import (
 )
 from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.metrics import MetricsFile
+from cogview.training.samples import contact_sheet
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
 from cogview.training.trainer import Trainer, prepare_directory
 from cogview.transformer.model import Transformer
@@ -37,31 +42,45 @@ def caption(kind: int, language: str) -> TokenCaption:
     return TokenCaption((first + kind, *(first + 5 + n for n in range(kind % 3))), language, "plain")
 
 
+def picture(kind: int) -> np.ndarray:
+    """The codes of a 2 x 2 picture: its kind and one, two, three more."""
+    return (kind + np.arange(4)) % 8
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 items: a 2 x 2 picture's codes are its kind (0-3) and one, two, three more."""
-    directory = tmp_path_factory.mktemp("tokens")
+    """64 items of four kinds, each with a caption in two languages."""
+    return write_data(tmp_path_factory.mktemp("tokens"), caption, VOCABULARY, "1" * 16, "2" * 64)
+
+
+def write_data(
+    directory: Path,
+    caption: Callable[[int, str], TokenCaption],
+    vocabulary: Vocabulary,
+    image_tokenizer: str,
+    text_tokenizer: str,
+) -> Path:
     items = [
         TokenItem(
             f"{number}",
-            (number % 4 + np.arange(4)) % 8,
+            picture(number % 4),
             (caption(number % 4, "en"), caption(number % 4, "zh")),
             "a",
             "val" if number >= 48 else "train",
         )
         for number in range(64)
     ]
-    layout = ShardLayout((2, 2), "uint8", "uint8", ("en", "zh"), ("a",), ("train", "val"))
+    layout = ShardLayout((2, 2), "uint8", "uint16", ("en", "zh"), ("a",), ("train", "val"))
     index = ShardIndex(
         items=64,
         captions=128,
         grid=(2, 2),
         codes_type="uint8",
-        texts_type="uint8",
-        vocabulary=VOCABULARY,
+        texts_type="uint16",
+        vocabulary=vocabulary,
         preprocessing=Preprocessing(size=8),
-        image_tokenizer="1" * 16,
-        text_tokenizer="2" * 64,
+        image_tokenizer=image_tokenizer,
+        text_tokenizer=text_tokenizer,
         languages=("en", "zh"),
         sources={"a": 64},
         splits={"train": 48, "val": 16},
@@ -100,6 +119,45 @@ def test_learns_to_draw_what_the_caption_says(data: Path, tmp_path: Path, fields
     lines = fit(recipe(data, **fields), tmp_path / "run")
     last = [line for line in lines if line["kind"] == "evaluate"][-1]
     assert last["step"] in (60, 150) and last["image_loss"] < 0.2 < np.log(4) / 4
+
+
+def test_draws_samples_of_its_prompts(tmp_path: Path) -> None:
+    """What a trained model draws greedily is what the prompt says, painted by the image tokenizer."""
+    names = ("one cat", "two dogs", "red hill", "blue sky")
+    texts = TextTokenizer.train([*names, " ".join(names)] * 20, 278)
+    texts.save(tmp_path / "text.model")
+    torch.manual_seed(0)
+    shape = {"image_size": 8, "factors": (4,), "channels": (8,), "blocks": (0,), "codes": 8, "code_dim": 4}
+    ImageTokenizer(ImageTokenizerConfig.model_validate({**shape, "attention": False})).save(
+        tmp_path / "images"
+    )
+    images = ImageTokenizer.from_directory(tmp_path / "images")
+
+    def named(kind: int, language: str) -> TokenCaption:
+        return TokenCaption(tuple(texts.encode(names[kind])), language, "plain")
+
+    vocabulary = Vocabulary(image_codes=8, text_pieces=texts.pieces)
+    data = write_data(tmp_path / "tokens", named, vocabulary, images.fingerprint, texts.fingerprint)
+    asked = {
+        "image_tokenizer": tmp_path / "images", "text_tokenizer": tmp_path / "text.model",
+        "prompts": names, "each": 3, "sampling": {"top_k": 1},
+    }  # fmt: skip
+    fields = {"samples": asked, "format": {"text_slots": 16}, "optimizer": {"kind": "muon", "lr": 0.01}}
+    intervals = {"evaluate": 0, "sample": 120, "checkpoint": 120}
+    fit(recipe(data, steps=120, intervals=intervals, **fields), tmp_path / "run")
+    drawn = Image.open(tmp_path / "run" / "samples" / "samples-00000120.png")
+    codes = np.repeat([picture(kind) for kind in range(4)], 3, axis=0)
+    with torch.no_grad():
+        expected = contact_sheet(images.decode(torch.from_numpy(codes)), 3)
+    assert drawn.size == (24, 32) and drawn.tobytes() == expected.tobytes()
+    with pytest.raises(CogViewError, match=r"samples\.text_tokenizer"):
+        foreign = write_data(tmp_path / "other", named, vocabulary, images.fingerprint, "2" * 64)
+        TransformerTask(recipe(foreign, **fields)).build()
+
+
+def test_contact_sheet_is_row_by_row() -> None:
+    images = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 3, 1, 2) / 255
+    assert np.asarray(contact_sheet(images, 3))[..., 0].tolist() == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
 
 
 def test_evaluation_of_an_untrained_model_is_uniform(data: Path) -> None:
@@ -184,6 +242,7 @@ def test_given_sizes_must_hold_the_data(data: Path) -> None:
         ({"format": {"text_weight": 0, "image_weight": 0}}, "format"),
         ({"mixture": {"style": 2}}, "mixture"),
         ({"softmax": "half"}, "softmax"),
+        ({"samples": {"prompts": []}}, "samples"),
     ],
 )
 def test_mistakes_are_named(data: Path, fields: dict[str, Any], named: str) -> None:

@@ -24,6 +24,7 @@ from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat, collate
 from cogview.training.objective import Softmax, sequence_loss, split_targets
 from cogview.training.recipe import Recipe
+from cogview.training.samples import Sampler, Samples
 from cogview.training.task import Metrics, State, Task
 from cogview.transformer.attention import Prefix
 from cogview.transformer.config import TransformerConfig
@@ -74,7 +75,7 @@ class TransformerRecipe(Recipe):
     rounds the length of a batch up, for GPUs.
     """
 
-    CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation"}
+    CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
 
     task: Literal["transformer"]
     data: Path
@@ -86,6 +87,13 @@ class TransformerRecipe(Recipe):
     softmax: Softmax = "region"
     pad_multiple: int = Field(1, ge=1)
     validation: Validation = Validation()
+    samples: Samples | None = None
+
+    @model_validator(mode="after")
+    def _draws(self) -> Self:
+        if self.samples and self.format.kind != "text_to_image":
+            raise ValueError(f"samples are pictures, but format.kind is {self.format.kind}")
+        return self
 
 
 def make_batch(format: SequenceFormat, batch: TokenBatch, multiple: int = 1) -> dict[str, Tensor]:
@@ -150,6 +158,7 @@ class TransformerTask(Task):
         return TransformerConfig.model_validate({**given.model_dump(), **needed})
 
     def build(self) -> nn.Module:
+        self.sampler  # noqa: B018  (a tokenizer that does not fit is found before training, not after)
         return Transformer(self.config())
 
     def compile(self, model: nn.Module) -> None:
@@ -225,6 +234,20 @@ class TransformerTask(Task):
                 sums[name] += float({"loss": loss, **parts}[name]) * size
                 counts[name] += size
         return {name: total / counts[name] for name, total in sums.items()} if self.validation else {}
+
+    @cached_property
+    def sampler(self) -> Sampler | None:
+        """Draws the recipe's ``samples``."""
+        asked, index = self.recipe.samples, self.shards.index
+        if asked is None:
+            return None
+        return Sampler(asked, self.format, index.image_tokenizer, index.text_tokenizer)
+
+    def samples(self, model: nn.Module, directory: Path, step: int) -> None:
+        """A contact sheet of the recipe's prompts."""
+        if self.sampler:
+            sheet = self.sampler.sheet(cast(Transformer, model))
+            sheet.save(directory / f"samples-{step:08d}.png")
 
     def export(self, model: nn.Module, directory: Path) -> None:
         """The model (fp16) and ``training.json``: sequence format, fingerprints of both tokenizers."""
