@@ -71,8 +71,8 @@ class Validation(Config):
 class TransformerRecipe(Recipe):
     """A recipe for the transformer. ``data`` is a directory that ``cogview data build`` made.
 
-    ``sources`` chooses some of its sources (None: all). ``softmax``: see ``objective.py``. ``pad_multiple``
-    rounds the length of a batch up, for GPUs.
+    ``sources`` chooses some of its sources (None: all). ``softmax`` and ``padding_rows``: see
+    ``objective.py``. ``pad_multiple`` rounds the length of a batch up, for GPUs.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
@@ -85,6 +85,7 @@ class TransformerRecipe(Recipe):
     format: FormatRecipe = FormatRecipe()
     model: Architecture
     softmax: Softmax = "region"
+    padding_rows: bool = False
     pad_multiple: int = Field(1, ge=1)
     validation: Validation = Validation()
     samples: Samples | None = None
@@ -196,6 +197,7 @@ class TransformerTask(Task):
             batch["weights"],
             self.format.vocabulary,
             softmax=self.recipe.softmax,
+            padding_rows=self.recipe.padding_rows,
             places=(batch["image_at"], batch["text_at"]),
         )
         return loss, {**parts}
