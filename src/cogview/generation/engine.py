@@ -116,19 +116,21 @@ class Engine:
         """
         waiting = self._batches(jobs, self._plan(jobs, batch_size))
         total, done = sum(len(job.prompt.new) for job in jobs), 0
-        while waiting:
-            numbers = [number for number in waiting[0] if number is not None]
-            report = _reporter(progress, done, len(numbers), total)
-            try:
-                tokens = self._draw_batch([jobs[i] for i in _filled(waiting[0])], settings, report)
-            except (RuntimeError, MemoryError) as error:
-                waiting[:1] = self._halved(waiting[0], error)
-                continue
-            done += len(numbers) * tokens.shape[1]
-            found = [row for row, number in enumerate(waiting.pop(0)) if number is not None]
-            self._forget(jobs, waiting)
-            yield from zip(numbers, tokens[found], strict=True)
-        self._read.clear()
+        try:
+            while waiting:
+                rows = waiting.pop(0)
+                numbers = [number for number in rows if number is not None]
+                report = _reporter(progress, done, len(numbers), total)
+                try:
+                    tokens = self._draw_batch([jobs[i] for i in _filled(rows)], settings, report)
+                except (RuntimeError, MemoryError) as error:
+                    waiting[:0] = self._halved(rows, error)
+                    continue
+                done += len(numbers) * tokens.shape[1]
+                self._forget(jobs, waiting)
+                yield from zip(numbers, tokens[[row is not None for row in rows]], strict=True)
+        finally:
+            self._read.clear()
 
     def _plan(self, jobs: Sequence[Job], batch_size: int | None) -> int:
         """Jobs at a time: as asked, but no more than there is memory for."""

@@ -1,0 +1,72 @@
+"""Text to image: a caption's tokens, the codes drawn after them, and the pictures the codes stand for.
+
+The sequence is [ROI1] text [BASE] [BOI1] codes (CogView, section 2.1); a style is part of the caption, as in
+"a cat, watercolour style" (section 4.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cogview.errors import CogViewError
+from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt
+from cogview.generation.sampling import Sampling
+from cogview.sequences import SequenceFormat
+from cogview.tokenizers.vqvae import ImageTokenizer
+
+_HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def language(text: str) -> str:
+    """``zh`` for a text with a Chinese character in it, else ``en``."""
+    return "zh" if _HAN.search(text) else "en"
+
+
+def styled(text: str, phrases: Mapping[str, str], templates: Mapping[str, str]) -> str:
+    """``text`` with a style in its own language; ``phrases`` and ``templates`` by language."""
+    spoken = language(text)
+    if spoken not in phrases or spoken not in templates:
+        raise CogViewError(f"this style has no words in the prompt's language ({spoken})")
+    return templates[spoken].replace("{style}", phrases[spoken]).replace("{caption}", text)
+
+
+def prompt_for(form: SequenceFormat, pieces: Sequence[int]) -> Prompt:
+    """What the engine reads for a caption of text pieces; CogViewError where they are too many."""
+    read = form.prompt(pieces)
+    return Prompt(read.ids, read.positions, form.code_positions(len(pieces)), read.prefix)
+
+
+def draw_codes(
+    engine: Engine,
+    form: SequenceFormat,
+    captions: Sequence[Sequence[int]],
+    pictures: Sequence[tuple[int, int, int]],
+    settings: Sampling,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, Ids]]:
+    """Codes (rows * columns,) of every picture, as (its number in ``pictures``, codes), as they are done.
+
+    Args:
+        captions: text pieces of each caption; each is read once.
+        pictures: (number of its caption, seed, index) of each picture.
+    """
+    prompts = [prompt_for(form, caption) for caption in captions]
+    empty = prompt_for(form, ()) if settings.guidance != 1 else None
+    jobs = [Job(prompts[caption], seed, index, empty) for caption, seed, index in pictures]
+    yield from engine.draw(jobs, settings, batch_size, progress)
+
+
+@torch.inference_mode()
+def paint(tokenizer: ImageTokenizer, codes: Ids, grid: tuple[int, int]) -> Image.Image:
+    """The picture of codes (rows * columns,), RGB, clamped; one at a time, so that batches do not matter."""
+    device = next(tokenizer.parameters()).device
+    image = tokenizer.decode(torch.from_numpy(codes)[None].to(device), grid)[0]
+    pixels: NDArray[np.uint8] = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels)

@@ -1,0 +1,273 @@
+"""A family of models, ready to use: ``CogView.from_pretrained(name).generate(prompt)``.
+
+Every picture carries what made it (prompt, seed, index, settings, model and its hash), and the same facts
+make the same picture again, alone or in any batch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from PIL import Image
+
+from cogview.config import validate
+from cogview.errors import CogViewError
+from cogview.family import Family
+from cogview.generation.engine import Engine, Ids, Progress
+from cogview.generation.linear import Precision
+from cogview.generation.sampling import MAX_SEED, Sampling
+from cogview.generation.step import pack
+from cogview.generation.text_to_image import draw_codes, paint, styled
+from cogview.provenance import Provenance, save_png, software
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer
+
+DEFAULT = "pictogram"
+ROLE = "base"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A generated picture and what made it.
+
+    codes: (rows * columns,) int64, of the image tokenizer; prompt: as it was given; caption: what the model
+    read, with the style; index: which picture of its prompt (0-based); settings: all else that matters.
+    """
+
+    image: Image.Image
+    codes: Ids
+    prompt: str
+    caption: str
+    seed: int
+    index: int
+    settings: dict[str, Any]
+    model: str
+    model_hash: str
+
+    @property
+    def provenance(self) -> Provenance:
+        """What is written into the file."""
+        return Provenance(
+            software=software(),
+            prompt=self.prompt,
+            seed=self.seed,
+            index=self.index,
+            model=self.model,
+            model_hash=self.model_hash,
+            settings=self.settings,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a PNG file with the provenance inside; CogViewError where the place is not writable."""
+        save_png(self.image, path, self.provenance)
+
+
+class CogView:
+    """A model family in memory. Made by :meth:`from_pretrained`.
+
+    Attributes:
+        family: its directory and configuration.
+        text: the text tokenizer.
+        images: the image tokenizer.
+        engine: the base model, ready to draw.
+    """
+
+    def __init__(
+        self, family: Family, device: str | torch.device, precision: Precision, deterministic: bool
+    ) -> None:
+        self.family, self.precision = family, precision
+        self.form = family.role(ROLE).sequences
+        if self.form.kind != "text_to_image":
+            raise CogViewError(f"the {ROLE} role of {family.config.name} does not draw ({self.form.kind})")
+        self.text: TextTokenizer = family.text_tokenizer()
+        self.images: ImageTokenizer = family.image_tokenizer().to(device)
+        self._check_sizes()
+        rows = slice(0, family.config.vocabulary.image_codes)
+        model = family.transformer(ROLE).to(device)
+        self.engine = Engine(pack(model, rows, precision), deterministic)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = DEFAULT,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision = "fp32",
+        deterministic: bool = False,
+    ) -> CogView:
+        """Load a family by name (in the package or the user's models) or from its directory.
+
+        Args:
+            device: where to compute; a GPU if there is one, else the CPU.
+            precision: ``fp32``, or ``int8`` for weights of a byte, faster on a CPU and slightly different.
+            deterministic: exactly the same tokens in any batch, at some cost; otherwise rounding may change
+                a token where two were nearly tied.
+
+        Raises:
+            CogViewError: no such model, or a file is missing, damaged or foreign.
+        """
+        if precision not in get_args(Precision):
+            raise CogViewError(f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(Family.find(name), device, precision, deterministic)
+
+    @cached_property
+    def model_hash(self) -> str:
+        """SHA-256 over the family's weights and configurations."""
+        return self.family.hash
+
+    @property
+    def styles(self) -> dict[str, dict[str, str]]:
+        """The styles to choose from: name to {language: phrase}."""
+        return self.family.config.styles
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        style: str | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        on_partial: Callable[[Picture], None] | None = None,
+    ) -> list[Picture]:
+        """Draw ``n`` pictures for each prompt, in the order of the prompts.
+
+        Args:
+            prompt: Chinese or English, one or several.
+            seed: with the picture's index it decides the picture; default: a new one each time.
+            style: one of :attr:`styles`, by its name or by its words.
+            temperature, top_k, top_p, guidance: see :class:`Sampling`; default: what suits the model.
+            first: index of the first picture; to draw picture 3 of a prompt alone, ``n=1, first=3``.
+            batch_size: the most pictures to draw at a time; it does not change them.
+            progress: called with the tokens drawn so far and their total.
+            on_partial: called with each picture as soon as it is ready, before the rest is drawn.
+
+        Raises:
+            CogViewError: an empty or too long prompt, an unknown style, a setting out of range.
+        """
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        pictures = []
+        for picture in self.draw(prompt, n, seed, style, given, first, batch_size, progress):
+            pictures.append(picture)
+            if on_partial is not None:
+                on_partial(picture)
+        return pictures
+
+    def draw(
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        style: str | None = None,
+        settings: Mapping[str, float | None] | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Picture]:
+        """:meth:`generate` as an iterator; everything is checked before it is returned."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        _check_counts(prompts, n, first, batch_size)
+        captions = [self.caption_for(text, style) for text in prompts]
+        pieces = [self.encode(caption) for caption in captions]
+        seed = secrets.randbits(32) if seed is None else _checked_seed(seed)
+        sampling = self.sampling(settings or {})
+        wanted = [
+            (number, seed, index) for number in range(len(prompts)) for index in range(first, first + n)
+        ]
+        facts = {**sampling.model_dump(), "style": style, **self._ways()}
+        drawn = draw_codes(self.engine, self.form, pieces, wanted, sampling, batch_size, progress)
+        return (
+            Picture(
+                image=paint(self.images, codes, self.form.grid),
+                codes=codes,
+                prompt=prompts[wanted[job][0]],
+                caption=captions[wanted[job][0]],
+                seed=seed,
+                index=wanted[job][2],
+                settings=facts,
+                model=self.family.config.name,
+                model_hash=self.model_hash,
+            )
+            for job, codes in drawn
+        )
+
+    def caption_for(self, prompt: str, style: str | None = None) -> str:
+        """What the model reads for a prompt; CogViewError for an empty one or an unknown style."""
+        prompt = prompt.strip()
+        if not prompt:
+            raise CogViewError("the prompt is empty; say what to draw")
+        if style is None:
+            return prompt
+        return styled(prompt, self.style(style), self.family.config.templates)
+
+    def style(self, name: str) -> dict[str, str]:
+        """A style's words by language, found by its name or by its words."""
+        for known, phrases in self.styles.items():
+            if name.strip().lower() in (known.lower(), *(phrase.lower() for phrase in phrases.values())):
+                return phrases
+        words = [word for known, phrases in self.styles.items() for word in (known, *phrases.values())]
+        close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
+        there = f"there are {', '.join(self.styles)}" if self.styles else "this model has no styles"
+        raise CogViewError(f"no style {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}{there}")
+
+    def encode(self, caption: str) -> list[int]:
+        """A caption's text pieces; CogViewError where they are more than the model reads."""
+        pieces, limit = self.text.encode(caption), self.form.text_limit
+        if len(pieces) > limit:
+            shown = caption if len(caption) <= 40 else caption[:40] + "…"
+            raise CogViewError(
+                f"the prompt {shown!r} has {len(pieces)} tokens and the model reads {limit}; shorten it"
+            )
+        return pieces
+
+    def sampling(self, settings: Mapping[str, float | None]) -> Sampling:
+        """The family's defaults with the settings that are not None; CogViewError names a wrong one."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        return validate(Sampling, self.family.config.defaults.model_dump() | given, "sampling")
+
+    def _ways(self) -> dict[str, Any]:
+        """How it is computed, as far as the result may depend on it."""
+        return {"precision": self.precision, "deterministic": self.engine.deterministic}
+
+    def _check_sizes(self) -> None:
+        """Tokenizers, vocabulary and sequences have to go together."""
+        vocabulary = self.family.config.vocabulary
+        for what, found, wanted in (
+            ("image codes", self.images.codes, vocabulary.image_codes),
+            ("text pieces", self.text.pieces, vocabulary.text_pieces),
+        ):
+            if found != wanted:
+                raise CogViewError(
+                    f"{self.family.directory}: the tokenizer has {found} {what}, family.json says {wanted}"
+                )
+
+
+def _check_counts(prompts: Sequence[str], n: int, first: int, batch_size: int | None) -> None:
+    if not prompts:
+        raise CogViewError("there is no prompt; say what to draw")
+    if n < 1:
+        raise CogViewError(f"n is {n}; ask for at least 1 picture")
+    if not 0 <= first <= MAX_SEED - n:
+        raise CogViewError(f"first is {first}; pictures are counted from 0")
+    if batch_size is not None and batch_size < 1:
+        raise CogViewError(f"batch_size is {batch_size}; it must be at least 1")
+
+
+def _checked_seed(seed: int) -> int:
+    if not 0 <= seed <= MAX_SEED:
+        raise CogViewError(f"the seed {seed} is out of range; take one from 0 to {MAX_SEED}")
+    return seed

@@ -1,0 +1,201 @@
+"""The engine: the same tokens in any company, and nothing lost when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cogview.errors import CogViewError
+from cogview.generation import engine as engine_module
+from cogview.generation.engine import ROWS, Engine, Job, LeftPadded, Prompt
+from cogview.generation.sampling import Sampling, Streams, draw, guide, restrict
+from cogview.generation.step import pack
+from cogview.generation.text_to_image import prompt_for
+from cogview.transformer.cache import KVCache
+from cogview.transformer.model import Transformer
+from tests.generation import tiny
+
+CODES = slice(0, tiny.CODES)
+SETTINGS = Sampling(top_k=30)
+TEXTS = ["a red circle", "蓝色的方块", "", "a blue square, pixel"]
+
+
+def prompts(positions: str = "fixed") -> list[Prompt]:
+    return [prompt_for(tiny.form(positions), tiny.text_tokenizer().encode(text)) for text in TEXTS]
+
+
+def make_engine(**options: Any) -> Engine:
+    return Engine(pack(tiny.transformer(), CODES), **options)
+
+
+def tokens(
+    engine: Engine, jobs: Sequence[Job], settings: Sampling = SETTINGS, **more: Any
+) -> NDArray[np.int64]:
+    drawn = dict(engine.draw(jobs, settings, **more))
+    return np.stack([drawn[i] for i in range(len(jobs))])
+
+
+@torch.inference_mode()
+def by_hand(model: Transformer, job: Job, settings: Sampling) -> list[int]:
+    """The whole sequence read anew for every token, no cache, no batch."""
+    streams = Streams([(job.seed, job.index)], len(job.prompt.new), "cpu")
+    found: list[int] = []
+
+    def logits(prompt: Prompt) -> torch.Tensor:
+        ids = torch.tensor([*prompt.ids, *found])
+        positions = torch.tensor([*prompt.positions, *prompt.new[: len(found)]])
+        return model.logits(model(ids[None], positions[None]), CODES)[:, -1]
+
+    for step in range(len(job.prompt.new)):
+        scores = logits(job.prompt)
+        if job.without is not None:
+            scores = guide(scores, logits(job.without), settings.guidance)
+        found.append(int(draw(restrict(scores, settings), streams.gumbel(step, tiny.CODES))))
+    return found
+
+
+@pytest.mark.parametrize("positions", ["fixed", "index"])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_tokens_are_those_of_a_full_recompute(positions: str, guidance: float) -> None:
+    """Prompts of four lengths in one batch, with and without guidance."""
+    texts = prompts(positions)
+    without = texts[2] if guidance != 1 else None
+    jobs = [Job(prompt, 7, i, without) for i, prompt in enumerate(texts)]
+    settings = Sampling(top_k=30, guidance=guidance)
+    expected = [by_hand(tiny.transformer(), job, settings) for job in jobs]
+    assert tokens(make_engine(), jobs, settings).tolist() == expected
+
+
+def test_an_image_is_the_same_in_any_batch() -> None:
+    """Forty images in batches of 1, 3, 16 and all; at most one near-tie may flip (here none does)."""
+    jobs = [Job(prompt, 7, i) for prompt in prompts() for i in range(10)]
+    alone = tokens(make_engine(), jobs, batch_size=1)
+    for size in (3, 16, 40):
+        assert (tokens(make_engine(), jobs, batch_size=size) != alone).any(1).sum() <= 1
+    assert len(np.unique(alone, axis=0)) == len(jobs)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_deterministic_is_exact_in_any_company(precision: Any) -> None:
+    engine = Engine(pack(tiny.transformer(), CODES, precision), deterministic=True)
+    texts = prompts()
+    together = tokens(engine, [Job(text, 7, i) for text in texts[:2] for i in range(6)], batch_size=5)
+    for row, (text, i) in enumerate((text, i) for text in texts[:2] for i in range(6)):
+        assert (tokens(engine, [Job(text, 7, i)]) == together[row]).all()
+
+
+def test_deterministic_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = set()
+    allocate = KVCache.allocate
+
+    def recording(config: Any, batch: int, *rest: Any) -> KVCache:
+        shapes.add(batch)
+        return allocate(config, batch, *rest)
+
+    monkeypatch.setattr(KVCache, "allocate", recording)
+    jobs = [Job(text, seed, i) for text in prompts()[:2] for seed in (1, 2) for i in (0, 3, 5)]
+    tokens(make_engine(deterministic=True), jobs)
+    assert shapes == {1, ROWS}  # one row to read the prompt, ROWS to draw
+
+
+def test_a_prompt_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    original = engine_module.step.read
+
+    def counting(decoder: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if ids.shape[1] > 1:
+            read.append(ids.shape[1])
+        return original(decoder, ids, *rest)
+
+    monkeypatch.setattr(engine_module.step, "read", counting)
+    texts = prompts()
+    engine = make_engine()
+    tokens(engine, [Job(text, 7, i, texts[2]) for text in texts[:2] for i in range(5)], batch_size=3)
+    assert sorted(read) == sorted(len(text.ids) for text in texts[:2])  # no guidance: the empty one is not
+    assert not engine._read
+
+
+class Small:
+    """A machine that can hold ``rows`` sequences."""
+
+    def __init__(self, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[int] = []
+        allocate = KVCache.allocate
+
+        def limited(config: Any, batch: int, *rest: Any) -> KVCache:
+            self.asked.append(batch)
+            if batch > rows:
+                raise RuntimeError(
+                    "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+                )
+            return allocate(config, batch, *rest)
+
+        monkeypatch.setattr(KVCache, "allocate", limited)
+
+
+def test_when_memory_runs_out_the_batch_halves_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job(prompt, 7, i) for prompt in prompts() for i in range(4)]
+    expected = tokens(make_engine(), jobs)
+    small = Small(5, monkeypatch)
+    reports: list[tuple[int, int]] = []
+    found = list(make_engine().draw(jobs, SETTINGS, 16, lambda done, total: reports.append((done, total))))
+    assert [number for number, _ in found] == list(range(16))
+    assert np.array_equal(np.stack([ids for _, ids in found]), expected)
+    assert max(small.asked) == 16 and small.asked.count(4) == 4
+    assert reports[-1] == (16 * 16, 16 * 16) and reports == sorted(reports)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_memory_for_not_even_one(monkeypatch: pytest.MonkeyPatch, deterministic: bool) -> None:
+    Small(0, monkeypatch)
+    with pytest.raises(CogViewError, match="out of memory on cpu"):
+        tokens(make_engine(deterministic=deterministic), [Job(prompts()[0], 7, 0)])
+
+
+def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> KVCache:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(KVCache, "allocate", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        tokens(make_engine(), [Job(prompts()[0], 7, 0)])
+
+
+def test_batches_are_planned_by_the_free_memory() -> None:
+    """Planned sizes grow with memory, stay within what was asked, and what is planned for really fits."""
+    jobs = [Job(prompts()[0], 7, i) for i in range(64)]
+    sizes = [make_engine(free=lambda _, free=free: free)._plan(jobs, None) for free in (0, 150_000, 10**12)]
+    assert sizes[0] == 1 < sizes[1] < sizes[2] == 16
+    assert make_engine(free=lambda _: 10**12)._plan(jobs, 5) == 5
+    length = len(jobs[0].prompt.ids) + 16
+    assert KVCache.size_in_bytes(tiny.config(), sizes[1], length) <= 0.8 * 150_000
+
+
+def test_what_is_finished_comes_before_the_rest_is_drawn() -> None:
+    seen: list[int] = []
+    results = make_engine().draw(
+        [Job(prompts()[0], 7, i) for i in range(6)], SETTINGS, 2, lambda done, _: seen.append(done)
+    )
+    next(results)
+    assert max(seen) == 2 * 16
+
+
+def test_only_the_decoders_rows_come() -> None:
+    rows = slice(5, 25)
+    engine = Engine(pack(tiny.transformer(), rows))
+    drawn = tokens(engine, [Job(prompts()[0], 7, i) for i in range(8)], Sampling())
+    assert drawn.min() >= 5 and drawn.max() < 25 and len(np.unique(drawn)) > 10
+
+
+def test_left_padding_hides_the_same_in_both_forms() -> None:
+    pattern = LeftPadded(torch.tensor([0, 2, 5]), capacity=9)
+    bias = pattern.view(1, 7).bias
+    assert bias is not None
+    assert torch.equal(bias == 0, pattern.dense_mask(1, 7))
+    expected = [[[k >= pad and k <= 3 + q for k in range(7)] for q in range(4)] for pad in (0, 2, 5)]
+    assert pattern.dense_mask(4, 7)[:, 0].tolist() == expected

@@ -1,0 +1,104 @@
+"""``filling_sequence`` against runs of the released code: tokens, logits of every call, positions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cogview.errors import CogViewError
+from cogview.generation.released import Rules, fill
+from cogview.generation.sampling import Sampling
+from cogview.importers.cogview1 import rename
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+from cogview.vocabulary import Vocabulary
+
+FIXTURES = Path(__file__).parents[1] / "fixtures/cogview1"
+VOCABULARY = Vocabulary(image_codes=64, text_pieces=100)
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    """The recorded runs' model."""
+    config = TransformerConfig(
+        layers=2,
+        hidden=32,
+        heads=4,
+        vocab_size=256,
+        max_positions=1089,
+        norm_relax="tensor",
+        numerics="released",
+    )
+    model = Transformer(config).eval()
+    state = load_file(FIXTURES / "model_b.safetensors")
+    model.load_state_dict({rename(name): value for name, value in state.items()})
+    return model
+
+
+def recorded(name: str) -> tuple[dict[str, Tensor], Sampling, torch.Generator]:
+    facts = json.loads((FIXTURES / f"{name}.json").read_text())
+    settings = Sampling(temperature=facts["temperature"], top_k=facts["top_k"], top_p=facts["top_p"])
+    generator = torch.Generator().manual_seed(facts["torch_seed"])
+    return load_file(FIXTURES / f"{name}.safetensors"), settings, generator
+
+
+@pytest.mark.parametrize(
+    "name", ["fill_t2i_greedy", "fill_mid_provided", "fill_caption_topp", "fill_t2i_sample_nb4"]
+)
+def test_a_recorded_run(model: Transformer, name: str) -> None:
+    """Greedy, given tokens in the middle, nucleus sampling of a caption, four drawings in parallel."""
+    expected, settings, generator = recorded(name)
+    logits: list[Tensor] = []
+    found = fill(model, VOCABULARY, expected["seq"], settings, generator, logits)
+    assert torch.equal(found, expected["output"])
+    if name == "fill_t2i_sample_nb4":  # the first call has one row, the others four
+        steps = expected["step_logits"].view(64, 4, -1)
+        logits[0] = logits[0].expand(4, -1)
+        torch.testing.assert_close(torch.stack(logits), steps, atol=2e-4, rtol=1e-4)
+    else:
+        torch.testing.assert_close(torch.cat(logits), expected["step_logits"], atol=2e-4, rtol=1e-4)
+
+
+def test_positions_of_a_recorded_run() -> None:
+    expected, _, _ = recorded("fill_mid_provided")
+    rules = Rules(VOCABULARY)
+    positions = expected["positions_fed"].tolist()
+    for index, token in enumerate(expected["output"][0].tolist()):
+        rules.see(token, index)
+    assert rules.positions(0, len(positions)).tolist() == positions
+
+
+def test_a_given_token_keeps_the_likeliest_drawing(model: Transformer) -> None:
+    """Four drawings of three tokens, then a given one: what stays is the best by the model's own scores."""
+    control = VOCABULARY.control
+    start = [control("[ROI1]"), 70, 71, control("[BASE]"), control("[BOI1]")]
+    four = fill(model, VOCABULARY, [*start, -4, -4, -4], Sampling(), torch.Generator().manual_seed(3))
+    one = fill(model, VOCABULARY, [*start, -4, -4, -4, 9], Sampling(), torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        positions = torch.arange(8)
+        scores = [
+            model.logits(model(ids[None], positions))[0, 4:7, :64]
+            .log_softmax(-1)
+            .gather(1, ids[5:, None])
+            .sum()
+            for ids in four
+        ]
+    assert one.tolist() == [[*four[scores.argmax()].tolist(), 9]]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        ([-1, 3], "starts with a given token"),
+        ([3] * 2000, "1089 positions"),
+        ([3, -1, -2], "1 and 2 drawings"),
+    ],
+)
+def test_sequences_that_cannot_be_filled(model: Transformer, sequence: list[int], message: str) -> None:
+    with pytest.raises(CogViewError, match=message):
+        fill(model, VOCABULARY, sequence, Sampling())
