@@ -25,7 +25,7 @@ from cogview.generation.linear import Precision
 from cogview.generation.sampling import MAX_SEED, Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import draw_codes, paint, styled
-from cogview.provenance import Provenance, save_png, software
+from cogview.provenance import Provenance, png_bytes, save_png, software
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 
@@ -63,6 +63,10 @@ class Picture:
             model_hash=self.model_hash,
             settings=self.settings,
         )
+
+    def png(self) -> bytes:
+        """The PNG file, with the provenance inside."""
+        return png_bytes(self.image, self.provenance)
 
     def save(self, path: str | Path) -> None:
         """Write a PNG file with the provenance inside; CogViewError where the place is not writable."""

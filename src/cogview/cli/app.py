@@ -36,6 +36,8 @@ class Verb:
 
 USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
 VERBS = (
+    Verb("generate", "generate:generate", "Draw pictures for a sentence, Chinese or English.", USE),
+    Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
     Verb(
         "data",
         "data:data",

@@ -1,0 +1,217 @@
+"""``cogview generate``: pictures for sentences, each in a file of its own as soon as it is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cogview.errors import CogViewError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cogview.pipeline import Picture
+
+COLUMNS = 8  # of a contact sheet, at most
+GAP = 2  # pixels between its pictures
+NAME_LENGTH = 40  # characters of a prompt in a file's name
+
+Precision = Literal["fp32", "int8"]
+
+
+def generate(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT...", help="What to draw, in Chinese or English.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt on each line.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Pictures for each prompt.")] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Picture i of a seed is always the same one.", show_default="a new one each time"),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the pictures.")] = Path("out"),
+    model: Annotated[
+        str, typer.Option(help="A model's name (see cogview models) or directory.")
+    ] = "pictogram",
+    style: Annotated[str | None, typer.Option(help="A style of the model (see cogview models).")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Below 1 safer, above 1 wilder.", show_default="the model's")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Keep the k likeliest tokens; 0: all.", show_default="the model's")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Keep tokens up to this probability; 1: all.", show_default="the model's"),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Above 1: closer to the prompt, in twice the time.", show_default="the model's"),
+    ] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures at a time.", show_default="what fits")
+    ] = None,
+) -> None:
+    """Draw pictures.
+
+    Each is a PNG file with prompt, seed, settings and model inside.
+    With the same seed, picture i is the same picture alone and among others.
+    Stopped early, what is finished is there.
+    """
+    texts = [*(prompts or ()), *read_prompts(file)]
+    if not texts:
+        raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
+    check_folder(out)
+    from cogview.pipeline import CogView
+
+    started = time.monotonic()
+    cogview = CogView.from_pretrained(model, precision=precision, deterministic=deterministic)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    made: list[tuple[Picture, Path]] = []
+    with bar() as show, telling_what_is_done(made, out):
+        for picture in cogview.draw(texts, n, seed, style, settings, batch_size=batch_size, progress=show):
+            made.append((picture, write(picture.png(), out, name_for(picture))))
+    sheet = write_sheet([picture for picture, _ in made], n, out) if grid else None
+    report(made, sheet, time.monotonic() - started, as_json)
+
+
+def read_prompts(file: Path | None) -> list[str]:
+    """The lines of a UTF-8 file that are not empty."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise CogViewError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise CogViewError(f"{file}: not a UTF-8 text file") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise CogViewError(f"{file}: there is no prompt in it; write one on each line")
+    return found
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder, and see that a file can be written there, before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CogViewError(f"{folder}: cannot be written to ({error.strerror}); choose another -o") from error
+
+
+def name_for(picture: Picture) -> str:
+    """The start of the prompt, the seed and the number, as a file name without its ending."""
+    words = re.sub(r"[\W_]+", "-", picture.prompt).strip("-")[:NAME_LENGTH].strip("-")
+    return f"{words or 'picture'}-{picture.seed}-{picture.index:02d}"
+
+
+def write(content: bytes, folder: Path, name: str) -> Path:
+    """Write a PNG under ``name``, or ``name-2`` and so on where another picture has it; the path.
+
+    The same picture is the same file: where it is there already, it stays.
+    """
+    number, path = 1, folder / f"{name}.png"
+    try:
+        while path.exists():
+            if path.is_file() and path.read_bytes() == content:
+                return path
+            number += 1
+            path = folder / f"{name}-{number}.png"
+        with path.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        raise CogViewError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return path
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """All images, ``columns`` in a row, on white; they have one size."""
+    from PIL import Image
+
+    (width, height), rows = images[0].size, math.ceil(len(images) / columns)
+    size = (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP)
+    sheet = Image.new("RGB", size, "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (GAP + i % columns * (width + GAP), GAP + i // columns * (height + GAP)))
+    return sheet
+
+
+def write_sheet(pictures: Sequence[Picture], n: int, folder: Path) -> Path:
+    """The contact sheet as a file: one row (or more, if n is large) for each prompt."""
+    import io
+
+    buffer = io.BytesIO()
+    contact_sheet([picture.image for picture in pictures], min(n, COLUMNS)).save(buffer, "PNG")
+    return write(buffer.getvalue(), folder, f"grid-{pictures[0].seed}")
+
+
+def report(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float, as_json: bool) -> None:
+    """Paths on stdout and a summary on stderr, or everything as JSON."""
+    first = made[0][0]
+    if as_json:
+        typer.echo(json.dumps(facts(made, sheet, seconds), indent=2, ensure_ascii=False))
+        return
+    for path in [path for _, path in made] + ([sheet] if sheet else []):
+        typer.echo(path)
+    count = f"{len(made)} picture{'s' if len(made) > 1 else ''}"
+    typer.echo(f"{count} in {seconds:.1f} s, seed {first.seed}, model {first.model}", err=True)
+
+
+def facts(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    first = made[0][0]
+    return {
+        "model": first.model,
+        "model_hash": first.model_hash,
+        "seed": first.seed,
+        "settings": first.settings,
+        "seconds": round(seconds, 3),
+        "pictures": [
+            {"path": str(path), "prompt": picture.prompt, "caption": picture.caption, "index": picture.index}
+            for picture, path in made
+        ],
+        "grid": str(sheet) if sheet else None,
+    }
+
+
+@contextlib.contextmanager
+def telling_what_is_done(made: list[tuple[Picture, Path]], folder: Path) -> Iterator[None]:
+    """When stopped by Ctrl-C, say how many pictures are there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"{len(made)} finished, in {folder}", err=True)
+        raise
+
+
+@contextlib.contextmanager
+def bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal; yields what to call with tokens done and their total."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("drawing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("drawing")
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,63 @@
+"""``cogview models``: the model families there are, in the package and the user's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cogview.config import cache_dir
+from cogview.errors import CogViewError
+from cogview.family import Family, installed
+
+
+def describe(name: str, directory: Path) -> dict[str, Any]:
+    """A family's facts, or the error that reading it gives."""
+    entry: dict[str, Any] = {"name": name, "path": str(directory)}
+    try:
+        family = Family(directory)
+        entry["hash"] = family.hash
+    except CogViewError as error:
+        return entry | {"error": str(error)}
+    entry["bytes"] = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    entry["roles"] = {role: _role(family, role) for role in family.config.roles}
+    entry["styles"] = {style: dict(words) for style, words in family.config.styles.items()}
+    entry["defaults"] = family.config.defaults.model_dump()
+    return entry
+
+
+def _role(family: Family, name: str) -> dict[str, Any]:
+    """What a role does: its kind of sequence, the picture's codes, the longest text in tokens."""
+    form = family.role(name).sequences
+    return {"kind": form.kind, "grid": list(form.grid), "text_limit": form.text_limit}
+
+
+def _lines(entry: dict[str, Any]) -> list[str]:
+    if "error" in entry:
+        return [f"{entry['name']}: {entry['error']}"]
+    lines = [f"{entry['name']}  {entry['bytes'] / 1e6:.1f} MB  {entry['hash'][:12]}  {entry['path']}"]
+    for name, role in entry["roles"].items():
+        rows, columns = role["grid"]
+        kind = role["kind"].replace("_", " ")
+        lines.append(f"  {name}: {kind}, {rows} x {columns} codes, up to {role['text_limit']} tokens of text")
+    if entry["styles"]:
+        styles = (
+            f"{name} ({', '.join(words.values())})" if words else name
+            for name, words in entry["styles"].items()
+        )
+        lines.append(f"  styles: {'; '.join(styles)}")
+    return lines
+
+
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
+    """List the models: name, size, hash, what each role does, styles."""
+    entries = [describe(name, directory) for name, directory in installed().items()]
+    if as_json:
+        typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
+        return
+    for entry in entries:
+        typer.echo("\n".join(_lines(entry)))
+    if not entries:
+        typer.echo(f"no model is installed; put a family's directory into {cache_dir() / 'models'}", err=True)

@@ -1,0 +1,219 @@
+"""The pipeline on a tiny real family: what comes back, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cogview import CogView as Exported
+from cogview import provenance
+from cogview.errors import CogViewError
+from cogview.family import Family
+from cogview.generation.text_to_image import language, styled
+from cogview.pipeline import CogView, Picture
+from cogview.tokenizers.vqvae import ImageTokenizer
+from tests.generation import tiny
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def model(family: Path) -> CogView:
+    return CogView.from_pretrained(family)
+
+
+@pytest.fixture
+def damaged(family: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(family, tmp_path / "tiny"))
+
+
+def same(a: Picture, b: Picture) -> bool:
+    return np.array_equal(a.codes, b.codes) and a.image.tobytes() == b.image.tobytes()
+
+
+def test_pictures_come_in_order_with_their_facts(model: CogView) -> None:
+    pictures = model.generate(["a red circle", " 红色的圆 "], n=2, seed=7, top_k=9)
+    assert [(p.prompt, p.index) for p in pictures] == [
+        ("a red circle", 0),
+        ("a red circle", 1),
+        (" 红色的圆 ", 0),
+        (" 红色的圆 ", 1),
+    ]
+    assert Exported is CogView and pictures[2].caption == "红色的圆"
+    for picture in pictures:
+        assert picture.image.size == (16, 16) and picture.image.mode == "RGB"
+        assert picture.codes.shape == (16,) and picture.codes.max() < tiny.CODES
+        assert picture.seed == 7 and picture.settings["top_k"] == 9
+        assert picture.model == "tiny" and picture.model_hash == model.family.hash
+
+
+def test_a_picture_is_what_its_codes_stand_for(model: CogView, family: Path) -> None:
+    picture = model.generate("a red circle", seed=3)[0]
+    tokenizer = ImageTokenizer.from_directory(family / "image_tokenizer")
+    with torch.no_grad():
+        expected = tokenizer.decode(torch.from_numpy(picture.codes)[None])[0].clamp(0, 1) * 255
+    assert np.array_equal(np.asarray(picture.image), expected.round().byte().permute(1, 2, 0).numpy())
+
+
+def test_the_file_tells_how_to_make_it_again(model: CogView, tmp_path: Path) -> None:
+    """All that is needed is read back from the PNG; the picture is then drawn alone."""
+    original = model.generate(["a blue square", "红色的圆"], n=3, seed=11, style="pixel", temperature=1.3)[5]
+    original.save(tmp_path / "x.png")
+    told = provenance.read(tmp_path / "x.png")
+    assert told is not None and told.model_hash == model.model_hash
+    settings: dict[str, Any] = dict(told.settings)
+    del settings["precision"], settings["deterministic"]
+    again = model.generate(told.prompt, 1, told.seed, first=told.index, **settings)[0]
+    assert same(again, original)
+    with Image.open(tmp_path / "x.png") as file:
+        assert file.convert("RGB").tobytes() == original.image.tobytes()
+
+
+def test_one_picture_does_not_depend_on_the_others(model: CogView) -> None:
+    together = model.generate(["a red circle", "红色的圆"], n=5, seed=7, batch_size=4)
+    alone = model.generate("红色的圆", n=5, seed=7, batch_size=1)
+    assert all(same(a, b) for a, b in zip(together[5:], alone, strict=True))
+    assert not same(alone[0], alone[1])
+    assert not same(alone[0], model.generate("红色的圆", seed=8)[0])
+
+
+@pytest.mark.parametrize("options", [{"precision": "int8"}, {"deterministic": True}])
+def test_other_ways_to_compute(family: Path, options: dict[str, Any]) -> None:
+    model = CogView.from_pretrained(family, **options)
+    pictures = model.generate("a red circle", n=5, seed=7)
+    assert options.items() <= pictures[0].settings.items()
+    assert same(pictures[4], model.generate("a red circle", seed=7, first=4)[0])
+
+
+def test_a_new_seed_each_time(model: CogView) -> None:
+    first, second = (model.generate("a red circle")[0] for _ in range(2))
+    assert first.seed != second.seed
+    assert same(first, model.generate("a red circle", seed=first.seed)[0])
+
+
+def test_each_picture_is_handed_over_before_the_next_is_drawn(model: CogView) -> None:
+    events: list[str | int] = []
+    model.generate(
+        "a red circle",
+        n=3,
+        batch_size=1,
+        progress=lambda done, total: events.append(done),
+        on_partial=lambda picture: events.append(f"picture {picture.index}"),
+    )
+    expected: list[str | int] = []
+    for i in range(3):
+        expected += [*range(16 * i + 1, 16 * i + 17), f"picture {i}"]
+    assert events == expected
+
+
+def test_guidance_changes_the_picture(model: CogView) -> None:
+    plain, strong = (model.generate("a red circle", seed=7, guidance=g)[0] for g in (1.0, 4.0))
+    assert not np.array_equal(plain.codes, strong.codes)
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"), [("一只猫", "zh"), ("a 猫", "zh"), ("a cat", "en"), ("cat，", "en"), ("🐱", "en")]
+)
+def test_the_language_of_a_prompt(text: str, spoken: str) -> None:
+    assert language(text) == spoken
+
+
+def test_a_style_is_part_of_the_caption(model: CogView) -> None:
+    assert model.caption_for("a cat", "pixel") == "a cat, pixel style"
+    assert model.caption_for("一只猫", "pixel") == "一只猫，像素风格"
+    assert model.caption_for("a cat", "像素") == model.caption_for("a cat", "Pixel")
+    assert styled("{style} {caption}", {"en": "x"}, {"en": "{caption}, {style}"}) == "{style} {caption}, x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": ["a cat", " \n"]}, "the prompt is empty"),
+        ({"prompt": []}, "there is no prompt"),
+        ({"prompt": "circle square " * 20}, r"has \d+ tokens and the model reads 31"),
+        ({"prompt": "a", "style": "pixle"}, "no style 'pixle'; did you mean 'pixel'"),
+        ({"prompt": "a", "style": "zzz"}, "there are pixel, english-only"),
+        ({"prompt": "猫", "style": "english-only"}, r"no words in the prompt's language \(zh\)"),
+        ({"prompt": "a", "n": 0}, "n is 0"),
+        ({"prompt": "a", "seed": -1}, "the seed -1 is out of range"),
+        ({"prompt": "a", "first": -1}, "first is -1"),
+        ({"prompt": "a", "batch_size": 0}, "batch_size is 0"),
+        ({"prompt": "a", "temperature": 0}, "sampling: temperature: .*greater than 0"),
+        ({"prompt": "a", "top_p": 1.5}, "sampling: top_p"),
+        ({"prompt": "a", "top_k": -3}, "sampling: top_k"),
+        ({"prompt": "a\ud800"}, "not valid Unicode"),
+    ],
+)
+def test_what_is_refused(model: CogView, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(CogViewError, match=message) as caught:
+        model.generate(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_limit_is_the_one_the_message_names(model: CogView) -> None:
+    """As many tokens as fit are drawn, one more is refused."""
+    text = "a"
+    while len(model.text.encode(text + "b")) <= 31:
+        text += "b"
+    assert len(model.generate(text)) == 1
+    with pytest.raises(CogViewError, match="has 32 tokens"):
+        model.generate(text + "b")
+
+
+def refuses(directory: Path, message: str) -> None:
+    with pytest.raises(CogViewError, match=message) as caught:
+        CogView.from_pretrained(directory)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["base", "image_tokenizer"])
+@pytest.mark.parametrize("how", ["cut", "text", "gone"])
+def test_damaged_weights(damaged: Path, part: str, how: str) -> None:
+    file = damaged / part / "model.safetensors"
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-100] if how == "cut" else b"not weights at all")
+    refuses(damaged, part)
+
+
+def test_weights_of_another_model(damaged: Path) -> None:
+    tiny.transformer(hidden=16).save(damaged / "other")
+    shutil.copy(damaged / "other" / "model.safetensors", damaged / "base")
+    refuses(damaged, "base.*config.json says")
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers(damaged: Path) -> None:
+    config = json.loads((damaged / "family.json").read_text())
+    config["vocabulary"]["image_codes"] = config["roles"]["base"]["sequences"]["vocabulary"][
+        "image_codes"
+    ] = 32
+    (damaged / "family.json").write_text(json.dumps(config))
+    refuses(damaged, "64 image codes, family.json says 32")
+
+
+def test_an_unknown_model_or_precision(family: Path) -> None:
+    with pytest.raises(CogViewError, match="no model 'pictogramm'"):
+        CogView.from_pretrained("pictogramm")
+    with pytest.raises(CogViewError, match="unknown precision 'fp8'; there are fp32, int8"):
+        CogView.from_pretrained(family, precision="fp8")  # type: ignore[arg-type]
+
+
+def test_a_role_that_does_not_draw(damaged: Path) -> None:
+    config = json.loads((damaged / "family.json").read_text())
+    config["roles"]["base"]["sequences"]["kind"] = "image_to_text"
+    (damaged / "family.json").write_text(json.dumps(config))
+    assert Family(damaged).role("base").sequences.kind == "image_to_text"
+    refuses(damaged, "does not draw")
