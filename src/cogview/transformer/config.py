@@ -28,12 +28,12 @@ class TransformerConfig(Config):
     """
 
     kind: Literal["transformer"] = "transformer"
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    vocab_size: int = Field(ge=1)
-    max_positions: int = Field(ge=1)
-    ffn_multiple: int = Field(4, ge=1)
+    layers: int = Field(ge=1, le=1024)
+    hidden: int = Field(ge=1, le=1 << 17)
+    heads: int = Field(ge=1, le=1 << 12)
+    vocab_size: int = Field(ge=1, le=1 << 24)
+    max_positions: int = Field(ge=1, le=1 << 24)
+    ffn_multiple: int = Field(4, ge=1, le=64)
     norm: Norm = "sandwich"
     norm_relax: NormRelax = "token"
     attention_relax: float | None = Field(None, gt=0)

@@ -36,6 +36,11 @@ def shrink_gradient(x: Tensor, factor: float) -> Tensor:
     return still + factor * (x - still)
 
 
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding matrix whose values are drawn later."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
+
+
 class Transformer(nn.Module):
     """A decoder-only transformer.
 
@@ -47,11 +52,12 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config, self.checkpointing = config, False
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden)
-        self.positions = nn.Embedding(config.max_positions, config.hidden)
+        self.tokens = _table(config.vocab_size, config.hidden)
+        self.positions = _table(config.max_positions, config.hidden)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.Identity() if config.norm == "post" else make_norm(config)
-        self.reset_parameters()
+        if not self.tokens.weight.is_meta:  # where drawing numbers costs a second and makes none
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """N(0, 0.02); what is added to the residual stream N(0, 0.02 / sqrt(2 layers)); biases 0."""
