@@ -6,12 +6,14 @@ token embeddings. CogView2's CogLM has the toolkit's. Model-parallel shards are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.importers.checkpoint import load_weights, model_config, shards
 from cogview.transformer import storage
@@ -46,9 +48,9 @@ def rename(key: str) -> str:
     if kind in ("weight", "bias"):
         if module in TOP:
             return f"{TOP[module]}.{kind}"
-        parts = module.split(".", 3)
-        if parts[:2] == ["transformer", "layers"] and len(parts) == 4 and parts[3] in LAYER:
-            return f"blocks.{parts[2]}.{LAYER[parts[3]]}.{kind}"
+        inside = re.fullmatch(r"transformer\.layers\.(\d{1,4})\.(.+)", module)
+        if inside and inside[2] in LAYER:
+            return f"blocks.{inside[1]}.{LAYER[inside[2]]}.{kind}"
     raise CogViewError(f"unexpected key {key!r}; is this a CogView transformer?")
 
 
@@ -86,9 +88,9 @@ def infer_config(
         vocab_size, hidden = state["tokens.weight"].shape
         max_positions = state["positions.weight"].shape[0]
         ffn = state["blocks.0.mlp.up.weight"].shape[0]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise CogViewError(f"the checkpoint is not a CogView transformer ({error})") from error
-    return TransformerConfig(
+    sizes = dict(
         layers=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
         hidden=hidden,
         heads=heads or max(1, hidden // HEAD_DIM),
@@ -101,6 +103,7 @@ def infer_config(
         hidden_dropout=0.1,
         attention_dropout=0.1,
     )
+    return validate(TransformerConfig, sizes, "the checkpoint")
 
 
 def read_released(
