@@ -72,10 +72,10 @@ def test_tokens_are_those_of_a_full_recompute(positions: str, guidance: float) -
 
 
 def test_an_image_is_the_same_in_any_batch() -> None:
-    """Forty images in batches of 1, 3, 16 and all; at most one near-tie may flip (here none does)."""
-    jobs = [Job(prompt, 7, i) for prompt in prompts() for i in range(10)]
+    """Images in batches of 1, 5 and all; at most one near-tie may flip (here none does)."""
+    jobs = [Job(prompt, 7, i) for prompt in prompts() for i in range(6)]
     alone = tokens(make_engine(), jobs, batch_size=1)
-    for size in (3, 16, 40):
+    for size in (5, 24):
         assert (tokens(make_engine(), jobs, batch_size=size) != alone).any(1).sum() <= 1
     assert len(np.unique(alone, axis=0)) == len(jobs)
 

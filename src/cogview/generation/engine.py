@@ -6,7 +6,8 @@ goes on; what was finished has been handed over already.
 
 Job i gives the same tokens alone and in any batch, up to rounding that flips a near-tie. ``deterministic``
 removes that: every batch has ``ROWS`` rows of one prompt, and image i is always in row i modulo ``ROWS``, so
-each number is computed by the same operations on the same operands whatever else is drawn.
+each number is computed by the same operations on the same operands whatever else is drawn (on one machine,
+with one number of threads).
 """
 
 from __future__ import annotations
@@ -159,10 +160,9 @@ class Engine:
             raise error
         self._read.clear()
         if self.deterministic or len(batch) == 1:
-            way = "without the deterministic mode less is needed" if self.deterministic else "close others"
-            raise CogViewError(
-                f"out of memory on {self.decoder.device} while drawing {len(batch)} at a time; {way}"
-            ) from error
+            way = "leave the deterministic mode" if self.deterministic else "close other programs"
+            here = f"out of memory on {self.decoder.device} with {len(batch)} at a time"
+            raise CogViewError(f"{here}; {way}, or take a smaller model") from error
         half = len(batch) // 2
         return [batch[:half], batch[half:]]
 
