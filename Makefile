@@ -19,7 +19,7 @@ TORCH   ?= torch==2.13.0
 OUT     ?= pictures
 WORKERS ?= 2
 PROMPTS ?= "一个蓝色的小怪物，圆眼睛，微笑，红色背景" "belted cyan planet in the starry sky, a thin ring, one moon" \
-            "landscape of green rolling hills under a yellow sun, cyan sky" "red apple, 3D style"
+            "粉色的圆花盆里种着仙人掌，笑眼，微笑，绿色背景" "landscape of green rolling hills under a yellow sun, cyan sky"
 
 UV := $(shell command -v uv 2>/dev/null)
 BIN = $(VENV)/bin

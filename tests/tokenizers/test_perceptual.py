@@ -81,7 +81,8 @@ def test_the_command_line_imports_and_explains(tmp_path: Path, capsys: pytest.Ca
     from cogview.cli.app import main
 
     pickled_alexnet(tmp_path / "alexnet.ckpt")
-    command = ["import", "lpips", str(tmp_path / "alexnet.ckpt"), str(tmp_path / "a.safetensors"), "--network"]
+    source, out = str(tmp_path / "alexnet.ckpt"), str(tmp_path / "a.safetensors")
+    command = ["import", "lpips", source, out, "--network"]
     assert main([*command, "alexnet"]) == 0
     LPIPS.from_file(tmp_path / "a.safetensors", "alexnet")
     assert main([*command, "vgg16"]) == 2
