@@ -1,0 +1,210 @@
+"""The documentation is true: its blocks run, its links lead somewhere, the Chinese README says the same.
+
+Every block marked ``sh`` or ``python`` in the README and in ``docs/`` is run in order, in a directory of its
+own, with the real commands on a dozen small pictures. Only sizes are changed: recipes get ``--set`` options
+that shrink them, and where the package has no model yet a tiny one takes the name ``pictogram``.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageDraw
+
+from cogview.cli.app import main
+from cogview.family import PACKAGED, FamilyConfig, Fingerprints, Role, write_family
+from cogview.sequences import SequenceFormat
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.transformer.model import Transformer, TransformerConfig
+from cogview.vocabulary import Vocabulary
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WRITTEN = [*PAGES, *(ROOT / name for name in ("README.zh.md", "CONTRIBUTING.md", "DEVELOPERS.md"))]
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+NOT_RUN = {"evaluation.md": "needs the corpus and a trained classifier; tests/evaluation runs its commands"}
+
+TINY_TOKENIZER = {"model.channels": [8, 8], "model.blocks": [0, 0], "model.attention": False}
+SMALLER = {
+    "image_tokenizer": {"steps": 3, "warmup_steps": 1, "model.codes": 32, "model.code_dim": 4} | TINY_TOKENIZER,
+    "transformer": {"steps": 3, "model.layers": 1, "model.hidden": 16, "model.heads": 2},
+}
+COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色"}
+SHAPES = {"circle": "圆", "square": "方块", "triangle": "三角"}
+STYLES = {"flat": {"en": "flat", "zh": "扁平"}, "3d": {"en": "3D", "zh": "三维立体"}}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of every block that is to be run."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every command in a ``sh`` block, without comments."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+# ---------------------------------------------------------------------------------------------- what they use
+
+
+def make_pictures(folder: Path) -> None:
+    """A dozen captioned pictures, of which some fall into the split ``val``."""
+    folder.mkdir()
+    for colour, colour_zh in COLOURS.items():
+        for shape, shape_zh in SHAPES.items():
+            image = Image.new("RGB", (80, 72), "white")
+            pen = ImageDraw.Draw(image)
+            {
+                "circle": lambda c=colour, p=pen: p.ellipse((16, 12, 64, 60), fill=c),
+                "square": lambda c=colour, p=pen: p.rectangle((16, 12, 64, 60), fill=c),
+                "triangle": lambda c=colour, p=pen: p.polygon(((16, 60), (64, 60), (40, 12)), fill=c),
+            }[shape]()
+            image.save(folder / f"{colour}-{shape}.png")
+            captions = f"a {colour} {shape}\n{colour_zh}的{shape_zh}\n"
+            (folder / f"{colour}-{shape}.txt").write_text(captions, encoding="utf-8")
+
+
+def write_tiny_family(directory: Path, work: Path) -> None:
+    """A family named ``pictogram`` with random weights."""
+    torch.manual_seed(0)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = TextTokenizer.train(re.findall(r'"(.+?)"', readme) * 9, pieces=320)
+    shape = ImageTokenizerConfig(
+        image_size=12, factors=(3,), channels=(8,), blocks=(0,), codes=32, code_dim=4, attention=False
+    )
+    vocabulary = Vocabulary(image_codes=32, text_pieces=text.pieces)
+    form = SequenceFormat(vocabulary=vocabulary, grid=(4, 4))
+    sizes = {"vocab_size": vocabulary.padded_size, "max_positions": form.max_positions}
+    parts = {name: work / name for name in ("image_tokenizer", "text.model", "base")}
+    ImageTokenizer(shape).save(parts["image_tokenizer"])
+    text.save(parts["text.model"])
+    Transformer(TransformerConfig(layers=1, hidden=16, heads=2, **sizes)).save(parts["base"])
+    images = ImageTokenizer.from_directory(parts["image_tokenizer"])
+    config = FamilyConfig(
+        name="pictogram",
+        vocabulary=vocabulary,
+        roles={"base": Role(directory="base", sequences=form)},
+        styles=STYLES,
+        fingerprints=Fingerprints(image_tokenizer=images.fingerprint, text_tokenizer=text.fingerprint),
+    )
+    write_family(config, directory, parts)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory as a reader has it: the clone's recipes and examples, some pictures, a file of prompts."""
+    place = tmp_path / "clone"
+    place.mkdir()
+    for name in ("recipes", "examples", "benchmarks"):
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    make_pictures(place / "my-pictures")
+    (place / "prompts.txt").write_text("a red apple\n蓝色的香蕉\n", encoding="utf-8")
+    if not (PACKAGED / "pictogram").is_dir():
+        (home / "models").mkdir()
+        (tmp_path / "parts").mkdir()
+        write_tiny_family(home / "models" / "pictogram", tmp_path / "parts")
+    monkeypatch.chdir(place)
+    return place
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The options that shrink a command; the last of two equal ones counts."""
+    if words[1:3] == ["data", "text-tokenizer"]:
+        return ["--pieces", "280"]
+    if words[1] == "train" and words[2].endswith(".yaml"):
+        task = yaml.safe_load(Path(words[2]).read_text(encoding="utf-8"))["task"]
+        settings = SMALLER[task] | {"batch_size": 4, "intervals.log": 1, "threads": 1}
+        return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return []
+
+
+def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One command of a ``sh`` block: it must end with 0 (``make`` and ``pip``: what it names must exist)."""
+    if words[0] == "cogview":
+        code = main([*words[1:], *smaller(words)])
+        assert code == 0, f"{shlex.join(words)}: {capsys.readouterr().err}"
+    elif words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(words[1:]) <= set(targets), shlex.join(words)
+    elif words[:2] == ["pip", "install"]:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        asked = re.findall(r"\[(.+)\]", words[-1])
+        assert set(",".join(asked).split(",")) <= {"", *project["optional-dependencies"]}, shlex.join(words)
+    else:
+        raise AssertionError(f"no way to run {shlex.join(words)}; use a plain block for what is not to be run")
+
+
+@pytest.fixture
+def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts see their own arguments only."""
+    monkeypatch.setattr(sys, "argv", ["python"])
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in NOT_RUN], ids=lambda p: p.name)
+def test_every_block_runs(page: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": page.name}
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, str(page), "exec"), names)
+        else:
+            for words in commands(text):
+                run_command(words, capsys)
+
+
+def test_blocks_are_found_and_a_wrong_one_fails(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The harness itself: nothing passes because nothing was looked at."""
+    assert {language for language, _ in blocks(ROOT / "README.md")} == {"sh", "python"}
+    assert commands("# x\ncogview a \\\n  'b c'  # d\n") == [["cogview", "a", "b c"]]
+    for line in ("cogview generate x --stile flat", "make tea", "pip install -e '.[tea]'", "rm -r out"):
+        with pytest.raises(AssertionError):
+            run_command(shlex.split(line), capsys)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def test_both_readmes_have_the_same_blocks() -> None:
+    """Comments may be translated; commands and Python may not differ."""
+    english, chinese = (
+        [commands(text) if language == "sh" else text for language, text in blocks(ROOT / name)]
+        for name in ("README.md", "README.zh.md")
+    )
+    assert english == chinese
+
+
+def links(page: Path) -> Iterator[str]:
+    """Targets of the links and pictures of a page that are files of the repository."""
+    for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if not re.match(r"[a-z]+:|#", target):
+            yield target
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    missing = [link for link in links(page) if not (page.parent / link.partition("#")[0]).exists()]
+    assert not missing
+
+
+def test_every_page_is_in_the_contents() -> None:
+    """In the index and in the site's navigation."""
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert pages - {"index.md"} <= set(links(ROOT / "docs" / "index.md"))
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert pages == {path for entry in site["nav"] for path in entry.values()}
