@@ -104,6 +104,14 @@ def test_every_pattern_is_what_its_definition_says(name: str, queries: int) -> N
     torch.testing.assert_close(released(query, key, value, dense), expected)
 
 
+@pytest.mark.parametrize("queries", range(1, 7))
+def test_fast_paths_equal_the_definition_at_every_length(queries: int) -> None:
+    query, key, value = inputs(queries, 6)
+    for pattern in (Causal(), *(Prefix(length) for length in range(8))):
+        fast = fused(query, key, value, pattern.view(queries, 6))
+        torch.testing.assert_close(fast, fused(query, key, value, pattern.dense_view(queries, 6)))
+
+
 def test_a_mask_by_head_tells_the_heads_apart() -> None:
     query, key, value = inputs(9, 9)
     together = fused(query, key, value, Dense(RANDOM).view(9, 9))
