@@ -138,7 +138,8 @@ def test_characters_the_terminal_lacks_do_no_harm() -> None:
 def test_control_c_is_one_line(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (
-        "import sys, time, types, pathlib; from cogview.cli import app\n"
+        "import signal, sys, time, types, pathlib; from cogview.cli import app\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # else ignored in the background
         f"def wait(): pathlib.Path({str(ready)!r}).touch(); time.sleep(20)\n"
         "sys.modules['cogview.cli.wait'] = types.SimpleNamespace(wait=wait)\n"
         "app.VERBS = (app.Verb('wait', 'wait:wait', '', ''),)\n"

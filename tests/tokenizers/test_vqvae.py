@@ -107,7 +107,7 @@ def test_saving_keeps_codes_and_pictures(tmp_path: Path) -> None:
     model.save(tmp_path)
     again = ImageTokenizer.from_directory(tmp_path)
     assert torch.equal(model.encode(images), again.encode(images))
-    assert torch.equal(model.decode(model.encode(images)), again.decode(again.encode(images)))
+    torch.testing.assert_close(model.decode(model.encode(images)), again.decode(again.encode(images)))
     assert model.fingerprint == again.fingerprint
 
 

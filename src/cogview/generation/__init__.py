@@ -1,0 +1,1 @@
+"""Drawing tokens: sampling, the decode engine, and one file a task."""
