@@ -2,7 +2,8 @@
 
 Every block marked ``sh`` or ``python`` in the README and in ``docs/`` is run in order, in a directory of its
 own, with the real commands on a dozen small pictures. Only sizes are changed: recipes get ``--set`` options
-that shrink them, and where the package has no model yet a tiny one takes the name ``pictogram``.
+that shrink them, and but for the README, which draws with the packaged model, a tiny one has the name
+``pictogram``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from cogview.cli.app import main
-from cogview.family import PACKAGED, FamilyConfig, Fingerprints, Role, write_family
+from cogview.family import FamilyConfig, Fingerprints, Role, write_family
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
@@ -35,11 +36,16 @@ WRITTEN = [*PAGES, *(ROOT / name for name in ("README.zh.md", "CONTRIBUTING.md",
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
-NOT_RUN = {"evaluation.md": "needs the corpus and a trained classifier; tests/evaluation runs its commands"}
+NOT_RUN = {
+    "data.md": "its pets/ are the reader's; tests/data runs such commands",
+    "evaluation.md": "needs the corpus and a trained classifier; tests/evaluation runs its commands",
+}
+AFTER_README = {"tokenizers.md"}  # use what the README's commands leave
 
-TINY_TOKENIZER = {"model.channels": [8, 8], "model.blocks": [0, 0], "model.attention": False}
-SMALLER = {
-    "image_tokenizer": {"steps": 3, "warmup_steps": 1, "model.codes": 32, "model.code_dim": 4} | TINY_TOKENIZER,
+TINY_CODES: dict[str, object] = {"model.codes": 32, "model.code_dim": 4}
+TINY_LAYERS = {"model.channels": [8, 8], "model.blocks": [0, 0], "model.attention": False}
+SMALLER: dict[str, dict[str, object]] = {
+    "image_tokenizer": {"steps": 3, "warmup_steps": 1} | TINY_CODES | TINY_LAYERS,
     "transformer": {"steps": 3, "model.layers": 1, "model.hidden": 16, "model.heads": 2},
 }
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色"}
@@ -82,7 +88,7 @@ def write_tiny_family(directory: Path, work: Path) -> None:
     """A family named ``pictogram`` with random weights."""
     torch.manual_seed(0)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = TextTokenizer.train(re.findall(r'"(.+?)"', readme) * 9, pieces=320)
+    text = TextTokenizer.train(readme.splitlines(), pieces=500)
     shape = ImageTokenizerConfig(
         image_size=12, factors=(3,), channels=(8,), blocks=(0,), codes=32, code_dim=4, attention=False
     )
@@ -105,20 +111,27 @@ def write_tiny_family(directory: Path, work: Path) -> None:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory as a reader has it: the clone's recipes and examples, some pictures, a file of prompts."""
     place = tmp_path / "clone"
     place.mkdir()
-    for name in ("recipes", "examples", "benchmarks"):
-        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    for name in ("recipes", "examples"):
+        shutil.copytree(
+            ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "corpus", "cache", "work")
+        )
     make_pictures(place / "my-pictures")
     (place / "prompts.txt").write_text("a red apple\n蓝色的香蕉\n", encoding="utf-8")
-    if not (PACKAGED / "pictogram").is_dir():
-        (home / "models").mkdir()
-        (tmp_path / "parts").mkdir()
-        write_tiny_family(home / "models" / "pictogram", tmp_path / "parts")
     monkeypatch.chdir(place)
     return place
+
+
+@pytest.fixture
+def tiny_family(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny family is found by the name ``pictogram``, and no other is."""
+    for folder in (home / "models", tmp_path / "parts"):
+        folder.mkdir()
+    write_tiny_family(home / "models" / "pictogram", tmp_path / "parts")
+    monkeypatch.setattr("cogview.family.PACKAGED", tmp_path / "nothing")
 
 
 # ---------------------------------------------------------------------------------------------- running
@@ -126,13 +139,17 @@ def workplace(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def smaller(words: list[str]) -> list[str]:
     """The options that shrink a command; the last of two equal ones counts."""
-    if words[1:3] == ["data", "text-tokenizer"]:
-        return ["--pieces", "280"]
+    if words[1:4] == ["data", "text-tokenizer", "my-pictures/"]:
+        return ["--pieces", "290"]
     if words[1] == "train" and words[2].endswith(".yaml"):
         task = yaml.safe_load(Path(words[2]).read_text(encoding="utf-8"))["task"]
-        settings = SMALLER[task] | {"batch_size": 4, "intervals.log": 1, "threads": 1}
-        return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        return settings(SMALLER[task] | {"batch_size": 4, "threads": 1})
     return []
+
+
+def settings(values: dict[str, object]) -> list[str]:
+    """As options of ``cogview train``."""
+    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
 
 
 def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,6 +157,10 @@ def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     if words[0] == "cogview":
         code = main([*words[1:], *smaller(words)])
         assert code == 0, f"{shlex.join(words)}: {capsys.readouterr().err}"
+    elif words[0] == "python":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [*words[1:], *settings({"steps": 3, "warmup_steps": 1} | TINY_CODES)])
+            runpy.run_path(words[1], run_name="__main__")
     elif words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets), shlex.join(words)
@@ -148,24 +169,41 @@ def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         asked = re.findall(r"\[(.+)\]", words[-1])
         assert set(",".join(asked).split(",")) <= {"", *project["optional-dependencies"]}, shlex.join(words)
     else:
-        raise AssertionError(f"no way to run {shlex.join(words)}; use a plain block for what is not to be run")
+        raise AssertionError(
+            f"no way to run {shlex.join(words)}; use a plain block for what is not to be run"
+        )
 
 
-@pytest.fixture
-def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts see their own arguments only."""
-    monkeypatch.setattr(sys, "argv", ["python"])
-
-
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in NOT_RUN], ids=lambda p: p.name)
-def test_every_block_runs(page: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def run_page(page: Path, capsys: pytest.CaptureFixture[str], only: str = "") -> None:
+    """All blocks of a page (those with ``only`` in them), in order; Python blocks share their names."""
     names: dict[str, object] = {"__name__": page.name}
     for language, text in blocks(page):
+        if only not in text:
+            continue
         if language == "python":
             exec(compile(text, str(page), "exec"), names)
         else:
             for words in commands(text):
                 run_command(words, capsys)
+
+
+def test_the_readme_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the packaged model, as a reader's."""
+    run_page(PAGES[0], capsys)
+    assert len(list(Path("out").glob("*.png"))) == 17
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES[1:] if blocks(page) and page.name not in NOT_RUN],
+    ids=lambda page: page.name,
+)
+def test_a_page_of_the_documentation_runs(
+    page: Path, workplace: Path, tiny_family: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if page.name in AFTER_README:
+        run_page(PAGES[0], capsys, only="cogview train")
+    run_page(page, capsys)
 
 
 def test_blocks_are_found_and_a_wrong_one_fails(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
