@@ -52,6 +52,9 @@ def by_hand(model: Transformer, job: Job, settings: Sampling) -> list[int]:
         return model.logits(model(ids[None], positions[None]), CODES)[:, -1]
 
     for step in range(len(job.prompt.new)):
+        if job.given is not None and job.given[step] >= 0:
+            found.append(int(job.given[step]))
+            continue
         scores = logits(job.prompt)
         if job.without is not None:
             scores = guide(scores, logits(job.without), settings.guidance)
@@ -69,6 +72,30 @@ def test_tokens_are_those_of_a_full_recompute(positions: str, guidance: float) -
     settings = Sampling(top_k=30, guidance=guidance)
     expected = [by_hand(tiny.transformer(), job, settings) for job in jobs]
     assert tokens(make_engine(), jobs, settings).tolist() == expected
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_known_tokens_are_kept_and_seen(guidance: float) -> None:
+    """At the beginning, in runs, at the end, and another pattern in each row of a batch."""
+    texts, rng = prompts(), np.random.default_rng(4)
+    patterns = [rng.random(16) < share for share in (0.0, 0.3, 0.9, 1.0)]
+    patterns[1][:5], patterns[2][6] = True, False
+    jobs = [
+        Job(
+            text,
+            7,
+            i,
+            texts[2] if guidance != 1 else None,
+            np.where(known, rng.integers(0, tiny.CODES, 16), -1),
+        )
+        for i, (text, known) in enumerate(zip(texts, patterns, strict=True))
+    ]
+    settings = Sampling(top_k=30, guidance=guidance)
+    expected = [by_hand(tiny.transformer(), job, settings) for job in jobs]
+    for size in (1, 4):
+        assert tokens(make_engine(), jobs, settings, batch_size=size).tolist() == expected
+    exact = make_engine(deterministic=True)
+    assert tokens(exact, jobs, settings).tolist() == expected
 
 
 def test_an_image_is_the_same_in_any_batch() -> None:

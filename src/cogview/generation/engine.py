@@ -51,12 +51,17 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One sequence to draw. ``without`` is the prompt that guidance moves away from."""
+    """One sequence to draw.
+
+    without: the prompt that guidance moves away from; given: (n,) int64, new tokens that are known already
+    (ids of the vocabulary), -1 for those to be drawn; None: all are.
+    """
 
     prompt: Prompt
     seed: int
     index: int
     without: Prompt | None = None
+    given: Ids | None = None
 
 
 class LeftPadded(Visibility):
@@ -148,9 +153,10 @@ class Engine:
         """Job numbers in batches; in deterministic ones each has its row and some rows are empty."""
         if not self.deterministic:
             return [list(range(i, min(i + size, len(jobs)))) for i in range(0, len(jobs), size)]
-        batches: dict[tuple[Prompt, Prompt | None, int, int], list[int | None]] = {}
+        batches: dict[tuple[Prompt, Prompt | None, bytes, int, int], list[int | None]] = {}
         for number, job in enumerate(jobs):
-            key = (job.prompt, job.without, job.seed, job.index // ROWS)
+            given = b"" if job.given is None else job.given.tobytes()
+            key = (job.prompt, job.without, given, job.seed, job.index // ROWS)
             batches.setdefault(key, [None] * ROWS)[job.index % ROWS] = number
         return list(batches.values())
 
@@ -179,16 +185,19 @@ class Engine:
         hidden, cache, visibility = self._gather(prompts)
         positions = torch.from_numpy(np.stack([p.new for p in prompts], 1)).to(decoder.device)  # (n, rows)
         streams = Streams([(job.seed, job.index) for job in jobs], steps, decoder.device)
-        tokens = torch.empty(steps, len(jobs), dtype=torch.int64, device=decoder.device)
-        logits = decoder.head(hidden)
-        for i in range(steps):
-            tokens[i] = _choose(logits, guided, settings, streams, i)
+        given = _given(jobs, steps)
+        tokens = torch.from_numpy(given).to(decoder.device)  # (n, jobs), -1 where a token is to be drawn
+        fed = 0  # tokens that were read
+        for i in np.flatnonzero((given < 0).any(1)).tolist():
+            if fed < i:  # one token, or several that were given
+                ids = tokens[fed:i].repeat(1, 2 if guided else 1)
+                hidden, fed = step.read(decoder, ids.T, positions[fed:i].T, cache, visibility), i
+            drawn = _choose(decoder.head(hidden), guided, settings, streams, i) + decoder.rows.start
+            tokens[i] = torch.where(tokens[i] < 0, drawn, tokens[i])
             report(i + 1)
-            if i + 1 < steps:
-                ids = (tokens[i] + decoder.rows.start).repeat(2 if guided else 1)
-                logits = step.step(decoder, ids, positions[i], cache, visibility)
-        drawn: Ids = (tokens.T + decoder.rows.start).cpu().numpy()
-        return drawn
+        report(steps)
+        found: Ids = tokens.T.cpu().numpy()
+        return found
 
     def _gather(self, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache, Visibility | None]:
         """Hidden states (b, h) and one cache for all prompts, each ending in the same column."""
@@ -242,6 +251,12 @@ def _choose(logits: Tensor, guided: bool, settings: Sampling, streams: Streams, 
         logits = sampling.guide(conditional, unconditional, settings.guidance)
     logits = sampling.restrict(logits, settings)
     return sampling.draw(logits, streams.gumbel(i, logits.shape[-1]))
+
+
+def _given(jobs: Sequence[Job], steps: int) -> Ids:
+    """The known tokens (steps, jobs), -1 for the others."""
+    blank = np.full(steps, -1, dtype=np.int64)
+    return np.stack([blank if job.given is None else job.given for job in jobs], 1)
 
 
 def _filled(batch: list[int | None]) -> list[int]:
