@@ -262,3 +262,26 @@ def test_command_trains_and_resumes(data: Path, tmp_path: Path, capsys: pytest.C
         command(path, ["steps=5"], out, resume=True)
     with pytest.raises(CogViewError, match="recipe"):
         command(None, [], None)
+
+
+def test_cell_weights_weigh_the_codes_of_a_place(data: Path) -> None:
+    """Weight 0 everywhere but one place: the loss is the mean of that place's cross-entropies."""
+    weights = ((0.0, 0.0), (3.0, 0.0))
+    task = TransformerTask(recipe(data, cell_weights=weights, format={"text_slots": 6, "text_weight": 0}))
+    plain = TransformerTask(recipe(data, format={"text_slots": 6, "text_weight": 0}))
+    batch, other = next(iter(task.loader(None)))[0], next(iter(plain.loader(None)))[0]
+    torch.manual_seed(0)
+    model = task.build().eval()
+    loss, parts = task.loss(model, batch, 0, "model")
+    hidden = model(other["inputs"], other["positions"])
+    logits = model.logits(hidden)[..., :8].flatten(0, 1)[other["image_at"]]
+    each = torch.nn.functional.cross_entropy(
+        logits, other["targets"].flatten()[other["image_at"]], reduction="none"
+    )
+    torch.testing.assert_close(loss, each.view(-1, 4)[:, 2].mean())
+    torch.testing.assert_close(parts["image_loss"], each.mean())
+
+
+def test_cell_weights_of_another_grid_are_refused(data: Path) -> None:
+    with pytest.raises(CogViewError, match="cell_weights: 1 rows"):
+        TransformerTask(recipe(data, cell_weights=((1.0, 1.0),))).build()
