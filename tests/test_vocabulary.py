@@ -34,6 +34,41 @@ def test_cogview2_has_the_released_ids() -> None:
     assert vocabulary.padded_size == 150_010
 
 
+def test_cogview2_keeps_its_languages_apart() -> None:
+    """Every id is in one range; the ids that the real tokenizer is known to give are where they belong."""
+    vocabulary = Vocabulary.cogview2()
+    ranges = [vocabulary.language(name) for name in ("common", "en", "zh", "rare")]
+    assert [token for part in ranges for token in (part.start, part.stop - 1)] == [
+        *(20_000, 20_099, 20_100, 83_822),
+        *(83_823, 145_652, 145_653, 149_999),
+    ]
+    path = Path(__file__).parent / "fixtures/cogview2/icetk_text.json"
+    hello, ni_hao, stanford, single = json.loads(path.read_text())["public_vectors_real_model"]
+    for row in (hello, stanford):
+        assert all(any(token in part for part in vocabulary.spoken("en")) for token in row["ids"][:-1])
+    assert not any(token in vocabulary.language("zh") for token in hello["ids"])
+    assert 94_874 in ni_hao["ids"] and 94_874 in vocabulary.language("zh")
+    where = {"。": "zh", "…": "rare", "α": "rare"}
+    for piece, token in single["single_ids"].items():
+        assert token in vocabulary.language(where.get(piece, "common"))
+
+
+@pytest.mark.parametrize(
+    ("languages", "message"),
+    [
+        ((("a", 2, 1),), "in order"),
+        ((("a", 0, 2), ("b", 1, 3)), "in order"),
+        ((("a", 0, 9),), "in order"),
+        ((("a", 0, 1), ("a", 1, 2)), "twice"),
+    ],
+)
+def test_languages_that_overlap_are_refused(
+    languages: tuple[tuple[str, int, int], ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Vocabulary(image_codes=4, text_pieces=3, languages=languages)
+
+
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 64))
 def test_every_id_has_one_kind_and_they_come_in_order(images: int, pieces: int, multiple: int) -> None:
     vocabulary = Vocabulary(
@@ -55,6 +90,8 @@ def test_what_is_not_there_is_an_error() -> None:
         lambda: vocabulary.kind(8),
         lambda: vocabulary.kind(-1),
         lambda: vocabulary.name(6),
+        lambda: vocabulary.language("en"),
+        lambda: vocabulary.spoken("en"),
     ):
         with pytest.raises(CogViewError):
             call()

@@ -6,7 +6,8 @@ that the embedding matrix has a round size::
     0 ... image_codes | ... + text_pieces | ... + controls | padding ... padded_size
 
 CogView: 8192 codes, 50,000 pieces, 27 controls, 58,219 in all, 58,240 rows. CogView2: icetk's 20,000 codes
-and 130,000 pieces, three more tokens.
+and 130,000 pieces, three more tokens. Its pieces lie in runs by language, so that what is written can be kept
+to one language by ranges of ids (CogView2, section 3).
 """
 
 from __future__ import annotations
@@ -42,24 +43,38 @@ CONTROLS: tuple[str, ...] = (
     *(f"[POS{i}]" for i in range(9)),
 )
 COGVIEW2_CONTROLS = ("<start_of_image>", "<start_of_english>", "<start_of_chinese>")
+COMMON = "common"  # punctuation and digits, part of every language
+COGVIEW2_LANGUAGES = (
+    (COMMON, 0, 100),
+    ("en", 100, 63_823),
+    ("zh", 63_823, 125_653),
+    ("rare", 125_653, 130_000),
+)
 
 
 class Vocabulary(Config):
     """How many ids of each kind there are, and which is which.
 
     ``controls`` are the names of the control tokens in order; ``multiple`` is what the number of rows of the
-    embedding matrix is rounded up to.
+    embedding matrix is rounded up to. ``languages``: name, first piece and the one after the last of each run
+    of text pieces, in order, where they are sorted by language.
     """
 
     image_codes: int = Field(ge=1)
     text_pieces: int = Field(ge=0)
     controls: tuple[str, ...] = CONTROLS
     multiple: int = Field(128, ge=1)
+    languages: tuple[tuple[str, int, int], ...] = ()
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.controls)) != len(self.controls):
             raise ValueError("controls: a name stands twice")
+        bounds = [bound for _, first, end in self.languages for bound in (first, end)]
+        if bounds != sorted(bounds) or not all(0 <= bound <= self.text_pieces for bound in bounds):
+            raise ValueError(f"languages: not runs of the {self.text_pieces} text pieces in order")
+        if len({name for name, _, _ in self.languages}) != len(self.languages):
+            raise ValueError("languages: a name stands twice")
         return self
 
     @classmethod
@@ -70,7 +85,13 @@ class Vocabulary(Config):
     @classmethod
     def cogview2(cls) -> Vocabulary:
         """CogView2's arrangement: 150,003 ids; the released matrices have 150,010 rows, hence the ten."""
-        return cls(image_codes=20_000, text_pieces=130_000, controls=COGVIEW2_CONTROLS, multiple=10)
+        return cls(
+            image_codes=20_000,
+            text_pieces=130_000,
+            controls=COGVIEW2_CONTROLS,
+            multiple=10,
+            languages=COGVIEW2_LANGUAGES,
+        )
 
     @property
     def size(self) -> int:
@@ -128,6 +149,19 @@ class Vocabulary(Config):
         if token < self.texts.stop:
             return "text"
         return "control" if token < self.size else "padding"
+
+    def language(self, name: str) -> range:
+        """Ids of the pieces of a language; CogViewError for one this vocabulary does not tell apart."""
+        for language, first, end in self.languages:
+            if language == name:
+                return self.texts[first:end]
+        there = " ".join(language for language, _, _ in self.languages) or "none"
+        raise CogViewError(f"no language {name!r} in this vocabulary; it tells apart {there}")
+
+    def spoken(self, *languages: str) -> list[range]:
+        """Ids a text in these languages may have: theirs, and before them what all have in common."""
+        common = [COMMON] if any(name == COMMON for name, _, _ in self.languages) else []
+        return [self.language(name) for name in dict.fromkeys((*common, *languages))]
 
     def name(self, token: int) -> str:
         """The name of a control token; CogViewError for an id of another kind."""

@@ -115,9 +115,16 @@ class TextTokenizer:
 
         Line breaks count as spaces unless ``keep_newlines`` and the model has a piece for them.
         """
+        return list(self._processor.EncodeAsIds(self._bytes(text, keep_newlines)))
+
+    def split(self, text: str, keep_newlines: bool = False) -> list[str]:
+        """The strings that :meth:`encode` sees one piece each in, unknown ones as they are written."""
+        return list(map(str, self._processor.EncodeAsPieces(self._bytes(text, keep_newlines))))
+
+    def _bytes(self, text: str, keep_newlines: bool) -> bytes:
         if keep_newlines and self.newline is not None:
             text = text.replace("\n", self.newline)
-        return list(self._processor.EncodeAsIds(_utf8(text)))
+        return _utf8(text)
 
     def decode(self, ids: ArrayLike) -> str:
         """The text of piece ids (n,); CogViewError for an id this tokenizer does not have."""
