@@ -59,10 +59,10 @@ def main() -> None:
             {"batch": size, "differing": differing, "seconds": round(time.perf_counter() - start, 1)}
         )
         print(f"batch {size:3}: {differing} of {given.images} differ, {found[-1]['seconds']} s", flush=True)
-    if given.out:
-        facts = {"model": given.model, "hash": model.model_hash, "images": given.images, "runs": found}
-        ways = {"precision": given.precision, "deterministic": given.deterministic}
-        given.out.write_text(json.dumps(facts | ways, indent=1) + "\n")
+        if given.out:
+            facts = {"model": given.model, "hash": model.model_hash, "images": given.images, "runs": found}
+            ways = {"precision": given.precision, "deterministic": given.deterministic}
+            given.out.write_text(json.dumps(facts | ways, indent=1) + "\n")
 
 
 if __name__ == "__main__":
