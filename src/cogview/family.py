@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -32,7 +34,7 @@ from cogview.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from cogview.tokenizers.text import TextTokenizer
     from cogview.tokenizers.vqvae import ImageTokenizer
-    from cogview.transformer.model import Transformer
+    from cogview.transformer.model import Transformer, TransformerConfig
 
 FILE = "family.json"
 PACKAGED = Path(__file__).parent / "models"
@@ -135,13 +137,23 @@ class Family:
         """A role's transformer in float32; CogViewError where it is too small for the role's sequences."""
         from cogview.transformer.model import Transformer
 
+        self.check(role)
+        return Transformer.from_directory(self.directory / self.role(role).directory)
+
+    def check(self, role: str) -> TransformerConfig:
+        """A role's configuration; CogViewError where its files do not fit it, or it not the role's sequences.
+
+        Weights are not read.
+        """
+        from cogview.transformer.model import Transformer
+
         entry = self.role(role)
         path = self.directory / entry.directory
-        model = Transformer.from_directory(path)
-        rows, positions = model.config.vocab_size, model.config.max_positions
+        config = Transformer.inspect(path)
+        rows, positions = config.vocab_size, config.max_positions
         if rows < self.config.vocabulary.size or positions < entry.sequences.max_positions:
             raise CogViewError(f"{path} has {rows} rows and {positions} positions, too few for {FILE}")
-        return model
+        return config
 
     def _same(self, path: Path, found: str, wanted: str) -> None:
         if found != wanted:
@@ -185,23 +197,36 @@ def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, P
 
     The new directory is assembled beside ``directory`` and takes its place when it has been read back whole.
     """
+    with new_family(directory, config) as fresh:
+        for name, source in parts.items():
+            if source.is_dir():
+                (fresh / name).mkdir()
+                for file in ("config.json", "model.safetensors"):
+                    shutil.copyfile(source / file, fresh / name / file)
+            else:
+                shutil.copyfile(source, fresh / name)
+    return Family(directory)
+
+
+@contextmanager
+def new_family(directory: str | Path, config: FamilyConfig) -> Iterator[Path]:
+    """An empty directory to put a family's parts into.
+
+    At the end ``family.json`` is added, everything is checked, and the directory takes the place of
+    ``directory``; what was there until then stays where something goes wrong.
+    """
     directory = Path(directory)
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    for name, source in parts.items():
-        if source.is_dir():
-            wanted = ("config.json", "model.safetensors")
-            (fresh / name).mkdir()
-            for file in wanted:
-                shutil.copyfile(source / file, fresh / name / file)
-        else:
-            shutil.copyfile(source, fresh / name)
-    (fresh / FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    family = Family(fresh)
-    family.text_tokenizer(), family.image_tokenizer()
-    for role in config.roles:
-        family.transformer(role)
-    shutil.rmtree(directory, ignore_errors=True)
-    fresh.rename(directory)
-    return Family(directory)
+    try:
+        yield fresh
+        (fresh / FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        family = Family(fresh)
+        family.text_tokenizer(), family.image_tokenizer()
+        for role in config.roles:
+            family.check(role)
+        shutil.rmtree(directory, ignore_errors=True)
+        fresh.rename(directory)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cogview.errors import CogViewError
 
 imports = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +29,67 @@ class PerceptualNetwork(StrEnum):
 @imports.callback()
 def _group() -> None:
     """Nothing is unpickled after this step."""
+
+
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="A checkpoint: the folder with its tracker file, or a .pt file.", show_default=False),
+]
+
+
+@imports.command("cogview")
+def cogview_command(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The new family's folder; its name is the family's.")
+    ],
+    image_tokenizer: Annotated[
+        Path, typer.Option(help="vqvae_hard_biggerset_011.pt.", metavar="FILE", show_default=False)
+    ],
+    text: Annotated[Path, typer.Option(help="cog-pretrain.model.", metavar="FILE", show_default=False)],
+    base: Checkpoint = None,
+    caption: Checkpoint = None,
+    super_resolution: Checkpoint = None,
+    grid: Annotated[int, typer.Option(min=2, help="Codes on a side of a picture: 32 for 256 pixels.")] = 32,
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attention heads.", show_default="as model_config.json says, or 64 wide"),
+    ] = None,
+    released: Annotated[
+        bool,
+        typer.Option("--released", help="Compute bit for bit as the released code, batch-wide norms too."),
+    ] = False,
+) -> None:
+    """CogView's release: transformers, image tokenizer and text tokenizer become one model family.
+
+    Any of the three transformers; both layouts (Megatron's and the later toolkit's), in one file or in
+    model-parallel shards. Files that could run code are refused, and no file is ever whole in memory.
+
+    cogview import cogview --base cogview-base --image-tokenizer vqvae_hard_biggerset_011.pt
+    --text cog-pretrain.model -o models/cogview
+    """
+    given = {"base": base, "caption": caption, "super-resolution": super_resolution}
+    transformers = {role: path for role, path in given.items() if path is not None}
+    if not transformers:
+        raise CogViewError("give a transformer: --base, --caption or --super-resolution")
+    from cogview.importers.family import Release, import_release
+
+    with writing() as show:
+        release = Release(transformers, image_tokenizer, text, grid, heads, released)
+        family = import_release(release, out, show)
+    typer.echo(f"{out}: {', '.join(family.config.roles)}, {family.config.vocabulary.size} tokens")
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal; yields what to call with bytes written and their total."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("writing")
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @imports.command("lpips")

@@ -24,9 +24,11 @@ from torch import Tensor
 from cogview.config import load_json
 from cogview.errors import CogViewError
 
+MODEL_CONFIG = "model_config.json"
 TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
 SHARD = re.compile(r"mp_rank_(\d{2,3})_model_states\.pt")
 MAX_TRACKER_BYTES = 64
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # What besides tensors and plain data a training checkpoint may hold: NumPy's random state, under the name
 # its module has now and the one it had in NumPy 1.
@@ -40,37 +42,69 @@ ALLOWED: tuple[Any, ...] = (
 )
 
 
+def is_mapped(path: Path) -> bool:
+    """Whether PyTorch maps the file instead of reading it: since version 1.6 it writes uncompressed zips.
+
+    Raises:
+        CogViewError: a zip whose content is compressed, so that its numbers cannot be mapped.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as file:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
+    if packed:
+        raise CogViewError(f"{path}: refused, compressed inside, which PyTorch never writes")
+    return True
+
+
 def load_pickle(path: Path) -> Any:
     """The content of a ``.pt`` file: tensors, plain containers and numbers, NumPy arrays; nothing else.
+
+    Tensors are mapped from the file where its form allows, and read when they are used.
 
     Raises:
         CogViewError: no such file, not PyTorch's, or it names something outside that list.
     """
     try:
-        mapped = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(list(ALLOWED)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path))
+    except CogViewError:
+        raise
     except UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it wants to load {name[1]}" if name else "it holds more than tensors and plain data"
         raise CogViewError(f"{path}: refused, {reason}") from error
     except OSError as error:
         raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:  # whatever a file made to break its reader may raise
         raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of one ``.pt`` file, each in memory of its own.
+def map_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of one ``.pt`` file; see :func:`load_pickle` for when they are read.
 
-    The released tensors are views of one flat buffer that ZeRO left; they are copied out of it.
+    The released tensors are views of one flat buffer that ZeRO left.
+
+    Raises:
+        CogViewError: also where they are not all plain tensors of floats.
     """
     content = load_pickle(path)
     weights = content.get("module", content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
         raise CogViewError(f"{path}: no weights there; they are expected under the key 'module'")
-    return {str(name).removeprefix("module."): tensor.clone() for name, tensor in weights.items()}
+    for name, x in weights.items():
+        if x.layout != torch.strided or x.device.type != "cpu" or x.dtype not in FLOATS:
+            raise CogViewError(f"{path}: {name!s:.80} is not a plain tensor of floats")
+    return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """:func:`map_weights`, each tensor in memory of its own."""
+    return {name: tensor.clone() for name, tensor in map_weights(path).items()}
 
 
 def step_directory(directory: Path) -> Path:
@@ -87,9 +121,15 @@ def step_directory(directory: Path) -> Path:
     return directory / iteration
 
 
-def shards(directory: str | Path) -> list[Path]:
-    """The ``.pt`` files of a checkpoint in rank order; CogViewError if one is missing."""
-    step = step_directory(Path(directory))
+def shards(source: str | Path) -> list[Path]:
+    """The ``.pt`` files of a checkpoint in rank order; ``source`` may be the only one itself.
+
+    Raises:
+        CogViewError: nothing there, or one is missing.
+    """
+    if Path(source).is_file():
+        return [Path(source)]
+    step = step_directory(Path(source))
     found = {int(match[1]): p for p in step.glob("mp_rank_*") if (match := SHARD.fullmatch(p.name))}
     if not found:
         raise CogViewError(f"{step}: no mp_rank_00_model_states.pt there")
@@ -101,10 +141,11 @@ def shards(directory: str | Path) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
-def model_config(directory: str | Path) -> dict[str, Any]:
-    """``model_config.json`` of a later release, else empty."""
-    path = Path(directory) / "model_config.json"
-    data = load_json(path) if path.is_file() else {}
+def model_config(source: str | Path) -> dict[str, Any]:
+    """``model_config.json`` of a later release, beside the tracker file; else empty."""
+    source = Path(source)
+    path = next((p for p in (source / MODEL_CONFIG, source.parent / MODEL_CONFIG) if p.is_file()), None)
+    data = load_json(path) if path else {}
     if not isinstance(data, dict):
         raise CogViewError(f"{path}: expected keys and values at the top")
     return data

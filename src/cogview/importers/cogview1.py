@@ -2,24 +2,31 @@
 
 Two layouts exist: the original one and that of the later toolkit, whose only difference is the name of the
 token embeddings. CogView2's CogLM has the toolkit's. Model-parallel shards are merged.
+
+A checkpoint of 8 GB is never in memory: its files are mapped, names and shapes are compared first, and then
+the numbers pass through a few rows at a time.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.importers.checkpoint import load_weights, model_config, shards
+from cogview.importers.checkpoint import is_mapped, map_weights, model_config, shards
 from cogview.transformer import storage
 from cogview.transformer.model import Transformer, TransformerConfig
 
 HEAD_DIM = 64  # of every released model; the weights themselves do not tell
+BLOCK = 32 << 20  # bytes of a tensor that are looked at at a time
+WINDOW = 256 << 20  # bytes read until the files are mapped anew, so that they stop counting as memory
 
 TOP = {
     "word_embeddings": "tokens",
@@ -60,20 +67,42 @@ def merge_shards(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     Embeddings and the first feed-forward matrix are split by rows, what ends a branch by columns; each rank
     has its rows of query, of key and of value. The rest is the same on every rank.
     """
-    if len({frozenset(state) for state in states}) != 1:
-        raise CogViewError("the model-parallel shards do not hold the same tensors")
-    return {name: _merge(name, [state[name] for state in states]) for name in states[0]}
+    _same_tensors(states)
+    return {name: torch.cat([*_merged(name, [state[name] for state in states])]) for name in states[0]}
 
 
-def _merge(name: str, parts: list[Tensor]) -> Tensor:
-    if name.endswith(SPLIT_THIRDS):
+def _same_tensors(states: Sequence[Mapping[str, Tensor]]) -> None:
+    """Every rank has the same names, with the same shapes."""
+    for state in states[1:]:
+        if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in states[0].items()}:
+            raise CogViewError("the model-parallel shards do not hold the same tensors")
+
+
+def _merged(name: str, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The merged tensor in blocks that stand one after the other along the first dimension."""
+    if len(parts) > 1 and name.endswith(SPLIT_COLUMNS):
+        yield from (torch.cat(rows, dim=1) for rows in zip(*map(_rows, parts), strict=True))
+    elif len(parts) > 1 and name.endswith(SPLIT_THIRDS):
         thirds = [part.chunk(3) for part in parts]
-        return torch.cat([third[i] for i in range(3) for third in thirds])
-    if name.endswith(SPLIT_ROWS):
-        return torch.cat(parts)
-    if name.endswith(SPLIT_COLUMNS):
-        return torch.cat(parts, dim=1)
-    return parts[0]
+        yield from (rows for i in range(3) for third in thirds for rows in _rows(third[i]))
+    else:
+        for part in parts if name.endswith(SPLIT_ROWS) else parts[:1]:
+            yield from _rows(part)
+
+
+def _rows(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor in blocks of rows."""
+    per_row = max(1, tensor.nbytes // max(1, len(tensor)))
+    yield from torch.split(tensor, max(1, BLOCK // per_row))
+
+
+def _merged_shape(name: str, shape: torch.Size, ranks: int) -> torch.Size:
+    """The shape of what ``ranks`` tensors of a shape merge to."""
+    sizes = list(shape)
+    dimension = 1 if name.endswith(SPLIT_COLUMNS) else 0
+    if name.endswith((*SPLIT_COLUMNS, *SPLIT_ROWS, *SPLIT_THIRDS)) and len(sizes) > dimension:
+        sizes[dimension] *= ranks
+    return torch.Size(sizes)
 
 
 def infer_config(
@@ -96,7 +125,7 @@ def infer_config(
         heads=heads or max(1, hidden // HEAD_DIM),
         vocab_size=vocab_size,
         max_positions=max_positions,
-        ffn_multiple=ffn // hidden,
+        ffn_multiple=ffn // max(1, hidden),
         norm="sandwich" if "blocks.0.attention_branch.norm_out.weight" in state else "pre",
         norm_relax="tensor" if released else "none",
         numerics="released" if released else "fused",
@@ -106,34 +135,131 @@ def infer_config(
     return validate(TransformerConfig, sizes, "the checkpoint")
 
 
-def read_released(
-    directory: str | Path, heads: int | None = None, released: bool = False
-) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    """Configuration and weights, in the dtype they have, of a released checkpoint's directory.
+@dataclass(frozen=True)
+class Released:
+    """A released transformer that was opened: every name and shape is right, no weight is read yet.
+
+    files: one a model-parallel rank; shapes: of the merged tensors under our names, in the model's order.
+    """
+
+    files: tuple[Path, ...]
+    config: TransformerConfig
+    shapes: dict[str, torch.Size]
+
+    def with_rows(self, rows: int) -> Released:
+        """With the first ``rows`` of the vocabulary only; the others are padding."""
+        shapes = self.shapes | {"tokens.weight": torch.Size((rows, self.config.hidden))}
+        return replace(self, config=self.config.model_copy(update={"vocab_size": rows}), shapes=shapes)
+
+    def tensors(self) -> Iterator[tuple[str, Iterator[Tensor]]]:
+        """Name and blocks (see :func:`_merged`) of every tensor, to be used at once and let go."""
+        states, seen = _open(self.files), 0
+        mapped = all(map(is_mapped, self.files))
+        for name, shape in self.shapes.items():
+            if mapped and seen > WINDOW:
+                states, seen = _open(self.files), 0
+            seen += sum(state[name].nbytes for state in states)
+            yield name, _first_rows(_merged(name, [state[name] for state in states]), shape[0])
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights, each in memory of its own, in the dtype they have."""
+        return {name: torch.cat([*blocks]) for name, blocks in self.tensors()}
+
+
+def _open(files: Sequence[Path]) -> list[dict[str, Tensor]]:
+    """The weights of every rank under our names, not read yet."""
+    states = []
+    for path in files:
+        weights = map_weights(path)
+        try:
+            states.append({rename(key): tensor for key, tensor in weights.items()})
+        except CogViewError as error:
+            raise CogViewError(f"{path}: {error}") from None
+    return states
+
+
+def _first_rows(blocks: Iterator[Tensor], rows: int) -> Iterator[Tensor]:
+    for block in blocks:
+        yield block[:rows]
+        rows -= len(block)
+        if rows <= 0:
+            return
+
+
+def open_released(source: str | Path, heads: int | None = None, released: bool = False) -> Released:
+    """Open a released checkpoint and compare all that is in it with what belongs there.
 
     Args:
-        directory: the one with the tracker file, or with the ``.pt`` files.
+        source: the directory with the tracker file or with the ``.pt`` files, or the only such file.
         heads: attention heads; by default what ``model_config.json`` says, else one for 64 of the width.
         released: see :func:`infer_config`.
 
     Raises:
         CogViewError: files missing, damaged, unsafe or of another model.
     """
-    parts = [
-        {rename(key): tensor for key, tensor in load_weights(path).items()} for path in shards(directory)
-    ]
-    state = merge_shards(parts)
-    config = infer_config(state, heads or model_config(directory).get("num_attention_heads"), released)
-    with torch.device("meta"):
-        expected = Transformer(config).state_dict()
-    for name in sorted(set(expected) ^ set(state)):
-        raise CogViewError(f"{directory}: {name} is {'missing' if name in expected else 'one too many'}")
-    for name, tensor in expected.items():
-        if state[name].shape != tensor.shape:
+    files = shards(source)
+    states = _open(files)
+    _same_tensors(states)
+    found = {name: _merged_shape(name, x.shape, len(files)) for name, x in states[0].items()}
+    said = model_config(source)
+    empty = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+    config = infer_config(empty, heads or said.get("num_attention_heads"), released)
+    shapes = {name: tensor.shape for name, tensor in Transformer.shapes(config).items()}
+    _compare(source, found, shapes)
+    _compare_with_said(source, said, config)
+    if config.heads % len(files):
+        raise CogViewError(f"{source}: {config.heads} heads do not divide into {len(files)} shards")
+    return Released(tuple(files), config, shapes)
+
+
+def _compare(source: str | Path, found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
+    for name in sorted(set(expected) ^ set(found)):
+        raise CogViewError(f"{source}: {name} is {'missing' if name in expected else 'one too many'}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise CogViewError(f"{source}: {name} is {tuple(found[name])}, expected {tuple(shape)}")
+
+
+def _compare_with_said(source: str | Path, said: Mapping[str, Any], config: TransformerConfig) -> None:
+    """``model_config.json`` may not contradict the weights."""
+    for key, size in {"num_layers": config.layers, "hidden_size": config.hidden}.items():
+        if key in said and said[key] != size:
             raise CogViewError(
-                f"{directory}: {name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+                f"{source}: the weights have {key} {size}, model_config.json says {said[key]!r}"
             )
-    return config, state
+
+
+def read_released(
+    source: str | Path, heads: int | None = None, released: bool = False
+) -> tuple[TransformerConfig, dict[str, Tensor]]:
+    """Configuration and weights of a released checkpoint; see :func:`open_released`."""
+    opened = open_released(source, heads, released)
+    return opened.config, opened.state()
+
+
+def write_model(
+    opened: Released,
+    target: str | Path,
+    dtype: torch.dtype = torch.float16,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write an opened checkpoint as a model directory that ``Transformer.from_directory`` reads.
+
+    ``progress`` is told the bytes of every block that was written.
+
+    Raises:
+        CogViewError: the disk is full, or a weight is not finite in ``dtype``.
+    """
+    tensors = ((name, _finite(name, blocks, dtype)) for name, blocks in opened.tensors())
+    storage.write(target, opened.config, opened.shapes, tensors, dtype, progress)
+
+
+def _finite(name: str, blocks: Iterator[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    for block in blocks:
+        numbers = block.to(dtype)
+        if not numbers.isfinite().all():
+            raise CogViewError(f"the checkpoint's {name} holds a number that is not finite in {dtype}")
+        yield numbers
 
 
 def import_transformer(
@@ -143,7 +269,7 @@ def import_transformer(
     released: bool = False,
     dtype: torch.dtype = torch.float16,
 ) -> TransformerConfig:
-    """Write a released checkpoint as a model directory that ``Transformer.from_directory`` reads."""
-    config, state = read_released(source, heads, released)
-    storage.save(target, config, state, dtype)
-    return config
+    """Write a released checkpoint as a model directory; see :func:`open_released`."""
+    opened = open_released(source, heads, released)
+    write_model(opened, target, dtype)
+    return opened.config

@@ -59,11 +59,11 @@ def import_vqvae(released: Mapping[str, Tensor], image_size: int = 256) -> Image
     for name in ("quantizer.codebook", "quantizer.average"):
         if name not in state:
             raise CogViewError(f"the image tokenizer lacks {name!r}; is the file complete?")
-        state[name] = state[name].t().contiguous()
     try:
+        state |= {name: state[name].t().contiguous() for name in ("quantizer.codebook", "quantizer.average")}
         model = ImageTokenizer(released_config(state, image_size))
         model.load_state_dict(state | {"quantizer.usage": model.quantizer.usage})
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CogViewError(f"the image tokenizer's weights do not fit its architecture: {reason}") from None
     return model.eval()

@@ -146,6 +146,23 @@ class Transformer(nn.Module):
         storage.save(directory, self.config, self.state_dict(), dtype)
 
     @classmethod
+    def inspect(cls, directory: str | Path) -> TransformerConfig:
+        """The configuration of a saved model whose weights have the right names and shapes; reads no weight.
+
+        Raises:
+            CogViewError: as :meth:`from_directory`.
+        """
+        config = storage.read_config(directory)
+        with storage.open_weights(directory, cls.shapes(config)):
+            return config
+
+    @classmethod
+    def shapes(cls, config: TransformerConfig) -> dict[str, Tensor]:
+        """Every weight by name, as a tensor that has a shape and no memory."""
+        with torch.device("meta"):
+            return cls(config).state_dict()
+
+    @classmethod
     def from_directory(
         cls, directory: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Transformer:

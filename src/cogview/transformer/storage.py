@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +20,9 @@ from cogview.transformer.config import TransformerConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DTYPES = ("F16", "BF16", "F32", "F64")
+NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+
+Blocks = Iterable[tuple[str, Iterable[Tensor]]]
 
 
 def save(
@@ -35,6 +41,59 @@ def save(
             part.replace(part.with_suffix(""))
     except OSError as error:
         raise CogViewError(f"{directory}: cannot be written ({error.strerror or error})") from error
+
+
+def write(
+    directory: str | Path,
+    config: TransformerConfig,
+    shapes: Mapping[str, Sequence[int]],
+    tensors: Blocks,
+    dtype: torch.dtype,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Like :func:`save`, for weights that come a few rows at a time; no more than those are held.
+
+    Args:
+        shapes: of every tensor, in the order of ``tensors``.
+        tensors: name and blocks, which stand one after the other along the first dimension.
+        progress: is told the bytes of every block that was written.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        weights, text = directory / f"{WEIGHTS}.part", directory / f"{CONFIG}.part"
+        with weights.open("wb") as file:
+            file.write(_header(shapes, dtype))
+            for (name, blocks), expected in zip(tensors, shapes, strict=True):
+                assert name == expected
+                _write_blocks(file, blocks, dtype, progress)
+        text.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for part in (weights, text):
+            _flush(part)
+            part.replace(part.with_suffix(""))
+    except OSError as error:
+        raise CogViewError(f"{directory}: cannot be written ({error.strerror or error})") from error
+
+
+def _header(shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> bytes:
+    """What stands before the numbers of a safetensors file: its length (8 bytes), then names and places."""
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + torch.Size(shape).numel() * dtype.itemsize
+        entries[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_blocks(
+    file: IO[bytes], blocks: Iterable[Tensor], dtype: torch.dtype, progress: Callable[[int], None] | None
+) -> None:
+    for block in blocks:
+        numbers = block.detach().to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy()
+        file.write(numbers.data)
+        if progress is not None:
+            progress(numbers.nbytes)
 
 
 def _flush(path: Path) -> None:
@@ -57,16 +116,27 @@ def read_weights(
 
     The header is compared first, so that a foreign or hostile file costs no memory.
     """
+    with open_weights(directory, expected) as file:
+        return {
+            name: file.get_tensor(name).to(device, dtype)  # type: ignore[no-untyped-call]
+            for name in expected
+        }
+
+
+@contextmanager
+def open_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> Iterator[safe_open]:
+    """``model.safetensors``, open and compared with ``expected``; what is not asked for is not read."""
     path = Path(directory) / WEIGHTS
     if not path.is_file():
         raise CogViewError(f"{directory}: no {WEIGHTS} there; the model is not complete")
     try:
-        with safe_open(path, framework="pt") as file:
-            _check(path, file, expected)
-            return {name: file.get_tensor(name).to(device, dtype) for name in expected}
+        opened = safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise CogViewError(f"{path}: damaged, or not a safetensors file ({reason})") from error
+    with opened as file:
+        _check(path, file, expected)
+        yield file
 
 
 def _check(path: Path, file: safe_open, expected: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,193 @@
+"""The files of CogView's release as one family directory: transformers, image tokenizer, text tokenizer.
+
+The formats are those of the released scripts: positions are indices, [ROI2] keeps its own and the next token
+is 1, texts are as long as fits beside a picture into the model's positions.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cogview.config import validate
+from cogview.errors import CogViewError
+from cogview.family import Defaults, Family, FamilyConfig, Fingerprints, Role, new_family
+from cogview.importers.checkpoint import load_weights
+from cogview.importers.cogview1 import Released, open_released, write_model
+from cogview.importers.vqvae import import_vqvae
+from cogview.sequences import SequenceFormat
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.vocabulary import Vocabulary
+
+BASE, CAPTION, SUPER_RESOLUTION = "base", "caption", "super-resolution"
+KINDS = {BASE: "text_to_image", CAPTION: "image_to_text", SUPER_RESOLUTION: "super_resolution"}
+GRID = 32  # codes on a side of a picture of 256 pixels
+PIXELS = 8  # of a code's side
+DTYPE = torch.float16
+MOST_RANKS = 64
+
+# The styles CogView was finetuned on (section 3.3), and the text they were asked for with.
+STYLES = {
+    "chinese-painting": {"en": "Chinese traditional drawing", "zh": "国画"},
+    "oil-painting": {"en": "oil painting", "zh": "油画"},
+    "sketch": {"en": "sketch", "zh": "素描"},
+    "cartoon": {"en": "cartoon", "zh": "卡通"},
+}
+TEMPLATES = {"en": "{caption} of {style} style", "zh": "{style}风格的{caption}"}
+DEFAULTS = Defaults(temperature=1.0, top_k=200)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where the files are, and what they do not tell.
+
+    transformers: role to checkpoint (a directory, or its only file); grid: codes on a side of a picture;
+    heads: attention heads, where ``model_config.json`` does not say and they are not 64 wide; released:
+    compute bit for bit as the released code does, with its LayerNorm that looks at the whole batch.
+    """
+
+    transformers: Mapping[str, Path]
+    image_tokenizer: Path
+    text_tokenizer: Path
+    grid: int = GRID
+    heads: int | None = None
+    released: bool = False
+
+
+def released_format(role: str, vocabulary: Vocabulary, positions: int, grid: int = GRID) -> SequenceFormat:
+    """The sequences a released model of ``positions`` positions was trained on.
+
+    Base and caption: text and picture share the positions. Super-resolution: they are counted again after the
+    small picture, whose codes the released length allows on top (1089 + 256 = 1345).
+
+    Raises:
+        CogViewError: the positions do not suffice for a picture of grid x grid codes and a word.
+    """
+    enlarges = role == SUPER_RESOLUTION
+    slots = positions - grid * grid - (8 if enlarges else 3)
+    if slots < 2:
+        raise CogViewError(f"{positions} positions are too few for {grid} x {grid} codes; is --grid right?")
+    facts = {
+        "kind": KINDS[role],
+        "vocabulary": vocabulary,
+        "text_slots": slots,
+        "grid": (grid, grid),
+        "context_grid": (grid // 2, grid // 2) if enlarges else None,
+        "image_positions": "index",
+        "recount": "inference" if enlarges else "finetune",
+    }
+    return validate(SequenceFormat, facts, f"the {role} role's sequences")
+
+
+def import_release(release: Release, out: str | Path, progress: Progress | None = None) -> Family:
+    """Write a family directory; nothing is written before every file was opened and compared.
+
+    Args:
+        out: the new directory, which gives the family its name.
+        progress: is told bytes written and their total.
+
+    Raises:
+        CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` is there already.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CogViewError(f"{out} is there already; choose another -o, or remove it")
+    text = TextTokenizer.from_file(release.text_tokenizer)
+    images = read_image_tokenizer(release.image_tokenizer, release.grid)
+    vocabulary = Vocabulary(image_codes=images.codes, text_pieces=text.pieces)
+    opened = {role: _open(release, role, vocabulary) for role in KINDS if role in release.transformers}
+    config = FamilyConfig(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).strip("._-") or "cogview",
+        vocabulary=vocabulary,
+        roles={role: _role(role, model, vocabulary, release.grid) for role, model in opened.items()},
+        styles=STYLES,
+        templates=TEMPLATES,
+        defaults=DEFAULTS,
+        fingerprints=Fingerprints(image_tokenizer=images.fingerprint, text_tokenizer=text.fingerprint),
+    )
+    total = sum(_bytes(model) for model in opened.values())
+    _check_space(out, total)
+    report = _counter(progress, total)
+    with new_family(out, config) as fresh:
+        text.save(fresh / config.text_tokenizer)
+        images.save(fresh / config.image_tokenizer, torch.float32)  # as released: to the bit the same codes
+        del images
+        for role, model in opened.items():
+            write_model(model, fresh / role, DTYPE, report)
+        (fresh / "card.md").write_text(_card(release, opened), encoding="utf-8")
+    return Family(out)
+
+
+def read_image_tokenizer(path: Path, grid: int = GRID) -> ImageTokenizer:
+    """The released image tokenizer of a ``.pt`` file, for pictures of grid x grid codes; CogViewError."""
+    try:
+        return import_vqvae(load_weights(path), grid * PIXELS)
+    except CogViewError as error:
+        said = str(error)
+        raise CogViewError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+
+
+def _open(release: Release, role: str, vocabulary: Vocabulary) -> Released:
+    """A role's checkpoint, without rows of padding that only model parallelism asked for."""
+    source = release.transformers[role]
+    opened = open_released(source, release.heads, release.released)
+    rows, wanted = opened.config.vocab_size, vocabulary.padded_size
+    allowed = {
+        -(-vocabulary.size // (vocabulary.multiple * ranks)) * vocabulary.multiple * ranks
+        for ranks in range(1, MOST_RANKS + 1)
+    }
+    if rows not in allowed:
+        raise CogViewError(
+            f"{source} has a vocabulary of {rows} rows; {vocabulary.image_codes} image codes and "
+            f"{vocabulary.text_pieces} text pieces make {wanted}: these tokenizers are not its own"
+        )
+    return opened if rows == wanted else opened.with_rows(wanted)
+
+
+def _role(role: str, model: Released, vocabulary: Vocabulary, grid: int) -> Role:
+    sequences = released_format(role, vocabulary, model.config.max_positions, grid)
+    return Role(directory=role, sequences=sequences)
+
+
+def _bytes(model: Released) -> int:
+    return sum(shape.numel() for shape in model.shapes.values()) * DTYPE.itemsize
+
+
+def _check_space(out: Path, needed: int) -> None:
+    """Half of what will be written fits as little as none of it."""
+    place = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise CogViewError(f"{out}: {needed / 1e9:.1f} GB will be written and {free / 1e9:.1f} GB are free")
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Adds up the bytes of blocks for ``progress``."""
+    done = 0
+
+    def add(written: int) -> None:
+        nonlocal done
+        done += written
+        if progress is not None:
+            progress(done, total)
+
+    return add
+
+
+def _card(release: Release, opened: Mapping[str, Released]) -> str:
+    """What the family was made from."""
+    lines = ["# Imported from CogView's release", ""]
+    for role, model in opened.items():
+        size = f"{model.config.layers} layers of {model.config.hidden}"
+        lines.append(f"- {role}: {Path(release.transformers[role]).resolve().name}, {size}")
+    lines.append(f"- image tokenizer: {Path(release.image_tokenizer).name}")
+    lines.append(f"- text tokenizer: {Path(release.text_tokenizer).name}")
+    return "\n".join([*lines, "", "The weights' licence is the one they were published under.", ""])
