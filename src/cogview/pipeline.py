@@ -7,6 +7,7 @@ make the same picture again, alone or in any batch.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +19,25 @@ import torch
 from PIL import Image
 
 from cogview.config import validate
+from cogview.data.images import BadImage, decode, to_rgb
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.generation.engine import Engine, Ids, Progress
 from cogview.generation.linear import Precision
 from cogview.generation.sampling import MAX_SEED, Sampling
 from cogview.generation.step import pack
+from cogview.generation.super_resolution import scale_of
 from cogview.generation.text_to_image import draw_codes, paint, styled
+from cogview.generation.upscaling import Original, Request, Upscaler
 from cogview.provenance import Provenance, png_bytes, save_png, software
+from cogview.provenance import read as read_provenance
+from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 
 DEFAULT = "pictogram"
 ROLE = "base"
+UPSCALING = "super_resolution"
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,21 @@ class Picture:
     def save(self, path: str | Path) -> None:
         """Write a PNG file with the provenance inside; CogViewError where the place is not writable."""
         save_png(self.image, path, self.provenance)
+
+
+Enlargeable = Picture | Image.Image | str | Path
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A picture to enlarge, its words and streams, and what is told of it in the result."""
+
+    original: Original
+    prompt: str
+    caption: str
+    seed: int
+    index: int
+    facts: dict[str, Any]
 
 
 class CogView:
@@ -209,6 +231,123 @@ class CogView:
             for job, codes in drawn
         )
 
+    @cached_property
+    def upscaler(self) -> Upscaler:
+        """The family's super-resolution model, read at first use; CogViewError where it has none."""
+        form = self.family.role(UPSCALING).sequences
+        scale_of(form)
+        rows = slice(0, self.family.config.vocabulary.image_codes)
+        model = self.family.transformer(UPSCALING).to(self.engine.decoder.device)
+        engine = Engine(pack(model, rows, self.precision), self.engine.deterministic)
+        return Upscaler(engine, form, self.images)
+
+    def upscale(
+        self,
+        pictures: Enlargeable | Sequence[Enlargeable],
+        prompt: str | Sequence[str] | None = None,
+        *,
+        times: int = 2,
+        seed: int | None = None,
+        size: int | None = None,
+        faithful: bool = True,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        on_partial: Callable[[Picture], None] | None = None,
+    ) -> list[Picture]:
+        """Enlarge pictures, drawing what they do not show (CogView, section 3.1).
+
+        Args:
+            pictures: one or several; files, Pillow images, or what :meth:`generate` gave, whose codes and
+                caption are then used as they are.
+            prompt: what they show, one for all or one each; default: what a file made here tells of itself.
+            times: 2 or 4 (the model twice), where the model doubles sides.
+            seed: default: a generated picture's own, else a new one.
+            size: read a picture with its shorter side at so many pixels; default: at its own size, or
+                enlarged to the tokenizer's if that is larger. Without it results are ``times`` as large.
+            faithful: correct results until they are the given picture again when shrunk.
+            temperature, top_k, top_p, guidance: see :class:`Sampling`; default: the family's, no guidance.
+            batch_size: the most windows to draw at a time; it does not change the pictures.
+            progress, on_partial: as for :meth:`generate`.
+
+        Raises:
+            CogViewError: no such role, a file that is no picture, one too large, or settings out of range.
+        """
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        items = [pictures] if isinstance(pictures, Enlargeable) else list(pictures)
+        prompts = _each(prompt, len(items))
+        _check_counts(["-"] * len(items), 1, 0, batch_size)
+        self.upscaler.stages(times)
+        sampling = self.sampling({"guidance": 1.0} | {k: v for k, v in given.items() if v is not None})
+        seed = seed if seed is None else _checked_seed(seed)
+        facts = {"task": "upscale", "times": times, "size": size, "faithful": faithful}
+        sources = [
+            self._source(item, text, seed, times, size) for item, text in zip(items, prompts, strict=True)
+        ]
+        requests = [
+            Request(
+                source.original, self.encode(source.caption, self.upscaler.form), source.seed, source.index
+            )
+            for source in sources
+        ]
+        made = []
+        for number, codes, image in self.upscaler.run(
+            requests, times, sampling, faithful, batch_size, progress
+        ):
+            source = sources[number]
+            picture = Picture(
+                image=image,
+                codes=codes.ravel(),
+                prompt=source.prompt,
+                caption=source.caption,
+                seed=source.seed,
+                index=source.index,
+                settings={**sampling.model_dump(), **self._ways(), **facts, "source": source.facts},
+                model=self.family.config.name,
+                model_hash=self.model_hash,
+            )
+            made.append(picture)
+            if on_partial is not None:
+                on_partial(picture)
+        return made
+
+    def _source(
+        self, item: Enlargeable, prompt: str | None, seed: int | None, times: int, size: int | None
+    ) -> _Source:
+        """What :meth:`upscale` needs of one picture."""
+        if isinstance(item, Picture) and len(item.codes) == self.form.codes and size is None:
+            told = {"seed": item.seed, "index": item.index, "settings": item.settings}
+            words = (item.prompt, item.caption) if prompt is None else (prompt, prompt.strip())
+            original = Original(item.codes.reshape(self.form.grid))
+            return _Source(original, *words, item.seed if seed is None else seed, item.index, told)
+        if isinstance(item, Picture):
+            return self._source(item.image, item.caption if prompt is None else prompt, seed, times, size)
+        image, where = _opened(item)
+        try:
+            original = self.upscaler.read(image, times, size)
+        except CogViewError as error:
+            raise CogViewError(f"{where}: {error}") from None
+        pixels = hashlib.sha256(image.tobytes()).hexdigest()
+        told = {"sha256": pixels, "width": image.width, "height": image.height}
+        words = self._words(item) if prompt is None else (prompt, prompt.strip())
+        return _Source(original, *words, secrets.randbits(32) if seed is None else seed, 0, told)
+
+    def _words(self, item: Image.Image | str | Path) -> tuple[str, str]:
+        """Prompt and caption that a file made here tells of itself; empty for any other picture."""
+        try:
+            told = None if isinstance(item, Image.Image) else read_provenance(item)
+        except CogViewError:  # not ours to judge: it is a picture, and that is enough
+            told = None
+        if told is None or not told.prompt.strip():
+            return "", ""
+        style = told.settings.get("style")
+        return told.prompt, self.caption_for(
+            told.prompt, style if isinstance(style, str) and style in self.styles else None
+        )
+
     def caption_for(self, prompt: str, style: str | None = None) -> str:
         """What the model reads for a prompt; CogViewError for an empty one or an unknown style."""
         prompt = prompt.strip()
@@ -228,9 +367,9 @@ class CogView:
         there = f"there are {', '.join(self.styles)}" if self.styles else "this model has no styles"
         raise CogViewError(f"no style {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}{there}")
 
-    def encode(self, caption: str) -> list[int]:
-        """A caption's text pieces; CogViewError where they are more than the model reads."""
-        pieces, limit = self.text.encode(caption), self.form.text_limit
+    def encode(self, caption: str, form: SequenceFormat | None = None) -> list[int]:
+        """A caption's text pieces; CogViewError where they are more than the model (of ``form``) reads."""
+        pieces, limit = self.text.encode(caption), (form or self.form).text_limit
         if len(pieces) > limit:
             shown = caption if len(caption) <= 40 else caption[:40] + "…"
             raise CogViewError(
@@ -258,6 +397,25 @@ class CogView:
                 raise CogViewError(
                     f"{self.family.directory}: the tokenizer has {found} {what}, family.json says {wanted}"
                 )
+
+
+def _each(prompt: str | Sequence[str] | None, count: int) -> list[str | None]:
+    """One prompt for each of ``count`` pictures."""
+    if prompt is None or isinstance(prompt, str):
+        return [prompt] * count
+    if len(prompt) != count:
+        raise CogViewError(f"there are {count} pictures and {len(prompt)} prompts; give one, or one for each")
+    return list(prompt)
+
+
+def _opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
+    """The picture in RGB, and what to call it in an error."""
+    if isinstance(item, Image.Image):
+        return to_rgb(item)[0], "picture"
+    try:
+        return decode(Path(item)).image, str(item)
+    except BadImage as error:
+        raise CogViewError(f"{item}: {error}") from error
 
 
 def _check_counts(prompts: Sequence[str], n: int, first: int, batch_size: int | None) -> None:

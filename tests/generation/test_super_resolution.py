@@ -180,7 +180,7 @@ def plain(small: Small, sampling: Sampling, form: SequenceFormat) -> NDArray[np.
     for w in sliding_windows((out.shape[0], out.shape[1]), form.grid, scale):
         rows, columns = height // scale, width // scale
         part = small.codes[w.top // scale :, w.left // scale :][:rows, :columns]
-        stream = small.index * STREAMS + w.number
+        stream = small.index * STREAMS + 2**16 + w.number
         for place in range(w.rows * width):
             at = (w.top + place // width, w.left + place % width)
             if out[at] >= 0:

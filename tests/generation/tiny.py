@@ -36,6 +36,13 @@ def form(positions: str = "fixed") -> SequenceFormat:
     )
 
 
+@functools.cache
+def upscaling_form() -> SequenceFormat:
+    """4 x 4 codes over 2 x 2."""
+    changes = {"kind": "super_resolution", "context_grid": (2, 2)}
+    return SequenceFormat.model_validate(form().model_dump() | changes)
+
+
 def config(**changes: Any) -> TransformerConfig:
     """Two layers of width 32."""
     sizes = {"vocab_size": form().vocabulary.padded_size, "max_positions": form().max_positions}
@@ -57,8 +64,8 @@ def transformer(seed: int = 0, **changes: Any) -> Transformer:
     return model
 
 
-def write(directory: Path) -> Path:
-    """The family ``tiny`` under ``directory``, whose pictures are 16 x 16 pixels."""
+def write(directory: Path, upscaling: bool = False) -> Path:
+    """The family ``tiny`` under ``directory``, with pictures of 16 x 16 pixels; perhaps it enlarges too."""
     torch.manual_seed(1)
     shape = ImageTokenizerConfig(
         image_size=16,
@@ -73,6 +80,11 @@ def write(directory: Path) -> Path:
     ImageTokenizer(shape).save(parts["image_tokenizer"])
     text_tokenizer().save(parts["text.model"])
     transformer().save(parts["base"])
+    roles = {"base": Role(directory="base", sequences=form())}
+    if upscaling:
+        parts["sr"] = directory / "parts" / "sr"
+        transformer(seed=2).save(parts["sr"])
+        roles["super_resolution"] = Role(directory="sr", sequences=upscaling_form())
     prints = Fingerprints(
         image_tokenizer=ImageTokenizer.from_directory(parts["image_tokenizer"]).fingerprint,
         text_tokenizer=text_tokenizer().fingerprint,
@@ -80,7 +92,7 @@ def write(directory: Path) -> Path:
     family = FamilyConfig(
         name="tiny",
         vocabulary=form().vocabulary,
-        roles={"base": Role(directory="base", sequences=form())},
+        roles=roles,
         styles=STYLES,
         defaults=Defaults(top_k=20),
         fingerprints=prints,

@@ -37,6 +37,7 @@ class Verb:
 USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
 VERBS = (
     Verb("generate", "generate:generate", "Draw pictures for a sentence, Chinese or English.", USE),
+    Verb("upscale", "upscale:upscale", "Enlarge pictures, drawing what they do not show.", USE),
     Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
     Verb(
         "data",
@@ -45,9 +46,11 @@ VERBS = (
         TEACH,
     ),
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
+    Verb("assemble", "assemble:assemble", "Put trained parts together as a model that draws.", TEACH),
     Verb(
         "import", "imports:imports", "Read published weights safely, once; keep them as safetensors.", TEACH
     ),
+    Verb("export", "exports:exports", "Write a model in the layout of CogView's released code.", TEACH),
     Verb("eval", "evaluate:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
     Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -19,11 +20,12 @@ from cogview.errors import CogViewError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cogview.pipeline import Picture
+    from cogview.pipeline import CogView, Picture
 
 COLUMNS = 8  # of a contact sheet, at most
 GAP = 2  # pixels between its pictures
 NAME_LENGTH = 40  # characters of a prompt in a file's name
+ENLARGED = 8  # pictures enlarged together; they are written then
 
 Precision = Literal["fp32", "int8"]
 
@@ -60,6 +62,10 @@ def generate(
         float | None,
         typer.Option(help="Above 1: closer to the prompt, in twice the time.", show_default="the model's"),
     ] = None,
+    upscale: Annotated[
+        int | None,
+        typer.Option("--upscale", metavar="TIMES", help="Enlarge each picture, 2 or 4 times (see upscale)."),
+    ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
     precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
@@ -86,11 +92,22 @@ def generate(
     cogview = CogView.from_pretrained(model, precision=precision, deterministic=deterministic)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     made: list[tuple[Picture, Path]] = []
+    if upscale is not None:
+        cogview.upscaler.stages(upscale)  # refused before anything is drawn
     with bar() as show, telling_what_is_done(made, out):
-        for picture in cogview.draw(texts, n, seed, style, settings, batch_size=batch_size, progress=show):
+        drawn = cogview.draw(texts, n, seed, style, settings, batch_size=batch_size, progress=show)
+        for picture in drawn if upscale is None else enlarged(cogview, drawn, upscale, batch_size):
             made.append((picture, write(picture.png(), out, name_for(picture))))
     sheet = write_sheet([picture for picture, _ in made], n, out) if grid else None
     report(made, sheet, time.monotonic() - started, as_json)
+
+
+def enlarged(
+    cogview: CogView, pictures: Iterator[Picture], times: int, batch_size: int | None
+) -> Iterator[Picture]:
+    """Each picture enlarged, some at a time."""
+    while some := list(itertools.islice(pictures, ENLARGED)):
+        yield from cogview.upscale(some, times=times, batch_size=batch_size)
 
 
 def read_prompts(file: Path | None) -> list[str]:

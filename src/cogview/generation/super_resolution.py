@@ -25,7 +25,7 @@ import numpy as np
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import BATCH, Engine, Ids, Job, Progress, Prompt
-from cogview.generation.sampling import Sampling
+from cogview.generation.sampling import MAX_SEED, Sampling
 from cogview.sequences import SequenceFormat
 
 Size = tuple[int, int]
@@ -195,8 +195,13 @@ def _job(
     small = under(form, picture.codes, window)
     prompt = prompt_for(form, picture.text, small, known.size)
     without = prompt_for(form, (), small, known.size) if settings.guidance != 1 else None
-    stream = picture.index * STREAMS + (stage << 16) + window.number
+    stream = stream_of(picture.index, stage, window.number)
     return Job(prompt, picture.seed, stream, without, known.flatten())
+
+
+def stream_of(index: int, stage: int, window: int) -> int:
+    """The random stream of a window: none that another window, stage or picture has."""
+    return (index * STREAMS + (stage + 1 << 16) + window) % (MAX_SEED + 1)
 
 
 def under(form: SequenceFormat, codes: Ids, window: Window) -> Ids:
