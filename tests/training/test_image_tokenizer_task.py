@@ -122,6 +122,19 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, pictures: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_without_held_out_pictures_a_run_still_ends_with_a_model(tmp_path: Path) -> None:
+    """A folder whose keys all fall into "train": nothing to evaluate, but sheets and a model."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(9):
+        Image.new("RGB", (12, 12), (28 * i, 255 - 28 * i, 60)).save(folder / f"{i}.png")
+    build_image_cache(open_source(folder, validation=0), tmp_path / "cache", Preprocessing(size=12))
+    lines = fit(tmp_path / "run", tmp_path / "cache")
+    assert not [line for line in lines if line["kind"] == "evaluate"]
+    assert ImageTokenizer.from_directory(tmp_path / "run" / "model").codes == 16
+    assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

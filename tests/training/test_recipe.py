@@ -121,6 +121,10 @@ def test_directories_are_not_mixed_up(tmp_path: Path) -> None:
     with pytest.raises(CogViewError, match="no run to resume"):
         prepare_directory(given, tmp_path / "none", resume=True)
     prepare_directory(given, tmp_path / "run", resume=False)
+    other = read_yaml(TinyRecipe, write(tmp_path / "r.yaml"), ["steps=7"])
+    prepare_directory(other, tmp_path / "run", resume=False)  # the first one never began
+    assert read_yaml(TinyRecipe, tmp_path / "run" / "recipe.yaml").steps == 7
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
     with pytest.raises(CogViewError, match="not empty"):
         prepare_directory(given, tmp_path / "run", resume=False)
     (tmp_path / "file").write_text("")

@@ -72,13 +72,17 @@ class Phase:
 
 
 def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
-    """Make the run directory, or check that it holds the run to resume; raises CogViewError otherwise."""
+    """Make the run directory, or check that it holds the run to resume; raises CogViewError otherwise.
+
+    A directory with a recipe and nothing else is a run that never began (its data did not open, say) and may
+    be begun anew.
+    """
     saved = directory / "recipe.yaml"
     if resume:
         if not saved.is_file():
             raise CogViewError(f"{directory} holds no run to resume; start it without --resume")
         check_same(read_yaml(type(recipe), saved), recipe, directory)
-    elif directory.is_dir() and any(directory.iterdir()):
+    elif directory.is_dir() and any(path != saved for path in directory.iterdir()):
         raise CogViewError(f"{directory} is not empty; add --resume to go on, or choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)

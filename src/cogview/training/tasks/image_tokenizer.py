@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -234,10 +235,17 @@ class ImageTokenizerTask(Task):
         centres = kmeans(self._vectors(model, self.recipe.seed + 1, min(batches, 400)), codes, 8)
         model.quantizer.initialise(centres)
 
+    def _validation(self) -> NDArray[np.int64]:
+        """Numbers of the held-out pictures; none where the cache has no such split."""
+        split = self.recipe.validation
+        return self.cache.select([split] if split in self.cache.splits else [])
+
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR, LPIPS by each network, and the share of codes used, on the validation pictures."""
+        """PSNR, LPIPS by each network, and the share of codes used, on the validation pictures if any."""
         tokenizer = cast(TokenizerTraining, model).tokenizer
-        items = self.cache.select([self.recipe.validation])[: self.recipe.validation_images]
+        items = self._validation()[: self.recipe.validation_images]
+        if not len(items):
+            return {}
         found: dict[str, list[float]] = {"psnr": []}
         counts = torch.zeros(tokenizer.codes, dtype=torch.int64)
         for chunk in np.array_split(items, max(1, len(items) // 32)):
@@ -253,9 +261,10 @@ class ImageTokenizerTask(Task):
         return report | used
 
     def samples(self, model: nn.Module, directory: Path, step: int) -> None:
-        """A sheet of originals over reconstructions."""
+        """A sheet of originals over reconstructions; of training pictures where none were held out."""
         tokenizer = cast(TokenizerTraining, model).tokenizer
-        items = self.cache.select([self.recipe.validation])
+        items = self._validation()
+        items = items if len(items) else self.cache.select(["train"])
         images = _pixels(self.cache.images(items[:: max(1, len(items) // 8)][:8]).to(self.device))
         rows = torch.cat([images, tokenizer.decode(tokenizer.encode(images)).clamp(0, 1)]).cpu()
         top, bottom = (torch.cat(list(part), dim=2) for part in rows.chunk(2))
