@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from cogview.config import read_yaml
 from cogview.errors import CogViewError
+from cogview.training.allocator import keep_freed_memory
 from cogview.training.checkpoint import (
     Checkpoint,
     TrainState,
@@ -111,6 +112,8 @@ class Trainer:
         self.console = console or Console(stderr=True)
         self.device = task.device = pick_device(recipe.device)
         self.metrics = MetricsFile(directory / "metrics.jsonl")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         seed_all(recipe.seed)
