@@ -1,8 +1,8 @@
 """CogView2's one tokenizer for Chinese, English and pictures: icetk (CogView2, section 3).
 
-One id space: 20,000 image codes, then the pieces of a SentencePiece unigram model (``ice_text.model``: 130,000
-sorted by language), then pieces appended as they are needed, which is how the released models get
-``<start_of_image>``, ``<start_of_english>`` and ``<start_of_chinese>``.
+One id space: 20,000 image codes, then the 130,000 pieces of ``ice_text.model`` (SentencePiece, unigram),
+sorted by language, then pieces appended as needed: the released models' ``<start_of_image>``,
+``<start_of_english>`` and ``<start_of_chinese>``.
 
 A text is normalised by the model itself (NFKC, case kept, runs of blanks and line breaks become one space, a
 space is put in front); what it cannot spell is ``<unk>``. Line breaks survive, as ``<n>``, if asked.

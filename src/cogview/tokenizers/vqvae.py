@@ -21,14 +21,13 @@ from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import Method, Quantized, make_quantizer
+from cogview.tokenizers.storage import CONFIG, load_weights, save_weights
 
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
@@ -260,15 +259,7 @@ class ImageTokenizer(nn.Module):
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write ``config.json`` and ``model.safetensors`` (what inference needs, floats as ``dtype``)."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        keep = {k: v for k, v in self.state_dict().items() if k in self._stored()}
-        save_file(
-            {k: v.detach().to(dtype).contiguous() for k, v in keep.items()},
-            directory / "model.safetensors.tmp",
-        )
-        (directory / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-        (directory / "model.safetensors.tmp").replace(directory / "model.safetensors")
+        save_weights(directory, self.config, self._stored(), dtype)
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> ImageTokenizer:
@@ -277,24 +268,13 @@ class ImageTokenizer(nn.Module):
         Raises:
             CogViewError: files missing, damaged, or of another architecture.
         """
-        directory = Path(directory)
-        config = read_json(ImageTokenizerConfig, directory / "config.json")
-        try:
-            state = load_file(directory / "model.safetensors")
-        except (OSError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise CogViewError(f"cannot read the image tokenizer in {directory}: {reason}") from None
-        model = cls(config)
-        wanted = model._stored()
-        wrong = sorted(wanted.symmetric_difference(state)) or sorted(
-            k for k in wanted if model.state_dict()[k].shape != state[k].shape
-        )
-        if wrong:
-            raise CogViewError(f"{directory}/model.safetensors does not fit its config.json: {wrong[0]}")
+        model = cls(read_json(ImageTokenizerConfig, Path(directory) / CONFIG))
+        state = load_weights(directory, model._stored())
         model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
         # Channels last in memory: convolutions on a CPU run twice as fast.
         return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def _stored(self) -> set[str]:
-        own = self.state_dict()
-        return {k for k in own if k.startswith(("encoder.", "decoder.")) or k == "quantizer.codebook"}
+    def _stored(self) -> dict[str, Tensor]:
+        """What inference needs."""
+        kept = ("encoder.", "decoder.", "quantizer.codebook")
+        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(kept)}

@@ -1,0 +1,49 @@
+"""An image tokenizer on disk: ``config.json`` and ``model.safetensors``, compared before it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cogview.config import Config
+from cogview.errors import CogViewError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_weights(
+    directory: str | Path, config: Config, state: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    """Write both files; the weights, as ``dtype``, appear whole or not at all."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f"{WEIGHTS}.tmp"
+    save_file({name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}, partial)
+    (directory / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
+    partial.replace(directory / WEIGHTS)
+
+
+def load_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in a directory; their names and shapes are those of ``expected``.
+
+    Raises:
+        CogViewError: missing, damaged, or another model's; said before any weight is read.
+    """
+    path = Path(directory) / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            wanted = {name: tuple(x.shape) for name, x in expected.items()}
+            wrong = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
+            if wrong:
+                raise CogViewError(f"{path} does not fit its {CONFIG}: {wrong[0]}")
+            return {name: file.get_tensor(name) for name in expected}
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise CogViewError(f"cannot read the image tokenizer in {directory}: {reason}") from None
