@@ -1,0 +1,68 @@
+"""Which tokens of a picture are masked (CogView2, section 3.2, "Masking Strategy").
+
+The paper: patches of 4 x 4 tokens at random until 75 % of the tokens are in mask regions. The released
+script: a fixed number of distinct patches, 20 for 20 x 20 tokens, whose overlaps leave about half masked, and
+which never reach the last row or column. Chance is the caller's: a NumPy generator, or Python's for the
+released rule, which then draws what the script draws.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PATCH = 4
+SHARE = 0.75
+RELEASED_SHARE = 0.8
+
+Mask = NDArray[np.bool_]
+Corners = NDArray[np.int64]
+
+
+def patches(grid: tuple[int, int], corners: ArrayLike, patch: int = PATCH) -> Mask:
+    """bool (rows, columns), True inside the patches; corners (n, 2) are their upper left tokens."""
+    mask = np.zeros(grid, dtype=np.bool_)
+    for row, column in np.asarray(corners, dtype=np.int64).reshape(-1, 2).tolist():
+        mask[row : row + patch, column : column + patch] = True
+    return mask
+
+
+def sample_mask(
+    grid: tuple[int, int], rng: np.random.Generator, share: float = SHARE, patch: int = PATCH
+) -> Mask:
+    """bool (rows, columns): patches at random, anywhere in the picture, until ``share`` of it is masked.
+
+    At most one patch more than needed; a grid smaller than a patch is masked whole.
+    """
+    rows, columns = (max(1, side - patch + 1) for side in grid)
+    mask = np.zeros(grid, dtype=np.bool_)
+    for corner in rng.permutation(rows * columns).tolist():
+        if mask.mean() >= share:
+            break
+        mask |= patches(grid, [divmod(corner, columns)], patch)
+    return mask
+
+
+def released_corners(
+    grid: tuple[int, int], rng: random.Random, share: float = RELEASED_SHARE, patch: int = PATCH
+) -> Corners:
+    """(n, 2) corners as the released script draws them: int(share * tokens / 16) of one range of numbers."""
+    rows, columns = (side - patch for side in grid)
+    count = int(share * grid[0] * grid[1] / patch**2)
+    return corners_of(rng.sample(range(rows * columns), count), grid, patch)
+
+
+def corners_of(numbers: ArrayLike, grid: tuple[int, int], patch: int = PATCH) -> Corners:
+    """(n, 2) corners of the numbers (n,) that the released script draws: row by row, without the last."""
+    found = np.asarray(numbers, dtype=np.int64)
+    columns = grid[1] - patch
+    return np.stack([found // columns, found % columns], -1)
+
+
+def runs(mask: ArrayLike) -> list[tuple[int, int]]:
+    """(first, end) of every run of True in reading order: the mask regions [l, r] of equation 1."""
+    flat = np.concatenate([[False], np.asarray(mask, dtype=np.bool_).ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
