@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,7 +37,11 @@ if TYPE_CHECKING:
     from cogview.transformer.model import Transformer, TransformerConfig
 
 FILE = "family.json"
+MODEL, LORA = ("config.json", "model.safetensors"), ("lora.json", "lora.safetensors")
 PACKAGED = Path(__file__).parent / "models"
+
+
+AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Role(Config):
@@ -68,6 +72,7 @@ class FamilyConfig(Config):
 
     styles: name to {language: phrase}; the phrase goes into the caption template of its language.
     templates: language to a caption with a style ("{caption}" and "{style}").
+    adapters: name to the directory of a LoRA adapter of the base role, applied when it is asked for.
     """
 
     format: Literal[1] = 1
@@ -81,6 +86,7 @@ class FamilyConfig(Config):
         default_factory=lambda: {"en": "{caption}, {style} style", "zh": "{caption}，{style}风格"}
     )
     defaults: Defaults = Defaults()
+    adapters: dict[str, AdapterName] = Field(default_factory=dict)
     fingerprints: Fingerprints
 
     @model_validator(mode="after")
@@ -114,6 +120,19 @@ class Family:
             there = ", ".join(self.config.roles)
             raise CogViewError(f"the model {self.config.name} has no {name!r} role; it has {there}")
         return self.config.roles[name]
+
+    def adapter(self, name: str | Path) -> Path:
+        """The directory of an adapter: the family's own by its name, else a run or the adapter in it."""
+        inside = self.config.adapters.get(str(name))
+        places = [self.directory / inside] if inside else [Path(name), Path(name) / "model"]
+        for place in places:
+            if (place / "lora.json").is_file():
+                return place
+        there = ", ".join(self.config.adapters) or "none of its own"
+        raise CogViewError(
+            f"no adapter {str(name)!r}: give the directory of a run that trained one with `lora:`, or one of "
+            f"{self.config.name}'s ({there})"
+        )
 
     def text_tokenizer(self) -> TextTokenizer:
         """The text tokenizer, its fingerprint checked."""
@@ -201,7 +220,7 @@ def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, P
         for name, source in parts.items():
             if source.is_dir():
                 (fresh / name).mkdir()
-                for file in ("config.json", "model.safetensors"):
+                for file in LORA if name in config.adapters.values() else MODEL:
                     shutil.copyfile(source / file, fresh / name / file)
             else:
                 shutil.copyfile(source, fresh / name)

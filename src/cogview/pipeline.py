@@ -34,6 +34,8 @@ from cogview.provenance import read as read_provenance
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.transformer.lora import apply_adapter
+from cogview.transformer.model import Transformer
 
 DEFAULT = "pictogram"
 ROLE = "base"
@@ -106,9 +108,15 @@ class CogView:
     """
 
     def __init__(
-        self, family: Family, device: str | torch.device, precision: Precision, deterministic: bool
+        self,
+        family: Family,
+        device: str | torch.device,
+        precision: Precision,
+        deterministic: bool,
+        lora: tuple[Path, float] | None = None,
     ) -> None:
         self.family, self.precision = family, precision
+        self.adapter: dict[str, Any] = {}
         self.form = family.role(ROLE).sequences
         if self.form.kind != "text_to_image":
             raise CogViewError(f"the {ROLE} role of {family.config.name} does not draw ({self.form.kind})")
@@ -117,6 +125,8 @@ class CogView:
         self._check_sizes()
         rows = slice(0, family.config.vocabulary.image_codes)
         model = family.transformer(ROLE).to(device)
+        if lora is not None:
+            self.adapter = {"lora": _adapt(model, *lora)}
         self.engine = Engine(pack(model, rows, precision), deterministic)
 
     @classmethod
@@ -127,6 +137,8 @@ class CogView:
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
         deterministic: bool = False,
+        lora: str | Path | None = None,
+        lora_strength: float = 1.0,
     ) -> CogView:
         """Load a family by name (in the package or the user's models) or from its directory.
 
@@ -135,6 +147,8 @@ class CogView:
             precision: ``fp32``, or ``int8`` for weights of a byte, faster on a CPU and slightly different.
             deterministic: exactly the same tokens in any batch, at some cost; otherwise rounding may change
                 a token where two were nearly tied.
+            lora: one of the family's adapters by name, or the directory of one (a run of `cogview train`).
+            lora_strength: how much of it; 0 is the model itself.
 
         Raises:
             CogViewError: no such model, or a file is missing, damaged or foreign.
@@ -142,7 +156,9 @@ class CogView:
         if precision not in get_args(Precision):
             raise CogViewError(f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(Family.find(name), device, precision, deterministic)
+        family = Family.find(name)
+        adapter = None if lora is None else (family.adapter(lora), lora_strength)
+        return cls(family, device, precision, deterministic, adapter)
 
     @cached_property
     def model_hash(self) -> str:
@@ -384,7 +400,7 @@ class CogView:
 
     def _ways(self) -> dict[str, Any]:
         """How it is computed, as far as the result may depend on it."""
-        return {"precision": self.precision, "deterministic": self.engine.deterministic}
+        return {"precision": self.precision, "deterministic": self.engine.deterministic, **self.adapter}
 
     def _check_sizes(self) -> None:
         """Tokenizers, vocabulary and sequences have to go together."""
@@ -416,6 +432,13 @@ def _opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
         return decode(Path(item)).image, str(item)
     except BadImage as error:
         raise CogViewError(f"{item}: {error}") from error
+
+
+def _adapt(model: Transformer, directory: Path, strength: float) -> dict[str, Any]:
+    """Add an adapter to the weights; what is told of it in every picture."""
+    found = apply_adapter(model, directory, strength)
+    named = directory.parent if directory.name == "model" else directory
+    return {"name": named.resolve().name, "hash": found[:16], "strength": strength}
 
 
 def _check_counts(prompts: Sequence[str], n: int, first: int, batch_size: int | None) -> None:

@@ -45,6 +45,10 @@ def assemble(
         list[str] | None,
         typer.Option("--template", metavar="LANG=TEXT", help='A caption with a style: "en={caption} …".'),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="NAME=RUN", help="An adapter to keep beside the model, by name."),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling default.", min=0)] = None,
     top_k: Annotated[int | None, typer.Option(help="Sampling default.", min=0)] = None,
     top_p: Annotated[float | None, typer.Option(help="Sampling default.", min=0, max=1)] = None,
@@ -56,7 +60,8 @@ def assemble(
     """Put trained parts together as a family.
 
     A run is named by its directory (runs/mine) or by the model in it (runs/mine/model). Tokenizers other than
-    those a model was trained with are refused.
+    those a model was trained with are refused. A run of an adapter as --base is added to the weights of the
+    family in --from; as --lora it stays apart, for cogview generate --lora NAME.
 
     cogview assemble models/mine --base runs/mine --image-tokenizer runs/tokenizer --text-tokenizer text.model
 
@@ -76,6 +81,7 @@ def assemble(
         text_tokenizer,
         start=opened,
         settings=wanted,
+        adapters={name: Path(path) for name, path in _pairs("--lora", lora or []).items()},
         card=card,
     )
     roles = ", ".join(family.config.roles)

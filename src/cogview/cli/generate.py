@@ -72,6 +72,13 @@ def generate(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            "--lora", metavar="DIR", help="An adapter: a run that trained one, or its name in the model."
+        ),
+    ] = None,
+    lora_strength: Annotated[float, typer.Option(help="How much of the adapter; 0: nothing.")] = 1.0,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pictures at a time.", show_default="what fits")
     ] = None,
@@ -89,7 +96,9 @@ def generate(
     from cogview.pipeline import CogView
 
     started = time.monotonic()
-    cogview = CogView.from_pretrained(model, precision=precision, deterministic=deterministic)
+    cogview = CogView.from_pretrained(
+        model, precision=precision, deterministic=deterministic, lora=lora, lora_strength=lora_strength
+    )
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     made: list[tuple[Picture, Path]] = []
     if upscale is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +20,8 @@ from cogview.family import FILE, Defaults, Family, FamilyConfig, Fingerprints, R
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.transformer.lora import CONFIG as LORA
+from cogview.transformer.lora import apply_adapter
 
 FACTS = "training.json"
 CARD = "card.md"
@@ -35,7 +38,7 @@ class FamilySettings(Config):
 def model_directory(run: Path) -> Path:
     """The directory with the weights: ``run`` itself, or the ``model/`` of a run directory."""
     for place in (run, run / "model"):
-        if any((place / name).is_file() for name in ("config.json", "lora.json")):
+        if any((place / name).is_file() for name in ("config.json", LORA)):
             return place
     raise CogViewError(f"{run} holds no trained model; give a run's directory, or the model/ in it")
 
@@ -60,15 +63,18 @@ def assemble(
     *,
     start: Family | None = None,
     settings: FamilySettings | None = None,
+    adapters: Mapping[str, Path] | None = None,
     card: Path | None = None,
 ) -> Family:
     """Write a family of one's own runs to ``out`` and return it, read back whole.
 
     Args:
-        roles: role ("base") to a run's directory or the model in it.
+        roles: role ("base") to a run's directory or the model in it. A run that trained an adapter (`lora:`)
+            is added to the role's weights in ``start``.
         image_tokenizer: a run's directory or the model in it; text_tokenizer: a ``.model`` file.
         start: a family to take everything from that is not given: tokenizers, other roles, styles.
         settings: styles (added to ``start``'s), templates and sampling defaults.
+        adapters: name to the run of an adapter that is kept beside the model, to be asked for by name.
         card: the model card; by default the one that is in ``out`` already stays.
 
     Raises CogViewError where a part is missing or trained with another tokenizer than the family's.
@@ -88,13 +94,38 @@ def assemble(
             assert start is not None
             entries[name] = role.model_copy(update={"directory": name})
             parts[name] = start.directory / role.directory
-    config = validate(FamilyConfig, _config(out, entries, prints, start, settings), str(out))
+    beside = _adapters(start, adapters or {})
+    config = validate(FamilyConfig, _config(out, entries, prints, start, settings, beside), str(out))
     _check_start(start, prints, set(entries) - set(models))
     kept = _card(card, out)
-    family = write_family(config, out, parts)
+    with TemporaryDirectory() as folder:
+        for name, path in models.items():
+            if (path / LORA).is_file():
+                parts[name] = _merged(name, path, start, Path(folder) / name)
+        family = write_family(config, out, parts | {f"lora-{name}": path for name, path in beside.items()})
     if kept is not None:
         (out / CARD).write_text(kept, encoding="utf-8")
     return family
+
+
+def _adapters(start: Family | None, given: Mapping[str, Path]) -> dict[str, Path]:
+    """Name to directory of every adapter, ``start``'s and the given ones."""
+    found = {name: start.directory / place for name, place in start.config.adapters.items()} if start else {}
+    for name, run in given.items():
+        found[name] = model_directory(run)
+        if not (found[name] / LORA).is_file():
+            raise CogViewError(f"{run} trained a whole model, not an adapter; give it as a role")
+    return found
+
+
+def _merged(role: str, adapter: Path, start: Family | None, out: Path) -> Path:
+    """``start``'s model of a role with an adapter added to its weights, written to ``out``."""
+    if start is None or role not in start.config.roles:
+        raise CogViewError(f"{adapter} is an adapter; name the family that it adapts with --from")
+    model = start.transformer(role)
+    apply_adapter(model, adapter)
+    model.save(out)
+    return out
 
 
 def _part(start: Family | None, name: str) -> Path:
@@ -123,6 +154,7 @@ def _config(
     prints: Fingerprints,
     start: Family | None,
     settings: FamilySettings,
+    adapters: Mapping[str, Path],
 ) -> dict[str, Any]:
     if not roles:
         raise CogViewError("no model: give at least --base RUN")
@@ -133,6 +165,7 @@ def _config(
         "roles": dict(roles),
         "styles": {**(before.styles if before else {}), **settings.styles},
         "defaults": settings.defaults or (before.defaults if before else Defaults()),
+        "adapters": {name: f"lora-{name}" for name in adapters},
         "fingerprints": prints,
     }
     templates = {**(before.templates if before else {}), **settings.templates}

@@ -26,9 +26,11 @@ from cogview.sequences import SequenceFormat, collate
 from cogview.training.objective import Softmax, sequence_loss, split_targets
 from cogview.training.recipe import Recipe
 from cogview.training.samples import Sampler, Samples
-from cogview.training.task import Metrics, State, Task
+from cogview.training.start import Start, find_start
+from cogview.training.task import Metrics, State, Task, load_weights
 from cogview.transformer.attention import Prefix
 from cogview.transformer.config import TransformerConfig
+from cogview.transformer.lora import LoRAConfig, adapter_parameters, attach, save_adapter
 from cogview.transformer.model import Transformer
 
 VALIDATION_SEED = 20210526  # the day CogView's paper appeared; only the choice of captions hangs on it
@@ -72,6 +74,8 @@ class Validation(Config):
 class TransformerRecipe(Recipe):
     """A recipe for the transformer. ``data`` is a directory that ``cogview data build`` made.
 
+    ``init`` may name a family ("pictogram"); its architecture is taken where ``model`` is left out. ``lora``
+    trains an adapter of the model in ``init`` instead of the model itself.
     ``sources`` chooses some of its sources (None: all). ``softmax`` and ``padding_rows``: see
     ``objective.py``. ``pad_multiple`` rounds the length of a batch up, for GPUs. ``cell_weights``, rows of
     numbers of the grid's size, weighs the training loss by the code's place in the picture: where the text
@@ -86,7 +90,8 @@ class TransformerRecipe(Recipe):
     sources: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     mixture: Mixture = Mixture()
     format: FormatRecipe = FormatRecipe()
-    model: Architecture
+    model: Architecture | None = None
+    lora: LoRAConfig | None = None
     softmax: Softmax = "region"
     padding_rows: bool = False
     pad_multiple: int = Field(1, ge=1)
@@ -98,6 +103,13 @@ class TransformerRecipe(Recipe):
     def _draws(self) -> Self:
         if self.samples and self.format.kind != "text_to_image":
             raise ValueError(f"samples are pictures, but format.kind is {self.format.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        if self.init is None and (self.model is None or self.lora is not None):
+            missing = "model: missing" if self.model is None else "lora adapts a model: name it as init"
+            raise ValueError(f"{missing} (there is no init to start from)")
         return self
 
 
@@ -156,7 +168,7 @@ class TransformerTask(Task):
 
     def config(self) -> TransformerConfig:
         """The model's configuration; raises CogViewError where a given size is too small for the data."""
-        given = self.recipe.model
+        given = self.recipe.model or self.start.config()
         needed = {
             "vocab_size": self.format.vocabulary.padded_size,
             "max_positions": self.format.max_positions,
@@ -187,6 +199,24 @@ class TransformerTask(Task):
     def build(self) -> nn.Module:
         self.cells, self.sampler  # noqa: B018  (what does not fit is found before training, not after)
         return Transformer(self.config())
+
+    @cached_property
+    def start(self) -> Start:
+        """The model in ``init``; CogViewError where the data have other tokens than it knows."""
+        assert self.recipe.init is not None
+        found, index = find_start(self.recipe.init), self.shards.index
+        found.require(index.image_tokenizer, index.text_tokenizer, self.recipe.data)
+        return found
+
+    def initialize(self, model: nn.Module, directory: Path) -> None:
+        """Load the model in ``init``; put adapters around its layers where the recipe asks for them."""
+        load_weights(model, self.start.directory)
+        if self.recipe.lora:
+            attach(model, self.recipe.lora)
+
+    def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """All, or the adapters' alone."""
+        return adapter_parameters(model) if self.recipe.lora else model.named_parameters()
 
     def compile(self, model: nn.Module) -> None:
         """Compile block by block: one small graph for all of them."""
@@ -279,8 +309,11 @@ class TransformerTask(Task):
             sheet.save(directory / f"samples-{step:08d}.png")
 
     def export(self, model: nn.Module, directory: Path) -> None:
-        """The model (fp16) and ``training.json``: sequence format, fingerprints of both tokenizers."""
-        cast(Transformer, model).save(directory)
+        """The model (fp16) or its adapter, and ``training.json``: sequence format, tokenizers."""
+        if self.recipe.lora:
+            save_adapter(model, self.recipe.lora, directory)
+        else:
+            cast(Transformer, model).save(directory)
         index = self.shards.index
         facts = {
             "recipe": self.recipe.name,

@@ -1,0 +1,57 @@
+"""Where a run starts from (recipe: ``init``): a family, a run, or a model's directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogview.config import load_json
+from cogview.errors import CogViewError
+from cogview.family import FILE, Family, installed
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+
+FACTS = "training.json"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A transformer's directory, and the fingerprints of the tokenizers it knows ("" where unknown)."""
+
+    directory: Path
+    image_tokenizer: str = ""
+    text_tokenizer: str = ""
+
+    def config(self) -> TransformerConfig:
+        """The transformer's configuration; CogViewError where the directory holds something else."""
+        return Transformer.inspect(self.directory)
+
+    def require(self, image_tokenizer: str, text_tokenizer: str, data: Path) -> None:
+        """Raise CogViewError unless the data were tokenised as this model knows it."""
+        for what, known, built in (
+            ("image", self.image_tokenizer, image_tokenizer),
+            ("text", self.text_tokenizer, text_tokenizer),
+        ):
+            if known and known != built:
+                raise CogViewError(
+                    f"init: {self.directory} was trained with another {what} tokenizer ({known[:12]}, {data} "
+                    f"has {built[:12]}); build the tokens with the tokenizers of that model"
+                )
+
+
+def find_start(init: Path, role: str = "base") -> Start:
+    """What ``init`` names; CogViewError where there is no model."""
+    if (init / FILE).is_file() or (not init.exists() and str(init) in installed()):
+        family = Family.find(init)
+        prints = family.config.fingerprints
+        directory = family.directory / family.role(role).directory
+        return Start(directory, prints.image_tokenizer, prints.text_tokenizer)
+    directory = init if (init / "config.json").is_file() else init / "model"
+    if not (directory / "config.json").is_file():
+        raise CogViewError(f"init: {init} is no model; give a family's name, a run or a model's directory")
+    if not (directory / FACTS).is_file():
+        return Start(directory)
+    facts = load_json(directory / FACTS)
+    names = ("image_tokenizer", "text_tokenizer")
+    known = {name: str(facts.get(name, "")) for name in names} if isinstance(facts, dict) else {}
+    return Start(directory, **known)
