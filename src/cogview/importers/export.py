@@ -1,0 +1,178 @@
+"""A family's transformer back in the released layout, for those who have the original code.
+
+The exact inverse of ``cogview1.py``: the released names in the released order, in one file or in
+model-parallel shards that the original code (``megatron``) or the authors' later toolkit (``sat``) loads. One
+shard is in memory at a time, and a model in one file passes through from disk to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cogview.errors import CogViewError
+from cogview.family import Family
+from cogview.importers.checkpoint import MODEL_CONFIG, TRACKERS
+from cogview.importers.cogview1 import LAYER, SPLIT_COLUMNS, SPLIT_ROWS, SPLIT_THIRDS, TOP
+from cogview.transformer import storage
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+
+Layout = Literal["megatron", "sat"]
+MULTIPLE = 128  # rows of the vocabulary a rank, in the original code
+ITERATION = 1  # of a checkpoint that was not trained here
+ORDER = (  # of a layer's modules in the original state dict
+    "input_layernorm",
+    "attention.query_key_value",
+    "attention.dense",
+    "post_attention_layernorm",
+    "third_layernorm",
+    "fourth_layernorm",
+    "mlp.dense_h_to_4h",
+    "mlp.dense_4h_to_h",
+)
+
+
+def released_names(config: TransformerConfig, layout: Layout) -> dict[str, str]:
+    """Released name to ours, in the released order."""
+    tokens = "word_embeddings" if layout == "megatron" else "transformer.word_embeddings"
+    modules = [tokens, "transformer.position_embeddings"]
+    modules += [f"transformer.layers.{i}.{part}" for i in range(config.layers) for part in ORDER]
+    ours = Transformer.shapes(config)
+    names = {
+        f"{m}.{kind}": f"{_our_module(m)}.{kind}" for m in [*modules, _FINAL] for kind in ("weight", "bias")
+    }
+    return {released: name for released, name in names.items() if name in ours}
+
+
+_FINAL = "transformer.final_layernorm"
+
+
+def _our_module(released: str) -> str:
+    inside = re.fullmatch(r"transformer\.layers\.(\d+)\.(.+)", released)
+    return f"blocks.{inside[1]}.{LAYER[inside[2]]}" if inside else TOP[released]
+
+
+def export_transformer(
+    family: Family,
+    role: str,
+    out: str | Path,
+    layout: Layout = "megatron",
+    ranks: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write a role's transformer as a checkpoint of the original code; the files with the weights.
+
+    Args:
+        out: a new directory.
+        ranks: model-parallel shards. The vocabulary is padded to a multiple of 128 for each, as the original
+            code expects, by repeating the last row; :func:`cogview.importers.family.import_release` takes the
+            padding off again.
+        progress: is told the shards written and their number.
+
+    Raises:
+        CogViewError: the original code has no such model, heads do not divide, or ``out`` is there already.
+    """
+    out, config = Path(out), family.check(role)
+    _check(config, ranks)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CogViewError(f"{out} is there already; choose another -o, or remove it")
+    names, folder = released_names(config, layout), out / str(ITERATION)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for rank in range(ranks):
+        files.append(folder / f"mp_rank_{rank:02d}_model_states.pt")
+        source = family.directory / family.role(role).directory
+        _write_rank(source, config, names, files[-1], rank, ranks)
+        if progress is not None:
+            progress(rank + 1, ranks)
+    if layout == "sat":
+        (out / MODEL_CONFIG).write_text(json.dumps(_sat_config(config, ranks), indent=2) + "\n")
+    (out / TRACKERS[layout == "sat"]).write_text(str(ITERATION))
+    return files
+
+
+def _check(config: TransformerConfig, ranks: int) -> None:
+    """Whether the original code has such a model."""
+    if config.norm == "post" or config.ffn_multiple != 4:
+        raise CogViewError(
+            f"the released code has no transformer with norm {config.norm} and ffn_multiple "
+            f"{config.ffn_multiple}; it has pre and sandwich, and 4"
+        )
+    if config.heads % ranks:
+        raise CogViewError(f"{config.heads} heads do not divide into {ranks} shards; choose a divisor")
+
+
+def _write_rank(
+    source: Path, config: TransformerConfig, names: Mapping[str, str], path: Path, rank: int, ranks: int
+) -> None:
+    """One shard, under a temporary name until it is whole."""
+    partial = path.with_suffix(".part")
+    try:
+        with storage.open_weights(source, Transformer.shapes(config)) as file:
+            share = _Share(file, rank, ranks)
+            module = {released: share.of(name) for released, name in names.items()}
+            torch.save({"module": module, "iteration": ITERATION}, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise CogViewError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
+
+
+class _Share:
+    """What a rank has of each tensor; only that is read."""
+
+    def __init__(self, file: Any, rank: int, ranks: int) -> None:
+        self.file, self.rank, self.ranks = file, rank, ranks
+
+    def of(self, name: str) -> Tensor:
+        """The rank's part; the whole tensor, mapped from the file, where there is one rank."""
+        if self.ranks == 1 or not name.endswith((*SPLIT_ROWS, *SPLIT_COLUMNS, *SPLIT_THIRDS)):
+            return self.file.get_tensor(name)  # type: ignore[no-any-return]
+        tensor = self.file.get_slice(name)
+        shape = tensor.get_shape()
+        if name.endswith(SPLIT_COLUMNS):
+            return tensor[:, self._part(shape[1])].clone()  # type: ignore[no-any-return]
+        if name.endswith(SPLIT_THIRDS):
+            third = shape[0] // 3
+            parts = [self._part(third, start) for start in range(0, shape[0], third)]
+            return torch.cat([tensor[part] for part in parts])
+        if name == "tokens.weight":
+            return self._vocabulary(tensor, shape[0])
+        return tensor[self._part(shape[0])].clone()  # type: ignore[no-any-return]
+
+    def _vocabulary(self, table: Any, rows: int) -> Tensor:
+        """Rows of the table, which ends with its last row as often as the ranks need."""
+        padded = -(-rows // (MULTIPLE * self.ranks)) * MULTIPLE * self.ranks
+        wanted = self._part(padded)
+        parts = [table[min(wanted.start, rows) : min(wanted.stop, rows)]]
+        missing = wanted.stop - max(rows, wanted.start)
+        if missing > 0:
+            parts.append(table[rows - 1 : rows].expand(missing, -1))
+        return torch.cat(parts)
+
+    def _part(self, size: int, start: int = 0) -> slice:
+        share = size // self.ranks
+        return slice(start + self.rank * share, start + (self.rank + 1) * share)
+
+
+def _sat_config(config: TransformerConfig, ranks: int) -> dict[str, Any]:
+    """What the later toolkit reads beside the weights."""
+    sandwich = config.norm == "sandwich"
+    return {
+        "num_layers": config.layers,
+        "hidden_size": config.hidden,
+        "num_attention_heads": config.heads,
+        "vocab_size": config.vocab_size,
+        "max_sequence_length": config.max_positions,
+        "sandwich_ln": sandwich,
+        "layernorm_order": "sandwich" if sandwich else "pre",
+        "model_parallel_size": ranks,
+    }
