@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cogview.data.build import BuildSettings, build
 from cogview.data.image_cache import ImageCache, build_image_cache
 from cogview.data.images import square
-from cogview.data.loader import ImageLoader
+from cogview.data.loader import ImageLoader, TokenLoader
 from cogview.data.shards import Preprocessing, TokenShards
 from cogview.data.sources import Source, open_source
 from cogview.errors import CogViewError
@@ -195,3 +196,83 @@ def test_a_damaged_cache_is_one_line(source: Source, tmp_path: Path) -> None:
         ImageCache(tmp_path / "cache")
     with pytest.raises(CogViewError, match="no picture cache"):
         ImageCache(tmp_path / "nowhere")
+
+
+# ------------------------------------------------------------------------------------- super-resolution
+
+LARGE = BuildSettings(preprocessing=Preprocessing(size=24), super_resolution=True, shard_records=4, batch=3)
+
+
+@pytest.fixture(scope="module")
+def doubled(
+    source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> TokenShards:
+    return build(source, tmp_path_factory.mktemp("doubled") / "out", images, texts, LARGE)
+
+
+def test_large_and_halved_pictures_are_tokenised(doubled: TokenShards, images: ImageTokenizer) -> None:
+    """24 px to 4 x 4 codes, and the same squares halved to 12 px to 2 x 2."""
+    index = doubled.index
+    assert (index.grid, index.context_grid, index.preprocessing.size) == ((4, 4), (2, 2), 24)
+    for item in doubled:
+        number = int(item.key[:2])
+        large = Image.fromarray(square(noise(20 + number, 30, number), Preprocessing(size=24)))
+        small = large.resize((12, 12), Image.Resampling.BILINEAR)
+        for picture, found in ((large, item.codes), (small, item.context)):
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+            np.testing.assert_array_equal(found, images.encode(pixels)[0].numpy())
+    np.testing.assert_array_equal(doubled.context([5, 1]), [doubled[5].context, doubled[1].context])
+
+
+def test_it_is_another_data_set_than_without(
+    whole: TokenShards, doubled: TokenShards, source: Source, images: ImageTokenizer, texts: TextTokenizer
+) -> None:
+    assert whole.index.context_grid is None
+    with pytest.raises(CogViewError, match="no small pictures; build it again with --super-resolution"):
+        whole.context([0])
+    other = LARGE.model_copy(update={"super_resolution": False})
+    with pytest.raises(CogViewError, match="begun from other data"):
+        build(source, doubled.directory, images, texts, other)
+
+
+def test_half_a_code_cannot_be(
+    source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
+) -> None:
+    other = LARGE.model_copy(update={"preprocessing": Preprocessing(size=18)})
+    with pytest.raises(CogViewError, match="3 x 3 codes, which cannot be halved"):
+        build(source, tmp_path, images, texts, other)
+
+
+def test_crops_show_the_same_in_both(doubled: TokenShards) -> None:
+    """Each crop is a window of its item's codes, and the small picture's part under it; all corners come."""
+    corners, rows = set(), []
+    loader = TokenLoader(doubled, 4, seed=3, splits=None, crop=(2, 2), epochs=6)
+    for batch, state in loader:
+        rows.append((batch["codes"].tolist(), state))
+        for item, codes, context in zip(batch["items"], batch["codes"], batch["context"], strict=True):
+            large = doubled.codes([item])[0].reshape(4, 4)
+            small = doubled.context([item])[0].reshape(2, 2)
+            found = {
+                (top, left)
+                for top in (0, 1)
+                for left in (0, 1)
+                if small[top, left] == context.item()
+                and np.array_equal(large[2 * top : 2 * top + 2, 2 * left : 2 * left + 2].ravel(), codes)
+            }
+            assert found
+            corners |= found
+    assert len(corners) == 4
+    resumed = TokenLoader(doubled, 4, seed=3, splits=None, crop=(2, 2), epochs=6, state=rows[2][1])
+    assert [batch["codes"].tolist() for batch, _ in resumed] == [codes for codes, _ in rows[3:]]
+
+
+def test_a_crop_as_large_as_the_picture_is_the_picture(doubled: TokenShards) -> None:
+    batch, _ = next(iter(TokenLoader(doubled, 5, splits=None, crop=(4, 4))))
+    np.testing.assert_array_equal(batch["codes"], doubled.codes(batch["items"]))
+    np.testing.assert_array_equal(batch["context"], doubled.context(batch["items"]))
+
+
+@pytest.mark.parametrize("size", [(3, 2), (6, 4)])
+def test_crops_that_do_not_fit(doubled: TokenShards, size: tuple[int, int]) -> None:
+    with pytest.raises(CogViewError, match="give multiples of 2, at most as large"):
+        TokenLoader(doubled, 4, splits=None, crop=size)

@@ -115,3 +115,14 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(folder)
     assert main(["data", *arguments]) == 2
     assert message in one_line(capsys)
+
+
+def test_build_for_super_resolution(folder: Path, tokenizers: list[str], tmp_path: Path) -> None:
+    """Pictures of twice the tokenizer's size unless told otherwise."""
+    out = str(tmp_path / "sr")
+    assert main(["data", "build", str(folder), out, *tokenizers, "--super-resolution"]) == 0
+    index = TokenShards(out, hashes=True).index
+    assert (index.preprocessing.size, index.grid, index.context_grid) == (24, (4, 4), (2, 2))
+    out = str(tmp_path / "paper")
+    assert main(["data", "build", str(folder), out, *tokenizers, "--super-resolution", "--size", "12"]) == 0
+    assert TokenShards(out).index.context_grid == (1, 1)

@@ -105,8 +105,17 @@ def build_command(
     images: ImagesOption = None,
     validation: ValidationOption = 0.02,
     size: Annotated[
-        int | None, typer.Option("--size", help="Side of the pictures (default: the tokenizer's own).", min=1)
+        int | None,
+        typer.Option(
+            "--size",
+            help="Side of the pictures (default: the tokenizer's own; twice that for super-resolution).",
+            min=1,
+        ),
     ] = None,
+    super_resolution: Annotated[
+        bool,
+        typer.Option("--super-resolution", help="Encode each picture at half its size too, for upscaling."),
+    ] = False,
     resample: ResampleOption = "bilinear",
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
@@ -124,7 +133,8 @@ def build_command(
 
     encoder, pieces = ImageTokenizer.from_directory(image_tokenizer), TextTokenizer.from_file(text_tokenizer)
     settings = BuildSettings(
-        preprocessing=_preprocessing(size or encoder.image_size, resample),
+        preprocessing=_preprocessing(size or encoder.image_size * (1 + super_resolution), resample),
+        super_resolution=super_resolution,
         limits=_limits(max_bytes, max_pixels),
         shard_records=shard_records,
         batch=batch,

@@ -4,6 +4,11 @@ Every shard takes a fixed number of the source's records and is written under a 
 then a journal (``build.json``) says how far the build came. A build that stopped, at whatever moment, goes
 on from there: every good record ends in exactly one shard. ``index.json`` is written last, so a half-built
 data set cannot be mistaken for a whole one.
+
+For super-resolution (CogView, section 3.1) each picture is tokenised twice, large and halved, and both kinds
+of codes stand side by side. The paper crops regions of the base size first; here a picture may also stay
+whole at twice that size, and training takes windows of it with the part of the small picture under them,
+which is what the sliding window does when it draws.
 """
 
 from __future__ import annotations
@@ -71,9 +76,13 @@ class TextEncoder(Protocol):
 
 
 class BuildSettings(Config):
-    """How a data set is built. ``shard_records`` records of the source go into a shard."""
+    """How a data set is built. ``shard_records`` records of the source go into a shard.
+
+    super_resolution: tokenise each picture at half its size too.
+    """
 
     preprocessing: Preprocessing
+    super_resolution: bool = False
     limits: Limits = Limits()
     shard_records: int = Field(default=4096, ge=1)
     batch: int = Field(default=64, ge=1)
@@ -107,11 +116,25 @@ class Builder:
             settings,
         )
         self.grid = images.grid(settings.preprocessing.size)
+        self.small = self._halved()
         self.codes_type, self.texts_type = smallest_type(images.codes), smallest_type(texts.pieces)
+
+    def _halved(self) -> Preprocessing | None:
+        """How the small pictures are made; CogViewError where halves would not be whole codes."""
+        if not self.settings.super_resolution:
+            return None
+        large = self.settings.preprocessing
+        if large.size % 2 or any(side % 2 for side in self.grid):
+            raise CogViewError(
+                f"pictures of {large.size} px have {self.grid[0]} x {self.grid[1]} codes, which cannot be "
+                f"halved; choose a --size whose half is a multiple of the tokenizer's pixels a code"
+            )
+        return large.model_copy(update={"size": large.size // 2})
 
     def plan(self) -> str:
         """A hash of all that decides the result; a stopped build only goes on under the same plan."""
-        settings = self.settings.model_dump_json(exclude={"batch"})
+        left_out = {"batch"} if self.small else {"batch", "super_resolution"}
+        settings = self.settings.model_dump_json(exclude=left_out)
         parts = [self.source.fingerprint(), self.images.fingerprint, self.texts.fingerprint, settings]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -189,18 +212,27 @@ class Builder:
 
     def tokenise(self, samples: Sequence[Sample]) -> list[TokenItem]:
         """Encode some samples' pictures (in one batch) and captions."""
-        pixels = np.stack([np.asarray(sample.image) for sample in samples])  # (batch, size, size, 3)
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0
-        with torch.inference_mode():
-            codes = self.images.encode(images).cpu().numpy()
-        return [self._item(sample, row) for sample, row in zip(samples, codes, strict=True)]
+        codes = self._encode([np.asarray(sample.image) for sample in samples])
+        if self.small is None:
+            return [self._item(sample, row) for sample, row in zip(samples, codes, strict=True)]
+        context = self._encode([square(sample.image, self.small) for sample in samples])
+        return [self._item(*parts) for parts in zip(samples, codes, context, strict=True)]
 
-    def _item(self, sample: Sample, codes: NDArray[np.int64]) -> TokenItem:
+    def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+        """Codes (batch, h * w) of pictures (size, size, 3)."""
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255.0
+        with torch.inference_mode():
+            codes: NDArray[np.int64] = self.images.encode(images).cpu().numpy()
+        return codes
+
+    def _item(
+        self, sample: Sample, codes: NDArray[np.int64], context: NDArray[np.int64] | None = None
+    ) -> TokenItem:
         captions = tuple(
             TokenCaption(tuple(self.texts.encode(caption.text)), caption.language, caption.kind)
             for caption in sample.captions
         )
-        return TokenItem(sample.key, codes, captions, sample.source, sample.split)
+        return TokenItem(sample.key, codes, captions, sample.source, sample.split, context)
 
     def _layout(self, report: Report) -> ShardLayout:
         """Names in the order they were first met: later shards may add some, numbers never change."""
@@ -218,6 +250,7 @@ class Builder:
             items=sum(entry.items for entry in journal.shards),
             captions=sum(entry.captions for entry in journal.shards),
             grid=self.grid,
+            context_grid=self.images.grid(self.small.size) if self.small else None,
             codes_type=self.codes_type,
             texts_type=self.texts_type,
             vocabulary=Vocabulary(image_codes=self.images.codes, text_pieces=self.texts.pieces),

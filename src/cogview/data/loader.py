@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 import torch
@@ -33,9 +33,13 @@ PLAIN, STYLED, KEYWORD = (KINDS.index(kind) for kind in ("plain", "styled", "key
 
 
 class TokenBatch(TypedDict):
-    """``codes`` (batch, h * w) int64; ``texts`` one list of text pieces (0-based) a row; ``items`` ids."""
+    """``codes`` (batch, h * w) int64; ``texts`` one list of text pieces (0-based) a row; ``items`` ids.
+
+    ``context`` (batch, h * w) int64: the small pictures, or their parts, for super-resolution.
+    """
 
     codes: Tensor
+    context: NotRequired[Tensor]
     texts: list[list[int]]
     items: list[int]
 
@@ -81,10 +85,14 @@ def _by_source(chance: float | dict[str, float], sources: Sequence[str]) -> NDAr
 
 @dataclass(frozen=True)
 class TokenEpoch:
-    """One epoch worked out: the item and the caption row (-1 = empty text) of every draw, and the batches."""
+    """One epoch worked out: the item and the caption row (-1 = empty text) of every draw, and the batches.
+
+    corners: (draws, 2) float64 in [0, 1), where a crop lies in its picture.
+    """
 
     items: NDArray[np.int64]
     captions: NDArray[np.int64]
+    corners: NDArray[np.float64]
     batches: list[NDArray[np.int64]]
 
 
@@ -94,6 +102,9 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
     ``rank`` of ``world`` takes every ``world``-th row of each batch of ``batch`` rows, so the state is the
     same on all ranks and a run may resume on another number of them. ``text_limit`` cuts longer texts.
     ``window`` batches are sorted by text length together. The last batch of an epoch may be smaller.
+
+    ``crop`` (rows, columns), for a data set of super-resolution: not the whole picture but a window of so
+    many codes, with that part of the small picture which lies under it; drawn anew each epoch.
     """
 
     def __init__(
@@ -107,17 +118,19 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         mixture: Mixture | None = None,
         text_limit: int | None = None,
         window: int = 64,
+        crop: tuple[int, int] | None = None,
         epochs: int | None = None,
         rank: int = 0,
         world: int = 1,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.shards, self.batch, self.seed, self.window = shards, batch, seed, window
+        self.crop = None if crop is None else Crop(shards, crop)
         self.rank, self.world, self.text_limit = rank, world, text_limit
         self.mixture = mixture or Mixture()
         self.items = shards.select(splits, sources)
         self._check()
-        settings = plan_text(batch, seed, splits, sources, text_limit, window)
+        settings = plan_text(batch, seed, splits, sources, text_limit, window, *([crop] if crop else []))
         super().__init__(
             read_state(state, plan_hash(shards.index.fingerprint, self.mixture.model_dump_json(), settings)),
             epochs,
@@ -160,7 +173,8 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         if self.text_limit is not None:
             lengths = np.minimum(lengths, self.text_limit)
         batches = bucketed(lengths, self.batch, self.window, generator(self.seed, epoch, "batches"))
-        return TokenEpoch(items, captions, batches)
+        corners = generator(self.seed, epoch, "corners").random((len(items), 2))
+        return TokenEpoch(items, captions, corners, batches)
 
     def count(self, plan: TokenEpoch) -> int:
         """How many batches an epoch has."""
@@ -171,10 +185,52 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         rows = plan.batches[batch][self.rank :: self.world]
         items = plan.items[rows]
         texts = [self._text(int(caption)) for caption in plan.captions[rows]]
-        return {"codes": torch.from_numpy(self.shards.codes(items)), "texts": texts, "items": items.tolist()}
+        if self.crop is None:
+            codes = torch.from_numpy(self.shards.codes(items))
+            return {"codes": codes, "texts": texts, "items": items.tolist()}
+        codes, context = self.crop(items, plan.corners[rows])
+        return {"codes": codes, "context": context, "texts": texts, "items": items.tolist()}
 
     def _text(self, caption: int) -> list[int]:
         return self.shards.pieces(caption)[: self.text_limit] if caption >= 0 else []
+
+
+class Crop:
+    """Windows of pictures with what lies under them in the small ones; CogViewError where none fits.
+
+    size: rows and columns of a window, in codes of the large picture. Corners are whole codes of the small
+    picture, so both parts show the same.
+    """
+
+    def __init__(self, shards: TokenShards, size: tuple[int, int]) -> None:
+        shards.context([])  # raises where there are no small pictures
+        grid, small = shards.index.grid, shards.index.context_grid or shards.index.grid
+        self.scale = grid[0] // small[0]
+        fits = all(side % self.scale == 0 and side <= whole for side, whole in zip(size, grid, strict=True))
+        if not fits:
+            raise CogViewError(
+                f"{shards.directory}: no window of {size[0]} x {size[1]} codes in its {grid[0]} x {grid[1]}; "
+                f"give multiples of {self.scale}, at most as large"
+            )
+        self.shards, self.size = shards, size
+        self.context_size = (size[0] // self.scale, size[1] // self.scale)
+
+    def __call__(self, items: NDArray[np.int64], corners: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Codes (n, h * w) of each item's window, and of the small picture under it, both int64."""
+        grid, small = self.shards.index.grid, self.shards.index.context_grid or (0, 0)
+        choices = np.array([whole - side for whole, side in zip(small, self.context_size, strict=True)]) + 1
+        first = (corners * choices).astype(np.int64)  # (n, 2) in codes of the small picture
+        codes = _cut(self.shards.codes(items), grid, first * self.scale, self.size)
+        return codes, _cut(self.shards.context(items), small, first, self.context_size)
+
+
+def _cut(
+    codes: NDArray[np.int64], grid: tuple[int, int], first: NDArray[np.int64], size: tuple[int, int]
+) -> Tensor:
+    """Windows (n, rows * columns) of pictures (n, h * w), their upper left corners at ``first`` (n, 2)."""
+    rows, columns = (first[:, i, None] + np.arange(size[i]) for i in (0, 1))
+    at = (rows[:, :, None] * grid[1] + columns[:, None, :]).reshape(len(codes), size[0] * size[1])
+    return torch.from_numpy(np.take_along_axis(codes, at, 1))
 
 
 class CaptionTable:

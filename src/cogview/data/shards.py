@@ -5,6 +5,7 @@ A data set is a directory::
     index.json            ShardIndex: counts, types, grid, fingerprints, vocabulary, names, sizes and hashes
     shard-00000/
         codes.bin         (items, h * w)  image codes, smallest unsigned integer type that holds the codebook
+        context.bin       the same of the small pictures, where the data set is for super-resolution
         texts.bin         all captions' text pieces one after the other, smallest type for the text tokenizer
         captions.bin      CAPTION records: where a caption's pieces are, its language and kind
         items.bin         ITEM records: where an item's captions are, its source and split
@@ -80,12 +81,16 @@ class Preprocessing(Config):
 
 
 class ShardIndex(Config):
-    """Everything about a data set but its tokens (``index.json``)."""
+    """Everything about a data set but its tokens (``index.json``).
+
+    context_grid: of the small pictures of a data set for super-resolution.
+    """
 
     version: Literal[1] = 1
     items: int = Field(ge=0)
     captions: int = Field(ge=0)
     grid: tuple[int, int]
+    context_grid: tuple[int, int] | None = None
     codes_type: IntegerType
     texts_type: IntegerType
     vocabulary: Vocabulary
@@ -116,13 +121,14 @@ class TokenCaption:
 
 @dataclass(frozen=True)
 class TokenItem:
-    """One tokenised sample: ``codes`` is (h * w,) int64."""
+    """One tokenised sample: ``codes`` is (h * w,) int64, ``context`` (if any) those of the small picture."""
 
     key: str
     codes: NDArray[np.int64]
     captions: tuple[TokenCaption, ...]
     source: str
     split: str
+    context: NDArray[np.int64] | None = None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -171,8 +177,10 @@ def _arrays(items: Sequence[TokenItem], layout: ShardLayout) -> dict[str, NDArra
     rows["split"] = [layout.splits.index(item.split) for item in items]
     pieces = [piece for caption in flat for piece in caption.pieces]
     codes = np.stack([item.codes for item in items]) if items else np.zeros((0, 0))
+    small = [item.context for item in items if item.context is not None]
     return {
         "codes": codes.astype(layout.codes_type),
+        **({"context": np.stack(small).astype(layout.codes_type)} if small else {}),
         "texts": np.array(pieces, dtype=layout.texts_type),
         "captions": table,
         "items": rows,
@@ -265,6 +273,8 @@ class TokenShards:
         self.splits = tuple(self.index.splits)
         self.languages = self.index.languages
         self._codes = [self._map(entry, "codes", self.index.codes_type) for entry in self.index.shards]
+        entries = self.index.shards if self.index.context_grid else ()
+        self._context = [self._map(entry, "context", self.index.codes_type) for entry in entries]
         self._texts = [self._map(entry, "texts", self.index.texts_type) for entry in self.index.shards]
         items = [self._map(entry, "items", ITEM) for entry in self.index.shards]
         captions = [self._map(entry, "captions", CAPTION) for entry in self.index.shards]
@@ -284,8 +294,9 @@ class TokenShards:
     def _map(self, entry: ShardEntry, name: str, dtype: Any) -> NDArray[Any]:
         path = self.directory / entry.name / f"{name}.bin"
         shape: tuple[int, ...] = (path.stat().st_size // np.dtype(dtype).itemsize,)
-        if name == "codes":
-            shape = (entry.items, self.index.grid[0] * self.index.grid[1])
+        grid = {"codes": self.index.grid, "context": self.index.context_grid}.get(name)
+        if grid:
+            shape = (entry.items, grid[0] * grid[1])
         if shape[0] == 0:
             return np.zeros(shape, dtype)
         return np.memmap(path, dtype, "r", shape=shape)
@@ -314,12 +325,26 @@ class TokenShards:
 
     def codes(self, items: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
         """Image codes of the given items: (len(items), h * w) int64."""
+        return self._gather(self._codes, items)
+
+    def context(self, items: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
+        """Codes of the items' small pictures (len(items), h * w) int64; CogViewError where there are none."""
+        if self.index.context_grid is None:
+            raise CogViewError(
+                f"{self.directory} has no small pictures; build it again with --super-resolution"
+            )
+        return self._gather(self._context, items)
+
+    def _gather(
+        self, parts: Sequence[NDArray[Any]], items: NDArray[np.int64] | Sequence[int]
+    ) -> NDArray[np.int64]:
+        """Rows of the shards' arrays."""
         numbers = np.asarray(items, dtype=np.int64)
         shards = np.searchsorted(self._item_starts, numbers, side="right") - 1
-        out = np.empty((len(numbers), self.index.grid[0] * self.index.grid[1]), dtype=np.int64)
+        out = np.empty((len(numbers), parts[0].shape[1]), dtype=np.int64)
         for shard in np.unique(shards):
             rows = shards == shard
-            out[rows] = self._codes[shard][numbers[rows] - self._item_starts[shard]]
+            out[rows] = parts[shard][numbers[rows] - self._item_starts[shard]]
         return out
 
     def pieces(self, caption: int) -> list[int]:
@@ -344,7 +369,8 @@ class TokenShards:
         if not 0 <= item < len(self):
             raise IndexError(item)
         source, split = self.sources[self.item_sources[item]], self.splits[self.item_splits[item]]
-        return TokenItem(self.keys[item], self.codes([item])[0], self.captions(item), source, split)
+        small = self.context([item])[0] if self.index.context_grid else None
+        return TokenItem(self.keys[item], self.codes([item])[0], self.captions(item), source, split, small)
 
     def __iter__(self) -> Iterator[TokenItem]:
         return (self[item] for item in range(len(self)))

@@ -1,7 +1,8 @@
 """Stage two: training the transformer on token shards (CogView, section 2.3).
 
 A sample is an item's codes and one of its captions, drawn anew each epoch (language, style); texts of like
-length share a batch. The sequence format says which tokens, positions and weights; the model sees no
+length share a batch. For super-resolution (section 3.1) it is a window of a large picture and the part of
+the small one under it. The sequence format says which tokens, positions and weights; the model sees no
 padding, because padding stands after everything else and carries no weight.
 """
 
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.config import Config
-from cogview.data.loader import Mixture, TokenBatch, TokenLoader
+from cogview.data.loader import Crop, Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat, collate
@@ -44,9 +45,14 @@ class Architecture(TransformerConfig):
 
 
 class FormatRecipe(Config):
-    """The sequence format but for what the data decide (:class:`SequenceFormat` explains the fields)."""
+    """The sequence format but for what the data decide (:class:`SequenceFormat` explains the fields).
 
-    kind: Literal["text_to_image", "image_to_text"] = "text_to_image"
+    window: for super-resolution, rows and columns of codes of the part that is drawn at a time; None: as many
+    as the data's small pictures have.
+    """
+
+    kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
+    window: tuple[PositiveInt, PositiveInt] | None = None
     text_slots: int = Field(64, ge=1)
     image_positions: Literal["index", "fixed"] = "fixed"
     visibility: Literal["causal", "prefix"] = "causal"
@@ -54,12 +60,15 @@ class FormatRecipe(Config):
     end: str | None = None
     text_weight: float = Field(1.0, ge=0)
     image_weight: float = Field(1.0, ge=0)
+    context_weight: float = Field(1.0, ge=0)
     weighting: Literal["target", "released"] = "target"
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         if not self.text_weight and not self.image_weight:
             raise ValueError("text_weight and image_weight are both 0: nothing would be learnt")
+        if self.window and self.kind != "super_resolution":
+            raise ValueError("window belongs to super_resolution")
         return self
 
 
@@ -120,9 +129,11 @@ def make_batch(format: SequenceFormat, batch: TokenBatch, multiple: int = 1) -> 
     length a multiple of ``multiple``; ``prefix`` (batch,); ``image_at`` and ``text_at``, the flat places of
     the loss.
     """
-    pairs = zip(batch["texts"], batch["codes"].numpy(), strict=True)
+    rows = [batch["texts"], batch["codes"].numpy()]
+    if "context" in batch:
+        rows.append(batch["context"].numpy())
     pad = format.vocabulary.control("[PAD]")
-    whole = collate([format.training(text, codes) for text, codes in pairs], pad)
+    whole = collate([format.training(*row) for row in zip(*rows, strict=True)], pad)
     inputs, targets = whole["ids"][:, :-1], whole["ids"][:, 1:]
     positions, weights = whole["positions"][:, :-1], whole["weights"][:, 1:]
     more = -inputs.shape[1] % multiple
@@ -163,8 +174,19 @@ class TransformerTask(Task):
     @cached_property
     def format(self) -> SequenceFormat:
         """The sequence format with the data's vocabulary and grid."""
-        index = self.shards.index
-        return SequenceFormat(vocabulary=index.vocabulary, grid=index.grid, **self.recipe.format.model_dump())
+        index, given = self.shards.index, self.recipe.format.model_dump(exclude={"window"})
+        grids: dict[str, Any] = {"grid": index.grid}
+        if self.crop:
+            grids = {"grid": self.crop, "context_grid": Crop(self.shards, self.crop).context_size}
+        return SequenceFormat(vocabulary=index.vocabulary, **grids, **given)
+
+    @cached_property
+    def crop(self) -> tuple[int, int] | None:
+        """The window of super-resolution; CogViewError where the data have no small pictures."""
+        if self.recipe.format.kind != "super_resolution":
+            return None
+        self.shards.context([])  # raises
+        return self.recipe.format.window or self.shards.index.context_grid
 
     def config(self) -> TransformerConfig:
         """The model's configuration; raises CogViewError where a given size is too small for the data."""
@@ -235,6 +257,7 @@ class TransformerTask(Task):
             sources=recipe.sources,
             mixture=recipe.mixture,
             text_limit=self.format.text_limit,
+            crop=self.crop,
             rank=rank,
             world=world,
             state=state,
@@ -278,6 +301,7 @@ class TransformerTask(Task):
             sources=sources,
             mixture=self.recipe.mixture.model_copy(update={"weights": {}}),
             text_limit=self.format.text_limit,
+            crop=self.crop,
             epochs=1,
         )
         return [make_batch(self.format, batch) for batch in _first(loader, asked.items)]
@@ -330,6 +354,10 @@ def _first(loader: Iterable[tuple[TokenBatch, State]], items: int) -> Iterator[T
     for batch, _ in loader:
         if items <= 0:
             return
-        texts, codes = batch["texts"][:items], batch["codes"][:items]
-        yield {"texts": texts, "codes": codes, "items": batch["items"][:items]}
-        items -= len(texts)
+        part = TokenBatch(
+            texts=batch["texts"][:items], codes=batch["codes"][:items], items=batch["items"][:items]
+        )
+        if "context" in batch:
+            part["context"] = batch["context"][:items]
+        yield part
+        items -= len(part["texts"])
