@@ -1,7 +1,7 @@
 """The released image tokenizer of CogView2 (``ice_image.pt``) as a ``HierarchicalTokenizer``.
 
 Its keys are ``enc.*``, ``down_samplers.{0,1}.*``, ``quantize.*`` and ``decs.{0,1,2}.*``, in the file under
-``module``; 329 tensors, 102.6 M numbers. Sizes are read from the tensors, so that a smaller one is read as well.
+``module``; 329 tensors, 102.6 M numbers. Sizes are read from the tensors: a smaller one is read too.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "image_tokenizer": "cogview.training.tasks.image_tokenizer:ImageTokenizerTask",
+    "hierarchical_tokenizer": "cogview.training.tasks.hierarchical_tokenizer:HierarchicalTokenizerTask",
     "transformer": "cogview.training.tasks.transformer:TransformerTask",
 }
 
