@@ -1,5 +1,6 @@
 """The package as an importer meets it."""
 
+import ast
 import importlib
 import importlib.util
 import subprocess
@@ -25,6 +26,18 @@ def test_every_exported_name_is_there() -> None:
             pytest.skip(f"{home} is not written yet")
         assert getattr(cogview, name) is getattr(importlib.import_module(home), name)
     assert set(cogview.__all__) == set(dir(cogview))
+
+
+def test_type_checkers_see_every_exported_name() -> None:
+    tree = ast.parse(Path(cogview.__file__).read_text("utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        name.asname: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert seen == cogview._HOMES
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

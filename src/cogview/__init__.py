@@ -17,9 +17,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cogview.config import Config as Config
     from cogview.errors import CogViewError as CogViewError
+    from cogview.pipeline import CogView as CogView
     from cogview.sequences import SequenceFormat as SequenceFormat
     from cogview.tokenizers.text import TextTokenizer as TextTokenizer
     from cogview.tokenizers.vqvae import ImageTokenizer as ImageTokenizer
+    from cogview.transformer.model import Transformer as Transformer
+    from cogview.transformer.model import TransformerConfig as TransformerConfig
     from cogview.vocabulary import Vocabulary as Vocabulary
 
 _HOMES = {

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from cogview import __version__
 from cogview.cli import doctor
 from cogview.cli.app import main
 from cogview.provenance import model_hash
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer
+from tests.generation import tiny
 
 
 def make_model(root: Path, family: str) -> None:
@@ -19,8 +23,13 @@ def make_model(root: Path, family: str) -> None:
     (root / "model.safetensors").write_bytes(b"x" * 100)
 
 
-def test_the_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_model(home / "models/mine", '{"name": "mine"}')
+@pytest.fixture
+def mine(home: Path, tmp_path: Path) -> Path:
+    """A whole tiny family among the user's models."""
+    return Path(shutil.copytree(tiny.write(tmp_path), home / "models/mine"))
+
+
+def test_the_report(home: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["doctor", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert code == (1 if report["problems"] else 0)
@@ -31,17 +40,38 @@ def test_the_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["memory"]["total"] == pytest.approx(pages, rel=0.05)
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
     assert report["cache"] == {"path": str(home), "writable": True}
-    [mine] = [model for model in report["models"] if model["path"] == str(home / "models/mine")]
-    assert (mine["name"], mine["bytes"]) == ("mine", 100 + len('{"name": "mine"}'))
-    assert mine["hash"] == model_hash(home / "models/mine")
+    [found] = [model for model in report["models"] if model["path"] == str(mine)]
+    size = sum(path.stat().st_size for path in mine.rglob("*.*") if path.is_file())
+    assert (found["name"], found["bytes"]) == ("tiny", size)
+    assert found["hash"] == model_hash(mine) and "error" not in found
 
 
-def test_the_lines_say_the_same(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_model(home / "models/mine", '{"name": "mine"}')
+def test_the_lines_say_the_same(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     text = capsys.readouterr().out
-    assert f"model     mine: 0.0 MB, {model_hash(home / 'models/mine')[:12]}" in text
+    assert f" MB, {model_hash(mine)[:12]}, {mine}\n" in text and "model     tiny: " in text
     assert f"torch {importlib.metadata.version('torch')}" in text
+
+
+def test_a_foreign_tokenizer_is_a_problem(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It loads, and would draw wrong pictures."""
+    TextTokenizer.train(["a red circle", "a blue square"] * 20, pieces=270).save(mine / "text.model")
+    assert main(["doctor"]) == 1
+    assert "PROBLEM   model tiny: damaged: " in (said := capsys.readouterr().out)
+    assert "text.model is not the tokenizer this family was trained with" in said
+
+
+def test_another_image_tokenizer_is_a_problem(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ImageTokenizer.from_directory(mine / "image_tokenizer").config
+    ImageTokenizer(config).save(mine / "image_tokenizer")
+    assert main(["doctor"]) == 1
+    assert "image_tokenizer is not the tokenizer this family was trained with" in capsys.readouterr().out
+
+
+def test_weights_that_do_not_fit_are_a_problem(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.transformer(vocab_size=256).save(mine / "base")
+    assert main(["doctor"]) == 1
+    assert "too few for family.json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("family", ["{", "[]", "{}", '{"nam": 1}'])

@@ -152,3 +152,14 @@ def test_papers_recipe_is_the_papers() -> None:
     with torch.device("meta"):
         model = Transformer(TransformerConfig.model_validate({**found.model.model_dump(), **sizes}))
     assert sum(parameter.numel() for parameter in model.parameters()) == 3_928_849_920
+
+
+def test_the_papers_and_the_released_recipe_act_as_they_say() -> None:
+    """Equation 4 acts on written scores only; the released code has no embedding-gradient shrink."""
+    paper, released = (read_recipe(RECIPES / f"cogview-{name}.yaml") for name in ("paper", "released"))
+    assert isinstance(paper, TransformerRecipe) and isinstance(released, TransformerRecipe)
+    assert paper.model is not None and released.model is not None
+    assert (paper.model.attention_relax, paper.model.numerics) == (32.0, "written")
+    assert paper.model.embedding_gradient == 0.1
+    assert (released.model.attention_relax, released.model.numerics) == (None, "released")
+    assert released.model.embedding_gradient == 1.0

@@ -59,7 +59,7 @@ def memory() -> dict[str, int | None]:
 
 
 def models(roots: list[Path]) -> list[dict[str, Any]]:
-    """The model families under ``roots``: name, path, bytes and hash, or the error that reading it gives."""
+    """The model families under ``roots``: name, path, bytes and hash, or the error that checking it gives."""
     found = []
     for family in sorted(path for root in roots for path in root.glob("*/family.json")):
         entry: dict[str, Any] = {"path": str(family.parent)}
@@ -67,10 +67,21 @@ def models(roots: list[Path]) -> list[dict[str, Any]]:
             entry["name"] = load_json(family)["name"]
             entry["bytes"] = sum(path.stat().st_size for path in family.parent.rglob("*") if path.is_file())
             entry["hash"] = model_hash(family.parent)
-        except (CogViewError, KeyError, TypeError) as error:
-            entry |= {"name": family.parent.name, "error": f"damaged: {error}"}
+            check(family.parent)
+        except (CogViewError, KeyError, TypeError, OSError) as error:
+            entry |= {"name": entry.get("name", family.parent.name), "error": f"damaged: {error}"}
         found.append(entry)
     return found
+
+
+def check(directory: Path) -> None:
+    """CogViewError where a family's tokenizers are not those of its fingerprints, or weights do not fit."""
+    from cogview.family import Family
+
+    family = Family(directory)
+    family.text_tokenizer(), family.image_tokenizer()
+    for role in family.config.roles:
+        family.check(role)
 
 
 def cache() -> dict[str, Any]:
