@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cogview.coglm import CogLMFormat
 from cogview.config import Config, cache_dir, read_json
 from cogview.errors import CogViewError
 from cogview.provenance import model_hash
@@ -32,8 +33,8 @@ from cogview.sequences import SequenceFormat
 from cogview.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from cogview.tokenizers.images import AnyImageTokenizer
     from cogview.tokenizers.text import TextTokenizer
-    from cogview.tokenizers.vqvae import ImageTokenizer
     from cogview.transformer.model import Transformer, TransformerConfig
 
 FILE = "family.json"
@@ -41,6 +42,7 @@ MODEL, LORA = ("config.json", "model.safetensors"), ("lora.json", "lora.safetens
 PACKAGED = Path(__file__).parent / "models"
 
 
+Sequences = Annotated[SequenceFormat | CogLMFormat, Field(discriminator="kind")]
 AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -48,7 +50,7 @@ class Role(Config):
     """One model of a family: its directory and the sequences it was trained on."""
 
     directory: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    sequences: SequenceFormat
+    sequences: Sequences
 
 
 class Fingerprints(Config):
@@ -65,6 +67,9 @@ class Defaults(Config):
     top_k: int = Field(0, ge=0)
     top_p: float = Field(0.0, ge=0, le=1)
     guidance: float = Field(1.0, ge=0)
+    clusters: int = Field(0, ge=0)
+    cluster_temperature: float = Field(1.0, gt=0)
+    emphasis: float = 0.0
 
 
 class FamilyConfig(Config):
@@ -143,12 +148,12 @@ class Family:
         self._same(path, tokenizer.fingerprint, self.config.fingerprints.text_tokenizer)
         return tokenizer
 
-    def image_tokenizer(self) -> ImageTokenizer:
+    def image_tokenizer(self) -> AnyImageTokenizer:
         """The image tokenizer, its fingerprint checked."""
-        from cogview.tokenizers.vqvae import ImageTokenizer
+        from cogview.tokenizers.images import read_image_tokenizer
 
         path = self.directory / self.config.image_tokenizer
-        tokenizer = ImageTokenizer.from_directory(path)
+        tokenizer = read_image_tokenizer(path)
         self._same(path, tokenizer.fingerprint, self.config.fingerprints.image_tokenizer)
         return tokenizer
 

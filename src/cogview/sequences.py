@@ -181,6 +181,10 @@ class SequenceFormat(Config):
         prefix = given if self.visibility == "prefix" else 0
         return Sequence(ids[:end], positions[:end], np.zeros(end, dtype=np.float32), prefix)
 
+    def words(self, pieces: int) -> int:
+        """How many tokens at the start of a prompt are its text, [ROI1] among them."""
+        return pieces + 1 if self.kind != "image_to_text" else 0
+
     def code_positions(self, text_length: int = 0) -> Ids:
         """Positions (codes,) of the picture's codes when the text has ``text_length`` pieces."""
         blanks = (np.zeros(n) for n in (text_length, self.codes, self.context_codes))

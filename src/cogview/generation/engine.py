@@ -12,6 +12,7 @@ with one number of threads).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -24,15 +25,18 @@ from cogview.errors import CogViewError
 from cogview.generation import memory, sampling, step
 from cogview.generation.sampling import Sampling, Streams
 from cogview.generation.step import Decoder
-from cogview.transformer.attention import Prefix, View, Visibility
+from cogview.transformer.attention import Emphasis, Prefix, View, Visibility
 from cogview.transformer.attention.causal import lower_triangle
 from cogview.transformer.cache import KVCache
+
+log = logging.getLogger(__name__)
 
 ROWS = 4
 BATCH = {"cpu": 16, "cuda": 64}  # more is hardly faster, and later to show its first picture
 
 Ids = NDArray[np.int64]
 Progress = Callable[[int, int], None]
+Limit = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +44,16 @@ class Prompt:
     """What is read before the first new token, and where the new tokens stand.
 
     ids, positions: (L,) int64; prefix: the first tokens, which see each other both ways; new: (n,) int64,
-    positions of the n tokens to be drawn.
+    positions of the n tokens to be drawn; words: the first tokens, which ``Sampling.emphasis`` is for;
+    visibility: who sees whom while this is read, where a prefix does not say it.
     """
 
     ids: Ids
     positions: Ids
     new: Ids
     prefix: int = 0
+    words: int = 0
+    visibility: Visibility | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,22 +74,56 @@ class Job:
 class LeftPadded(Visibility):
     """Causal, with the first tokens of each row hidden: prompts of several lengths end in one column.
 
-    padding: (b,) int64.
+    padding: (b,) int64. words: (b,) int64, the tokens after the padding whose scores get ``emphasis``.
     """
 
-    def __init__(self, padding: Tensor, capacity: int) -> None:
-        hidden = torch.arange(capacity, device=padding.device) < padding[:, None]
-        self.padding = padding
-        self.hidden = torch.zeros(hidden.shape, device=padding.device).masked_fill_(hidden, -torch.inf)
+    def __init__(
+        self, padding: Tensor, capacity: int, words: Tensor | None = None, emphasis: float = 0.0
+    ) -> None:
+        index = torch.arange(capacity, device=padding.device)
+        self.seen = index >= padding[:, None]
+        self.added = torch.zeros(self.seen.shape, device=padding.device)
+        if words is not None:
+            self.added.masked_fill_(self.seen & (index < (padding + words)[:, None]), emphasis)
+        self.hidden = self.added.masked_fill(~self.seen, -torch.inf)
 
     def dense_mask(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
-        seen = self.hidden[:, None, None, :keys] == 0
+        seen = self.seen[:, None, None, :keys]
         return (seen & lower_triangle(queries, keys, seen.device)).to(device)
+
+    def bias(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
+        return self.added[:, None, None, :keys].to(device)
 
     def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
         if queries == 1:
             return View(bias=self.hidden[:, None, None, :keys])
         return self.dense_view(queries, keys, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Writing:
+    """What a text may consist of and how it ends, for tokens that are not a fixed number.
+
+    allowed: (v,) bool over the decoder's rows, the tokens that may come; stop: the id (of the vocabulary)
+    that ends a sequence, None: nothing does, all tokens are drawn; least: tokens before it may end.
+    """
+
+    allowed: Tensor
+    stop: int | None = None
+    least: int = 1
+
+    def limit(self, rows: slice) -> Limit:
+        """A function (logits (b, v) over ``rows``, which token) that puts what cannot come at -inf."""
+        forbidden = ~self.allowed
+        at_first = forbidden.clone()
+        if self.stop is not None:
+            at_first[self.stop - rows.start] = True
+        return lambda logits, i: logits.masked_fill(at_first if i < self.least else forbidden, -torch.inf)
+
+    def ended(self, ids: Ids) -> Ids:
+        """The tokens (n,) before the one that ends them."""
+        stops = np.flatnonzero(ids == self.stop) if self.stop is not None else ()
+        return ids[: stops[0]] if len(stops) else ids
 
 
 @dataclass(frozen=True)
@@ -97,12 +138,14 @@ class Read:
 class Engine:
     """Draws sequences with a decoder; only tokens of the decoder's ``rows`` can come.
 
-    free: tells the free bytes of a device; for tests and for those who share a machine.
+    free: tells the free bytes of a device; for tests and for those who share a machine. clusters: (rows,)
+    int64, the cluster of each of the decoder's rows, for cluster sampling.
     """
 
     decoder: Decoder
     deterministic: bool = False
     free: Callable[[torch.device], int] = memory.free_memory
+    clusters: Tensor | None = None
     _read: dict[Prompt, Read] = field(default_factory=dict, init=False, repr=False)
 
     def draw(
@@ -111,16 +154,22 @@ class Engine:
         settings: Sampling,
         batch_size: int | None = None,
         progress: Progress | None = None,
+        writing: Writing | None = None,
+        first: int = 0,
     ) -> Iterator[tuple[int, Ids]]:
         """The tokens of every job, as (its number in ``jobs``, ids (n,) of the vocabulary), in order.
 
-        All jobs draw equally many tokens. A result comes as soon as its batch is done. ``batch_size`` is the
-        most jobs at a time (default: what fits, at most 16 on a CPU); ``progress`` is told how many
-        tokens of how many were drawn.
+        All jobs draw equally many tokens; with ``writing`` at most so many, and a result has those before
+        its end. A result comes as soon as its batch is done. ``batch_size`` is the most jobs at a time
+        (default: what fits, at most 16 on a CPU); ``progress`` is told how many tokens of how many were
+        drawn; ``first`` is how many numbers of each random stream were used before.
 
-        Raises CogViewError where the memory does not suffice for one job.
+        Raises CogViewError where the memory does not suffice for one job, or clusters are asked for and
+        there are none.
         """
-        waiting = self._batches(jobs, self._plan(jobs, batch_size))
+        if settings.clusters and self.clusters is None:
+            raise CogViewError("this model has no clusters of image codes; draw with clusters 0")
+        waiting = self._batches(jobs, self._planned(jobs, batch_size))
         total, done = sum(len(job.prompt.new) for job in jobs), 0
         try:
             while waiting:
@@ -128,26 +177,39 @@ class Engine:
                 numbers = [number for number in rows if number is not None]
                 report = _reporter(progress, done, len(numbers), total)
                 try:
-                    tokens = self._draw_batch([jobs[i] for i in _filled(rows)], settings, report)
+                    tokens = self._draw_batch(
+                        [jobs[i] for i in _filled(rows)], settings, report, writing, first
+                    )
                 except (RuntimeError, MemoryError) as error:
-                    waiting[:0] = self._halved(rows, error)
+                    waiting = self._halved([rows, *waiting], error)
                     continue
                 done += len(numbers) * tokens.shape[1]
                 self._forget(jobs, waiting)
-                yield from zip(numbers, tokens[[row is not None for row in rows]], strict=True)
+                present = zip(numbers, tokens[[row is not None for row in rows]], strict=True)
+                yield from present if writing is None else ((i, writing.ended(ids)) for i, ids in present)
         finally:
             self._read.clear()
 
-    def _plan(self, jobs: Sequence[Job], batch_size: int | None) -> int:
-        """Jobs at a time: as asked, but no more than there is memory for."""
-        if not jobs:
-            return 1
+    def plan(self, jobs: Sequence[Job], batch_size: int | None = None) -> memory.Plan:
+        """How much memory drawing ``jobs`` takes, and how many will be drawn at a time."""
         decoder = self.decoder
         longest = max(len(p.ids) + len(p.new) for job in jobs for p in _prompts(job))
+        rows = max(len(_prompts(job)) for job in jobs)
         logits = decoder.rows.stop - decoder.rows.start
         row = memory.bytes_per_row(decoder.config, longest, logits, decoder.dtype)
-        fit = memory.rows_that_fit(self.free(decoder.device), row * max(len(_prompts(job)) for job in jobs))
-        return min(batch_size or BATCH.get(decoder.device.type, BATCH["cpu"]), fit)
+        cache = KVCache.size_in_bytes(decoder.config, 1, longest, decoder.dtype)
+        free = self.free(decoder.device)
+        asked = batch_size or BATCH.get(decoder.device.type, BATCH["cpu"])
+        batch = ROWS if self.deterministic else min(asked, memory.rows_that_fit(free, row * rows), len(jobs))
+        return memory.Plan(decoder.size, cache * rows, (row - cache) * rows, free, batch)
+
+    def _planned(self, jobs: Sequence[Job], batch_size: int | None) -> int:
+        """Jobs at a time."""
+        if not jobs:
+            return 1
+        plan = self.plan(jobs, batch_size)
+        log.info("%s", plan)
+        return plan.batch
 
     def _batches(self, jobs: Sequence[Job], size: int) -> list[list[int | None]]:
         """Job numbers in batches; in deterministic ones each has its row and some rows are empty."""
@@ -160,17 +222,22 @@ class Engine:
             batches.setdefault(key, [None] * ROWS)[job.index % ROWS] = number
         return list(batches.values())
 
-    def _halved(self, batch: list[int | None], error: Exception) -> list[list[int | None]]:
-        """The batch in two; CogViewError where that cannot be, ``error`` itself where it is another."""
+    def _halved(self, waiting: list[list[int | None]], error: Exception) -> list[list[int | None]]:
+        """All that is waiting in batches of at most half of the first, for which there was no memory.
+
+        Raises CogViewError where that cannot be, ``error`` itself where it is another.
+        """
         if not memory.ran_out(error):
             raise error
         self._read.clear()
-        if self.deterministic or len(batch) == 1:
+        size = len(waiting[0])
+        if self.deterministic or size == 1:
             way = "leave the deterministic mode" if self.deterministic else "close other programs"
-            here = f"out of memory on {self.decoder.device} with {len(batch)} at a time"
+            here = f"out of memory on {self.decoder.device} with {size} at a time"
             raise CogViewError(f"{here}; {way}, or take a smaller model") from error
-        half = len(batch) // 2
-        return [batch[:half], batch[half:]]
+        half = (size + 1) // 2
+        log.warning("out of memory with %d at a time; going on with %d", size, half)
+        return [batch[i : i + half] for batch in waiting for i in range(0, len(batch), half)]
 
     def _forget(self, jobs: Sequence[Job], waiting: list[list[int | None]]) -> None:
         """Drop what was read of prompts that no waiting job needs."""
@@ -178,30 +245,43 @@ class Engine:
         self._read = {prompt: read for prompt, read in self._read.items() if prompt in needed}
 
     @torch.inference_mode()
-    def _draw_batch(self, jobs: Sequence[Job], settings: Sampling, report: Callable[[int], None]) -> Ids:
+    def _draw_batch(
+        self,
+        jobs: Sequence[Job],
+        settings: Sampling,
+        report: Callable[[int], None],
+        writing: Writing | None = None,
+        first: int = 0,
+    ) -> Ids:
         """The tokens (jobs, n) of one batch. Rows: all prompts, then with guidance those without them."""
         prompts, guided = _rows(jobs, settings)
         decoder, steps = self.decoder, len(prompts[0].new)
-        hidden, cache, visibility = self._gather(prompts)
+        hidden, cache, visibility = self._gather(prompts, settings.emphasis)
         positions = torch.from_numpy(np.stack([p.new for p in prompts], 1)).to(decoder.device)  # (n, rows)
-        streams = Streams([(job.seed, job.index) for job in jobs], steps, decoder.device)
+        streams = Streams([(job.seed, job.index) for job in jobs], steps, decoder.device, first)
         given = _given(jobs, steps)
         tokens = torch.from_numpy(given).to(decoder.device)  # (n, jobs), -1 where a token is to be drawn
+        limit = None if writing is None else writing.limit(decoder.rows)
         fed = 0  # tokens that were read
         for i in np.flatnonzero((given < 0).any(1)).tolist():
             if fed < i:  # one token, or several that were given
                 ids = tokens[fed:i].repeat(1, 2 if guided else 1)
                 hidden, fed = step.read(decoder, ids.T, positions[fed:i].T, cache, visibility), i
-            drawn = _choose(decoder.head(hidden), guided, settings, streams, i) + decoder.rows.start
+            drawn = _choose(decoder.head(hidden), guided, settings, streams, i, limit, self.clusters)
+            drawn = drawn + decoder.rows.start
             tokens[i] = torch.where(tokens[i] < 0, drawn, tokens[i])
             report(i + 1)
+            if writing is not None and writing.stop is not None and _all_ended(tokens[: i + 1], writing.stop):
+                break
         report(steps)
         found: Ids = tokens.T.cpu().numpy()
         return found
 
-    def _gather(self, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache, Visibility | None]:
+    def _gather(
+        self, prompts: Sequence[Prompt], emphasis: float = 0.0
+    ) -> tuple[Tensor, KVCache, Visibility | None]:
         """Hidden states (b, h) and one cache for all prompts, each ending in the same column."""
-        reads = [self._reading(prompt) for prompt in prompts]
+        reads = [self._reading(prompt, emphasis) for prompt in prompts]
         lengths = [read.cache.length for read in reads]
         longest, capacity = max(lengths), max(lengths) + len(prompts[0].new) - 1
         decoder = self.decoder
@@ -213,20 +293,29 @@ class Engine:
                 whole[:, row, :, start:longest] = part[:, 0]
         cache.advance(longest)
         padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
-        visibility = LeftPadded(padding, capacity) if min(lengths) < longest else None
+        words = torch.tensor([prompt.words for prompt in prompts], device=decoder.device)
+        plain = min(lengths) == longest and not (emphasis and words.any())
+        visibility = None if plain else LeftPadded(padding, capacity, words, emphasis)
         return torch.cat([read.hidden for read in reads]), cache, visibility
 
-    def _reading(self, prompt: Prompt) -> Read:
+    def _reading(self, prompt: Prompt, emphasis: float = 0.0) -> Read:
         """The prompt's cache, read now if it was not before."""
         if prompt not in self._read:
-            decoder = self.decoder
-            cache = KVCache.allocate(decoder.config, 1, len(prompt.ids), decoder.dtype, decoder.device)
-            ids, positions = (
-                torch.from_numpy(x)[None].to(decoder.device) for x in (prompt.ids, prompt.positions)
-            )
-            visibility = Prefix(prompt.prefix) if prompt.prefix else None
-            self._read[prompt] = Read(step.read(decoder, ids, positions, cache, visibility), cache)
+            self._read[prompt] = self.read(prompt, emphasis)
         return self._read[prompt]
+
+    @torch.inference_mode()
+    def read(self, prompt: Prompt, emphasis: float = 0.0) -> Read:
+        """Read a prompt, with ``emphasis`` on its words."""
+        decoder = self.decoder
+        cache = KVCache.allocate(decoder.config, 1, len(prompt.ids), decoder.dtype, decoder.device)
+        ids, positions = (
+            torch.from_numpy(x)[None].to(decoder.device) for x in (prompt.ids, prompt.positions)
+        )
+        visibility = prompt.visibility or Prefix(prompt.prefix)
+        if emphasis and prompt.words:
+            visibility = Emphasis(visibility, prompt.words, emphasis)
+        return Read(step.read(decoder, ids, positions, cache, visibility), cache)
 
 
 def _prompts(job: Job) -> tuple[Prompt, ...]:
@@ -243,14 +332,29 @@ def _rows(jobs: Sequence[Job], settings: Sampling) -> tuple[list[Prompt], bool]:
     return prompts + without, True
 
 
-def _choose(logits: Tensor, guided: bool, settings: Sampling, streams: Streams, i: int) -> Tensor:
+def _choose(
+    logits: Tensor,
+    guided: bool,
+    settings: Sampling,
+    streams: Streams,
+    i: int,
+    limit: Limit | None = None,
+    clusters: Tensor | None = None,
+) -> Tensor:
     """Token numbers (b,) among the logits' rows."""
     logits = logits.float()
     if guided:
         conditional, unconditional = logits.chunk(2)
         logits = sampling.guide(conditional, unconditional, settings.guidance)
-    logits = sampling.restrict(logits, settings)
+    if limit is not None:
+        logits = limit(logits, i)
+    logits = sampling.restrict(logits, settings, clusters)
     return sampling.draw(logits, streams.gumbel(i, logits.shape[-1]))
+
+
+def _all_ended(tokens: Tensor, stop: int) -> bool:
+    """Whether every column of tokens (n, jobs) has the token ``stop``."""
+    return bool((tokens == stop).any(0).all())
 
 
 def _given(jobs: Sequence[Job], steps: int) -> Ids:

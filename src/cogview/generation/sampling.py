@@ -1,4 +1,7 @@
-"""From logits to a token: guidance, temperature, top-k, top-p, and one random stream an image.
+"""From logits to a token: guidance, temperature, clusters, top-k, top-p, and one random stream an image.
+
+Cluster sampling (CogView2, section 4.1): codes that look alike are kept or dropped together, first a cluster
+is drawn, then a code in it. Both draws are one here, from the product of their probabilities.
 
 Top-k keeps ties and top-p keeps the token that crosses p, as in the released code. Chance is a function of
 (seed, image, step, token), computed by counters: image i gets the same numbers alone and in any batch, after
@@ -27,13 +30,18 @@ class Sampling(Config):
 
     temperature: divides the logits; below 1 is safer, above 1 wilder. top_k: keep the k likeliest tokens (0:
     all). top_p: then keep the likeliest tokens that together reach this probability (1 or 0: all). guidance:
-    classifier-free guidance; 1 is none, more follows the prompt more closely at twice the work.
+    classifier-free guidance; 1 is none, more follows the prompt more closely at twice the work. clusters:
+    keep the k likeliest clusters of codes (0: no cluster sampling), cluster_temperature: divides the logits
+    once more inside a cluster. emphasis: added to all attention scores towards the text (0: none).
     """
 
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     top_k: int = Field(0, ge=0)
     top_p: float = Field(1.0, ge=0, le=1)
     guidance: float = Field(1.0, ge=0, allow_inf_nan=False)
+    clusters: int = Field(0, ge=0)
+    cluster_temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    emphasis: float = Field(0.0, ge=-100, le=100)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
@@ -63,9 +71,36 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(excess.scatter(-1, order, excess), -torch.inf)
 
 
-def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Temperature, then top-k, then top-p of what that leaves, over logits (b, v)."""
-    return keep_top_p(keep_top_k(logits / sampling.temperature, sampling.top_k), sampling.top_p)
+def by_cluster(logits: Tensor, labels: Tensor, k: int, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (b, v) of cluster sampling, but for a constant a row.
+
+    Args:
+        logits: (b, v), divided by the temperature already.
+        labels: (v,) int64, the cluster of each token, from 0.
+        k: how many clusters are kept, by the sum of their tokens' probabilities (0: all).
+        temperature: divides the logits inside a cluster.
+    """
+    index, count = labels.expand(logits.shape), int(labels.max()) + 1
+    empty = logits.new_full((len(logits), count), -torch.inf)
+    masses = logits.new_zeros(empty.shape).scatter_add(1, index, logits.softmax(-1))
+    inside = logits / temperature
+    largest = empty.scatter_reduce(1, index, inside, "amax").clamp(min=torch.finfo(logits.dtype).min)
+    shifted = inside - largest.gather(1, index)
+    sums = logits.new_zeros(empty.shape).scatter_add(1, index, shifted.exp())
+    chance = keep_top_k(masses.log(), k) - sums.log()
+    return (chance.gather(1, index) + shifted).masked_fill(logits == -torch.inf, -torch.inf)
+
+
+def restrict(logits: Tensor, sampling: Sampling, labels: Tensor | None = None) -> Tensor:
+    """Temperature, clusters (if any), top-k, then top-p of what that leaves, over logits (b, v).
+
+    labels: (v,) the clusters; not needed where ``sampling.clusters`` is 0.
+    """
+    logits = logits / sampling.temperature
+    if sampling.clusters:
+        assert labels is not None, "cluster sampling needs labels"
+        logits = by_cluster(logits, labels, sampling.clusters, sampling.cluster_temperature)
+    return keep_top_p(keep_top_k(logits, sampling.top_k), sampling.top_p)
 
 
 def draw(logits: Tensor, noise: Tensor) -> Tensor:
@@ -79,10 +114,14 @@ class Streams:
     Args:
         pairs: (seed, index) of each image, both in [0, 2^63).
         steps: tokens to be drawn for each.
+        first: how many were drawn before.
     """
 
-    def __init__(self, pairs: Sequence[tuple[int, int]], steps: int, device: torch.device | str) -> None:
-        keys = stream_keys(pairs, steps).view(np.uint32).astype(np.int32).reshape(steps, len(pairs), 2, 1)
+    def __init__(
+        self, pairs: Sequence[tuple[int, int]], steps: int, device: torch.device | str, first: int = 0
+    ) -> None:
+        drawn = stream_keys(pairs, first + steps)[first:]
+        keys = drawn.view(np.uint32).astype(np.int32).reshape(steps, len(pairs), 2, 1)
         self.keys = torch.from_numpy(keys).to(device)  # (steps, b, 2, 1)
 
     def gumbel(self, step: int, tokens: int) -> Tensor:

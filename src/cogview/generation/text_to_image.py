@@ -18,7 +18,7 @@ from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt
 from cogview.generation.sampling import Sampling
 from cogview.sequences import SequenceFormat
-from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.tokenizers.images import AnyImageTokenizer
 
 _HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -38,8 +38,8 @@ def styled(text: str, phrases: Mapping[str, str], templates: Mapping[str, str]) 
 
 def prompt_for(form: SequenceFormat, pieces: Sequence[int]) -> Prompt:
     """What the engine reads for a caption of text pieces; CogViewError where they are too many."""
-    read = form.prompt(pieces)
-    return Prompt(read.ids, read.positions, form.code_positions(len(pieces)), read.prefix)
+    read, new = form.prompt(pieces), form.code_positions(len(pieces))
+    return Prompt(read.ids, read.positions, new, read.prefix, form.words(len(pieces)))
 
 
 def draw_codes(
@@ -64,7 +64,7 @@ def draw_codes(
 
 
 @torch.inference_mode()
-def paint(tokenizer: ImageTokenizer, codes: Ids, grid: tuple[int, int]) -> Image.Image:
+def paint(tokenizer: AnyImageTokenizer, codes: Ids, grid: tuple[int, int]) -> Image.Image:
     """The picture of codes (rows * columns,), RGB, clamped; one at a time, so that batches do not matter."""
     device = next(tokenizer.parameters()).device
     image = tokenizer.decode(torch.from_numpy(codes)[None].to(device), grid)[0]
