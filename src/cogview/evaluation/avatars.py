@@ -105,7 +105,9 @@ def read_avatars(
     """
     columns = [*COLUMNS, *languages]
     avatars = [
-        _avatar(row, languages) for row in _rows(corpus, columns) if source is None or row["source"] == source
+        _avatar(row, languages)
+        for row in read_rows(corpus, columns)
+        if source is None or row["source"] == source
     ]
     if not avatars:
         raise CogViewError(f"{corpus}: no row whose source is {source!r}; choose another with --source")
@@ -122,7 +124,8 @@ def _avatar(row: Mapping[str, Any], languages: Sequence[str]) -> Avatar:
     return Avatar(row["key"], row["style"], row["split"], captions, values)
 
 
-def _rows(corpus: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def read_rows(corpus: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The named columns of every row of a corpus, file by file; CogViewError where one is missing."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -151,7 +154,7 @@ def read_pictures(
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """The pictures (size, size, 3) of ``keys``, in the order of the files, with their keys."""
     wanted = set(keys)
-    for row in _rows(corpus, ("key", "image")):
+    for row in read_rows(corpus, ("key", "image")):
         if row["key"] in wanted:
             try:
                 yield row["key"], square(decode(row["image"] or b"").image, preprocessing)
