@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cogview.cli import distributions, upscaling
+from cogview.cli import upscaling
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -323,4 +324,7 @@ def _write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) -
 
 evaluate.command("pictures")(distributions.pictures)
 evaluate.command("compare")(distributions.compare)
+evaluate.command("upscaling")(upscaling.upscaling)
+
+
 evaluate.command("upscaling")(upscaling.upscaling)
