@@ -32,8 +32,8 @@ from cogview.generation.upscaling import Original, Request, Upscaler
 from cogview.provenance import Provenance, png_bytes, save_png, software
 from cogview.provenance import read as read_provenance
 from cogview.sequences import SequenceFormat
+from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
-from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 
@@ -117,11 +117,12 @@ class CogView:
     ) -> None:
         self.family, self.precision = family, precision
         self.adapter: dict[str, Any] = {}
-        self.form = family.role(ROLE).sequences
-        if self.form.kind != "text_to_image":
-            raise CogViewError(f"the {ROLE} role of {family.config.name} does not draw ({self.form.kind})")
+        form = family.role(ROLE).sequences
+        if form.kind != "text_to_image":
+            raise CogViewError(f"the {ROLE} role of {family.config.name} does not draw ({form.kind})")
+        self.form = form
         self.text: TextTokenizer = family.text_tokenizer()
-        self.images: ImageTokenizer = family.image_tokenizer().to(device)
+        self.images: AnyImageTokenizer = family.image_tokenizer().to(device)
         self._check_sizes()
         rows = slice(0, family.config.vocabulary.image_codes)
         model = family.transformer(ROLE).to(device)
@@ -251,6 +252,8 @@ class CogView:
     def upscaler(self) -> Upscaler:
         """The family's super-resolution model, read at first use; CogViewError where it has none."""
         form = self.family.role(UPSCALING).sequences
+        if form.kind == "coglm":
+            raise CogViewError(f"the {UPSCALING} role of {self.family.config.name} is a CogLM, which draws")
         scale_of(form)
         rows = slice(0, self.family.config.vocabulary.image_codes)
         model = self.family.transformer(UPSCALING).to(self.engine.decoder.device)

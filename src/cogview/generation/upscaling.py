@@ -24,7 +24,7 @@ from cogview.generation.engine import Engine, Ids, Progress
 from cogview.generation.sampling import Sampling
 from cogview.generation.super_resolution import Small, enlarge, scale_of
 from cogview.sequences import SequenceFormat
-from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.tokenizers.images import AnyImageTokenizer
 
 MAX_CODES = 128 * 128  # of a result
 ROUNDS = 4  # of back-projection
@@ -61,7 +61,7 @@ class Upscaler:
 
     engine: Engine
     form: SequenceFormat
-    images: ImageTokenizer
+    images: AnyImageTokenizer
 
     def stages(self, times: int) -> int:
         """How often the model is applied; CogViewError where its scale does not make ``times``."""

@@ -80,6 +80,11 @@ class HierarchicalConfig(Config):
         first = len(self.multipliers) - 1
         return tuple(2 ** (first + scale) for scale in range(len(self.decoders)))
 
+    @property
+    def factor(self) -> int:
+        """Pixels a side of a code where a method is not told another rate."""
+        return self.rate
+
 
 class ResnetBlock(nn.Module):
     """shortcut(x) + conv(swish(norm(conv(swish(norm(x)))))); a 1x1 shortcut where the width changes."""
