@@ -11,9 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.generation.released import Rules, fill
+from cogview.generation.captioning import text_rows
+from cogview.generation.engine import Engine
+from cogview.generation.released import Rules, caption_scores, fill
 from cogview.generation.sampling import Sampling
+from cogview.generation.scoring import Scorer
+from cogview.generation.step import pack
 from cogview.importers.cogview1 import rename
+from cogview.sequences import SequenceFormat
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
@@ -97,3 +102,25 @@ def test_a_given_token_keeps_the_likeliest_drawing(model: Transformer) -> None:
 def test_sequences_that_cannot_be_filled(model: Transformer, sequence: list[int], message: str) -> None:
     with pytest.raises(CogViewError, match=message):
         fill(model, VOCABULARY, sequence, Sampling())
+
+
+def test_recorded_caption_scores(model: Transformer) -> None:
+    """The release's post-selection, one batch of pictures with one text, and its refusals."""
+    run = load_file(FIXTURES / "caption_score.safetensors")
+    found = caption_scores(model, VOCABULARY, run["seq"])
+    torch.testing.assert_close(found, run["scores"], atol=1e-5, rtol=1e-6)
+    with pytest.raises(CogViewError, match=r"one \[ROI1\] each"):
+        caption_scores(model, VOCABULARY, run["seq"][:, :9])
+
+
+def test_the_scorer_gives_the_recorded_scores(model: Transformer) -> None:
+    """Picture read first, then the text: the release's LayerNorm maximum then is another one, hence 1e-3."""
+    run = load_file(FIXTURES / "caption_score.safetensors")
+    form = SequenceFormat(
+        kind="image_to_text", vocabulary=VOCABULARY, text_slots=40, grid=(32, 32), image_positions="index"
+    )
+    scorer = Scorer(Engine(pack(model, text_rows(VOCABULARY, 256))), form)
+    codes, texts = run["seq"][:, 2:1026].numpy(), run["seq"][:, 1028:].numpy() - 64
+    pairs = [(i, i) for i in range(3)]
+    found = scorer.score(list(codes), texts.tolist(), pairs, released=True)
+    assert found == pytest.approx(run["scores"].numpy(), abs=1e-3)

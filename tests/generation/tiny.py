@@ -43,6 +43,14 @@ def upscaling_form() -> SequenceFormat:
     return SequenceFormat.model_validate(form().model_dump() | changes)
 
 
+@functools.cache
+def caption_form(**changes: Any) -> SequenceFormat:
+    """Captions of up to 30 pieces, ended by [SEP]."""
+    return SequenceFormat.model_validate(
+        form().model_dump() | {"kind": "image_to_text", "end": "[SEP]", **changes}
+    )
+
+
 def config(**changes: Any) -> TransformerConfig:
     """Two layers of width 32."""
     sizes = {"vocab_size": form().vocabulary.padded_size, "max_positions": form().max_positions}
@@ -64,8 +72,8 @@ def transformer(seed: int = 0, **changes: Any) -> Transformer:
     return model
 
 
-def write(directory: Path, upscaling: bool = False) -> Path:
-    """The family ``tiny`` under ``directory``, with pictures of 16 x 16 pixels; perhaps it enlarges too."""
+def write(directory: Path, upscaling: bool = False, captioning: bool = False) -> Path:
+    """The family ``tiny`` under ``directory``, with pictures of 16 x 16 pixels; perhaps it does more too."""
     torch.manual_seed(1)
     shape = ImageTokenizerConfig(
         image_size=16,
@@ -85,6 +93,10 @@ def write(directory: Path, upscaling: bool = False) -> Path:
         parts["sr"] = directory / "parts" / "sr"
         transformer(seed=2).save(parts["sr"])
         roles["super_resolution"] = Role(directory="sr", sequences=upscaling_form())
+    if captioning:
+        parts["caption"] = directory / "parts" / "caption"
+        transformer(seed=3).save(parts["caption"])
+        roles["caption"] = Role(directory="caption", sequences=caption_form())
     prints = Fingerprints(
         image_tokenizer=ImageTokenizer.from_directory(parts["image_tokenizer"]).fingerprint,
         text_tokenizer=text_tokenizer().fingerprint,

@@ -122,8 +122,9 @@ class Writing:
 
     def ended(self, ids: Ids) -> Ids:
         """The tokens (n,) before the one that ends them."""
-        stops = np.flatnonzero(ids == self.stop) if self.stop is not None else ()
-        return ids[: stops[0]] if len(stops) else ids
+        if self.stop is None or self.stop not in ids:
+            return ids
+        return ids[: int((ids == self.stop).argmax())]
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,33 @@ def fill(
     return ids
 
 
+@torch.inference_mode()
+def caption_scores(model: Transformer, vocabulary: Vocabulary, sequences: ArrayLike) -> Tensor:
+    """The released post-selection's score of whole sequences, the higher the better.
+
+    The sum of log p over what stands after [ROI1], image codes aside: among text pieces, control tokens and
+    the vocabulary's padding. All sequences go through the model at once.
+
+    Args:
+        sequences: (b, L) ids: [BASE] [BOI1] codes [EOI1] [ROI1] text, the texts equally long.
+
+    Returns:
+        (b,) float32
+
+    Raises CogViewError where [ROI1] is missing or stands at different places.
+    """
+    ids = torch.as_tensor(sequences, dtype=torch.int64)
+    marks = (ids == vocabulary.control("[ROI1]")).int()
+    first = marks.argmax(1)
+    if not marks.any(1).all() or (first != first[0]).any():
+        raise CogViewError("the sequences to score need one [ROI1] each, all at the same place")
+    start = int(first[0]) + 1
+    hidden = model(ids, torch.arange(ids.shape[1]).expand(len(ids), -1))
+    logits = model.logits(hidden)[:, start - 1 : -1]
+    logits[..., : vocabulary.images.stop] = -torch.inf
+    return logits.softmax(-1).log().gather(2, ids[:, start:, None]).sum((1, 2))
+
+
 def _check(given: list[int], model: Transformer) -> int:
     """How many drawings the blanks ask for."""
     if not given or given[0] < 0:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.generation.linear import Linear, Precision, choose
+from cogview.generation.linear import Linear, Precision, choose, plain
 from cogview.transformer.attention import Causal, View, Visibility, kernels
 from cogview.transformer.block import Block, Branch
 from cogview.transformer.cache import KVCache
@@ -38,7 +38,7 @@ class Layer:
 @dataclass(frozen=True)
 class Decoder:
     """A transformer's weights, packed. tokens (vocab_size, h), positions (max_positions, h); ``head`` gives
-    the logits of the vocabulary's ``rows``."""
+    the logits of the vocabulary's ``rows``; size: bytes of all of it."""
 
     config: TransformerConfig
     tokens: Tensor
@@ -47,6 +47,7 @@ class Decoder:
     norm: LayerNorm | None
     head: Linear
     rows: slice
+    size: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +77,16 @@ def pack(model: Transformer, rows: slice | None = None, precision: Precision = "
         layers.append(Layer(block.attention_branch, block.mlp_branch, *packed))
     norm = model.norm if isinstance(model.norm, LayerNorm) else None
     head = linear(table[rows])
-    return Decoder(model.config, table, model.positions.weight.detach(), tuple(layers), norm, head, rows)
+    positions, size = model.positions.weight.detach(), _size(model, rows, precision, linear is not plain)
+    return Decoder(model.config, table, positions, tuple(layers), norm, head, rows, size)
+
+
+def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -> int:
+    """Bytes of the packed weights; ``copied``: the head has rows of its own, not those of the table."""
+    inside = sum(x.numel() for x in model.blocks.parameters())
+    head = model.tokens.weight[rows].numel() if copied else 0
+    tables = model.tokens.weight.nbytes + model.positions.weight.nbytes
+    return tables + (inside + head) * (1 if precision == "int8" else model.tokens.weight.itemsize)
 
 
 def read(
@@ -92,6 +102,22 @@ def read(
     Returns:
         (b, h)
     """
+    x = _read(decoder, ids, positions, cache, visibility)[:, -1]
+    return x if decoder.norm is None else normalise(x, decoder.norm)
+
+
+def states(
+    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
+) -> Tensor:
+    """:func:`read`, but the hidden states of all new tokens (b, q, h)."""
+    x = _read(decoder, ids, positions, cache, visibility)
+    return x if decoder.norm is None else normalise(x, decoder.norm)
+
+
+def _read(
+    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None
+) -> Tensor:
+    """Hidden states (b, q, h) before the last LayerNorm."""
     batch, queries = ids.shape
     visibility = visibility or Causal()
     view = visibility.view(queries, cache.length + queries, decoder.device)
@@ -100,8 +126,7 @@ def read(
     for index, layer in enumerate(decoder.layers):
         x = _layer(decoder.config, layer, index, x, batch, view, cache)
     cache.advance(queries)
-    x = x.view(batch, queries, -1)[:, -1]
-    return x if decoder.norm is None else normalise(x, decoder.norm)
+    return x.view(batch, queries, -1)
 
 
 def step(

@@ -1,0 +1,172 @@
+"""Caption loss: how well a text describes a picture, by a caption model (CogView, section 3.2).
+
+CapLoss(x, t) = mean over the text's tokens of -log p(token | picture, tokens before); the lower the better.
+Self-reranking draws several pictures and keeps those with the lowest loss. The release takes the *sum* of
+log p, the higher the better, among all tokens that are no image codes, the vocabulary's padding among them.
+
+A picture is read once however many texts are scored with it. Texts may have different lengths: they stand at
+the end, so what is filled up behind them changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from cogview.errors import CogViewError
+from cogview.generation import memory, step
+from cogview.generation.engine import BATCH, Engine, Ids, Progress
+from cogview.sequences import SequenceFormat
+from cogview.transformer.attention import Causal, Prefix
+from cogview.transformer.cache import KVCache
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A caption model: an engine over the rows that are no image codes, and its sequences."""
+
+    engine: Engine
+    form: SequenceFormat
+
+    def score(
+        self,
+        pictures: Sequence[Ids],
+        texts: Sequence[Sequence[int]],
+        pairs: Sequence[Pair] | None = None,
+        *,
+        released: bool = False,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float64]:
+        """The caption loss of every pair, in nats a token; with ``released`` its score instead.
+
+        Args:
+            pictures: codes (rows * columns,) of each.
+            texts: text pieces of each, at least one.
+            pairs: (number of a picture, number of a text); None: every text of the first picture, then of
+                the second and so on.
+            batch_size: pairs at a time; it does not change them.
+
+        Returns:
+            (pairs,)
+
+        Raises CogViewError for an empty or too long text.
+        """
+        if not all(map(len, texts)):
+            raise CogViewError("a text is empty; there is nothing to score")
+        if pairs is None:
+            pairs = [(i, j) for i in range(len(pictures)) for j in range(len(texts))]
+        found = np.full(len(pairs), np.nan)
+        wanted: dict[int, list[int]] = {}  # the pairs of each picture
+        for number, (picture, _) in enumerate(pairs):
+            wanted.setdefault(picture, []).append(number)
+        waiting, size = list(wanted), self._size(batch_size, max(map(len, texts), default=0))
+        while waiting:
+            try:
+                work = [(pictures[i], [(n, texts[pairs[n][1]]) for n in wanted[i]]) for i in waiting[:size]]
+                for number, value in self._score(work, size, released):
+                    found[number] = value
+            except (RuntimeError, MemoryError) as error:
+                size = _halved(size, error)
+                continue
+            waiting = waiting[size:]
+            if progress:
+                progress(int(np.isfinite(found).sum()), len(pairs))
+        return found
+
+    def _size(self, asked: int | None, longest: int) -> int:
+        """Pictures, and then texts, at a time: as asked, but no more than there is memory for."""
+        decoder = self.engine.decoder
+        length = self.form.prompt(codes=np.zeros(self.form.codes)).ids.size + longest
+        logits = (decoder.rows.stop - decoder.rows.start) * longest
+        wide = 4 * length * decoder.config.hidden * (8 + 2 * decoder.config.ffn_multiple)
+        row = 2 * memory.bytes_per_row(decoder.config, length, 0, decoder.dtype) + wide + 12 * logits
+        fit = memory.rows_that_fit(self.engine.free(decoder.device), row)
+        return min(asked or BATCH.get(decoder.device.type, BATCH["cpu"]), fit)
+
+    @torch.inference_mode()
+    def _score(
+        self, work: Sequence[tuple[Ids, list[tuple[int, Sequence[int]]]]], size: int, released: bool
+    ) -> Iterator[tuple[int, float]]:
+        """(number, score) of each picture's numbered texts; all pictures are read at once."""
+        hidden, cache = self._read([codes for codes, _ in work])
+        rows = [(row, number, text) for row, (_, own) in enumerate(work) for number, text in own]
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            own = torch.tensor([row for row, _, _ in part], device=hidden.device)
+            texts = [text for _, _, text in part]
+            totals = self._totals(
+                hidden[own], cache.select(own, cache.length + _longest(texts)), texts, released
+            )
+            for (_, number, text), total in zip(part, totals.tolist(), strict=True):
+                yield number, total if released else -total / len(text)
+
+    def _read(self, pictures: Sequence[Ids]) -> tuple[Tensor, KVCache]:
+        """The states (b, h) after the pictures and [ROI1], and the cache of all."""
+        decoder = self.engine.decoder
+        prompts = [self.form.prompt(codes=codes) for codes in pictures]
+        ids, positions = (
+            torch.from_numpy(np.stack(rows)).to(decoder.device)
+            for rows in ([prompt.ids for prompt in prompts], [prompt.positions for prompt in prompts])
+        )
+        batch, length = ids.shape
+        cache = KVCache.allocate(decoder.config, batch, length, decoder.dtype, decoder.device)
+        visibility = Prefix(prompts[0].prefix) if prompts[0].prefix else Causal()
+        return step.read(decoder, ids, positions, cache, visibility), cache
+
+    def _totals(
+        self, hidden: Tensor, cache: KVCache, texts: Sequence[Sequence[int]], released: bool
+    ) -> Tensor:
+        """The sum of log p (b,) float64 over each text's tokens, given the states and cache before it."""
+        decoder, vocabulary = self.engine.decoder, self.form.vocabulary
+        lengths, longest = torch.tensor([len(text) for text in texts]), _longest(texts)
+        ids = torch.zeros(len(texts), longest, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text)
+        ids = ids.to(decoder.device)
+        states = hidden[:, None]
+        if longest > 1:
+            places = torch.from_numpy(self.form.text_positions()[: longest - 1]).to(decoder.device)
+            fed = ids[:, :-1] + vocabulary.texts.start
+            more = step.states(decoder, fed, places.expand(len(texts), -1), cache)
+            states = torch.cat([states, more], 1)
+        real = (torch.arange(longest) < lengths[:, None]).to(decoder.device)  # (b, longest)
+        columns = None if released else vocabulary.size - vocabulary.texts.start
+        logits = decoder.head(states[real])[:, :columns].float()
+        losses = torch.zeros(real.shape, dtype=torch.float64, device=decoder.device)
+        losses[real] = F.cross_entropy(logits, ids[real], reduction="none").double()
+        return -losses.sum(1)
+
+
+def _longest(texts: Sequence[Sequence[int]]) -> int:
+    return max(map(len, texts))
+
+
+def _halved(size: int, error: Exception) -> int:
+    """Half the size; CogViewError where that cannot be, ``error`` itself where it is no lack of memory."""
+    if not memory.ran_out(error):
+        raise error
+    if size == 1:
+        raise CogViewError(
+            "out of memory with one picture; close other programs, or take a smaller model"
+        ) from error
+    return size // 2
+
+
+def check_text(form: SequenceFormat, text: str, pieces: Sequence[int]) -> None:
+    """CogViewError for a text that is empty or has more pieces than the model reads."""
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    if not pieces:
+        raise CogViewError(f"the text {shown!r} is empty; there is nothing to score")
+    if len(pieces) > form.text_limit:
+        raise CogViewError(
+            f"the text {shown!r} has {len(pieces)} tokens and the model reads {form.text_limit}; shorten it"
+        )
