@@ -3,21 +3,28 @@
 from cogview.transformer.attention.causal import Causal
 from cogview.transformer.attention.dense import Dense
 from cogview.transformer.attention.emphasis import Emphasis
+from cogview.transformer.attention.local import CrossResolution, Local, Windowed
 from cogview.transformer.attention.pattern import View, Visibility
 from cogview.transformer.attention.prefix import Prefix
 from cogview.transformer.attention.regions import MaskRegions
 from cogview.transformer.attention.staircase import Staircase
-from cogview.transformer.attention.three_region import ThreeRegion, sample_pivots
+from cogview.transformer.attention.three_region import Recent, ThreeRegion, sample_pivots
+from cogview.transformer.attention.window import Window
 
 __all__ = [
     "Causal",
+    "CrossResolution",
     "Dense",
     "Emphasis",
+    "Local",
     "MaskRegions",
     "Prefix",
+    "Recent",
     "Staircase",
     "ThreeRegion",
     "View",
     "Visibility",
+    "Window",
+    "Windowed",
     "sample_pivots",
 ]

@@ -15,7 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
+from cogview.transformer.attention import flex
+from cogview.transformer.attention.causal import Causal, lower_triangle
 from cogview.transformer.attention.pattern import View, Visibility
+from cogview.transformer.attention.tiles import Layout, TiledKernel
+
+SHORT = 512  # below so many tokens the dense mask in a fused kernel is faster than tiles
 
 
 def sample_pivots(
@@ -81,58 +86,84 @@ class ThreeRegion(Visibility):
 
     def log_ratio(self, length: int) -> float:
         """What is added to the score of a pivot."""
-        return math.log(max(1, length // self.pivots.shape[-1]))
+        return math.log(self.ratio(length))
 
     def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
         pattern = self.at(layer)
         return View(pattern.dense_mask(queries, keys, device), pattern.bias(queries, keys, device))
 
+    def ratio(self, length: int) -> int:
+        """How many keys a pivot stands for."""
+        return max(1, length // self.pivots.shape[-1])
+
     def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
-        """The definition, and a kernel that computes only the blocks seen where all is read at once."""
-        if queries != keys or keys <= self.times * self.window:
+        """Causal where the window holds all; a kernel for what is seen where all is read at once."""
+        if keys <= self.times * self.window:
+            return Causal().view(queries, keys, device)
+        if queries != keys or keys < SHORT:
             return self.dense_view(queries, keys, device, layer)
-        return View(kernel=BlockKernel(self.at(layer), keys, device))
+        pattern = self.at(layer)
+        pivots = pattern.pivots.to(device)
+        shape = self.window, self.times, pivots, keys, self.ratio(keys)
+        if pivots.device.type == "cuda" and flex.available():
+            return View(kernel=flex.FlexKernel(*shape))
+        return View(kernel=TiledKernel(Layout(*shape)))
 
 
-class BlockKernel:
-    """Attention of each block of queries over its window and the pivots, gathered: (w, times w + n) scores.
+class Recent(Visibility):
+    """The pattern's form for drawing (released: ``is_sparse=2``): the last ``span`` keys, and given pivots.
 
-    Memory and work grow with length * (times * window + pivots), not with length squared.
+    The window is not aligned to blocks and pivots count for themselves only. A query sees, causally, the last
+    ``span`` of all keys; of what is further back only the pivots. pivots: int64 (b, n), or (layers, b, n),
+    all before the window; ``seen``: bool of the same shape, False for a pivot that is none.
     """
 
-    def __init__(self, pattern: ThreeRegion, length: int, device: torch.device | None) -> None:
-        self.window, self.span = pattern.window, pattern.times * pattern.window
-        self.pivots, self.length = pattern.pivots.to(device), length
-        self.blocks = -(-length // self.window)
-        self.mask = self._mask(pattern)  # (b, blocks, 1, window, span + pivots)
+    def __init__(self, span: int, pivots: Tensor, seen: Tensor | None = None) -> None:
+        self.span, self.pivots, self.seen = span, pivots, seen
 
-    def _mask(self, pattern: ThreeRegion) -> Tensor:
-        """0 where the query sees its window's key, log(length // n) where a pivot, -inf elsewhere."""
-        index = torch.arange(self.blocks * self.window, device=self.pivots.device).view(self.blocks, -1)
-        ends = index[:, -1:] + 1
-        keys = ends - self.span + torch.arange(self.span, device=ends.device)  # (blocks, span)
-        near = (keys[:, None] >= 0) & (keys[:, None] <= index[..., None]) & (keys[:, None] < self.length)
-        before = self.pivots[:, None] < (ends - self.span)  # (b, blocks, n)
-        batch, count = self.pivots.shape
-        seen = near.expand(batch, -1, -1, -1), before[:, :, None].expand(-1, -1, self.window, -1)
-        values = torch.tensor([0.0] * self.span + [pattern.log_ratio(self.length)] * count)
-        return torch.where(torch.cat(seen, -1), values.to(ends.device), -torch.inf)[:, :, None]
+    @property
+    def varies_by_layer(self) -> bool:
+        return self.pivots.dim() == 3
 
-    def _blocks(self, x: Tensor) -> Tensor:
-        """(b, heads, length, d) -> (b * blocks, heads, span + pivots, d)."""
-        batch, heads, _, width = x.shape
-        padded = F.pad(x, (0, 0, self.span - self.window, self.blocks * self.window - self.length))
-        near = padded.unfold(2, self.span, self.window).permute(0, 2, 1, 4, 3)
-        index = self.pivots[:, None, :, None].expand(batch, heads, -1, width)
-        pivots = x.gather(2, index)[:, None].expand(-1, self.blocks, -1, -1, -1)
-        return torch.cat([near, pivots], 3).flatten(0, 1)
+    def at(self, layer: int) -> Recent:
+        """The pattern of one layer."""
+        if not self.varies_by_layer:
+            return self
+        return Recent(self.span, self.pivots[layer], None if self.seen is None else self.seen[layer])
+
+    def dense_mask(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
+        index, left = torch.arange(keys, device=device), max(0, keys - self.span)
+        assert queries <= keys - left, f"{queries} queries at once do not fit into a window of {self.span}"
+        hit = self.pivots.to(device)[:, :, None] == index
+        pivot = (hit if self.seen is None else hit & self.seen.to(device)[:, :, None]).any(1)
+        return (lower_triangle(queries, keys, device) & ((index >= left) | pivot[:, None]))[:, None]
+
+    def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
+        return View(self.at(layer).dense_mask(queries, keys, device))
+
+    def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
+        """Reads no other keys than those seen."""
+        if keys <= self.span:
+            return Causal().view(queries, keys, device)
+        return View(kernel=GatherKernel(self.at(layer), queries, keys, device))
+
+
+class GatherKernel:
+    """Fused attention of the last queries over the pivots, gathered, and the window."""
+
+    def __init__(self, pattern: Recent, queries: int, keys: int, device: torch.device | None) -> None:
+        self.span, self.pivots = pattern.span, pattern.pivots.to(device)
+        self.mask = None
+        if queries > 1 or pattern.seen is not None:
+            batch, n = self.pivots.shape
+            seen = torch.ones(batch, n, dtype=torch.bool) if pattern.seen is None else pattern.seen
+            window = lower_triangle(queries, self.span, device).expand(batch, -1, -1)
+            parts = seen.to(window.device)[:, None].expand(-1, queries, -1), window
+            self.mask = torch.cat(parts, -1)[:, None]  # (b, 1, queries, n + span)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
-        """(b, heads, length, d), three times -> (b, heads, length, d)."""
-        batch, heads, _, width = query.shape
-        padded = F.pad(query, (0, 0, 0, self.blocks * self.window - self.length))
-        blocks = padded.view(batch, heads, self.blocks, self.window, width).transpose(1, 2).flatten(0, 1)
-        mask = self.mask.expand(batch, -1, -1, -1, -1).flatten(0, 1).to(query.dtype)
-        out = F.scaled_dot_product_attention(blocks, self._blocks(key), self._blocks(value), mask, dropout)
-        out = out.view(batch, self.blocks, heads, self.window, width).transpose(1, 2)
-        return out.reshape(batch, heads, -1, width)[:, :, : self.length]
+        """(b, heads, q, d), (b, heads, keys, d) twice -> (b, heads, q, d)."""
+        index = self.pivots[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
+        near = (x[:, :, -self.span :] for x in (key, value))
+        key, value = (torch.cat([x.gather(2, index), y], 2) for x, y in zip((key, value), near, strict=True))
+        return F.scaled_dot_product_attention(query, key, value, self.mask, dropout)

@@ -1,0 +1,104 @@
+"""Three-region attention on a GPU: FlexAttention, which skips blocks of keys that no query of a block sees.
+
+Pivots lie scattered over the sequence, so no block of keys would be empty. They are gathered in front: keys
+are the n pivots, then the whole sequence; of the first a query sees those before its window, of the second
+its window. The block mask is made from the blocks' ends, without a mask of all pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache, cached_property
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from cogview.transformer.attention.pattern import Kernel
+from cogview.transformer.attention.tiles import Layout, TiledKernel
+
+BLOCK = 128  # queries and keys of a block of the mask
+
+
+def available() -> bool:
+    """Whether FlexAttention can be compiled for a GPU here."""
+    return find_spec("triton") is not None
+
+
+@cache
+def compiled() -> Callable[..., Any]:
+    """FlexAttention as a kernel, compiled once."""
+    return torch.compile(flex_attention, dynamic=False)
+
+
+class FlexKernel:
+    """A view's kernel. pivots: int64 (b, n); ratio: how many keys a pivot stands for."""
+
+    def __init__(self, window: int, times: int, pivots: Tensor, length: int, ratio: int) -> None:
+        self.window, self.times, self.length, self.ratio = window, times, length, ratio
+        self.pivots = pivots.sort(-1).values
+        self.count = pivots.shape[1]
+        order = torch.arange(length, device=pivots.device).expand(len(pivots), -1)
+        self.places = torch.cat([self.pivots, order], 1)  # (b, n + length), where each key stands
+        self.sees, self.score = self._functions()
+
+    def _functions(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """What FlexAttention asks: does the query see the key (one of n + length), and with what score."""
+        window, times, count, places = self.window, self.times, self.count, self.places
+        bonus = math.log(self.ratio)
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            start, place = (query // window - times + 1) * window, places[batch, key]
+            return torch.where(key < count, place < start, (place >= start) & (place <= query))
+
+        def score(value: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return value + torch.where(key < count, bonus, 0.0)
+
+        return sees, score
+
+    @cached_property
+    def block_mask(self) -> BlockMask:
+        """Which blocks are seen in part, and which wholly, from the places at their ends."""
+        device, whole = self.pivots.device, self.count + self.length
+        first_query = torch.arange(0, self.length, BLOCK, device=device)[:, None]
+        last_query = (first_query + BLOCK - 1).clamp(max=self.length - 1)
+        begins = (first_query // self.window - self.times + 1) * self.window
+        ends = (last_query // self.window - self.times + 1) * self.window
+        first = torch.arange(0, whole, BLOCK, device=device)
+        last = (first + BLOCK - 1).clamp(max=whole - 1)
+        pivots, near = first < self.count, last >= self.count  # what a block holds; one may hold both
+        far_low = self.places[:, first][:, None]
+        far_high = self.places[:, last.clamp(max=self.count - 1)][:, None]
+        low, high = (first - self.count).clamp(min=0), last - self.count
+        some = (pivots & (far_low < ends)) | (near & (high >= begins) & (low <= last_query))
+        all_far, all_near = far_high < begins, (low >= ends) & (high <= first_query)
+        full = torch.where(pivots, all_far, True) & torch.where(near, all_near, True)
+        full &= (last - first == BLOCK - 1) & (last_query - first_query == BLOCK - 1)
+        return BlockMask.from_kv_blocks(
+            *_listed(some & ~full), *_listed(some & full), BLOCK, self.sees, (self.length, whole)
+        )
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
+        """(b, heads, length, d), three times -> (b, heads, length, d)."""
+        if dropout:  # FlexAttention has none
+            tiles = Layout(self.window, self.times, self.pivots, self.length, self.ratio)
+            kernel: Kernel = TiledKernel(tiles)
+            return kernel(query, key, value, dropout)
+        return self.attend(compiled(), query, key, value)
+
+    def attend(self, flex: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The same with a given FlexAttention, compiled or not."""
+        index = self.pivots[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
+        key, value = (torch.cat([x.gather(2, index), x], 2) for x in (key, value))
+        out: Tensor = flex(query, key, value, score_mod=self.score, block_mask=self.block_mask)
+        return out
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """A bool table (b, queries, keys) as FlexAttention's numbers (b, 1, queries) and lists of blocks."""
+    number = blocks.sum(-1, dtype=torch.int32)[:, None]
+    order = blocks.int().argsort(stable=True, dim=-1, descending=True).int()[:, None]
+    return number, order.contiguous()
