@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cogview import provenance
 from cogview.cli import generate as verb
 from cogview.cli.app import main
 from cogview.family import Family
+from cogview.transformer.cache import KVCache
 from tests.generation import tiny
 
 
@@ -119,6 +121,8 @@ def test_stopped_early_what_is_finished_is_there(
         (["x", "--temperature", "0"], "temperature"),
         (["x", "--top-p", "7"], "top_p"),
         (["x", "--precision", "fp8"], "fp8"),
+        (["x", "--max-batch", "0"], "--max-batch 0: give a number from 1, or auto"),
+        (["x", "--max-batch", "many"], "--max-batch many: give a number from 1, or auto"),
         (["x", "--prompts", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
 )
@@ -146,6 +150,32 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(
     (tmp_path / "file").write_text("")
     assert main(["generate", "x", "-o", str(tmp_path / "file" / "out"), "--model", "nowhere"]) == 2
     assert "choose another -o" in capsys.readouterr().err
+
+
+def test_max_batch_auto_tells_the_plan_and_what_did_not_fit(
+    run: Callable[..., int], tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    """On a machine for two pictures: the plan, two halvings, and the same files as with room for all."""
+    assert run("a red circle", "-n", 7, "--seed", 7, "-o", tmp_path / "room") == 0
+    assert "memory" not in capsys.readouterr().err  # nothing is told that was not asked for
+    allocate = KVCache.allocate
+
+    def limited(config: Any, batch: int, *rest: Any) -> KVCache:
+        if batch > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return allocate(config, batch, *rest)
+
+    monkeypatch.setattr(KVCache, "allocate", limited)
+    assert run("a red circle", "-n", 7, "--seed", 7, "--max-batch", "auto", "-o", tmp_path / "none") == 0
+    plan, *halved, _ = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"memory: weights .+ free; 7 at a time, .+ MB each \(.+ of it cache\)", plan)
+    assert halved == [
+        "out of memory with 7 at a time; going on with 4",
+        "out of memory with 4 at a time; going on with 2",
+    ]
+    before, after = (sorted((tmp_path / name).glob("*.png")) for name in ("room", "none"))
+    assert [path.name for path in before] == [path.name for path in after]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -174,7 +174,61 @@ def test_when_memory_runs_out_the_batch_halves_and_nothing_is_lost(monkeypatch: 
     assert [number for number, _ in found] == list(range(16))
     assert np.array_equal(np.stack([ids for _, ids in found]), expected)
     assert max(small.asked) == 16 and small.asked.count(4) == 4
+    assert small.asked.count(16) == small.asked.count(8) == 1
     assert reports[-1] == (16 * 16, 16 * 16) and reports == sorted(reports)
+
+
+def test_what_did_not_fit_once_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three batches of 8 on a machine for 3: all of them are cut, not one after the other; it is told."""
+    jobs = [Job(prompt, 7, i) for prompt in prompts()[:4] for i in range(6)]
+    expected = tokens(make_engine(), jobs)
+    small = Small(3, monkeypatch)
+    assert np.array_equal(tokens(make_engine(), jobs, batch_size=8), expected)
+    assert [small.asked.count(size) for size in (8, 4, 3, 2)] == [1, 1, 0, 12]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"out of memory with {a} at a time; going on with {b}" for a, b in ((8, 4), (4, 2))]
+
+
+@pytest.mark.parametrize("where", ["half way through a picture", "reading a prompt"])
+def test_wherever_memory_runs_out_pictures_are_the_same(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocation fails once, late; what was drawn until then is drawn again."""
+    jobs = [Job(prompt, 7, i) for prompt in prompts()[:2] for i in range(4)]
+    expected = tokens(make_engine(), jobs)
+    calls, original = 0, engine_module.step.read
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == (2 if where == "reading a prompt" else 9):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return original(*arguments)
+
+    monkeypatch.setattr(engine_module.step, "read", failing)
+    found = list(make_engine().draw(jobs, SETTINGS, 8))
+    assert [number for number, _ in found] == list(range(8))
+    assert np.array_equal(np.stack([ids for _, ids in found]), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_plan_tells_weights_cache_and_batch(precision: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny.transformer()
+    engine = Engine(pack(model, CODES, precision), free=lambda device: 10**9)
+    jobs = [Job(prompts()[0], 7, i, prompts()[1]) for i in range(40)]
+    plan = engine.plan(jobs)
+    longest = max(len(p.ids) + len(p.new) for p in (prompts()[0], prompts()[1]))
+    assert plan.cache == 2 * KVCache.size_in_bytes(tiny.config(), 1, longest)  # with and without the prompt
+    assert (plan.batch, plan.free) == (16, 10**9) and plan.work > 0
+    tables = 4 * (model.tokens.weight.numel() + model.positions.weight.numel())
+    inside = sum(x.numel() for x in model.blocks.parameters()) + tiny.CODES * model.config.hidden
+    assert plan.weights == tables + inside * (4 if precision == "fp32" else 1)
+    assert engine.plan(jobs[:3]).batch == 3 and engine.plan(jobs, 5).batch == 5
+    poor = Engine(engine.decoder, free=lambda device: 3 * (plan.cache + plan.work))
+    assert poor.plan(jobs).batch == 2  # a fifth is kept for what is not counted
+    with caplog.at_level("INFO", "cogview.generation"):
+        next(poor.draw(jobs, SETTINGS))
+    assert caplog.messages == [str(poor.plan(jobs))]
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -196,7 +250,7 @@ def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
 def test_batches_are_planned_by_the_free_memory() -> None:
     """Planned sizes grow with memory, stay within what was asked, and what is planned for really fits."""
     jobs = [Job(prompts()[0], 7, i) for i in range(64)]
-    sizes = [make_engine(free=lambda _, free=free: free)._plan(jobs, None) for free in (0, 150_000, 10**12)]
+    sizes = [make_engine(free=lambda _, free=free: free)._planned(jobs, None) for free in (0, 150_000, 10**12)]
     assert sizes[0] == 1 < sizes[1] < sizes[2] == 16
     assert make_engine(free=lambda _: 10**12)._plan(jobs, 5) == 5
     length = len(jobs[0].prompt.ids) + 16

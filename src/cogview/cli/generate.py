@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cogview.cli.batches import MaxBatch, batch_limit
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ def generate(
         ),
     ] = None,
     lora_strength: Annotated[float, typer.Option(help="How much of the adapter; 0: nothing.")] = 1.0,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures at a time.", show_default="what fits")
-    ] = None,
+    max_batch: MaxBatch = None,
 ) -> None:
     """Draw pictures.
 
@@ -92,6 +91,7 @@ def generate(
     texts = [*(prompts or ()), *read_prompts(file)]
     if not texts:
         raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
+    batch_size = batch_limit(max_batch)
     check_folder(out)
     from cogview.pipeline import CogView
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cogview.cli.batches import MaxBatch, batch_limit
 from cogview.cli.generate import Precision, bar, check_folder, telling_what_is_done, write
 from cogview.errors import CogViewError
 
@@ -69,9 +70,7 @@ def upscale(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows at a time.", show_default="what fits")
-    ] = None,
+    max_batch: MaxBatch = None,
 ) -> None:
     """Enlarge pictures, drawing the details they do not show.
 
@@ -86,6 +85,7 @@ def upscale(
     """
     if not images:
         raise CogViewError("give the pictures to enlarge")
+    batch_size = batch_limit(max_batch)
     check_folder(out)
     from cogview.pipeline import CogView
 

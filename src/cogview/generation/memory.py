@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +13,31 @@ from cogview.transformer.config import TransformerConfig
 
 SHARE = 0.8  # of the free memory, the rest is for what is not counted
 UNKNOWN = 1 << 30  # taken as free where the system does not say
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a number of pictures (or texts) is drawn in the memory there is.
+
+    weights: bytes the model takes already; cache, work: bytes one picture takes, for what attention reads and
+    for the rest; free: bytes there are; batch: pictures at a time.
+    """
+
+    weights: int
+    cache: int
+    work: int
+    free: int
+    batch: int
+
+    def __str__(self) -> str:
+        each = f"{_size(self.cache + self.work)} each ({_size(self.cache)} of it cache)"
+        return (
+            f"memory: weights {_size(self.weights)}, {_size(self.free)} free; {self.batch} at a time, {each}"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def free_memory(device: torch.device) -> int:
