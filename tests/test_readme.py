@@ -95,15 +95,20 @@ def write_tiny_family(directory: Path, work: Path) -> None:
     vocabulary = Vocabulary(image_codes=32, text_pieces=text.pieces)
     form = SequenceFormat(vocabulary=vocabulary, grid=(4, 4))
     sizes = {"vocab_size": vocabulary.padded_size, "max_positions": form.max_positions}
-    parts = {name: work / name for name in ("image_tokenizer", "text.model", "base")}
+    double = SequenceFormat(kind="super_resolution", vocabulary=vocabulary, grid=(4, 4), context_grid=(2, 2))
+    parts = {name: work / name for name in ("image_tokenizer", "text.model", "base", "sr")}
     ImageTokenizer(shape).save(parts["image_tokenizer"])
     text.save(parts["text.model"])
-    Transformer(TransformerConfig(layers=1, hidden=16, heads=2, **sizes)).save(parts["base"])
+    for name in ("base", "sr"):
+        Transformer(TransformerConfig(layers=1, hidden=16, heads=2, **sizes)).save(parts[name])
     images = ImageTokenizer.from_directory(parts["image_tokenizer"])
     config = FamilyConfig(
         name="pictogram",
         vocabulary=vocabulary,
-        roles={"base": Role(directory="base", sequences=form)},
+        roles={
+            "base": Role(directory="base", sequences=form),
+            "super_resolution": Role(directory="sr", sequences=double),
+        },
         styles=STYLES,
         fingerprints=Fingerprints(image_tokenizer=images.fingerprint, text_tokenizer=text.fingerprint),
     )
