@@ -252,7 +252,7 @@ def test_batches_are_planned_by_the_free_memory() -> None:
     jobs = [Job(prompts()[0], 7, i) for i in range(64)]
     sizes = [make_engine(free=lambda _, free=free: free)._planned(jobs, None) for free in (0, 150_000, 10**12)]
     assert sizes[0] == 1 < sizes[1] < sizes[2] == 16
-    assert make_engine(free=lambda _: 10**12)._plan(jobs, 5) == 5
+    assert make_engine(free=lambda _: 10**12)._planned(jobs, 5) == 5
     length = len(jobs[0].prompt.ids) + 16
     assert KVCache.size_in_bytes(tiny.config(), sizes[1], length) <= 0.8 * 150_000
 

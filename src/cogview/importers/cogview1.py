@@ -25,8 +25,8 @@ from cogview.transformer import storage
 from cogview.transformer.model import Transformer, TransformerConfig
 
 HEAD_DIM = 64  # of every released model; the weights themselves do not tell
-BLOCK = 32 << 20  # bytes of a tensor that are looked at at a time
-WINDOW = 256 << 20  # bytes read until the files are mapped anew, so that they stop counting as memory
+BLOCK = 8 << 20  # bytes of a tensor that are looked at at a time
+WINDOW = 128 << 20  # bytes read until the files are mapped anew, so that they stop counting as memory
 
 TOP = {
     "word_embeddings": "tokens",
