@@ -126,3 +126,37 @@ def test_build_for_super_resolution(folder: Path, tokenizers: list[str], tmp_pat
     out = str(tmp_path / "paper")
     assert main(["data", "build", str(folder), out, *tokenizers, "--super-resolution", "--size", "12"]) == 0
     assert TokenShards(out).index.context_grid == (1, 1)
+
+
+def test_one_caption_for_all_and_a_familys_tokenizers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As style learning builds its data: pictures without captions of their own."""
+    from cogview.data.shards import TokenShards
+    from cogview.family import Family
+    from tests.generation import tiny
+
+    family = Family(tiny.write(tmp_path))
+    (tmp_path / "ink").mkdir()
+    for number in range(4):
+        noise(16, 16, number).save(tmp_path / "ink" / f"{number}.png")
+    words = ["--caption", "en=An image of ink style", "--caption", "zh=水墨风格"]
+    words += ["--tokenizers", str(family.directory)]
+    assert main(["data", "build", str(tmp_path / "ink"), str(tmp_path / "out"), *words]) == 0
+    shards, text = TokenShards(tmp_path / "out"), family.text_tokenizer()
+    shards.require(family.config.fingerprints.image_tokenizer, text.fingerprint)
+    said = {(caption.language, text.decode(caption.pieces)) for item in shards for caption in item.captions}
+    assert len(shards) == 4 and said == {("en", "An image of ink style"), ("zh", "水墨风格")}
+    capsys.readouterr()
+    assert main(["data", "build", str(tmp_path / "ink"), str(tmp_path / "x")]) == 2
+    assert "--tokenizers FAMILY" in capsys.readouterr().err
+    assert main(["data", "check", str(tmp_path / "ink"), "--caption", "en="]) == 2
+    assert "the text is empty" in capsys.readouterr().err
+
+
+def test_translation_is_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pets").mkdir()
+    noise(4, 4).save(tmp_path / "pets" / "a.png")
+    (tmp_path / "pets" / "a.txt").write_text("a cat")
+    assert main(["data", "check", str(tmp_path / "pets"), "--translate", "sed s/.*/猫/"]) == 0
+    assert "untagged 1, zh 1" in capsys.readouterr().out

@@ -27,8 +27,8 @@ SourceArgument = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of pictures with .txt captions beside them, a CSV, TSV, JSONL or Parquet file, "
-        "or a folder of Parquet files.",
+        help="A folder of pictures with .txt captions beside them; a CSV, TSV, JSON, JSONL or Parquet file; "
+        "a zip or tar; WebDataset shards; a saved Hugging Face data set.",
         show_default=False,
     ),
 ]
@@ -44,6 +44,21 @@ ColumnOption = Annotated[
 ImagesOption = Annotated[
     Path | None,
     typer.Option("--images", help="The folder of a table's pictures (default: its own)."),
+]
+CaptionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--caption",
+        metavar="[LANG=]TEXT",
+        help='One caption for every picture, instead of its own: "en=An image of ink style".',
+    ),
+]
+TranslateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Add Chinese captions: a command that reads captions, one a line, and writes as many lines.",
+    ),
 ]
 BytesOption = Annotated[int | None, typer.Option(help="Refuse larger picture files (default: 64 MiB).")]
 PixelsOption = Annotated[
@@ -69,6 +84,8 @@ def check_command(
     source: SourceArgument,
     column: ColumnOption = None,
     images: ImagesOption = None,
+    caption: CaptionOption = None,
+    translate: TranslateOption = None,
     validation: ValidationOption = 0.02,
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
@@ -78,7 +95,7 @@ def check_command(
     """Read every record, count what is good and explain what is not. Exit code 2 if anything was rejected."""
     from cogview.data.check import check
 
-    opened = _open(source, column, images, validation)
+    opened = _open(source, column, images, caption, translate, validation)
     with _progress("checking") as progress:
         found = check(opened, _limits(max_bytes, max_pixels), progress)
     if report:
@@ -96,13 +113,21 @@ def build_command(
         Path, typer.Argument(metavar="OUT", help="The directory for the shards.", show_default=False)
     ],
     image_tokenizer: Annotated[
-        Path, typer.Option("--image-tokenizer", help="An image tokenizer's directory.", show_default=False)
-    ],
+        Path | None,
+        typer.Option("--image-tokenizer", help="An image tokenizer's directory.", show_default=False),
+    ] = None,
     text_tokenizer: Annotated[
-        Path, typer.Option("--text-tokenizer", help="A text tokenizer's .model file.", show_default=False)
-    ],
+        Path | None,
+        typer.Option("--text-tokenizer", help="A text tokenizer's .model file.", show_default=False),
+    ] = None,
+    tokenizers: Annotated[
+        str | None,
+        typer.Option("--tokenizers", metavar="FAMILY", help="Both tokenizers of a model, to finetune it."),
+    ] = None,
     column: ColumnOption = None,
     images: ImagesOption = None,
+    caption: CaptionOption = None,
+    translate: TranslateOption = None,
     validation: ValidationOption = 0.02,
     size: Annotated[
         int | None,
@@ -131,7 +156,8 @@ def build_command(
     from cogview.tokenizers.text import TextTokenizer
     from cogview.tokenizers.vqvae import ImageTokenizer
 
-    encoder, pieces = ImageTokenizer.from_directory(image_tokenizer), TextTokenizer.from_file(text_tokenizer)
+    images_at, texts_at = _tokenizers(image_tokenizer, text_tokenizer, tokenizers)
+    encoder, pieces = ImageTokenizer.from_directory(images_at), TextTokenizer.from_file(texts_at)
     settings = BuildSettings(
         preprocessing=_preprocessing(size or encoder.image_size * (1 + super_resolution), resample),
         super_resolution=super_resolution,
@@ -139,10 +165,43 @@ def build_command(
         shard_records=shard_records,
         batch=batch,
     )
-    builder = Builder(_open(source, column, images, validation), out, encoder, pieces, settings)
+    opened = _open(source, column, images, caption, translate, validation)
+    builder = Builder(opened, out, encoder, pieces, settings)
     with _progress("encoding") as progress:
         found = builder.run(restart, progress)
     _show(found, as_json)
+
+
+@data.command("convert")
+def convert_command(
+    released: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A flat int32 file or an LMDB of CogView's.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The directory for the shards.", show_default=False)
+    ],
+    tokenizers: Annotated[
+        str,
+        typer.Option("--tokenizers", metavar="FAMILY", help="The imported family whose ids the data are."),
+    ],
+    validation: ValidationOption = 0.02,
+) -> None:
+    """Turn data that CogView's own tools tokenised into token shards."""
+    from cogview.data.convert import Conversion, convert
+    from cogview.family import Family
+
+    family = Family.find(tokenizers)
+    prints, images = family.config.fingerprints, family.image_tokenizer()
+    meaning = Conversion(
+        family.config.vocabulary,
+        (prints.image_tokenizer, prints.text_tokenizer),
+        images.config.factor,
+        family.text_tokenizer().encode,
+    )
+    with _progress("converting") as progress:
+        shards = convert(released, out, meaning, validation, progress)
+    typer.echo(f"{len(shards):,} pairs in {out}")
 
 
 @data.command("cache")
@@ -154,6 +213,8 @@ def cache_command(
     size: SizeOption,
     column: ColumnOption = None,
     images: ImagesOption = None,
+    caption: CaptionOption = None,
+    translate: TranslateOption = None,
     validation: ValidationOption = 0.02,
     resample: ResampleOption = "bilinear",
     max_bytes: BytesOption = None,
@@ -164,10 +225,9 @@ def cache_command(
     from cogview.data.image_cache import build_image_cache
 
     preprocessing, limits = _preprocessing(size, resample), _limits(max_bytes, max_pixels)
+    opened = _open(source, column, images, caption, translate, validation)
     with _progress("decoding") as progress:
-        cache = build_image_cache(
-            _open(source, column, images, validation), out, preprocessing, limits, progress
-        )
+        cache = build_image_cache(opened, out, preprocessing, limits, progress)
     _show(cache.index.report, as_json)
 
 
@@ -178,11 +238,13 @@ def text_tokenizer_command(
     pieces: Annotated[int, typer.Option(help="How many pieces to learn.", min=1)] = 8000,
     column: ColumnOption = None,
     images: ImagesOption = None,
+    caption: CaptionOption = None,
+    translate: TranslateOption = None,
 ) -> None:
     """Learn a text tokenizer from all captions, those with style phrases and the keywords among them."""
     from cogview.tokenizers.text import TextTokenizer
 
-    records = _open(source, column, images).records()
+    records = _open(source, column, images, caption, translate).records()
     texts = (caption.text for record in records for caption in record.captions)
     tokenizer = TextTokenizer.train(texts, pieces)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -190,10 +252,49 @@ def text_tokenizer_command(
     typer.echo(f"{tokenizer.pieces:,} pieces in {out}")
 
 
-def _open(source: Path, column: list[str] | None, images: Path | None, validation: float = 0.02) -> Source:
-    from cogview.data.sources import Columns, open_source
+def _open(
+    source: Path,
+    column: list[str] | None,
+    images: Path | None,
+    caption: list[str] | None,
+    translate: str | None,
+    validation: float = 0.02,
+) -> Source:
+    from cogview.data import sources
 
-    return open_source(source, Columns.parse(column or []), images, validation)
+    opened = sources.open_source(source, sources.Columns.parse(column or []), images, validation)
+    if caption:
+        opened = sources.CaptionedSource(opened, _captions(caption))
+    if translate:
+        command = sources.command_translator(translate)
+        opened = sources.TranslatedSource(opened, command, name=translate)
+    return opened
+
+
+def _tokenizers(images: Path | None, texts: Path | None, family: str | None) -> tuple[Path, Path]:
+    """Where both tokenizers are: as given, else a family's."""
+    from cogview.family import Family
+
+    if family:
+        found = Family.find(family)
+        images = images or found.directory / found.config.image_tokenizer
+        texts = texts or found.directory / found.config.text_tokenizer
+    if images is None or texts is None:
+        missing = "--image-tokenizer" if images is None else "--text-tokenizer"
+        raise CogViewError(f"give {missing}, or --tokenizers FAMILY for those of a model")
+    return images, texts
+
+
+def _captions(given: list[str]) -> dict[str, list[str]]:
+    """Captions by language; a text without ``LANG=`` has none."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        language, equals, words = text.partition("=")
+        tagged = bool(equals) and language.isascii() and language.isalpha() and len(language) <= 3
+        found.setdefault(language if tagged else "", []).append(words.strip() if tagged else text.strip())
+    if not all(text for texts in found.values() for text in texts):
+        raise CogViewError("--caption: the text is empty; write LANG=TEXT or TEXT")
+    return found
 
 
 def _limits(max_bytes: int | None, max_pixels: int | None) -> Limits:

@@ -1,0 +1,66 @@
+"""A folder of pictures with captions in text files beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from cogview.data.samples import Caption
+from cogview.data.sources.record import IMAGE_SUFFIXES, TEXT_LANGUAGE, Record, digest, stamp, texts
+
+
+class FolderSource:
+    """Pictures in a folder (and below), captions in ``NAME.txt`` or ``NAME.LANGUAGE.txt`` beside them.
+
+    The key is the path below the folder, the source the folder's name. A file that is no picture but has a
+    caption is a record too (a check then says what is wrong with it); hidden files are not looked at.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        files = [path for path in root.rglob("*") if not path.name.startswith(".") and path.is_file()]
+        self._beside: dict[Path, list[tuple[str, Path]]] = {}
+        for path in sorted(file for file in files if file.suffix == ".txt"):
+            self._add_text(path)
+        others = (path for path in files if path.suffix != ".txt")
+        self.paths = sorted(path for path in others if self._is_record(path))
+
+    def _add_text(self, path: Path) -> None:
+        stem = path.with_suffix("")
+        self._beside.setdefault(stem, []).append(("", path))
+        if TEXT_LANGUAGE.fullmatch(stem.suffix):
+            self._beside.setdefault(stem.with_suffix(""), []).append((stem.suffix[1:], path))
+
+    def _is_record(self, path: Path) -> bool:
+        return path.suffix.lower() in IMAGE_SUFFIXES or path.with_suffix("") in self._beside
+
+    @property
+    def captioned(self) -> bool:
+        """Whether any picture has a caption file beside it."""
+        return any(path.with_suffix("") in self._beside for path in self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Changes with the pictures and captions: their names, sizes and times."""
+        beside = (text for path in self.paths for _, text in self._beside.get(path.with_suffix(""), []))
+        return digest(f"{path.relative_to(self.root)}\t{stamp(path)}" for path in chain(self.paths, beside))
+
+    def records(self, start: int = 0) -> Iterator[Record]:
+        """The records from number ``start`` on, by path."""
+        return (self._record(path) for path in self.paths[start:])
+
+    def _record(self, path: Path) -> Record:
+        key = path.relative_to(self.root).as_posix()
+        try:
+            captions, problem = tuple(self._captions(path)), ""
+        except (OSError, UnicodeDecodeError) as error:
+            captions, problem = (), f"the caption file cannot be read as UTF-8: {error}"
+        return Record(key, path, captions, self.root.resolve().name, "", str(path), problem)
+
+    def _captions(self, path: Path) -> Iterator[Caption]:
+        for language, text in self._beside.get(path.with_suffix(""), []):
+            for line in text.read_text("utf-8-sig").splitlines():
+                yield from (Caption(trimmed, language) for trimmed in texts(line))

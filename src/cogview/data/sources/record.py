@@ -1,0 +1,199 @@
+"""One entry of a data set as found, and which columns of a table hold what."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from cogview.config import Config
+from cogview.data.samples import Caption
+from cogview.errors import CogViewError
+
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
+)
+IMAGE_COLUMNS = ("image", "img", "image_bytes", "path", "file", "file_name", "filename", "image_path")
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "description", "prompt")
+KEY_COLUMNS = ("key", "id", "uid")
+TEXT_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z]{2,4})?")
+ROLES = {
+    "image": "image",
+    "key": "key",
+    "source": "source",
+    "split": "split",
+    "caption": "captions",
+    "keyword": "keywords",
+    "style": "styles",
+}
+LANGUAGE_ROLES = ("captions", "keywords", "styles")
+LANGUAGES = "ar|de|en|es|fa|fr|he|hi|it|ja|ko|nl|pl|pt|ru|th|tr|uk|vi|zh"
+LANGUAGE = re.compile(rf"^(?:(?:caption|text|title)_)?((?:{LANGUAGES})(?:-[A-Za-z]{{2,4}})?)$")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry as found: nothing is decoded or checked yet.
+
+    ``image`` is bytes, a path or missing; ``split`` is empty where the data have none.
+    """
+
+    key: str
+    image: bytes | Path | None
+    captions: tuple[Caption, ...]
+    source: str
+    split: str
+    place: str
+    problem: str = ""
+
+
+class Source(Protocol):
+    """A stream of records in a fixed order."""
+
+    def __len__(self) -> int:
+        """How many records there are, good or bad."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the source's files change (names, sizes, times)."""
+        ...
+
+    def records(self, start: int = 0) -> Iterator[Record]:
+        """The records from number ``start`` on."""
+        ...
+
+
+class Columns(Config):
+    """Which columns hold what. Empty fields are found from the columns' names.
+
+    ``captions``, ``keywords`` and ``styles`` map a language ("en", or "" for unknown) to a column. A style
+    is a phrase such as "flat"; it makes a second caption of every plain one by ``templates``.
+    """
+
+    image: str | None = None
+    key: str | None = None
+    source: str | None = None
+    split: str | None = None
+    captions: dict[str, str] = Field(default_factory=dict)
+    keywords: dict[str, str] = Field(default_factory=dict)
+    styles: dict[str, str] = Field(default_factory=dict)
+    templates: dict[str, str] = Field(
+        default={"": "{caption}, {style} style", "zh": "{caption}，{style}风格"}, validate_default=False
+    )
+
+    @classmethod
+    def parse(cls, assignments: Sequence[str]) -> Columns:
+        """Columns from texts ``ROLE[.LANGUAGE]=NAME``, such as ``image=photo`` and ``caption.zh=title``."""
+        fields: dict[str, Any] = {}
+        for text in assignments:
+            role, _, name = text.partition("=")
+            role, _, language = role.partition(".")
+            if not name or role not in ROLES or (language and ROLES[role] not in LANGUAGE_ROLES):
+                wanted = ", ".join(ROLES)
+                raise CogViewError(f"--column {text}: write ROLE=NAME or ROLE.LANGUAGE=NAME; roles: {wanted}")
+            if ROLES[role] in LANGUAGE_ROLES:
+                fields.setdefault(ROLES[role], {})[language] = name
+            else:
+                fields[ROLES[role]] = name
+        return cls(**fields)
+
+    def found(self, names: Sequence[str], place: str) -> Columns:
+        """These columns completed from a table's column names; raises CogViewError where one is missing."""
+        image = self.image or _first(IMAGE_COLUMNS, names)
+        captions = self.captions or caption_columns(names)
+        if image is None or not captions:
+            missing = "picture" if image is None else "caption"
+            hint = f"name it with --column {'image' if image is None else 'caption'}=NAME"
+            raise CogViewError(f"{place}: no {missing} column among {', '.join(names)}; {hint}")
+        done = self.model_copy(
+            update={
+                "image": image,
+                "captions": captions,
+                "key": self.key or _first(KEY_COLUMNS, names),
+                "source": self.source or _first(("source",), names),
+                "split": self.split or _first(("split",), names),
+                "keywords": self.keywords
+                or {lang: f"{lang}_kw" for lang in captions if f"{lang}_kw" in names},
+                "styles": self.styles
+                or {lang: f"style_{lang}" for lang in captions if f"style_{lang}" in names},
+            }
+        )
+        absent = [name for name in done.all_names() if name not in names]
+        if absent:
+            raise CogViewError(f"{place}: no column {absent[0]!r}; there are {', '.join(names)}")
+        return done
+
+    def all_names(self) -> list[str]:
+        """Every column that is read, each once."""
+        single = [self.image, self.key, self.source, self.split]
+        maps = [*self.captions.values(), *self.keywords.values(), *self.styles.values()]
+        return list(dict.fromkeys(name for name in [*single, *maps] if name))
+
+    def read_captions(self, row: Mapping[str, Any]) -> tuple[Caption, ...]:
+        """All captions of a row: plain ones, with the style phrase, and keywords."""
+        found: list[Caption] = []
+        for language, column in self.captions.items():
+            plain = texts(row.get(column))
+            found += [Caption(text, language) for text in plain]
+            template = self.templates.get(language, self.templates.get("", ""))
+            for style in texts(row.get(self.styles.get(language, ""))) if template else []:
+                styled = (template.format(caption=text, style=style) for text in plain)
+                found += [Caption(text, language, "styled") for text in styled]
+        for language, column in self.keywords.items():
+            found += [Caption(text, language, "keyword") for text in texts(row.get(column))]
+        return tuple(dict.fromkeys(found))
+
+
+def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in wanted if name in lower), None)
+
+
+def caption_columns(names: Sequence[str]) -> dict[str, str]:
+    languages: dict[str, str] = {}
+    for name in names:
+        match = LANGUAGE.match(name)
+        if match:
+            languages.setdefault(match[1], name)
+    if languages:
+        return languages
+    plain = _first(CAPTION_COLUMNS, names)
+    return {"": plain} if plain else {}
+
+
+def texts(value: Any) -> list[str]:
+    """A cell's texts: a string, or a list of strings; whitespace is trimmed, empty ones are dropped."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [text for item in values if isinstance(item, str) and (text := " ".join(item.split()))]
+
+
+def stamp(path: Path) -> str:
+    info = path.stat()
+    return f"{path.name}\t{info.st_size}\t{info.st_mtime_ns}"
+
+
+def digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def table_record(
+    row: Mapping[str, Any],
+    columns: Columns,
+    image: bytes | Path | None,
+    key: str,
+    source: str,
+    place: str,
+    problem: str = "",
+) -> Record:
+    def cell(column: str | None, default: str) -> str:
+        value = row.get(column) if column else None
+        return default if value is None or value == "" else str(value)
+
+    captions = columns.read_captions(row)
+    names = cell(columns.key, key), cell(columns.source, source), cell(columns.split, "")
+    return Record(names[0], image, captions, names[1], names[2], place, problem)

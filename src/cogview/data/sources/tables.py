@@ -1,0 +1,130 @@
+"""Tables on disk: CSV, TSV, JSON and JSONL with paths to pictures; Parquet with pictures inside."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cogview.data.sources.record import Columns, Record, digest, stamp, table_record
+from cogview.data.sources.rows import Row, read_rows
+from cogview.errors import CogViewError
+
+
+class TableSource:
+    """A CSV, TSV, JSON or JSONL file; pictures are paths relative to the file (or to ``images``).
+
+    Rows of the same picture are one record with all their captions, unless a column gives keys.
+    """
+
+    def __init__(self, path: Path, columns: Columns, images: Path | None = None) -> None:
+        self.path, self.images = path, images or path.parent
+        self.rows = read_rows(path)
+        names = list(dict.fromkeys(name for row, _ in self.rows for name in row))
+        self.columns = columns.found(names, str(path)) if names else columns
+        self.groups = group_rows(self.rows, self.columns)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def fingerprint(self) -> str:
+        """Changes with the table and with what its columns are taken for."""
+        return digest([stamp(self.path), self.columns.model_dump_json()])
+
+    def records(self, start: int = 0) -> Iterator[Record]:
+        """The records from number ``start`` on, by the first row of each."""
+        return (join_records([self._record(n) for n in group]) for group in self.groups[start:])
+
+    def _record(self, number: int) -> Record:
+        row, problem = self.rows[number]
+        place = f"{self.path}, row {number + 1}"
+        name = row.get(self.columns.image or "")
+        image = self.images / name if isinstance(name, str) and name else None
+        return table_record(row, self.columns, image, str(name or number), self.path.stem, place, problem)
+
+
+def group_rows(rows: list[Row], columns: Columns) -> list[list[int]]:
+    """Numbers of the rows that make one record each: one row, or all good rows of a picture."""
+    groups: dict[Any, list[int]] = {}
+    for number, (row, problem) in enumerate(rows):
+        name = row.get(columns.image or "")
+        alone = bool(problem) or columns.key is not None or not isinstance(name, str)
+        groups.setdefault(number if alone else name, []).append(number)
+    return list(groups.values())
+
+
+def join_records(records: list[Record]) -> Record:
+    """Records of one picture as one, with every caption once."""
+    captions = dict.fromkeys(caption for record in records for caption in record.captions)
+    return records[0] if len(records) == 1 else replace(records[0], captions=tuple(captions))
+
+
+class ParquetSource:
+    """One Parquet file or a folder of them; pictures are bytes, ``{"bytes", "path"}`` structs or paths."""
+
+    def __init__(self, path: Path, columns: Columns, images: Path | None = None) -> None:
+        self._parquet = import_arrow("pyarrow.parquet")
+        self.paths = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+        self.images = images or (path if path.is_dir() else path.parent)
+        self.counts = [self._open(file).metadata.num_rows for file in self.paths]
+        self.columns = columns.found(list(self._open(self.paths[0]).schema_arrow.names), str(self.paths[0]))
+
+    def _open(self, path: Path) -> Any:
+        try:
+            return self._parquet.ParquetFile(path)
+        except (OSError, ValueError) as error:
+            raise CogViewError(
+                f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}"
+            ) from error
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def fingerprint(self) -> str:
+        return digest([*map(stamp, self.paths), self.columns.model_dump_json()])
+
+    def records(self, start: int = 0) -> Iterator[Record]:
+        for path, count in zip(self.paths, self.counts, strict=True):
+            if start >= count:
+                start -= count
+                continue
+            yield from self._file_records(path, start)
+            start = 0
+
+    def _file_records(self, path: Path, start: int) -> Iterator[Record]:
+        number = 0
+        for batch in self._open(path).iter_batches(256, columns=self.columns.all_names()):
+            if number + batch.num_rows > start:
+                for offset, row in enumerate(batch.to_pylist()):
+                    if number + offset >= start:
+                        yield self._record(path, number + offset, row)
+            number += batch.num_rows
+
+    def _record(self, path: Path, number: int, row: dict[str, Any]) -> Record:
+        place = f"{path}, row {number + 1}"
+        return arrow_record(row, self.columns, self.images, f"{path.stem}/{number}", path.stem, place)
+
+
+def arrow_record(
+    row: Mapping[str, Any], columns: Columns, images: Path, name: str, source: str, place: str
+) -> Record:
+    """A row whose picture is bytes, ``{"bytes", "path"}`` or a path below ``images``."""
+    image = row.get(columns.image or "")
+    if isinstance(image, dict):
+        name, image = image.get("path") or name, image.get("bytes") or image.get("path")
+    if isinstance(image, str):
+        name, image = image, images / image
+    found = image if isinstance(image, (bytes, Path)) else None
+    return table_record(row, columns, found, name, source, place)
+
+
+def import_arrow(module: str) -> Any:
+    """A module of pyarrow; CogViewError says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise CogViewError(
+            "reading Parquet and Arrow needs pyarrow; install it with `pip install 'cogview[data]'`"
+        ) from error
