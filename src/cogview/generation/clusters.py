@@ -37,10 +37,9 @@ def kmeans(
     Raises CogViewError where there are fewer different vectors than clusters.
     """
     x = vectors.detach().double().cpu()
-    if not 1 <= count <= len(x.unique(dim=0)):
-        raise CogViewError(
-            f"{count} clusters of {len(x.unique(dim=0))} different codes: ask for as many at most"
-        )
+    different = len(torch.unique(x, dim=0))  # type: ignore[no-untyped-call]
+    if not 1 <= count <= different:
+        raise CogViewError(f"{count} clusters of {different} different codes: ask for as many at most")
     centres, labels = _spread(x, count, seed), torch.full((len(x),), -1)
     for done in range(rounds):
         distances = _distances(x, centres)

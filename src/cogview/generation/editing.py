@@ -55,13 +55,21 @@ class Frame:
         part = self.mask[top:bottom, left:right]
         (rows, columns), (height, width) = grid, part.shape
         if style == "released":
-            return part[np.arange(rows) * height // rows][:, np.arange(columns) * width // columns]
-        found = np.zeros(grid, dtype=np.bool_)
-        y, x = np.nonzero(part)
-        for down in (y * rows // height, ((y + 1) * rows - 1) // height):  # a pixel may lie in two tokens
-            for across in (x * columns // width, ((x + 1) * columns - 1) // width):
-                found[down, across] = True
-        return found
+            chosen: Mask = part[np.arange(rows) * height // rows][:, np.arange(columns) * width // columns]
+            return chosen
+        sums = np.zeros((height + 1, width + 1), dtype=np.int64)
+        sums[1:, 1:] = part.cumsum(0).cumsum(1)
+        tops, bottoms = _edges(rows, height)
+        lefts, rights = _edges(columns, width)
+        counts = sums[bottoms][:, rights] - sums[tops][:, rights] - sums[bottoms][:, lefts]
+        covered: Mask = counts + sums[tops][:, lefts] > 0
+        return covered
+
+
+def _edges(tokens: int, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first pixel of every token and the one after its last; neighbours may share one."""
+    index = np.arange(tokens, dtype=np.int64)
+    return index * pixels // tokens, -(-(index + 1) * pixels // tokens)
 
 
 def inner_box(mask: Mask) -> tuple[int, int, int, int]:
@@ -120,9 +128,7 @@ def checked(
     if not found.any():
         raise CogViewError(f"{where} is empty: paint white what is to be drawn anew")
     if found.all() and not allow_full:
-        raise CogViewError(
-            f"{where} covers the whole picture; leave something, or draw with cogview generate"
-        )
+        raise CogViewError(f"{where} covers the whole picture: leave something, or use cogview generate")
     return found
 
 
@@ -179,13 +185,14 @@ def soften(mask: Mask, feather: int = FEATHER) -> NDArray[np.float32]:
     """
     inside = Image.fromarray(mask.astype(np.uint8) * 255)
     total = np.zeros(mask.shape, dtype=np.float32)
-    for steps in range(1, max(1, feather) + 1):
+    for _ in range(max(1, feather)):
         layer = np.asarray(inside) > 0
         if not layer.any():
-            return total / (steps - 1)
+            break
         total += layer
         inside = inside.filter(ImageFilter.MinFilter(3))
-    return total / max(1, feather)
+    opacity: NDArray[np.float32] = total / total.max()
+    return opacity
 
 
 def paste(original: Image.Image, new: Image.Image, area: Frame, feather: int = FEATHER) -> Image.Image:
