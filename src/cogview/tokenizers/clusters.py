@@ -1,4 +1,4 @@
-"""Clusters of image codes for cluster sampling (CogView2, section 4.1): K-means of the codebook.
+"""Clusters of image codes, for cluster sampling (CogView2, section 4.1): K-means of the codebook.
 
 CogView2 groups its 20,000 codes into 500 clusters. Labels are made once and stored with the model
 (``clusters.safetensors``), or read from a file someone else made (``.npy``).
@@ -37,7 +37,7 @@ def kmeans(
     Raises CogViewError where there are fewer different vectors than clusters.
     """
     x = vectors.detach().double().cpu()
-    different = len(torch.unique(x, dim=0))  # type: ignore[no-untyped-call]
+    different = len(torch.unique(x, dim=0))
     if not 1 <= count <= different:
         raise CogViewError(f"{count} clusters of {different} different codes: ask for as many at most")
     centres, labels = _spread(x, count, seed), torch.full((len(x),), -1)
