@@ -26,9 +26,12 @@ from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.metrics import MetricsFile
+from cogview.training.objective import sequence_loss
 from cogview.training.samples import contact_sheet
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
 from cogview.training.trainer import Trainer, prepare_directory
+from cogview.transformer.attention import ThreeRegion, sample_pivots
+from cogview.transformer.config import ThreeRegionConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
 
@@ -285,3 +288,68 @@ def test_cell_weights_weigh_the_codes_of_a_place(data: Path) -> None:
 def test_cell_weights_of_another_grid_are_refused(data: Path) -> None:
     with pytest.raises(CogViewError, match="cell_weights: 1 rows"):
         TransformerTask(recipe(data, cell_weights=((1.0, 1.0),))).build()
+
+
+SPARSE = {"kind": "three_region", "window": 2, "times": 2, "pivots": 9}
+
+
+def test_a_name_chooses_sparse_attention_with_the_released_sizes(data: Path) -> None:
+    assert recipe(data, attention="three_region").attention == ThreeRegionConfig(
+        window=128, times=6, pivots=768
+    )
+    assert recipe(data).attention == "causal"
+
+
+@pytest.mark.parametrize(
+    ("attention", "named"),
+    [
+        ("three_region", r"attention: a window of 128 x 6 sees all"),
+        ({"kind": "three_region", "window": 2, "times": 2, "pivots": 3}, r"attention\.pivots: 3"),
+        ({"kind": "three_region", "window": 2, "times": 2, "pivots": 200}, r"attention\.pivots: 200"),
+    ],
+)
+def test_sparse_attention_that_cannot_work_is_told_before_training(
+    data: Path, attention: object, named: str
+) -> None:
+    with pytest.raises(CogViewError, match=named):
+        TransformerTask(recipe(data, attention=attention)).build()
+
+
+def test_sparse_attention_and_a_prefix_exclude_each_other(data: Path) -> None:
+    with pytest.raises(CogViewError, match="visibility is prefix"):
+        recipe(data, attention=SPARSE, format={"text_slots": 6, "visibility": "prefix"})
+
+
+def wide_batch(task: TransformerTask) -> dict[str, torch.Tensor]:
+    """Two sequences of a 4 x 4 picture, with texts of one and three pieces."""
+    codes = torch.arange(32).view(2, 16) % 8
+    return make_batch(task.format, {"codes": codes, "texts": [[3], [1, 5, 7]], "items": [0, 1]})
+
+
+def test_sparse_training_equals_a_dense_mask_written_out(data: Path) -> None:
+    """Pivots recovered from the generator; the loss is that of the mask they make, evaluation is causal."""
+    given = recipe(data, attention=SPARSE)
+    task = TransformerTask(given)
+    task.format = task.format.model_copy(update={"grid": (4, 4)})
+    model, batch = Transformer(task.config()), wide_batch(task)
+    torch.manual_seed(4)
+    loss = task.loss(model.train(), batch, 0, "model")[0]
+    ids, length = batch["inputs"], batch["inputs"].shape[1]
+    image = ids < VOCABULARY.image_codes
+    text = ~image & (ids != VOCABULARY.control("[PAD]"))
+    torch.manual_seed(4)
+    pivots = sample_pivots(text, image, 9, 2)
+    hidden = model.embed(ids, batch["positions"])
+    for layer, block in enumerate(model.blocks):
+        hidden = block(hidden, ThreeRegion(2, 2, pivots).dense_view(length, length, None, layer))
+    dense = batch["targets"], batch["weights"]
+    places = batch["image_at"], batch["text_at"]
+    expected, _ = sequence_loss(
+        model.logits, model.norm(hidden), *dense, VOCABULARY, softmax=given.softmax, places=places
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    again, evaluated = (task.loss(m, batch, 0, "model")[0].item() for m in (model.train(), model.eval()))
+    causal = TransformerTask(recipe(data))
+    causal.format = task.format
+    assert evaluated == pytest.approx(causal.loss(model, batch, 0, "model")[0].item(), rel=1e-6)
+    assert abs(again - loss.item()) > 1e-6 < abs(evaluated - loss.item())  # other pivots; no pivots

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cogview.config import Config
 
@@ -83,3 +83,29 @@ class TransformerConfig(Config):
             hidden_dropout=0.1,
             attention_dropout=0.1,
         )
+
+
+class ThreeRegionConfig(Config):
+    """Three-region sparse attention (CogView, appendix B); weights are the same with and without it.
+
+    window: tokens of a block; times: blocks that a token sees, its own included; pivots: tokens of what is
+    further back, the whole text among them, drawn anew for every layer and step. The defaults are the
+    released ones, for 4,096 tokens; the paper's 1,088 want 64, 4 and 256.
+    """
+
+    kind: Literal["three_region"] = "three_region"
+    window: int = Field(128, ge=1, le=1 << 20)
+    times: int = Field(6, ge=1, le=1 << 16)
+    pivots: int = Field(768, ge=1, le=1 << 20)
+
+    @property
+    def span(self) -> int:
+        """Tokens of the whole window."""
+        return self.window * self.times
+
+
+def _named(value: object) -> object:
+    return {"kind": value} if value == "three_region" else value
+
+
+AttentionConfig = Annotated[Literal["causal"] | ThreeRegionConfig, BeforeValidator(_named)]

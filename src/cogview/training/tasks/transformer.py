@@ -29,8 +29,9 @@ from cogview.training.recipe import Recipe
 from cogview.training.samples import Sampler, Samples
 from cogview.training.start import Start, find_start
 from cogview.training.task import Metrics, State, Task, load_weights
-from cogview.transformer.attention import Prefix
-from cogview.transformer.config import TransformerConfig
+from cogview.transformer.attention import Prefix, ThreeRegion, Visibility
+from cogview.transformer.attention.three_region import check_fits
+from cogview.transformer.config import AttentionConfig, TransformerConfig
 from cogview.transformer.lora import LoRAConfig, adapter_parameters, attach, save_adapter
 from cogview.transformer.model import Transformer
 
@@ -89,6 +90,8 @@ class TransformerRecipe(Recipe):
     ``objective.py``. ``pad_multiple`` rounds the length of a batch up, for GPUs. ``cell_weights``, rows of
     numbers of the grid's size, weighs the training loss by the code's place in the picture: where the text
     decides little of a picture's many nats, as in small faces, more weight there is learnt from sooner.
+    ``attention: three_region`` trains with CogView's sparse attention (``ThreeRegionConfig`` has the sizes);
+    as released, evaluation is causal all the same.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
@@ -101,6 +104,7 @@ class TransformerRecipe(Recipe):
     format: FormatRecipe = FormatRecipe()
     model: Architecture | None = None
     lora: LoRAConfig | None = None
+    attention: AttentionConfig = "causal"
     softmax: Softmax = "region"
     padding_rows: bool = False
     pad_multiple: int = Field(1, ge=1)
@@ -112,6 +116,12 @@ class TransformerRecipe(Recipe):
     def _draws(self) -> Self:
         if self.samples and self.format.kind != "text_to_image":
             raise ValueError(f"samples are pictures, but format.kind is {self.format.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _sees(self) -> Self:
+        if self.attention != "causal" and self.format.visibility != "causal":
+            raise ValueError("attention three_region is causal, but format.visibility is prefix")
         return self
 
     @model_validator(mode="after")
@@ -220,6 +230,9 @@ class TransformerTask(Task):
 
     def build(self) -> nn.Module:
         self.cells, self.sampler  # noqa: B018  (what does not fit is found before training, not after)
+        if self.recipe.attention != "causal":
+            form, image = self.format, self.format.codes + self.format.context_codes
+            check_fits(self.recipe.attention, form.max_length - 1, form.max_length - image, image)
         return Transformer(self.config())
 
     @cached_property
@@ -267,9 +280,9 @@ class TransformerTask(Task):
             yield sequences if self.cells is None else weigh_cells(sequences, self.cells), after
 
     def loss(self, model: nn.Module, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics]:
-        prefix = self.recipe.format.visibility == "prefix"
         model = cast(Transformer, model)
-        hidden = model(batch["inputs"], batch["positions"], Prefix(batch["prefix"]) if prefix else None)
+        visibility = self._visibility(batch, model.config.layers, model.training)
+        hidden = model(batch["inputs"], batch["positions"], visibility)
         loss, parts = sequence_loss(
             model.logits,
             hidden,
@@ -281,6 +294,18 @@ class TransformerTask(Task):
             places=(batch["image_at"], batch["text_at"]),
         )
         return loss, {**parts}
+
+    def _visibility(self, batch: Any, layers: int, training: bool) -> Visibility | None:
+        """Who sees whom in a batch; None is causal."""
+        attention = self.recipe.attention
+        if self.recipe.format.visibility == "prefix":
+            return Prefix(batch["prefix"])
+        if attention == "causal" or not training:
+            return None
+        vocabulary, ids = self.format.vocabulary, batch["inputs"]
+        image = ids < vocabulary.image_codes
+        text = ~image & (ids != vocabulary.control("[PAD]"))
+        return ThreeRegion.drawn(attention, text, image, layers)
 
     def items(self, batch: Any) -> int:
         return len(batch["inputs"])

@@ -19,6 +19,7 @@ from cogview.transformer.attention import flex
 from cogview.transformer.attention.causal import Causal, lower_triangle
 from cogview.transformer.attention.pattern import View, Visibility
 from cogview.transformer.attention.tiles import Layout, TiledKernel
+from cogview.transformer.config import ThreeRegionConfig
 
 SHORT = 512  # below so many tokens the dense mask in a fused kernel is faster than tiles
 
@@ -50,6 +51,23 @@ def sample_pivots(
     return chance.topk(count, dim=-1).indices.sort(-1).values
 
 
+def check_fits(config: ThreeRegionConfig, length: int, text: int, image: int) -> None:
+    """Raise CogViewError where the pattern suits no sequences of ``length`` tokens.
+
+    text: the most tokens of text and control; image: the fewest image tokens.
+    """
+    if config.span >= length:
+        raise CogViewError(
+            f"attention: a window of {config.window} x {config.times} sees all of the {length} tokens of a "
+            "sequence; take a smaller attention.window, or attention: causal"
+        )
+    if not text <= config.pivots <= image:
+        raise CogViewError(
+            f"attention.pivots: {config.pivots}, but the text (up to {text} tokens) must be among them, and "
+            f"there are {image} image tokens"
+        )
+
+
 class ThreeRegion(Visibility):
     """The training form of the pattern, with given pivots.
 
@@ -60,6 +78,19 @@ class ThreeRegion(Visibility):
     def __init__(self, window: int, times: int, pivots: Tensor) -> None:
         self.window, self.times = window, times
         self.pivots = pivots
+
+    @classmethod
+    def drawn(
+        cls,
+        config: ThreeRegionConfig,
+        text: Tensor,
+        image: Tensor,
+        layers: int,
+        generator: torch.Generator | None = None,
+    ) -> ThreeRegion:
+        """The pattern with pivots drawn for every layer; text, image: see :func:`sample_pivots`."""
+        pivots = sample_pivots(text, image, config.pivots, layers, generator)
+        return cls(config.window, config.times, pivots)
 
     @property
     def varies_by_layer(self) -> bool:
