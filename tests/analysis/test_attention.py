@@ -1,0 +1,135 @@
+"""Attention facts against a plain forward pass, and planted patterns that the finder has to name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cogview.analysis.attention import HeadFacts, Layout, by_offset, classify, observe, received
+from cogview.analysis.attention_report import find_word, lay_out
+from cogview.cli.app import main
+from cogview.errors import CogViewError
+from cogview.pipeline import CogView
+from cogview.provenance import read
+from cogview.sequences import SequenceFormat
+from tests.transformer.tiny import tiny_model
+
+ROWS, COLUMNS = 6, 8
+CODES = ROWS * COLUMNS
+
+
+def head(among: np.ndarray, separators: float = 0.0, text: float = 0.0) -> HeadFacts:
+    """Facts of a head whose codes attend to each other as ``among`` (rows sum to 1) says."""
+    among = (among * (1 - separators - text)).astype(np.float32)
+    first = 2 * COLUMNS
+    return HeadFacts(
+        layer=0,
+        head=0,
+        map=received(among).reshape(ROWS, COLUMNS),
+        words=np.zeros((0, ROWS, COLUMNS), np.float32),
+        offsets=by_offset(among),
+        separators=separators,
+        text=text,
+        first_rows=float(among[first:, :first].sum(1).mean()),
+        effective=1.0,
+    )
+
+
+def causal(weights: np.ndarray) -> np.ndarray:
+    """Weights (codes, codes) made into causal attention."""
+    lower = np.tril(weights) + 1e-9 * np.eye(CODES)
+    return lower / lower.sum(1, keepdims=True)
+
+
+def planted(offset: int) -> np.ndarray:
+    """Most attention to the code ``offset`` before, a little everywhere."""
+    return causal(np.full((CODES, CODES), 0.01) + np.eye(CODES, k=-offset) * 2)
+
+
+@pytest.mark.parametrize(
+    ("offset", "place"), [(COLUMNS, (1, 0)), (1, (0, 1)), (COLUMNS - 1, (1, -1)), (2 * COLUMNS, (2, 0))]
+)
+def test_a_fixed_offset_is_found(offset: int, place: tuple[int, int]) -> None:
+    verdict = classify(head(planted(offset)))
+    assert (verdict.bias, verdict.offset) == ("offset", place)
+
+
+def test_first_rows_separators_and_text_are_found() -> None:
+    top = np.full((CODES, CODES), 0.02)
+    top[:, : 2 * COLUMNS] = 1
+    assert classify(head(causal(top))).bias == "first rows"
+    even = causal(np.ones((CODES, CODES)))
+    assert classify(head(even, separators=0.9)).bias == "separator"
+    assert classify(head(even, text=0.8)).bias == "text"
+
+
+def test_broad_structure_is_found() -> None:
+    rows, columns = np.indices((ROWS, COLUMNS)).reshape(2, -1)
+    board = np.where((rows + columns) % 2, 1.0, 0.2)
+    below = np.where(rows >= ROWS // 2, 1.0, 0.1)
+    plain = head(causal(np.ones((CODES, CODES))))
+    for wanted, values in (("checker", board), ("half", below)):
+        facts = HeadFacts(**{**vars(plain), "map": values.reshape(ROWS, COLUMNS).astype(np.float32)})
+        assert classify(facts).bias == wanted
+    noise = np.random.default_rng(1).random((ROWS, COLUMNS)).astype(np.float32)
+    assert classify(HeadFacts(**{**vars(plain), "map": noise})).bias == "content"
+
+
+def test_the_facts_are_those_of_the_models_own_attention() -> None:
+    """A head's attention times its values gives what the layer puts out; shares and maps follow from it."""
+    model = tiny_model().eval()
+    layout = Layout(separators=(0, 4), text=(1, 2, 3), codes=tuple(range(5, 17)), grid=(3, 4))
+    ids = torch.randint(0, model.config.vocab_size, (17,), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(17)
+    facts = observe(model, ids, positions, layout, words=[(1, 2)])
+    assert len(facts) == model.config.layers * model.config.heads
+    inputs: list[torch.Tensor] = []
+    first = model.blocks[0].attention
+    handle = first.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    with torch.no_grad():
+        model(ids[None], positions[None])
+        handle.remove()
+        query, key, _ = first.qkv(inputs[0])[0].chunk(3, -1)
+        size = model.config.head_dim
+        scores = query[:, :size] @ key[:, :size].T / size**0.5
+        attention = scores.masked_fill(~torch.ones(17, 17, dtype=torch.bool).tril(), -torch.inf).softmax(-1)
+    codes = attention[5:]
+    assert facts[0].text == pytest.approx(float(codes[:, 1:4].sum(1).mean()), rel=1e-5)
+    assert facts[0].separators == pytest.approx(float(codes[:, [0, 4]].sum(1).mean()), rel=1e-5)
+    np.testing.assert_allclose(facts[0].words[0].ravel(), codes[:, 1:3].sum(1).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(facts[0].map.ravel()[-1], float(codes[-1, -1]), rtol=1e-5)
+    assert facts[0].offsets[1] == pytest.approx(
+        np.mean([float(codes[i, 5 + i - 1]) for i in range(1, 12)]), rel=1e-5
+    )
+    assert facts[0].scores["text to text"].largest == pytest.approx(
+        float(torch.stack([scores[i, j] for i in (1, 2, 3) for j in range(1, i + 1)]).max()), rel=1e-5
+    )
+    assert not first._forward_pre_hooks, "the model is left as it was"
+
+
+def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "a blue monster, red background"
+    assert main(["inspect", "attention", prompt, "--seed", "3", "-o", str(tmp_path / "look")]) == 0
+    assert "8 layers" in capsys.readouterr().out
+    page = (tmp_path / "look" / "index.html").read_text()
+    assert "red background" in page and page.count("data:image/png") == 1 + 2 + 2 * 4 + 8
+    facts = read(tmp_path / "look" / "picture.png")
+    assert facts is not None and (facts.prompt, facts.seed) == (prompt, 3)
+
+
+def test_words_are_found_in_the_text_or_refused() -> None:
+    model = CogView.from_pretrained()
+    pieces = model.encode("a blue monster with round eyes, red background")
+    found = find_word(model, pieces, "Round eyes")
+    assert "roundeyes" in model.text.decode([pieces[i] for i in found]).replace(" ", "")
+    with pytest.raises(CogViewError, match="'hat' is not in the text"):
+        find_word(model, pieces, "hat")
+
+
+def test_every_place_has_one_role() -> None:
+    form = SequenceFormat.cogview()
+    sequence = form.training([5, 6], np.zeros(1024, dtype=np.int64))
+    layout = lay_out(sequence, form.vocabulary, form.grid)
+    assert layout.text == (1, 2) and len(layout.codes) == 1024
+    assert sorted(layout.separators + layout.text + layout.codes) == list(range(len(sequence)))
