@@ -72,11 +72,25 @@ class Defaults(Config):
     emphasis: float = 0.0
 
 
+class StyleDefaults(Config):
+    """Sampling settings that suit a style; None is the family's."""
+
+    temperature: float | None = Field(None, gt=0)
+    top_k: int | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=0, le=1)
+    guidance: float | None = Field(None, ge=0)
+    clusters: int | None = Field(None, ge=0)
+    cluster_temperature: float | None = Field(None, gt=0)
+    emphasis: float | None = None
+
+
 class FamilyConfig(Config):
     """The contents of ``family.json``.
 
     styles: name to {language: phrase}; the phrase goes into the caption template of its language.
     templates: language to a caption with a style ("{caption}" and "{style}").
+    style_defaults: a style's own sampling settings, where it has any, over ``defaults``.
+    clusters: the file with the clusters of the image codes. newline: the text piece for a line break.
     adapters: name to the directory of a LoRA adapter of the base role, applied when it is asked for.
     """
 
@@ -91,6 +105,9 @@ class FamilyConfig(Config):
         default_factory=lambda: {"en": "{caption}, {style} style", "zh": "{caption}，{style}风格"}
     )
     defaults: Defaults = Defaults()
+    style_defaults: dict[str, StyleDefaults] = Field(default_factory=dict)
+    clusters: AdapterName | None = None
+    newline: str | None = None
     adapters: dict[str, AdapterName] = Field(default_factory=dict)
     fingerprints: Fingerprints
 
@@ -99,6 +116,9 @@ class FamilyConfig(Config):
         for name, role in self.roles.items():
             if role.sequences.vocabulary != self.vocabulary:
                 raise ValueError(f"roles.{name}.sequences.vocabulary is not the family's vocabulary")
+        for name in self.style_defaults:
+            if name not in self.styles:
+                raise ValueError(f"style_defaults.{name}: there is no such style")
         return self
 
 
@@ -144,7 +164,7 @@ class Family:
         from cogview.tokenizers.text import TextTokenizer
 
         path = self.directory / self.config.text_tokenizer
-        tokenizer = TextTokenizer.from_file(path)
+        tokenizer = TextTokenizer.from_file(path, self.config.newline)
         self._same(path, tokenizer.fingerprint, self.config.fingerprints.text_tokenizer)
         return tokenizer
 

@@ -79,6 +79,56 @@ def cogview_command(
     typer.echo(f"{out}: {', '.join(family.config.roles)}, {family.config.vocabulary.size} tokens")
 
 
+@imports.command("cogview2")
+def cogview2_command(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The new family's folder; its name is the family's.")
+    ],
+    coglm: Annotated[Path, typer.Option(help="CogLM: the folder with `latest`, or a .pt file.")],
+    image_tokenizer: Annotated[Path, typer.Option(help="ice_image.pt.", metavar="FILE")],
+    text: Annotated[Path, typer.Option(help="ice_text.model.", metavar="FILE")],
+    direct: Checkpoint = None,
+    iterative: Checkpoint = None,
+    clusters: Annotated[
+        Path | None,
+        typer.Option(
+            help="cluster_label.npy.", metavar="FILE", show_default="the codebook in 500 clusters, made anew"
+        ),
+    ] = None,
+    grid: Annotated[int, typer.Option(min=2, help="Codes on a side of a picture: 20 for 160 pixels.")] = 20,
+    text_slots: Annotated[int, typer.Option(min=2, help="Places of a text and what ends it.")] = 112,
+    image_start: Annotated[int, typer.Option(min=1, help="The position of <start_of_image>.")] = 512,
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attention heads.", show_default="as model_config.json says, or 64 wide"),
+    ] = None,
+) -> None:
+    """CogView2's release: CogLM, super-resolution and icetk's tokenizers become one model family.
+
+    Files that could run code are refused; what a training run left beside its weights is passed over. No
+    checkpoint is ever whole in memory.
+
+    cogview import cogview2 --coglm coglm --direct cogview2-dsr --iterative cogview2-itersr
+    --image-tokenizer ice_image.pt --text ice_text.model --clusters cluster_label.npy -o models/cogview2
+    """
+    from cogview.importers.cogview2_release import BASE, DIRECT, ITERATIVE, Release2, import_release
+
+    given = {BASE: coglm, DIRECT: direct, ITERATIVE: iterative}
+    with writing() as show:
+        release = Release2(
+            {role: path for role, path in given.items() if path is not None},
+            image_tokenizer,
+            text,
+            clusters,
+            grid,
+            text_slots,
+            image_start,
+            heads,
+        )
+        family = import_release(release, out, show)
+    typer.echo(f"{out}: {', '.join(family.config.roles)}, {family.config.vocabulary.size} tokens")
+
+
 @contextlib.contextmanager
 def writing() -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal; yields what to call with bytes written and their total."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import warnings
 import zipfile
@@ -79,6 +80,8 @@ def load_pickle(path: Path) -> Any:
         reason = f"it wants to load {name[1]}" if name else "it holds more than tensors and plain data"
         raise CogViewError(f"{path}: refused, {reason}") from error
     except OSError as error:
+        if error.errno == errno.EINVAL:  # a place in the file that is not there
+            raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
         raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # whatever a file made to break its reader may raise
         raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error

@@ -17,7 +17,7 @@ import torch
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.family import Defaults, Family, FamilyConfig, Fingerprints, Role, new_family
-from cogview.importers.checkpoint import load_weights
+from cogview.importers.checkpoint import map_weights
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.vqvae import import_vqvae
 from cogview.sequences import SequenceFormat
@@ -98,14 +98,13 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
         CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` is there already.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CogViewError(f"{out} is there already; choose another -o, or remove it")
+    check_new(out)
     text = TextTokenizer.from_file(release.text_tokenizer)
     images = read_image_tokenizer(release.image_tokenizer, release.grid)
     vocabulary = Vocabulary(image_codes=images.codes, text_pieces=text.pieces)
     opened = {role: _open(release, role, vocabulary) for role in KINDS if role in release.transformers}
     config = FamilyConfig(
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).strip("._-") or "cogview",
+        name=name_of(out),
         vocabulary=vocabulary,
         roles={role: _role(role, model, vocabulary, release.grid) for role, model in opened.items()},
         styles=STYLES,
@@ -113,9 +112,9 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
         defaults=DEFAULTS,
         fingerprints=Fingerprints(image_tokenizer=images.fingerprint, text_tokenizer=text.fingerprint),
     )
-    total = sum(_bytes(model) for model in opened.values())
-    _check_space(out, total)
-    report = _counter(progress, total)
+    total = sum(bytes_of(model) for model in opened.values())
+    check_space(out, total)
+    report = counter(progress, total)
     with new_family(out, config) as fresh:
         text.save(fresh / config.text_tokenizer)
         images.save(fresh / config.image_tokenizer, torch.float32)  # as released: to the bit the same codes
@@ -129,7 +128,7 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
 def read_image_tokenizer(path: Path, grid: int = GRID) -> ImageTokenizer:
     """The released image tokenizer of a ``.pt`` file, for pictures of grid x grid codes; CogViewError."""
     try:
-        return import_vqvae(load_weights(path), grid * PIXELS)
+        return import_vqvae(map_weights(path), grid * PIXELS)
     except CogViewError as error:
         said = str(error)
         raise CogViewError(said if said.startswith(str(path)) else f"{path}: {said}") from None
@@ -157,11 +156,22 @@ def _role(role: str, model: Released, vocabulary: Vocabulary, grid: int) -> Role
     return Role(directory=role, sequences=sequences)
 
 
-def _bytes(model: Released) -> int:
+def check_new(out: Path) -> None:
+    """CogViewError where something is in the place of a new directory."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CogViewError(f"{out} is there already; choose another -o, or remove it")
+
+
+def name_of(out: Path) -> str:
+    """A family's name from its directory's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).strip("._-") or "cogview"
+
+
+def bytes_of(model: Released) -> int:
     return sum(shape.numel() for shape in model.shapes.values()) * DTYPE.itemsize
 
 
-def _check_space(out: Path, needed: int) -> None:
+def check_space(out: Path, needed: int) -> None:
     """Half of what will be written fits as little as none of it."""
     place = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(place).free
@@ -169,7 +179,7 @@ def _check_space(out: Path, needed: int) -> None:
         raise CogViewError(f"{out}: {needed / 1e9:.1f} GB will be written and {free / 1e9:.1f} GB are free")
 
 
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
     """Adds up the bytes of blocks for ``progress``."""
     done = 0
 

@@ -1,0 +1,193 @@
+"""The files of CogView2's release as one family directory: CogLM, both super-resolution models, tokenizers.
+
+CogLM draws 20 x 20 codes of 160 pixels, the direct model makes 60 x 60 codes of them and the iterative one
+corrects those; all share icetk's ids, its image tokenizer and the 500 clusters of its codes. The release's
+ten styles are words behind the caption, in Chinese whatever the caption's language, some with sampling
+settings of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cogview.coglm import CogLMFormat
+from cogview.config import validate
+from cogview.errors import CogViewError
+from cogview.family import Defaults, Family, FamilyConfig, Fingerprints, Role, StyleDefaults, new_family
+from cogview.importers.cogview1 import Released, open_released, write_model
+from cogview.importers.family import DTYPE, Progress, bytes_of, check_new, check_space, counter, name_of
+from cogview.importers.hvqvae import read_hvqvae
+from cogview.tokenizers.clusters import FILE as CLUSTERS
+from cogview.tokenizers.clusters import cluster_codebook, read_labels, write_labels
+from cogview.tokenizers.hvqvae import HierarchicalTokenizer
+from cogview.tokenizers.icetk import NEWLINE
+from cogview.tokenizers.text import TextTokenizer
+from cogview.vocabulary import COGVIEW2_CONTROLS, COGVIEW2_LANGUAGES, Vocabulary
+
+BASE, DIRECT, ITERATIVE = "base", "direct", "iterative"
+GRID, TEXT_SLOTS, IMAGE_START = 20, 112, 512
+PIXELS = 8  # of a code's side
+MULTIPLE = 10  # of the rows of the released matrices: 150,003 ids in 150,010 rows
+
+# Words behind a caption, and the base model's temperature where it is not DEFAULTS'.
+WORDS: dict[str, tuple[str, float | None]] = {
+    "mainbody": ("高清摄影 隔绝", None),
+    "photo": ("高清摄影", None),
+    "flat": ("平面风格", 1.1),
+    "comics": ("漫画 隔绝", 1.1),
+    "oil": ("油画风格", None),
+    "sketch": ("素描风格", 1.1),
+    "isometric": ("等距矢量图", 1.1),
+    "chinese": ("水墨国画", 1.12),
+    "watercolor": ("水彩画风格", None),
+}
+STYLES = {"none": {"en": "", "zh": ""}} | {name: {"en": w, "zh": w} for name, (w, _) in WORDS.items()}
+STYLE_DEFAULTS = {name: StyleDefaults(temperature=t) for name, (_, t) in WORDS.items() if t is not None}
+TEMPLATES = {"en": "{caption} {style}", "zh": "{caption} {style}"}
+DEFAULTS = Defaults(temperature=1.15, clusters=16, cluster_temperature=1.0, emphasis=1.4)
+
+
+@dataclass(frozen=True)
+class Release2:
+    """Where the files are, and what they do not tell.
+
+    transformers: role to checkpoint (a directory, or its only file); clusters: the released labels
+    (``cluster_label.npy``), None to group the codebook anew; grid, text_slots, image_start: of CogLM's
+    sequences; heads: attention heads, where ``model_config.json`` does not say and they are not 64 wide.
+    """
+
+    transformers: Mapping[str, Path]
+    image_tokenizer: Path
+    text_tokenizer: Path
+    clusters: Path | None = None
+    grid: int = GRID
+    text_slots: int = TEXT_SLOTS
+    image_start: int = IMAGE_START
+    heads: int | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything opened and compared, nothing of a transformer read yet."""
+
+    text: TextTokenizer
+    images: HierarchicalTokenizer
+    labels: torch.Tensor | None
+    vocabulary: Vocabulary
+    models: dict[str, Released]
+
+
+def released_vocabulary(codes: int, pieces: int, rows: int) -> Vocabulary:
+    """The arrangement of ``rows`` rows of embeddings.
+
+    Raises:
+        CogViewError: they are too few for the tokenizers' ids.
+    """
+    if rows < codes + pieces + len(COGVIEW2_CONTROLS):
+        raise CogViewError(
+            f"{rows} rows of embeddings are too few for {codes} image codes, {pieces} text pieces and "
+            f"{len(COGVIEW2_CONTROLS)} more: these tokenizers are not its own"
+        )
+    facts = {"image_codes": codes, "text_pieces": pieces, "controls": COGVIEW2_CONTROLS}
+    full = pieces == COGVIEW2_LANGUAGES[-1][2]
+    wide = Vocabulary(**facts, multiple=MULTIPLE, languages=COGVIEW2_LANGUAGES if full else ())
+    return wide if wide.padded_size <= rows else wide.model_copy(update={"multiple": 1})
+
+
+def released_format(release: Release2, vocabulary: Vocabulary, positions: int) -> CogLMFormat:
+    """CogLM's sequences; CogViewError where the model has too few positions for them."""
+    facts = {
+        "vocabulary": vocabulary,
+        "text_slots": release.text_slots,
+        "grid": (release.grid, release.grid),
+        "image_start": release.image_start,
+    }
+    form = validate(CogLMFormat, facts, f"the {BASE} role's sequences")
+    if form.max_positions > positions:
+        raise CogViewError(
+            f"{release.transformers[BASE]} has {positions} positions, {release.grid} x {release.grid} codes "
+            f"after position {release.image_start} need {form.max_positions}; is --grid right?"
+        )
+    return form
+
+
+def open_release(release: Release2) -> Parts:
+    """Open and compare every file.
+
+    Raises:
+        CogViewError: one is missing, damaged, unsafe, or of another model than the rest.
+    """
+    text = TextTokenizer.from_file(release.text_tokenizer, NEWLINE)
+    images = read_hvqvae(release.image_tokenizer, release.grid * PIXELS)
+    labels = read_labels(release.clusters, images.codes) if release.clusters else None
+    models = {role: open_released(path, release.heads) for role, path in release.transformers.items()}
+    rows = min(model.config.vocab_size for model in models.values())
+    vocabulary = released_vocabulary(images.codes, text.pieces, rows)
+    kept = {role: model.with_rows(vocabulary.padded_size) for role, model in models.items()}
+    return Parts(text, images, labels, vocabulary, kept)
+
+
+def import_release(release: Release2, out: str | Path, progress: Progress | None = None) -> Family:
+    """Write a family directory; nothing is written before every file was opened and compared.
+
+    Args:
+        out: the new directory, which gives the family its name.
+        progress: is told bytes written and their total.
+
+    Raises:
+        CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` is there already.
+    """
+    out = Path(out)
+    check_new(out)
+    parts = open_release(release)
+    config = _config(release, parts, name_of(out))
+    total = sum(bytes_of(model) for model in parts.models.values())
+    check_space(out, total)
+    report = counter(progress, total)
+    with new_family(out, config) as fresh:
+        parts.text.save(fresh / config.text_tokenizer)
+        parts.images.save(fresh / config.image_tokenizer, torch.float32)  # to the bit the same codes
+        if parts.labels is None:
+            cluster_codebook(parts.images.quantizer.codebook, fresh / CLUSTERS)
+        else:
+            write_labels(parts.labels, fresh / CLUSTERS)
+        for role, model in parts.models.items():
+            write_model(model, fresh / role, DTYPE, report)
+        (fresh / "card.md").write_text(_card(release, parts), encoding="utf-8")
+    return Family(out)
+
+
+def _config(release: Release2, parts: Parts, name: str) -> FamilyConfig:
+    positions = parts.models[BASE].config.max_positions
+    form = released_format(release, parts.vocabulary, positions)
+    return FamilyConfig(
+        name=name,
+        vocabulary=parts.vocabulary,
+        roles={BASE: Role(directory=BASE, sequences=form)},
+        styles=STYLES,
+        templates=TEMPLATES,
+        defaults=DEFAULTS,
+        style_defaults=STYLE_DEFAULTS,
+        clusters=CLUSTERS,
+        newline=NEWLINE,
+        fingerprints=Fingerprints(
+            image_tokenizer=parts.images.fingerprint, text_tokenizer=parts.text.fingerprint
+        ),
+    )
+
+
+def _card(release: Release2, parts: Parts) -> str:
+    """What the family was made from."""
+    lines = ["# Imported from CogView2's release", ""]
+    for role, model in parts.models.items():
+        size = f"{model.config.layers} layers of {model.config.hidden}"
+        lines.append(f"- {role}: {Path(release.transformers[role]).resolve().name}, {size}")
+    lines.append(f"- image tokenizer: {Path(release.image_tokenizer).name}")
+    lines.append(f"- text tokenizer: {Path(release.text_tokenizer).name}")
+    made = Path(release.clusters).name if release.clusters else "made here by k-means of the codebook"
+    lines.append(f"- clusters of codes: {made}")
+    return "\n".join([*lines, "", "The weights' licence is the one they were published under.", ""])

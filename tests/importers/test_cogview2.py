@@ -1,0 +1,350 @@
+"""``cogview import cogview2``: the release's files become a family, or one clear line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cogview.cli.app import main
+from cogview.coglm import CogLMFormat
+from cogview.errors import CogViewError
+from cogview.family import Family
+from cogview.importers.cogview1 import open_released, read_released
+from cogview.importers.cogview2_release import released_vocabulary
+from cogview.vocabulary import Vocabulary
+from tests.parity.hvqvae import recipe_weights
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "cogview2"
+SHARD = Path("432000/mp_rank_00_model_states.pt")
+CODES = 30
+
+
+# ----------------------------------------------------------------------------------- the recorded layout
+
+
+def test_a_folder_as_the_toolkit_saved_it_is_read() -> None:
+    """With the random states of Python, NumPy and PyTorch in the pickle, which are not run and not kept."""
+    config, state = read_released(FIXTURES / "ckpt_layout_tiny/coglm")
+    sizes = (config.layers, config.hidden, config.heads, config.vocab_size, config.max_positions)
+    assert sizes == (1, 8, 2, 40, 16)
+    assert (config.norm, config.norm_relax, config.numerics) == ("sandwich", "none", "fused")
+    whole = torch.load(FIXTURES / "ckpt_layout_tiny/coglm" / SHARD, weights_only=False)["module"]
+    assert torch.equal(state["tokens.weight"], whole["transformer.word_embeddings.weight"])
+    assert sum(x.numel() for x in state.values()) == sum(x.numel() for x in whole.values())
+
+
+def test_the_released_sizes_are_the_papers() -> None:
+    """Every key of the release, on the meta device: 5,902,307,328 parameters."""
+    from cogview.importers.cogview1 import infer_config, rename
+    from cogview.transformer.config import TransformerConfig
+    from cogview.transformer.model import Transformer
+
+    facts = json.loads((FIXTURES / "keys_full_template.json").read_text())
+    shapes = dict[str, list[int]]()
+    for key, shape in facts["keys"]["coglm"].items():
+        numbers = range(48) if ".layers.0." in key else range(1)
+        shapes |= {key.replace(".layers.0.", f".layers.{i}."): shape for i in numbers}
+    assert len(shapes) == facts["n_tensors"]["coglm"]
+    ours = {rename(key): torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    config = infer_config(ours)
+    sizes = ("layers", "hidden", "heads", "vocab_size", "max_positions", "norm", "norm_relax")
+    release = TransformerConfig.cogview2_6b()
+    assert [getattr(config, name) for name in sizes] == [getattr(release, name) for name in sizes]
+    expected = Transformer.shapes(config)
+    assert {name: x.shape for name, x in ours.items()} == {name: x.shape for name, x in expected.items()}
+    assert sum(x.numel() for x in expected.values()) == facts["param_counts"]["coglm"] == 5_902_307_328
+
+
+# ----------------------------------------------------------------------------------- a tiny release
+
+
+def sat_weights(seed: int, hidden: int = 8, layers: int = 2, rows: int = 390) -> dict[str, torch.Tensor]:
+    """A CogLM under its released names, half precision."""
+    torch.manual_seed(seed)
+    layer = {
+        "attention.query_key_value": (3 * hidden, hidden),
+        "attention.dense": (hidden, hidden),
+        "mlp.dense_h_to_4h": (4 * hidden, hidden),
+        "mlp.dense_4h_to_h": (hidden, 4 * hidden),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+        "third_layernorm": (hidden,),
+        "fourth_layernorm": (hidden,),
+    }
+    state = {
+        "transformer.word_embeddings.weight": torch.randn(rows, hidden),
+        "transformer.position_embeddings.weight": torch.randn(48, hidden),
+    }
+    for i in range(layers):
+        for name, shape in layer.items():
+            state[f"transformer.layers.{i}.{name}.weight"] = torch.randn(shape)
+            state[f"transformer.layers.{i}.{name}.bias"] = torch.randn(shape[:1])
+    state |= {f"transformer.final_layernorm.{kind}": torch.randn(hidden) for kind in ("weight", "bias")}
+    return {name: x.half() for name, x in state.items()}
+
+
+def save_sat(folder: Path, state: dict[str, torch.Tensor], heads: int = 2) -> None:
+    """As the toolkit saves: tracker, facts, and a pickle with weights among a training run's bookkeeping."""
+    (folder / SHARD).parent.mkdir(parents=True)
+    (folder / "latest").write_text("432000")
+    facts = {
+        "model_class": "BaseModel",
+        "num_layers": 2,
+        "hidden_size": 8,
+        "num_attention_heads": heads,
+        "vocab_size": len(state["transformer.word_embeddings.weight"]),
+        "layernorm_order": "sandwich",
+        "model_parallel_size": 1,
+    }
+    (folder / "model_config.json").write_text(json.dumps(facts))
+    content = {
+        "module": state,
+        "optimizer": None,
+        "iteration": 432000,
+        "client_lr_scheduler": {"warmup_iter": 5.0, "start_lr": 1e-4},
+        "random_rng_state": random.getstate(),
+        "np_rng_state": np.random.get_state(),
+        "torch_rng_state": torch.get_rng_state(),
+        "cuda_rng_state": torch.get_rng_state(),
+    }
+    torch.save(content, folder / SHARD)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 codes, the synthetic text tokenizer's 349 pieces, 390 rows; 2 x 2 codes after position 20."""
+    place = tmp_path_factory.mktemp("release")
+    save_sat(place / "coglm", sat_weights(0))
+    keys = json.loads((FIXTURES / "keys_icetk_image_full.json").read_text())
+    shrunk = {128: 32, 256: 64, 512: 128, 20_000: CODES}
+    shapes = {key: [shrunk.get(size, size) for size in shape] for key, shape in keys.items()}
+    torch.save({"module": recipe_weights(shapes)}, place / "ice_image.pt")
+    shutil.copyfile(FIXTURES / "ice_text_synthetic.model", place / "ice_text.model")
+    np.save(place / "cluster_label.npy", np.arange(CODES) % 7)
+    return place
+
+
+def options(release: Path, out: Path, **changes: object) -> list[str]:
+    """The command, with some options changed or (None) left out."""
+    given: dict[str, object] = {
+        "coglm": release / "coglm",
+        "image-tokenizer": release / "ice_image.pt",
+        "text": release / "ice_text.model",
+        "clusters": release / "cluster_label.npy",
+        "grid": 2,
+        "text-slots": 12,
+        "image-start": 20,
+        "out": out,
+    }
+    given |= {name.replace("_", "-"): value for name, value in changes.items()}
+    return ["import", "cogview2", *(f"--{k}={value}" for k, value in given.items() if value is not None)]
+
+
+@pytest.fixture(scope="module")
+def imported(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "cogview2"
+    assert main(options(release, out)) == 0
+    return out
+
+
+def test_the_family_is_whole(imported: Path) -> None:
+    family = Family(imported)
+    vocabulary = family.config.vocabulary
+    assert (vocabulary.image_codes, vocabulary.text_pieces, vocabulary.padded_size) == (CODES, 349, 390)
+    assert vocabulary.control("<start_of_image>") == CODES + 349
+    form = family.role("base").sequences
+    assert isinstance(form, CogLMFormat)
+    assert (form.grid, form.begin_position, form.text_limit) == ((2, 2), 20, 11)
+    assert family.image_tokenizer().codes == CODES
+    text = family.text_tokenizer()
+    assert text.decode(text.encode("line1\nline2", keep_newlines=True)) == "line1\nline2"
+
+
+def test_the_weights_are_the_checkpoints(imported: Path) -> None:
+    model, state = Family(imported).transformer("base"), sat_weights(0)
+    assert torch.equal(model.tokens.weight, state["transformer.word_embeddings.weight"].float())
+    qkv = state["transformer.layers.1.attention.query_key_value.weight"].float()
+    assert torch.equal(model.state_dict()["blocks.1.attention.qkv.weight"], qkv)
+
+
+def test_the_clusters_are_the_given_ones_or_made_anew(imported: Path, release: Path, tmp_path: Path) -> None:
+    labels = load_file(imported / "clusters.safetensors")["labels"]
+    assert labels.tolist() == [code % 7 for code in range(CODES)]
+    assert main(options(release, tmp_path / "new", clusters=None)) == 0
+    made = load_file(tmp_path / "new/clusters.safetensors")["labels"]
+    assert sorted(made.tolist()) == list(range(CODES))  # fewer codes than 500 clusters: one each
+
+
+def test_the_ten_styles_are_the_released_templates(imported: Path) -> None:
+    from cogview.generation.text_to_image import styled
+
+    config = Family(imported).config
+    released = {
+        "none": "{}",
+        "mainbody": "{} 高清摄影 隔绝",
+        "photo": "{} 高清摄影",
+        "flat": "{} 平面风格",
+        "comics": "{} 漫画 隔绝",
+        "oil": "{} 油画风格",
+        "sketch": "{} 素描风格",
+        "isometric": "{} 等距矢量图",
+        "chinese": "{} 水墨国画",
+        "watercolor": "{} 水彩画风格",
+    }
+    assert set(config.styles) == set(released)
+    for name, template in released.items():
+        for prompt in ("a cat", "一只猫"):
+            said = styled(prompt, config.styles[name], config.templates)
+            assert said.strip() == template.format(prompt)
+    temperatures = {name: x.temperature for name, x in config.style_defaults.items()}
+    assert temperatures == {"flat": 1.1, "comics": 1.1, "sketch": 1.1, "isometric": 1.1, "chinese": 1.12}
+    assert (config.defaults.temperature, config.defaults.clusters, config.defaults.emphasis) == (
+        1.15,
+        16,
+        1.4,
+    )
+
+
+def test_the_released_arrangement_of_ids() -> None:
+    assert released_vocabulary(20_000, 130_000, 150_010) == Vocabulary.cogview2()
+    assert released_vocabulary(20_000, 349, 20_352).padded_size == 20_352
+    with pytest.raises(CogViewError, match="too few"):
+        released_vocabulary(20_000, 130_000, 150_000)
+
+
+# ----------------------------------------------------------------------------------- what is wrong
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+Spoil = Callable[[Path], dict[str, object] | None]
+
+
+def shard(change: Callable[[dict[str, Any]], object]) -> Spoil:
+    """Save the checkpoint's content again, changed."""
+
+    def apply(place: Path) -> None:
+        path = place / "coglm" / SHARD
+        content = torch.load(path, weights_only=False)
+        change(content)
+        torch.save(content, path)
+
+    return apply
+
+
+def hostile(name: str) -> Spoil:
+    def apply(place: Path) -> None:
+        path = place / name
+        torch.save({"module": {"x": torch.zeros(2)}, "note": Evil(place / "ran")}, path)
+
+    return apply
+
+
+def cut(name: str) -> Spoil:
+    def apply(place: Path) -> None:
+        path = place / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return apply
+
+
+def other(**changes: object) -> Spoil:
+    return lambda place: changes
+
+
+def pickled_labels(place: Path) -> None:
+    np.save(place / "cluster_label.npy", np.array([Evil(place / "ran")], dtype=object), allow_pickle=True)
+
+
+def with_module(**changes: torch.Tensor | None) -> Spoil:
+    def change(content: dict[str, Any]) -> None:
+        for name, tensor in changes.items():
+            key = name.replace("__", ".")
+            if tensor is None:
+                del content["module"][key]
+            else:
+                content["module"][key] = tensor
+
+    return shard(change)
+
+
+WRONG: dict[str, tuple[Spoil, str]] = {
+    "hostile checkpoint": (hostile(f"coglm/{SHARD}"), "refused"),
+    "hostile tokenizer": (hostile("ice_image.pt"), "refused"),
+    "hostile labels": (pickled_labels, "not a file of cluster labels"),
+    "truncated checkpoint": (cut(f"coglm/{SHARD}"), "damaged"),
+    "truncated tokenizer": (cut("ice_image.pt"), "damaged"),
+    "truncated text": (cut("ice_text.model"), "not a SentencePiece model|no piece|too few"),
+    "truncated labels": (cut("cluster_label.npy"), "not a file of cluster labels"),
+    "no checkpoint": (other(coglm="nowhere"), "nowhere"),
+    "no text": (other(text="nowhere"), "nowhere: cannot be read"),
+    "missing key": (
+        with_module(transformer__final_layernorm__bias=None),
+        "norm.bias is missing",
+    ),
+    "extra key": (with_module(mixins__x__weight=torch.zeros(2)), "unexpected key 'mixins.x.weight'"),
+    "wrong shape": (
+        with_module(transformer__final_layernorm__bias=torch.zeros(7)),
+        r"\(7,\), expected \(8,\)",
+    ),
+    "not a number": (
+        with_module(transformer__final_layernorm__bias=torch.full((8,), torch.nan)),
+        "not finite",
+    ),
+    "grid": (other(grid=9), "is --grid right"),
+    "slots": (other(text_slots=30), "lies in the text's 30 slots"),
+    "heads": (other(heads=3), "multiple of heads 3"),
+    "labels of another codebook": (
+        lambda place: np.save(place / "cluster_label.npy", np.zeros(5, dtype=np.int64)),
+        "do not fit 30 image codes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_one_line_and_leaves_nothing(
+    name: str, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, message = WRONG[name]
+    place = tmp_path / "release"
+    shutil.copytree(release, place)
+    changes = spoil(place) or {}
+    code = main(options(place, tmp_path / "family", **changes))
+    said = capsys.readouterr().err.strip()
+    assert code == 2 and "\n" not in said, said
+    assert re.search(message, said), said
+    assert not (place / "ran").exists()
+    assert not (tmp_path / "family").exists() and not (tmp_path / "family.new").exists()
+
+
+def test_what_is_there_already_stays(
+    imported: Path, release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options(release, imported)) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert Family(imported).transformer("base")
+
+
+def test_a_bare_pickle_is_refused_too(release: Path, tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"module": Evil(tmp_path / "ran")}))
+    with pytest.raises(CogViewError, match=r"refused|damaged"):
+        open_released(path)
+    assert not (tmp_path / "ran").exists()
