@@ -91,6 +91,18 @@ def test_a_given_token_keeps_the_likeliest_drawing(model: Transformer) -> None:
     assert one.tolist() == [[*four[scores.argmax()].tolist(), 9]]
 
 
+def test_positions_counted_again_make_room(model: Transformer) -> None:
+    """Super-resolution's sequences are longer than the table of positions; before [ROI2] none may be."""
+    control = VOCABULARY.control
+    start = [control("[ROI1]"), control("[BASE]"), control("[BOI1]"), *range(60), control("[EOI1]")]
+    window = [control(name) for name in ("[ROI2]", "[POS0]", "[BASE]", "[BOI2]")]
+    whole = [*start, *window, *([7] * 1040), -1]
+    assert len(whole) > 1089 and 0 <= fill(model, VOCABULARY, whole, Sampling())[0, -1] < 64
+    for wrong in ([*start, *window, *([7] * 1090), -1], [*start, *([7] * 1090), *window, -1]):
+        with pytest.raises(CogViewError, match="1089 positions"):
+            fill(model, VOCABULARY, wrong, Sampling())
+
+
 @pytest.mark.parametrize(
     ("sequence", "message"),
     [

@@ -72,11 +72,11 @@ def fill(
     Returns:
         (n, L) int64.
 
-    Raises CogViewError where the sequence starts with a blank, is longer than the model's positions, or
-    asks for two numbers of drawings.
+    Raises CogViewError where the sequence starts with a blank, needs more positions than the model has
+    (counted again after [ROI2]), or asks for two numbers of drawings.
     """
     given = torch.as_tensor(sequence, dtype=torch.int64).tolist()
-    beams = _check(given, model)
+    beams = _check(given, model, vocabulary)
     rules, done = Rules(vocabulary), next((i for i, token in enumerate(given) if token < 0), len(given))
     for index, token in enumerate(given[:done]):
         rules.see(token, index)
@@ -127,11 +127,13 @@ def caption_scores(model: Transformer, vocabulary: Vocabulary, sequences: ArrayL
     return logits.softmax(-1).log().gather(2, ids[:, start:, None]).sum((1, 2))
 
 
-def _check(given: list[int], model: Transformer) -> int:
+def _check(given: list[int], model: Transformer, vocabulary: Vocabulary) -> int:
     """How many drawings the blanks ask for."""
     if not given or given[0] < 0:
         raise CogViewError("a sequence to be filled starts with a given token")
-    if len(given) > model.config.max_positions:
+    restart = vocabulary.control("[ROI2]")
+    before = given.index(restart) if restart in given else 0
+    if max(before + 1, len(given) - before) > model.config.max_positions:
         raise CogViewError(f"{len(given)} tokens, and the model knows {model.config.max_positions} positions")
     counts = {-token for token in given if token < 0}
     if len(counts) > 1:
