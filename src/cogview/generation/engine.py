@@ -24,8 +24,9 @@ from torch import Tensor
 from cogview.errors import CogViewError
 from cogview.generation import memory, sampling, step
 from cogview.generation.sampling import Sampling, Streams
+from cogview.generation.sparse import Sparse
 from cogview.generation.step import Decoder
-from cogview.transformer.attention import Emphasis, Prefix, View, Visibility
+from cogview.transformer.attention import Causal, Emphasis, Prefix, View, Visibility
 from cogview.transformer.attention.causal import lower_triangle
 from cogview.transformer.cache import KVCache
 
@@ -140,13 +141,15 @@ class Engine:
     """Draws sequences with a decoder; only tokens of the decoder's ``rows`` can come.
 
     free: tells the free bytes of a device; for tests and for those who share a machine. clusters: (rows,)
-    int64, the cluster of each of the decoder's rows, for cluster sampling.
+    int64, the cluster of each of the decoder's rows, for cluster sampling. sparse: draw with three-region
+    sparse attention; None: every token sees all before it.
     """
 
     decoder: Decoder
     deterministic: bool = False
     free: Callable[[torch.device], int] = memory.free_memory
     clusters: Tensor | None = None
+    sparse: Sparse | None = None
     _read: dict[Prompt, Read] = field(default_factory=dict, init=False, repr=False)
 
     def draw(
@@ -168,6 +171,8 @@ class Engine:
         Raises CogViewError where the memory does not suffice for one job, or clusters are asked for and
         there are none.
         """
+        if settings.emphasis and self.sparse:
+            raise CogViewError("emphasis does not go with sparse attention; draw with emphasis 0")
         if settings.clusters and self.clusters is None:
             raise CogViewError("this model has no clusters of image codes; draw with clusters 0")
         waiting = self._batches(jobs, self._planned(jobs, batch_size))
@@ -258,6 +263,8 @@ class Engine:
         prompts, guided = _rows(jobs, settings)
         decoder, steps = self.decoder, len(prompts[0].new)
         hidden, cache, visibility = self._gather(prompts, settings.emphasis)
+        if self.sparse:
+            visibility = self._sparsely(prompts, jobs, cache.capacity, visibility)
         positions = torch.from_numpy(np.stack([p.new for p in prompts], 1)).to(decoder.device)  # (n, rows)
         streams = Streams([(job.seed, job.index) for job in jobs], steps, decoder.device, first)
         given = _given(jobs, steps)
@@ -298,6 +305,17 @@ class Engine:
         plain = min(lengths) == longest and not (emphasis and words.any())
         visibility = None if plain else LeftPadded(padding, capacity, words, emphasis)
         return torch.cat([read.hidden for read in reads]), cache, visibility
+
+    def _sparsely(
+        self, prompts: Sequence[Prompt], jobs: Sequence[Job], capacity: int, base: Visibility | None
+    ) -> Visibility:
+        """The pattern of a batch that is drawn with sparse attention."""
+        assert self.sparse is not None
+        decoder, pairs = self.decoder, [(job.seed, job.index) for job in jobs]
+        ids, base = [prompt.ids for prompt in prompts], base or Causal()
+        return self.sparse.visibility(
+            ids, pairs, decoder.rows, capacity, base, decoder.config, decoder.device
+        )
 
     def _reading(self, prompt: Prompt, emphasis: float = 0.0) -> Read:
         """The prompt's cache, read now if it was not before."""

@@ -120,11 +120,11 @@ def _read(
     """Hidden states (b, q, h) before the last LayerNorm."""
     batch, queries = ids.shape
     visibility = visibility or Causal()
-    view = visibility.view(queries, cache.length + queries, decoder.device)
+    views = _views(visibility, queries, cache.length + queries, decoder)
     x = F.embedding(ids, decoder.tokens).add_(F.embedding(positions, decoder.positions))
     x = x.view(batch * queries, -1)
     for index, layer in enumerate(decoder.layers):
-        x = _layer(decoder.config, layer, index, x, batch, view, cache)
+        x = _layer(decoder.config, layer, index, x, batch, views[index], cache)
     cache.advance(queries)
     return x.view(batch, queries, -1)
 
@@ -134,6 +134,14 @@ def step(
 ) -> Tensor:
     """Read one token a row, ids and positions (b,); the logits (b, rows) of what follows it."""
     return decoder.head(read(decoder, ids[:, None], positions[:, None], cache, visibility))
+
+
+def _views(visibility: Visibility, queries: int, keys: int, decoder: Decoder) -> list[View]:
+    """The pattern's view for each layer."""
+    layers = len(decoder.layers)
+    if not visibility.varies_by_layer:
+        return [visibility.view(queries, keys, decoder.device)] * layers
+    return [visibility.view(queries, keys, decoder.device, layer) for layer in range(layers)]
 
 
 def _layer(
