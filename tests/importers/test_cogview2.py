@@ -20,8 +20,18 @@ from cogview.cli.app import main
 from cogview.coglm import CogLMFormat
 from cogview.errors import CogViewError
 from cogview.family import Family
-from cogview.importers.cogview1 import open_released, read_released
+from cogview.importers.cogview1 import (
+    NO_EXTRAS,
+    Extras,
+    infer_config,
+    open_released,
+    read_released,
+    rename,
+)
+from cogview.importers.cogview2 import DIRECT, ITERATIVE
 from cogview.importers.cogview2_release import released_vocabulary
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
 from tests.parity.hvqvae import recipe_weights
 
@@ -44,26 +54,26 @@ def test_a_folder_as_the_toolkit_saved_it_is_read() -> None:
     assert sum(x.numel() for x in state.values()) == sum(x.numel() for x in whole.values())
 
 
-def test_the_released_sizes_are_the_papers() -> None:
-    """Every key of the release, on the meta device: 5,902,307,328 parameters."""
-    from cogview.importers.cogview1 import infer_config, rename
-    from cogview.transformer.config import TransformerConfig
-    from cogview.transformer.model import Transformer
-
+@pytest.mark.parametrize(("kind", "extras"), [("coglm", NO_EXTRAS), ("dsr", DIRECT), ("itersr", ITERATIVE)])
+def test_every_key_of_the_released_sizes(kind: str, extras: Extras) -> None:
+    """On the meta device: 6 billion parameters, and what super-resolution adds to them."""
     facts = json.loads((FIXTURES / "keys_full_template.json").read_text())
     shapes = dict[str, list[int]]()
-    for key, shape in facts["keys"]["coglm"].items():
-        numbers = range(48) if ".layers.0." in key else range(1)
-        shapes |= {key.replace(".layers.0.", f".layers.{i}."): shape for i in numbers}
-    assert len(shapes) == facts["n_tensors"]["coglm"]
-    ours = {rename(key): torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    config = infer_config(ours)
+    for key, shape in facts["keys"][kind].items():
+        if layer := re.search(r"(?<=layers\.|_value\.)0(?=\.)|(?<=plus\.dense\.)0(?=\.)", key):
+            first, end = layer.span()
+            shapes |= {f"{key[:first]}{i}{key[end:]}": shape for i in range(48)}
+        else:
+            shapes[key] = shape
+    assert len(shapes) == facts["n_tensors"][kind]
+    names = {extras.rename(key) or rename(key): torch.Size(shape) for key, shape in shapes.items()}
+    config = infer_config({name: torch.empty(shape, device="meta") for name, shape in names.items()})
     sizes = ("layers", "hidden", "heads", "vocab_size", "max_positions", "norm", "norm_relax")
     release = TransformerConfig.cogview2_6b()
     assert [getattr(config, name) for name in sizes] == [getattr(release, name) for name in sizes]
-    expected = Transformer.shapes(config)
-    assert {name: x.shape for name, x in ours.items()} == {name: x.shape for name, x in expected.items()}
-    assert sum(x.numel() for x in expected.values()) == facts["param_counts"]["coglm"] == 5_902_307_328
+    expected = {name: x.shape for name, x in Transformer.shapes(config).items()}
+    assert names == expected | extras.shapes(config, names)
+    assert sum(shape.numel() for shape in names.values()) == facts["param_counts"][kind]
 
 
 # ----------------------------------------------------------------------------------- a tiny release

@@ -135,6 +135,24 @@ def infer_config(
     return validate(TransformerConfig, sizes, "the checkpoint")
 
 
+Shapes = dict[str, torch.Size]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a model has besides the transformer.
+
+    rename: our name of a released key, None for one that is none of these; shapes: of all of them under our
+    names, for a transformer's configuration and the shapes found.
+    """
+
+    rename: Callable[[str], str | None]
+    shapes: Callable[[TransformerConfig, Shapes], Shapes]
+
+
+NO_EXTRAS = Extras(lambda key: None, lambda config, found: {})
+
+
 @dataclass(frozen=True)
 class Released:
     """A released transformer that was opened: every name and shape is right, no weight is read yet.
@@ -144,7 +162,8 @@ class Released:
 
     files: tuple[Path, ...]
     config: TransformerConfig
-    shapes: dict[str, torch.Size]
+    shapes: Shapes
+    extras: Extras = NO_EXTRAS
 
     def with_rows(self, rows: int) -> Released:
         """With the first ``rows`` of the vocabulary only; the others are padding."""
@@ -153,11 +172,11 @@ class Released:
 
     def tensors(self) -> Iterator[tuple[str, Iterator[Tensor]]]:
         """Name and blocks (see :func:`_merged`) of every tensor, to be used at once and let go."""
-        states, seen = _open(self.files), 0
+        states, seen = _open(self.files, self.extras), 0
         mapped = all(map(is_mapped, self.files))
         for name, shape in self.shapes.items():
             if mapped and seen > WINDOW:
-                states, seen = _open(self.files), 0
+                states, seen = _open(self.files, self.extras), 0
             seen += sum(state[name].nbytes for state in states)
             yield name, _first_rows(_merged(name, [state[name] for state in states]), shape[0])
 
@@ -166,13 +185,13 @@ class Released:
         return {name: torch.cat([*blocks]) for name, blocks in self.tensors()}
 
 
-def _open(files: Sequence[Path]) -> list[dict[str, Tensor]]:
+def _open(files: Sequence[Path], extras: Extras = NO_EXTRAS) -> list[dict[str, Tensor]]:
     """The weights of every rank under our names, not read yet."""
     states = []
     for path in files:
         weights = map_weights(path)
         try:
-            states.append({rename(key): tensor for key, tensor in weights.items()})
+            states.append({extras.rename(key) or rename(key): tensor for key, tensor in weights.items()})
         except CogViewError as error:
             raise CogViewError(f"{path}: {error}") from None
     return states
@@ -186,30 +205,34 @@ def _first_rows(blocks: Iterator[Tensor], rows: int) -> Iterator[Tensor]:
             return
 
 
-def open_released(source: str | Path, heads: int | None = None, released: bool = False) -> Released:
+def open_released(
+    source: str | Path, heads: int | None = None, released: bool = False, extras: Extras = NO_EXTRAS
+) -> Released:
     """Open a released checkpoint and compare all that is in it with what belongs there.
 
     Args:
         source: the directory with the tracker file or with the ``.pt`` files, or the only such file.
         heads: attention heads; by default what ``model_config.json`` says, else one for 64 of the width.
         released: see :func:`infer_config`.
+        extras: what the model has besides a transformer.
 
     Raises:
         CogViewError: files missing, damaged, unsafe or of another model.
     """
     files = shards(source)
-    states = _open(files)
+    states = _open(files, extras)
     _same_tensors(states)
     found = {name: _merged_shape(name, x.shape, len(files)) for name, x in states[0].items()}
     said = model_config(source)
     empty = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
     config = infer_config(empty, heads or said.get("num_attention_heads"), released)
     shapes = {name: tensor.shape for name, tensor in Transformer.shapes(config).items()}
+    shapes |= extras.shapes(config, found)
     _compare(source, found, shapes)
     _compare_with_said(source, said, config)
     if config.heads % len(files):
         raise CogViewError(f"{source}: {config.heads} heads do not divide into {len(files)} shards")
-    return Released(tuple(files), config, shapes)
+    return Released(tuple(files), config, shapes, extras)
 
 
 def _compare(source: str | Path, found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
