@@ -205,9 +205,10 @@ def plain(small: Small, sampling: Sampling, form: SequenceFormat) -> NDArray[np.
         (form("fixed"), (2, 2)),  # one window
         (form("index"), (3, 4)),
         (form("fixed", (4, 6), (2, 3)), (4, 5)),  # windows that are not square
-        (form("index", (6, 6), (2, 2)), (3, 3)),  # three times
+        (form("index", (6, 6), (2, 2)), (3, 3)),  # the model enlarges three times
+        (form("fixed"), (6, 8)),  # a target three and four times as large as a window
     ],
-    ids=["one", "oblong", "wide", "thrice"],
+    ids=["one", "oblong", "wide", "thrice", "large"],
 )
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_sampling_is_that_of_a_plain_loop(given_form: SequenceFormat, shape: Size, guidance: float) -> None:
