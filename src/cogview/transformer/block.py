@@ -40,24 +40,40 @@ class Output(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value."""
+    """Multi-head self-attention with one matrix for query, key and value.
+
+    With ``config.decoder_from`` the tokens from there on have matrices of their own.
+    """
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
         self.out = Output(config.hidden, config.hidden, config.numerics == "released")
+        self.decoder_qkv = self.decoder_out = None
+        if config.decoder_from is not None:
+            self.decoder_qkv = nn.Linear(config.hidden, 3 * config.hidden)
+            self.decoder_out = Output(config.hidden, config.hidden, config.numerics == "released")
 
     def forward(self, x: Tensor, view: View, cache: KVCache | None = None) -> Tensor:
         """(b, q, h) -> (b, q, h)."""
         batch, length, hidden = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.config.heads, self.config.head_dim)
+        qkv = self._project(x, self.qkv, self.decoder_qkv)
+        qkv = qkv.view(batch, length, 3, self.config.heads, self.config.head_dim)
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # (b, heads, q, d)
         if cache is not None:
             key, value = cache.update(self.layer, key, value)
         attended = self._attend(query, key, value, view)
-        output: Tensor = self.out(attended.transpose(1, 2).reshape(batch, length, hidden))
-        return output
+        return self._project(
+            attended.transpose(1, 2).reshape(batch, length, hidden), self.out, self.decoder_out
+        )
+
+    def _project(self, x: Tensor, first: nn.Module, second: nn.Module | None) -> Tensor:
+        """``first`` of x (b, q, h), but ``second`` of the tokens from ``decoder_from`` on."""
+        start = self.config.decoder_from
+        if second is None or start is None:
+            return first(x)  # type: ignore[no-any-return]
+        return torch.cat([first(x[:, :start]), second(x[:, start:])], 1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
         dropout = self.config.attention_dropout if self.training else 0.0

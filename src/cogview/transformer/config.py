@@ -24,7 +24,10 @@ class TransformerConfig(Config):
     kernels (scores in float32, one multiply-add for bias); ``written`` step by step in the tensors' own
     dtype; ``released`` bit for bit as the released code does it (hidden scores -10000, bias added apart).
     branch_gain: starting gain of the LayerNorm that ends a sandwich's branch (paper: 1); below 1 the residual
-    stream starts near the embeddings, and small models learn faster.
+    stream starts near the embeddings, and small models learn faster. extra_positions: rows of a second
+    table, for positions from ``max_positions`` on, which a finetuned model adds to its base's. decoder_from:
+    from this place of a sequence on, attention has projections of its own (CogView2's direct
+    super-resolution: encoder and decoder in one stack that shares everything else).
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -43,6 +46,8 @@ class TransformerConfig(Config):
     epsilon: float = Field(1e-5, gt=0)
     branch_gain: float = Field(1.0, gt=0)
     numerics: Numerics = "fused"
+    extra_positions: int = Field(0, ge=0, le=1 << 24)
+    decoder_from: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -54,6 +54,9 @@ class Transformer(nn.Module):
         self.config, self.checkpointing = config, False
         self.tokens = _table(config.vocab_size, config.hidden)
         self.positions = _table(config.max_positions, config.hidden)
+        self.extra_positions = (
+            _table(config.extra_positions, config.hidden) if config.extra_positions else None
+        )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.Identity() if config.norm == "post" else make_norm(config)
         if not self.tokens.weight.is_meta:  # where drawing numbers costs a second and makes none
@@ -62,7 +65,7 @@ class Transformer(nn.Module):
     def reset_parameters(self) -> None:
         """N(0, 0.02); what is added to the residual stream N(0, 0.02 / sqrt(2 layers)); biases 0."""
         for name, parameter in self.named_parameters():
-            if name.endswith((".out.weight", ".down.weight")):
+            if name.endswith((".out.weight", ".decoder_out.weight", ".down.weight")):
                 nn.init.normal_(parameter, std=INITIAL_STD / math.sqrt(2 * self.config.layers))
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=INITIAL_STD)
@@ -113,7 +116,13 @@ class Transformer(nn.Module):
         x = self.tokens(ids)
         if self.config.embedding_gradient != 1 and torch.is_grad_enabled():
             x = shrink_gradient(x, self.config.embedding_gradient)
-        return F.dropout(x + self.positions(positions), self.config.hidden_dropout, self.training)
+        return F.dropout(x + self._place(positions), self.config.hidden_dropout, self.training)
+
+    def _place(self, positions: Tensor) -> Tensor:
+        """Position embeddings, from both tables."""
+        if self.extra_positions is None:
+            return self.positions(positions)  # type: ignore[no-any-return]
+        return F.embedding(positions, torch.cat([self.positions.weight, self.extra_positions.weight]))
 
     def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Scores of the next token (..., vocab_size), or of the vocabulary's ``rows`` only, from (..., h).
