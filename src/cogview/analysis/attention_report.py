@@ -163,7 +163,7 @@ def scale_plot(report: AttentionReport) -> Image.Image:
         spans = [[r.mean - r.least for _, r in ranges], [r.largest - r.mean for _, r in ranges]]
         axis.errorbar(places, means, yerr=spans, fmt="o", capsize=3, label=name)
     axis.set(title=f"scores before the softmax, layer {largest.layer}", xlabel="head")
-    axis.legend()
+    axis.legend(loc="upper right", ncols=3)
     return _image(figure)
 
 
