@@ -28,7 +28,7 @@ from cogview.generation.sampling import MAX_SEED, Sampling
 from cogview.generation.step import pack
 from cogview.generation.super_resolution import scale_of
 from cogview.generation.text_to_image import draw_codes, paint, styled
-from cogview.generation.upscaling import Original, Request, Upscaler
+from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler
 from cogview.provenance import Provenance, png_bytes, save_png, software
 from cogview.provenance import read as read_provenance
 from cogview.sequences import SequenceFormat
@@ -269,6 +269,7 @@ class CogView:
         seed: int | None = None,
         size: int | None = None,
         faithful: bool = True,
+        detail: float = DETAIL,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -288,6 +289,7 @@ class CogView:
             size: read a picture with its shorter side at so many pixels; default: at its own size, or
                 enlarged to the tokenizer's if that is larger. Without it results are ``times`` as large.
             faithful: correct results until they are the given picture again when shrunk.
+            detail: then how much of what was drawn to show, from 0 (a bicubic enlargement) to 1.
             temperature, top_k, top_p, guidance: see :class:`Sampling`; default: the family's, no guidance.
             batch_size: the most windows to draw at a time; it does not change the pictures.
             progress, on_partial: as for :meth:`generate`.
@@ -299,10 +301,12 @@ class CogView:
         items = [pictures] if isinstance(pictures, Enlargeable) else list(pictures)
         prompts = _each(prompt, len(items))
         _check_counts(["-"] * len(items), 1, 0, batch_size)
+        if not 0 <= detail <= 1:
+            raise CogViewError(f"detail is {detail}; give a number from 0 to 1")
         self.upscaler.stages(times)
         sampling = self.sampling({"guidance": 1.0} | {k: v for k, v in given.items() if v is not None})
         seed = seed if seed is None else _checked_seed(seed)
-        facts = {"task": "upscale", "times": times, "size": size, "faithful": faithful}
+        facts = {"task": "upscale", "times": times, "size": size, "faithful": faithful, "detail": detail}
         sources = [
             self._source(item, text, seed, times, size) for item, text in zip(items, prompts, strict=True)
         ]
@@ -314,7 +318,7 @@ class CogView:
         ]
         made = []
         for number, codes, image in self.upscaler.run(
-            requests, times, sampling, faithful, batch_size, progress
+            requests, times, sampling, faithful, detail, batch_size, progress
         ):
             source = sources[number]
             picture = Picture(

@@ -68,6 +68,20 @@ def test_back_projection_closes_in(height: int, width: int, times: int, seed: in
     assert torch.allclose(back_projected(fitting, small, 3), fitting, atol=1e-5)
 
 
+def test_detail_leads_from_bicubic_to_all_that_was_drawn(model: CogView) -> None:
+    small = picture(16, 24)
+    found = [
+        np.asarray(model.upscale(small, seed=1, detail=share)[0].image).astype(int) for share in (0, 0.5, 1)
+    ]
+    plain = F.interpolate(
+        torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float(), None, 2, "bicubic"
+    )
+    expected = plain[0].permute(1, 2, 0).clamp(0, 255).numpy()
+    assert np.abs(found[0] - expected).max() <= 1
+    inside = (found[2] > 0) & (found[2] < 255)  # where nothing was clamped
+    assert np.abs(found[1] - (found[0] + found[2]) / 2)[inside].max() <= 2
+
+
 def test_a_picture_is_the_same_alone_and_among_others(model: CogView, tmp_path: Path) -> None:
     pictures = [picture(16, 16), picture(20, 17, 1), picture(30, 16, 2)]
     pictures[1].save(tmp_path / "x.png")
@@ -137,6 +151,7 @@ def test_size_is_the_side_it_is_read_at(model: CogView) -> None:
         (picture(16, 16), {"seed": -1}, "out of range"),
         (picture(16, 16), {"top_p": 2}, "top_p"),
         (picture(16, 16), {"batch_size": 0}, "batch_size"),
+        (picture(16, 16), {"detail": 1.5}, "detail is 1.5; give a number from 0 to 1"),
         ([], {}, "there is no"),
     ],
 )

@@ -48,6 +48,9 @@ def upscale(
             "--faithful/--free", help="Correct the result until it is the given picture when it is shrunk."
         ),
     ] = True,
+    detail: Annotated[
+        float, typer.Option(help="With --faithful: how much of what was drawn to show, 0 (bicubic) to 1.")
+    ] = 0.6,
     model: Annotated[
         str, typer.Option(help="A model's name (see cogview models) or directory.")
     ] = "pictogram",
@@ -105,6 +108,7 @@ def upscale(
             seed=seed,
             size=size,
             faithful=faithful,
+            detail=detail,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

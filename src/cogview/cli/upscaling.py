@@ -33,6 +33,9 @@ def upscaling(
     temperature: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    detail: Annotated[
+        float, typer.Option(min=0, max=1, help="How much of what was drawn to show (see cogview upscale).")
+    ] = 0.6,
     resample: Annotated[
         str, typer.Option(help="How pictures are made smaller: box, bilinear, bicubic, lanczos.")
     ] = "box",
@@ -68,7 +71,7 @@ def upscaling(
 
     judge = LPIPS.from_file(lpips, network)
     way = validate(Preprocessing, {"size": 1, "resample": resample}, "--resample").resample
-    plan = Plan(split or None, n, captions, seed, way, batch)
+    plan = Plan(split or None, n, captions, seed, way, batch, detail)
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = {name: value for name, value in given.items() if value is not None}
     with bars() as progress:

@@ -39,7 +39,7 @@ from cogview.evaluation.reconstruction import (
     to_pixels,
     to_tensor,
 )
-from cogview.generation.upscaling import ROUNDS, Original, Request, back_projected
+from cogview.generation.upscaling import DETAIL, Original, Request, corrected
 from cogview.pipeline import CogView
 from cogview.tokenizers.perceptual import LPIPS
 
@@ -85,6 +85,7 @@ class Plan:
     seed: int = 0
     resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "box"
     batch: int = 64
+    detail: float = DETAIL
 
 
 def held_out(data: Path, plan: Plan, size: int) -> tuple[Pictures, list[str]]:
@@ -133,7 +134,7 @@ def evaluate_upscaling(
     ways = upscaled(
         model, small, captions if plan.captions else [""] * len(captions), plan, sampling, progress
     )
-    ways |= _ceiling(model, pictures.pixels, small)
+    ways |= _ceiling(model, pictures.pixels, small, plan.detail)
     errors = {}
     for name, copies in ways.items():
         errors[name] = measure(pictures.pixels, copies, judge, progress=_named(progress, name))
@@ -148,6 +149,7 @@ def evaluate_upscaling(
         "captions": plan.captions,
         "seed": plan.seed,
         "resample": plan.resample,
+        "detail": plan.detail,
         **settings.model_dump(),
     }
     report = UpscalingReport(
@@ -178,7 +180,7 @@ def upscaled(
     settings = model.sampling({"guidance": 1.0} | (sampling or {}))
     report = None if progress is None else lambda done, of: progress("drawing", done, of)
     faithful, free = [], []
-    for _, codes, image in upscaler.run(requests, 2, settings, True, plan.batch, report):
+    for _, codes, image in upscaler.run(requests, 2, settings, True, plan.detail, plan.batch, report):
         faithful.append(np.asarray(image))
         free.append(np.asarray(upscaler.paint(codes, Original(codes), 2)))
     painted = np.stack([_painted(model, original) for original in originals])
@@ -202,17 +204,17 @@ def _painted(model: CogView, original: Original) -> Pixels:
 
 
 @torch.inference_mode()
-def _ceiling(model: CogView, large: Pixels, small: Pixels) -> dict[str, Pixels]:
+def _ceiling(model: CogView, large: Pixels, small: Pixels, detail: float) -> dict[str, Pixels]:
     """What the right codes would give."""
     device = next(model.images.parameters()).device
     grid = model.images.grid(large.shape[1])
-    corrected, free = [], []
+    faithful, free = [], []
     for true, halved in zip(large, small, strict=True):
         codes = model.images.encode(to_tensor(true[None]).to(device))
         copy = model.images.decode(codes, grid).cpu()
         free.append(to_pixels(copy)[0])
-        corrected.append(to_pixels(back_projected(copy[0], to_tensor(halved[None])[0], ROUNDS)[None])[0])
-    return {"ceiling": np.stack(corrected), "ceiling, from codes": np.stack(free)}
+        faithful.append(to_pixels(corrected(copy[0], to_tensor(halved[None])[0], detail)[None])[0])
+    return {"ceiling": np.stack(faithful), "ceiling, from codes": np.stack(free)}
 
 
 def _halved(large: Pixels, plan: Plan) -> Pixels:

@@ -4,7 +4,8 @@ A picture given as pixels keeps its shape. It is read at its own size, or enlarg
 is smaller, and its right and bottom edges are repeated up to whole codes; all of that is undone at the end,
 so the result is exactly ``times`` as large. Codes hold less than pixels do: *faithful* results are corrected
 until they are the given picture again when they are shrunk (iterative back-projection; Irani and Peleg,
-1991), and differ from a plain enlargement only in what that cannot know.
+1991), and differ from a plain enlargement only in what that cannot know. Of that difference a share is
+taken, ``detail``: what is drawn is a guess, and a guess shrunk towards what is known is nearer to the truth.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from cogview.tokenizers.images import AnyImageTokenizer
 
 MAX_CODES = 128 * 128  # of a result
 ROUNDS = 4  # of back-projection
+DETAIL = 0.6  # with the right codes LPIPS was .083, .066, .068, .076 for 0 (bicubic), 0.5, 0.75, 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +144,7 @@ class Upscaler:
         times: int,
         settings: Sampling,
         faithful: bool = True,
+        detail: float = DETAIL,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Ids, Image.Image]]:
@@ -159,16 +162,23 @@ class Upscaler:
         report = _share(progress, work, stages - 1)
         last = enlarge(self.engine, self.form, small, settings, batch_size, report, stages - 1)
         for number, codes in last:
-            yield number, codes, self.paint(codes, requests[number].original, times, faithful)
+            yield number, codes, self.paint(codes, requests[number].original, times, faithful, detail)
 
     @torch.inference_mode()
-    def paint(self, codes: Ids, original: Original, times: int, faithful: bool = True) -> Image.Image:
+    def paint(
+        self,
+        codes: Ids,
+        original: Original,
+        times: int,
+        faithful: bool = True,
+        detail: float = DETAIL,
+    ) -> Image.Image:
         """The picture of large codes (rows, columns), made faithful to its original and cut to its shape."""
         device = next(self.images.parameters()).device
         grid = (codes.shape[0], codes.shape[1])
         large = self.images.decode(torch.from_numpy(codes.reshape(1, -1)).to(device), grid)[0].cpu()
         if faithful and original.pixels is not None:
-            large = back_projected(large, original.pixels, ROUNDS)
+            large = corrected(large, original.pixels, detail)
         pixels: NDArray[np.uint8] = (large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
         image = Image.fromarray(pixels)
         if original.inside is None or original.size is None:
@@ -176,6 +186,12 @@ class Upscaler:
         image = image.crop((0, 0, original.inside[0] * times, original.inside[1] * times))
         wanted = (original.size[0] * times, original.size[1] * times)
         return image if image.size == wanted else image.resize(wanted, Image.Resampling.LANCZOS)
+
+
+def corrected(large: Tensor, small: Tensor, detail: float = DETAIL) -> Tensor:
+    """``large`` (3, H, W) made faithful to ``small`` (3, h, w), with a share of its detail; 0: bicubic."""
+    plain = F.interpolate(small[None], scale_factor=large.shape[-1] // small.shape[-1], mode="bicubic")[0]
+    return torch.lerp(plain, back_projected(large, small, ROUNDS), detail)
 
 
 def back_projected(large: Tensor, small: Tensor, rounds: int) -> Tensor:
