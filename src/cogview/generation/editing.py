@@ -163,7 +163,7 @@ def read_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
         if len(parts) != 4:
             raise ValueError
         left, top, right, bottom = (_length(part, size[i % 2]) for i, part in enumerate(parts))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise CogViewError(
             f"the box {text!r} is not x0,y0,x1,y1; give pixels (10,20,50,60) or percentages (10%,20%,50%,60%)"
         ) from None
@@ -196,11 +196,15 @@ def soften(mask: Mask, feather: int = FEATHER) -> NDArray[np.float32]:
 
 
 def paste(original: Image.Image, new: Image.Image, area: Frame, feather: int = FEATHER) -> Image.Image:
-    """The original (RGB) with new pixels (RGB, of the part's size) inside the mask."""
+    """The original (RGB, or RGBA) with new pixels (RGB, of the part's size) inside the mask.
+
+    What was transparent there is opaque then.
+    """
     top, left, bottom, right = area.box
     pixels = np.array(original)
     opacity = soften(area.mask, feather)[top:bottom, left:right, None]
     old = pixels[top:bottom, left:right]
-    mixed = np.rint(old + opacity * (np.asarray(new, dtype=np.float32) - old)).astype(np.uint8)
+    over = np.array(new.convert(original.mode), dtype=np.float32)
+    mixed = np.rint(old + opacity * (over - old)).astype(np.uint8)
     pixels[top:bottom, left:right] = np.where(area.mask[top:bottom, left:right, None], mixed, old)
     return Image.fromarray(pixels)

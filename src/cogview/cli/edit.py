@@ -1,0 +1,189 @@
+"""``cogview edit``: part of a picture drawn anew by a sentence, the rest untouched."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cogview.cli.batches import MaxBatch, batch_limit
+from cogview.cli.generate import Precision, bar, check_folder, write, write_sheet
+from cogview.errors import CogViewError
+
+if TYPE_CHECKING:
+    from cogview.pipeline import Picture
+
+Order = Literal["together", "one_by_one"]
+Crop = Literal["auto", "whole", "tight"]
+
+
+def edit(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any format and size.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What the whole picture shall show.", show_default=False)
+    ] = "",
+    mask: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A picture of the same size: white is drawn anew, black stays."),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X0,Y0,X1,Y1", help="A rectangle to draw anew, in pixels or %; may be repeated."
+        ),
+    ] = None,
+    vary: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="Variations: another such share of the picture each time."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many results.")] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Result i of a seed is always the same one.", show_default="a new one each time"),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the pictures.")] = Path("out"),
+    model: Annotated[
+        str, typer.Option(help="A model's name (see cogview models) or directory.")
+    ] = "pictogram-2",
+    style: Annotated[str | None, typer.Option(help="A style of the model (see cogview models).")] = None,
+    order: Annotated[
+        Order, typer.Option(help="Regions at once, or one by one with all else in view; slower.")
+    ] = "together",
+    crop: Annotated[
+        Crop,
+        typer.Option(
+            help="What the model sees: a part at its own size, the whole picture, or for small regions an "
+            "enlarged part (tight)."
+        ),
+    ] = "auto",
+    feather: Annotated[
+        int, typer.Option(min=0, max=256, help="Pixels inside the mask over which the new sets in.")
+    ] = 4,
+    temperature: Annotated[
+        float | None, typer.Option(help="Below 1 safer, above 1 wilder.", show_default="the model's")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Keep the k likeliest tokens; 0: all.", show_default="the model's")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Keep tokens up to this probability; 1: all.", show_default="the model's"),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Above 1: closer to the prompt, in twice the time.", show_default="the model's"),
+    ] = None,
+    clusters: Annotated[
+        int | None, typer.Option(help="Keep the k likeliest clusters of codes.", show_default="the model's")
+    ] = None,
+    emphasis: Annotated[
+        float | None, typer.Option(help="Added to attention towards the text.", show_default="the model's")
+    ] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
+    ] = False,
+    max_batch: MaxBatch = None,
+) -> None:
+    """Draw part of a picture anew, by a sentence.
+
+    Examples:
+
+      cogview edit cat.png --mask hat.png "a cat with a red hat" -n 4
+
+      cogview edit cat.png --box 20,0,50,15 --box 60%,0,90%,20% "a cat with a red hat"
+
+      cogview edit cat.png --vary 0.5 "a cat" -n 4
+
+    Pixels outside the mask stay as they are. Every result is a PNG file with what made it inside.
+    """
+    if vary is not None and (mask or box):
+        raise CogViewError("--vary chooses what is drawn anew itself; leave --mask and --box away")
+    if vary is None and not (mask or box):
+        raise CogViewError("say what is drawn anew: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
+    if vary is None and not prompt.strip():
+        raise CogViewError("the prompt is empty; say what the whole picture shall show")
+    batch_size = batch_limit(max_batch)
+    check_folder(out)
+    from cogview.pipeline2 import CogView2
+
+    started = time.monotonic()
+    cogview = CogView2.from_pretrained(model, precision=precision, deterministic=deterministic)
+    settings = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance": guidance,
+        "clusters": clusters,
+        "emphasis": emphasis,
+    }
+    assert isinstance(cogview, CogView2)
+    with bar() as show:
+        if vary is not None:
+            pictures = cogview.vary(
+                image,
+                prompt,
+                share=vary,
+                n=n,
+                seed=seed,
+                style=style,
+                settings=settings,
+                batch_size=batch_size,
+                progress=show,
+            )
+        else:
+            pictures = cogview.edit(
+                image,
+                prompt,
+                mask=mask,
+                boxes=box or (),
+                n=n,
+                seed=seed,
+                style=style,
+                order=order,
+                crop=crop,
+                feather=feather,
+                settings=settings,
+                batch_size=batch_size,
+                progress=show,
+            )
+    kind = "edited" if vary is None else "varied"
+    paths = [write(p.png(), out, f"{image.stem}-{kind}-{p.seed}-{p.index:02d}") for p in pictures]
+    sheet = write_sheet(pictures, n, out) if grid else None
+    report(image, pictures, paths, sheet, time.monotonic() - started, as_json)
+
+
+def report(
+    image: Path,
+    pictures: Sequence[Picture],
+    paths: Sequence[Path],
+    sheet: Path | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Paths on stdout and a summary on stderr, or everything as JSON."""
+    first = pictures[0]
+    if as_json:
+        facts = {
+            "image": str(image),
+            "model": first.model,
+            "model_hash": first.model_hash,
+            "prompt": first.prompt,
+            "seed": first.seed,
+            "settings": first.settings,
+            "seconds": round(seconds, 3),
+            "pictures": [str(path) for path in paths],
+            "grid": str(sheet) if sheet else None,
+        }
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for path in [*paths, *([sheet] if sheet else [])]:
+        typer.echo(path)
+    count = f"{len(paths)} picture{'s' if len(paths) > 1 else ''}"
+    typer.echo(f"{count} in {seconds:.1f} s, seed {first.seed}, model {first.model}", err=True)

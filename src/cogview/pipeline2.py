@@ -1,0 +1,378 @@
+"""CogView2's pipeline: a CogLM draws, fills what is masked, varies, describes and scores (section 3).
+
+``CogView2.from_pretrained(name).edit(picture, "a red hat", mask="mask.png")``. One model does it all, by what
+of a sequence is masked; :class:`~cogview.pipeline.CogView` is the pipeline of models that only draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
+
+from cogview.coglm import CogLMFormat
+from cogview.coglm.captions import Captions
+from cogview.coglm.format import collate
+from cogview.coglm.regions import PATCH, sample_mask
+from cogview.data.images import BadImage, decode, to_rgb
+from cogview.describing import AnyPicture, Caption, checked_seed, listed
+from cogview.errors import CogViewError
+from cogview.family import Family
+from cogview.generation import editing
+from cogview.generation.captioning import Captioner, text_rows
+from cogview.generation.editing import Crop, Frame
+from cogview.generation.engine import Engine, Ids, Progress
+from cogview.generation.infilling import Hole, Order, fill
+from cogview.generation.linear import Precision
+from cogview.generation.roles import BASE
+from cogview.generation.sampling import Sampling
+from cogview.generation.step import pack
+from cogview.generation.text_to_image import language, paint
+from cogview.pipeline import CogView, Picture
+from cogview.tokenizers.clusters import read_labels
+from cogview.transformer.attention import MaskRegions
+
+AnyMask = Image.Image | ArrayLike | str | Path
+Box = tuple[int, int, int, int] | str
+
+
+class CogView2(CogView):
+    """A family whose base model is a CogLM. Made by :meth:`from_pretrained`.
+
+    Attributes:
+        coglm: the sequences of the base model.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        device: str | torch.device,
+        precision: Precision,
+        deterministic: bool,
+        lora: tuple[Path, float] | None = None,
+    ) -> None:
+        form = family.role(BASE).sequences
+        if not isinstance(form, CogLMFormat):
+            raise CogViewError(f"{family.config.name} cannot edit: its {BASE} model only draws ({form.kind})")
+        if lora is not None:
+            raise CogViewError(f"the model {family.config.name} takes no adapters yet")
+        self.family, self.precision, self.coglm = family, precision, form
+        self.adapter: dict[str, Any] = {}
+        self.form = cast(Any, form)
+        self.text, self.images = family.text_tokenizer(), family.image_tokenizer().to(device)
+        self._check_sizes()
+        self.transformer = family.transformer(BASE).to(device)
+        rows = slice(0, family.config.vocabulary.image_codes)
+        self.engine = Engine(
+            pack(self.transformer, rows, precision), deterministic, clusters=self._clusters()
+        )
+
+    def _clusters(self) -> torch.Tensor | None:
+        """The clusters of the image codes, where the family has any."""
+        name = getattr(self.family.config, "clusters", None)
+        if name is None:
+            return None
+        codes = self.family.config.vocabulary.image_codes
+        return read_labels(self.family.directory / name, codes).to(self.images_device)
+
+    @property
+    def images_device(self) -> torch.device:
+        """Where pictures are computed."""
+        return next(self.images.parameters()).device
+
+    @property
+    def size(self) -> int:
+        """Pixels of the square that the model sees."""
+        return self.images.image_size * self.coglm.grid[0] // self.images.grid()[0]
+
+    def _ways(self) -> dict[str, Any]:
+        return {"precision": self.precision, "deterministic": self.engine.deterministic}
+
+    # ------------------------------------------------------------------------------------------ editing
+
+    def edit(
+        self,
+        picture: AnyPicture,
+        prompt: str,
+        *,
+        mask: AnyMask | None = None,
+        boxes: Box | Sequence[Box] = (),
+        n: int = 1,
+        seed: int | None = None,
+        style: str | None = None,
+        order: Order = "together",
+        crop: Crop = "auto",
+        feather: int = editing.FEATHER,
+        settings: Mapping[str, float | None] | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Picture]:
+        """Draw what is masked anew, by a sentence; pixels outside the mask stay as they are, bit for bit.
+
+        Args:
+            picture: a file, a Pillow image, or what ``generate`` gave; of any size.
+            prompt: what the whole picture shall show.
+            mask: white (True) where the picture is drawn anew; of the picture's size.
+            boxes: rectangles (left, top, right, bottom) in pixels, or as text, also in percent
+                ("25%,0,75%,50%"); with a mask, both count.
+            n: how many results.
+            order: all masked regions at once, or ``one_by_one`` with all else in view; slower.
+            crop: what the model sees: ``auto`` a part at the model's size around the mask where the picture
+                is larger, ``tight`` an enlarged one for small regions too, ``whole`` the picture.
+            feather: pixels inside the mask over which the new sets in.
+            settings: as of ``draw``.
+
+        Raises:
+            CogViewError: a mask of another size, empty or full, a box outside, a prompt too long.
+        """
+        original = _opened(picture)
+        hole = self._mask(mask, boxes, original.size)
+        text, sampling = self._ids(prompt, style), self._sampling(settings, style)
+        jobs = self._streams(n, seed)
+        area = editing.frame(hole, crop, self.size)
+        codes = self._codes(area.cut(_over_white(original)))
+        holes = [Hole(text, codes, *job) for job in jobs]
+        grid = area.grid_mask(self.coglm.grid)
+        filled = fill(
+            self.engine, self.coglm, holes, grid, sampling, order, batch_size=batch_size, progress=progress
+        )
+        facts = {"task": "edit", "order": order, "crop": crop, "feather": feather, "box": list(area.box)}
+        made = []
+        for found, job in zip(filled, jobs, strict=True):
+            image = self._pasted(original, found, area, feather)
+            if area.shape != hole.shape:
+                found = self._codes(_over_white(image))  # of the whole, as of every picture
+            made.append(self._picture(image, found, prompt, style, job, sampling, facts))
+        return made
+
+    def vary(
+        self,
+        picture: AnyPicture,
+        prompt: str = "",
+        *,
+        share: float = 0.5,
+        n: int = 1,
+        seed: int | None = None,
+        style: str | None = None,
+        settings: Mapping[str, float | None] | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Picture]:
+        """Variations: patches at random, another ``share`` of the picture each time, are drawn anew.
+
+        The results are wholly the model's: as large as the original, but squares of the model's sharpness.
+        """
+        if not 0 < share <= 1:
+            raise CogViewError(f"share is {share}; it lies between 0 and 1")
+        original = _opened(picture)
+        text, sampling = self._ids(prompt, style, empty=True), self._sampling(settings, style)
+        codes, made = self._codes(_over_white(original)), list[Picture]()
+        patch = max(1, min(PATCH, min(self.coglm.grid) // 3))
+        for number, job in enumerate(self._streams(n, seed)):
+            mask = sample_mask(self.coglm.grid, np.random.default_rng(job), share, patch)
+            report = _part(progress, number, n)
+            [found] = fill(
+                self.engine, self.coglm, [Hole(text, codes, *job)], mask, sampling, progress=report
+            )
+            image = paint(self.images, found, self.coglm.grid).resize(original.size, Image.Resampling.BICUBIC)
+            facts = {"task": "vary", "share": share}
+            made.append(self._picture(image, found, prompt, style, job, sampling, facts))
+        return made
+
+    def _mask(self, mask: AnyMask | None, boxes: Box | Sequence[Box], size: tuple[int, int]) -> editing.Mask:
+        """All that is masked, checked."""
+        given: Sequence[Box]
+        if isinstance(boxes, str) or (len(boxes) == 4 and all(isinstance(x, int) for x in boxes)):
+            given = [cast(Box, boxes)]
+        else:
+            given = cast(Sequence[Box], boxes)
+        if mask is None and not given:
+            raise CogViewError("nothing is masked; give a mask or a box")
+        read = [editing.read_box(box, size) if isinstance(box, str) else box for box in given]
+        whole = editing.mask_of_boxes(read, size)
+        if mask is None:
+            return editing.checked(whole, size, where="the box")
+        where = str(mask) if isinstance(mask, str | Path) else "the mask"
+        painted = _mask_pixels(mask)
+        return editing.checked(editing.checked(painted, size, where=where) | whole, size)
+
+    def _pasted(self, original: Image.Image, codes: Ids, area: Frame, feather: int) -> Image.Image:
+        """The drawn part back in its place."""
+        height, width = area.shape
+        new = paint(self.images, codes, self.coglm.grid).resize((width, height), Image.Resampling.BICUBIC)
+        return editing.paste(original, new, area, feather)
+
+    def _codes(self, image: Image.Image) -> Ids:
+        """Codes (rows * columns,) of a picture of any size, made a square of the model's."""
+        square = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            codes: Ids = self.images.encode(pixels.to(self.images_device))[0].cpu().numpy()
+        return codes
+
+    # ------------------------------------------------------------------------------------------ saying
+
+    @cached_property
+    def captioner(self) -> Captioner:
+        """The same model, saying things in English."""
+        return self.captioner_in("en")
+
+    def captioner_in(self, language: str) -> Captioner:
+        """The same model, saying things in a language; CogViewError for one it was not taught."""
+        self.coglm.separator(language)
+        return replace(self._speaker, form=cast(Any, Captions(self.coglm, language)))
+
+    @cached_property
+    def _speaker(self) -> Captioner:
+        rows = text_rows(self.coglm.vocabulary, self.transformer.config.vocab_size)
+        engine = Engine(pack(self.transformer, rows, self.precision), self.engine.deterministic)
+        return Captioner(engine, cast(Any, Captions(self.coglm, next(iter(self.coglm.languages)))), self.text)
+
+    def caption(self, *arguments: Any, language: str | None = None, **more: Any) -> list[list[Caption]]:
+        """Describe pictures in a language, English by default; see :meth:`CogView.caption`."""
+        speaking = copy(self)
+        speaking.captioner = self.captioner_in(language or "en")
+        return super(CogView2, speaking).caption(*arguments, language=language or "en", **more)
+
+    def score(
+        self,
+        pictures: AnyPicture | Sequence[AnyPicture],
+        texts: str | Sequence[str],
+        *,
+        released: bool = False,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float64]:
+        """How well each text describes each picture (pictures, texts): the caption loss, lower is better.
+
+        [BOE] or [BOC] stands before a text by its language. ``released``: the mean log-probability among all
+        tokens, higher is better, after [BOC] whatever the language.
+        """
+        if released:
+            return self._released_scores(listed(pictures), [texts] if isinstance(texts, str) else list(texts))
+        columns = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            speaking = copy(self)
+            speaking.captioner = self.captioner_in(language(text))
+            speaking.__dict__.pop("scorer", None)
+            columns.append(
+                super(CogView2, speaking).score(pictures, text, batch_size=batch_size, progress=progress)
+            )
+        return np.concatenate(columns, 1)
+
+    @torch.inference_mode()
+    def _released_scores(self, pictures: Sequence[AnyPicture], texts: Sequence[str]) -> NDArray[np.float64]:
+        nothing, found = np.zeros(self.coglm.codes, dtype=np.bool_), []
+        for picture in pictures:
+            codes = self.codes_of(picture)
+            for text in texts:
+                batch = collate([self.coglm.captioning(self.scored_pieces(text), codes, nothing, "zh")])
+                batch = {name: values.to(self.images_device) for name, values in batch.items()}
+                regions = MaskRegions(batch["order"], batch["streams"])
+                hidden = self.transformer(batch["inputs"], batch["positions"], regions)
+                counted = batch["weights"] > 0
+                chance = self.transformer.logits(hidden[counted]).float().log_softmax(-1)
+                found.append(float(chance.gather(1, batch["targets"][counted][:, None]).mean()))
+        return np.array(found).reshape(len(pictures), len(texts))
+
+    def codes_of(self, picture: AnyPicture) -> Ids:
+        """A picture's codes (rows * columns,); one that was drawn has them already."""
+        if isinstance(picture, Picture) and len(picture.codes) == self.coglm.codes:
+            return picture.codes
+        return self._codes(_over_white(_opened(picture)))
+
+    # ------------------------------------------------------------------------------------------ details
+
+    def _ids(self, prompt: str, style: str | None, empty: bool = False) -> Ids:
+        """Ids of a prompt; CogViewError for an empty one, where that makes no sense, and one too long."""
+        if empty and not prompt.strip() and style is None:
+            return self.coglm.text_ids(())
+        return self.coglm.text_ids(self.encode(self.caption_for(prompt, style)))
+
+    def _sampling(self, settings: Mapping[str, float | None] | None, style: str | None) -> Sampling:
+        """The family's settings, the style's over them, those given over both."""
+        own = getattr(self.family.config, "style_defaults", {})
+        chosen = [
+            own[name].model_dump(exclude_none=True)
+            for name, phrases in self.styles.items()
+            if style is not None and phrases is self.style(style) and name in own
+        ]
+        given = {name: value for name, value in (settings or {}).items() if value is not None}
+        return self.sampling({**(chosen[0] if chosen else {}), **given})
+
+    def _streams(self, n: int, seed: int | None) -> list[tuple[int, int]]:
+        if n < 1:
+            raise CogViewError(f"n is {n}; ask for at least 1 picture")
+        seed = checked_seed(seed)
+        return [(seed, index) for index in range(n)]
+
+    def _picture(
+        self,
+        image: Image.Image,
+        codes: Ids,
+        prompt: str,
+        style: str | None,
+        stream: tuple[int, int],
+        sampling: Sampling,
+        facts: Mapping[str, Any],
+    ) -> Picture:
+        return Picture(
+            image=image,
+            codes=codes,
+            prompt=prompt,
+            caption=self.caption_for(prompt, style) if prompt.strip() else "",
+            seed=stream[0],
+            index=stream[1],
+            settings={**sampling.model_dump(), "style": style, **self._ways(), **facts},
+            model=self.family.config.name,
+            model_hash=self.model_hash,
+        )
+
+
+def _opened(picture: AnyPicture) -> Image.Image:
+    """The picture upright: RGBA where it is transparent anywhere, else RGB; CogViewError for no picture."""
+    if isinstance(picture, Picture):
+        return picture.image
+    if isinstance(picture, Image.Image):
+        image = picture
+    else:
+        try:
+            rgb = decode(Path(picture)).image  # refuses what is dangerous or broken
+        except BadImage as error:
+            raise CogViewError(f"{picture}: {error}") from error
+        with Image.open(picture) as file:
+            image = ImageOps.exif_transpose(file)
+            if not image.has_transparency_data:
+                return rgb
+    return image.convert("RGBA") if image.has_transparency_data else to_rgb(image)[0]
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    return to_rgb(image)[0]
+
+
+def _mask_pixels(mask: AnyMask) -> editing.Mask:
+    """bool (height, width) of a mask in any form."""
+    if isinstance(mask, str | Path):
+        mask = _opened(mask)
+    if isinstance(mask, Image.Image):
+        return editing.mask_of_image(mask)
+    return np.asarray(mask, dtype=np.bool_)
+
+
+def _part(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Progress over several pictures of equal work."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, parts * total)
+
+
+__all__ = ["CogView2"]

@@ -1,0 +1,78 @@
+"""``cogview edit``, from files to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogview.cli.app import main
+from cogview.provenance import read
+from tests.generation import tiny2
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny2.write(tmp_path_factory.mktemp("tiny2"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save("cat.png")
+    mask = Image.new("L", (24, 20))
+    mask.paste(255, (4, 4, 14, 12))
+    mask.save("mask.png")
+    Image.new("L", (20, 24)).save("other.png")
+    Image.new("L", (24, 20)).save("empty.png")
+    Image.new("L", (24, 20), 255).save("full.png")
+    return tmp_path
+
+
+def test_a_mask_and_boxes(place: Path, family: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["edit", "cat.png", "a red circle", "--mask", "mask.png", "--box", "20,15,24,20", "-n", "2"]
+    assert main([*words, "--seed", "7", "--model", str(family), "--grid", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["pictures"] == ["out/cat-edited-7-00.png", "out/cat-edited-7-01.png"]
+    masked = np.asarray(Image.open("mask.png")) > 0
+    masked[15:, 20:] = True
+    before = np.asarray(Image.open("cat.png"))
+    for path in facts["pictures"]:
+        after = np.asarray(Image.open(path))
+        assert (after[~masked] == before[~masked]).all() and (after[masked] != before[masked]).any()
+        made = read(path)
+        assert made is not None and made.prompt == "a red circle"
+    assert Path(facts["grid"]).is_file()
+
+
+def test_variations(place: Path, family: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["edit", "cat.png", "--vary", "0.5", "-n", "2", "--seed", "7", "--model", str(family)]) == 0
+    assert capsys.readouterr().out.split() == ["out/cat-varied-7-00.png", "out/cat-varied-7-01.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a", "--mask", "other.png"], "other.png has 20 x 24 pixels, the picture 24 x 20"),
+        (["a", "--mask", "empty.png"], "empty.png is empty"),
+        (["a", "--mask", "full.png"], "full.png covers the whole picture"),
+        (["a", "--mask", "none.png"], "none.png"),
+        (["a", "--box", "0,0,30,5"], "does not lie in the picture of 24 x 20"),
+        (["a", "--box", "0,0,30"], "is not x0,y0,x1,y1"),
+        (["a circle " * 40, "--box", "0,0,5,5"], "shorten it"),
+        (["--box", "0,0,5,5"], "the prompt is empty"),
+        (["a"], "say what is drawn anew"),
+        (["a", "--vary", "0.5", "--box", "0,0,5,5"], "leave --mask and --box away"),
+        (["a", "--vary", "2"], "vary"),
+        (["a", "--box", "0,0,5,5", "--emphasis", "1000"], "emphasis"),
+    ],
+)
+def test_bad_input_is_one_line(
+    place: Path, family: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["edit", "cat.png", *words, "--model", str(family)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
