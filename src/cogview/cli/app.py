@@ -46,6 +46,7 @@ VERBS = (
         TEACH,
     ),
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
+    Verb("train-on", "train_on:train_on", "Your pictures to a model that draws, in one command.", TEACH),
     Verb("assemble", "assemble:assemble", "Put trained parts together as a model that draws.", TEACH),
     Verb(
         "import", "imports:imports", "Read published weights safely, once; keep them as safetensors.", TEACH

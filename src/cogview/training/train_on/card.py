@@ -1,0 +1,43 @@
+"""The model card of a model that somebody trained on their own pictures: data, measurements, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cogview import __version__
+from cogview.training.train_on.look import Survey
+
+NAMES = {
+    "image_tokenizer_psnr": "reconstruction of held-out pictures, PSNR in dB",
+    "image_tokenizer_usage": "share of the codebook in use",
+    "transformer_loss": "loss on held-out pictures, nats a token",
+    "transformer_image_loss": "of it, image codes",
+    "transformer_text_loss": "of it, text",
+}
+
+
+def write_card(
+    path: Path, name: str, settings: Mapping[str, Any], found: Survey | None, facts: Mapping[str, float]
+) -> None:
+    """Write the card as Markdown."""
+    lines = [f"# {name}", "", f"Trained by `cogview train-on` (cogview {__version__}).", "", "## Data", ""]
+    if found is not None:
+        counts = ", ".join(f"{k or 'untagged'} {v:,}" for k, v in found.report.captions.items())
+        lines += [f"- {found.pictures:,} pictures from `{Path(settings['source']).name}`; captions: {counts}"]
+        lines += [f"- {found.unnamed:,} captions are the files' names"] if found.unnamed else []
+        lines += [f"- left out: {reason}, {n:,}" for reason, n in found.report.rejected.items()]
+    lines += ["", "## Settings", ""]
+    shown = ("size", "start", "lora", "captions", "translate", "seed", "overrides")
+    lines += [f"- {key}: {settings[key]}" for key in shown if settings.get(key)]
+    lines += ["", "## Measurements", ""]
+    lines += [f"- {NAMES[key]}: {value:.3f}" for key, value in facts.items() if key in NAMES]
+    if not any(key in NAMES for key in facts):
+        lines.append("- none: too few pictures to hold any out")
+    lines += ["", "## Limits and licence", ""]
+    lines += [
+        "Whoever shares this model should say here what the pictures are, whose they are and under what"
+    ]
+    lines += ["licence, and what it must not be used for.", ""]
+    path.write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,232 @@
+"""What the data are, what every sample becomes, and what training on it will cost.
+
+Costs are arithmetic, not promises: three times the forward pass's multiplications for a training step, at a
+share of the matrix-product rate that is measured here and now.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from cogview.config import Config
+from cogview.data.check import EXPLANATIONS, Report, Tally, read_record
+from cogview.data.images import Limits
+from cogview.data.sources import Source
+from cogview.errors import CogViewError
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+
+LOOK_AT = 5000  # records that are decoded to know the data; a larger set is judged by its first ones
+SHARE = 0.4  # of the matrix-product rate that training reaches
+
+
+class Survey(Config):
+    """What was found: the report of the records looked at, and what it does not say.
+
+    unnamed: pictures without a caption of their own; smallest: side of the smallest picture, in pixels;
+    most: the largest number of captions of one picture.
+    """
+
+    total: int
+    report: Report
+    unnamed: int = 0
+    smallest: int = 0
+    most: int = 0
+    examples: tuple[str, ...] = Field(default=())
+
+    @property
+    def pictures(self) -> int:
+        """How many usable pictures there are, extrapolated where not all were looked at."""
+        if self.report.records == self.total:
+            return self.report.good
+        return round(self.total * self.report.good / max(1, self.report.records))
+
+
+def survey(
+    plain: Source, named: Source, limits: Limits, progress: Callable[[int, int], None] | None = None
+) -> Survey:
+    """Read the first records of a data set as a build would (``named`` is ``plain`` with every caption).
+
+    Raises CogViewError where none of them is usable.
+    """
+    tally, seen, examples = Tally(), set[str](), dict[str, None]()
+    unnamed, sides, most = 0, list[int](), 0
+    total = min(LOOK_AT, len(plain))
+    for own, record in zip(plain.records(), named.records(), strict=True):
+        if tally.records >= total:
+            break
+        reading = read_record(record, limits, seen)
+        tally.add(reading)
+        if reading.sample is not None:
+            sides.append(min(reading.sample.image.size))
+            most = max(most, len(record.captions))
+            unnamed += not own.captions
+            if len(examples) < 8:
+                examples[record.captions[0].text] = None
+        if progress:
+            progress(tally.records, total)
+    report = tally.report()
+    if not report.good:
+        first = report.examples[0].message if report.examples else "no records"
+        raise CogViewError(f"not one usable picture among {report.records:,} records; the first: {first}")
+    return Survey(
+        total=len(plain),
+        report=report,
+        unnamed=unnamed,
+        smallest=min(sides),
+        most=most,
+        examples=tuple(examples),
+    )
+
+
+def describe(found: Survey, size: int) -> list[str]:
+    """The survey for people."""
+    report = found.report
+    looked = (
+        "" if report.records == found.total else f" among the first {report.records:,} of {found.total:,}"
+    )
+    counts = ", ".join(f"{name or 'untagged'} {n:,}" for name, n in report.captions.items())
+    several = f", up to {found.most} a picture" if found.most > 1 else ""
+    lines = [f"{report.good:,} usable pictures{looked}; captions: {counts}{several}"]
+    for reason, count in report.rejected.items():
+        first = next(example for example in report.examples if example.reason == reason)
+        lines.append(
+            f"  {count:,} left out, {reason}: {EXPLANATIONS.get(reason, '')} (such as {first.place})"
+        )
+    lines += [f"  {count:,} converted: {how}" for how, count in report.conversions.items()]
+    if found.unnamed:
+        named = found.examples[0] if found.unnamed == report.good else "…"
+        example = f', such as "{named}"' if named != "…" else ""
+        lines.append(f"  {found.unnamed:,} without a caption: called after their files or folders{example}")
+    if found.smallest < size:
+        lines.append(f"  the smallest is {found.smallest} px and becomes {size}: enlarged, it stays blurred")
+    if report.good < 100:
+        lines.append("  few pictures: expect the model to learn them by heart rather than to invent")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def fit_text_tokenizer(texts: Sequence[str], pieces: int) -> TextTokenizer:
+    """A text tokenizer of ``pieces``, or of as many as the texts allow."""
+    for _ in range(8):
+        try:
+            return TextTokenizer.train(texts, pieces)
+        except CogViewError as error:
+            limit = re.search(r"value <= (\d+)", str(error))
+            needed = re.search(r"required_chars. \d+ vs (\d+)", str(error))
+            if not limit and not needed:
+                raise
+            pieces = int(limit[1]) if limit else int(needed[1]) + 8 if needed else pieces
+    raise CogViewError("no text tokenizer can be learnt from these captions; write longer ones")
+
+
+class Lengths(Config):
+    """Lengths of the captions in pieces; ``over`` are longer than what the model reads and are cut."""
+
+    least: int
+    median: int
+    most: int
+    over: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str], tokenizer: TextTokenizer, limit: int) -> Lengths:
+        """The lengths of some texts."""
+        found = [len(tokenizer.encode(text)) for text in texts]
+        over = sum(length > limit for length in found)
+        return cls(least=min(found), median=round(statistics.median(found)), most=max(found), over=over)
+
+
+# ---------------------------------------------------------------------------------------------- cost
+
+
+class Cost(Config):
+    """An estimate: seconds for each stage and bytes of memory at the most."""
+
+    tokenizer_parameters: int
+    transformer_parameters: int
+    tokenizer_seconds: float
+    transformer_seconds: float
+    memory: int
+
+    @property
+    def seconds(self) -> float:
+        """All of the training."""
+        return self.tokenizer_seconds + self.transformer_seconds
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Floating-point operations a second of a matrix product here, measured in about a tenth of a second."""
+    a = torch.randn(768, 768, device=device)
+    a @ a
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < 0.1:
+        (a @ a)[0, 0].item()
+        count += 1
+    return 2 * 768**3 * count / (time.perf_counter() - began)
+
+
+def convolution_work(config: ImageTokenizerConfig) -> tuple[int, int]:
+    """(operations of one picture's forward pass, parameters) of an image tokenizer."""
+    work = 0
+
+    def count(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal work
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        places = output.shape[-1] * output.shape[-2]
+        work += 2 * weight.numel() * places // (4 if isinstance(module, nn.ConvTranspose2d) else 1)
+
+    with torch.device("meta"):
+        model = ImageTokenizer(config)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.register_forward_hook(count)
+        vectors = model.features(torch.empty(1, 3, config.image_size, config.image_size))
+        model.paint(vectors)
+    return work, sum(p.numel() for p in model.parameters())
+
+
+def transformer_parameters(config: TransformerConfig) -> int:
+    """All weights of a transformer."""
+    return sum(tensor.numel() for tensor in Transformer.shapes(config).values())
+
+
+def estimate(
+    tokenizer: ImageTokenizerConfig,
+    tokenizer_steps: tuple[int, int],
+    config: TransformerConfig,
+    steps: tuple[int, int],
+    length: int,
+    rate: float,
+) -> Cost:
+    """What training costs; ``…steps`` are (steps, batch), (0, …) for a part that is taken over.
+
+    A transformer's step takes six operations a weight and token and the attention's; a tokenizer's three
+    forward passes. Memory: weights, gradients and two moments, and the activations of one batch.
+    """
+    work, small = convolution_work(tokenizer)
+    large = transformer_parameters(config)
+    inner = large - (config.vocab_size + config.max_positions) * config.hidden
+    attention = 12 * config.layers * config.hidden * length
+    tokens = steps[1] * length
+    each = tokens * (6 * inner + attention)
+    held = 4 * tokens * config.hidden * config.layers * 16
+    area = 4 * tokenizer_steps[1] * tokenizer.image_size**2 * 64
+    return Cost(
+        tokenizer_parameters=small,
+        transformer_parameters=large,
+        tokenizer_seconds=tokenizer_steps[0] * tokenizer_steps[1] * 3 * work / (SHARE * rate),
+        transformer_seconds=steps[0] * each / (SHARE * rate),
+        memory=max(16 * large + held, 16 * small + area) + (300 << 20),
+    )

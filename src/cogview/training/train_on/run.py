@@ -1,0 +1,479 @@
+"""The stages from a folder to a family, each skipped when it is done and resumed where it was stopped.
+
+=================  ================================================================  =====================
+stage              leaves in the work directory                                      may be stopped
+=================  ================================================================  =====================
+look               the survey, in ``state.json``                                     starts again
+text               ``text.model``                                                    starts again
+pictures           ``pictures/``, decoded once                                       starts again
+image_tokenizer    ``image_tokenizer/``, a run of `cogview train`                    at any step
+tokens             ``tokens/``, token shards                                         after any shard
+transformer        ``transformer/``, a run of `cogview train`                        at any step
+model              the family directory, with its card and samples.png               starts again
+=================  ================================================================  =====================
+
+Every stage writes aside and renames, and ``state.json`` is written after it, so that a kill at any moment
+costs at most the work since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from pydantic import Field
+from rich.console import Console
+
+from cogview.config import Config, read_json
+from cogview.data.build import BuildSettings, build
+from cogview.data.image_cache import build_image_cache
+from cogview.data.images import Limits
+from cogview.data.shards import Preprocessing, write_atomically
+from cogview.data.sources import (
+    CaptionedSource,
+    Columns,
+    Source,
+    TranslatedSource,
+    command_translator,
+    open_source,
+)
+from cogview.errors import CogViewError
+from cogview.family import FILE, Defaults, Family
+from cogview.pipeline import CogView
+from cogview.sequences import SequenceFormat
+from cogview.tokenizers.text import TextTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.training.assemble import FamilySettings, assemble
+from cogview.training.metrics import MetricsFile
+from cogview.training.progress import duration
+from cogview.training.recipe import Recipe, task_class
+from cogview.training.task import Task
+from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
+from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.train_on.card import write_card
+from cogview.training.train_on.look import (
+    Cost,
+    Lengths,
+    Survey,
+    describe,
+    estimate,
+    fit_text_tokenizer,
+    matrix_rate,
+    survey,
+)
+from cogview.training.train_on.names import NamedSource, Policy
+from cogview.training.train_on.sizes import (
+    Size,
+    finish_recipes,
+    named_size,
+    tokenizer_recipe,
+    transformer_recipe,
+)
+from cogview.training.trainer import Trainer, pick_device, prepare_directory
+from cogview.transformer.config import TransformerConfig
+from cogview.vocabulary import Vocabulary
+
+Stage = Literal["look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model"]
+STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model")
+TITLES = {
+    "look": "looking at the data",
+    "text": "text tokenizer",
+    "pictures": "decoding the pictures",
+    "image_tokenizer": "image tokenizer",
+    "tokens": "encoding pictures and captions",
+    "transformer": "transformer",
+    "model": "putting the model together",
+}
+STATE = "state.json"
+HELD_OUT = 0.05  # of the pictures, where there are enough
+DRAWN = 8  # captions drawn for the sample sheet, four pictures each
+
+
+class Settings(Config):
+    """What decides the result; a stopped run goes on only under the same settings."""
+
+    source: str
+    size: str = "small"
+    start: str | None = None
+    lora: int | None = Field(None, ge=1)
+    unnamed: Policy = "names"
+    columns: tuple[str, ...] = ()
+    images: str | None = None
+    captions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    translate: str | None = None
+    limits: Limits = Limits()
+    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    seed: int = 0
+    device: str = "auto"
+    overrides: tuple[str, ...] = ()
+
+
+class State(Config):
+    """``state.json``: the settings, the data's fingerprint, the stages that are done and what they found."""
+
+    format: Literal[1] = 1
+    settings: Settings
+    fingerprint: str = ""
+    done: tuple[Stage, ...] = ()
+    survey: Survey | None = None
+    lengths: Lengths | None = None
+    cost: Cost | None = None
+    facts: dict[str, float] = Field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """A signal ended a stage early; everything so far is kept."""
+
+
+Progress = Callable[[str], contextlib.AbstractContextManager[Callable[[int, int], None]]]
+
+
+@contextlib.contextmanager
+def silent(title: str) -> Iterator[Callable[[int, int], None]]:
+    """No progress bar."""
+    yield lambda done, total: None
+
+
+class TrainOn:
+    """One run from a data set to a family at ``out``; ``work`` holds what is between."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        work: Path | None = None,
+        console: Console | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.settings, self.out = settings, out
+        self.work = work or out.with_name(out.name + ".work")
+        self.console, self.progress = console or Console(stderr=True), progress
+        self.device = pick_device(settings.device)
+        self.size: Size = named_size(settings.size)
+        self.start = Family.find(settings.start) if settings.start else None
+        self.known = _known(self.start) if self.start else None
+        if settings.lora and not self.start:
+            raise CogViewError("--lora adapts a model: name it with --from")
+        self.plain, self.source = self._sources()
+        self.state = self._state()
+
+    # ------------------------------------------------------------------------------------------ the whole
+
+    def run(self, until: Stage = "model") -> Family | None:
+        """Do every stage up to ``until`` that is not done; the family when all are.
+
+        Raises Stopped where a signal came, CogViewError where the data or the settings cannot work.
+        """
+        if "model" in self.state.done and (self.out / FILE).is_file():
+            self._say(f"{self.out} is finished already; --restart trains it anew")
+            return Family(self.out)
+        for number, stage in enumerate(STAGES, 1):
+            if stage not in self.state.done:
+                self._say(f"[{number}/{len(STAGES)}] {TITLES[stage]}")
+                getattr(self, f"_{stage}")()
+                self._save(done=(*self.state.done, stage))
+            if stage == until:
+                break
+        return Family(self.out) if "model" in self.state.done else None
+
+    def _sources(self) -> tuple[Source, Source]:
+        """The data as they are, and as they are trained on: every picture with a caption."""
+        given = self.settings
+        total = len(open_source(given.source, Columns.parse(given.columns), given.images, 0))
+        share = 0.0 if total < 40 else min(HELD_OUT, 1024 / total)
+        plain = open_source(given.source, Columns.parse(given.columns), given.images, share)
+        if given.captions:
+            plain = CaptionedSource(plain, given.captions)
+        named: Source = plain if given.unnamed == "skip" else NamedSource(plain)
+        if given.translate:
+            named = TranslatedSource(named, command_translator(given.translate), name=given.translate)
+        return plain, named
+
+    def _state(self) -> State:
+        path = self.work / STATE
+        if not path.is_file():
+            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+                raise CogViewError(f"{self.out} is there already; choose another --out, or --restart")
+            return State(settings=self.settings, fingerprint=self.source.fingerprint())
+        state = read_json(State, path)
+        before, now = state.settings.model_dump(), self.settings.model_dump()
+        for name in now:
+            if before[name] != now[name]:
+                raise CogViewError(
+                    f"{self.work}: {name} was {before[name]!r} and is now {now[name]!r}; "
+                    "go on with the same, or --restart"
+                )
+        if "model" not in state.done and state.fingerprint != self.source.fingerprint():
+            raise CogViewError(f"{self.settings.source} changed since {self.work} was begun; --restart")
+        return state
+
+    def _save(self, **changes: Any) -> None:
+        self.state = self.state.model_copy(update=changes)
+        self.work.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.work / STATE, self.state.model_dump_json(indent=1) + "\n")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    # ------------------------------------------------------------------------------------------ the stages
+
+    def _look(self) -> None:
+        with self.progress("reading") as progress:
+            found = survey(self.plain, self.source, self.settings.limits, progress)
+        for line in describe(found, self.image_size):
+            self._say(f"  {line}")
+        self._save(survey=found)
+
+    def _text(self) -> None:
+        texts = [caption.text for record in self.source.records() for caption in record.captions]
+        self.work.mkdir(parents=True, exist_ok=True)
+        known = self.start.text_tokenizer() if self.start else None
+        tokenizer = known or fit_text_tokenizer(texts, self.size.pieces)
+        tokenizer.save(self.work / "text.model")
+        limit = self._format(tokenizer).text_limit
+        lengths = Lengths.of(texts[:100_000], tokenizer, limit)
+        self._save(lengths=lengths, cost=self._cost(tokenizer, lengths))
+        for line in self._plan_lines(tokenizer, limit):
+            self._say(f"  {line}")
+
+    def _pictures(self) -> None:
+        if self.start:
+            return
+        with self.progress("decoding") as progress:
+            build_image_cache(
+                self.plain, self.work / "pictures", self._preprocessing(), self.settings.limits, progress
+            )
+
+    def _image_tokenizer(self) -> None:
+        recipe, _ = self.recipes()
+        if recipe is None:
+            self._say(f"  the one of {self.settings.start} stays: its model knows no other")
+            return
+        self._train(recipe)
+
+    def _tokens(self) -> None:
+        settings = BuildSettings(preprocessing=self._preprocessing(), limits=self.settings.limits)
+        images = ImageTokenizer.from_directory(self.images_at).to(self.device)
+        texts = TextTokenizer.from_file(self.work / "text.model")
+        with self.progress("encoding") as progress:
+            build(
+                self.source,
+                self.work / "tokens",
+                _OnDevice(images, self.device),
+                texts,
+                settings,
+                False,
+                progress,
+            )
+
+    def _transformer(self) -> None:
+        _, recipe = self.recipes()
+        self._train(recipe)
+
+    def _model(self) -> None:
+        facts = self._measures()
+        self._save(facts=facts)
+        card = self.work / "card.md"
+        write_card(card, self.out.name, self.state.settings.model_dump(mode="json"), self.state.survey, facts)
+        runs = {"base": self.work / "transformer"}
+        settings = FamilySettings(defaults=Defaults(top_k=100, guidance=2.0))
+        if self.start:
+            settings = FamilySettings()
+        assemble(
+            self.out,
+            runs,
+            self.images_at,
+            self.work / "text.model",
+            start=self.start_alone,
+            settings=settings,
+            card=card,
+        )
+        self._draw()
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures as the model sees them."""
+        return self.known[1].image_size if self.known else self.size.tokenizer.image_size
+
+    @property
+    def images_at(self) -> Path:
+        """Where the image tokenizer is."""
+        if self.start:
+            return self.start.directory / self.start.config.image_tokenizer
+        return self.work / "image_tokenizer" / "model"
+
+    @property
+    def start_alone(self) -> Family | None:
+        """The family that was started from, with no role but the one that is trained anew."""
+        if self.start is None:
+            return None
+        family = Family(self.start.directory)
+        only = {"base": family.config.roles["base"]}
+        family.config = family.config.model_copy(update={"roles": only, "adapters": {}})
+        return family
+
+    def _preprocessing(self) -> Preprocessing:
+        return Preprocessing(size=self.image_size, resample=self.settings.resample)
+
+    def recipes(self) -> tuple[ImageTokenizerRecipe | None, TransformerRecipe]:
+        """Both recipes, as they will be run."""
+        assert self.state.survey is not None
+        pictures, seed = self.state.survey.pictures, self.settings.seed
+        first = (
+            None if self.start else tokenizer_recipe(self.size, pictures, str(self.work / "pictures"), seed)
+        )
+        second = transformer_recipe(
+            self.size,
+            pictures,
+            str(self.work / "tokens"),
+            seed,
+            self.start,
+            self.settings.lora,
+            str(self.device),
+        )
+        for fields in (first, second):
+            if fields is not None:
+                fields["device"] = self.settings.device
+        return finish_recipes(first, second, self.settings.overrides)
+
+    def _format(self, text: TextTokenizer) -> SequenceFormat:
+        """The sequences of the model to be."""
+        if self.known:
+            return self.known[0]
+        recipe, other = self.recipes()
+        assert recipe is not None
+        vocabulary = Vocabulary(image_codes=recipe.model.codes, text_pieces=text.pieces)
+        form = other.format.model_dump(exclude={"window"})
+        return SequenceFormat(vocabulary=vocabulary, grid=recipe.model.grid, **form)
+
+    def _cost(self, text: TextTokenizer, lengths: Lengths) -> Cost:
+        first, second = self.recipes()
+        form = self._format(text)
+        images = first.model if first else self.known[1] if self.known else self.size.tokenizer
+        return estimate(
+            images,
+            (first.steps, first.batch_size) if first else (0, 1),
+            self._architecture(second, form),
+            (second.steps, second.batch_size * second.accumulation),
+            form.codes + 4 + min(lengths.median, form.text_limit),
+            matrix_rate(self.device),
+        )
+
+    def _architecture(self, recipe: TransformerRecipe, form: SequenceFormat) -> TransformerConfig:
+        if self.start:
+            return self.start.check("base")
+        assert recipe.model is not None
+        sizes = {"vocab_size": form.vocabulary.padded_size, "max_positions": form.max_positions}
+        return TransformerConfig.model_validate({**recipe.model.model_dump(), **sizes})
+
+    def _plan_lines(self, text: TextTokenizer, limit: int) -> list[str]:
+        """What every sample becomes, and what training costs."""
+        first, second = self.recipes()
+        form, lengths, cost = self._format(text), self.state.lengths, self.state.cost
+        assert lengths is not None and cost is not None
+        cut = f"; {lengths.over:,} are longer and are cut" if lengths.over else ""
+        codes = f"{form.grid[0]} x {form.grid[1]} = {form.codes} codes of {form.vocabulary.image_codes:,}"
+        shortest, longest = (form.codes + 4 + min(n, limit) for n in (lengths.least, lengths.most))
+        whole = f"{shortest} to {longest}" if shortest < longest else f"{longest}"
+        one = f"{cost.tokenizer_parameters / 1e6:.1f} M parameters"
+        trained = (
+            f"{first.steps:,} steps of {first.batch_size}" if first else f"taken from {self.settings.start}"
+        )
+        adapted = f", LoRA of rank {self.settings.lora}" if self.settings.lora else ""
+        started = f" from {self.settings.start}{adapted}" if self.start else ""
+        time, memory = duration(cost.seconds), cost.memory / 2**30
+        return [
+            f"a picture becomes   {self.image_size} x {self.image_size} px, {codes}",
+            f"a caption becomes   {lengths.least} to {lengths.most} pieces of {text.pieces:,}, "
+            f"median {lengths.median}; {limit} are read{cut}",
+            f"a sample is         [ROI1] caption {form.size} [BOI1] codes [EOI1]: {whole} tokens, all learnt",
+            f"image tokenizer     {one}, {trained}",
+            f"transformer         {cost.transformer_parameters / 1e6:.1f} M parameters{started}, "
+            f"{second.steps:,} steps of {second.batch_size}",
+            f"cost                about {time} here, {memory:.1f} GiB of memory (estimates)",
+        ]
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def _train(self, recipe: Recipe) -> None:
+        """Train, or go on training; Stopped where a signal ended it."""
+        directory = self.work / ("image_tokenizer" if recipe.task == "image_tokenizer" else "transformer")
+        begun = (directory / "checkpoints").is_dir() or (directory / "metrics.jsonl").is_file()
+        prepare_directory(recipe, directory, begun)
+        task: Task = task_class(recipe.task)(recipe)
+        outcome = Trainer(task, recipe, directory, self.console).fit(begun)
+        if outcome.stopped:
+            raise Stopped(outcome.stopped)
+
+    def _measures(self) -> dict[str, float]:
+        """The last evaluation of both runs, by name."""
+        found: dict[str, float] = {}
+        for run in ("image_tokenizer", "transformer"):
+            lines = MetricsFile(self.work / run / "metrics.jsonl")
+            last = (
+                [line for line in lines.lines() if line["kind"] == "evaluate"] if lines.path.exists() else []
+            )
+            for name, value in (last[-1] if last else {}).items():
+                if name not in ("kind", "step", "time") and isinstance(value, int | float):
+                    found[f"{run}_{name}"] = float(value)
+        return found
+
+    def _draw(self) -> None:
+        """A sheet of a few of the captions, as the finished model draws them."""
+        assert self.state.survey is not None
+        model = CogView.from_pretrained(self.out)
+        prompts = [text for text in self.state.survey.examples[:DRAWN] if self._fits(model, text)]
+        if not prompts:
+            return
+        with self.progress("drawing") as progress:
+            pictures = model.generate(prompts, n=4, seed=self.settings.seed, progress=progress)
+        width, height = pictures[0].image.size
+        sheet = Image.new("RGB", (4 * width, len(prompts) * height), "white")
+        for number, picture in enumerate(pictures):
+            sheet.paste(picture.image, (number % 4 * width, number // 4 * height))
+        sheet.save(self.out / "samples.png")
+        self._say(f"  {self.out / 'samples.png'}: {'; '.join(prompts)}")
+
+    @staticmethod
+    def _fits(model: CogView, text: str) -> bool:
+        return len(model.text.encode(text)) <= model.form.text_limit
+
+
+def _known(start: Family) -> tuple[SequenceFormat, ImageTokenizerConfig]:
+    """Sequences and image tokenizer of a family to start from; CogViewError where it is of another kind."""
+    form, images = start.role("base").sequences, start.image_tokenizer()
+    if not isinstance(form, SequenceFormat) or form.kind != "text_to_image":
+        raise CogViewError(f"--from {start.config.name}: its base does not draw pictures code by code")
+    if not isinstance(images, ImageTokenizer):
+        raise CogViewError(f"--from {start.config.name}: its image tokenizer has several levels")
+    return form, images.config
+
+
+class _OnDevice:
+    """An image tokenizer for a build whose batches come from the CPU."""
+
+    def __init__(self, images: ImageTokenizer, device: torch.device) -> None:
+        self.images, self.device = images, device
+        self.codes, self.fingerprint, self.grid = images.codes, images.fingerprint, images.grid
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Codes (batch, h * w) of images (batch, 3, H, W), on the CPU."""
+        return self.images.encode(images.to(self.device)).cpu()
+
+
+def restart(out: Path, work: Path | None = None) -> None:
+    """Remove what an earlier run left: its work directory, and its result if it made it."""
+    folder = work or out.with_name(out.name + ".work")
+    if folder.is_dir() and (folder / STATE).is_file():
+        shutil.rmtree(folder)
+        if (out / FILE).is_file():
+            shutil.rmtree(out)
+    elif out.is_dir() and any(out.iterdir()):
+        raise CogViewError(f"{out} was not made by train-on (there is no {folder}); remove it yourself")
