@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,17 @@ def test_other_layouts_give_the_same_family(release: Path, imported: Path, tmp_p
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_file_without_checksums_is_read(release: Path, imported: Path, tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(load_weights(release / "cogview-base" / SHARD), tmp_path / "plain.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert main(options(release, tmp_path / "x", base=str(tmp_path / "plain.pt"))) == 0
+    found = load_file(tmp_path / "x/base/model.safetensors")["tokens.weight"]
+    assert torch.equal(found, load_file(imported / "base/model.safetensors")["tokens.weight"])
+
+
 def test_rows_that_only_model_parallelism_needs_are_left_out(
     release: Path, imported: Path, tmp_path: Path
 ) -> None:
@@ -226,9 +238,25 @@ def truncated(place: Path) -> dict[str, str]:
     return {"base": str(place / "base.pt")}
 
 
-def compressed(place: Path) -> dict[str, str]:
-    import zipfile
+def flipped(option: str) -> Spoil:
+    """One bit in the middle of the file's numbers is another."""
 
+    def make(place: Path) -> dict[str, str]:
+        source = FIXTURES / "ckpt_b" / SHARD
+        if option == "image_tokenizer":
+            source = Path(without("nothing")(place)[option] or "")
+        content = bytearray(source.read_bytes())
+        with zipfile.ZipFile(source) as file:
+            largest = max(file.infolist(), key=lambda entry: entry.file_size)
+            start = content.index(file.read(largest))
+        content[start + largest.file_size // 2] ^= 4
+        (place / "flipped.pt").write_bytes(content)
+        return {option: str(place / "flipped.pt")}
+
+    return make
+
+
+def compressed(place: Path) -> dict[str, str]:
     with (
         zipfile.ZipFile(FIXTURES / "ckpt_b" / SHARD) as old,
         zipfile.ZipFile(place / "base.pt", "w", zipfile.ZIP_DEFLATED) as new,
@@ -260,6 +288,8 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "hostile": (saved("base", {"module": {}, "x": Evil()}), "refused, it wants to load"),
     "hostile image tokenizer": (saved("image_tokenizer", Evil()), "refused, it wants to load"),
     "truncated": (truncated, "damaged, or not a PyTorch checkpoint"),
+    "a bit flipped": (flipped("base"), "is not what was written"),
+    "a bit of the VQ-VAE": (flipped("image_tokenizer"), "is not what was written"),
     "compressed": (compressed, "compressed inside"),
     "missing key": (model_with(**{FINAL.replace(".", "__"): None}), "norm.bias is missing"),
     "extra key": (model_with(lm_head=torch.zeros(2)), "unexpected key 'lm_head'"),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.importers.checkpoint import is_mapped, map_weights, model_config, shards
+from cogview.importers.checkpoint import check_sums, is_mapped, map_weights, model_config, shards
 from cogview.transformer import storage
 from cogview.transformer.model import Transformer, TransformerConfig
 
@@ -221,6 +221,8 @@ def open_released(
     """
     files = shards(source)
     states = _open(files, extras)
+    for path in files:
+        check_sums(path)
     _same_tensors(states)
     found = {name: _merged_shape(name, x.shape, len(files)) for name, x in states[0].items()}
     said = model_config(source)

@@ -21,6 +21,7 @@ from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.importers.checkpoint import MODEL_CONFIG, TRACKERS
 from cogview.importers.cogview1 import LAYER, SPLIT_COLUMNS, SPLIT_ROWS, SPLIT_THIRDS, TOP
+from cogview.importers.family import check_new, check_space
 from cogview.transformer import storage
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -82,8 +83,8 @@ def export_transformer(
     """
     out, config = Path(out), family.check(role)
     _check(config, ranks)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CogViewError(f"{out} is there already; choose another -o, or remove it")
+    check_new(out)
+    check_space(out, sum(x.numel() for x in Transformer.shapes(config).values()) * torch.float16.itemsize)
     names, folder = released_names(config, layout), out / str(ITERATION)
     folder.mkdir(parents=True, exist_ok=True)
     files = []

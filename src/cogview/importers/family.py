@@ -17,7 +17,7 @@ import torch
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.family import Defaults, Family, FamilyConfig, Fingerprints, Role, new_family
-from cogview.importers.checkpoint import map_weights
+from cogview.importers.checkpoint import check_sums, map_weights
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.vqvae import import_vqvae
 from cogview.sequences import SequenceFormat
@@ -127,8 +127,10 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
 
 def read_image_tokenizer(path: Path, grid: int = GRID) -> ImageTokenizer:
     """The released image tokenizer of a ``.pt`` file, for pictures of grid x grid codes; CogViewError."""
+    weights = map_weights(path)
+    check_sums(path)
     try:
-        return import_vqvae(map_weights(path), grid * PIXELS)
+        return import_vqvae(weights, grid * PIXELS)
     except CogViewError as error:
         said = str(error)
         raise CogViewError(said if said.startswith(str(path)) else f"{path}: {said}") from None
