@@ -138,7 +138,8 @@ class CogView2(CogView):
         text, sampling = self._ids(prompt, style), self._sampling(settings, style)
         jobs = self._streams(n, seed)
         area = editing.frame(hole, crop, self.size)
-        codes = self._codes(area.cut(_over_white(original)))
+        whole = area.shape == hole.shape
+        codes = self.codes_of(picture) if whole else self._codes(area.cut(_over_white(original)))
         holes = [Hole(text, codes, *job) for job in jobs]
         grid = area.grid_mask(self.coglm.grid)
         filled = fill(
@@ -148,7 +149,7 @@ class CogView2(CogView):
         made = []
         for found, job in zip(filled, jobs, strict=True):
             image = self._pasted(original, found, area, feather)
-            if area.shape != hole.shape:
+            if not whole:
                 found = self._codes(_over_white(image))  # of the whole, as of every picture
             made.append(self._picture(image, found, prompt, style, job, sampling, facts))
         return made
@@ -174,7 +175,7 @@ class CogView2(CogView):
             raise CogViewError(f"share is {share}; it lies between 0 and 1")
         original = _opened(picture)
         text, sampling = self._ids(prompt, style, empty=True), self._sampling(settings, style)
-        codes, made = self._codes(_over_white(original)), list[Picture]()
+        codes, made = self.codes_of(picture), list[Picture]()
         patch = max(1, min(PATCH, min(self.coglm.grid) // 3))
         for number, job in enumerate(self._streams(n, seed)):
             mask = sample_mask(self.coglm.grid, np.random.default_rng(job), share, patch)
