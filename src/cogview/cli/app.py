@@ -37,6 +37,7 @@ class Verb:
 USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
 VERBS = (
     Verb("generate", "generate:generate", "Draw pictures for a sentence, Chinese or English.", USE),
+    Verb("edit", "edit:edit", "Draw part of a picture anew, by a sentence.", USE),
     Verb("upscale", "upscale:upscale", "Enlarge pictures, drawing what they do not show.", USE),
     Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
     Verb(
@@ -48,6 +49,7 @@ VERBS = (
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
     Verb("train-on", "train_on:train_on", "Your pictures to a model that draws, in one command.", TEACH),
     Verb("assemble", "assemble:assemble", "Put trained parts together as a model that draws.", TEACH),
+    Verb("plan", "plan:plan", "Plan a training run: memory, sharding, speed, days.", TEACH),
     Verb(
         "import", "imports:imports", "Read published weights safely, once; keep them as safetensors.", TEACH
     ),
