@@ -217,3 +217,111 @@ def test_a_role_that_does_not_draw(damaged: Path) -> None:
     (damaged / "family.json").write_text(json.dumps(config))
     assert Family(damaged).role("base").sequences.kind == "image_to_text"
     refuses(damaged, "does not draw")
+
+
+# ------------------------------------------------------------------------------------------ captions, scores
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> CogView:
+    """A family that describes pictures too."""
+    return CogView.from_pretrained(tiny.write(tmp_path_factory.mktemp("speaker"), captioning=True))
+
+
+def test_models_are_read_at_first_use(speaker: CogView, damaged: Path) -> None:
+    """A family without a base describes, one without a caption model draws; what is missing is said."""
+    fresh = CogView.from_pretrained(speaker.family.directory)
+    assert "engine" not in vars(fresh) and "captioner" not in vars(fresh)
+    assert fresh.score(Image.new("RGB", (16, 16)), "a red circle").shape == (1, 1)
+    assert "engine" not in vars(fresh) and "captioner" in vars(fresh)
+    shutil.rmtree(damaged)
+    shutil.copytree(speaker.family.directory, damaged)
+    config = json.loads((damaged / "family.json").read_text())
+    del config["roles"]["base"]
+    (damaged / "family.json").write_text(json.dumps(config))
+    lonely = CogView.from_pretrained(damaged)
+    assert len(lonely.caption(Image.new("RGB", (16, 16)))[0]) == 1
+    with pytest.raises(CogViewError, match="no 'base' role; it has caption"):
+        lonely.generate("a red circle")
+
+
+def test_captions_of_generated_and_of_other_pictures(speaker: CogView, tmp_path: Path) -> None:
+    """A generated picture's own codes are described; captions come sorted, by chance or by beams."""
+    picture = speaker.generate("a red circle", seed=3)[0]
+    codes = speaker.codes_of(picture)
+    assert codes is picture.codes and len(speaker.codes_of(picture.image)) == 16
+    Image.new("CMYK", (40, 90)).save(tmp_path / "other.jpg")
+    found = speaker.caption([picture, tmp_path / "other.jpg"], 3, language="zh", max_length=6)
+    assert [len(own) for own in found] == [3, 3]
+    scores = [caption.score or 0 for caption in found[0]]
+    assert scores == sorted(scores, reverse=True) and len({caption.text for caption in found[0]}) == 3
+    drawn = speaker.caption([picture, tmp_path / "other.jpg"], 3, seed=5, max_length=6)
+    alone = speaker.caption(tmp_path / "other.jpg", 3, seed=5, max_length=6, batch_size=1)
+    assert [caption.text for caption in drawn[1]] == [caption.text for caption in alone[0]]
+
+
+def test_the_best_of_some_are_kept_and_tell_why(speaker: CogView) -> None:
+    """Best-of is drawing more, scoring, sorting; each picture kept is one that can be drawn alone."""
+    settings: dict[str, Any] = {"seed": 7, "style": "pixel"}
+    prompts = ["a red circle", "红色的圆"]
+    candidates = speaker.generate(prompts, n=6, **settings)
+    kept = speaker.generate(prompts, n=2, best_of=3, **settings)
+    assert len(kept) == 4
+    for number, prompt in enumerate(prompts):
+        own = candidates[6 * number : 6 * number + 6]
+        ranked = speaker.rerank(own[0].caption, own)
+        for rank, picture in enumerate(kept[2 * number : 2 * number + 2]):
+            assert same(picture, own[ranked[rank].number]) and picture.prompt == prompt
+            told = picture.provenance.settings["best_of"]
+            loss = pytest.approx(ranked[rank].score, abs=1e-4)
+            assert told == {"of": 6, "rank": rank, "caption_loss": loss}
+            assert same(picture, speaker.generate(prompt, first=picture.index, **settings)[0])
+
+
+def test_scores_and_ranks(speaker: CogView) -> None:
+    pictures = speaker.generate("a red circle", n=4, seed=1)
+    texts = ["a", "a blue square, pixel style", "红色的圆"]
+    table = speaker.score(pictures, texts)
+    assert table.shape == (4, 3) and (table > 0).all()
+    added = speaker.score(pictures, texts, released=True)
+    lengths = [len(speaker.text.encode(text)) for text in texts]
+    assert np.allclose(added, -table * lengths, rtol=0.05)  # padding rows count in the release
+    order = [ranked.number for ranked in speaker.rerank(texts[1], pictures)]
+    assert order == np.argsort(table[:, 1]).tolist()
+    best = [ranked.score for ranked in speaker.rerank(texts[1], pictures, released=True)]
+    assert best == sorted(best, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.caption([]), "there is no picture"),
+        (lambda m: m.caption("none.png"), "none.png: "),
+        (lambda m: m.caption(Image.new("RGB", (9, 9)), 0), "n is 0"),
+        (lambda m: m.caption(Image.new("RGB", (9, 9)), 3, beams=2), "3 captions need at least 3 beams"),
+        (lambda m: m.caption(Image.new("RGB", (9, 9)), beams=2, seed=1), "exclude each other"),
+        (lambda m: m.caption(Image.new("RGB", (9, 9)), language="fr"), "no language 'fr'"),
+        (
+            lambda m: m.caption(Image.new("RGB", (9, 9)), max_length=99),
+            "99 tokens; this model writes 1 to 30",
+        ),
+        (lambda m: m.score(Image.new("RGB", (9, 9)), []), "there is no text"),
+        (lambda m: m.score(Image.new("RGB", (9, 9)), ["a", " "]), "the text ' ' is empty"),
+        (lambda m: m.score(Image.new("RGB", (9, 9)), "circle " * 40), "tokens and the model reads 30"),
+        (lambda m: m.generate("a", best_of=0), "best_of is 0"),
+    ],
+)
+def test_what_a_speaker_refuses(speaker: CogView, call: Any, message: str) -> None:
+    with pytest.raises(CogViewError, match=message) as caught:
+        call(speaker)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_describe_says_so(model: CogView) -> None:
+    for call in (
+        lambda: model.caption(Image.new("RGB", (16, 16))),
+        lambda: model.score(Image.new("RGB", (16, 16)), "a"),
+        lambda: model.generate("a", best_of=2),
+    ):
+        with pytest.raises(CogViewError, match="cannot describe or score pictures: it has base, no caption"):
+            call()

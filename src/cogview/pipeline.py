@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import secrets
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +19,17 @@ import torch
 from PIL import Image
 
 from cogview.config import validate
-from cogview.data.images import BadImage, decode, to_rgb
+from cogview.describing import AnyPicture, Caption, Describing, Ranked, checked_seed, opened
 from cogview.errors import CogViewError
 from cogview.family import Family
-from cogview.generation.engine import Engine, Ids, Progress
+from cogview.generation.engine import Engine, Progress
 from cogview.generation.linear import Precision
+from cogview.generation.picture import Picture
+from cogview.generation.roles import BASE, UPSCALING, Roles
 from cogview.generation.sampling import MAX_SEED, Sampling
-from cogview.generation.step import pack
 from cogview.generation.super_resolution import scale_of
 from cogview.generation.text_to_image import draw_codes, paint, styled
 from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler
-from cogview.provenance import Provenance, png_bytes, save_png, software
 from cogview.provenance import read as read_provenance
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
@@ -38,51 +38,9 @@ from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 
 DEFAULT = "pictogram"
-ROLE = "base"
-UPSCALING = "super_resolution"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A generated picture and what made it.
-
-    codes: (rows * columns,) int64, of the image tokenizer; prompt: as it was given; caption: what the model
-    read, with the style; index: which picture of its prompt (0-based); settings: all else that matters.
-    """
-
-    image: Image.Image
-    codes: Ids
-    prompt: str
-    caption: str
-    seed: int
-    index: int
-    settings: dict[str, Any]
-    model: str
-    model_hash: str
-
-    @property
-    def provenance(self) -> Provenance:
-        """What is written into the file."""
-        return Provenance(
-            software=software(),
-            prompt=self.prompt,
-            seed=self.seed,
-            index=self.index,
-            model=self.model,
-            model_hash=self.model_hash,
-            settings=self.settings,
-        )
-
-    def png(self) -> bytes:
-        """The PNG file, with the provenance inside."""
-        return png_bytes(self.image, self.provenance)
-
-    def save(self, path: str | Path) -> None:
-        """Write a PNG file with the provenance inside; CogViewError where the place is not writable."""
-        save_png(self.image, path, self.provenance)
-
-
-Enlargeable = Picture | Image.Image | str | Path
+Enlargeable = AnyPicture
 
 
 @dataclass(frozen=True)
@@ -97,14 +55,14 @@ class _Source:
     facts: dict[str, Any]
 
 
-class CogView:
-    """A model family in memory. Made by :meth:`from_pretrained`.
+class CogView(Describing):
+    """A model family in memory, each of its models read at first use. Made by :meth:`from_pretrained`.
 
     Attributes:
         family: its directory and configuration.
         text: the text tokenizer.
         images: the image tokenizer.
-        engine: the base model, ready to draw.
+        roles: its models.
     """
 
     def __init__(
@@ -116,19 +74,28 @@ class CogView:
         lora: tuple[Path, float] | None = None,
     ) -> None:
         self.family, self.precision = family, precision
-        self.adapter: dict[str, Any] = {}
-        form = family.role(ROLE).sequences
-        if form.kind != "text_to_image":
-            raise CogViewError(f"the {ROLE} role of {family.config.name} does not draw ({form.kind})")
-        self.form = form
+        self.roles = Roles(family, torch.device(device), precision, deterministic)
         self.text: TextTokenizer = family.text_tokenizer()
         self.images: AnyImageTokenizer = family.image_tokenizer().to(device)
         self._check_sizes()
-        rows = slice(0, family.config.vocabulary.image_codes)
-        model = family.transformer(ROLE).to(device)
+        self.roles.check()
+        self.adapter: dict[str, Any] = {}
+        self._lora = lora
         if lora is not None:
-            self.adapter = {"lora": _adapt(model, *lora)}
-        self.engine = Engine(pack(model, rows, precision), deterministic)
+            self.engine  # noqa: B018  (an adapter that does not fit is refused at once)
+
+    @cached_property
+    def form(self) -> SequenceFormat:
+        """The sequences of the base model; CogViewError where the family has none."""
+        return self.roles.form(BASE)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The base model, read at first use; CogViewError where the family has none."""
+        form, model = self.form, self.family.transformer(BASE).to(self.roles.device)
+        if self._lora is not None:
+            self.adapter = {"lora": _adapt(model, *self._lora)}
+        return self.roles.pack(model, slice(0, form.vocabulary.image_codes))
 
     @classmethod
     def from_pretrained(
@@ -183,6 +150,7 @@ class CogView:
         top_p: float | None = None,
         guidance: float | None = None,
         first: int = 0,
+        best_of: int = 1,
         batch_size: int | None = None,
         progress: Progress | None = None,
         on_partial: Callable[[Picture], None] | None = None,
@@ -195,6 +163,8 @@ class CogView:
             style: one of :attr:`styles`, by its name or by its words.
             temperature, top_k, top_p, guidance: see :class:`Sampling`; default: what suits the model.
             first: index of the first picture; to draw picture 3 of a prompt alone, ``n=1, first=3``.
+            best_of: draw so many for each picture wanted and keep the n of a prompt that the family's caption
+                model finds the prompt describes best, the best first (CogView, section 3.2).
             batch_size: the most pictures to draw at a time; it does not change them.
             progress: called with the tokens drawn so far and their total.
             on_partial: called with each picture as soon as it is ready, before the rest is drawn.
@@ -204,7 +174,7 @@ class CogView:
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
         pictures = []
-        for picture in self.draw(prompt, n, seed, style, given, first, batch_size, progress):
+        for picture in self.draw(prompt, n, seed, style, given, first, batch_size, progress, best_of):
             pictures.append(picture)
             if on_partial is not None:
                 on_partial(picture)
@@ -220,13 +190,23 @@ class CogView:
         first: int = 0,
         batch_size: int | None = None,
         progress: Progress | None = None,
+        best_of: int = 1,
     ) -> Iterator[Picture]:
         """:meth:`generate` as an iterator; everything is checked before it is returned."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        _check_counts(prompts, n, first, batch_size)
+        if best_of < 1:
+            raise CogViewError(f"best_of is {best_of}; it must be at least 1")
+        _check_counts(prompts, n * best_of, first, batch_size)
         captions = [self.caption_for(text, style) for text in prompts]
+        if best_of > 1:
+            return self._best(
+                captions,
+                self.draw(prompt, n * best_of, seed, style, settings, first, batch_size, progress),
+                n,
+                best_of,
+            )
         pieces = [self.encode(caption) for caption in captions]
-        seed = secrets.randbits(32) if seed is None else _checked_seed(seed)
+        seed = checked_seed(seed)
         sampling = self.sampling(settings or {})
         wanted = [
             (number, seed, index) for number in range(len(prompts)) for index in range(first, first + n)
@@ -248,6 +228,19 @@ class CogView:
             for job, codes in drawn
         )
 
+    def _best(
+        self, captions: Sequence[str], drawn: Iterator[Picture], n: int, best_of: int
+    ) -> Iterator[Picture]:
+        """The best ``n`` of each prompt's ``n * best_of``, as soon as these are drawn."""
+        for caption in captions:
+            self.scored_pieces(caption)  # refused before anything is drawn
+
+        def choose() -> Iterator[Picture]:
+            for _ in captions:
+                yield from self.best_of(list(itertools.islice(drawn, n * best_of)), n)
+
+        return choose()
+
     @cached_property
     def upscaler(self) -> Upscaler:
         """The family's super-resolution model, read at first use; CogViewError where it has none."""
@@ -256,9 +249,7 @@ class CogView:
             raise CogViewError(f"the {UPSCALING} role of {self.family.config.name} is a CogLM, which draws")
         scale_of(form)
         rows = slice(0, self.family.config.vocabulary.image_codes)
-        model = self.family.transformer(UPSCALING).to(self.engine.decoder.device)
-        engine = Engine(pack(model, rows, self.precision), self.engine.deterministic)
-        return Upscaler(engine, form, self.images)
+        return Upscaler(self.roles.engine(UPSCALING, rows), form, self.images)
 
     def upscale(
         self,
@@ -305,7 +296,7 @@ class CogView:
             raise CogViewError(f"detail is {detail}; give a number from 0 to 1")
         self.upscaler.stages(times)
         sampling = self.sampling({"guidance": 1.0} | {k: v for k, v in given.items() if v is not None})
-        seed = seed if seed is None else _checked_seed(seed)
+        seed = seed if seed is None else checked_seed(seed)
         facts = {"task": "upscale", "times": times, "size": size, "faithful": faithful, "detail": detail}
         sources = [
             self._source(item, text, seed, times, size) for item, text in zip(items, prompts, strict=True)
@@ -348,7 +339,7 @@ class CogView:
             return _Source(original, *words, item.seed if seed is None else seed, item.index, told)
         if isinstance(item, Picture):
             return self._source(item.image, item.caption if prompt is None else prompt, seed, times, size)
-        image, where = _opened(item)
+        image, where = opened(item)
         try:
             original = self.upscaler.read(image, times, size)
         except CogViewError as error:
@@ -356,7 +347,7 @@ class CogView:
         pixels = hashlib.sha256(image.tobytes()).hexdigest()
         told = {"sha256": pixels, "width": image.width, "height": image.height}
         words = self._words(item) if prompt is None else (prompt, prompt.strip())
-        return _Source(original, *words, secrets.randbits(32) if seed is None else seed, 0, told)
+        return _Source(original, *words, checked_seed(seed), 0, told)
 
     def _words(self, item: Image.Image | str | Path) -> tuple[str, str]:
         """Prompt and caption that a file made here tells of itself; empty for any other picture."""
@@ -407,7 +398,7 @@ class CogView:
 
     def _ways(self) -> dict[str, Any]:
         """How it is computed, as far as the result may depend on it."""
-        return {"precision": self.precision, "deterministic": self.engine.deterministic, **self.adapter}
+        return {"precision": self.precision, "deterministic": self.roles.deterministic, **self.adapter}
 
     def _check_sizes(self) -> None:
         """Tokenizers, vocabulary and sequences have to go together."""
@@ -431,16 +422,6 @@ def _each(prompt: str | Sequence[str] | None, count: int) -> list[str | None]:
     return list(prompt)
 
 
-def _opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
-    """The picture in RGB, and what to call it in an error."""
-    if isinstance(item, Image.Image):
-        return to_rgb(item)[0], "picture"
-    try:
-        return decode(Path(item)).image, str(item)
-    except BadImage as error:
-        raise CogViewError(f"{item}: {error}") from error
-
-
 def _adapt(model: Transformer, directory: Path, strength: float) -> dict[str, Any]:
     """Add an adapter to the weights; what is told of it in every picture."""
     found = apply_adapter(model, directory, strength)
@@ -459,7 +440,4 @@ def _check_counts(prompts: Sequence[str], n: int, first: int, batch_size: int | 
         raise CogViewError(f"batch_size is {batch_size}; it must be at least 1")
 
 
-def _checked_seed(seed: int) -> int:
-    if not 0 <= seed <= MAX_SEED:
-        raise CogViewError(f"the seed {seed} is out of range; take one from 0 to {MAX_SEED}")
-    return seed
+__all__ = ["BASE", "DEFAULT", "UPSCALING", "Caption", "CogView", "Picture", "Ranked"]
