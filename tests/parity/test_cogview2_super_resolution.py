@@ -96,7 +96,10 @@ def test_iterative_super_resolution_is_the_releases() -> None:
 @pytest.mark.parametrize("name", ["direct", "iterative"])
 def test_the_releases_sizes(name: str) -> None:
     """965 tensors of 7,725,895,680 numbers, 773 of 5,913,366,528."""
-    forms = {"direct": DirectFormat.cogview2(), "iterative": IterativeFormat.cogview2()}
+    forms: dict[str, DirectFormat | IterativeFormat] = {
+        "direct": DirectFormat.cogview2(),
+        "iterative": IterativeFormat.cogview2(),
+    }
     base = Transformer.shapes(enlarged_config(TransformerConfig.cogview2_6b(), forms[name]))
     sizes = {"direct": (965, 7_725_895_680), "iterative": (773, 5_913_366_528)}
     assert (len(base), sum(x.numel() for x in base.values())) == sizes[name]

@@ -89,13 +89,12 @@ class _LargeFormat(Config):
     def pictures(self, codes: ArrayLike | Tensor, count: int) -> Tensor:
         """Codes (b, count) int64, their number and range checked; CogViewError."""
         ids = torch.as_tensor(codes).long()
-        ids = ids.reshape(len(ids), -1)
+        ids = ids.flatten(1) if ids.dim() > 1 else ids[None]
         if ids.shape[1] != count:
             raise CogViewError(f"a picture has {ids.shape[1]} codes, this model takes {count}")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary.image_codes:
-            raise CogViewError(
-                f"an image code is outside the vocabulary's {self.vocabulary.image_codes}: the tokenizer differs"
-            )
+            known = self.vocabulary.image_codes
+            raise CogViewError(f"an image code is outside the vocabulary's {known}: the tokenizer differs")
         return ids
 
     def _words(self, texts: Items[ArrayLike]) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,9 +179,8 @@ class DirectFormat(_LargeFormat):
         """texts: pieces of each; codes: (b, small rows * columns). CogViewError for what does not fit."""
         longest = max((np.size(text) for text in texts), default=0)
         if longest > self.text_limit:
-            raise CogViewError(
-                f"the text has {longest} tokens and direct super-resolution takes {self.text_limit}; shorten it"
-            )
+            limit = f"direct super-resolution takes {self.text_limit}"
+            raise CogViewError(f"the text has {longest} tokens and {limit}; shorten it")
         words, places, empty = self._words(texts)
         small = self.pictures(codes, self.small[0] * self.small[1])
         if len(small) != len(words):
@@ -201,6 +199,11 @@ class IterativeFormat(_LargeFormat):
 
     kind: Literal["iterative_super_resolution"] = "iterative_super_resolution"
     text_slots: int = Field(16, ge=1)
+
+    @property
+    def text_limit(self) -> int:
+        """How many pieces of a text are read; the rest is left out."""
+        return self.text_slots
 
     @classmethod
     def cogview2(cls) -> IterativeFormat:

@@ -126,8 +126,15 @@ class Streams:
 
     def gumbel(self, step: int, tokens: int) -> Tensor:
         """Gumbel noise float32 (b, tokens) for one step."""
-        first, second = self.keys[step].unbind(1)
-        bits = torch.arange(tokens, dtype=torch.int32, device=self.keys.device)
+        return self._noise(self.keys[step], tokens)
+
+    def gumbel_of(self, image: int, steps: Tensor, tokens: int) -> Tensor:
+        """Gumbel noise float32 (n, tokens) of one image for steps (n,) int64, drawn at once."""
+        return self._noise(self.keys[steps, image], tokens)
+
+    def _noise(self, keys: Tensor, tokens: int) -> Tensor:
+        first, second = keys.unbind(1)
+        bits = torch.arange(tokens, dtype=torch.int32, device=keys.device)
         return _to_gumbel(_mix(_mix(bits ^ first).bitwise_xor_(second)))
 
 

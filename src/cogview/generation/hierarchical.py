@@ -1,0 +1,203 @@
+"""The two upper steps of CogView2's hierarchy (section 3.3): from small codes to large, and the large again.
+
+``direct_super_resolution`` draws all codes of the large picture at once, each by itself;
+``iterative_super_resolution`` draws most of them again in a few forwards (:mod:`local_parallel`), so that
+neighbours agree. One random stream a picture: it is the same alone and in any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
+from cogview.errors import CogViewError
+from cogview.generation import sampling
+from cogview.generation.local_parallel import (
+    ROWS,
+    TOP_K,
+    Confidence,
+    LocalParallel,
+    Matrix,
+    find_order,
+    top_k_of,
+)
+from cogview.generation.sampling import MAX_SEED, Sampling, Streams
+from cogview.transformer.model import Transformer
+
+Ids = NDArray[np.int64]
+Pairs = Sequence[tuple[int, int]]
+Progress = Callable[[int, int], None]
+Form = TypeVar("Form", DirectFormat, IterativeFormat)
+
+DIRECT = Sampling(clusters=100, cluster_temperature=0.89)  # the release's; it needs clusters
+BATCH = {"cpu": 4, "cuda": 16}
+STREAMS = {"direct": 1, "iterative": 2}  # apart from each other and from the first stage
+
+
+@dataclass(frozen=True)
+class Upscaler(Generic[Form]):
+    """A super-resolution model, what it reads, and the clusters of its codes (v,) int64, if it has any."""
+
+    transformer: Transformer
+    form: Form
+    clusters: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.transformer.tokens.weight.device
+
+    def states(self, made: Inputs) -> Tensor:
+        """Last states (b, codes, h) of the large pictures; one forward."""
+        made = made.to(self.device)
+        hidden: Tensor = self.transformer(made.ids, made.positions, made.visibility)
+        return hidden[:, -self.form.codes :]
+
+    def head(self, states: Tensor) -> Tensor:
+        """Logits (m, image codes) of states (m, h)."""
+        return self.transformer.logits(states, slice(0, self.form.vocabulary.image_codes))
+
+
+def direct_super_resolution(
+    model: Upscaler[DirectFormat],
+    text_ids: Sequence[ArrayLike],
+    codes: ArrayLike | Tensor,
+    *,
+    pairs: Pairs | None = None,
+    settings: Sampling | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Ids:
+    """Large pictures from small ones, in one forward.
+
+    Args:
+        model: its transformer in evaluation mode.
+        text_ids: for each picture the pieces of its text (0-based); they may be empty.
+        codes: (b, small rows * columns) or (b, rows, columns).
+        pairs: (seed, index) of each picture; by default seed 0 and their numbers.
+        settings: by default the release's cluster sampling, or temperature 1 where there are no clusters.
+        batch_size: the most pictures at a time; it does not change them.
+        progress: told how many forwards of how many are done.
+
+    Returns:
+        (b, rows * columns) int64.
+
+    Raises:
+        CogViewError: a text or a picture that the model does not take.
+    """
+    settings = settings or (DIRECT if model.clusters is not None else Sampling())
+    made = model.form.pictures(codes, model.form.small[0] * model.form.small[1])
+
+    def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
+        states = model.states(model.form.inputs(text_ids[chosen], made[chosen]))
+        report()
+        return torch.stack([_draw(model, row, settings, streams, i) for i, row in enumerate(states)])
+
+    return _in_batches(model, text_ids, made, pairs, batch_size, progress, ("direct", 1), draw)
+
+
+def iterative_super_resolution(
+    model: Upscaler[IterativeFormat],
+    text_ids: Sequence[ArrayLike],
+    codes: ArrayLike | Tensor,
+    *,
+    pairs: Pairs | None = None,
+    order: str | Matrix | Confidence = "released",
+    settings: Sampling | Sequence[Sampling] | None = None,
+    region: ArrayLike | Tensor | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Ids:
+    """Large pictures, most of their codes drawn again in as many forwards as ``order`` has turns.
+
+    Args:
+        model, text_ids, pairs, batch_size, progress: as for :func:`direct_super_resolution`; of a text the
+            first pieces are read.
+        codes: (b, rows * columns) or (b, rows, columns).
+        order: a name of ``ORDERS``, or an order.
+        settings: of all turns, or one for each; by default temperature 1 and the release's top-k.
+        region: bool, of the codes' shape: outside of it nothing changes.
+
+    Returns:
+        (b, rows * columns) int64.
+
+    Raises:
+        CogViewError: a picture that the model does not take, or another number of settings than turns.
+    """
+    order = find_order(order) if isinstance(order, str) else order
+    form, made = model.form, model.form.pictures(codes, model.form.codes)
+    settings = settings or [Sampling(top_k=top_k_of(t + 1, order.turns, TOP_K)) for t in range(order.turns)]
+    open_ = None if region is None else torch.as_tensor(region).bool().reshape(len(made), -1)
+    if open_ is not None and open_.shape != made.shape:
+        raise CogViewError(f"a region of {open_.shape[1]} codes does not fit the picture's {form.codes}")
+
+    def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
+        start = made[chosen].to(model.device)
+        inside = None if open_ is None else open_[chosen].to(model.device)
+        state = LocalParallel(order, form.grid, start, streams, settings, inside, model.clusters)
+        while not state.done:
+            made_now = form.inputs(text_ids[chosen], state.codes.cpu(), state.hidden.cpu())
+            state.step(model.states(made_now), model.head)
+            report()
+        return state.codes
+
+    return _in_batches(model, text_ids, made, pairs, batch_size, progress, ("iterative", order.turns), draw)
+
+
+Draw = Callable[[slice, Streams, Callable[[], None]], Tensor]
+
+
+def _draw(
+    model: Upscaler[DirectFormat], states: Tensor, settings: Sampling, streams: Streams, image: int
+) -> Tensor:
+    """The codes (n,) of one picture, each by itself, from its states (n, h)."""
+    drawn = []
+    for places in torch.arange(len(states), device=states.device).split(ROWS):
+        chances = sampling.restrict(model.head(states[places]).float(), settings, model.clusters)
+        drawn.append(sampling.draw(chances, streams.gumbel_of(image, places, chances.shape[1])))
+    return torch.cat(drawn)
+
+
+@torch.inference_mode()
+def _in_batches(
+    model: Upscaler[Form],
+    texts: Sequence[ArrayLike],
+    pictures: Tensor,
+    pairs: Pairs | None,
+    batch_size: int | None,
+    progress: Progress | None,
+    stage: tuple[str, int],
+    draw: Draw,
+) -> Ids:
+    """All pictures, so many at a time, the last ones too; ``draw`` makes those of a slice."""
+    given = [(0, i) for i in range(len(pictures))] if pairs is None else list(pairs)
+    if not len(texts) == len(given) == len(pictures):
+        raise CogViewError(f"{len(texts)} texts and {len(given)} seeds for {len(pictures)} pictures")
+    name, turns = stage
+    size = batch_size or BATCH.get(model.device.type, BATCH["cpu"])
+    if size < 1:
+        raise CogViewError(f"batch_size is {size}; give 1 or more")
+    own = [(seed, (index * 4 + STREAMS[name] + (1 << 60)) % (MAX_SEED + 1)) for seed, index in given]
+    chosen = [slice(first, first + size) for first in range(0, len(pictures), size)]
+    count = _counter(progress, turns * len(chosen))
+    large = [
+        draw(part, Streams(own[part], turns * model.form.codes, model.device), lambda: next(count))
+        for part in chosen
+    ]
+    found: Ids = torch.cat(large).cpu().numpy() if large else np.empty((0, model.form.codes), dtype=np.int64)
+    return found
+
+
+def _counter(progress: Progress | None, total: int) -> Iterator[None]:
+    """Tells ``progress`` at each ``next`` that one more forward is done."""
+    for done in range(1, total + 1):
+        if progress is not None:
+            progress(done, total)
+        yield

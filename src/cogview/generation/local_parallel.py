@@ -1,0 +1,195 @@
+"""Local parallel autoregressive generation, LoPAR (CogView2, section 3.3): a picture again in a few forwards.
+
+Codes far from each other do not depend on each other, so many can be drawn at once, and those beside each
+other one after the other. An *order* says when: a matrix, repeated over the picture, whose value at a place
+is the turn in which its code is fixed; in turn t all places with a value of t or more are hidden and drawn,
+those with more than t for the last time later. Places with 0 or less keep the code they have.
+
+``RELEASED`` is the release's: six turns in place of the paper's 2 sigma - 1, and 13 of 36 codes kept.
+``DIAGONAL`` is equation 6. ``Confidence`` has no matrix: each turn keeps what the model is surest of
+(Chang et al., MaskGIT).
+
+:class:`LocalParallel` is the state of a batch: hide ``hidden``, run the model, ``step`` with its logits,
+until ``done``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from cogview.config import Config
+from cogview.errors import CogViewError
+from cogview.generation import sampling
+from cogview.generation.sampling import Sampling, Streams
+
+ROWS = 256  # places whose logits are held at a time
+TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six turns
+
+Head = Callable[[Tensor], Tensor]
+Row = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class Matrix(Config):
+    """An order by a matrix of any size: rows of turns, 0 and less for codes that are kept."""
+
+    kind: Literal["matrix"] = "matrix"
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_a_matrix(self) -> Matrix:
+        if len({len(row) for row in self.rows}) != 1:
+            raise ValueError("the rows of an order must be of one length")
+        if self.turns < 1:
+            raise ValueError("an order in which nothing is drawn: give some places a turn of 1 or more")
+        return self
+
+    @property
+    def turns(self) -> int:
+        """How many forwards it takes."""
+        return max(map(max, self.rows))
+
+    def over(self, grid: tuple[int, int]) -> Tensor:
+        """The turn of every place of a grid, int64 (rows * columns,)."""
+        matrix = torch.tensor(self.rows)
+        down, across = (-(-side // size) for side, size in zip(grid, matrix.shape, strict=True))
+        return matrix.repeat(down, across)[: grid[0], : grid[1]].flatten()
+
+    @classmethod
+    def diagonal(cls, side: int, keep: int = 0) -> Matrix:
+        """Equation 6 with windows of ``side``: 2 side - 1 turns; the first ``keep`` diagonals stay."""
+        return cls(rows=tuple(tuple(i + j + 1 - keep for j in range(side)) for i in range(side)))
+
+
+class Confidence(Config):
+    """An order by confidence: after each turn the codes that were likeliest stay.
+
+    turns: forwards. keep: one code in each ``keep`` x ``keep`` is not drawn at all (0: all are drawn); with 2
+    a quarter stays, as the paper says.
+    """
+
+    kind: Literal["confidence"] = "confidence"
+    turns: int = Field(6, ge=1)
+    keep: int = Field(2, ge=0)
+
+    def over(self, grid: tuple[int, int]) -> Tensor:
+        """0 at the places that are kept, else 1: int64 (rows * columns,)."""
+        drawn = torch.ones(grid, dtype=torch.int64)
+        if self.keep:
+            drawn[:: self.keep, :: self.keep] = 0
+        return drawn.flatten()
+
+    def left(self, open_: int, turn: int) -> int:
+        """How many of the drawn codes are drawn again after a turn, counted from 1: a cosine."""
+        return math.floor(open_ * math.cos(math.pi / 2 * turn / self.turns)) if turn < self.turns else 0
+
+
+Order = Annotated[Matrix | Confidence, Field(discriminator="kind")]
+
+RELEASED = Matrix(
+    rows=(
+        (-1, 0, 1, 2, 3, 4),
+        (0, -1, 2, -1, -2, 5),
+        (1, -2, 3, 4, 5, 6),
+        (2, 3, 4, 5, -1, 1),
+        (3, -1, -2, 0, -1, 2),
+        (4, 5, 6, 1, 3, -2),
+    )
+)
+DIAGONAL = Matrix.diagonal(6)
+ORDERS: dict[str, Matrix | Confidence] = {
+    "released": RELEASED,
+    "diagonal": DIAGONAL,
+    "confidence": Confidence(),
+}
+
+
+def find_order(name: str) -> Matrix | Confidence:
+    """One of ``ORDERS``; CogViewError for another name."""
+    if name not in ORDERS:
+        raise CogViewError(f"no order {name!r}; there are {', '.join(ORDERS)}")
+    return ORDERS[name]
+
+
+def top_k_of(turn: int, turns: int, steps: Sequence[int] = TOP_K) -> int:
+    """The release's top-k for a turn, counted from 1, stretched over any number of turns."""
+    return steps[(turn - 1) * len(steps) // turns]
+
+
+class LocalParallel:
+    """A batch of pictures on its way; ``codes`` is (b, n) int64.
+
+    Args:
+        order: when which place is drawn.
+        grid: rows and columns of the pictures.
+        codes: (b, n), what is kept, and what is drawn anew.
+        streams: of the batch, with ``turns * n`` steps.
+        settings: of all turns, or one for each.
+        region: bool (b, n), outside of which nothing changes; None: everything may.
+    """
+
+    def __init__(
+        self,
+        order: Matrix | Confidence,
+        grid: tuple[int, int],
+        codes: Tensor,
+        streams: Streams,
+        settings: Sampling | Sequence[Sampling],
+        region: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
+        self.order, self.codes, self.streams, self.labels = order, codes.clone(), streams, labels
+        turns = [settings] * order.turns if isinstance(settings, Sampling) else list(settings)
+        if len(turns) != order.turns:
+            raise CogViewError(f"the order has {order.turns} turns, there are settings for {len(turns)}")
+        self.settings, self.turn = turns, 0
+        self.values = order.over(grid).to(codes.device).expand(codes.shape)
+        self.region = torch.ones_like(codes, dtype=torch.bool) if region is None else region
+        self._open = (self.values > 0) & self.region
+        self._drawn = self._open.sum(1).tolist()
+
+    @property
+    def done(self) -> bool:
+        """Whether all turns are over."""
+        return self.turn == self.order.turns
+
+    @property
+    def hidden(self) -> Tensor:
+        """bool (b, n): what the model must not see in the next forward, and what is drawn then."""
+        return self._open
+
+    def step(self, states: Tensor, head: Head) -> Tensor:
+        """Draw all hidden codes; returns the pictures after this turn (b, n).
+
+        states: (b, n, h), the model's last states at the pictures' places; head: gives logits (m, v) over the
+        image codes for states (m, h). ROWS places are multiplied at a time.
+        """
+        settings, first = self.settings[self.turn], self.turn * self.codes.shape[1]
+        sure = torch.full(self.codes.shape, torch.inf, device=self.codes.device)
+        for image, hidden in enumerate(self.hidden):
+            for places in hidden.nonzero().squeeze(1).split(ROWS):
+                logits = head(states[image, places]).float()
+                chances = sampling.restrict(logits, settings, self.labels)
+                noise = self.streams.gumbel_of(image, first + places, chances.shape[1])
+                drawn = sampling.draw(chances, noise)
+                self.codes[image, places] = drawn
+                if isinstance(self.order, Confidence):
+                    sure[image, places] = logits.log_softmax(-1).gather(1, drawn[:, None]).squeeze(1)
+        self.turn += 1
+        self._open = self._again(sure)
+        return self.codes
+
+    def _again(self, sure: Tensor) -> Tensor:
+        """What is hidden in the next turn, from how likely the drawn codes were."""
+        if isinstance(self.order, Matrix):
+            return (self.values > self.turn) & self.region
+        again = torch.zeros_like(self._open)
+        for image, count in enumerate(self._drawn):
+            left = min(self.order.left(count, self.turn), int(self._open[image].sum()))
+            again[image, sure[image].topk(left, largest=False).indices] = True
+        return again
