@@ -119,16 +119,21 @@ def measure(step: str, place: Path, options: argparse.Namespace) -> dict[str, An
     return result
 
 
-def same(place: Path) -> bool:
-    """Whether both families hold the same bytes (their cards name different files)."""
-    first, second = (place / name / "family" for name in ("first", "second"))
-    files = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file() and p.name != "card.md")
-    found = sorted(p.relative_to(second) for p in second.rglob("*") if p.is_file() and p.name != "card.md")
-    return files == found and all(filecmp.cmp(first / f, second / f, shallow=False) for f in files)
+def different(place: Path) -> list[str]:
+    """The files in which the two families differ (their cards name other files)."""
+    folders = [place / name / "family" for name in ("first", "second")]
+    names = {path.relative_to(folder) for folder in folders for path in folder.rglob("*") if path.is_file()}
+    pairs = [(name, folders[0] / name, folders[1] / name) for name in sorted(names - {Path("card.md")})]
+    return [
+        str(name)
+        for name, first, second in pairs
+        if not (first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False))
+    ]
 
 
 def report(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     steps = {step: measure(step, place, options) for step in STEPS}
+    unlike = different(place)
     size = sum(path.stat().st_size for path in (place / "base").rglob("*.pt"))
     bare = steps["nothing"]["peak"]
     for step in steps.values():
@@ -139,7 +144,8 @@ def report(place: Path, options: argparse.Namespace) -> dict[str, Any]:
         "layout": options.layout,
         "model_parallel": options.model_parallel,
         "checkpoint bytes": size,
-        "identical": same(place),
+        "identical": not unlike,
+        "different": unlike,
         "steps": steps,
         "machine": platform.processor() or platform.machine(),
     }
