@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from cogview.coglm import CogLMFormat
+from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
 from cogview.config import Config, cache_dir, read_json
 from cogview.errors import CogViewError
 from cogview.provenance import model_hash
@@ -42,7 +43,9 @@ MODEL, LORA = ("config.json", "model.safetensors"), ("lora.json", "lora.safetens
 PACKAGED = Path(__file__).parent / "models"
 
 
-Sequences = Annotated[SequenceFormat | CogLMFormat, Field(discriminator="kind")]
+Sequences = Annotated[
+    SequenceFormat | CogLMFormat | DirectFormat | IterativeFormat, Field(discriminator="kind")
+]
 AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -194,6 +197,9 @@ class Family:
         entry = self.role(role)
         path = self.directory / entry.directory
         config = Transformer.inspect(path)
+        if isinstance(entry.sequences, DirectFormat | IterativeFormat):
+            _check_enlarging(path, entry.sequences, config)
+            return config
         rows, positions = config.vocab_size, config.max_positions
         if rows < self.config.vocabulary.size or positions < entry.sequences.max_positions:
             raise CogViewError(f"{path} has {rows} rows and {positions} positions, too few for {FILE}")
@@ -205,6 +211,18 @@ class Family:
                 f"{path} is not the tokenizer this family was trained with "
                 f"({found[:16]}, not {wanted[:16]}); restore the original file"
             )
+
+
+def _check_enlarging(path: Path, form: DirectFormat | IterativeFormat, config: TransformerConfig) -> None:
+    """A super-resolution model has a row for every token and place of its sequences; CogViewError."""
+    decoder = form.decoder_from if isinstance(form, DirectFormat) else None
+    found = (config.max_positions, config.extra_positions, config.decoder_from)
+    wanted = (form.first_position, form.codes, decoder)
+    if found != wanted or config.vocab_size < form.vocabulary.size:
+        raise CogViewError(
+            f"{path} has {config.vocab_size} rows, positions, more positions and decoder {found}, "
+            f"{FILE} says {form.vocabulary.size} rows and {wanted}"
+        )
 
 
 def places() -> list[Path]:

@@ -18,18 +18,24 @@ from safetensors.torch import load_file
 
 from cogview.cli.app import main
 from cogview.coglm import CogLMFormat
+from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.importers.cogview1 import (
     NO_EXTRAS,
     Extras,
+    Released,
     infer_config,
     open_released,
     read_released,
-    rename,
 )
-from cogview.importers.cogview2 import DIRECT, ITERATIVE
-from cogview.importers.cogview2_release import released_vocabulary
+from cogview.importers.cogview2_release import (
+    Release2,
+    enlarging_format,
+    released_format,
+    released_vocabulary,
+)
+from cogview.importers.super_resolution import extras
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
@@ -54,8 +60,10 @@ def test_a_folder_as_the_toolkit_saved_it_is_read() -> None:
     assert sum(x.numel() for x in state.values()) == sum(x.numel() for x in whole.values())
 
 
-@pytest.mark.parametrize(("kind", "extras"), [("coglm", NO_EXTRAS), ("dsr", DIRECT), ("itersr", ITERATIVE)])
-def test_every_key_of_the_released_sizes(kind: str, extras: Extras) -> None:
+@pytest.mark.parametrize(
+    ("kind", "more"), [("coglm", NO_EXTRAS), ("dsr", extras(496)), ("itersr", extras(None))]
+)
+def test_every_key_of_the_released_sizes(kind: str, more: Extras) -> None:
     """On the meta device: 6 billion parameters, and what super-resolution adds to them."""
     facts = json.loads((FIXTURES / "keys_full_template.json").read_text())
     shapes = dict[str, list[int]]()
@@ -66,13 +74,12 @@ def test_every_key_of_the_released_sizes(kind: str, extras: Extras) -> None:
         else:
             shapes[key] = shape
     assert len(shapes) == facts["n_tensors"][kind]
-    names = {extras.rename(key) or rename(key): torch.Size(shape) for key, shape in shapes.items()}
+    names = {more.rename(key): torch.Size(shape) for key, shape in shapes.items()}
     config = infer_config({name: torch.empty(shape, device="meta") for name, shape in names.items()})
     sizes = ("layers", "hidden", "heads", "vocab_size", "max_positions", "norm", "norm_relax")
     release = TransformerConfig.cogview2_6b()
     assert [getattr(config, name) for name in sizes] == [getattr(release, name) for name in sizes]
-    expected = {name: x.shape for name, x in Transformer.shapes(config).items()}
-    assert names == expected | extras.shapes(config, names)
+    assert names == {name: x.shape for name, x in Transformer.shapes(more.configure(config, names)).items()}
     assert sum(shape.numel() for shape in names.values()) == facts["param_counts"][kind]
 
 
@@ -102,6 +109,21 @@ def sat_weights(seed: int, hidden: int = 8, layers: int = 2, rows: int = 390) ->
             state[f"transformer.layers.{i}.{name}.bias"] = torch.randn(shape[:1])
     state |= {f"transformer.final_layernorm.{kind}": torch.randn(hidden) for kind in ("weight", "bias")}
     return {name: x.half() for name, x in state.items()}
+
+
+def direct_weights(seed: int) -> dict[str, torch.Tensor]:
+    """The direct model's: 6 x 6 more positions, attention of a decoder."""
+    torch.manual_seed(seed)
+    more = {"mixins.extra_position_embedding.position_embeddings.weight": torch.randn(36, 8)}
+    for i in range(2):
+        for name, rows in (("query_key_value", 24), ("dense", 8)):
+            more[f"mixins.attention_plus.{name}.{i}.weight"] = torch.randn(rows, 8)
+            more[f"mixins.attention_plus.{name}.{i}.bias"] = torch.randn(rows)
+    return sat_weights(seed) | {name: x.half() for name, x in more.items()}
+
+
+def iterative_weights(seed: int) -> dict[str, torch.Tensor]:
+    return {name: x for name, x in direct_weights(seed).items() if "attention_plus" not in name}
 
 
 def save_sat(folder: Path, state: dict[str, torch.Tensor], heads: int = 2) -> None:
@@ -136,6 +158,8 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 codes, the synthetic text tokenizer's 349 pieces, 390 rows; 2 x 2 codes after position 20."""
     place = tmp_path_factory.mktemp("release")
     save_sat(place / "coglm", sat_weights(0))
+    save_sat(place / "dsr", direct_weights(1))
+    save_sat(place / "itersr", iterative_weights(2))
     keys = json.loads((FIXTURES / "keys_icetk_image_full.json").read_text())
     shrunk = {128: 32, 256: 64, 512: 128, 20_000: CODES}
     shapes = {key: [shrunk.get(size, size) for size in shape] for key, shape in keys.items()}
@@ -155,6 +179,10 @@ def options(release: Path, out: Path, **changes: object) -> list[str]:
         "grid": 2,
         "text-slots": 12,
         "image-start": 20,
+        "direct": release / "dsr",
+        "iterative": release / "itersr",
+        "direct-slots": 7,
+        "iterative-slots": 5,
         "out": out,
     }
     given |= {name.replace("_", "-"): value for name, value in changes.items()}
@@ -186,6 +214,34 @@ def test_the_weights_are_the_checkpoints(imported: Path) -> None:
     assert torch.equal(model.tokens.weight, state["transformer.word_embeddings.weight"].float())
     qkv = state["transformer.layers.1.attention.query_key_value.weight"].float()
     assert torch.equal(model.state_dict()["blocks.1.attention.qkv.weight"], qkv)
+
+
+def test_super_resolution_knows_its_sequences(imported: Path) -> None:
+    family, direct, iterative = Family(imported), direct_weights(1), iterative_weights(2)
+    form = family.role("direct").sequences
+    assert isinstance(form, DirectFormat)
+    assert (form.small, form.grid, form.window, form.across) == ((2, 2), (6, 6), (9, 5), (5, 5))
+    assert (form.text_slots, form.image_start, form.first_position) == (7, 20, 48)
+    large = family.role("iterative").sequences
+    assert isinstance(large, IterativeFormat)
+    assert (large.grid, large.window, large.text_slots, large.first_position) == ((6, 6), (9, 5), 5, 48)
+    state = family.transformer("direct").state_dict()
+    plus = direct["mixins.attention_plus.dense.1.weight"].float()
+    assert torch.equal(state["blocks.1.attention.decoder_out.weight"], plus)
+    where = "mixins.extra_position_embedding.position_embeddings.weight"
+    state = family.transformer("iterative").state_dict()
+    assert torch.equal(state["extra_positions.weight"], iterative[where].float())
+    assert len(state) == len(iterative)
+
+
+def test_the_released_sequences_are_those_of_full_size(release: Path) -> None:
+    given = Release2({"base": release, "direct": release, "iterative": release}, release, release)
+    config = TransformerConfig.cogview2_6b()
+    vocabulary = released_vocabulary(20_000, 130_000, config.vocab_size)
+    assert released_format(given, vocabulary, config.max_positions) == CogLMFormat.cogview2()
+    opened = Released((), config.model_copy(update={"extra_positions": 3600}), {})
+    assert enlarging_format(given, "direct", opened, vocabulary) == DirectFormat.cogview2()
+    assert enlarging_format(given, "iterative", opened, vocabulary) == IterativeFormat.cogview2()
 
 
 def test_the_clusters_are_the_given_ones_or_made_anew(imported: Path, release: Path, tmp_path: Path) -> None:
@@ -320,6 +376,11 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     ),
     "grid": (other(grid=9), "is --grid right"),
     "slots": (other(text_slots=30), "lies in the text's 30 slots"),
+    "direct for iterative": (lambda place: {"iterative": place / "dsr"}, "is it the other super-resolution"),
+    "iterative for direct": (lambda place: {"direct": place / "itersr"}, "is it the other super-resolution"),
+    "CogLM for iterative": (lambda place: {"iterative": place / "coglm"}, "no super-resolution model"),
+    "direct for CogLM": (lambda place: {"coglm": place / "dsr"}, "unexpected key 'mixins"),
+    "another direct text": (other(direct_slots=0), "direct-slots"),
     "heads": (other(heads=3), "multiple of heads 3"),
     "labels of another codebook": (
         lambda place: np.save(place / "cluster_label.npy", np.zeros(5, dtype=np.int64)),

@@ -98,6 +98,8 @@ def cogview2_command(
     grid: Annotated[int, typer.Option(min=2, help="Codes on a side of a picture: 20 for 160 pixels.")] = 20,
     text_slots: Annotated[int, typer.Option(min=2, help="Places of a text and what ends it.")] = 112,
     image_start: Annotated[int, typer.Option(min=1, help="The position of <start_of_image>.")] = 512,
+    direct_slots: Annotated[int, typer.Option(min=1, help="Places of a text in the direct model.")] = 96,
+    iterative_slots: Annotated[int, typer.Option(min=1, help="The same, in the iterative one.")] = 16,
     heads: Annotated[
         int | None,
         typer.Option(min=1, help="Attention heads.", show_default="as model_config.json says, or 64 wide"),
@@ -123,6 +125,8 @@ def cogview2_command(
             grid,
             text_slots,
             image_start,
+            direct_slots,
+            iterative_slots,
             heads,
         )
         family = import_release(release, out, show)

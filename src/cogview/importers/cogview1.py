@@ -45,8 +45,10 @@ LAYER = {
     "mlp.dense_4h_to_h": "mlp.down",
 }
 SPLIT_ROWS = ("tokens.weight", "mlp.up.weight", "mlp.up.bias")
-SPLIT_COLUMNS = ("attention.out.weight", "mlp.down.weight")
-SPLIT_THIRDS = ("attention.qkv.weight", "attention.qkv.bias")
+SPLIT_COLUMNS = ("attention.out.weight", "attention.decoder_out.weight", "mlp.down.weight")
+SPLIT_THIRDS = tuple(
+    f"attention.{name}qkv.{kind}" for name in ("", "decoder_") for kind in ("weight", "bias")
+)
 
 
 def rename(key: str) -> str:
@@ -140,17 +142,17 @@ Shapes = dict[str, torch.Size]
 
 @dataclass(frozen=True)
 class Extras:
-    """What a model has besides the transformer.
+    """How a model differs from a plain transformer.
 
-    rename: our name of a released key, None for one that is none of these; shapes: of all of them under our
-    names, for a transformer's configuration and the shapes found.
+    rename: our name of a released key; configure: its configuration, from that of the plain transformer and
+    the shapes found.
     """
 
-    rename: Callable[[str], str | None]
-    shapes: Callable[[TransformerConfig, Shapes], Shapes]
+    rename: Callable[[str], str]
+    configure: Callable[[TransformerConfig, Shapes], TransformerConfig]
 
 
-NO_EXTRAS = Extras(lambda key: None, lambda config, found: {})
+NO_EXTRAS = Extras(rename, lambda config, found: config)
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _open(files: Sequence[Path], extras: Extras = NO_EXTRAS) -> list[dict[str, T
     for path in files:
         weights = map_weights(path)
         try:
-            states.append({extras.rename(key) or rename(key): tensor for key, tensor in weights.items()})
+            states.append({extras.rename(key): tensor for key, tensor in weights.items()})
         except CogViewError as error:
             raise CogViewError(f"{path}: {error}") from None
     return states
@@ -228,8 +230,8 @@ def open_released(
     said = model_config(source)
     empty = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
     config = infer_config(empty, heads or said.get("num_attention_heads"), released)
+    config = extras.configure(config, found)
     shapes = {name: tensor.shape for name, tensor in Transformer.shapes(config).items()}
-    shapes |= extras.shapes(config, found)
     _compare(source, found, shapes)
     _compare_with_said(source, said, config)
     if config.heads % len(files):

@@ -8,6 +8,7 @@ settings of their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from pathlib import Path
 import torch
 
 from cogview.coglm import CogLMFormat
+from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.family import Defaults, Family, FamilyConfig, Fingerprints, Role, StyleDefaults, new_family
+from cogview.importers.checkpoint import model_config
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.family import DTYPE, Progress, bytes_of, check_new, check_space, counter, name_of
 from cogview.importers.hvqvae import read_hvqvae
+from cogview.importers.super_resolution import extras
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook, read_labels, write_labels
 from cogview.tokenizers.hvqvae import HierarchicalTokenizer
@@ -30,6 +34,8 @@ from cogview.vocabulary import COGVIEW2_CONTROLS, COGVIEW2_LANGUAGES, Vocabulary
 
 BASE, DIRECT, ITERATIVE = "base", "direct", "iterative"
 GRID, TEXT_SLOTS, IMAGE_START = 20, 112, 512
+DIRECT_SLOTS, ITERATIVE_SLOTS = 96, 16  # places of a text
+WINDOW, ACROSS = (9, 5), (5, 5)  # of local attention: in the large picture, and on the small one
 PIXELS = 8  # of a code's side
 MULTIPLE = 10  # of the rows of the released matrices: 150,003 ids in 150,010 rows
 
@@ -57,7 +63,8 @@ class Release2:
 
     transformers: role to checkpoint (a directory, or its only file); clusters: the released labels
     (``cluster_label.npy``), None to group the codebook anew; grid, text_slots, image_start: of CogLM's
-    sequences; heads: attention heads, where ``model_config.json`` does not say and they are not 64 wide.
+    sequences; direct_slots, iterative_slots: places of a text in the other two; heads: attention heads,
+    where ``model_config.json`` does not say and they are not 64 wide.
     """
 
     transformers: Mapping[str, Path]
@@ -67,6 +74,8 @@ class Release2:
     grid: int = GRID
     text_slots: int = TEXT_SLOTS
     image_start: int = IMAGE_START
+    direct_slots: int = DIRECT_SLOTS
+    iterative_slots: int = ITERATIVE_SLOTS
     heads: int | None = None
 
 
@@ -115,6 +124,54 @@ def released_format(release: Release2, vocabulary: Vocabulary, positions: int) -
     return form
 
 
+def enlarged_grid(path: Path, model: Released, grid: int) -> int:
+    """Codes on a side of the large picture, from its positions; CogViewError where it is no whole square."""
+    side = math.isqrt(model.config.extra_positions)
+    if side**2 != model.config.extra_positions or side % grid:
+        raise CogViewError(
+            f"{path} has {model.config.extra_positions} more positions, which is no square of whole times "
+            f"{grid} x {grid} codes; is --grid right?"
+        )
+    return side
+
+
+def enlarging_format(
+    release: Release2, role: str, model: Released, vocabulary: Vocabulary
+) -> DirectFormat | IterativeFormat:
+    """The sequences of the direct or the iterative model; CogViewError where it does not fit CogLM's."""
+    side = enlarged_grid(release.transformers[role], model, release.grid)
+    facts = {
+        "vocabulary": vocabulary,
+        "grid": (side, side),
+        "window": WINDOW,
+        "first_position": model.config.max_positions,
+    }
+    where = f"the {role} role's sequences"
+    if role == ITERATIVE:
+        return validate(IterativeFormat, facts | {"text_slots": release.iterative_slots}, where)
+    facts |= {
+        "text_slots": release.direct_slots,
+        "small": (release.grid, release.grid),
+        "across": ACROSS,
+        "image_start": release.image_start,
+    }
+    return validate(DirectFormat, facts, where)
+
+
+def _open_model(release: Release2, role: str, heads: int | None) -> Released:
+    """A role's checkpoint; heads: of CogLM, where neither the user nor the checkpoint says."""
+    path = release.transformers[role]
+    if role == BASE:
+        return open_released(path, release.heads)
+    own = model_config(path).get("num_attention_heads")
+    decoder = release.direct_slots + release.grid**2 if role == DIRECT else None
+    try:
+        return open_released(path, release.heads or own or heads, extras=extras(decoder))
+    except CogViewError as error:
+        said = str(error)
+        raise CogViewError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+
+
 def open_release(release: Release2) -> Parts:
     """Open and compare every file.
 
@@ -124,7 +181,9 @@ def open_release(release: Release2) -> Parts:
     text = TextTokenizer.from_file(release.text_tokenizer, NEWLINE)
     images = read_hvqvae(release.image_tokenizer, release.grid * PIXELS)
     labels = read_labels(release.clusters, images.codes) if release.clusters else None
-    models = {role: open_released(path, release.heads) for role, path in release.transformers.items()}
+    models = {BASE: _open_model(release, BASE, None)}
+    heads = models[BASE].config.heads
+    models |= {role: _open_model(release, role, heads) for role in release.transformers if role != BASE}
     rows = min(model.config.vocab_size for model in models.values())
     vocabulary = released_vocabulary(images.codes, text.pieces, rows)
     kept = {role: model.with_rows(vocabulary.padded_size) for role, model in models.items()}
@@ -163,11 +222,15 @@ def import_release(release: Release2, out: str | Path, progress: Progress | None
 
 def _config(release: Release2, parts: Parts, name: str) -> FamilyConfig:
     positions = parts.models[BASE].config.max_positions
-    form = released_format(release, parts.vocabulary, positions)
+    roles = {BASE: Role(directory=BASE, sequences=released_format(release, parts.vocabulary, positions))}
+    for role, model in parts.models.items():
+        if role != BASE:
+            form = enlarging_format(release, role, model, parts.vocabulary)
+            roles[role] = Role(directory=role, sequences=form)
     return FamilyConfig(
         name=name,
         vocabulary=parts.vocabulary,
-        roles={BASE: Role(directory=BASE, sequences=form)},
+        roles=roles,
         styles=STYLES,
         templates=TEMPLATES,
         defaults=DEFAULTS,

@@ -15,10 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.importers.cogview1 import infer_config, rename
+from cogview.importers.cogview1 import Extras, Shapes, infer_config, rename
 from cogview.transformer.config import TransformerConfig
 
 POSITIONS = "mixins.extra_position_embedding.position_embeddings.weight"
@@ -60,3 +61,13 @@ def super_resolution_config(
         )
     more = {"extra_positions": len(state["extra_positions.weight"]), "decoder_from": decoder_from}
     return infer_config(state, heads).model_copy(update=more)
+
+
+def extras(decoder_from: int | None) -> Extras:
+    """How a checkpoint of one of these models differs from a plain transformer's."""
+
+    def configure(config: TransformerConfig, found: Shapes) -> TransformerConfig:
+        empty = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+        return super_resolution_config(empty, config.heads, decoder_from)
+
+    return Extras(super_resolution_name, configure)
