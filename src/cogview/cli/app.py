@@ -39,6 +39,9 @@ VERBS = (
     Verb("generate", "generate:generate", "Draw pictures for a sentence, Chinese or English.", USE),
     Verb("edit", "edit:edit", "Draw part of a picture anew, by a sentence.", USE),
     Verb("upscale", "upscale:upscale", "Enlarge pictures, drawing what they do not show.", USE),
+    Verb("caption", "caption:caption", "Describe pictures, in Chinese or English.", USE),
+    Verb("score", "score:score", "Tell how well texts describe pictures.", USE),
+    Verb("rerank", "rerank:rerank", "Sort pictures by how well a prompt describes them.", USE),
     Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
     Verb(
         "data",

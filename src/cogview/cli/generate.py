@@ -67,6 +67,12 @@ def generate(
         int | None,
         typer.Option("--upscale", metavar="TIMES", help="Enlarge each picture, 2 or 4 times (see upscale)."),
     ] = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="K", help="Draw K for each picture wanted, keep those the prompt describes best."
+        ),
+    ] = 1,
     grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
     precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
@@ -104,7 +110,9 @@ def generate(
     if upscale is not None:
         cogview.upscaler.stages(upscale)  # refused before anything is drawn
     with bar() as show, telling_what_is_done(made, out):
-        drawn = cogview.draw(texts, n, seed, style, settings, batch_size=batch_size, progress=show)
+        drawn = cogview.draw(
+            texts, n, seed, style, settings, batch_size=batch_size, progress=show, best_of=best_of
+        )
         for picture in drawn if upscale is None else enlarged(cogview, drawn, upscale, batch_size):
             made.append((picture, write(picture.png(), out, name_for(picture))))
     sheet = write_sheet([picture for picture, _ in made], n, out) if grid else None
@@ -119,7 +127,7 @@ def enlarged(
         yield from cogview.upscale(some, times=times, batch_size=batch_size)
 
 
-def read_prompts(file: Path | None) -> list[str]:
+def read_prompts(file: Path | None, what: str = "prompt") -> list[str]:
     """The lines of a UTF-8 file that are not empty."""
     if file is None:
         return []
@@ -131,7 +139,7 @@ def read_prompts(file: Path | None) -> list[str]:
         raise CogViewError(f"{file}: not a UTF-8 text file") from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise CogViewError(f"{file}: there is no prompt in it; write one on each line")
+        raise CogViewError(f"{file}: there is no {what} in it; write one on each line")
     return found
 
 
@@ -210,10 +218,11 @@ def facts(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float) 
         "model": first.model,
         "model_hash": first.model_hash,
         "seed": first.seed,
-        "settings": first.settings,
+        "settings": {name: value for name, value in first.settings.items() if name != "best_of"},
         "seconds": round(seconds, 3),
         "pictures": [
             {"path": str(path), "prompt": picture.prompt, "caption": picture.caption, "index": picture.index}
+            | {name: value for name, value in picture.settings.items() if name == "best_of"}
             for picture, path in made
         ],
         "grid": str(sheet) if sheet else None,
@@ -231,13 +240,13 @@ def telling_what_is_done(made: list[tuple[Picture, Path]], folder: Path) -> Iter
 
 
 @contextlib.contextmanager
-def bar() -> Iterator[Callable[[int, int], None]]:
+def bar(what: str = "drawing") -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal; yields what to call with tokens done and their total."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("drawing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("drawing")
+        task = progress.add_task(what)
         yield lambda done, total: progress.update(task, completed=done, total=total)
