@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -77,7 +78,7 @@ def test_the_family_is_whole(imported: Path, release: Path) -> None:
     assert kinds == {
         "base": "text_to_image",
         "caption": "image_to_text",
-        "super-resolution": "super_resolution",
+        "super_resolution": "super_resolution",
     }
     assert set(family.config.styles) == {"chinese-painting", "oil-painting", "sketch", "cartoon"}
     assert (family.config.defaults.top_k, family.config.defaults.temperature) == (200, 1.0)
@@ -121,6 +122,17 @@ def test_it_draws_from_a_prompt(imported: Path, tmp_path: Path, capsys: pytest.C
     [picture] = CogView.from_pretrained(imported).generate("a red bird", seed=1, style="sketch")
     assert picture.caption == "a red bird of sketch style" and picture.image.size == (64, 64)
     assert Path(capsys.readouterr().out.strip()).read_bytes() == picture.png()
+
+
+def test_all_its_roles_work(imported: Path) -> None:
+    """Drawn, enlarged over windows of the released format, described in 20 tokens, scored."""
+    model = CogView.from_pretrained(imported)
+    [picture] = model.generate("a red bird", seed=1)
+    [large] = model.upscale([picture], times=2, seed=1)
+    assert large.image.size == (128, 128)
+    [[caption]] = model.caption([picture.image], n=1)
+    assert caption.text and len(caption.pieces) == 20
+    assert np.isfinite(model.score(picture.image, "a red bird")).all()
 
 
 def test_other_layouts_give_the_same_family(release: Path, imported: Path, tmp_path: Path) -> None:
@@ -176,7 +188,7 @@ def test_rows_that_only_model_parallelism_needs_are_left_out(
 
 @pytest.mark.parametrize(
     ("role", "text_limit", "length"),
-    [("base", 61, 1089), ("caption", 61, 1089), ("super-resolution", 56, 1345)],
+    [("base", 61, 1089), ("caption", 61, 1089), ("super_resolution", 56, 1345)],
 )
 def test_the_released_formats(role: str, text_limit: int, length: int) -> None:
     """Lengths as in the released scripts; positions never leave the table of 1089."""
@@ -185,7 +197,7 @@ def test_the_released_formats(role: str, text_limit: int, length: int) -> None:
     assert form.image_positions == "index" and form.max_positions <= 1089
     whole = form.training([5] * text_limit, [1] * 1024, [2] * form.context_codes)
     assert len(whole) == length and whole.positions.max() < 1089
-    if role == "super-resolution":
+    if role == "super_resolution":
         restart = whole.ids.tolist().index(form.vocabulary.control("[ROI2]"))
         assert whole.positions[restart : restart + 3].tolist() == [restart, 1, 2]
 

@@ -67,7 +67,7 @@ def cogview_command(
     cogview import cogview --base cogview-base --image-tokenizer vqvae_hard_biggerset_011.pt
     --text cog-pretrain.model -o models/cogview
     """
-    given = {"base": base, "caption": caption, "super-resolution": super_resolution}
+    given = {"base": base, "caption": caption, "super_resolution": super_resolution}
     transformers = {role: path for role, path in given.items() if path is not None}
     if not transformers:
         raise CogViewError("give a transformer: --base, --caption or --super-resolution")

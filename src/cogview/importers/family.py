@@ -25,7 +25,7 @@ from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.vocabulary import Vocabulary
 
-BASE, CAPTION, SUPER_RESOLUTION = "base", "caption", "super-resolution"
+BASE, CAPTION, SUPER_RESOLUTION = "base", "caption", "super_resolution"
 KINDS = {BASE: "text_to_image", CAPTION: "image_to_text", SUPER_RESOLUTION: "super_resolution"}
 GRID = 32  # codes on a side of a picture of 256 pixels
 PIXELS = 8  # of a code's side
