@@ -238,15 +238,15 @@ class CogLMFormat(Config):
         return np.arange(1, self.text_slots, dtype=np.int64)
 
 
-def collate(sequences: Items[CogLMSequence], pad_id: int = 0) -> dict[str, Tensor]:
-    """A batch, padded at the end to the longest with tokens that nobody sees.
+def collate(sequences: Items[CogLMSequence], pad_id: int = 0, multiple: int = 1) -> dict[str, Tensor]:
+    """A batch, padded at the end to the longest (to a ``multiple``) with tokens that nobody sees.
 
     Returns ``inputs``, ``positions``, ``targets``, ``order`` and ``streams`` (b, L) int64, ``weights``
     (b, L) float32.
     """
     import torch
 
-    length = max(map(len, sequences))
+    length = -(-max(map(len, sequences)) // multiple) * multiple
     fills = {"ids": pad_id, "positions": 0, "targets": pad_id, "weights": 0, "order": -1, "streams": 0}
     batch = {}
     for name, fill in fills.items():

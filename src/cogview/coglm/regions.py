@@ -54,6 +54,11 @@ def released_corners(
     return corners_of(rng.sample(range(rows * columns), count), grid, patch)
 
 
+def released_mask(grid: tuple[int, int], rng: np.random.Generator) -> Mask:
+    """bool (rows, columns): patches by the released rule, for any chance."""
+    return patches(grid, released_corners(grid, random.Random(int(rng.integers(1 << 62)))))
+
+
 def corners_of(numbers: ArrayLike, grid: tuple[int, int], patch: int = PATCH) -> Corners:
     """(n, 2) corners of the numbers (n,) that the released script draws: row by row, without the last."""
     found = np.asarray(numbers, dtype=np.int64)

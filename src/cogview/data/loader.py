@@ -33,7 +33,8 @@ PLAIN, STYLED, KEYWORD = (KINDS.index(kind) for kind in ("plain", "styled", "key
 
 
 class TokenBatch(TypedDict):
-    """``codes`` (batch, h * w) int64; ``texts`` one list of text pieces (0-based) a row; ``items`` ids.
+    """``codes`` (batch, h * w) int64; ``texts`` one list of text pieces (0-based) a row; ``items`` ids;
+    ``languages`` of the texts, None for an empty one.
 
     ``context`` (batch, h * w) int64: the small pictures, or their parts, for super-resolution.
     """
@@ -42,6 +43,7 @@ class TokenBatch(TypedDict):
     context: NotRequired[Tensor]
     texts: list[list[int]]
     items: list[int]
+    languages: NotRequired[list[str | None]]
 
 
 class ImageBatch(TypedDict):
@@ -187,9 +189,13 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         texts = [self._text(int(caption)) for caption in plan.captions[rows]]
         if self.crop is None:
             codes = torch.from_numpy(self.shards.codes(items))
-            return {"codes": codes, "texts": texts, "items": items.tolist()}
+            languages = [self._language(int(caption)) for caption in plan.captions[rows]]
+            return {"codes": codes, "texts": texts, "items": items.tolist(), "languages": languages}
         codes, context = self.crop(items, plan.corners[rows])
         return {"codes": codes, "context": context, "texts": texts, "items": items.tolist()}
+
+    def _language(self, caption: int) -> str | None:
+        return self.shards.languages[self.shards.languages_of[caption]] if caption >= 0 else None
 
     def _text(self, caption: int) -> list[int]:
         return self.shards.pieces(caption)[: self.text_limit] if caption >= 0 else []

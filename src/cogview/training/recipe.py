@@ -26,6 +26,9 @@ TASKS = {
     "image_tokenizer": "cogview.training.tasks.image_tokenizer:ImageTokenizerTask",
     "hierarchical_tokenizer": "cogview.training.tasks.hierarchical_tokenizer:HierarchicalTokenizerTask",
     "transformer": "cogview.training.tasks.transformer:TransformerTask",
+    "coglm": "cogview.training.tasks.coglm:CogLMTask",
+    "direct_super_resolution": "cogview.training.tasks.enlarging:DirectTask",
+    "iterative_super_resolution": "cogview.training.tasks.enlarging:IterativeTask",
 }
 
 

@@ -1,0 +1,211 @@
+"""Training a CogLM on token shards (CogView2, sections 3.1 and 3.2).
+
+Every sample is given one of the strategies by chance: ``drawing`` (text to picture), ``captioning`` (patches
+of the picture, and the text after it) or ``editing`` (patches of the picture after the text, which is what
+``cogview edit`` asks; the paper has the first two, half and half). Of an item's captions one is drawn, in one
+of its languages, and [BOE] or [BOC] says in which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+import numpy as np
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from cogview.coglm import CogLMFormat, CogLMSequence
+from cogview.coglm.format import BEGIN, CHINESE, END, ENGLISH, collate
+from cogview.coglm.regions import SHARE, released_mask, sample_mask
+from cogview.config import Config
+from cogview.data.loader import Mixture, TokenBatch, TokenLoader
+from cogview.training.objective import Softmax, split_targets
+from cogview.training.recipe import Recipe
+from cogview.training.samples import Sampler, Samples
+from cogview.training.task import State
+from cogview.training.tasks.transformer import VALIDATION_SEED, Architecture, TransformerTask, Validation
+from cogview.transformer.attention import MaskRegions, Visibility
+from cogview.transformer.model import Transformer
+from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
+
+
+class CogLMFormatRecipe(Config):
+    """The sequences but for what the data decide (:class:`~cogview.coglm.CogLMFormat` explains the fields).
+
+    controls: the vocabulary's control tokens; multiple: what its rows are rounded up to.
+    """
+
+    text_slots: int = Field(64, ge=2)
+    image_start: int = Field(0, ge=0)
+    controls: tuple[str, ...] = (*COGVIEW2_CONTROLS, END)
+    multiple: int = Field(128, ge=1)
+    begin: str = BEGIN
+    languages: dict[str, str] = Field(default_factory=lambda: {"en": ENGLISH, "zh": CHINESE})
+    end: str | None = END
+    text_weight: float = Field(1.0, ge=0)
+    image_weight: float = Field(1.0, ge=0)
+
+
+class Strategies(Config):
+    """How often each strategy is drawn, relative to the others; the paper: drawing and captioning, 1 : 1.
+
+    regions: ``paper`` masks patches until ``share`` of the picture is covered; ``released`` as the published
+    script, whose share of sequences with captions is 0.3.
+    """
+
+    drawing: float = Field(0.5, ge=0)
+    captioning: float = Field(0.5, ge=0)
+    editing: float = Field(0.0, ge=0)
+    share: float = Field(SHARE, gt=0, le=1)
+    regions: Literal["paper", "released"] = "paper"
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.drawing + self.captioning + self.editing:
+            raise ValueError("drawing, captioning and editing are all 0: nothing would be learnt")
+        return self
+
+    def choose(self, rng: np.random.Generator) -> str:
+        """One of the strategies."""
+        chances = np.array([self.drawing, self.captioning, self.editing])
+        return ("drawing", "captioning", "editing")[int(rng.choice(3, p=chances / chances.sum()))]
+
+
+class CogLMRecipe(Recipe):
+    """A recipe for a CogLM. ``data``, ``split``, ``sources``, ``mixture``, ``softmax``, ``init``, ``model``,
+    ``validation`` and ``samples`` are as in the transformer's recipe."""
+
+    CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
+    lora: ClassVar[None] = None
+
+    task: Literal["coglm"]
+    data: Path
+    split: str = "train"
+    sources: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    mixture: Mixture = Mixture()
+    format: CogLMFormatRecipe = CogLMFormatRecipe()
+    strategies: Strategies = Strategies()
+    model: Architecture | None = None
+    softmax: Softmax = "region"
+    padding_rows: bool = False
+    pad_multiple: int = Field(1, ge=1)
+    validation: Validation = Validation()
+    samples: Samples | None = None
+
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        if self.init is None and self.model is None:
+            raise ValueError("model: missing (there is no init to start from)")
+        return self
+
+
+def make_sequence(
+    form: CogLMFormat,
+    strategies: Strategies,
+    text: list[int],
+    codes: np.ndarray[Any, np.dtype[np.int64]],
+    language: str | None,
+    rng: np.random.Generator,
+) -> CogLMSequence:
+    """One training sequence, its strategy and its patches by chance."""
+    chosen = strategies.choose(rng)
+    if chosen == "drawing":
+        return form.drawing(text, codes)
+    if strategies.regions == "released":
+        mask = released_mask(form.grid, rng)
+    else:
+        mask = sample_mask(form.grid, rng, strategies.share)
+    if chosen == "editing":
+        return form.editing(text, codes, mask)
+    return form.captioning(text, codes, mask, language if language in form.languages else None)
+
+
+def make_batch(
+    form: CogLMFormat, strategies: Strategies, batch: TokenBatch, rng: np.random.Generator, multiple: int = 1
+) -> dict[str, Tensor]:
+    """``inputs``, ``positions``, ``targets``, ``order``, ``streams`` and ``weights`` (batch, length), and the
+    flat places of the loss, ``image_at`` and ``text_at``."""
+    rows = zip(batch["texts"], batch["codes"].numpy(), batch["languages"], strict=True)
+    pad = form.begin_id
+    made = [make_sequence(form, strategies, *row, rng) for row in rows]
+    whole = collate(made, pad, multiple)
+    image_at, text_at = split_targets(whole["targets"], whole["weights"], form.vocabulary)
+    return {**whole, "image_at": image_at, "text_at": text_at}
+
+
+class CogLMTask(TransformerTask):
+    """Trains a transformer as a CogLM; see :class:`CogLMRecipe`."""
+
+    recipe_class: ClassVar[type[Recipe]] = CogLMRecipe
+    name: ClassVar[str] = "coglm"
+    recipe: CogLMRecipe  # type: ignore[assignment]
+
+    @cached_property
+    def format(self) -> CogLMFormat:  # type: ignore[override]
+        """The sequences with the data's codes, pieces and grid, and the recipe's control tokens."""
+        given, index = self.recipe.format, self.shards.index
+        vocabulary = Vocabulary(
+            image_codes=index.vocabulary.image_codes,
+            text_pieces=index.vocabulary.text_pieces,
+            controls=given.controls,
+            multiple=given.multiple,
+            languages=index.vocabulary.languages,
+        )
+        own = given.model_dump(exclude={"controls", "multiple"})
+        return CogLMFormat(vocabulary=vocabulary, grid=index.grid, **own)
+
+    def build(self) -> nn.Module:
+        self.sampler  # noqa: B018  (what does not fit is found before training, not after)
+        return Transformer(self.config())
+
+    def _loader(self, seed: int, split: str, batch: int, **more: Any) -> TokenLoader:
+        return TokenLoader(
+            self.shards,
+            batch,
+            seed=seed,
+            splits=(split,),
+            sources=self.recipe.sources,
+            text_limit=self.format.text_limit,
+            **more,
+        )
+
+    def loader(
+        self, state: State | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[dict[str, Tensor], State]]:
+        recipe = self.recipe
+        shared = {"mixture": recipe.mixture, "rank": rank, "world": world, "state": state}
+        for batch, after in self._loader(recipe.seed, recipe.split, recipe.batch_size, **shared):
+            rng = np.random.default_rng([recipe.seed, rank, after["epoch"], after["batch"]])
+            yield make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple), after
+
+    def _visibility(self, batch: Any, layers: int, training: bool) -> Visibility:
+        return MaskRegions(batch["order"], batch["streams"])
+
+    @cached_property
+    def validation(self) -> list[dict[str, Tensor]]:
+        """The validation batches, the same at every evaluation."""
+        asked = self.recipe.validation
+        chosen = self.shards.select((asked.split,), self.recipe.sources)
+        if asked.split not in self.shards.splits or not len(chosen):
+            return []
+        mixture = self.recipe.mixture.model_copy(update={"weights": {}})
+        rng, found, items = np.random.default_rng(VALIDATION_SEED), list[dict[str, Tensor]](), 0
+        for batch, _ in self._loader(
+            VALIDATION_SEED, asked.split, asked.batch_size, mixture=mixture, epochs=1
+        ):
+            if items >= asked.items:
+                break
+            found.append(make_batch(self.format, self.recipe.strategies, batch, rng))
+            items += len(batch["texts"])
+        return found
+
+    @cached_property
+    def sampler(self) -> Sampler | None:
+        """Draws the recipe's ``samples``."""
+        asked, index = self.recipe.samples, self.shards.index
+        if asked is None:
+            return None
+        return Sampler(asked, cast(Any, self.format), index.image_tokenizer, index.text_tokenizer)

@@ -1,0 +1,144 @@
+"""Training a CogLM on a tiny data set whose pictures are a function of their captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cogview.coglm import CogLMFormat
+from cogview.config import dump_yaml, validate
+from cogview.errors import CogViewError
+from cogview.generation.engine import Engine, Job
+from cogview.generation.infilling import Hole, fill
+from cogview.generation.sampling import Sampling
+from cogview.generation.step import pack
+from cogview.generation.text_to_image import prompt_for
+from cogview.training.recipe import read_recipe
+from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies
+from cogview.training.trainer import Trainer, prepare_directory
+from cogview.transformer.attention import Prefix
+from cogview.transformer.model import Transformer
+from tests.training.test_transformer_task import VOCABULARY, caption, picture, write_data
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+FIXED = {"layers": 2, "hidden": 32, "heads": 2, "norm_relax": "none"}
+GREEDY = Sampling(top_k=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("tokens"), caption, VOCABULARY, "1" * 16, "2" * 64)
+
+
+def recipe(data: Path, **changes: Any) -> CogLMRecipe:
+    given = {
+        "task": "coglm",
+        "name": "tiny",
+        "data": str(data),
+        "steps": 150,
+        "batch_size": 16,
+        "threads": 1,
+        "model": FIXED,
+        "format": {"text_slots": 8},
+        "optimizer": {"kind": "muon", "lr": 0.02},
+        "strategies": {"drawing": 1, "captioning": 1, "editing": 1, "share": 0.5},
+        "intervals": {"evaluate": 150, "sample": 0},
+    }
+    return validate(CogLMRecipe, given | changes, "recipe")
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, CogLMFormat, Path]:
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    asked = recipe(data)
+    prepare_directory(asked, directory, False)
+    task = CogLMTask(asked)
+    Trainer(task, asked, directory).fit(False)
+    return Transformer.from_directory(directory / "model"), task.format, directory
+
+
+def test_one_model_draws_fills_and_describes(trained: tuple[Transformer, CogLMFormat, Path]) -> None:
+    """After training it knows the function from captions to pictures in all directions, in both languages."""
+    model, form, _ = trained
+    engine = Engine(pack(model, slice(0, 8)))
+    rows = slice(8, form.vocabulary.size)
+    speaker = Engine(pack(model, rows))
+    for kind in range(4):
+        codes = picture(kind)
+        for language in ("en", "zh"):
+            words = list(caption(kind, language).pieces)
+            [(_, drawn)] = engine.draw([Job(prompt_for(form, words), 0, 0)], GREEDY)
+            assert drawn.tolist() == codes.tolist()
+            hole = Hole(form.text_ids(words), codes, 0, 0)
+            [filled] = fill(engine, form, [hole], [[False, True], [True, True]], GREEDY)
+            assert filled.tolist() == codes.tolist()
+            asked = form.caption_prompt(codes, language)
+            ids, positions = (torch.from_numpy(x)[None] for x in (asked.ids, asked.positions))
+            state = model(ids, positions, Prefix(asked.prefix))[:, -1]
+            assert int(speaker.decoder.head(state).argmax()) == words[0]
+
+
+def test_the_run_says_what_it_was(trained: tuple[Transformer, CogLMFormat, Path], data: Path) -> None:
+    model, form, directory = trained
+    assert model.config.vocab_size == form.vocabulary.padded_size
+    sequences = (directory / "model" / "training.json").read_text()
+    assert '"kind": "coglm"' in sequences
+    start = recipe(data, model=None, init=str(directory), steps=1)
+    assert CogLMTask(start).config() == model.config
+
+
+def test_batches_resume_and_differ(data: Path) -> None:
+    """The state after a batch gives the next one again; chance is anew for every batch and rank."""
+    task = CogLMTask(recipe(data))
+    loader = task.loader(None)
+    _, state = next(loader)
+    second, _ = next(loader)
+    again, _ = next(task.loader(state))
+    assert all(torch.equal(second[name], again[name]) for name in second)
+    third, _ = next(loader)
+    assert not torch.equal(second["order"], third["order"])
+    lengths = CogLMTask(recipe(data, pad_multiple=8))
+    assert next(lengths.loader(None))[0]["inputs"].shape[1] % 8 == 0
+
+
+def test_strategies_come_as_often_as_asked() -> None:
+    rng = np.random.default_rng(0)
+    chosen = [Strategies(drawing=2, captioning=1, editing=1).choose(rng) for _ in range(2000)]
+    assert 0.45 < chosen.count("drawing") / 2000 < 0.55 and 0.2 < chosen.count("editing") / 2000 < 0.3
+    assert {Strategies().choose(rng) for _ in range(50)} == {"drawing", "captioning"}
+
+
+def test_the_released_regions(data: Path) -> None:
+    task = CogLMTask(recipe(data, strategies={"captioning": 1, "drawing": 0}))
+    batch, _ = next(task.loader(None))
+    assert (batch["inputs"][:, :4] < 8).all() and len(batch["text_at"])
+
+
+def test_the_real_sizes_on_the_meta_device() -> None:
+    """CogView2's CogLM has 5,902,307,328 parameters."""
+    asked = read_recipe(RECIPES / "cogview2-coglm.yaml")
+    assert isinstance(asked, CogLMRecipe) and asked.model is not None
+    with torch.device("meta"):
+        model = Transformer(asked.model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 5_902_307_328
+    given = asked.format.model_dump(exclude={"controls", "multiple"})
+    form = CogLMFormat.cogview2()
+    assert CogLMFormat(vocabulary=form.vocabulary, grid=(20, 20), **given) == form
+
+
+def test_wrong_recipes(data: Path, tmp_path: Path) -> None:
+    for changes, said in (
+        ({"strategies": {"drawing": 0, "captioning": 0}}, "nothing would be learnt"),
+        ({"model": None}, "model: missing"),
+        ({"strategies": {"share": 1.5}}, "share"),
+        ({"format": {"text_slot": 3}}, "text_slot"),
+    ):
+        with pytest.raises(CogViewError, match=said):
+            recipe(data, **changes)
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe(data, model=FIXED | {"vocab_size": 20})))
+    with pytest.raises(CogViewError, match="vocab_size: 20 is too small"):
+        CogLMTask(read_recipe(tmp_path / "recipe.yaml")).build()
