@@ -48,6 +48,11 @@ SMALLER: dict[str, dict[str, object]] = {
     "image_tokenizer": {"steps": 3, "warmup_steps": 1} | TINY_CODES | TINY_LAYERS,
     "transformer": {"steps": 3, "model.layers": 1, "model.hidden": 16, "model.heads": 2},
 }
+TRAIN_ON: dict[str, object] = {"transformer.steps": 3, "transformer.batch_size": 4}
+TRAIN_ON_ALONE = {
+    **{f"image_tokenizer.{key}": value for key, value in (SMALLER["image_tokenizer"] | TINY_LAYERS).items()},
+    **{f"transformer.{key}": value for key, value in SMALLER["transformer"].items()},
+}
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色"}
 SHAPES = {"circle": "圆", "square": "方块", "triangle": "三角"}
 STYLES = {"flat": {"en": "flat", "zh": "扁平"}, "3d": {"en": "3D", "zh": "三维立体"}}
@@ -146,6 +151,8 @@ def smaller(words: list[str]) -> list[str]:
     """The options that shrink a command; the last of two equal ones counts."""
     if words[1:4] == ["data", "text-tokenizer", "my-pictures/"]:
         return ["--pieces", "290"]
+    if words[1] == "train-on":
+        return settings(TRAIN_ON if "--from" in words else TRAIN_ON | TRAIN_ON_ALONE)
     if words[1] == "train" and words[2].endswith(".yaml"):
         task = yaml.safe_load(Path(words[2]).read_text(encoding="utf-8"))["task"]
         return settings(SMALLER[task] | {"batch_size": 4, "threads": 1})
