@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Tile:
     near: int
     far: int
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Keys of the window, those after the first query included."""
         return self.first + self.rows - self.near
@@ -67,14 +68,12 @@ class Layout:
 
     def gather(self, x: Tensor) -> Tensor:
         """The pivots' rows (b, heads, n, d) of x (b, heads, length, d)."""
-        return x.gather(2, self._index(x))
+        return torch.stack([row.index_select(1, p) for row, p in zip(x, self.pivots, strict=True)])
 
     def scatter(self, x: Tensor, pivots: Tensor) -> None:
         """Add to x (b, heads, length, d) at the pivots (b, heads, n, d)."""
-        x.scatter_add_(2, self._index(x), pivots)
-
-    def _index(self, x: Tensor) -> Tensor:
-        return self.pivots[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+        for row, p, added in zip(x, self.pivots, pivots, strict=True):
+            row.index_add_(1, p, added)
 
 
 @dataclass(frozen=True)
@@ -196,21 +195,21 @@ def _attend(
     counts = query.new_ones(1, n + layout.widest, 1)  # what a key counts for: pivots, then the window
     counts[:, :n] = layout.ratio
     counts = counts.expand(work.heads, -1, -1)
-    tensors = query, key.mT, value, layout.gather(key).mT, layout.gather(value), out, sums
-    for tiles, (q, k, v, far_k, far_v, o, s, *m) in work.each(*tensors, *(() if most is None else (most,))):
-        for tile, scores in tiles:
-            first, rows, near, far, width = tile.first, tile.rows, tile.near, tile.far, tile.width
-            queries, attended = q.narrow(1, first, rows), o.narrow(1, first, rows)
+    bounded, tensors = most is None, (key.mT, value, layout.gather(key).mT, layout.gather(value))
+    by_query = query, out, sums, sums if most is None else most
+    for tiles, (k, v, far_k, far_v, *parts) in work.each(*tensors, *by_query):
+        sizes = [tile.rows for tile, _ in tiles]
+        rows = zip(*(torch.split(part, sizes, 1) for part in parts), strict=True)
+        for (tile, scores), (queries, attended, total, largest) in zip(tiles, rows, strict=True):
+            near, far, width = tile.near, tile.far, tile.width
             _product(queries, k.narrow(2, near, width), scale, scores.near)
             if far:
                 _product(queries, far_k.narrow(2, 0, far), scale, scores.far)
             work.hide(scores)
-            if m:
-                scores.whole.sub_(torch.amax(scores.whole, -1, True, out=m[0].narrow(1, first, rows)))
+            if not bounded:
+                scores.whole.sub_(torch.amax(scores.whole, -1, True, out=largest))
             scores.whole.exp2_()
-            total = torch.bmm(
-                scores.whole, counts.narrow(1, n - far, far + width), out=s.narrow(1, first, rows)
-            )
+            torch.bmm(scores.whole, counts.narrow(1, n - far, far + width), out=total)
             if dropout:
                 scores.whole.mul_(dropout.next(scores.whole))
             torch.bmm(scores.near, v.narrow(1, near, width), out=attended)
