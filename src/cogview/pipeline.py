@@ -245,8 +245,9 @@ class CogView(Describing):
     def upscaler(self) -> Upscaler:
         """The family's super-resolution model, read at first use; CogViewError where it has none."""
         form = self.family.role(UPSCALING).sequences
-        if form.kind == "coglm":
-            raise CogViewError(f"the {UPSCALING} role of {self.family.config.name} is a CogLM, which draws")
+        if not isinstance(form, SequenceFormat):
+            name = self.family.config.name
+            raise CogViewError(f"the {UPSCALING} role of {name} does not enlarge pictures ({form.kind})")
         scale_of(form)
         rows = slice(0, self.family.config.vocabulary.image_codes)
         return Upscaler(self.roles.engine(UPSCALING, rows), form, self.images)

@@ -73,6 +73,12 @@ def generate(
             min=1, metavar="K", help="Draw K for each picture wanted, keep those the prompt describes best."
         ),
     ] = 1,
+    first_stage_only: Annotated[
+        bool, typer.Option("--first-stage-only", help="Models of several steps: leave pictures small.")
+    ] = False,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="The same: cut a prompt that is too long for a step.")
+    ] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
     precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
@@ -99,20 +105,24 @@ def generate(
         raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
     batch_size = batch_limit(max_batch)
     check_folder(out)
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import Hierarchy, load
 
     started = time.monotonic()
-    cogview = CogView.from_pretrained(
+    cogview = load(
         model, precision=precision, deterministic=deterministic, lora=lora, lora_strength=lora_strength
     )
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     made: list[tuple[Picture, Path]] = []
     if upscale is not None:
         cogview.upscaler.stages(upscale)  # refused before anything is drawn
+    steps: dict[str, Any] = {"batch_size": batch_size, "best_of": best_of}
+    way: Callable[..., Iterator[Picture]] = cogview.draw
+    if isinstance(cogview, Hierarchy):
+        way, steps = cogview.draw_large, steps | {"first_stage_only": first_stage_only, "truncate": truncate}
+    elif first_stage_only or truncate:
+        raise CogViewError(f"{model} draws in one step; leave out --first-stage-only and --truncate")
     with bar() as show, telling_what_is_done(made, out):
-        drawn = cogview.draw(
-            texts, n, seed, style, settings, batch_size=batch_size, progress=show, best_of=best_of
-        )
+        drawn = way(texts, n, seed, style, settings, progress=show, **steps)
         for picture in drawn if upscale is None else enlarged(cogview, drawn, upscale, batch_size):
             made.append((picture, write(picture.png(), out, name_for(picture))))
     sheet = write_sheet([picture for picture, _ in made], n, out) if grid else None

@@ -1,0 +1,186 @@
+"""CogView2's hierarchy: from a sentence to a large picture in three steps (section 3.3).
+
+A CogLM draws the codes of a small picture one by one; the direct model makes those of a large one in one
+forward; the iterative model draws most of these again in a few. Between the first two the best of several may
+be chosen. Every step has a random stream a picture, so a picture does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
+from cogview.errors import CogViewError
+from cogview.family import Family
+from cogview.generation.engine import Progress
+from cogview.generation.hierarchical import (
+    Upscaler,
+    direct_super_resolution,
+    iterative_super_resolution,
+)
+from cogview.generation.local_parallel import find_order
+from cogview.generation.text_to_image import paint
+from cogview.pipeline import CogView, Picture
+from cogview.pipeline2 import CogView2
+
+DIRECT, ITERATIVE = "direct", "iterative"
+ORDER = "released"
+TOGETHER = 4  # pictures enlarged at a time, where nothing else is asked for
+
+
+def load(name: str | Path, **options: Any) -> CogView:
+    """The pipeline for a family: :class:`Hierarchy` where its base is a CogLM, else :class:`CogView`.
+
+    ``options`` are those of :meth:`CogView.from_pretrained`.
+    """
+    base = Family.find(name).config.roles.get("base")
+    kind = Hierarchy if base is not None and base.sequences.kind == "coglm" else CogView
+    return kind.from_pretrained(name, **options)
+
+
+class Hierarchy(CogView2):
+    """A CogLM with the models that enlarge what it draws, as far as its family has them."""
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether the family has a direct super-resolution model."""
+        return DIRECT in self.family.config.roles
+
+    @cached_property
+    def direct(self) -> Upscaler[DirectFormat]:
+        """The direct model, read at first use; CogViewError where the family has none."""
+        form = self.family.role(DIRECT).sequences
+        if not isinstance(form, DirectFormat):
+            raise CogViewError(f"the {DIRECT} role of {self.family.config.name} does not enlarge at once")
+        return Upscaler(self._model(DIRECT), form, self.engine.clusters)
+
+    @cached_property
+    def iterative(self) -> Upscaler[IterativeFormat] | None:
+        """The iterative model, read at first use; None where the family has none."""
+        if ITERATIVE not in self.family.config.roles:
+            return None
+        form = self.family.role(ITERATIVE).sequences
+        if not isinstance(form, IterativeFormat):
+            raise CogViewError(f"the {ITERATIVE} role of {self.family.config.name} does not correct codes")
+        return Upscaler(self._model(ITERATIVE), form, self.engine.clusters)
+
+    def _model(self, role: str) -> Any:
+        return self.family.transformer(role).to(self.images_device).eval()
+
+    def generate(  # type: ignore[override]
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        style: str | None = None,
+        settings: Mapping[str, float | None] | None = None,
+        first: int = 0,
+        best_of: int = 1,
+        first_stage_only: bool = False,
+        truncate: bool = False,
+        order: str = ORDER,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        on_partial: Callable[[Picture], None] | None = None,
+    ) -> list[Picture]:
+        """Draw ``n`` pictures for each prompt and enlarge them; see :meth:`CogView.generate`.
+
+        Args:
+            settings: of the first step, as in :class:`Sampling`; default: the style's, then the family's.
+            best_of: draw so many small ones for each wanted, and enlarge those the prompt describes best.
+            first_stage_only: leave them small.
+            truncate: cut a prompt that is too long for a step; otherwise it is an error.
+            order: of the iterative step (``released``, ``diagonal``, ``confidence``).
+        """
+        wanted = [prompt] if isinstance(prompt, str) else list(prompt)
+        pictures = []
+        for picture in self.draw_large(
+            wanted, n, seed, style, settings, first, batch_size, progress, best_of, first_stage_only,
+            truncate, order,
+        ):  # fmt: skip
+            pictures.append(picture)
+            if on_partial is not None:
+                on_partial(picture)
+        return pictures
+
+    def draw_large(
+        self,
+        prompts: Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        style: str | None = None,
+        settings: Mapping[str, float | None] | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        best_of: int = 1,
+        first_stage_only: bool = False,
+        truncate: bool = False,
+        order: str = ORDER,
+    ) -> Iterator[Picture]:
+        """:meth:`generate` as an iterator; everything is checked before it is returned."""
+        find_order(order)
+        enlarge = self.enlarges and not first_stage_only
+        texts = [self.shortened(text, style) for text in prompts] if truncate else list(prompts)
+        if enlarge and not truncate:
+            self._check_lengths(texts, style)
+        sampling = self._sampling(settings, style).model_dump()
+        small = self.draw(texts, n, seed, style, sampling, first, batch_size, progress, best_of)
+        return self.enlarge(small, order=order, batch_size=batch_size) if enlarge else small
+
+    def shortened(self, prompt: str, style: str | None = None) -> str:
+        """A prompt cut at its end so that with its style it fits the first step."""
+        limit, words = self.coglm.text_limit, self.text.encode(prompt)
+        while len(self.text.encode(self.caption_for(prompt, style))) > limit and len(words) > 1:
+            excess = len(self.text.encode(self.caption_for(prompt, style))) - limit
+            words = words[: max(1, len(words) - excess)]
+            prompt = self.text.decode(words)
+        return prompt
+
+    def _check_lengths(self, prompts: Iterable[str], style: str | None) -> None:
+        """CogViewError for a caption that is longer than what the direct model reads."""
+        form = self.family.role(DIRECT).sequences
+        for prompt in prompts:
+            found = len(self.encode(self.caption_for(prompt, style)))
+            if found > form.text_limit:
+                raise CogViewError(
+                    f"the prompt has {found} tokens and super-resolution reads {form.text_limit}; "
+                    "shorten it, have it cut (--truncate), or leave pictures small (--first-stage-only)"
+                )
+
+    def enlarge(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        order: str = ORDER,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Picture]:
+        """Small pictures, drawn by this family, as large ones; of a text what a model reads.
+
+        Raises CogViewError where a picture has not the small grid's codes.
+        """
+        waiting = iter(pictures)
+        while some := list(itertools.islice(waiting, batch_size or TOGETHER)):
+            yield from self._enlarged(some, order, progress)
+
+    def _enlarged(self, some: Sequence[Picture], order: str, progress: Progress | None) -> Iterator[Picture]:
+        texts = [self.text.encode(picture.caption)[: self.direct.form.text_limit] for picture in some]
+        pairs = [(picture.seed, picture.index) for picture in some]
+        together = {"pairs": pairs, "batch_size": len(some), "progress": progress}
+        found = direct_super_resolution(self.direct, texts, np.stack([p.codes for p in some]), **together)  # type: ignore[arg-type]
+        facts: dict[str, Any] = {"super_resolution": "direct"}
+        if self.iterative is not None:
+            found = iterative_super_resolution(self.iterative, texts, found, order=order, **together)  # type: ignore[arg-type]
+            facts = {"super_resolution": "direct and iterative", "order": order}
+        for picture, codes in zip(some, found, strict=True):
+            image = paint(self.images, codes, self.direct.form.grid)
+            yield replace(picture, image=image, codes=codes, settings={**picture.settings, **facts})
