@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from pytest import CaptureFixture, MonkeyPatch
 
@@ -18,6 +19,7 @@ from cogview import provenance
 from cogview.cli import generate as verb
 from cogview.cli.app import main
 from cogview.family import Family
+from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.cache import KVCache
 from tests.generation import tiny
 
@@ -176,6 +178,23 @@ def test_max_batch_auto_tells_the_plan_and_what_did_not_fit(
     before, after = (sorted((tmp_path / name).glob("*.png")) for name in ("room", "none"))
     assert [path.name for path in before] == [path.name for path in after]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(before, after, strict=True))
+
+
+def test_memory_that_runs_out_while_painting_loses_no_finished_picture(
+    run: Callable[..., int], tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    decode, painted = ImageTokenizer.decode, list[int]()
+
+    def limited(self: ImageTokenizer, *rest: Any) -> torch.Tensor:
+        painted.append(1)
+        if len(painted) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return decode(self, *rest)
+
+    monkeypatch.setattr(ImageTokenizer, "decode", limited)
+    assert run("a red circle", "-n", 4, "--seed", 7) == 2
+    assert "out of memory on cpu while painting 4 x 4 codes" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -37,6 +37,10 @@ def test_released_encoding_and_decoding(released: tuple[ImageTokenizer, dict[str
     assert torch.equal(model.encode(data["image01"]), data["codes"])
     torch.testing.assert_close(model.features(data["image01"]), data["enc_out_nhwc"], rtol=0, atol=1e-5)
     torch.testing.assert_close(model.decode(data["codes"]), data["decoded"], rtol=0, atol=1e-5)
+    alone = model.decode(data["codes"][:1])
+    torch.testing.assert_close(alone, data["decoded_flat1"], rtol=0, atol=1e-5)
+    normalised = (data["image01"] - model.mean) / model.std
+    torch.testing.assert_close(normalised, data["x_normalised"], rtol=0, atol=1e-6)
 
 
 def test_released_training_step(released: tuple[ImageTokenizer, dict[str, torch.Tensor]]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cogview.errors import CogViewError
+from cogview.generation import memory
 from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt
 from cogview.generation.sampling import Sampling
 from cogview.sequences import SequenceFormat
@@ -65,8 +66,17 @@ def draw_codes(
 
 @torch.inference_mode()
 def paint(tokenizer: AnyImageTokenizer, codes: Ids, grid: tuple[int, int]) -> Image.Image:
-    """The picture of codes (rows * columns,), RGB, clamped; one at a time, so that batches do not matter."""
+    """The picture of codes (rows * columns,), RGB, clamped; one at a time, so that batches do not matter.
+
+    Raises CogViewError where memory runs out.
+    """
     device = next(tokenizer.parameters()).device
-    image = tokenizer.decode(torch.from_numpy(codes)[None].to(device), grid)[0]
+    try:
+        image = tokenizer.decode(torch.from_numpy(codes)[None].to(device), grid)[0]
+    except (RuntimeError, MemoryError) as error:
+        if not memory.ran_out(error):
+            raise
+        here = f"out of memory on {device} while painting {grid[0]} x {grid[1]} codes"
+        raise CogViewError(f"{here}; close other programs") from error
     pixels: NDArray[np.uint8] = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels)
