@@ -130,6 +130,7 @@ class CaptionDrawer:
     wrong_colour: bool = False
     patience: int = 1_000_000
     name: str = "caption drawer"
+    precision: str = "fp32"
     drawn: list[str] = field(default_factory=list)
 
     @property

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli import distributions, upscaling
-from cogview.cli import upscaling
+from cogview.cli import distributions, reranking, upscaling
+from cogview.cli.generate import Precision
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def attributes(
             "--tokenizer", help="Image tokenizer whose reconstructions are read too (default: the model's)."
         ),
     ] = None,
+    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
     work: Annotated[Path, typer.Option("--work", help="Where pictures are kept, for stopped runs.")] = Path(
         "runs/attributes"
     ),
@@ -115,7 +116,7 @@ def attributes(
         sampling={name: value for name, value in given.items() if value is not None},
     )
     reader = AttributeReader.from_directory(classifier)
-    drawer = ModelDrawer(model)
+    drawer = ModelDrawer(model, precision)
     painter = _image_tokenizer(tokenizer or drawer.image_tokenizer)
     with bars() as progress:
         report, sets = evaluate_attributes(plan, corpus, reader, drawer, work, painter, progress)
@@ -123,7 +124,7 @@ def attributes(
         write_report(report, out)
     if sheet:
         rows = [i * n // min(n, SHOWN) for i in range(min(n, SHOWN))]
-        _write_sheet(sheet, [pictures[rows] for pictures in sets.values()])
+        write_sheet(sheet, [pictures[rows] for pictures in sets.values()])
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
@@ -278,7 +279,7 @@ def tokenizer(
         write_report(report, out)
     if sheet:
         rows = spread(pictures.sources, shown)
-        _write_sheet(sheet, [pictures.pixels[rows], copies[rows]], columns)
+        write_sheet(sheet, [pictures.pixels[rows], copies[rows]], columns)
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
@@ -312,7 +313,8 @@ def _fidelity_cells(own: Fidelity) -> list[str]:
     return [str(own.pictures), f"{own.psnr:.2f} dB", f"{own.psnr_pooled:.2f} dB", f"{own.ssim:.4f}", lpips]
 
 
-def _write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) -> None:
+def write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) -> None:
+    """Write the sheet of sets of pictures; CogViewError where the place is not writable."""
     from cogview.evaluation.sheets import sheet
 
     try:
@@ -325,6 +327,5 @@ def _write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) -
 evaluate.command("pictures")(distributions.pictures)
 evaluate.command("compare")(distributions.compare)
 evaluate.command("upscaling")(upscaling.upscaling)
-
-
-evaluate.command("upscaling")(upscaling.upscaling)
+evaluate.command("captions")(reranking.captions)
+evaluate.command("best-of")(reranking.best_of)

@@ -74,6 +74,11 @@ class Drawer(Protocol):
         """Changes when the pictures would."""
         ...
 
+    @property
+    def precision(self) -> str:
+        """How it computes: ``fp32`` or ``int8``."""
+        ...
+
     def draw(
         self, prompts: Sequence[str], seed: int, sampling: Mapping[str, int | float | str]
     ) -> list[Image.Image]:
@@ -123,7 +128,7 @@ def evaluate_attributes(
     folder = _work_folder(plan, selection, drawer, work)
     for language in plan.languages:
         paths = draw_all(plan, chosen, language, drawer, folder / language, progress)
-        sets[language] = np.stack([_load(path, shape) for path in paths])
+        sets[language] = np.stack([load_picture(path, shape) for path in paths])
     answers = {
         name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
     }
@@ -171,13 +176,15 @@ def read_answers(
 
 def _work_folder(plan: AttributePlan, selection: Selection, drawer: Drawer, work: Path) -> Path:
     """The folder of this run's pictures: one for each model, settings and selection."""
-    facts = {
+    facts: dict[str, object] = {
         "model": drawer.fingerprint,
         "seed": plan.seed,
         "batch": plan.batch,
         "sampling": plan.sampling,
         "keys": selection.keys,
     }
+    if drawer.precision != "fp32":
+        facts["precision"] = drawer.precision
     text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
     folder = work / hashlib.sha256(text.encode()).hexdigest()[:16]
     try:
@@ -209,20 +216,21 @@ def draw_all(
             prompts = [avatar.captions[language] for avatar in chosen[group]]
             pictures = drawer.draw(prompts, plan.seed + first, plan.sampling)
             for path, picture in zip(paths[group], pictures, strict=True):
-                _save(picture, path)
+                save_picture(picture, path)
         if progress:
             progress(f"drawing {language}", min(first + plan.batch, len(chosen)), len(chosen))
     return paths
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG that is either whole or not there."""
     part = path.with_suffix(".part")
     picture.convert("RGB").save(part, "PNG")
     os.replace(part, path)
 
 
-def _load(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
+def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
+    """A picture that :func:`save_picture` wrote, at the classifier's size."""
     try:
         return square(decode(path).image, shape)
     except BadImage as error:
@@ -238,6 +246,7 @@ def _facts(
     return {
         "model": drawer.name,
         "model_fingerprint": drawer.fingerprint,
+        "precision": drawer.precision,
         "classifier_fingerprint": reader.fingerprint,
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else "",
         "corpus_fingerprint": corpus_fingerprint(avatars),

@@ -1,17 +1,26 @@
-"""A model family as a drawer of pictures for the attribute experiment."""
+"""A model family as what the experiments ask for: it draws, draws and ranks, describes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cogview.config import cache_dir, load_json
 from cogview.errors import CogViewError
+from cogview.generation.linear import Precision
 from cogview.provenance import model_hash
+
+if TYPE_CHECKING:
+    from cogview.evaluation.captions import CaptionPlan
+    from cogview.pipeline import CogView
+
+Sampling = Mapping[str, int | float | str]
 
 
 def family_directory(model: str) -> Path:
@@ -29,12 +38,22 @@ def family_directory(model: str) -> Path:
 
 
 class ModelDrawer:
-    """Draws with the model family ``model`` (name or directory); see ``attributes.Drawer``."""
+    """The model family ``model`` (name or directory) for the experiments, read at first use.
 
-    def __init__(self, model: str) -> None:
+    It is a drawer (``attributes.py``), it draws candidates (``best_of.py``) and describes (``captions.py``).
+    """
+
+    def __init__(self, model: str, precision: Precision = "fp32") -> None:
         self.directory = family_directory(model)
         self.name = self.directory.name
-        self._family: Any = None
+        self.precision = precision
+
+    @cached_property
+    def family(self) -> CogView:
+        """The models."""
+        from cogview.pipeline import CogView
+
+        return CogView.from_pretrained(self.directory, precision=self.precision)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -47,12 +66,35 @@ class ModelDrawer:
         family = load_json(self.directory / "family.json")
         return self.directory / str(family.get("image_tokenizer", "image_tokenizer"))
 
-    def draw(
-        self, prompts: Sequence[str], seed: int, sampling: Mapping[str, int | float | str]
-    ) -> list[Image.Image]:
-        """One picture for each prompt; the model is loaded for the first."""
-        if self._family is None:
-            from cogview.pipeline import CogView
+    @property
+    def image_size(self) -> int:
+        """Side of its pictures, in pixels."""
+        return self.family.images.image_size
 
-            self._family = CogView.from_pretrained(self.directory)
-        return [result.image for result in self._family.generate(list(prompts), n=1, seed=seed, **sampling)]
+    def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+        """One picture for each prompt."""
+        given: Any = sampling
+        return [result.image for result in self.family.generate(list(prompts), n=1, seed=seed, **given)]
+
+    def candidates(
+        self, prompt: str, n: int, seed: int, sampling: Sampling
+    ) -> tuple[list[Image.Image], list[float]]:
+        """``n`` pictures of a prompt and their caption losses; CogViewError before any where it has none."""
+        scorer, given = self.family.scorer, cast(Any, sampling)
+        pictures = self.family.generate(prompt, n=n, seed=seed, **given)
+        pieces = self.family.scored_pieces(pictures[0].caption)
+        return [picture.image for picture in pictures], scorer.score(
+            [picture.codes for picture in pictures], [pieces]
+        ).tolist()
+
+    def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
+        """A caption of each picture (n, size, size, 3)."""
+        ways: Any = {"seed": plan.seed, **plan.sampling} if plan.sampling else {"beams": plan.beams}
+        images = [Image.fromarray(picture) for picture in pictures]
+        return [own[0].text for own in self.family.caption(images, language=language, **ways)]
+
+    def losses(self, pictures: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.float64]:
+        """The caption loss (n,) of each picture with its text."""
+        codes = [self.family.codes_of(Image.fromarray(picture)) for picture in pictures]
+        pieces = [self.family.scored_pieces(text) for text in texts]
+        return self.family.scorer.score(codes, pieces, [(i, i) for i in range(len(codes))])

@@ -1,0 +1,184 @@
+"""Self-reranking measured: attribute accuracy of the best of 1, 4 and 16 pictures (CogView, section 3.2).
+
+For every held-out caption as many pictures are drawn as the largest number; the best of the first K by
+caption loss stands for K, so the numbers share their candidates. A classifier that the ranking knows nothing
+of reads the attributes (``attributes.py``). CogView's Figure 9 shows the same with FID.
+
+A run can be stopped at any time: candidates and their losses are kept in the work folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from cogview.config import Config, load_json
+from cogview.data.shards import Preprocessing
+from cogview.errors import CogViewError
+from cogview.evaluation.attributes import REAL, load_picture, read_answers, real_pictures, save_picture
+from cogview.evaluation.avatars import Avatar, Selection, corpus_fingerprint, read_avatars, select
+from cogview.evaluation.classifier import AttributeReader
+from cogview.evaluation.reports import versions
+from cogview.evaluation.scoring import Accuracy, score
+
+Progress = Callable[[str, int, int], None]
+
+
+class BestOfPlan(Config):
+    """What is drawn and ranked; ``sizes``: the numbers of candidates that are compared."""
+
+    count: int = Field(200, ge=1)
+    seed: int = Field(0, ge=0)
+    split: str = "test_comp"
+    source: str | None = "dice"
+    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
+    sizes: tuple[int, ...] = Field((1, 4, 16), min_length=1)
+    sampling: dict[str, int | float | str] = Field(default_factory=dict)
+    bootstrap: int = Field(2000, ge=0)
+
+
+class Candidates(Protocol):
+    """Draws several pictures of a prompt and tells each one's caption loss."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when pictures or losses would."""
+        ...
+
+    def candidates(
+        self, prompt: str, n: int, seed: int, sampling: Mapping[str, int | float | str]
+    ) -> tuple[list[Image.Image], list[float]]:
+        """``n`` pictures and their caption losses; the first ones do not depend on ``n``."""
+        ...
+
+
+class BestOfReport(Config):
+    """What one run found: accuracy by "en best of 4" and so on, and the mean caption loss of the chosen."""
+
+    format: Literal[1] = 1
+    plan: BestOfPlan
+    accuracy: dict[str, Accuracy]
+    losses: dict[str, float]
+    selection: Selection
+    facts: dict[str, str | int | float]
+
+
+def evaluate_best_of(
+    plan: BestOfPlan,
+    corpus: Path,
+    reader: AttributeReader,
+    drawer: Candidates,
+    work: Path,
+    progress: Progress | None = None,
+) -> tuple[BestOfReport, dict[str, NDArray[np.uint8]]]:
+    """Draw, rank, read; the report, and each set's pictures (n, size, size, 3) in the selection's order.
+
+    Raises CogViewError as :func:`~cogview.evaluation.attributes.evaluate_attributes`.
+    """
+    avatars = read_avatars(corpus, plan.source, plan.languages)
+    selection = select(avatars, reader.config.attributes, plan.count, plan.seed, plan.split)
+    known = {avatar.key: avatar for avatar in avatars}
+    chosen = [known[key] for key in selection.keys]
+    shape, losses = reader.config.preprocessing, dict[str, float]()
+    sets = {REAL: real_pictures(corpus, chosen, shape)}
+    folder = _folder(plan, selection, drawer, work)
+    for language in plan.languages:
+        drawn = _draw_all(plan, chosen, language, drawer, folder / language, progress)
+        for size in plan.sizes:
+            name = f"{language} best of {size}"
+            best = [int(np.argmin(own[:size])) for own in drawn]
+            sets[name] = _chosen(folder / language, best, shape)
+            losses[name] = float(np.mean([own[i] for own, i in zip(drawn, best, strict=True)]))
+    answers = {
+        name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
+    }
+    facts: dict[str, str | int | float] = {
+        "model": drawer.name,
+        "model_fingerprint": drawer.fingerprint,
+        "classifier_fingerprint": reader.fingerprint,
+        "corpus_fingerprint": corpus_fingerprint(avatars),
+        **versions(),
+    }
+    accuracy = score(answers, REAL, plan.bootstrap, plan.seed)
+    report = BestOfReport(plan=plan, accuracy=accuracy, losses=losses, selection=selection, facts=facts)
+    return report, sets
+
+
+def _folder(plan: BestOfPlan, selection: Selection, drawer: Candidates, work: Path) -> Path:
+    """The folder of this run's candidates: one for each model, settings, number and selection."""
+    facts = {
+        "model": drawer.fingerprint,
+        "seed": plan.seed,
+        "most": max(plan.sizes),
+        "sampling": plan.sampling,
+        "keys": selection.keys,
+    }
+    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
+    folder = work / f"best-of-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    try:
+        for language in plan.languages:
+            (folder / language).mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CogViewError(f"{folder}: cannot be written ({error.strerror}); choose another --work") from None
+    return folder
+
+
+def _draw_all(
+    plan: BestOfPlan,
+    chosen: Sequence[Avatar],
+    language: str,
+    drawer: Candidates,
+    folder: Path,
+    progress: Progress | None,
+) -> list[list[float]]:
+    """The caption losses of every prompt's candidates; what is not in ``folder`` yet is drawn.
+
+    Prompt i is drawn with the seed ``plan.seed + i``. Its losses are written last: where they are, its
+    pictures are.
+    """
+    found, most = [], max(plan.sizes)
+    for i, avatar in enumerate(chosen):
+        told = folder / f"{i:05d}.json"
+        if not told.is_file():
+            pictures, losses = drawer.candidates(
+                avatar.captions[language], most, plan.seed + i, plan.sampling
+            )
+            for number, picture in enumerate(pictures):
+                save_picture(picture, _path(folder, i, number))
+            part = told.with_suffix(".part")
+            part.write_text(json.dumps(losses), encoding="utf-8")
+            os.replace(part, told)
+        found.append(_losses(told, most))
+        if progress:
+            progress(f"drawing {language}", i + 1, len(chosen))
+    return found
+
+
+def _losses(path: Path, most: int) -> list[float]:
+    losses = load_json(path)
+    if not isinstance(losses, list) or len(losses) != most:
+        raise CogViewError(f"{path}: damaged; delete it to have its pictures drawn again")
+    return [float(loss) for loss in losses]
+
+
+def _path(folder: Path, prompt: int, number: int) -> Path:
+    return folder / f"{prompt:05d}-{number:02d}.png"
+
+
+def _chosen(folder: Path, best: Sequence[int], shape: Preprocessing) -> NDArray[np.uint8]:
+    return np.stack([load_picture(_path(folder, i, number), shape) for i, number in enumerate(best)])
