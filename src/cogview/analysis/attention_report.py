@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, observe
 from cogview.errors import CogViewError
@@ -91,16 +93,14 @@ def analyse(model: CogView, prompt: str, words: Sequence[str] = (), seed: int = 
     places = [[1 + n for n in find_word(model, pieces, word)] for word in words]
     sequence = model.form.training(pieces, picture.codes)
     layout = lay_out(sequence, model.form.vocabulary, model.form.grid)
-    transformer = model.family.transformer("base")
-    ids, positions = (_tensor(array) for array in (sequence.ids, sequence.positions))
-    facts = observe(transformer, ids, positions, layout, places)
+    ids, positions = tensors(sequence)
+    facts = observe(model.family.transformer("base"), ids, positions, layout, places)
     return AttentionReport(picture, tuple(word.strip() for word in words), tuple(facts))
 
 
-def _tensor(array: NDArray[np.int64]) -> Any:
-    import torch
-
-    return torch.from_numpy(array)
+def tensors(sequence: TokenSequence) -> tuple[Tensor, Tensor]:
+    """ids and positions (L,) int64 of a sequence."""
+    return torch.from_numpy(sequence.ids), torch.from_numpy(sequence.positions)
 
 
 # ------------------------------------------------------------------------------------------------ pictures

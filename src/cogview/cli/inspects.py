@@ -40,3 +40,46 @@ def attention(
     page = write(report, out)
     counts = Counter(verdict.bias for verdict in report.verdicts)
     typer.echo(f"{page}: {report.layers} layers; heads: " + ", ".join(f"{n} {b}" for b, n in counts.items()))
+
+
+@inspects.command()
+def stability(
+    model: Annotated[str, typer.Option("--model", "-m", help="A model's name or directory.")] = "pictogram",
+    role: Annotated[str, typer.Option(help="Which of its transformers.")] = "base",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What is drawn and read; may be given again.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Value ranges layer by layer, and how many doublings are left before fp16 overflows.
+
+    Pictures are drawn for the prompts and read once more with their text; the largest sizes of the residual
+    stream, the branches and the attention scores are shown (CogView, section 2.4).
+
+    cogview inspect stability --model pictogram
+    """
+    import json
+
+    from cogview.analysis.attention_report import tensors
+    from cogview.analysis.stability import layer_ranges
+    from cogview.pipeline import CogView
+
+    family = CogView.from_pretrained(model)
+    pictures = family.generate(prompt or ["a blue monster with round eyes, red background"], seed=seed)
+    sequences = [family.form.training(family.encode(p.caption), p.codes) for p in pictures]
+    transformer = family.family.transformer(role)
+    ranges = [layer_ranges(transformer, ids[None], positions) for ids, positions in map(tensors, sequences)]
+    worst = [max(layer, key=lambda r: r.largest) for layer in zip(*ranges, strict=True)]
+    if as_json:
+        typer.echo(json.dumps([{**vars(r), "headroom": r.headroom} for r in worst], indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    names = ("stream", "attention", "feed_forward", "wide", "scores")
+    table = Table("layer", *(name.replace("_", " ") for name in names), "headroom")
+    for r in worst:
+        cells = [f"{getattr(r, name):.4g}" for name in names]
+        table.add_row(str(r.layer), *cells, f"2^{r.headroom:.1f}")
+    Console().print(table)
