@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview.data.images import BadImage, Limits, centre_crop, decode, resize_shorter, square
+from cogview.data.images import (
+    BadImage,
+    Limits,
+    centre_crop,
+    decode,
+    resize_shorter,
+    square,
+    square_without_antialias,
+)
 from cogview.data.shards import Preprocessing
 
 
@@ -159,3 +167,20 @@ def test_box_halving_is_the_mean_of_four() -> None:
     blocks = np.asarray(image, dtype=np.float64).reshape(8, 2, 8, 2, 3).mean((1, 3))
     found = square(image, Preprocessing(size=8, resample="box"))
     assert np.abs(found - blocks).max() <= 1.0  # rounded twice, by rows and by columns
+
+
+def test_without_antialiasing_every_pixel_hangs_on_four() -> None:
+    """Shrunk 4 times, only the two middle rows and columns of each block count; written out by hand."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    made = square_without_antialias(Image.fromarray(pixels), 8)
+    assert made.shape == (8, 8, 3) and made.dtype == np.uint8
+    blocks = pixels.reshape(8, 4, 12, 4, 3)[:, 1:3, :, 1:3].astype(np.float64).mean((1, 3))
+    assert np.array_equal(made, np.round(blocks[:, 2:10]))  # the middle 8 of 12 columns
+    same = square_without_antialias(Image.fromarray(pixels[:, :32]), 32)
+    assert np.array_equal(same, pixels[:, :32])
+
+
+def test_without_antialiasing_the_longer_side_is_cut_down() -> None:
+    tall = square_without_antialias(Image.new("L", (7, 20), 9), 5)  # 5 x 14, rows 4 to 8 stay
+    assert tall.shape == (5, 5, 3) and (tall == 9).all()

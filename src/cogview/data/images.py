@@ -161,3 +161,25 @@ def released_tensor(image: Image.Image, size: int) -> NDArray[np.float32]:
     values = np.asarray(resized, dtype=np.float32)[..., :3] / np.float32(255.0)
     scaled = (values - np.array(RELEASED_MEAN, np.float32)) / np.array(RELEASED_STD, np.float32)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
+def square_without_antialias(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """CogView2's released preprocessing: (size, size, 3) uint8, the centre of the picture made smaller.
+
+    icetk shrinks tensors of bytes, which torchvision did bilinearly without antialiasing until 0.17; codes of
+    pictures prepared otherwise differ from the release's. Pictures of other modes become RGB.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)  # (3, H, W)
+    height, width = pixels.shape[1:]
+    short = min(height, width)
+    if short != size:
+        long = int(size * max(height, width) / short)
+        to = (size, long) if height <= width else (long, size)
+        scaled = interpolate(pixels[None].float(), to, mode="bilinear", align_corners=False)[0]
+        pixels = scaled.round().to(torch.uint8)
+    top, left = (round((side - size) / 2.0) for side in pixels.shape[1:])
+    cut: NDArray[np.uint8] = pixels[:, top : top + size, left : left + size].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(cut)
