@@ -60,7 +60,7 @@ def upscaling(
 
       cogview eval upscaling --data corpus/ --lpips vgg16.safetensors -n 200 --out sr.json --sheet sr.png
     """
-    from cogview.cli.evaluate import _write_sheet, bars
+    from cogview.cli.evaluate import write_sheet, bars
     from cogview.config import validate
     from cogview.data.shards import Preprocessing
     from cogview.evaluation.reconstruction import spread
@@ -82,7 +82,7 @@ def upscaling(
         write_report(report, out)
     if sheet:
         rows = spread(sources, shown)
-        _write_sheet(sheet, [pictures[rows] for pictures in ways.values()], len(rows))
+        write_sheet(sheet, [pictures[rows] for pictures in ways.values()], len(rows))
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
