@@ -235,6 +235,23 @@ def test_it_is_another_data_set_than_without(
         build(source, doubled.directory, images, texts, other)
 
 
+def test_pictures_may_be_three_times_smaller(
+    source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
+) -> None:
+    thrice = LARGE.model_copy(update={"preprocessing": Preprocessing(size=36), "scale": 3})
+    found = build(source, tmp_path, images, texts, thrice)
+    assert (found.index.grid, found.index.context_grid) == ((6, 6), (2, 2))
+    item = found[3]
+    large = Image.fromarray(
+        square(noise(20 + int(item.key[:2]), 30, int(item.key[:2])), Preprocessing(size=36))
+    )
+    small = torch.from_numpy(np.array(large.resize((12, 12), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    np.testing.assert_array_equal(item.context, images.encode(small[None].float() / 255)[0].numpy())
+    other = thrice.model_copy(update={"preprocessing": Preprocessing(size=24)})
+    with pytest.raises(CogViewError, match="4 x 4 codes, which cannot be divided by 3"):
+        build(source, tmp_path / "other", images, texts, other)
+
+
 def test_half_a_code_cannot_be(
     source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
 ) -> None:

@@ -133,14 +133,18 @@ def build_command(
         int | None,
         typer.Option(
             "--size",
-            help="Side of the pictures (default: the tokenizer's own; twice that for super-resolution).",
+            help="Side of the pictures (default: the tokenizer's own; --scale times it to upscale).",
             min=1,
         ),
     ] = None,
     super_resolution: Annotated[
         bool,
-        typer.Option("--super-resolution", help="Encode each picture at half its size too, for upscaling."),
+        typer.Option("--super-resolution", help="Encode each picture small too, for upscaling."),
     ] = False,
+    scale: Annotated[
+        int,
+        typer.Option("--scale", help="For super-resolution: how many times smaller a side is then.", min=2),
+    ] = 2,
     resample: ResampleOption = "bilinear",
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
@@ -153,14 +157,17 @@ def build_command(
 ) -> None:
     """Encode pictures and captions into token shards. A build that stopped goes on when run again."""
     from cogview.data.build import Builder, BuildSettings
+    from cogview.tokenizers.images import read_image_tokenizer
     from cogview.tokenizers.text import TextTokenizer
-    from cogview.tokenizers.vqvae import ImageTokenizer
 
     images_at, texts_at = _tokenizers(image_tokenizer, text_tokenizer, tokenizers)
-    encoder, pieces = ImageTokenizer.from_directory(images_at), TextTokenizer.from_file(texts_at)
+    encoder, pieces = read_image_tokenizer(images_at), TextTokenizer.from_file(texts_at)
     settings = BuildSettings(
-        preprocessing=_preprocessing(size or encoder.image_size * (1 + super_resolution), resample),
+        preprocessing=_preprocessing(
+            size or encoder.image_size * (scale if super_resolution else 1), resample
+        ),
         super_resolution=super_resolution,
+        scale=scale,
         limits=_limits(max_bytes, max_pixels),
         shard_records=shard_records,
         batch=batch,

@@ -5,7 +5,7 @@ then a journal (``build.json``) says how far the build came. A build that stoppe
 on from there: every good record ends in exactly one shard. ``index.json`` is written last, so a half-built
 data set cannot be mistaken for a whole one.
 
-For super-resolution (CogView, section 3.1) each picture is tokenised twice, large and halved, and both kinds
+For super-resolution (CogView, section 3.1) each picture is tokenised twice, large and small, and both kinds
 of codes stand side by side. The paper crops regions of the base size first; here a picture may also stay
 whole at twice that size, and training takes windows of it with the part of the small picture under them,
 which is what the sliding window does when it draws.
@@ -78,11 +78,12 @@ class TextEncoder(Protocol):
 class BuildSettings(Config):
     """How a data set is built. ``shard_records`` records of the source go into a shard.
 
-    super_resolution: tokenise each picture at half its size too.
+    super_resolution: tokenise each picture small too, ``scale`` times smaller a side.
     """
 
     preprocessing: Preprocessing
     super_resolution: bool = False
+    scale: int = Field(default=2, ge=2)
     limits: Limits = Limits()
     shard_records: int = Field(default=4096, ge=1)
     batch: int = Field(default=64, ge=1)
@@ -116,24 +117,26 @@ class Builder:
             settings,
         )
         self.grid = images.grid(settings.preprocessing.size)
-        self.small = self._halved()
+        self.small = self._reduced()
         self.codes_type, self.texts_type = smallest_type(images.codes), smallest_type(texts.pieces)
 
-    def _halved(self) -> Preprocessing | None:
-        """How the small pictures are made; CogViewError where halves would not be whole codes."""
+    def _reduced(self) -> Preprocessing | None:
+        """How the small pictures are made; CogViewError where they would not be whole codes."""
         if not self.settings.super_resolution:
             return None
-        large = self.settings.preprocessing
-        if large.size % 2 or any(side % 2 for side in self.grid):
+        large, scale = self.settings.preprocessing, self.settings.scale
+        if large.size % scale or any(side % scale for side in self.grid):
+            part = "halved" if scale == 2 else f"divided by {scale}"
             raise CogViewError(
                 f"pictures of {large.size} px have {self.grid[0]} x {self.grid[1]} codes, which cannot be "
-                f"halved; choose a --size whose half is a multiple of the tokenizer's pixels a code"
+                f"{part}; choose a --size of which that part is a multiple of the tokenizer's pixels a code"
             )
-        return large.model_copy(update={"size": large.size // 2})
+        return large.model_copy(update={"size": large.size // scale})
 
     def plan(self) -> str:
         """A hash of all that decides the result; a stopped build only goes on under the same plan."""
         left_out = {"batch"} if self.small else {"batch", "super_resolution"}
+        left_out |= {"scale"} if self.settings.scale == BuildSettings.model_fields["scale"].default else set()
         settings = self.settings.model_dump_json(exclude=left_out)
         parts = [self.source.fingerprint(), self.images.fingerprint, self.texts.fingerprint, settings]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
