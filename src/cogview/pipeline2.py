@@ -6,7 +6,7 @@ of a sequence is masked; :class:`~cogview.pipeline.CogView` is the pipeline of m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -95,6 +95,19 @@ class CogView2(CogView):
 
     def _ways(self) -> dict[str, Any]:
         return {"precision": self.precision, "deterministic": self.engine.deterministic}
+
+    def draw(
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        style: str | None = None,
+        settings: Mapping[str, float | None] | None = None,
+        *arguments: Any,
+        **more: Any,
+    ) -> Iterator[Picture]:
+        """As :meth:`CogView.draw`, with the style's own settings where it has any."""
+        return super().draw(prompt, n, seed, style, self._settings(settings, style), *arguments, **more)
 
     # ------------------------------------------------------------------------------------------ editing
 
@@ -239,9 +252,18 @@ class CogView2(CogView):
 
     def caption(self, *arguments: Any, language: str | None = None, **more: Any) -> list[list[Caption]]:
         """Describe pictures in a language, English by default; see :meth:`CogView.caption`."""
+        spoken = language or "en"
+        return super(CogView2, self._speaking(spoken)).caption(*arguments, language=spoken, **more)
+
+    def best_of(self, pictures: Sequence[Picture], keep: int) -> list[Picture]:
+        return super(CogView2, self._speaking(language(pictures[0].caption))).best_of(pictures, keep)
+
+    def _speaking(self, language: str) -> CogView2:
+        """The same models, captions in a language."""
         speaking = copy(self)
-        speaking.captioner = self.captioner_in(language or "en")
-        return super(CogView2, speaking).caption(*arguments, language=language or "en", **more)
+        speaking.captioner = self.captioner_in(language)
+        speaking.__dict__.pop("scorer", None)
+        return speaking
 
     def score(
         self,
@@ -261,12 +283,8 @@ class CogView2(CogView):
             return self._released_scores(listed(pictures), [texts] if isinstance(texts, str) else list(texts))
         columns = []
         for text in [texts] if isinstance(texts, str) else texts:
-            speaking = copy(self)
-            speaking.captioner = self.captioner_in(language(text))
-            speaking.__dict__.pop("scorer", None)
-            columns.append(
-                super(CogView2, speaking).score(pictures, text, batch_size=batch_size, progress=progress)
-            )
+            score = super(CogView2, self._speaking(language(text))).score
+            columns.append(score(pictures, text, batch_size=batch_size, progress=progress))
         return np.concatenate(columns, 1)
 
     @torch.inference_mode()
@@ -299,15 +317,17 @@ class CogView2(CogView):
         return self.coglm.text_ids(self.encode(self.caption_for(prompt, style)))
 
     def _sampling(self, settings: Mapping[str, float | None] | None, style: str | None) -> Sampling:
-        """The family's settings, the style's over them, those given over both."""
-        own = getattr(self.family.config, "style_defaults", {})
-        chosen = [
-            own[name].model_dump(exclude_none=True)
-            for name, phrases in self.styles.items()
-            if style is not None and phrases is self.style(style) and name in own
-        ]
-        given = {name: value for name, value in (settings or {}).items() if value is not None}
-        return self.sampling({**(chosen[0] if chosen else {}), **given})
+        return self.sampling(self._settings(settings, style))
+
+    def _settings(
+        self, settings: Mapping[str, float | None] | None, style: str | None
+    ) -> dict[str, float | None]:
+        """Those given over those that suit the style; the family's come under both."""
+        suited = self.family.config.style_defaults
+        phrases = None if style is None else self.style(style)
+        names = [name for name, known in self.styles.items() if known is phrases and name in suited]
+        chosen = suited[names[0]].model_dump(exclude_none=True) if names else {}
+        return {**chosen, **{name: value for name, value in (settings or {}).items() if value is not None}}
 
     def _streams(self, n: int, seed: int | None) -> list[tuple[int, int]]:
         if n < 1:
