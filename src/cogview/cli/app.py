@@ -68,9 +68,9 @@ A picture, with the model that came with this package:
 
     cogview generate "a blue monster with round eyes, red background" -n 4 --seed 7 -o out/
 
-Your own pictures, each with its caption beside it (cat.png and cat.txt):
+Your own pictures, each with its caption beside it (cat.png and cat.txt) or none:
 
-    cogview data check my-pictures/
+    cogview train-on my-pictures/ --out models/mine --size tiny
 
 Every verb explains itself: cogview VERB --help."""
 

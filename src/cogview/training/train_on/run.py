@@ -278,6 +278,12 @@ class TrainOn:
     def _model(self) -> None:
         facts = self._measures()
         self._save(facts=facts)
+        least, last = (facts.get(f"transformer_{name}", 0.0) for name in ("least_loss", "loss"))
+        if last > 1.15 * least > 0:
+            self._say(
+                f"  learnt by heart: the loss on held-out pictures went from {least:.2f} up to {last:.2f}; "
+                "for new pictures take more data, or fewer steps (--set transformer.steps=…)"
+            )
         card = self.work / "card.md"
         write_card(card, self.out.name, self.state.settings.model_dump(mode="json"), self.state.survey, facts)
         runs = {"base": self.work / "transformer"}
@@ -416,11 +422,12 @@ class TrainOn:
         """The last evaluation of both runs, by name."""
         found: dict[str, float] = {}
         for run in ("image_tokenizer", "transformer"):
-            lines = MetricsFile(self.work / run / "metrics.jsonl")
-            last = (
-                [line for line in lines.lines() if line["kind"] == "evaluate"] if lines.path.exists() else []
-            )
-            for name, value in (last[-1] if last else {}).items():
+            file = MetricsFile(self.work / run / "metrics.jsonl")
+            lines = file.lines() if file.path.exists() else []
+            told = [line for line in lines if line["kind"] == "evaluate"]
+            losses = [float(line["loss"]) for line in told if "loss" in line]
+            found.update({f"{run}_least_loss": min(losses)} if losses else {})
+            for name, value in (told[-1] if told else {}).items():
                 if name not in ("kind", "step", "time") and isinstance(value, int | float):
                     found[f"{run}_{name}"] = float(value)
         return found
