@@ -142,6 +142,22 @@ def test_weights_by_target_and_as_released() -> None:
     assert released.weights.tolist() == [0, 5, 5, 5, 5, 5, 1, 1, 1, 1]
 
 
+def test_aligned_codes_stand_on_their_blocks() -> None:
+    """2 x 2 codes over 4 x 4: each where the upper left one of its four stands; the rest is as it was."""
+    more = Vocabulary(image_codes=30, text_pieces=20)
+    sizes = {"grid": (4, 4), "context_grid": (2, 2), "vocabulary": more}
+    own, aligned = (
+        tiny("super_resolution", context_positions=way, **sizes).training([0, 1], range(10, 26), [1, 2, 3, 4])
+        for way in ("own", "aligned")
+    )
+    assert own.ids.tolist() == aligned.ids.tolist()
+    at = {int(token): int(position) for token, position in zip(aligned.ids, aligned.positions, strict=True)}
+    assert [at[small] for small in (1, 2, 3, 4)] == [at[10 + block] for block in (0, 2, 8, 10)]
+    assert aligned.positions.tolist()[:5] == own.positions.tolist()[:5]  # [ROI1] a b [BASE] [BOI1]
+    assert aligned.positions.tolist()[10:] == own.positions.tolist()[10:]  # after [EOI1]
+    assert at[more.control("[EOI1]")] == at[more.control("[EOI2]")]
+
+
 def test_weights_of_what_is_given() -> None:
     seen = tiny(visibility="prefix").training([0, 1], [1, 2, 3, 4])
     assert seen.prefix == 3
@@ -192,6 +208,19 @@ def test_too_much_or_the_wrong_thing_is_one_clear_line() -> None:
             "vocabulary": Vocabulary(image_codes=1, text_pieces=1, controls=(*CONTROLS[:8], "[BASE]")),
         },
         {"vocabulary": Vocabulary.cogview2()},
+        {"context_positions": "aligned"},
+        {
+            "kind": "super_resolution",
+            "context_grid": (1, 2),
+            "context_positions": "aligned",
+            "image_positions": "index",
+        },
+        {
+            "kind": "super_resolution",
+            "context_grid": (2, 2),
+            "grid": (2, 3),
+            "context_positions": "aligned",
+        },
         {"text_weigth": 2},
     ],
 )

@@ -17,7 +17,7 @@ base model knows.
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -70,10 +70,16 @@ def recounted_positions(ids: ArrayLike, restart: int, rule: Recount, limit: int 
 
 @dataclass(frozen=True)
 class _Part:
-    """A run of tokens, and where it starts in the fixed arrangement."""
+    """A run of tokens, where it starts in the fixed arrangement, and each token's offset from there."""
 
     ids: Ids
     start: int
+    offsets: Ids | None = None
+
+    @property
+    def positions(self) -> Ids:
+        """In the fixed arrangement."""
+        return self.start + (np.arange(len(self.ids)) if self.offsets is None else self.offsets)
 
 
 class SequenceFormat(Config):
@@ -88,7 +94,9 @@ class SequenceFormat(Config):
     context_weight further weighs what stands before [ROI2]. weighting: by the predicted token (``target``)
     or, as ``released``, by the token before it, so that the first code counts as text and [EOI1] as image.
     visibility ``prefix``: what is given is seen both ways and not trained. recount: see
-    :func:`recounted_positions`.
+    :func:`recounted_positions`. context_positions ``aligned`` (with fixed ones): a code of the small picture
+    stands where the first of the codes that it becomes stands, so a model that knows where codes lie knows
+    which of both pictures belong together. The paper counts those of the small one by themselves (``own``).
     """
 
     kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
@@ -102,6 +110,7 @@ class SequenceFormat(Config):
     text_weight: float = Field(1.0, ge=0)
     image_weight: float = Field(1.0, ge=0)
     context_weight: float = Field(1.0, ge=0)
+    context_positions: Literal["own", "aligned"] = "own"
     weighting: Literal["target", "released"] = "target"
     visibility: Literal["causal", "prefix"] = "causal"
     recount: Recount = "finetune"
@@ -110,6 +119,11 @@ class SequenceFormat(Config):
     def _consistent(self) -> Self:
         if (self.context_grid is None) != (self.kind != "super_resolution"):
             raise ValueError("context_grid belongs to super_resolution, which needs it")
+        if self.context_positions == "aligned":
+            if self.context_grid is None or self.image_positions != "fixed":
+                raise ValueError("context_positions aligned is for super_resolution with fixed positions")
+            if any(side % small for side, small in zip(self.grid, self.context_grid, strict=True)):
+                raise ValueError("context_positions aligned needs a grid that is a multiple of context_grid")
         if self.end is not None and self.kind != "image_to_text":
             raise ValueError("end belongs to image_to_text")
         if self.text_limit < 1 and self.kind == "image_to_text":
@@ -221,6 +235,14 @@ class SequenceFormat(Config):
         start, begin, end = map(self.vocabulary.control, (self.size, f"[BOI{index}]", f"[EOI{index}]"))
         return _Part(np.concatenate([[start, begin], self._picture(codes, expected), [end]]), self.text_slots)
 
+    def _context_offsets(self) -> Ids | None:
+        """Of [size] [BOI1] codes [EOI1] where the small picture is aligned with the large one."""
+        if self.context_positions == "own" or self.context_grid is None:
+            return None
+        cells = np.arange(self.codes).reshape(self.grid)
+        steps = [side // small for side, small in zip(self.grid, self.context_grid, strict=True)]
+        return np.concatenate([[0, 1], 2 + cells[:: steps[0], :: steps[1]].ravel(), [2 + self.codes]])
+
     def _parts(self, text: ArrayLike, codes: ArrayLike, context: ArrayLike = ()) -> list[_Part]:
         """The runs of tokens in their order; the last one is what a model generates."""
         control, words = self.vocabulary.control, self._text(text)
@@ -231,7 +253,7 @@ class SequenceFormat(Config):
             return [self._wrap(codes, self.codes), _Part(np.append(words, end).astype(np.int64), 0)]
         return [
             _Part(words, 0),
-            self._wrap(context, self.context_codes),
+            replace(self._wrap(context, self.context_codes), offsets=self._context_offsets()),
             _Part(np.array([control("[ROI2]"), control("[POS0]")]), 0),
             self._wrap(codes, self.codes, index=2),
         ]
@@ -240,7 +262,7 @@ class SequenceFormat(Config):
         """Ids and positions of the whole sequence, and how many tokens stand before the last part."""
         ids, given = np.concatenate([part.ids for part in parts]), sum(len(part.ids) for part in parts[:-1])
         if self.image_positions == "fixed":
-            return ids, np.concatenate([part.start + np.arange(len(part.ids)) for part in parts]), given
+            return ids, np.concatenate([part.positions for part in parts]), given
         if self.kind == "super_resolution":
             return ids, recounted_positions(ids, self.vocabulary.control("[ROI2]"), self.recount), given
         return ids, np.arange(len(ids), dtype=np.int64), given

@@ -62,6 +62,7 @@ class FormatRecipe(Config):
     text_weight: float = Field(1.0, ge=0)
     image_weight: float = Field(1.0, ge=0)
     context_weight: float = Field(1.0, ge=0)
+    context_positions: Literal["own", "aligned"] = "own"
     weighting: Literal["target", "released"] = "target"
 
     @model_validator(mode="after")
