@@ -23,12 +23,14 @@ import yaml
 from PIL import Image, ImageDraw
 
 from cogview.cli.app import main
+from cogview.coglm import CogLMFormat
+from cogview.coglm.format import END
 from cogview.family import FamilyConfig, Fingerprints, Role, write_family
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.transformer.model import Transformer, TransformerConfig
-from cogview.vocabulary import Vocabulary
+from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,6 +49,7 @@ TINY_LAYERS = {"model.channels": [8, 8], "model.blocks": [0, 0], "model.attentio
 SMALLER: dict[str, dict[str, object]] = {
     "image_tokenizer": {"steps": 3, "warmup_steps": 1} | TINY_CODES | TINY_LAYERS,
     "transformer": {"steps": 3, "model.layers": 1, "model.hidden": 16, "model.heads": 2},
+    "coglm": {"steps": 3, "model.layers": 1, "model.hidden": 16, "model.heads": 2},
 }
 TRAIN_ON: dict[str, object] = {"transformer.steps": 3, "transformer.batch_size": 4}
 TRAIN_ON_ALONE = {
@@ -101,10 +104,11 @@ def write_tiny_family(directory: Path, work: Path) -> None:
     form = SequenceFormat(vocabulary=vocabulary, grid=(4, 4))
     sizes = {"vocab_size": vocabulary.padded_size, "max_positions": form.max_positions}
     double = SequenceFormat(kind="super_resolution", vocabulary=vocabulary, grid=(4, 4), context_grid=(2, 2))
-    parts = {name: work / name for name in ("image_tokenizer", "text.model", "base", "sr")}
+    describing = SequenceFormat(kind="image_to_text", vocabulary=vocabulary, grid=(4, 4), end="[SEP]")
+    parts = {name: work / name for name in ("image_tokenizer", "text.model", "base", "sr", "caption")}
     ImageTokenizer(shape).save(parts["image_tokenizer"])
     text.save(parts["text.model"])
-    for name in ("base", "sr"):
+    for name in ("base", "sr", "caption"):
         Transformer(TransformerConfig(layers=1, hidden=16, heads=2, **sizes)).save(parts[name])
     images = ImageTokenizer.from_directory(parts["image_tokenizer"])
     config = FamilyConfig(
@@ -113,10 +117,31 @@ def write_tiny_family(directory: Path, work: Path) -> None:
         roles={
             "base": Role(directory="base", sequences=form),
             "super_resolution": Role(directory="sr", sequences=double),
+            "caption": Role(directory="caption", sequences=describing),
         },
         styles=STYLES,
         fingerprints=Fingerprints(image_tokenizer=images.fingerprint, text_tokenizer=text.fingerprint),
     )
+    write_family(config, directory, parts)
+
+
+def write_tiny_coglm(directory: Path, work: Path, other: Path) -> None:
+    """A family named ``pictogram-2`` with random weights and the tokenizers of another."""
+    torch.manual_seed(0)
+    text, images = TextTokenizer.from_file(other / "text.model"), other / "image_tokenizer"
+    vocabulary = Vocabulary(image_codes=32, text_pieces=text.pieces, controls=(*COGVIEW2_CONTROLS, END))
+    form = CogLMFormat(vocabulary=vocabulary, grid=(4, 4), end=END)
+    sizes = {"vocab_size": vocabulary.padded_size, "max_positions": form.max_positions}
+    Transformer(TransformerConfig(layers=1, hidden=16, heads=2, **sizes)).save(work / "coglm")
+    config = FamilyConfig(
+        name="pictogram-2",
+        vocabulary=vocabulary,
+        roles={"base": Role(directory="base", sequences=form)},
+        fingerprints=Fingerprints(
+            image_tokenizer=ImageTokenizer.from_directory(images).fingerprint, text_tokenizer=text.fingerprint
+        ),
+    )
+    parts = {"image_tokenizer": images, "text.model": other / "text.model", "base": work / "coglm"}
     write_family(config, directory, parts)
 
 
@@ -141,6 +166,7 @@ def tiny_family(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for folder in (home / "models", tmp_path / "parts"):
         folder.mkdir()
     write_tiny_family(home / "models" / "pictogram", tmp_path / "parts")
+    write_tiny_coglm(home / "models" / "pictogram-2", tmp_path / "parts", home / "models" / "pictogram")
     monkeypatch.setattr("cogview.family.PACKAGED", tmp_path / "nothing")
 
 
