@@ -27,7 +27,14 @@ from cogview.data.shards import (
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.generation.sampling import Sampling
-from cogview.training.tasks.enlarging import DirectRecipe, DirectTask, IterativeRecipe, IterativeTask, hide
+from cogview.training.tasks.enlarging import (
+    DirectRecipe,
+    DirectTask,
+    EnlargingRecipe,
+    IterativeRecipe,
+    IterativeTask,
+    hide,
+)
 from cogview.training.trainer import Trainer, prepare_directory
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -121,10 +128,10 @@ def test_direct_starts_as_the_coglm_and_trains_the_decoder_alone(data: Path) -> 
     assert isinstance(model, Transformer)
     task.initialize(model, data)
     base = Transformer.from_directory(data / "coglm")
-    block, still = model.blocks[1].attention, base.blocks[1].attention
-    assert torch.equal(block.decoder_qkv.weight, still.qkv.weight)
-    assert torch.equal(block.decoder_out.bias, still.out.bias)
-    places = model.extra_positions.weight.view(6, 9, -1)  # type: ignore[union-attr]
+    begun, known = model.state_dict(), base.state_dict()
+    for own, source in (("decoder_qkv.weight", "qkv.weight"), ("decoder_out.bias", "out.bias")):
+        assert torch.equal(begun[f"blocks.1.attention.{own}"], known[f"blocks.1.attention.{source}"])
+    places = begun["extra_positions.weight"].view(6, 9, -1)
     first = BASE.begin_position + 1
     assert torch.equal(places[5, 8], base.positions.weight[first + 5])
     assert torch.equal(places[2, 3], base.positions.weight[first + 1])
@@ -135,7 +142,7 @@ def test_direct_starts_as_the_coglm_and_trains_the_decoder_alone(data: Path) -> 
     batch, _ = next(task.loader(None))
     optimizer = torch.optim.SGD(chosen.values(), lr=1.0)
     loss, _ = task.loss(model, batch, 0, "model")
-    loss.backward()
+    torch.autograd.backward(loss)
     optimizer.step()
     changed = {name for name, x in model.state_dict().items() if not torch.equal(x, before[name])}
     assert changed == set(chosen)
@@ -197,8 +204,8 @@ def test_what_does_not_fit_is_told_before_training(data: Path, tmp_path: Path) -
 @pytest.mark.parametrize("size", ["", "-released"])
 @pytest.mark.parametrize("name", ["direct", "iterative"])
 def test_the_recipes_are_valid(name: str, size: str) -> None:
-    kind = {"direct": DirectRecipe, "iterative": IterativeRecipe}[name]
-    found = read_yaml(kind, RECIPES / f"cogview2-{name}{size}.yaml")
+    kinds: dict[str, type[EnlargingRecipe]] = {"direct": DirectRecipe, "iterative": IterativeRecipe}
+    found = read_yaml(kinds[name], RECIPES / f"cogview2-{name}{size}.yaml")
     assert found.window == ((9, 5) if size else (9, 9))
 
 

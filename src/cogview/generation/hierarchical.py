@@ -159,7 +159,7 @@ def _draw(
 ) -> Tensor:
     """The codes (n,) of one picture, each by itself, from its states (n, h)."""
     drawn = []
-    for places in torch.arange(len(states), device=states.device).split(ROWS):
+    for places in torch.split(torch.arange(len(states), device=states.device), ROWS):
         chances = sampling.restrict(model.head(states[places]).float(), settings, model.clusters)
         drawn.append(sampling.draw(chances, streams.gumbel_of(image, places, chances.shape[1])))
     return torch.cat(drawn)

@@ -247,6 +247,14 @@ class EnlargingTask(Task):
                 sums[name] = sums.get(name, 0.0) + float(value) * size
         return {name: total / count for name, total in sums.items()}
 
+    def samples(self, model: nn.Module, directory: Path, step: int) -> None:
+        """None: the metrics say enough of single codes."""
+        return
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """There is no state."""
+        return
+
     def compile(self, model: nn.Module) -> None:
         """Compile block by block."""
         for block in cast(Transformer, model).blocks:
