@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from cogview.cli.app import main
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.importers.hvqvae import BUFFERS, PARTS, import_hvqvae, read_hvqvae, released_config, rename
 from cogview.tokenizers.hvqvae import HierarchicalConfig, HierarchicalTokenizer
+from cogview.tokenizers.images import read_image_tokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.parity.hvqvae import State, code_vectors, nearest, paint, recipe_weights
 
 KEYS = Path(__file__).parents[1] / "fixtures/cogview2/keys_icetk_image_full.json"
@@ -177,3 +181,28 @@ def test_a_directory_of_another_model_is_refused(tmp_path: Path, tiny: Hierarchi
     (tmp_path / "model.safetensors").write_bytes(b"hello")
     with pytest.raises(CogViewError, match="cannot read the image tokenizer"):
         HierarchicalTokenizer.from_directory(tmp_path)
+
+
+def test_a_directory_says_which_kind_it_holds(tmp_path: Path, tiny: HierarchicalTokenizer) -> None:
+    tiny.save(tmp_path / "several")
+    small = ImageTokenizerConfig(image_size=12, factors=(3,), channels=(8,), blocks=(0,), codes=8, code_dim=4)
+    ImageTokenizer(small).save(tmp_path / "one")
+    assert type(read_image_tokenizer(tmp_path / "several")) is HierarchicalTokenizer
+    assert type(read_image_tokenizer(tmp_path / "one")) is ImageTokenizer
+    (tmp_path / "one/config.json").write_text("[]")
+    with pytest.raises(CogViewError, match=r"config\.json"):
+        read_image_tokenizer(tmp_path / "one")
+
+
+def test_eval_tokenizer_measures_it(
+    tmp_path: Path, tiny: HierarchicalTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.save(tmp_path / "tokenizer")
+    config = json.loads((tmp_path / "tokenizer/config.json").read_text())
+    (tmp_path / "tokenizer/config.json").write_text(json.dumps(config | {"image_size": 32}))
+    (tmp_path / "pictures").mkdir()
+    for i in range(2):
+        Image.new("RGB", (40, 32), (90 * i, 0, 0)).save(tmp_path / f"pictures/{i}.png")
+    command = ["eval", "tokenizer", "--tokenizer", str(tmp_path / "tokenizer"), "--split", "", "--json"]
+    assert main([*command, "--data", str(tmp_path / "pictures")]) == 0, capsys.readouterr().err
+    assert f'"{tiny.fingerprint}"' in capsys.readouterr().out

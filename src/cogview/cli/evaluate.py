@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cogview.evaluation.attributes import AttributeReport
     from cogview.evaluation.reconstruction import Fidelity, ReconstructionReport
     from cogview.evaluation.scoring import Accuracy, Figure
-    from cogview.tokenizers.vqvae import ImageTokenizer
+    from cogview.tokenizers.images import AnyImageTokenizer
 
 SHOWN = 60  # pictures of each kind on the sheet of `eval attributes`
 
@@ -131,10 +131,10 @@ def attributes(
         _print_attributes(report)
 
 
-def _image_tokenizer(directory: Path) -> ImageTokenizer:
-    from cogview.tokenizers.vqvae import ImageTokenizer
+def _image_tokenizer(directory: Path) -> AnyImageTokenizer:
+    from cogview.tokenizers.images import read_image_tokenizer
 
-    return ImageTokenizer.from_directory(directory)
+    return read_image_tokenizer(directory)
 
 
 def _print_attributes(report: AttributeReport) -> None:

@@ -42,7 +42,7 @@ from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reconstruction import reconstruct, to_tensor
 from cogview.evaluation.reports import versions
 from cogview.evaluation.scoring import Accuracy, Answers, score
-from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.tokenizers.images import AnyImageTokenizer
 
 Progress = Callable[[str, int, int], None]
 REAL, RECONSTRUCTED = "real", "reconstructed"
@@ -107,7 +107,7 @@ def evaluate_attributes(
     reader: AttributeReader,
     drawer: Drawer,
     work: Path,
-    tokenizer: ImageTokenizer | None = None,
+    tokenizer: AnyImageTokenizer | None = None,
     progress: Progress | None = None,
 ) -> tuple[AttributeReport, dict[str, NDArray[np.uint8]]]:
     """Draw, read and score; the report and every set's pictures (n, size, size, 3), in the selection's order.
@@ -148,7 +148,7 @@ def real_pictures(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) 
 
 
 def _reconstructed(
-    tokenizer: ImageTokenizer, corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing
+    tokenizer: AnyImageTokenizer, corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing
 ) -> NDArray[np.uint8]:
     """What the tokenizer makes of the real pictures, at the classifier's size."""
     own = shape.model_copy(update={"size": tokenizer.image_size})
@@ -241,7 +241,7 @@ def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
 
 
 def _facts(
-    avatars: Sequence[Avatar], reader: AttributeReader, drawer: Drawer, tokenizer: ImageTokenizer | None
+    avatars: Sequence[Avatar], reader: AttributeReader, drawer: Drawer, tokenizer: AnyImageTokenizer | None
 ) -> dict[str, str | int | float]:
     return {
         "model": drawer.name,

@@ -26,8 +26,8 @@ from cogview.data.images import BadImage, decode, square
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.errors import CogViewError
+from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.perceptual import LPIPS
-from cogview.tokenizers.vqvae import ImageTokenizer
 
 Progress = Callable[[str, int, int], None]
 LEAST_ERROR = 1e-10  # of the mean square: an exact reconstruction counts as 100 dB
@@ -122,7 +122,10 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def reconstruct(
-    tokenizer: ImageTokenizer, pictures: NDArray[np.uint8], batch: int = 32, progress: Progress | None = None
+    tokenizer: AnyImageTokenizer,
+    pictures: NDArray[np.uint8],
+    batch: int = 32,
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.uint8], Tensor]:
     """Pictures after encoding and decoding, (n, size, size, 3) uint8, and their codes (n, h * w) int64."""
     images, codes = [], []
@@ -197,7 +200,7 @@ def codebook_use(codes: Tensor, size: int) -> CodebookUse:
 
 
 def evaluate_tokenizer(
-    tokenizer: ImageTokenizer,
+    tokenizer: AnyImageTokenizer,
     pictures: Pictures,
     lpips: LPIPS | None = None,
     progress: Progress | None = None,

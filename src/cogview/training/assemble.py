@@ -18,8 +18,8 @@ from cogview.config import Config, load_json, validate
 from cogview.errors import CogViewError
 from cogview.family import FILE, Defaults, Family, FamilyConfig, Fingerprints, Role, write_family
 from cogview.sequences import SequenceFormat
+from cogview.tokenizers.images import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
-from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.lora import CONFIG as LORA
 from cogview.transformer.lora import apply_adapter
 
@@ -83,7 +83,7 @@ def assemble(
     images = model_directory(image_tokenizer) if image_tokenizer else _part(start, "image_tokenizer")
     text = text_tokenizer or _part(start, "text_tokenizer")
     prints = Fingerprints(
-        image_tokenizer=ImageTokenizer.from_directory(images).fingerprint,
+        image_tokenizer=read_image_tokenizer(images).fingerprint,
         text_tokenizer=TextTokenizer.from_file(text).fingerprint,
     )
     models = {name: model_directory(path) for name, path in roles.items()}

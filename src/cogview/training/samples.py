@@ -16,8 +16,8 @@ from cogview.generation.engine import Engine, Job, Prompt
 from cogview.generation.sampling import Sampling
 from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
+from cogview.tokenizers.images import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
-from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.model import Transformer
 
 
@@ -42,7 +42,7 @@ class Sampler:
         self, asked: Samples, format: SequenceFormat, image_fingerprint: str, text_fingerprint: str
     ) -> None:
         self.asked, self.format = asked, format
-        self.images = ImageTokenizer.from_directory(asked.image_tokenizer).eval()
+        self.images = read_image_tokenizer(asked.image_tokenizer).eval()
         texts = TextTokenizer.from_file(asked.text_tokenizer)
         _check("image_tokenizer", asked.image_tokenizer, self.images.fingerprint, image_fingerprint)
         _check("text_tokenizer", asked.text_tokenizer, texts.fingerprint, text_fingerprint)
