@@ -75,6 +75,17 @@ def test_a_drawn_picture_can_be_edited_and_varied(model: CogView2) -> None:
     assert model.vary(photo(50, 20), n=1, seed=1)[0].image.size == (50, 20)
 
 
+def test_a_style_has_settings_of_its_own(model: CogView2) -> None:
+    """Under those that are given, over the family's."""
+    [styled] = model.generate("red", style="pixel", seed=1)
+    assert styled.settings["temperature"] == 0.5 and styled.settings["clusters"] == 4
+    assert model.generate("red", seed=1)[0].settings["temperature"] == 1
+    [given] = model.generate("red", style="像素", temperature=0.7, seed=1)
+    assert given.settings["temperature"] == 0.7
+    edited = model.edit(styled, "red", boxes=(0, 0, 8, 8), style="pixel", seed=1)
+    assert edited[0].settings["temperature"] == 0.5
+
+
 def test_captions_and_scores(model: CogView2) -> None:
     pictures = model.generate("a red circle", n=2, seed=1)
     [[english], [chinese]] = (model.caption(pictures[0], language=name)[0] for name in ("en", "zh"))

@@ -9,7 +9,7 @@ import torch
 
 from cogview.coglm import CogLMFormat
 from cogview.coglm.format import END
-from cogview.family import Defaults, FamilyConfig, Fingerprints, Role, write_family
+from cogview.family import Defaults, FamilyConfig, Fingerprints, Role, StyleDefaults, write_family
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.transformer.model import Transformer
@@ -58,6 +58,7 @@ def write(directory: Path) -> Path:
         roles={"base": Role(directory="base", sequences=form())},
         styles=tiny.STYLES,
         defaults=Defaults(clusters=4, emphasis=1.4),
+        style_defaults={"pixel": StyleDefaults(temperature=0.5)},
         clusters="clusters.safetensors",
         fingerprints=prints,
     )
