@@ -1,0 +1,57 @@
+"""A tiny family as what the experiments ask for: pictures, candidates with losses, captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogview.errors import CogViewError
+from cogview.evaluation.captions import CaptionPlan
+from cogview.evaluation.drawer import ModelDrawer
+from cogview.pipeline import CogView
+from tests.generation import tiny
+
+
+@pytest.fixture(scope="module")
+def drawer(tmp_path_factory: pytest.TempPathFactory) -> ModelDrawer:
+    return ModelDrawer(str(tiny.write(tmp_path_factory.mktemp("family"), captioning=True)))
+
+
+def test_candidates_are_the_models_with_their_losses(drawer: ModelDrawer) -> None:
+    """The first candidates do not depend on how many there are."""
+    model = CogView.from_pretrained(drawer.directory)
+    pictures, losses = drawer.candidates("a red circle", 4, 5, {"top_k": 9})
+    fewer, their_losses = drawer.candidates("a red circle", 2, 5, {"top_k": 9})
+    expected = model.generate("a red circle", n=4, seed=5, top_k=9)
+    assert [p.tobytes() for p in pictures] == [p.image.tobytes() for p in expected]
+    assert losses == pytest.approx(model.score(expected, "a red circle")[:, 0].tolist(), abs=1e-5)
+    assert [p.tobytes() for p in fewer] == [p.tobytes() for p in pictures[:2]]
+    assert their_losses == pytest.approx(losses[:2], abs=1e-5)
+
+
+def test_descriptions_and_losses_of_pixels(drawer: ModelDrawer) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    images, texts = [Image.fromarray(picture) for picture in pictures], ["a", "a red circle", "红色的圆"]
+    assert drawer.image_size == 16
+    plan = CaptionPlan(beams=2)
+    expected = [own[0].text for own in drawer.family.caption(images, language="en", beams=2)]
+    assert drawer.describe(pictures, "en", plan) == expected
+    by_chance = drawer.describe(pictures[:1], "en", CaptionPlan(sampling={"temperature": 0.7}))
+    assert by_chance == [drawer.family.caption(images[0], language="en", seed=0, temperature=0.7)[0][0].text]
+    table = drawer.family.score(images, texts)
+    assert drawer.losses(pictures, texts) == pytest.approx(np.diag(table), abs=1e-5)
+
+
+def test_int8_is_told_and_computed(drawer: ModelDrawer) -> None:
+    small = ModelDrawer(str(drawer.directory), "int8")
+    assert (drawer.precision, small.precision) == ("fp32", "int8")
+    assert small.draw(["a red circle"], 1, {})[0].size == (16, 16) and small.family.precision == "int8"
+
+
+def test_a_family_without_captions_is_refused_before_it_draws(tmp_path: Path) -> None:
+    silent = ModelDrawer(str(tiny.write(tmp_path)))
+    with pytest.raises(CogViewError, match="cannot describe or score pictures"):
+        silent.candidates("a red circle", 4, 5, {})
