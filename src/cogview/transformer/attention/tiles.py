@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 ROWS = 128  # queries of a tile; more compute more hidden keys on the diagonal
-SCORES = 1 << 17  # of a tile for each thread: half a megabyte
+SCORES = 3 << 16  # of a tile for each thread: three quarters of a megabyte
 BASE2 = 1 / math.log(2)
 SAFE = 80.0  # powers of two that neither overflow nor vanish, whatever is added up
 
@@ -56,7 +56,6 @@ class Layout:
         starts = [max(0, (block - times + 1) * window) for block in range(-(-length // window))]
         before = torch.searchsorted(self.pivots, self.pivots.new_tensor([starts] * len(pivots)))
         self.tiles = [list(self._tiles(window, starts, counts)) for counts in before.tolist()]
-        self.widest = max(tile.width for tile in self.tiles[0])
         self.most = max(tile.far + tile.width for row in self.tiles for tile in row)
 
     def _tiles(self, window: int, starts: list[int], counts: list[int]) -> Iterator[Tile]:
@@ -78,7 +77,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Scores:
-    """A tile's numbers (heads, rows, far + width) in a buffer: all, those of pivots, window and diagonal."""
+    """A tile's numbers in a buffer: all in one row; those of pivots (heads, rows, far); those of the window
+    (heads, rows, width), and of these the square under the diagonal. Both parts are contiguous, so that a
+    product is shared out by heads."""
 
     whole: Tensor
     far: Tensor
@@ -87,9 +88,10 @@ class Scores:
 
     @classmethod
     def of(cls, buffer: Tensor, heads: int, tile: Tile) -> Scores:
-        shape = heads, tile.rows, tile.far + tile.width
-        whole = buffer[: math.prod(shape)].view(shape)
-        return cls(whole, whole[..., : tile.far], whole[..., tile.far :], whole[..., -tile.rows :])
+        start, end = (heads * tile.rows * keys for keys in (tile.far, tile.far + tile.width))
+        far = buffer[:start].view(heads, tile.rows, tile.far)
+        near = buffer[start:end].view(heads, tile.rows, tile.width)
+        return cls(buffer[:end], far, near, near[..., -tile.rows :])
 
 
 class Work:
@@ -191,10 +193,7 @@ def _attend(
     dropout: Dropout | None,
 ) -> None:
     """Fill ``out``; ``sums`` with the sums of the weights, ``most`` with the largest scores."""
-    work, n, scale = Work(layout, query), layout.pivots.shape[1], BASE2 / math.sqrt(query.shape[-1])
-    counts = query.new_ones(1, n + layout.widest, 1)  # what a key counts for: pivots, then the window
-    counts[:, :n] = layout.ratio
-    counts = counts.expand(work.heads, -1, -1)
+    work, scale = Work(layout, query), BASE2 / math.sqrt(query.shape[-1])
     bounded, tensors = most is None, (key.mT, value, layout.gather(key).mT, layout.gather(value))
     by_query = query, out, sums, sums if most is None else most
     for tiles, (k, v, far_k, far_v, *parts) in work.each(*tensors, *by_query):
@@ -207,15 +206,25 @@ def _attend(
                 _product(queries, far_k.narrow(2, 0, far), scale, scores.far)
             work.hide(scores)
             if not bounded:
-                scores.whole.sub_(torch.amax(scores.whole, -1, True, out=largest))
+                largest.copy_(_largest(scores))
+                scores.near.sub_(largest)
+                scores.far.sub_(largest)
             scores.whole.exp2_()
-            torch.bmm(scores.whole, counts.narrow(1, n - far, far + width), out=total)
+            torch.sum(scores.near, -1, True, out=total)
+            if far:
+                total.add_(scores.far.sum(-1, True), alpha=layout.ratio)
             if dropout:
                 scores.whole.mul_(dropout.next(scores.whole))
-            torch.bmm(scores.near, v.narrow(1, near, width), out=attended)
+            values = torch.bmm(scores.near, v.narrow(1, near, width))
             if far:
-                attended.baddbmm_(scores.far, far_v.narrow(1, 0, far), alpha=layout.ratio)
-            attended.div_(total)
+                values.baddbmm_(scores.far, far_v.narrow(1, 0, far), alpha=layout.ratio)
+            torch.div(values, total, out=attended)
+
+
+def _largest(scores: Scores) -> Tensor:
+    """Of each query (heads, rows, 1)."""
+    near = scores.near.amax(-1, True)
+    return torch.maximum(near, scores.far.amax(-1, True)) if scores.far.shape[-1] else near
 
 
 def _product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
@@ -262,17 +271,20 @@ def _slopes(
             scores.whole.exp2_()
             if dropout:
                 keep = dropout.next(scores.whole)
-                slope.whole.mul_(keep).add_(h.narrow(1, first, rows))
+                slope.whole.mul_(keep)
+                slope.near.add_(h.narrow(1, first, rows))
+                slope.far.add_(h.narrow(1, first, rows))
             slope.whole.mul_(scores.whole)
             if dropout:
                 scores.whole.mul_(keep)
-            _product(slope.near, keys, scale, to)
+            sloped = torch.bmm(slope.near, keys)
             dk.narrow(1, near, width).baddbmm_(slope.near.mT, queries, alpha=scale)
             dv.narrow(1, near, width).baddbmm_(scores.near.mT, grads)
             if far:
-                to.baddbmm_(slope.far, far_keys, alpha=ratio * scale)
+                sloped.baddbmm_(slope.far, far_keys, alpha=ratio)
                 far_dk.narrow(1, 0, far).baddbmm_(slope.far.mT, queries, alpha=ratio * scale)
                 far_dv.narrow(1, 0, far).baddbmm_(scores.far.mT, grads, alpha=ratio)
+            torch.mul(sloped, scale, out=to)
     layout.scatter(d_key, d_far_key)
     layout.scatter(d_value, d_far_value)
     return d_query, d_key, d_value
