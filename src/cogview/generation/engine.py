@@ -270,7 +270,7 @@ class Engine:
         given = _given(jobs, steps)
         tokens = torch.from_numpy(given).to(decoder.device)  # (n, jobs), -1 where a token is to be drawn
         limit = None if writing is None else writing.limit(decoder.rows)
-        fed = 0  # tokens that were read
+        fed, i = 0, -1  # tokens that were read; the last one that was drawn
         for i in np.flatnonzero((given < 0).any(1)).tolist():
             if fed < i:  # one token, or several that were given
                 ids = tokens[fed:i].repeat(1, 2 if guided else 1)
@@ -281,7 +281,8 @@ class Engine:
             report(i + 1)
             if writing is not None and writing.stop is not None and _all_ended(tokens[: i + 1], writing.stop):
                 break
-        report(steps)
+        if i + 1 < steps:
+            report(steps)
         found: Ids = tokens.T.cpu().numpy()
         return found
 
