@@ -149,6 +149,9 @@ class CogView(Describing):
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float | None = None,
+        clusters: int | None = None,
+        cluster_temperature: float | None = None,
+        emphasis: float | None = None,
         first: int = 0,
         best_of: int = 1,
         batch_size: int | None = None,
@@ -161,7 +164,7 @@ class CogView(Describing):
             prompt: Chinese or English, one or several.
             seed: with the picture's index it decides the picture; default: a new one each time.
             style: one of :attr:`styles`, by its name or by its words.
-            temperature, top_k, top_p, guidance: see :class:`Sampling`; default: what suits the model.
+            temperature ... emphasis: see :class:`Sampling`; default: what suits the model.
             first: index of the first picture; to draw picture 3 of a prompt alone, ``n=1, first=3``.
             best_of: draw so many for each picture wanted and keep the n of a prompt that the family's caption
                 model finds the prompt describes best, the best first (CogView, section 3.2).
@@ -173,6 +176,7 @@ class CogView(Describing):
             CogViewError: an empty or too long prompt, an unknown style, a setting out of range.
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        given |= {"clusters": clusters, "cluster_temperature": cluster_temperature, "emphasis": emphasis}
         pictures = []
         for picture in self.draw(prompt, n, seed, style, given, first, batch_size, progress, best_of):
             pictures.append(picture)
