@@ -250,7 +250,9 @@ def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
 def test_batches_are_planned_by_the_free_memory() -> None:
     """Planned sizes grow with memory, stay within what was asked, and what is planned for really fits."""
     jobs = [Job(prompts()[0], 7, i) for i in range(64)]
-    sizes = [make_engine(free=lambda _, free=free: free)._planned(jobs, None) for free in (0, 150_000, 10**12)]
+    sizes = [
+        make_engine(free=lambda _, free=free: free)._planned(jobs, None) for free in (0, 150_000, 10**12)
+    ]
     assert sizes[0] == 1 < sizes[1] < sizes[2] == 16
     assert make_engine(free=lambda _: 10**12)._planned(jobs, 5) == 5
     length = len(jobs[0].prompt.ids) + 16

@@ -60,7 +60,7 @@ def upscaling(
 
       cogview eval upscaling --data corpus/ --lpips vgg16.safetensors -n 200 --out sr.json --sheet sr.png
     """
-    from cogview.cli.evaluate import write_sheet, bars
+    from cogview.cli.evaluate import bars, write_sheet
     from cogview.config import validate
     from cogview.data.shards import Preprocessing
     from cogview.evaluation.reconstruction import spread
