@@ -150,7 +150,7 @@ def test_direct_starts_as_the_coglm_and_trains_the_decoder_alone(data: Path) -> 
 
 
 def test_direct_learns_what_follows_from_the_small_picture(data: Path, tmp_path: Path) -> None:
-    model, sequences = trained(direct(data, trained="all", steps=80), tmp_path / "run")
+    model, sequences = trained(direct(data, trained="all", steps=120), tmp_path / "run")
     form = DirectFormat.model_validate(sequences)
     small = np.random.default_rng(9).integers(0, 8, (4, 2, 3))
     drawn = direct_super_resolution(Upscaler(model, form), [[1, 3]] * 4, small, settings=Sampling(top_k=1))
@@ -159,7 +159,7 @@ def test_direct_learns_what_follows_from_the_small_picture(data: Path, tmp_path:
 
 
 def test_iterative_learns_what_its_neighbours_say(data: Path, tmp_path: Path) -> None:
-    model, sequences = trained(iterative(data, steps=80), tmp_path / "run")
+    model, sequences = trained(iterative(data, steps=120), tmp_path / "run")
     form = IterativeFormat.model_validate(sequences)
     expected = np.stack(
         [large(picture).ravel() for picture in np.random.default_rng(9).integers(0, 8, (4, 2, 3))]
