@@ -20,6 +20,7 @@ from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.generation.engine import Progress
+from cogview.generation.fairness import FairnessTable
 from cogview.generation.hierarchical import (
     Upscaler,
     direct_super_resolution,
@@ -87,6 +88,7 @@ class Hierarchy(CogView2):
         first_stage_only: bool = False,
         truncate: bool = False,
         order: str = ORDER,
+        fairness: str | Path | FairnessTable | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
         on_partial: Callable[[Picture], None] | None = None,
@@ -99,12 +101,13 @@ class Hierarchy(CogView2):
             first_stage_only: leave them small.
             truncate: cut a prompt that is too long for a step; otherwise it is an error.
             order: of the iterative step (``released``, ``diagonal``, ``confidence``).
+            fairness: as for :meth:`CogView.generate`.
         """
         wanted = [prompt] if isinstance(prompt, str) else list(prompt)
         pictures = []
         for picture in self.draw_large(
             wanted, n, seed, style, settings, first, batch_size, progress, best_of, first_stage_only,
-            truncate, order,
+            truncate, order, fairness,
         ):  # fmt: skip
             pictures.append(picture)
             if on_partial is not None:
@@ -125,6 +128,7 @@ class Hierarchy(CogView2):
         first_stage_only: bool = False,
         truncate: bool = False,
         order: str = ORDER,
+        fairness: str | Path | FairnessTable | None = None,
     ) -> Iterator[Picture]:
         """:meth:`generate` as an iterator; everything is checked before it is returned."""
         find_order(order)
@@ -133,7 +137,7 @@ class Hierarchy(CogView2):
         if enlarge and not truncate:
             self._check_lengths(texts, style)
         sampling = self._sampling(settings, style).model_dump()
-        small = self.draw(texts, n, seed, style, sampling, first, batch_size, progress, best_of)
+        small = self.draw(texts, n, seed, style, sampling, first, batch_size, progress, best_of, fairness)
         return self.enlarge(small, order=order, batch_size=batch_size) if enlarge else small
 
     def shortened(self, prompt: str, style: str | None = None) -> str:

@@ -23,6 +23,7 @@ from cogview.describing import AnyPicture, Caption, Describing, Ranked, checked_
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.generation.engine import Engine, Progress
+from cogview.generation.fairness import FairnessTable, Wording, wording
 from cogview.generation.linear import Precision
 from cogview.generation.picture import Picture
 from cogview.generation.roles import BASE, UPSCALING, Roles
@@ -51,6 +52,16 @@ class _Source:
     prompt: str
     caption: str
     seed: int
+    index: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A picture to draw: the prompt as asked, the caption that is read, what is told of the difference."""
+
+    prompt: str
+    caption: str
     index: int
     facts: dict[str, Any]
 
@@ -154,6 +165,7 @@ class CogView(Describing):
         emphasis: float | None = None,
         first: int = 0,
         best_of: int = 1,
+        fairness: str | Path | FairnessTable | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
         on_partial: Callable[[Picture], None] | None = None,
@@ -168,6 +180,9 @@ class CogView(Describing):
             first: index of the first picture; to draw picture 3 of a prompt alone, ``n=1, first=3``.
             best_of: draw so many for each picture wanted and keep the n of a prompt that the family's caption
                 model finds the prompt describes best, the best first (CogView, section 3.2).
+            fairness: a table of proportions (its file, or ``world``) by which words about people are added to
+                prompts that lack them (CogView, appendix D); each picture tells what was drawn. With
+                ``best_of``, each picture is then the best of its own candidates, which share their words.
             batch_size: the most pictures to draw at a time; it does not change them.
             progress: called with the tokens drawn so far and their total.
             on_partial: called with each picture as soon as it is ready, before the rest is drawn.
@@ -178,7 +193,9 @@ class CogView(Describing):
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
         given |= {"clusters": clusters, "cluster_temperature": cluster_temperature, "emphasis": emphasis}
         pictures = []
-        for picture in self.draw(prompt, n, seed, style, given, first, batch_size, progress, best_of):
+        for picture in self.draw(
+            prompt, n, seed, style, given, first, batch_size, progress, best_of, fairness
+        ):
             pictures.append(picture)
             if on_partial is not None:
                 on_partial(picture)
@@ -195,37 +212,54 @@ class CogView(Describing):
         batch_size: int | None = None,
         progress: Progress | None = None,
         best_of: int = 1,
+        fairness: str | Path | FairnessTable | None = None,
     ) -> Iterator[Picture]:
         """:meth:`generate` as an iterator; everything is checked before it is returned."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if best_of < 1:
             raise CogViewError(f"best_of is {best_of}; it must be at least 1")
         _check_counts(prompts, n * best_of, first, batch_size)
-        captions = [self.caption_for(text, style) for text in prompts]
-        if best_of > 1:
-            return self._best(
-                captions,
-                self.draw(prompt, n * best_of, seed, style, settings, first, batch_size, progress),
-                n,
-                best_of,
-            )
-        pieces = [self.encode(caption) for caption in captions]
         seed = checked_seed(seed)
-        sampling = self.sampling(settings or {})
-        wanted = [
-            (number, seed, index) for number in range(len(prompts)) for index in range(first, first + n)
-        ]
+        words = wording(fairness, seed, best_of)
+        asked = [(text, index) for text in prompts for index in range(first, first + n * best_of)]
+        wanted = [self._wanted(text, index, style, words) for text, index in asked]
+        drawn = self._drawn(wanted, seed, self.sampling(settings or {}), style, batch_size, progress)
+        if best_of == 1:
+            return drawn
+        keep = n if fairness is None else 1
+        return self._best([w.caption for w in wanted[:: keep * best_of]], drawn, keep, best_of)
+
+    def _wanted(self, prompt: str, index: int, style: str | None, words: Wording) -> _Wanted:
+        """One picture of a request, as it is worded."""
+        made = words.replace(prompt, index)
+        return _Wanted(prompt, self.caption_for(made.text, style), index, words.facts(made))
+
+    def _drawn(
+        self,
+        wanted: Sequence[_Wanted],
+        seed: int,
+        sampling: Sampling,
+        style: str | None,
+        batch_size: int | None,
+        progress: Progress | None,
+    ) -> Iterator[Picture]:
+        """The pictures, in order; each caption is read once."""
+        captions = {
+            caption: number for number, caption in enumerate(dict.fromkeys(w.caption for w in wanted))
+        }
+        pieces = [self.encode(caption) for caption in captions]
+        jobs = [(captions[w.caption], seed, w.index) for w in wanted]
         facts = {**sampling.model_dump(), "style": style, **self._ways()}
-        drawn = draw_codes(self.engine, self.form, pieces, wanted, sampling, batch_size, progress)
+        drawn = draw_codes(self.engine, self.form, pieces, jobs, sampling, batch_size, progress)
         return (
             Picture(
                 image=paint(self.images, codes, self.form.grid),
                 codes=codes,
-                prompt=prompts[wanted[job][0]],
-                caption=captions[wanted[job][0]],
+                prompt=wanted[job].prompt,
+                caption=wanted[job].caption,
                 seed=seed,
-                index=wanted[job][2],
-                settings=facts,
+                index=wanted[job].index,
+                settings={**facts, **wanted[job].facts},
                 model=self.family.config.name,
                 model_hash=self.model_hash,
             )
@@ -233,15 +267,15 @@ class CogView(Describing):
         )
 
     def _best(
-        self, captions: Sequence[str], drawn: Iterator[Picture], n: int, best_of: int
+        self, captions: Sequence[str], drawn: Iterator[Picture], keep: int, best_of: int
     ) -> Iterator[Picture]:
-        """The best ``n`` of each prompt's ``n * best_of``, as soon as these are drawn."""
+        """The best ``keep`` of each caption's ``keep * best_of``, as soon as these are drawn."""
         for caption in captions:
             self.scored_pieces(caption)  # refused before anything is drawn
 
         def choose() -> Iterator[Picture]:
             for _ in captions:
-                yield from self.best_of(list(itertools.islice(drawn, n * best_of)), n)
+                yield from self.best_of(list(itertools.islice(drawn, keep * best_of)), keep)
 
         return choose()
 
@@ -362,9 +396,11 @@ class CogView(Describing):
             told = None
         if told is None or not told.prompt.strip():
             return "", ""
-        style = told.settings.get("style")
+        style, words = told.settings.get("style"), told.settings.get("fairness")
+        text = words.get("text") if isinstance(words, dict) else None
         return told.prompt, self.caption_for(
-            told.prompt, style if isinstance(style, str) and style in self.styles else None
+            text if isinstance(text, str) else told.prompt,
+            style if isinstance(style, str) and style in self.styles else None,
         )
 
     def caption_for(self, prompt: str, style: str | None = None) -> str:

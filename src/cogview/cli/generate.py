@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COLUMNS = 8  # of a contact sheet, at most
 GAP = 2  # pixels between its pictures
 NAME_LENGTH = 40  # characters of a prompt in a file's name
+OWN = ("best_of", "fairness")  # settings that differ from picture to picture
 ENLARGED = 8  # pictures enlarged together; they are written then
 
 Precision = Literal["fp32", "int8"]
@@ -73,6 +74,14 @@ def generate(
             min=1, metavar="K", help="Draw K for each picture wanted, keep those the prompt describes best."
         ),
     ] = 1,
+    fairness: Annotated[
+        str | None,
+        typer.Option(
+            "--fairness",
+            metavar="TABLE",
+            help="Add words about people by a table's proportions: a YAML file, or world.",
+        ),
+    ] = None,
     first_stage_only: Annotated[
         bool, typer.Option("--first-stage-only", help="Models of several steps: leave pictures small.")
     ] = False,
@@ -115,7 +124,7 @@ def generate(
     made: list[tuple[Picture, Path]] = []
     if upscale is not None:
         cogview.upscaler.stages(upscale)  # refused before anything is drawn
-    steps: dict[str, Any] = {"batch_size": batch_size, "best_of": best_of}
+    steps: dict[str, Any] = {"batch_size": batch_size, "best_of": best_of, "fairness": fairness}
     way: Callable[..., Iterator[Picture]] = cogview.draw
     if isinstance(cogview, Hierarchy):
         way, steps = cogview.draw_large, steps | {"first_stage_only": first_stage_only, "truncate": truncate}
@@ -228,11 +237,11 @@ def facts(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float) 
         "model": first.model,
         "model_hash": first.model_hash,
         "seed": first.seed,
-        "settings": {name: value for name, value in first.settings.items() if name != "best_of"},
+        "settings": {name: value for name, value in first.settings.items() if name not in OWN},
         "seconds": round(seconds, 3),
         "pictures": [
             {"path": str(path), "prompt": picture.prompt, "caption": picture.caption, "index": picture.index}
-            | {name: value for name, value in picture.settings.items() if name == "best_of"}
+            | {name: value for name, value in picture.settings.items() if name in OWN}
             for picture, path in made
         ],
         "grid": str(sheet) if sheet else None,
