@@ -114,9 +114,9 @@ def test_a_build_stopped_anywhere_ends_the_same(
             build(source, tmp_path, images, texts, SETTINGS, progress=progress)
         with pytest.raises(CogViewError, match="the build is not finished"):
             TokenShards(tmp_path)
-    if leftover:  # killed after a shard was renamed, before the journal was; and within the next one
-        shards = len(json.loads((tmp_path / "build.json").read_text())["shards"])
-        for name in (f"shard-{shards:05d}", f"shard-{shards + 1:05d}.part"):
+    if leftover:  # something unfinished in the place of the next shard; and beside it
+        shards = len(list(tmp_path.glob("shard-*/block.json")))
+        for name in (f"shard-{shards:05d}", f"shard-{shards + 1:05d}.part-1"):
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / "codes.bin").write_bytes(b"junk")
     resumed = build(source, tmp_path, images, texts, SETTINGS)

@@ -12,6 +12,7 @@ import typer
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
+    from cogview.data.build import Share
     from cogview.data.check import Report
     from cogview.data.images import Limits
     from cogview.data.shards import Preprocessing
@@ -64,6 +65,17 @@ BytesOption = Annotated[int | None, typer.Option(help="Refuse larger picture fil
 PixelsOption = Annotated[
     int | None, typer.Option(help="Refuse larger pictures (default: 64 million pixels).")
 ]
+SecondsOption = Annotated[
+    float | None, typer.Option(help="Refuse pictures that take longer to decode (default: 30 s).")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that decode pictures (default: one a core but one, at most 8). "
+        "0: none, and no limit of time.",
+    ),
+]
 ValidationOption = Annotated[
     float,
     typer.Option(help='Share of the pictures for the split "val", where no column says it.', min=0, max=1),
@@ -89,6 +101,8 @@ def check_command(
     validation: ValidationOption = 0.02,
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
+    max_seconds: SecondsOption = None,
+    workers: WorkersOption = None,
     report: ReportOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,8 +110,9 @@ def check_command(
     from cogview.data.check import check
 
     opened = _open(source, column, images, caption, translate, validation)
+    limits, processes = _limits(max_bytes, max_pixels, max_seconds), _workers(workers, opened)
     with _progress("checking") as progress:
-        found = check(opened, _limits(max_bytes, max_pixels), progress)
+        found = check(opened, limits, progress, processes)
     if report:
         _save_report(found, report)
     _show(found, as_json)
@@ -148,6 +163,27 @@ def build_command(
     resample: ResampleOption = "bilinear",
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
+    max_seconds: SecondsOption = None,
+    workers: WorkersOption = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Which of --ranks this is (default: as torchrun, Slurm or mpirun say).",
+            show_default=False,
+        ),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many machines or GPUs share the build; each takes its own part.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes the GPU of this rank.")
+    ] = "auto",
     batch: Annotated[int, typer.Option(help="Pictures encoded at once.", min=1)] = 64,
     shard_records: Annotated[int, typer.Option(help="Records of the source to a shard.", min=1)] = 4096,
     restart: Annotated[
@@ -155,28 +191,47 @@ def build_command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode pictures and captions into token shards. A build that stopped goes on when run again."""
+    """Encode pictures and captions into token shards. A build that stopped goes on when run again.
+
+    cogview data build pets/ tokens/ --tokenizers pictogram
+
+    On several machines with a shared folder, or with several GPUs:
+
+    torchrun --nproc-per-node 8 --no-python cogview data build pets/ tokens/ --tokenizers pictogram
+
+    cogview data build pets/ tokens/ --tokenizers pictogram --rank 3 --ranks 16
+    """
     from cogview.data.build import Builder, BuildSettings
+    from cogview.data.encoding import OnDevice, encoding_device
     from cogview.tokenizers.images import read_image_tokenizer
     from cogview.tokenizers.text import TextTokenizer
 
+    share = _share(rank, ranks)
     images_at, texts_at = _tokenizers(image_tokenizer, text_tokenizer, tokenizers)
     encoder, pieces = read_image_tokenizer(images_at), TextTokenizer.from_file(texts_at)
+    opened = _open(source, column, images, caption, translate, validation)
     settings = BuildSettings(
         preprocessing=_preprocessing(
             size or encoder.image_size * (scale if super_resolution else 1), resample
         ),
         super_resolution=super_resolution,
         scale=scale,
-        limits=_limits(max_bytes, max_pixels),
+        limits=_limits(max_bytes, max_pixels, max_seconds),
         shard_records=shard_records,
         batch=batch,
+        workers=_workers(workers, opened),
     )
-    opened = _open(source, column, images, caption, translate, validation)
-    builder = Builder(opened, out, encoder, pieces, settings)
+    builder = Builder(opened, out, OnDevice(encoder, encoding_device(device)), pieces, settings, share)
     with _progress("encoding") as progress:
         found = builder.run(restart, progress)
-    _show(found, as_json)
+    if found.report:
+        _show(found.report, as_json)
+        _say_sizes(found.report, out, as_json)
+    else:
+        here = (
+            f"rank {share.rank} of {share.ranks}: its part is done, {found.done} of {found.blocks} shards are"
+        )
+        typer.echo(f"{here}; the last rank puts the data set together")
 
 
 @data.command("convert")
@@ -304,11 +359,48 @@ def _captions(given: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _limits(max_bytes: int | None, max_pixels: int | None) -> Limits:
+def _share(rank: int | None, ranks: int | None) -> Share:
+    """The part of a build that is this process's: as given, else as its launcher says."""
+    from cogview.data.build import Share
+    from cogview.data.ranks import rank_here
+
+    if (rank is None) != (ranks is None):
+        raise CogViewError("give --rank and --ranks together, or neither")
+    return Share(rank, ranks) if rank is not None and ranks is not None else Share(*rank_here())
+
+
+def _workers(given: int | None, source: Source) -> int:
+    """How many processes decode; few records need few."""
+    from cogview.data.decoding import default_workers
+
+    return given if given is not None else min(default_workers(), -(-len(source) // 64))
+
+
+def _say_sizes(report: Report, out: Path, as_json: bool) -> None:
+    """How much smaller the shards are than the picture files, on stderr where the report is for programs."""
+    from cogview.data.shards import read_index
+
+    shards = sum(file.bytes for entry in read_index(out).shards for file in entry.files.values())
+    times = report.picture_bytes / max(shards, 1)
+    line = (
+        f"  picture files {_bytes(report.picture_bytes)}, shards {_bytes(shards)}: {times:.1f} times smaller"
+    )
+    typer.echo(line, err=as_json)
+
+
+def _bytes(count: int) -> str:
+    """Bytes for people: ``12.3 MB``."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _limits(max_bytes: int | None, max_pixels: int | None, seconds: float | None = None) -> Limits:
     from cogview.config import validate
     from cogview.data.images import Limits
 
-    given = {"max_bytes": max_bytes, "max_pixels": max_pixels}
+    given = {"max_bytes": max_bytes, "max_pixels": max_pixels, "seconds": seconds}
     return validate(Limits, {name: value for name, value in given.items() if value is not None}, "limits")
 
 

@@ -1,9 +1,11 @@
 """Samples to token shards: decode, cut square, encode pictures and captions, write (`cogview data build`).
 
-Every shard takes a fixed number of the source's records and is written under a temporary name and renamed;
-then a journal (``build.json``) says how far the build came. A build that stopped, at whatever moment, goes
-on from there: every good record ends in exactly one shard. ``index.json`` is written last, so a half-built
-data set cannot be mistaken for a whole one.
+The source's records are cut into blocks of a fixed number (:mod:`~cogview.data.blocks`). Each becomes a shard
+that is written under a temporary name and renamed, so a build that stopped, at whatever moment, goes on with
+the blocks that are missing. Any number of ranks share the blocks out; each does its own, and the one that
+finds all of them done puts the data set together. Every good record ends in exactly one shard, and the result
+is the same however many ranks and processes there were and however often they were killed. ``index.json`` is
+written last, so a half-built data set cannot be mistaken for a whole one.
 
 For super-resolution (CogView, section 3.1) each picture is tokenised twice, large and small, and both kinds
 of codes stand side by side. The paper crops regions of the base size first; here a picture may also stay
@@ -16,36 +18,36 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from cogview.config import Config, read_json
-from cogview.data.check import Report, Tally, read_record
-from cogview.data.images import Limits, square
+from cogview.data.blocks import Block, Layout, Names, is_done, join, joining, write_block
+from cogview.data.check import Reading, Report, Tally
+from cogview.data.decoding import Decoders
+from cogview.data.images import SIZES, Limits, square
 from cogview.data.samples import Sample
 from cogview.data.shards import (
     INDEX,
     Preprocessing,
     ShardEntry,
     ShardIndex,
-    ShardLayout,
     TokenCaption,
     TokenItem,
     TokenShards,
     smallest_type,
     write_atomically,
-    write_shard,
 )
-from cogview.data.sources import Source
+from cogview.data.sources import Record, Source
 from cogview.errors import CogViewError
 from cogview.vocabulary import Vocabulary
 
@@ -78,7 +80,9 @@ class TextEncoder(Protocol):
 class BuildSettings(Config):
     """How a data set is built. ``shard_records`` records of the source go into a shard.
 
-    super_resolution: tokenise each picture small too, ``scale`` times smaller a side.
+    super_resolution: tokenise each picture small too, ``scale`` times smaller a side. workers: processes that
+    decode (0: this one, without limits of time and memory). ``batch`` and ``workers`` do not change the
+    result.
     """
 
     preprocessing: Preprocessing
@@ -87,19 +91,43 @@ class BuildSettings(Config):
     limits: Limits = Limits()
     shard_records: int = Field(default=4096, ge=1)
     batch: int = Field(default=64, ge=1)
+    workers: int = Field(default=0, ge=0)
 
 
 class Journal(Config):
-    """How far a build came: the source's first ``report.records`` records are in ``shards`` or rejected."""
+    """What is being built: the plan's hash, the records in all and in a block."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     plan: str
-    shards: tuple[ShardEntry, ...] = ()
-    report: Report = Report()
+    records: int = Field(ge=0)
+    shard_records: int = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the blocks is this process's: every ``ranks``-th, from ``rank`` on."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.ranks:
+            raise CogViewError(
+                f"rank {self.rank} of {self.ranks}: ranks count from 0 to one less than there are"
+            )
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """What one rank left: how many blocks are done of how many; the report once all are and are joined."""
+
+    done: int
+    blocks: int
+    report: Report | None
 
 
 class Builder:
-    """One build of one source into one directory."""
+    """One build of one source into one directory, or one rank's part of it."""
 
     def __init__(
         self,
@@ -108,17 +136,20 @@ class Builder:
         images: ImageEncoder,
         texts: TextEncoder,
         settings: BuildSettings,
+        share: Share | None = None,
     ) -> None:
-        self.source, self.out, self.images, self.texts, self.settings = (
-            source,
-            Path(out),
-            images,
-            texts,
-            settings,
-        )
+        self.source, self.out, self.images, self.texts = source, Path(out), images, texts
+        self.settings, self.share = settings, share or Share()
+        self.records = len(source)
+        self.blocks = -(-self.records // settings.shard_records)
         self.grid = images.grid(settings.preprocessing.size)
         self.small = self._reduced()
-        self.codes_type, self.texts_type = smallest_type(images.codes), smallest_type(texts.pieces)
+        self.layout = Layout(
+            self.grid,
+            images.grid(self.small.size) if self.small else None,
+            smallest_type(images.codes),
+            smallest_type(texts.pieces),
+        )
 
     def _reduced(self) -> Preprocessing | None:
         """How the small pictures are made; CogViewError where they would not be whole codes."""
@@ -135,46 +166,68 @@ class Builder:
 
     def plan(self) -> str:
         """A hash of all that decides the result; a stopped build only goes on under the same plan."""
-        left_out = {"batch"} if self.small else {"batch", "super_resolution"}
+        left_out = {"batch", "workers", "limits"} | (set() if self.small else {"super_resolution"})
         left_out |= {"scale"} if self.settings.scale == BuildSettings.model_fields["scale"].default else set()
         settings = self.settings.model_dump_json(exclude=left_out)
-        parts = [self.source.fingerprint(), self.images.fingerprint, self.texts.fingerprint, settings]
+        limits = self.settings.limits.model_dump_json(include=SIZES)
+        parts = [self.source.fingerprint(), self.images.fingerprint, self.texts.fingerprint, settings, limits]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def start(self, restart: bool = False) -> Journal:
-        """The journal to go on from; raises CogViewError where the directory holds something else."""
+        """What is built here; raises CogViewError where the directory holds something else."""
+        journal = Journal(plan=self.plan(), records=self.records, shard_records=self.settings.shard_records)
         path = self.out / JOURNAL
-        if restart or not path.is_file():
-            if not restart and self.out.is_dir() and any(self.out.iterdir()):
+        if restart:
+            if self.share.ranks > 1:
                 raise CogViewError(
-                    f"{self.out} is not empty; give a new directory or --restart to build there anew"
+                    "--restart with several ranks: each would delete the others' work; "
+                    f"remove {self.out} before they start"
                 )
             self._clear()
-            return Journal(plan=self.plan())
-        journal = _read_journal(path)
-        if journal.plan != self.plan():
+        if path.is_file():
+            _check_same(journal, path)
+            return journal
+        if not restart and self.out.is_dir() and any(map(_is_foreign, self.out.iterdir())):
             raise CogViewError(
-                f"{self.out} was begun from other data, tokenizers or settings; "
-                "use those, or --restart to build anew"
+                f"{self.out} is not empty; give a new directory or --restart to build there anew"
             )
+        self._save(journal)
         return journal
 
-    def run(self, restart: bool = False, progress: Progress | None = None) -> Report:
-        """Build, or go on building; returns the report, which is also in ``report.json``."""
-        total = len(self.source)
+    def run(self, restart: bool = False, progress: Progress | None = None) -> Progressed:
+        """Build this rank's blocks, or go on; the last rank to end joins all (``report.json``, the index).
+
+        Raises CogViewError where no record is usable or the source gives other records than it said.
+        """
         journal = self.start(restart)
-        seen = _keys(self.out, journal)
-        self._save(journal)
-        while journal.report.records < total:
-            journal = self._shard(journal, seen, lambda done: progress(done, total) if progress else None)
-            self._save(journal)
-        if not journal.shards:
-            raise CogViewError(
-                f"not one usable sample among {total:,} records; `cogview data check` says why"
-            )
-        journal.report.save(self.out / REPORT)
-        write_atomically(self.out / INDEX, self._index(journal).model_dump_json(indent=1) + "\n")
-        return journal.report
+        if (self.out / INDEX).is_file():
+            return Progressed(self.blocks, self.blocks, read_json(Report, self.out / REPORT))
+        mine = range(self.share.rank, self.blocks, self.share.ranks)
+        missing = [number for number in mine if not is_done(self.out, number)]
+        total = sum(self._size(number) for number in mine)
+        before = total - sum(self._size(number) for number in missing)
+        self._build(journal, missing, lambda done: progress(before + done, total) if progress else None)
+        done = sum(is_done(self.out, number) for number in range(self.blocks))
+        return Progressed(done, self.blocks, self._join() if done == self.blocks else None)
+
+    def _size(self, number: int) -> int:
+        """Records of a block."""
+        return min(self.settings.shard_records, self.records - number * self.settings.shard_records)
+
+    def _join(self) -> Report | None:
+        """Put the data set together; None where another process is at it."""
+        with joining(self.out) as here:
+            if not here:
+                return None
+            shards, names, report = join(self.out, self.blocks, self.layout)
+            if not shards:
+                raise CogViewError(
+                    f"not one usable sample among {self.records:,} records; `cogview data check` says why"
+                )
+            report.save(self.out / REPORT)
+            index = self._index(shards, names, report)
+            write_atomically(self.out / INDEX, index.model_dump_json(indent=1) + "\n")
+        return report
 
     def _clear(self) -> None:
         for name in (INDEX, JOURNAL, REPORT):
@@ -183,35 +236,69 @@ class Builder:
             shutil.rmtree(shard)
 
     def _save(self, journal: Journal) -> None:
+        part = self.out / f"{JOURNAL}.part-{uuid.uuid4().hex[:8]}"
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.out / JOURNAL, journal.model_dump_json(indent=1) + "\n")
+            part.write_text(journal.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            part.replace(self.out / JOURNAL)
         except OSError as error:
             raise CogViewError(
                 f"{self.out} cannot be written: {error.strerror}; give another directory"
             ) from error
 
-    def _shard(self, journal: Journal, seen: set[str], progress: Callable[[int], None]) -> Journal:
-        """Read the next ``shard_records`` records, write their shard and return the journal after it."""
-        tally = Tally.resume(journal.report)
-        samples = self._samples(tally, seen, progress)
-        batches = iter(lambda: list(itertools.islice(samples, self.settings.batch)), [])
-        items = [item for batch in batches for item in self.tokenise(batch)]
-        report, entries = tally.report(), journal.shards
-        if items:
-            entry = write_shard(self.out, f"shard-{len(entries):05d}", items, self._layout(report))
-            entries = (*entries, entry)
-        return Journal(plan=journal.plan, shards=entries, report=report)
+    def _build(self, journal: Journal, numbers: Sequence[int], progress: Callable[[int], None]) -> None:
+        """Read, encode and write some blocks, in order."""
+        settings = self.settings
+        with Decoders(
+            settings.limits, settings.preprocessing, settings.workers, 2 * settings.batch
+        ) as decoders:
+            readings, names, before = decoders.readings(self._records(numbers)), Names(), 0
+            for number in numbers:
+                tally, size = Tally(), self._size(number)
+                samples = self._samples(itertools.islice(readings, size), tally, before, progress)
+                items = [item for batch in _batches(samples, settings.batch) for item in self.tokenise(batch)]
+                if tally.records != size:
+                    raise CogViewError(
+                        f"the source ended after {number * settings.shard_records + tally.records:,} of "
+                        f"{self.records:,} records; did it change? build anew with --restart"
+                    )
+                names, before = names.with_those_of(tally.report()), before + size
+                block = Block(
+                    plan=journal.plan,
+                    number=number,
+                    records=size,
+                    names=names,
+                    entry=None,
+                    report=tally.report(),
+                )
+                write_block(self.out, block, items, self.layout)
 
-    def _samples(self, tally: Tally, seen: set[str], progress: Callable[[int], None]) -> Iterator[Sample]:
-        """The good ones of the next ``shard_records`` records, their pictures already small squares."""
-        for record in itertools.islice(self.source.records(tally.records), self.settings.shard_records):
-            reading = read_record(record, self.settings.limits, seen)
+    def _records(self, numbers: Sequence[int]) -> Iterator[Record]:
+        """The records of some blocks; blocks that follow each other are read in one go."""
+        size = self.settings.shard_records
+        stream: Iterator[Record] = iter(())
+        at = -1
+        for number in numbers:
+            if at != number:
+                stream = self.source.records(number * size)
+            yield from itertools.islice(stream, self._size(number))
+            at = number + 1
+
+    def _samples(
+        self,
+        readings: Iterator[tuple[Record, Reading]],
+        tally: Tally,
+        before: int,
+        progress: Callable[[int], None],
+    ) -> Iterator[Sample]:
+        """The good ones among a block's readings."""
+        seen = set[str]()
+        for record, found in readings:
+            reading = found.unless_in(seen, record)
             tally.add(reading)
             if reading.sample is not None:
-                pixels = square(reading.sample.image, self.settings.preprocessing)
-                yield replace(reading.sample, image=Image.fromarray(pixels))
-            progress(tally.records)
+                yield reading.sample
+            progress(before + tally.records)
 
     def tokenise(self, samples: Sequence[Sample]) -> list[TokenItem]:
         """Encode some samples' pictures (in one batch) and captions."""
@@ -237,48 +324,46 @@ class Builder:
         )
         return TokenItem(sample.key, codes, captions, sample.source, sample.split, context)
 
-    def _layout(self, report: Report) -> ShardLayout:
-        """Names in the order they were first met: later shards may add some, numbers never change."""
-        return ShardLayout(
-            grid=self.grid,
-            codes_type=self.codes_type,
-            texts_type=self.texts_type,
-            languages=tuple(report.captions),
-            sources=tuple(report.sources),
-            splits=tuple(report.splits),
-        )
-
-    def _index(self, journal: Journal) -> ShardIndex:
+    def _index(self, shards: tuple[ShardEntry, ...], names: Names, report: Report) -> ShardIndex:
         return ShardIndex(
-            items=sum(entry.items for entry in journal.shards),
-            captions=sum(entry.captions for entry in journal.shards),
+            items=sum(entry.items for entry in shards),
+            captions=sum(entry.captions for entry in shards),
             grid=self.grid,
-            context_grid=self.images.grid(self.small.size) if self.small else None,
-            codes_type=self.codes_type,
-            texts_type=self.texts_type,
+            context_grid=self.layout.context_grid,
+            codes_type=self.layout.codes_type,
+            texts_type=self.layout.texts_type,
             vocabulary=Vocabulary(image_codes=self.images.codes, text_pieces=self.texts.pieces),
             preprocessing=self.settings.preprocessing,
             image_tokenizer=self.images.fingerprint,
             text_tokenizer=self.texts.fingerprint,
-            languages=tuple(journal.report.captions),
-            sources=journal.report.sources,
-            splits=journal.report.splits,
-            shards=journal.shards,
+            languages=names.languages,
+            sources={name: report.sources.get(name, 0) for name in names.sources},
+            splits={name: report.splits.get(name, 0) for name in names.splits},
+            shards=shards,
         )
 
 
-def _read_journal(path: Path) -> Journal:
+def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
+    while batch := list(itertools.islice(samples, size)):
+        yield batch
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none that another rank of this build may have made just now."""
+    return not path.name.startswith((JOURNAL, "shard-"))
+
+
+def _check_same(journal: Journal, path: Path) -> None:
+    """Raise CogViewError unless a directory's journal is of this very build."""
     try:
-        return read_json(Journal, path)
+        found = read_json(Journal, path)
     except CogViewError as error:
         raise CogViewError(f"{error}; build anew with --restart") from error
-
-
-def _keys(out: Path, journal: Journal) -> set[str]:
-    keys: set[str] = set()
-    for entry in journal.shards:
-        keys.update((out / entry.name / "keys.bin").read_text("utf-8").split("\n")[:-1])
-    return keys
+    if found != journal:
+        raise CogViewError(
+            f"{path.parent} was begun from other data, tokenizers or settings; "
+            "use those, or --restart to build anew"
+        )
 
 
 def build(

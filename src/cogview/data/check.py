@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import Field
 
 from cogview.config import Config
-from cogview.data.images import BadImage, Limits, decode
+from cogview.data.images import BadImage, Limits, byte_count, decode
 from cogview.data.samples import Sample
-from cogview.data.shards import write_atomically
+from cogview.data.shards import Preprocessing, write_atomically
 from cogview.data.sources import Record, Source
 
 EXPLANATIONS = {
@@ -30,7 +30,12 @@ EXPLANATIONS = {
     "too many pixels": "the picture is over the limit (a decompression bomb?); raise --max-pixels if not",
     "not an image": "the file is empty or in no known picture format",
     "truncated": "the picture file is cut off or damaged; copy it again",
+    "too slow": "decoding took longer than the limit; raise --max-seconds if the picture is good",
+    "too much memory": "decoding needs more than the limit; make the picture smaller",
+    "decoder crashed": "the picture brings its decoder down; save it anew in another format",
 }
+DUPLICATE, MISSING = "duplicate key", ("missing image", "the record names no picture")
+GLANCE = Preprocessing(size=1, resample="box")  # a check wants no picture
 EXAMPLES = 1000  # rejections of one kind that a report lists; all are counted
 SHOWN = 5
 
@@ -46,46 +51,62 @@ class Rejection(Config):
 
 @dataclass(frozen=True)
 class Reading:
-    """A record that was read: its sample, or why there is none; and what was converted."""
+    """A record that was read: its sample, or why there is none; what was converted; its picture's bytes."""
 
     sample: Sample | None
     rejection: Rejection | None = None
     conversions: tuple[str, ...] = ()
+    bytes: int = 0
+
+    @classmethod
+    def refused(cls, record: Record, reason: str, message: str) -> Reading:
+        """The reading of a record that cannot be used."""
+        return cls(None, Rejection(key=record.key, place=record.place, reason=reason, message=message))
+
+    def unless_in(self, seen: set[str], record: Record) -> Reading:
+        """This, or a refusal where the key is in ``seen``, which collects the keys of good samples."""
+        if self.sample is None:
+            return self
+        if record.key in seen:
+            return self.refused(record, DUPLICATE, f"{record.key!r} was there before")
+        seen.add(record.key)
+        return self
 
 
 def read_record(record: Record, limits: Limits, seen: set[str], need_caption: bool = True) -> Reading:
     """Turn a record into a sample, or say why not. ``seen`` collects the keys of good samples."""
-    problem = _problem(record, seen, need_caption)
-    if problem is None and record.image is not None:
-        try:
-            decoded = decode(record.image, limits)
-        except BadImage as error:
-            problem = (error.reason, str(error))
-        else:
-            seen.add(record.key)
-            sample = Sample(record.key, decoded.image, record.captions, record.source, record.split)
-            return Reading(sample, conversions=decoded.conversions)
-    reason, message = problem or ("missing image", "the record names no picture")
-    return Reading(None, Rejection(key=record.key, place=record.place, reason=reason, message=message))
+    wrong = problem(record, need_caption)
+    if wrong is not None or record.image is None:
+        return Reading.refused(record, *(wrong or MISSING))
+    try:
+        decoded = decode(record.image, limits)
+    except BadImage as error:
+        return Reading.refused(record, error.reason, str(error))
+    sample = Sample(record.key, decoded.image, record.captions, record.source, record.split)
+    reading = Reading(sample, conversions=decoded.conversions, bytes=byte_count(record.image))
+    return reading.unless_in(seen, record)
 
 
-def _problem(record: Record, seen: set[str], need_caption: bool) -> tuple[str, str] | None:
+def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None:
+    """Why a record cannot be used, seen without its picture: (reason, message), or None."""
     if record.problem:
         return "unreadable record", record.problem
     if need_caption and not record.captions:
         return "missing caption", "no caption"
-    if record.key in seen:
-        return "duplicate key", f"{record.key!r} was there before"
     if "\n" in record.key:
         return "unreadable record", "the key contains a line break"
-    return None
+    return MISSING if record.image is None else None
 
 
 class Report(Config):
-    """What a check or a build found. ``examples`` holds the first 1000 rejections of every reason."""
+    """What a check or a build found. ``examples`` holds the first 1000 rejections of every reason.
+
+    picture_bytes: of the good pictures' files.
+    """
 
     records: int = 0
     good: int = 0
+    picture_bytes: int = 0
     captions: dict[str, int] = Field(default_factory=dict)
     sources: dict[str, int] = Field(default_factory=dict)
     splits: dict[str, int] = Field(default_factory=dict)
@@ -129,6 +150,7 @@ class Tally:
 
     records: int = 0
     good: int = 0
+    picture_bytes: int = 0
     captions: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
@@ -140,41 +162,73 @@ class Tally:
     def resume(cls, report: Report) -> Tally:
         """A tally that goes on where a report ended."""
         counts: dict[str, Any] = {name: Counter(getattr(report, name)) for name in COUNTERS}
-        return cls(report.records, report.good, examples=list(report.examples), **counts)
+        return cls(
+            report.records, report.good, report.picture_bytes, examples=list(report.examples), **counts
+        )
 
     def add(self, reading: Reading) -> None:
         """Count one reading."""
         self.records += 1
         if reading.sample is not None:
             self.good += 1
+            self.picture_bytes += reading.bytes
             self.captions.update(caption.language for caption in reading.sample.captions)
             self.sources[reading.sample.source] += 1
             self.splits[reading.sample.split] += 1
             self.conversions.update(reading.conversions)
         if reading.rejection is not None:
-            self.rejected[reading.rejection.reason] += 1
-            if self.rejected[reading.rejection.reason] <= EXAMPLES:
-                self.examples.append(reading.rejection)
+            self.reject(reading.rejection)
+
+    def reject(self, rejection: Rejection) -> None:
+        self.rejected[rejection.reason] += 1
+        if self.rejected[rejection.reason] <= EXAMPLES:
+            self.examples.append(rejection)
+
+    def include(self, report: Report) -> None:
+        """Count what another report, of the records that follow, counted."""
+        self.records += report.records
+        self.good += report.good
+        self.picture_bytes += report.picture_bytes
+        for name in COUNTERS:
+            getattr(self, name).update(getattr(report, name))
+        listed = Counter(known.reason for known in self.examples)
+        for rejection in report.examples:
+            listed[rejection.reason] += 1
+            if listed[rejection.reason] <= EXAMPLES:
+                self.examples.append(rejection)
 
     def report(self) -> Report:
         """The counts so far."""
         counts: dict[str, Any] = {name: dict(getattr(self, name)) for name in COUNTERS}
-        return Report(records=self.records, good=self.good, examples=tuple(self.examples), **counts)
+        return Report(
+            records=self.records,
+            good=self.good,
+            picture_bytes=self.picture_bytes,
+            examples=tuple(self.examples),
+            **counts,
+        )
 
 
 COUNTERS = ("captions", "sources", "splits", "conversions", "rejected")
 
 
 def check(
-    source: Source, limits: Limits | None = None, progress: Callable[[int, int], None] | None = None
+    source: Source,
+    limits: Limits | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
 ) -> Report:
     """Read every record of a source and count what is good and what is not; never raises for a record.
 
-    ``progress`` is called with (records done, records in all).
+    ``progress`` is called with (records done, records in all). With ``workers`` processes pictures are
+    decoded there, and limits of time and memory hold.
     """
+    from cogview.data.decoding import Decoders  # which reads records as this module does
+
     tally, seen, total = Tally(), set[str](), len(source)
-    for record in source.records():
-        tally.add(read_record(record, limits or Limits(), seen))
-        if progress:
-            progress(tally.records, total)
+    with Decoders(limits or Limits(), GLANCE, workers) as decoders:
+        for record, reading in decoders.readings(source.records()):
+            tally.add(reading.unless_in(seen, record))
+            if progress:
+                progress(tally.records, total)
     return tally.report()

@@ -23,6 +23,7 @@ from cogview.config import Config
 from cogview.data.shards import Preprocessing
 
 Reason = Literal["missing file", "too many bytes", "too many pixels", "not an image", "truncated"]
+SIZES = {"max_bytes", "max_pixels"}  # the limits that hang on the picture alone
 RESAMPLE = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
@@ -34,10 +35,15 @@ RELEASED_STD = (0.30379, 0.32279, 0.32800)
 
 
 class Limits(Config):
-    """What is refused before decoding: files over ``max_bytes``, pictures over ``max_pixels``."""
+    """What is refused before decoding: files over ``max_bytes``, pictures over ``max_pixels``.
+
+    And while decoding in a process of its own: what takes more than ``seconds`` or ``max_memory`` bytes.
+    """
 
     max_bytes: int = Field(default=64 << 20, gt=0)
     max_pixels: int = Field(default=64_000_000, gt=0)
+    max_memory: int = Field(default=4 << 30, ge=256 << 20)
+    seconds: float = Field(default=30.0, gt=0)
 
 
 class BadImage(Exception):
@@ -59,7 +65,7 @@ class Decoded:
 def decode(data: bytes | Path, limits: Limits | None = None) -> Decoded:
     """Decode a picture (its bytes or its path) to RGB, upright, over white; raises BadImage."""
     limits = limits or Limits()
-    size = _byte_count(data)
+    size = byte_count(data)
     if size > limits.max_bytes:
         raise BadImage("too many bytes", f"{size:,} bytes, at most {limits.max_bytes:,}")
     if size == 0:
@@ -78,7 +84,8 @@ def decode(data: bytes | Path, limits: Limits | None = None) -> Decoded:
         return _load(image, limits)
 
 
-def _byte_count(data: bytes | Path) -> int:
+def byte_count(data: bytes | Path) -> int:
+    """Size of a picture file; raises BadImage where there is none."""
     if isinstance(data, bytes):
         return len(data)
     if not data.is_file():
@@ -96,6 +103,8 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Image.DecompressionBombError as error:
         raise BadImage("too many pixels", str(error)) from error
     except (

@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from PIL import Image
 from pydantic import Field
 from rich.console import Console
 
 from cogview.config import Config, read_json
 from cogview.data.build import BuildSettings, build
+from cogview.data.encoding import OnDevice
 from cogview.data.image_cache import build_image_cache
 from cogview.data.images import Limits
 from cogview.data.shards import Preprocessing, write_atomically
@@ -264,7 +264,7 @@ class TrainOn:
             build(
                 self.source,
                 self.work / "tokens",
-                _OnDevice(images, self.device),
+                OnDevice(images, self.device),
                 texts,
                 settings,
                 False,
@@ -461,18 +461,6 @@ def _known(start: Family) -> tuple[SequenceFormat, ImageTokenizerConfig]:
     if not isinstance(images, ImageTokenizer):
         raise CogViewError(f"--from {start.config.name}: its image tokenizer has several levels")
     return form, images.config
-
-
-class _OnDevice:
-    """An image tokenizer for a build whose batches come from the CPU."""
-
-    def __init__(self, images: ImageTokenizer, device: torch.device) -> None:
-        self.images, self.device = images, device
-        self.codes, self.fingerprint, self.grid = images.codes, images.fingerprint, images.grid
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Codes (batch, h * w) of images (batch, 3, H, W), on the CPU."""
-        return self.images.encode(images.to(self.device)).cpu()
 
 
 def restart(out: Path, work: Path | None = None) -> None:

@@ -1,0 +1,71 @@
+"""The process that decodes for :mod:`cogview.data.decoding`: ``python -m cogview.data.decode_worker``.
+
+It reads pickled (by the process that started it) settings, then picture after picture from its standard
+input, and writes an answer for each. Decoders are large pieces of C: here one may hang, crash or eat memory
+without taking anything along. It imports no PyTorch, so that one is cheap to start again.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from cogview.data.images import BadImage, Limits, byte_count, decode, square
+from cogview.data.shards import Preprocessing
+
+READY = ("ready",)
+
+
+def answer(data: bytes | Path, limits: Limits, preprocessing: Preprocessing) -> tuple[object, ...]:
+    """("good", pixels, conversions, bytes of the file) or ("bad", reason, message) of one picture."""
+    try:
+        decoded = decode(data, limits)
+        pixels = square(decoded.image, preprocessing)
+    except BadImage as error:
+        return ("bad", error.reason, str(error))
+    except MemoryError:
+        return ("bad", "too much memory", f"decoding needs more than {limits.max_memory >> 20:,} MiB")
+    return ("good", pixels, decoded.conversions, byte_count(data))
+
+
+def limit_memory(most: int) -> None:
+    """Let this process have no more than ``most`` bytes of address space, where the system can see to it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+
+
+def main() -> None:
+    """Answer until the standard input ends."""
+    given, answers = sys.stdin.buffer, _own_output()
+    limits, preprocessing = pickle.load(given)
+    limit_memory(limits.max_memory)
+    _send(answers, READY)
+    while True:
+        try:
+            data = pickle.load(given)
+        except EOFError:
+            return
+        _send(answers, answer(data, limits, preprocessing))
+
+
+def _own_output() -> BinaryIO:
+    """The standard output for answers alone: whatever a decoder prints goes to the standard error."""
+    own = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return own
+
+
+def _send(answers: BinaryIO, value: object) -> None:
+    pickle.dump(value, answers, protocol=pickle.HIGHEST_PROTOCOL)
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Pictures decoded by other processes, in order, within limits of size, memory and time.
+
+``Decoders`` keeps some processes busy (:mod:`cogview.data.decode_worker`) a little ahead of who asks. A
+picture whose decoder takes longer than ``Limits.seconds``, or dies, is refused by name like any other bad
+picture; the process is ended and another takes its place. With 0 workers decoding happens in this process,
+where nothing can be interrupted: then only sizes are limited.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import cogview
+from cogview.data.check import Reading, problem
+from cogview.data.decode_worker import answer
+from cogview.data.images import Limits
+from cogview.data.samples import Sample
+from cogview.data.shards import Preprocessing
+from cogview.data.sources import Record
+from cogview.errors import CogViewError
+
+START_SECONDS = 60.0
+AHEAD = 16  # pictures a worker may be ahead of who asks, at least
+
+
+def default_workers() -> int:
+    """A decoder on every core but one, eight at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores - 1))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A picture as the image tokenizer sees it: (size, size, 3) uint8.
+
+    conversions: what made it one; bytes: of its file.
+    """
+
+    pixels: NDArray[np.uint8]
+    conversions: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a picture cannot be used."""
+
+    reason: str
+    message: str
+
+
+class Decoders:
+    """Decodes pictures in ``workers`` processes; a context manager.
+
+    preprocessing: how squares are made. ahead: how many pictures are worked on before they are asked for.
+    """
+
+    def __init__(self, limits: Limits, preprocessing: Preprocessing, workers: int, ahead: int = 0) -> None:
+        self.limits, self.preprocessing, self.workers = limits, preprocessing, workers
+        self.ahead = max(ahead, AHEAD * workers)
+        self._children: dict[int, _Child] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        if self.workers:
+            self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="decoder")
+            threading.Thread(target=self._watch, daemon=True, name="decoder-watch").start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        for child in list(self._children.values()):
+            child.end()
+        if self._threads:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+        for child in list(self._children.values()):
+            child.end()
+
+    def readings(
+        self, records: Iterable[Record], need_caption: bool = True
+    ) -> Iterator[tuple[Record, Reading]]:
+        """Each record with what it gives, in order, pictures already squares.
+
+        Duplicates are not looked for (:meth:`~cogview.data.check.Reading.unless_in` does).
+        """
+        waiting: deque[tuple[Record, Future[Pixels | Refused]]] = deque()
+        source = iter(records)
+        while True:
+            for record in islice(source, self.ahead + 1 - len(waiting)):
+                waiting.append((record, self._start(record, need_caption)))
+            if not waiting:
+                return
+            record, future = waiting.popleft()
+            yield record, _reading(record, future.result())
+
+    def _start(self, record: Record, need_caption: bool) -> Future[Pixels | Refused]:
+        """The picture of a record, now or later."""
+        wrong = problem(record, need_caption)
+        if wrong is None and self._threads:
+            return self._threads.submit(self._decode, record.image)
+        future: Future[Pixels | Refused] = Future()
+        future.set_result(Refused(*wrong) if wrong else _from(self._here(record.image)))
+        return future
+
+    def _here(self, image: bytes | Path | None) -> tuple[Any, ...]:
+        assert image is not None
+        return answer(image, self.limits, self.preprocessing)
+
+    def _decode(self, image: bytes | Path | None) -> Pixels | Refused:
+        """In a thread of the pool, which has a process of its own."""
+        me = threading.get_ident()
+        child = self._children.get(me)
+        if child is None:
+            child = self._children[me] = _Child(self.limits, self.preprocessing)
+        found = child.ask(image)
+        if child.over:
+            del self._children[me]
+        return found
+
+    def _watch(self) -> None:
+        """End processes that take too long."""
+        while not self._closed.wait(min(0.1, self.limits.seconds / 4)):
+            for child in list(self._children.values()):
+                child.end_if_late()
+
+
+class _Child:
+    """One decoding process."""
+
+    def __init__(self, limits: Limits, preprocessing: Preprocessing) -> None:
+        self.limits, self.over, self.late = limits, False, False
+        self._since: float | None = None
+        package = str(Path(cogview.__file__).parents[1])
+        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cogview.data.decode_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        began = time.monotonic()
+        if self._exchange((limits, preprocessing)) is None:
+            self.end()
+            took = f"after {time.monotonic() - began:.0f} s"
+            raise CogViewError(f"a decoding process did not start ({took}); try --workers 0")
+
+    def ask(self, image: bytes | Path | None) -> Pixels | Refused:
+        """Decode one picture; after an answer that did not come, ``over`` is set."""
+        self._since = time.monotonic()
+        found = self._exchange(image)
+        self._since = None
+        if found is not None:
+            return _from(found)
+        self.end()
+        if self.late:
+            return Refused("too slow", f"decoding took longer than {self.limits.seconds:g} s")
+        return Refused("decoder crashed", f"its process ended with {self._process.returncode}")
+
+    def _exchange(self, value: object) -> tuple[Any, ...] | None:
+        """Send a value, receive the answer; None where the process is gone."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            pickle.dump(value, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+            found: tuple[Any, ...] = pickle.load(self._process.stdout)
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
+            return None
+        return found
+
+    def end_if_late(self) -> None:
+        """End the process where its picture has taken too long."""
+        if self._since is not None and time.monotonic() - self._since > self.limits.seconds:
+            self.late = True
+            self._process.kill()
+
+    def end(self) -> None:
+        """End the process."""
+        self.over = True
+        self._process.kill()
+        self._process.wait()
+
+
+def _from(found: tuple[Any, ...]) -> Pixels | Refused:
+    return Refused(*found[1:]) if found[0] == "bad" else Pixels(*found[1:])
+
+
+def _reading(record: Record, found: Pixels | Refused) -> Reading:
+    if isinstance(found, Refused):
+        return Reading.refused(record, found.reason, found.message)
+    image = Image.fromarray(found.pixels)
+    sample = Sample(record.key, image, record.captions, record.source, record.split)
+    return Reading(sample, conversions=found.conversions, bytes=found.bytes)

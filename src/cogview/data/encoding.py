@@ -1,0 +1,43 @@
+"""Image tokenizers on a device, for builds whose pictures come from the CPU and whose codes go there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cogview.errors import CogViewError
+
+if TYPE_CHECKING:
+    from cogview.data.build import ImageEncoder
+
+
+class OnDevice:
+    """An image tokenizer moved to a device; takes and gives tensors on the CPU."""
+
+    def __init__(self, images: ImageEncoder, device: torch.device) -> None:
+        if isinstance(images, nn.Module):
+            images.to(device)
+        self.images, self.device = images, device
+        self.codes, self.fingerprint, self.grid = images.codes, images.fingerprint, images.grid
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes (batch, h * w) of images (batch, 3, H, W)."""
+        return self.images.encode(images.to(self.device)).cpu()
+
+
+def encoding_device(name: str) -> torch.device:
+    """The device of a name; "auto" is this rank's GPU of the machine, if there are any."""
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+        return torch.device("cuda", int(local) % torch.cuda.device_count())
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CogViewError(f"--device {name} is not available here; use auto or cpu") from error
+    return device
