@@ -1,0 +1,397 @@
+"""The raters' pages: small HTML forms behind personal links, no account, no cookie, nothing from elsewhere.
+
+A form's answer is committed before the rater is led on. Pages work without JavaScript; with it, an answer is
+sent again until the server is there. Every page forbids foreign content; a post must come from the study's
+own page and hold no more than a form of ours does.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from cogview.errors import CogViewError
+from cogview.study.schema import HIGHEST, PICTURES, SCALES, Language
+from cogview.study.store import Progress, Store
+from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+    from starlette.routing import Route
+except ImportError as error:
+    raise CogViewError(
+        f"the study's pages need {error.name}; install it with: pip install 'cogview[study]'"
+    ) from None
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HERE = Path(__file__).parent
+STATIC = {
+    "study.css": "text/css; charset=utf-8",
+    "study.js": "text/javascript; charset=utf-8",
+    "study.svg": "image/svg+xml",
+}
+MAX_BODY = 4096
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "X-Robots-Tag": "noindex, nofollow",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+Form = dict[str, str]
+
+
+class Refused(Exception):
+    """A request that is answered by a message: its status, and the texts' names of heading and text."""
+
+    def __init__(self, status: int, heading: str) -> None:
+        super().__init__(heading)
+        self.status, self.heading = status, heading
+
+
+class Guard:
+    """The outermost layer: answers only to the hosts it is for, and adds the security headers."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                lines = ((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
+                message["headers"] = [*message["headers"], *(line for line in lines if line[0] not in there)]
+            await send(message)
+
+        known = scope["type"] != "http" or self._is_ours(Request(scope).headers.get("host", ""))
+        app = self.app if known else Response("another host", 400)
+        await app(scope, receive, with_headers)
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            return False
+        return "*" in self.hosts or name in self.hosts
+
+
+async def read_form(request: Request, origins: frozenset[str]) -> Form:
+    """A form of our own page, at most MAX_BODY bytes; Refused for any other."""
+    site, origin = request.headers.get("sec-fetch-site"), urlsplit(request.headers.get("origin", ""))
+    own = origin.netloc in {request.headers.get("host"), *origins} if site is None else site == "same-origin"
+    if not own:
+        raise Refused(403, "refused")
+    if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
+        raise Refused(415, "refused")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Refused(413, "refused")
+    try:
+        return dict(parse_qsl(body.decode("utf-8"), strict_parsing=bool(body), max_num_fields=16))
+    except ValueError as error:
+        raise Refused(400, "refused") from error
+
+
+def read_scores(form: Form) -> dict[str, int]:
+    """The scores of a form that are there and within their ranges."""
+    found = {name: form.get(name, "") for name in SCALES}
+    return {
+        name: int(text)
+        for name, text in found.items()
+        if text in {str(number) for number in range(1, HIGHEST[name] + 1)}
+    }
+
+
+class Pages:
+    """The pages of one study. ``origins``: hosts, besides the one asked, that pages may be served under."""
+
+    def __init__(self, store: Store, origins: frozenset[str] = frozenset()) -> None:
+        self.store, self.study, self.origins = store, store.study, origins
+        self.groups = {group.key: group for group in self.study.groups}
+        self.names = {name for group in self.study.groups for name in group.pictures.values()}
+        self.templates = Environment(
+            loader=PackageLoader("cogview.study"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    # ---------------------------------------------------------------------------------------- plumbing
+
+    def handler(
+        self, respond: Callable[[Request, Progress, Form], Response]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint behind a personal link; ``respond`` runs in a thread, with the form of a post."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                form = await read_form(request, self.origins) if request.method == "POST" else {}
+                return await run_in_threadpool(self._respond, respond, request, form)
+            except Refused as refused:
+                return await run_in_threadpool(self.message, request, refused.status, refused.heading)
+            except ClientDisconnect:
+                return Response(status_code=400)
+            except CogViewError:
+                return await run_in_threadpool(self.message, request, 503, "trouble")
+
+        return endpoint
+
+    def _respond(
+        self, respond: Callable[[Request, Progress, Form], Response], request: Request, form: Form
+    ) -> Response:
+        rater = self.store.rater(request.path_params["token"])
+        if rater is None:
+            raise Refused(404, "no_link")
+        return respond(request, self.store.progress(rater), form)
+
+    def render(self, template: str, language: Language, status: int = 200, **values: Any) -> Response:
+        """A page; what every template needs is added."""
+        common = {
+            "t": TEXTS[language],
+            "scales": SCALE_TEXTS[language],
+            "highest": HIGHEST,
+            "language": language,
+            "title": self.study.title,
+            "size": self.study.size,
+            "home": "",
+            "total": 0,
+            "answered": 0,
+            "problem": "",
+        }
+        html = self.templates.get_template(template).render(common | values)
+        return HTMLResponse(html, status)
+
+    def message(self, request: Request, status: int, heading: str) -> Response:
+        """A page that only says something."""
+        language = preferred(request.headers.get("accept-language", ""))
+        texts = TEXTS[language]
+        return self.render(
+            "message.html", language, status, heading=texts[heading], text=texts[f"{heading}_text"]
+        )
+
+    def _page(self, request: Request, progress: Progress, template: str, **values: Any) -> Response:
+        """A page of a rater's own."""
+        steps = progress.steps
+        return self.render(
+            template,
+            self._language(request, progress),
+            home=self._home(progress.rater),
+            here=request.url.path,
+            rater=progress.rater,
+            positions=progress.positions,
+            total=len(steps),
+            answered=sum(map(progress.answered, steps)),
+            **values,
+        )
+
+    def _language(self, request: Request, progress: Progress) -> Language:
+        return progress.language or preferred(request.headers.get("accept-language", ""))
+
+    def _home(self, rater: int) -> str:
+        return f"/r/{self.store.token(rater)}"
+
+    def _link(self, progress: Progress, step: tuple[int, int | None] | None) -> str:
+        home = self._home(progress.rater)
+        return f"{home}/{step[0]}/{step[1] or 'best'}" if step else home
+
+    def _go_on(self, request: Request, progress: Progress) -> Response:
+        """To the first step without an answer; as JSON for the page's script."""
+        link = self._link(progress, progress.next)
+        if request.headers.get("accept") == "application/json":
+            return JSONResponse({"next": link})
+        return RedirectResponse(link, 303)
+
+    def _step(self, request: Request, progress: Progress) -> tuple[int, int | None]:
+        """The step that a path names; Refused where there is none."""
+        step = (int(request.path_params["position"]), request.path_params.get("slot"))
+        if step not in progress.steps:
+            raise Refused(404, "no_page")
+        return step
+
+    def _around(self, request: Request, progress: Progress, step: tuple[int, int | None]) -> dict[str, Any]:
+        """What the pages of a group share: captions, the rater's language first; pictures; the way back."""
+        position, steps = step[0], progress.steps
+        slots = progress.slots(position)
+        shown = [progress.shown[position, slot] for slot in range(1, slots + 1)]
+        group, at = self.groups[shown[0].caption], steps.index(step)
+        language = self._language(request, progress)
+        captions = sorted(group.captions.items(), key=lambda item: (item[0] != language, item[0]))
+        return {
+            "position": position,
+            "slots": slots,
+            "captions": captions,
+            "pictures": [group.pictures[each.model] for each in shown],
+            "scored": [slot for slot in range(1, slots + 1) if (position, slot) in progress.scores],
+            "back": self._link(progress, steps[at - 1] if at else None),
+        }
+
+    # ---------------------------------------------------------------------------------------- pages
+
+    def intro(self, request: Request, progress: Progress, form: Form) -> Response:
+        """What the study is, or that it is done."""
+        slots, finished = progress.slots(1), progress.next is None
+        return self._page(request, progress, "intro.html", slots=slots, finished=finished)
+
+    def go_on(self, request: Request, progress: Progress, form: Form) -> Response:
+        """To where the rater left off."""
+        return self._go_on(request, progress)
+
+    def score(self, request: Request, progress: Progress, form: Form) -> Response:
+        """One picture and its four scores."""
+        position, slot = self._step(request, progress)
+        assert slot
+        values: Mapping[str, int] = progress.scores.get((position, slot), {})
+        if request.method == "POST":
+            values = read_scores(form)
+            if len(values) == len(SCALES):
+                self.store.score(progress.rater, position, slot, values)
+                return self._go_on(request, self.store.progress(progress.rater))
+        around = self._around(request, progress, (position, slot))
+        missing = TEXTS[self._language(request, progress)]["missing"]
+        response = self._page(
+            request,
+            progress,
+            "score.html",
+            **around,
+            slot=slot,
+            picture=around["pictures"][slot - 1],
+            values=values,
+            problem=missing if request.method == "POST" else "",
+        )
+        response.status_code = 422 if request.method == "POST" else 200
+        return response
+
+    def best(self, request: Request, progress: Progress, form: Form) -> Response:
+        """All pictures of a caption, to choose the best."""
+        position, _ = step = self._step(request, progress)
+        slots = progress.slots(position)
+        if any((position, slot) not in progress.scores for slot in range(1, slots + 1)):
+            if request.method == "POST":
+                raise Refused(409, "early")
+            return self._go_on(request, progress)
+        problem = ""
+        if request.method == "POST":
+            problem, slot = "missing_best", form.get("best", "")
+            if slot in {str(number) for number in range(1, slots + 1)}:
+                self.store.choose(progress.rater, position, int(slot))
+                return self._go_on(request, self.store.progress(progress.rater))
+        around = self._around(request, progress, step)
+        texts = TEXTS[self._language(request, progress)]
+        values = {"best": progress.choices[position]} if position in progress.choices else {}
+        response = self._page(
+            request, progress, "best.html", **around, values=values, problem=texts[problem] if problem else ""
+        )
+        response.status_code = 422 if problem else 200
+        return response
+
+    def speak(self, request: Request, progress: Progress, form: Form) -> Response:
+        """Change the language and go back."""
+        home, back = self._home(progress.rater), form.get("back", "")
+        if form.get("to") in ("en", "zh"):
+            self.store.speak(progress.rater, form["to"])  # type: ignore[arg-type]
+        return RedirectResponse(back if back == home or back.startswith(f"{home}/") else home, 303)
+
+    # ---------------------------------------------------------------------------------------- the rest
+
+    def front(self, request: Request) -> Response:
+        """For those who come without a link."""
+        return self.message(request, 200, "no_link")
+
+    def static(self, request: Request) -> Response:
+        """Style and script."""
+        name = request.path_params["name"]
+        if name not in STATIC:
+            return self.message(request, 404, "no_page")
+        return FileResponse(
+            HERE / "static" / name, media_type=STATIC[name], headers={"Cache-Control": "max-age=3600"}
+        )
+
+    def picture(self, request: Request) -> Response:
+        """A picture; its name is random, and known to those who were shown it."""
+        name = request.path_params["name"]
+        if name not in self.names:
+            return self.message(request, 404, "no_page")
+        headers = {"Cache-Control": "private, max-age=604800, immutable"}
+        return FileResponse(self.store.directory / PICTURES / name, media_type="image/png", headers=headers)
+
+    def missing(self, request: Request, error: Exception) -> Response:
+        """Any other path, or another method."""
+        return self.message(request, getattr(error, "status_code", 404), "no_page")
+
+    def trouble(self, request: Request, error: Exception) -> Response:
+        """What should not happen; the script tries again."""
+        return self.message(request, 500, "trouble")
+
+
+def application(store: Store, hosts: tuple[str, ...] = LOOPBACK, url: str | None = None) -> ASGIApp:
+    """The ASGI application of a study.
+
+    Args:
+        hosts: names it answers to ("*" for any), besides that of ``url``.
+        url: the address under which raters reach it, where that is not the server's own.
+    """
+    where = urlsplit(url or "")
+    pages = Pages(store, frozenset({where.netloc} - {""}))
+    link, both = "/r/{token}", ["GET", "POST"]
+    routes = [
+        Route("/", pages.front),
+        Route("/static/{name}", pages.static),
+        Route("/pictures/{name}", pages.picture),
+        Route(link, pages.handler(pages.intro)),
+        Route(f"{link}/next", pages.handler(pages.go_on)),
+        Route(f"{link}/language", pages.handler(pages.speak), methods=["POST"]),
+        Route(f"{link}/{{position:int}}/best", pages.handler(pages.best), methods=both),
+        Route(f"{link}/{{position:int}}/{{slot:int}}", pages.handler(pages.score), methods=both),
+    ]
+    handlers: dict[Any, Any] = {404: pages.missing, 405: pages.missing, 500: pages.trouble}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    return Guard(app, frozenset({*hosts, where.hostname or hosts[0]}))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; CogViewError where the address cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise CogViewError(
+            f"cannot listen at {host}:{port} ({error.strerror or error}); give another --host or --port"
+        ) from error
+
+
+def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: str | None) -> None:
+    """Serve until interrupted."""
+    try:
+        import uvicorn
+    except ImportError:
+        raise CogViewError(
+            "serving a study needs uvicorn; install it with: pip install 'cogview[study]'"
+        ) from None
+    config = uvicorn.Config(
+        application(store, hosts, url),
+        log_level="warning",
+        access_log=False,  # paths hold the raters' tokens
+        server_header=False,
+        limit_concurrency=512,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=5,
+        ws="none",
+        lifespan="off",
+    )
+    uvicorn.Server(config).run(sockets=[listener])

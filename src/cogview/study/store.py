@@ -1,0 +1,299 @@
+"""Answers in SQLite: written at once, whole or not at all, by any number of raters at the same time.
+
+The database is in WAL mode with full synchronisation: what a rater was told is saved survives ``kill -9`` and
+a loss of power. Each answer has one row; posting it again changes nothing, another answer replaces it.
+Tokens are not stored: a rater's token is their number and an HMAC of it under the folder's secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import sqlite3
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cogview.config import Config
+from cogview.errors import CogViewError
+from cogview.study.assignment import half_of, tasks_for
+from cogview.study.schema import ANSWERS, HIGHEST, SCALES, SECRET, Language, Study, read_study
+
+VERSION = 1
+MAX_RATERS = 10_000
+TABLES = f"""
+CREATE TABLE study (id TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT;
+CREATE TABLE raters (
+    rater INTEGER PRIMARY KEY, half INTEGER NOT NULL, language TEXT, created TEXT NOT NULL
+) STRICT;
+CREATE TABLE shown (
+    rater INTEGER NOT NULL REFERENCES raters, position INTEGER NOT NULL, slot INTEGER NOT NULL,
+    caption TEXT NOT NULL, model TEXT NOT NULL,
+    PRIMARY KEY (rater, position, slot), UNIQUE (rater, caption, model)
+) STRICT;
+CREATE TABLE scores (
+    rater INTEGER NOT NULL, position INTEGER NOT NULL, slot INTEGER NOT NULL,
+    {", ".join(f"{s} INTEGER NOT NULL CHECK ({s} BETWEEN 1 AND {HIGHEST[s]})" for s in SCALES)},
+    saved TEXT NOT NULL, changed TEXT,
+    PRIMARY KEY (rater, position, slot), FOREIGN KEY (rater, position, slot) REFERENCES shown
+) STRICT;
+CREATE TABLE choices (
+    rater INTEGER NOT NULL, position INTEGER NOT NULL, slot INTEGER NOT NULL,
+    saved TEXT NOT NULL, changed TEXT,
+    PRIMARY KEY (rater, position), FOREIGN KEY (rater, position, slot) REFERENCES shown
+) STRICT;
+"""
+ROWS = f"""
+SELECT s.rater, r.half, s.position, s.slot, s.caption, s.model, {", ".join("a." + s for s in SCALES)},
+       CASE WHEN c.slot IS NULL THEN NULL ELSE c.slot = s.slot END, a.saved
+FROM shown s JOIN raters r USING (rater) LEFT JOIN scores a USING (rater, position, slot)
+LEFT JOIN choices c USING (rater, position) ORDER BY s.rater, s.position, s.slot
+"""
+
+
+class NotYet(Exception):
+    """The best of a group was chosen before every picture of it had its scores."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as a rater sees it: which caption (a group's key), which model."""
+
+    caption: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that a rater is asked and has answered; positions and slots count from 1.
+
+    shown: (position, slot) to what stands there; scores: (position, slot) to the four scores; choices:
+    position to slot.
+    """
+
+    rater: int
+    language: Language | None
+    shown: Mapping[tuple[int, int], Shown]
+    scores: Mapping[tuple[int, int], Mapping[str, int]]
+    choices: Mapping[int, int]
+
+    @property
+    def positions(self) -> int:
+        """How many captions are asked."""
+        return max(position for position, _ in self.shown)
+
+    def slots(self, position: int) -> int:
+        """How many pictures a caption has; 0 where there is no such position."""
+        return sum(at == position for at, _ in self.shown)
+
+    @property
+    def steps(self) -> list[tuple[int, int | None]]:
+        """Everything to answer in order: (position, slot), and (position, None) for the choice."""
+        found: list[tuple[int, int | None]] = []
+        for position in range(1, self.positions + 1):
+            found += [(position, slot) for slot in range(1, self.slots(position) + 1)]
+            found.append((position, None))
+        return found
+
+    def answered(self, step: tuple[int, int | None]) -> bool:
+        """Whether there is an answer."""
+        position, slot = step
+        return position in self.choices if slot is None else (position, slot) in self.scores
+
+    @property
+    def next(self) -> tuple[int, int | None] | None:
+        """The first step without an answer; None when all have one."""
+        return next((step for step in self.steps if not self.answered(step)), None)
+
+
+class Answer(Config):
+    """A picture shown to a rater and what they said of it; None where nothing was said yet.
+
+    half: 0 or 1 of the A-B test; best: whether it was chosen as the best of its group.
+    """
+
+    rater: int
+    half: int
+    position: int
+    slot: int
+    caption: str
+    model: str
+    clarity: int | None
+    texture: int | None
+    relevance: int | None
+    overall: int | None
+    best: bool | None
+    saved: str | None
+
+
+class Store:
+    """The answers of a study's folder. Safe to use from any thread and from several processes."""
+
+    def __init__(self, directory: Path, study: Study, key: bytes) -> None:
+        self.directory, self.study, self._key = directory, study, key
+
+    @classmethod
+    def create(cls, directory: Path, study: Study) -> Store:
+        """An empty database and a new secret, in a folder that has neither."""
+        key = secrets.token_bytes(32)
+        with os.fdopen(os.open(directory / SECRET, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(key.hex() + "\n")
+        store = cls(directory, study, key)
+        with contextlib.closing(sqlite3.connect(directory / ANSWERS, isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.executescript(f"BEGIN; {TABLES} COMMIT;")
+            database.execute("INSERT INTO study VALUES (?, ?)", (study.id, VERSION))
+        return store
+
+    @classmethod
+    def open(cls, directory: Path) -> Store:
+        """The store of a folder; CogViewError where anything is missing, broken or of another study."""
+        study = read_study(directory)
+        try:
+            key = bytes.fromhex((directory / SECRET).read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise CogViewError(f"{directory / SECRET}: cannot be read; restore the study's folder") from error
+        if not (directory / ANSWERS).is_file() or len(key) < 16:
+            raise CogViewError(f"{directory}: its {ANSWERS} or {SECRET} is missing; restore the folder")
+        store = cls(directory, study, key)
+        with store._database() as database:
+            found = database.execute("SELECT id, version FROM study").fetchone()
+        if found != (study.id, VERSION):
+            raise CogViewError(f"{directory / ANSWERS}: belongs to another study, or to another version")
+        return store
+
+    @contextlib.contextmanager
+    def _database(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection; with ``write``, one transaction that waits for its turn."""
+        path = self.directory / ANSWERS
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as database:
+                database.execute("PRAGMA foreign_keys=ON")
+                database.execute("PRAGMA synchronous=FULL")
+                database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                try:
+                    yield database
+                except BaseException:
+                    database.rollback()
+                    raise
+                database.commit()
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise CogViewError(f"{path}: {error}") from error
+
+    # -------------------------------------------------------------------------------------------- raters
+
+    def invite(self, count: int) -> int:
+        """See that there are at least ``count`` raters, each with their tasks; how many there are."""
+        if count > MAX_RATERS:
+            raise CogViewError(f"{count} raters are more than the {MAX_RATERS} a study takes")
+        with self._database(write=True) as database:
+            there = _count(database)
+            for rater in range(there + 1, count + 1):
+                self._add(database, rater)
+        return max(there, count)
+
+    def _add(self, database: sqlite3.Connection, rater: int) -> None:
+        half = half_of(self.study, rater)
+        database.execute("INSERT INTO raters VALUES (?, ?, NULL, ?)", (rater, half, _now()))
+        rows = [
+            (rater, position, slot, self.study.groups[task.group].key, model)
+            for position, task in enumerate(tasks_for(self.study, rater), 1)
+            for slot, model in enumerate(task.models, 1)
+        ]
+        database.executemany("INSERT INTO shown VALUES (?, ?, ?, ?, ?)", rows)
+
+    def raters(self) -> int:
+        """How many were invited."""
+        with self._database() as database:
+            return _count(database)
+
+    def token(self, rater: int) -> str:
+        """What the rater's link ends in: the number and 128 bits that only the secret's owner can make."""
+        code = hmac.digest(self._key, f"{self.study.id} rater {rater}".encode(), hashlib.sha256)[:16]
+        return f"{rater}-{urlsafe_b64encode(code).decode().rstrip('=')}"
+
+    def rater(self, token: str) -> int | None:
+        """The rater a token belongs to; None where it is nobody's."""
+        form = re.fullmatch(r"([1-9][0-9]{0,4})-[A-Za-z0-9_-]{22}", token, re.ASCII)
+        if not form or not hmac.compare_digest(self.token(int(form[1])).encode(), token.encode()):
+            return None
+        with self._database() as database:
+            found = database.execute("SELECT 1 FROM raters WHERE rater = ?", (int(form[1]),)).fetchone()
+        return int(form[1]) if found else None
+
+    def speak(self, rater: int, language: Language) -> None:
+        """Remember the language of a rater's pages."""
+        with self._database(write=True) as database:
+            database.execute("UPDATE raters SET language = ? WHERE rater = ?", (language, rater))
+
+    # -------------------------------------------------------------------------------------------- answers
+
+    def progress(self, rater: int) -> Progress:
+        """What a rater is asked and has answered."""
+        with self._database() as database:
+
+            def rows(what: str, table: str) -> list[tuple[int, ...]]:
+                return database.execute(f"SELECT {what} FROM {table} WHERE rater = ?", (rater,)).fetchall()
+
+            shown = rows("position, slot, caption, model", "shown ")
+            scores = rows(f"position, slot, {', '.join(SCALES)}", "scores")
+            choices = rows("position, slot", "choices")
+            ((language,),) = rows("language", "raters")
+        return Progress(
+            rater,
+            language,  # type: ignore[arg-type]
+            {(row[0], row[1]): Shown(*row[2:]) for row in shown},  # type: ignore[arg-type]
+            {(row[0], row[1]): dict(zip(SCALES, row[2:], strict=True)) for row in scores},
+            {row[0]: row[1] for row in choices},
+        )
+
+    def score(self, rater: int, position: int, slot: int, scores: Mapping[str, int]) -> None:
+        """Save the four scores of a picture; sqlite3.IntegrityError where there is no such picture."""
+        values = [scores[name] for name in SCALES]
+        names = ", ".join(SCALES)
+        with self._database(write=True) as database:
+            database.execute(
+                f"INSERT INTO scores (rater, position, slot, {names}, saved) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                f" ON CONFLICT DO UPDATE SET {', '.join(f'{s} = excluded.{s}' for s in SCALES)},"
+                f" changed = excluded.saved"
+                f" WHERE ({names}) != ({', '.join(f'excluded.{s}' for s in SCALES)})",
+                (rater, position, slot, *values, _now()),
+            )
+
+    def choose(self, rater: int, position: int, slot: int) -> None:
+        """Save which picture of a group is the best; NotYet before all of the group have scores."""
+        with self._database(write=True) as database:
+            here = (rater, position)
+            count = "SELECT count(*) FROM {} WHERE rater = ? AND position = ?"
+            shown, scored = (database.execute(count.format(t), here).fetchone() for t in ("shown", "scores"))
+            if shown != scored:
+                raise NotYet
+            database.execute(
+                "INSERT INTO choices (rater, position, slot, saved) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET slot = excluded.slot, changed = excluded.saved"
+                " WHERE slot != excluded.slot",
+                (rater, position, slot, _now()),
+            )
+
+    def answers(self) -> list[Answer]:
+        """Every picture shown to every rater, in order, with what was said of it."""
+        with self._database() as database:
+            rows = database.execute(ROWS).fetchall()
+        names = tuple(Answer.model_fields)
+        return [Answer(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _count(database: sqlite3.Connection) -> int:
+    return int(database.execute("SELECT count(*) FROM raters").fetchone()[0])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
