@@ -68,6 +68,17 @@ def test_from_a_family_only_what_is_given_changes(parts: Path, tmp_path: Path) -
     assert Family(out).hash != before.hash
 
 
+def test_a_role_can_be_stored_small(parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    assert command(parts, out, "--small", "base") == 0
+    packed, whole = out / "base" / "model.safetensors", parts / "run" / "model" / "model.safetensors"
+    assert packed.stat().st_size < 0.7 * whole.stat().st_size
+    weight = Family(out).transformer("base").blocks[0].mlp.up.weight
+    assert torch.allclose(weight, tiny.transformer(seed=5).blocks[0].mlp.up.weight, atol=0.01)
+    with pytest.raises(CogViewError, match="no 'caption' role is given"):
+        assemble(out, {"base": parts / "run"}, parts / "tokenizer", parts / "text.model", small=["caption"])
+
+
 def test_the_card_stays_when_a_family_is_made_again(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     assert command(parts, out) == 0

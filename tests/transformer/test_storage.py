@@ -128,3 +128,37 @@ def test_what_is_wrong_is_said_in_one_line(name: str, saved: Path) -> None:
         Transformer.from_directory(saved)
     assert str(saved) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_int8_rows_are_within_half_a_step_and_half_the_size(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save(tmp_path / "half")
+    model.save(tmp_path / "small", torch.int8)
+    again = Transformer.from_directory(tmp_path / "small").state_dict()
+    for name, weight in model.state_dict().items():
+        if weight.ndim == 2:
+            step = weight.abs().amax(1, keepdim=True) / 127
+            assert bool(((again[name] - weight).abs() <= 0.5001 * step).all())
+        else:
+            assert torch.equal(again[name], weight.half().float())
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "half")]
+    assert sizes[0] < 0.7 * sizes[1]  # names and scales count here; half of it at 256 columns
+    assert Transformer.inspect(tmp_path / "small") == model.config
+
+
+def test_int8_rows_need_their_scales_and_readers_that_know_them(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save(tmp_path, torch.int8)
+    with (
+        pytest.raises(CogViewError, match="int8 rows; this needs the float weights"),
+        storage.open_weights(tmp_path, model.state_dict()),
+    ):
+        pass
+    tensors = load_file(tmp_path / "model.safetensors")
+    scale = tensors.pop("tokens.weight.scale")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CogViewError, match=r"tokens\.weight\.scale is missing"):
+        Transformer.from_directory(tmp_path)
+    save_file(tensors | {"tokens.weight.scale": scale[:-1]}, tmp_path / "model.safetensors")
+    with pytest.raises(CogViewError, match=r"tokens\.weight\.scale is"):
+        Transformer.from_directory(tmp_path)

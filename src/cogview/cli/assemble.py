@@ -49,6 +49,10 @@ def assemble(
         list[str] | None,
         typer.Option("--lora", metavar="NAME=RUN", help="An adapter to keep beside the model, by name."),
     ] = None,
+    small: Annotated[
+        list[str] | None,
+        typer.Option("--small", metavar="ROLE", help="Store this role as int8 rows, half the size."),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling default.", min=0)] = None,
     top_k: Annotated[int | None, typer.Option(help="Sampling default.", min=0)] = None,
     top_p: Annotated[float | None, typer.Option(help="Sampling default.", min=0, max=1)] = None,
@@ -82,6 +86,7 @@ def assemble(
         start=opened,
         settings=wanted,
         adapters={name: Path(path) for name, path in _pairs("--lora", lora or []).items()},
+        small=small or [],
         card=card,
     )
     roles = ", ".join(family.config.roles)

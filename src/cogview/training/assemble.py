@@ -7,11 +7,12 @@ here, where it can still be mended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from pydantic import Field
 
 from cogview.config import Config, load_json, validate
@@ -22,6 +23,7 @@ from cogview.tokenizers.images import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.lora import CONFIG as LORA
 from cogview.transformer.lora import apply_adapter
+from cogview.transformer.model import Transformer
 
 FACTS = "training.json"
 CARD = "card.md"
@@ -64,6 +66,7 @@ def assemble(
     start: Family | None = None,
     settings: FamilySettings | None = None,
     adapters: Mapping[str, Path] | None = None,
+    small: Collection[str] = (),
     card: Path | None = None,
 ) -> Family:
     """Write a family of one's own runs to ``out`` and return it, read back whole.
@@ -75,6 +78,7 @@ def assemble(
         start: a family to take everything from that is not given: tokenizers, other roles, styles.
         settings: styles (added to ``start``'s), templates and sampling defaults.
         adapters: name to the run of an adapter that is kept beside the model, to be asked for by name.
+        small: the roles among ``roles`` whose matrices are stored as int8 rows, half the size.
         card: the model card; by default the one that is in ``out`` already stays.
 
     Raises CogViewError where a part is missing or trained with another tokenizer than the family's.
@@ -86,6 +90,8 @@ def assemble(
         image_tokenizer=read_image_tokenizer(images).fingerprint,
         text_tokenizer=TextTokenizer.from_file(text).fingerprint,
     )
+    for name in set(small) - set(roles):
+        raise CogViewError(f"no {name!r} role is given that could be stored small; given: {', '.join(roles)}")
     models = {name: model_directory(path) for name, path in roles.items()}
     entries = {name: _role(name, path, prints) for name, path in models.items()}
     parts = {"image_tokenizer": images, "text.model": text, **models}
@@ -102,6 +108,8 @@ def assemble(
         for name, path in models.items():
             if (path / LORA).is_file():
                 parts[name] = _merged(name, path, start, Path(folder) / name)
+            if name in small:
+                parts[name] = _small(parts[name], Path(folder) / f"{name}-small")
         family = write_family(config, out, parts | {f"lora-{name}": path for name, path in beside.items()})
     if kept is not None:
         (out / CARD).write_text(kept, encoding="utf-8")
@@ -125,6 +133,12 @@ def _merged(role: str, adapter: Path, start: Family | None, out: Path) -> Path:
     model = start.transformer(role)
     apply_adapter(model, adapter)
     model.save(out)
+    return out
+
+
+def _small(model: Path, out: Path) -> Path:
+    """A model again with its matrices as int8 rows, written to ``out``."""
+    Transformer.from_directory(model).save(out, torch.int8)
     return out
 
 

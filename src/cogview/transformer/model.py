@@ -151,7 +151,10 @@ class Transformer(nn.Module):
         return [make(queries, keys, device)] * self.config.layers
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (floats as ``dtype``), each whole or not at all."""
+        """Write ``config.json`` and ``model.safetensors`` (floats as ``dtype``), each whole or not at all.
+
+        torch.int8 stores matrices as scaled rows, half the size of float16.
+        """
         storage.save(directory, self.config, self.state_dict(), dtype)
 
     @classmethod
@@ -162,7 +165,7 @@ class Transformer(nn.Module):
             CogViewError: as :meth:`from_directory`.
         """
         config = storage.read_config(directory)
-        with storage.open_weights(directory, cls.shapes(config)):
+        with storage.open_weights(directory, cls.shapes(config), packed=True):
             return config
 
     @classmethod

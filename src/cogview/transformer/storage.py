@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cogview.config import read_json
 from cogview.errors import CogViewError
+from cogview.transformer import compact
 from cogview.transformer.config import TransformerConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -28,11 +29,17 @@ Blocks = Iterable[tuple[str, Iterable[Tensor]]]
 def save(
     directory: str | Path, config: TransformerConfig, state: Mapping[str, Tensor], dtype: torch.dtype
 ) -> None:
-    """Write both files beside their names, flush them, then rename."""
+    """Write both files beside their names, flush them, then rename.
+
+    ``dtype`` torch.int8 stores matrices as scaled rows (:mod:`cogview.transformer.compact`).
+    """
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}
+        if dtype == torch.int8:
+            tensors = compact.pack(state)
+        else:
+            tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}
         weights, text = directory / f"{WEIGHTS}.part", directory / f"{CONFIG}.part"
         save_file(tensors, weights)
         text.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -116,16 +123,26 @@ def read_weights(
 
     The header is compared first, so that a foreign or hostile file costs no memory.
     """
-    with open_weights(directory, expected) as file:
-        return {
-            name: file.get_tensor(name).to(device, dtype)  # type: ignore[no-untyped-call]
-            for name in expected
-        }
+    with open_weights(directory, expected, packed=True) as file:
+        return {name: _tensor(file, name).to(device, dtype) for name in expected}
+
+
+def _tensor(file: safe_open, name: str) -> Tensor:
+    """A tensor of an open file, as float where it is stored as scaled rows."""
+    stored: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
+    if stored.dtype != torch.int8:
+        return stored
+    return compact.unpack(stored, file.get_tensor(name + compact.SCALE))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def open_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> Iterator[safe_open]:
-    """``model.safetensors``, open and compared with ``expected``; what is not asked for is not read."""
+def open_weights(
+    directory: str | Path, expected: Mapping[str, Tensor], packed: bool = False
+) -> Iterator[safe_open]:
+    """``model.safetensors``, open and compared with ``expected``; what is not asked for is not read.
+
+    packed: whether matrices may be stored as int8 rows with scales, which the caller then has to apply.
+    """
     path = Path(directory) / WEIGHTS
     if not path.is_file():
         raise CogViewError(f"{directory}: no {WEIGHTS} there; the model is not complete")
@@ -135,20 +152,29 @@ def open_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> Itera
         reason = str(error).splitlines()[0]
         raise CogViewError(f"{path}: damaged, or not a safetensors file ({reason})") from error
     with opened as file:
-        _check(path, file, expected)
+        _check(path, file, expected, packed)
         yield file
 
 
-def _check(path: Path, file: safe_open, expected: Mapping[str, Tensor]) -> None:
+def _check(path: Path, file: safe_open, expected: Mapping[str, Tensor], packed: bool) -> None:
     """Compare names, shapes and dtypes of an open file with what its config.json asks for."""
     names = set(file.keys())  # type: ignore[no-untyped-call]
-    for name in sorted(names ^ set(expected)):
-        what = "is missing" if name in expected else "does not belong there"
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    for name in wanted.keys() & names:
+        if _dtype(file, name) == "I8" and len(wanted[name]) == 2:
+            if not packed:
+                raise CogViewError(f"{path}: stored small, as int8 rows; this needs the float weights")
+            wanted = wanted | {name + compact.SCALE: wanted[name][:1]}
+    for name in sorted(names ^ set(wanted)):
+        what = "is missing" if name in wanted else "does not belong there"
         raise CogViewError(f"{path}: the tensor {name} {what}; the file is not this config.json's")
-    for name, tensor in expected.items():
-        found = file.get_slice(name)  # type: ignore[no-untyped-call]
-        shape = tuple(found.get_shape())
-        if shape != tuple(tensor.shape):
-            raise CogViewError(f"{path}: {name} is {shape}, config.json says {tuple(tensor.shape)}")
-        if found.get_dtype() not in DTYPES:
-            raise CogViewError(f"{path}: {name} has the type {found.get_dtype()}, not a float's")
+    for name, shape in wanted.items():
+        found = tuple(file.get_slice(name).get_shape())  # type: ignore[no-untyped-call]
+        if found != shape:
+            raise CogViewError(f"{path}: {name} is {found}, config.json says {shape}")
+        if _dtype(file, name) not in DTYPES and name + compact.SCALE not in wanted:
+            raise CogViewError(f"{path}: {name} has the type {_dtype(file, name)}, not a float's")
+
+
+def _dtype(file: safe_open, name: str) -> str:
+    return str(file.get_slice(name).get_dtype())  # type: ignore[no-untyped-call]
