@@ -159,7 +159,8 @@ def test_direct_learns_what_follows_from_the_small_picture(data: Path, tmp_path:
 
 
 def test_iterative_learns_what_its_neighbours_say(data: Path, tmp_path: Path) -> None:
-    model, sequences = trained(iterative(data, steps=120), tmp_path / "run")
+    fast = {"kind": "muon", "lr": 0.02, "adam_lr": 0.01, "scale": "spectral"}
+    model, sequences = trained(iterative(data, steps=120, optimizer=fast), tmp_path / "run")
     form = IterativeFormat.model_validate(sequences)
     expected = np.stack(
         [large(picture).ravel() for picture in np.random.default_rng(9).integers(0, 8, (4, 2, 3))]
@@ -205,7 +206,8 @@ def test_what_does_not_fit_is_told_before_training(data: Path, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["direct", "iterative"])
 def test_the_recipes_are_valid(name: str, size: str) -> None:
     kinds: dict[str, type[EnlargingRecipe]] = {"direct": DirectRecipe, "iterative": IterativeRecipe}
-    found = read_yaml(kinds[name], RECIPES / f"cogview2-{name}{size}.yaml")
+    path = f"cogview2-{name}{size}.yaml" if size else f"pictogram/{name}.yaml"
+    found = read_yaml(kinds[name], RECIPES / path)
     assert found.window == ((9, 5) if size else (9, 9))
 
 

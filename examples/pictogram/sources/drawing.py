@@ -17,6 +17,13 @@ from PIL import Image, ImageChops
 
 SIZE = 144  # pixels: twice the tokenizer's 72, so that shrinking is a mean of four
 
+
+class Canvas:
+    """How large pictures are drawn, pixels a side; ``--size`` of corpus.py changes it before drawing."""
+
+    side = SIZE
+
+
 COLOURS = {
     "red": "红色",
     "orange": "橙色",
@@ -145,7 +152,7 @@ def render_svg(svg: str) -> Image.Image:
     """An SVG that states its size, drawn in the corpus's square on white."""
     import resvg_py
 
-    data = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE)
+    data = resvg_py.svg_to_bytes(svg_string=svg, width=Canvas.side, height=Canvas.side)
     return on_white(Image.open(io.BytesIO(bytes(data))))
 
 
@@ -166,8 +173,9 @@ def trim(image: Image.Image) -> Image.Image:
     return image.crop(box) if box else image
 
 
-def square(image: Image.Image, size: int = SIZE, margin: float = 0.04) -> Image.Image:
-    """Centre the picture on a white square with a margin, then resize."""
+def square(image: Image.Image, size: int = 0, margin: float = 0.04) -> Image.Image:
+    """Centre the picture on a white square with a margin, then resize (0: to the canvas)."""
+    size = size or Canvas.side
     side = int(max(image.size) * (1 + 2 * margin))
     white = Image.new("RGB", (side, side), "white")
     white.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from sources.drawing import (
-    SIZE,
+    Canvas,
     Drawing,
     Words,
     fraction,
@@ -228,7 +228,7 @@ def _three_d(names: EmojiNames) -> Iterator[Drawing]:
 
 
 def _open_scaled(path: Path) -> Image.Image:
-    return on_white(Image.open(path)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return on_white(Image.open(path)).resize((Canvas.side, Canvas.side), Image.Resampling.LANCZOS)
 
 
 def _icon_set(names: EmojiNames, style: str) -> Iterator[Drawing]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from cogview.config import load_json
 from cogview.errors import CogViewError
-from cogview.family import FILE, Family, installed
+from cogview.family import FILE, Family, Sequences, installed
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
@@ -16,11 +18,13 @@ FACTS = "training.json"
 
 @dataclass(frozen=True)
 class Start:
-    """A transformer's directory, and the fingerprints of the tokenizers it knows ("" where unknown)."""
+    """A transformer's directory, the fingerprints of the tokenizers it knows ("" where unknown) and the
+    sequences it was trained on, where they are known."""
 
     directory: Path
     image_tokenizer: str = ""
     text_tokenizer: str = ""
+    sequences: Sequences | None = None
 
     def config(self) -> TransformerConfig:
         """The transformer's configuration; CogViewError where the directory holds something else."""
@@ -44,8 +48,9 @@ def find_start(init: Path, role: str = "base") -> Start:
     if (init / FILE).is_file() or (not init.exists() and str(init) in installed()):
         family = Family.find(init)
         prints = family.config.fingerprints
-        directory = family.directory / family.role(role).directory
-        return Start(directory, prints.image_tokenizer, prints.text_tokenizer)
+        entry = family.role(role)
+        directory = family.directory / entry.directory
+        return Start(directory, prints.image_tokenizer, prints.text_tokenizer, entry.sequences)
     directory = init if (init / "config.json").is_file() else init / "model"
     if not (directory / "config.json").is_file():
         raise CogViewError(f"init: {init} is no model; give a family's name, a run or a model's directory")
@@ -53,5 +58,16 @@ def find_start(init: Path, role: str = "base") -> Start:
         return Start(directory)
     facts = load_json(directory / FACTS)
     names = ("image_tokenizer", "text_tokenizer")
-    known = {name: str(facts.get(name, "")) for name in names} if isinstance(facts, dict) else {}
-    return Start(directory, **known)
+    if not isinstance(facts, dict):
+        return Start(directory)
+    known = {name: str(facts.get(name, "")) for name in names}
+    return Start(directory, **known, sequences=_sequences(facts.get("sequences")))
+
+
+def _sequences(given: object) -> Sequences | None:
+    """The sequences in a run's facts; None where they are missing or another version's."""
+    try:
+        found: Sequences = TypeAdapter(Sequences).validate_python(given)
+    except ValidationError:
+        return None
+    return found

@@ -22,11 +22,13 @@ from cogview.coglm.format import BEGIN, CHINESE, END, ENGLISH, collate
 from cogview.coglm.regions import SHARE, released_mask, sample_mask
 from cogview.config import Config
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
+from cogview.sequences import SequenceFormat
 from cogview.training.objective import Softmax, split_targets
 from cogview.training.recipe import Recipe
 from cogview.training.samples import Sampler, Samples
-from cogview.training.task import State
+from cogview.training.task import State, load_weights
 from cogview.training.tasks.transformer import VALIDATION_SEED, Architecture, TransformerTask, Validation
+from cogview.training.transfer import transferred
 from cogview.transformer.attention import MaskRegions, Visibility
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
@@ -75,8 +77,9 @@ class Strategies(Config):
 
 
 class CogLMRecipe(Recipe):
-    """A recipe for a CogLM. ``data``, ``split``, ``sources``, ``mixture``, ``softmax``, ``init``, ``model``,
-    ``validation`` and ``samples`` are as in the transformer's recipe."""
+    """A recipe for a CogLM. ``data``, ``split``, ``sources``, ``mixture``, ``softmax``, ``model``,
+    ``cell_weights``, ``validation`` and ``samples`` are as in the transformer's recipe. ``init`` is a CogLM,
+    or a text-to-image model with the same tokenizers, whose weights are carried over (:mod:`transfer`)."""
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
     lora: ClassVar[None] = None
@@ -94,6 +97,7 @@ class CogLMRecipe(Recipe):
     pad_multiple: int = Field(1, ge=1)
     validation: Validation = Validation()
     samples: Samples | None = None
+    cell_weights: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] | None = None
 
     @model_validator(mode="after")
     def _starts(self) -> Self:
@@ -136,6 +140,17 @@ def make_batch(
     return {**whole, "image_at": image_at, "text_at": text_at}
 
 
+def weigh_cells(batch: dict[str, Tensor], cells: Tensor, first: int) -> dict[str, Tensor]:
+    """The batch with the weight of every code multiplied by that of its place in the picture.
+
+    cells: (rows * columns,); first: position of the first code.
+    """
+    weights = batch["weights"].flatten().clone()
+    places = batch["positions"].flatten()[batch["image_at"] + 1] - first
+    weights[batch["image_at"]] *= cells[places]
+    return {**batch, "weights": weights.view_as(batch["weights"])}
+
+
 class CogLMTask(TransformerTask):
     """Trains a transformer as a CogLM; see :class:`CogLMRecipe`."""
 
@@ -158,8 +173,17 @@ class CogLMTask(TransformerTask):
         return CogLMFormat(vocabulary=vocabulary, grid=index.grid, **own)
 
     def build(self) -> nn.Module:
-        self.sampler  # noqa: B018  (what does not fit is found before training, not after)
+        self.cells, self.sampler  # noqa: B018  (what does not fit is found before training, not after)
         return Transformer(self.config())
+
+    def initialize(self, model: nn.Module, directory: Path) -> None:
+        """Load the model in ``init``, or carry over what a model that only draws has learnt."""
+        old = self.start.sequences
+        if not isinstance(old, SequenceFormat):
+            load_weights(model, self.start.directory)
+            return
+        drawer = Transformer.from_directory(self.start.directory)
+        model.load_state_dict(transferred(drawer.state_dict(), model.state_dict(), old, self.format))
 
     def _loader(self, seed: int, split: str, batch: int, **more: Any) -> TokenLoader:
         return TokenLoader(
@@ -179,7 +203,9 @@ class CogLMTask(TransformerTask):
         shared = {"mixture": recipe.mixture, "rank": rank, "world": world, "state": state}
         for batch, after in self._loader(recipe.seed, recipe.split, recipe.batch_size, **shared):
             rng = np.random.default_rng([recipe.seed, rank, after["epoch"], after["batch"]])
-            yield make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple), after
+            made = make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple)
+            first = self.format.begin_position + 1
+            yield made if self.cells is None else weigh_cells(made, self.cells, first), after
 
     def _visibility(self, batch: Any, layers: int, training: bool) -> Visibility:
         return MaskRegions(batch["order"], batch["streams"])

@@ -21,14 +21,12 @@ from torch.nn import functional as F
 
 from cogview.coglm.format import CogLMFormat
 from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
-from cogview.config import load_json, validate
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
-from cogview.family import FILE, Family
 from cogview.training.recipe import Recipe
 from cogview.training.start import FACTS, Start, find_start
-from cogview.training.task import Metrics, State, Task, load_weights
+from cogview.training.task import Metrics, State, Task
 from cogview.training.tasks.transformer import VALIDATION_SEED, Validation
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -69,23 +67,18 @@ class DirectRecipe(EnlargingRecipe):
 
 class IterativeRecipe(EnlargingRecipe):
     """Iterative super-resolution. text_slots: how much of a text is read. ratios: of hidden codes, one is
-    drawn for each sample."""
+    drawn for each sample. trained: everything, as in the paper, or the attention layers and the large
+    positions alone, so that all else can be stored once for this model and the CogLM."""
 
     task: Literal["iterative_super_resolution"]
     text_slots: PositiveInt = 16
     ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.2, 0.4, 0.6, 0.8, 0.9)
+    trained: Literal["attention", "all"] = "all"
 
 
 def base_format(init: Path) -> CogLMFormat:
     """The sequences of the CogLM that ``init`` names; CogViewError where it is another model."""
-    start = find_start(init)
-    if (init / FILE).is_file() or not init.exists():
-        form: Any = Family.find(init).role("base").sequences
-    else:
-        facts = load_json(start.directory / FACTS) if (start.directory / FACTS).is_file() else {}
-        given = facts.get("sequences") if isinstance(facts, dict) else None
-        known = isinstance(given, dict) and given.get("kind") == "coglm"
-        form = validate(CogLMFormat, given, str(start.directory / FACTS)) if known else None
+    form = find_start(init).sequences
     if not isinstance(form, CogLMFormat):
         raise CogViewError(f"init: {init} is no CogLM; super-resolution starts from one (task: coglm)")
     return form
@@ -168,9 +161,7 @@ class EnlargingTask(Task):
 
     def initialize(self, model: nn.Module, directory: Path) -> None:
         """Begin from the CogLM's weights."""
-        base, config = self.base
-        still = Transformer(config)
-        load_weights(still, self.start.directory)
+        base, still = self.base[0], Transformer.from_directory(self.start.directory)
         rows, columns = self.form.grid
         numbers = torch.arange(rows * columns)
         small = numbers // columns // self.scale * base.grid[1] + numbers % columns // self.scale
@@ -322,6 +313,12 @@ class IterativeTask(EnlargingTask):
     @property
     def text_limit(self) -> int:
         return self.form.text_slots
+
+    def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Everything, or what ``trained`` says."""
+        for name, parameter in model.named_parameters():
+            if self.recipe.trained == "all" or ".attention." in name or name == "extra_positions.weight":
+                yield name, parameter
 
     def _loss(
         self, model: Transformer, batch: TokenBatch, generator: torch.Generator | None
