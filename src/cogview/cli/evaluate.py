@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli import distributions, reranking, upscaling
+from cogview.cli import distributions, fairness, reranking, upscaling
 from cogview.cli.generate import Precision
 from cogview.errors import CogViewError
 
@@ -329,3 +329,6 @@ evaluate.command("compare")(distributions.compare)
 evaluate.command("upscaling")(upscaling.upscaling)
 evaluate.command("captions")(reranking.captions)
 evaluate.command("best-of")(reranking.best_of)
+evaluate.command("fairness")(fairness.fairness)
+evaluate.command("train-scorer")(alignment.train_scorer)
+evaluate.command("alignment")(alignment.alignment)

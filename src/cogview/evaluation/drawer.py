@@ -18,6 +18,7 @@ from cogview.provenance import model_hash
 
 if TYPE_CHECKING:
     from cogview.evaluation.captions import CaptionPlan
+    from cogview.generation.fairness import FairnessTable
     from cogview.pipeline import CogView
 
 Sampling = Mapping[str, int | float | str]
@@ -75,6 +76,14 @@ class ModelDrawer:
         """One picture for each prompt."""
         given: Any = sampling
         return [result.image for result in self.family.generate(list(prompts), n=1, seed=seed, **given)]
+
+    def series(
+        self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
+    ) -> list[Image.Image]:
+        """``n`` pictures of a prompt from index ``first`` on, worded by ``table`` (``fairness.py``)."""
+        given: Any = sampling
+        made = self.family.generate(prompt, n=n, seed=seed, first=first, fairness=table, **given)
+        return [picture.image for picture in made]
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Sampling
