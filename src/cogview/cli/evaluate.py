@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli import distributions, fairness, reranking, upscaling
+from cogview.cli import alignment, distributions, fairness, reranking, upscaling
 from cogview.cli.generate import Precision
 from cogview.errors import CogViewError
 

@@ -110,11 +110,11 @@ def _optimizer(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=training.rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
     return optimizer, schedule
 
 
-def _rate(step: int, steps: int) -> float:
+def one_cycle(step: int, steps: int) -> float:
     """The share of the peak rate: up in a straight line for a fifth of the steps, then down a cosine to 0."""
     rise = max(1, steps // 5)
     if step < rise:

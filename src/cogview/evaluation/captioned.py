@@ -1,0 +1,140 @@
+"""Pictures with their texts, from whatever people have: what alignment is trained on and measured with.
+
+Anything ``cogview data`` reads. A file that ``cogview generate`` drew tells its prompt itself, so a folder of
+such needs no caption files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogview.data.images import BadImage, decode, square
+from cogview.data.shards import Preprocessing
+from cogview.data.sources import Record, open_source
+from cogview.data.sources.wrappers import HAN
+from cogview.errors import CogViewError
+from cogview.provenance import read as read_provenance
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures (n, size, size, 3) uint8; of each its key, source and the texts that are true of it.
+
+    ``languages``: of each text, "zh", "en" or another tag; ``styled``: it names the drawing style too.
+    """
+
+    pictures: NDArray[np.uint8]
+    keys: Sequence[str]
+    sources: Sequence[str]
+    texts: Sequence[Sequence[str]]
+    languages: Sequence[Sequence[str]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def first(self, language: str) -> list[str | None]:
+        """Each picture's first text in a language, None where it has none."""
+        return [
+            next((text for text, own in zip(texts, tags, strict=True) if own == language), None)
+            for texts, tags in zip(self.texts, self.languages, strict=True)
+        ]
+
+    def rows(self, rows: Sequence[int]) -> Captioned:
+        """Some of them, in this order."""
+        return Captioned(
+            self.pictures[list(rows)],
+            [self.keys[row] for row in rows],
+            [self.sources[row] for row in rows],
+            [self.texts[row] for row in rows],
+            [self.languages[row] for row in rows],
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over keys, texts and pixels."""
+        whole = hashlib.sha256()
+        for key, texts, picture in zip(self.keys, self.texts, self.pictures, strict=True):
+            whole.update("\0".join([key, *texts]).encode() + hashlib.sha256(picture.tobytes()).digest())
+        return whole.hexdigest()[:16]
+
+
+def language_of(text: str, tag: str = "") -> str:
+    """A text's language: as it is tagged, else Chinese where it has Chinese characters, else English."""
+    return tag.split("-")[0] if tag else ("zh" if HAN.search(text) else "en")
+
+
+def read_captioned(
+    place: Path,
+    shape: Preprocessing,
+    split: str | None = None,
+    source: str | None = None,
+    count: int | None = None,
+    styled: bool = False,
+    progress: Progress | None = None,
+) -> Captioned:
+    """The captioned pictures at ``place``; keywords are left out.
+
+    Args:
+        split, source: which records; None for all.
+        count: so many, in an order that the keys decide and that mixes sources.
+        styled: with the captions that name the style, where a table has styles.
+
+    Raises:
+        CogViewError: a picture without a caption or a broken one (its place is named), or fewer than two.
+    """
+    records = [
+        record
+        for record in open_source(place).records()
+        if split in (None, record.split) and source in (None, record.source)
+    ]
+    if count is not None:
+        records.sort(key=lambda record: hashlib.sha256(record.key.encode()).digest())
+        if len(records) < count:
+            raise CogViewError(f"{place}: {len(records)} pictures there, not {count}; lower the number")
+        records = records[:count]
+    if len(records) < 2:
+        raise CogViewError(
+            f"{place}: {len(records)} captioned pictures of split {split or 'any'!r}; 2 or more are needed"
+        )
+    pictures = np.zeros((len(records), shape.size, shape.size, 3), dtype=np.uint8)
+    texts, languages = [], []
+    for row, record in enumerate(records):
+        own = texts_of(record, styled)
+        texts.append([text for text, _ in own])
+        languages.append([language for _, language in own])
+        pictures[row] = _pixels(record, shape)
+        if progress and (row % 100 == 99 or row + 1 == len(records)):
+            progress("reading pictures", row + 1, len(records))
+    keys, sources = [record.key for record in records], [record.source for record in records]
+    return Captioned(pictures, keys, sources, texts, languages)
+
+
+def texts_of(record: Record, styled: bool) -> list[tuple[str, str]]:
+    """(text, language) of a record's captions; of a drawn picture without any its prompt."""
+    kinds = ("plain", "styled") if styled else ("plain",)
+    captions = [(c.text, language_of(c.text, c.language)) for c in record.captions if c.kind in kinds]
+    if not captions and isinstance(record.image, Path) and not record.problem:
+        told = read_provenance(record.image) if record.image.suffix.lower() == ".png" else None
+        captions = [(told.prompt, language_of(told.prompt))] if told and told.prompt.strip() else []
+    if not captions:
+        raise CogViewError(
+            f"{record.place}: {record.problem or 'no caption'}; write one beside the picture (NAME.txt)"
+        )
+    return list(dict.fromkeys(captions))
+
+
+def _pixels(record: Record, shape: Preprocessing) -> NDArray[np.uint8]:
+    if record.image is None:
+        raise CogViewError(f"{record.place}: {record.problem or 'no picture'}; take it out")
+    try:
+        return square(decode(record.image).image, shape)
+    except BadImage as error:
+        raise CogViewError(f"{record.place}: the picture is broken: {error}; take it out") from None
