@@ -51,6 +51,8 @@ VERBS = (
     ),
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
     Verb("train-on", "train_on:train_on", "Your pictures to a model that draws, in one command.", TEACH),
+    Verb("watch", "watch:watch", "Watch a run: losses, speed, memory, time left.", TEACH),
+    Verb("sweep", "sweep:sweep", "Train a recipe with many settings; a table of what came of it.", TEACH),
     Verb("assemble", "assemble:assemble", "Put trained parts together as a model that draws.", TEACH),
     Verb("plan", "plan:plan", "Plan a training run: memory, sharding, speed, days.", TEACH),
     Verb(
