@@ -60,6 +60,7 @@ VERBS = (
     ),
     Verb("export", "exports:exports", "Write a model in the layout of CogView's released code.", TEACH),
     Verb("eval", "evaluate:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
+    Verb("report", "report:report", "One HTML page of runs, evaluations and samples.", LOOK),
     Verb("inspect", "inspects:inspects", "Look inside a model: attention maps, biases, scales.", LOOK),
     Verb("study", "study:study", "Let people compare pictures: a blind study in the browser.", LOOK),
     Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),
