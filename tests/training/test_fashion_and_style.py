@@ -122,9 +122,9 @@ def test_the_style_recipes_start_from_a_family(
 ) -> None:
     """The example's sketches, one caption in two phrasings for all, and a model that learns them."""
     monkeypatch.setattr(
-        sys, "argv", ["sketches.py", str(pictures), str(tmp_path / "sketches"), "--count", "8"]
+        sys, "argv", ["restyle.py", "sketch", str(pictures), str(tmp_path / "sketches"), "--count", "8"]
     )
-    runpy.run_path(str(ROOT / "examples" / "style" / "sketches.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "examples" / "style" / "restyle.py"), run_name="__main__")
     assert len(list((tmp_path / "sketches").glob("*.png"))) == 8
     family = Family(tiny.write(tmp_path))
     from cogview.cli.app import main
