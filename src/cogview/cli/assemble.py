@@ -33,6 +33,18 @@ def assemble(
         str | None,
         typer.Option("--from", metavar="FAMILY", help="Take what is not given from this family."),
     ] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="Store weights that a role has in common with base once.")
+    ] = False,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizers-of", metavar="FAMILY", help="Use the tokenizers of a family beside OUT, uncopied."
+        ),
+    ] = None,
+    clusters: Annotated[
+        int, typer.Option(help="Make so many clusters of image codes, for cluster sampling.", min=0)
+    ] = 0,
     settings: Annotated[
         Path | None,
         typer.Option("--settings", metavar="YAML", help="Styles, templates and sampling defaults."),
@@ -69,6 +81,9 @@ def assemble(
 
     cogview assemble models/mine --base runs/mine --image-tokenizer runs/tokenizer --text-tokenizer text.model
 
+    cogview assemble models/large --base runs/coglm --role direct=runs/direct --role iterative=runs/iterative
+    --tokenizers-of models/mine --clusters 500
+
     cogview assemble models/ink --from pictogram --base runs/ink --style ink.en=ink --style ink.zh=水墨
     """
     from cogview.family import Family
@@ -88,6 +103,9 @@ def assemble(
         adapters={name: Path(path) for name, path in _pairs("--lora", lora or []).items()},
         small=small or [],
         card=card,
+        beside=Family.find(beside) if beside else None,
+        clusters=clusters,
+        share=share,
     )
     roles = ", ".join(family.config.roles)
     typer.echo(f"{family.directory}: {family.config.name} {family.hash[:12]} ({roles})")

@@ -8,25 +8,30 @@ here, where it can still be mended.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from cogview.config import Config, load_json, validate
 from cogview.errors import CogViewError
 from cogview.family import FILE, Defaults, Family, FamilyConfig, Fingerprints, Role, write_family
-from cogview.sequences import SequenceFormat
+from cogview.tokenizers.clusters import FILE as CLUSTERS
+from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.images import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
+from cogview.transformer import storage
 from cogview.transformer.lora import CONFIG as LORA
 from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 
 FACTS = "training.json"
 CARD = "card.md"
+BASE = "base"
 
 
 class FamilySettings(Config):
@@ -68,6 +73,9 @@ def assemble(
     adapters: Mapping[str, Path] | None = None,
     small: Collection[str] = (),
     card: Path | None = None,
+    beside: Family | None = None,
+    clusters: int = 0,
+    share: bool = False,
 ) -> Family:
     """Write a family of one's own runs to ``out`` and return it, read back whole.
 
@@ -80,40 +88,89 @@ def assemble(
         adapters: name to the run of an adapter that is kept beside the model, to be asked for by name.
         small: the roles among ``roles`` whose matrices are stored as int8 rows, half the size.
         card: the model card; by default the one that is in ``out`` already stays.
+        beside: a family in the same directory as ``out`` whose tokenizers are used where they are.
+        clusters: how many clusters of image codes to make, for cluster sampling (CogView2, section 4.1).
+        share: store what a role has in common with the base role once; both have to be small or not.
 
     Raises CogViewError where a part is missing or trained with another tokenizer than the family's.
     """
     out, settings = Path(out), settings or FamilySettings()
-    images = model_directory(image_tokenizer) if image_tokenizer else _part(start, "image_tokenizer")
-    text = text_tokenizer or _part(start, "text_tokenizer")
-    prints = Fingerprints(
-        image_tokenizer=read_image_tokenizer(images).fingerprint,
-        text_tokenizer=TextTokenizer.from_file(text).fingerprint,
-    )
+    if share and BASE not in roles:
+        raise CogViewError("--share stores once what roles have in common with base; give --base too")
+    tokenizers = _tokenizers(beside or start, image_tokenizer, text_tokenizer)
+    prints = tokenizers.prints
     for name in set(small) - set(roles):
         raise CogViewError(f"no {name!r} role is given that could be stored small; given: {', '.join(roles)}")
     models = {name: model_directory(path) for name, path in roles.items()}
     entries = {name: _role(name, path, prints) for name, path in models.items()}
-    parts = {"image_tokenizer": images, "text.model": text, **models}
+    parts = dict(models)
     for name, role in (start.config.roles if start else {}).items():
         if name not in entries:
             assert start is not None
             entries[name] = role.model_copy(update={"directory": name})
             parts[name] = start.directory / role.directory
-    beside = _adapters(start, adapters or {})
-    config = validate(FamilyConfig, _config(out, entries, prints, start, settings, beside), str(out))
+    adapted = _adapters(start, adapters or {})
+    fields = _config(out, entries, prints, start, settings, adapted)
+    if beside is not None:
+        fields |= _places(beside, out)
     _check_start(start, prints, set(entries) - set(models))
     kept = _card(card, out)
     with TemporaryDirectory() as folder:
-        for name, path in models.items():
-            if (path / LORA).is_file():
-                parts[name] = _merged(name, path, start, Path(folder) / name)
-            if name in small:
-                parts[name] = _small(parts[name], Path(folder) / f"{name}-small")
-        family = write_family(config, out, parts | {f"lora-{name}": path for name, path in beside.items()})
+        parts |= _stored(parts, set(models), small, start, share, Path(folder))
+        if beside is None:
+            parts |= {"image_tokenizer": tokenizers.images, "text.model": tokenizers.text}
+        labels = _labels(start, tokenizers, clusters, Path(folder))
+        if labels is not None:
+            parts[CLUSTERS], fields["clusters"] = labels, CLUSTERS
+        config = validate(FamilyConfig, fields, str(out))
+        family = write_family(config, out, parts | {f"lora-{name}": path for name, path in adapted.items()})
     if kept is not None:
         (out / CARD).write_text(kept, encoding="utf-8")
     return family
+
+
+@dataclass(frozen=True)
+class _Tokenizers:
+    """Where both tokenizers are, the image codes' vectors (codes, d), and the fingerprints."""
+
+    images: Path
+    text: Path
+    vectors: Tensor
+    prints: Fingerprints
+
+
+def _tokenizers(source: Family | None, images: Path | None, text: Path | None) -> _Tokenizers:
+    """Both tokenizers, given or ``source``'s."""
+    where = model_directory(images) if images else _part(source, "image_tokenizer")
+    path = text or _part(source, "text_tokenizer")
+    tokenizer = read_image_tokenizer(where)
+    prints = Fingerprints(
+        image_tokenizer=tokenizer.fingerprint, text_tokenizer=TextTokenizer.from_file(path).fingerprint
+    )
+    return _Tokenizers(where, path, tokenizer.quantizer.codebook, prints)
+
+
+def _places(beside: Family, out: Path) -> dict[str, str]:
+    """The tokenizers' places in a neighbouring family, seen from ``out``; CogViewError for no neighbour."""
+    if beside.directory.resolve().parent != out.resolve().parent:
+        raise CogViewError(
+            f"{out} does not lie beside {beside.directory}, whose tokenizers it is to share; give another "
+            "directory, or --image-tokenizer and --text-tokenizer to copy them"
+        )
+    before = f"../{beside.directory.resolve().name}"
+    return {
+        "image_tokenizer": f"{before}/{beside.config.image_tokenizer}",
+        "text_tokenizer": f"{before}/{beside.config.text_tokenizer}",
+    }
+
+
+def _labels(start: Family | None, tokenizers: _Tokenizers, count: int, folder: Path) -> Path | None:
+    """The file of the codes' clusters: made anew where a number is asked for, else ``start``'s, if any."""
+    if count:
+        cluster_codebook(tokenizers.vectors, folder / CLUSTERS, count)
+        return folder / CLUSTERS
+    name = None if start is None else start.config.clusters
+    return None if start is None or name is None else start.directory / name
 
 
 def _adapters(start: Family | None, given: Mapping[str, Path]) -> dict[str, Path]:
@@ -134,6 +191,30 @@ def _merged(role: str, adapter: Path, start: Family | None, out: Path) -> Path:
     apply_adapter(model, adapter)
     model.save(out)
     return out
+
+
+def _stored(
+    given: Mapping[str, Path],
+    new: Collection[str],
+    small: Collection[str],
+    start: Family | None,
+    share: bool,
+    folder: Path,
+) -> dict[str, Path]:
+    """The roles' models as they are to be stored; what is written anew stands in ``folder``."""
+    parts = dict(given)
+    for name in parts:
+        if name in new and (parts[name] / LORA).is_file():
+            parts[name] = _merged(name, parts[name], start, folder / name)
+        if name in small:
+            parts[name] = _small(parts[name], folder / f"{name}-small")
+        elif name not in new and storage.shares(parts[name]):
+            parts[name] = _small(parts[name], folder / f"{name}-whole")  # base may be another one now
+    for name in list(parts) if share else ():
+        if name != BASE:
+            storage.without_shared(parts[name], parts[BASE], folder / f"{name}-own", f"../{BASE}")
+            parts[name] = folder / f"{name}-own"
+    return parts
 
 
 def _small(model: Path, out: Path) -> Path:
@@ -158,8 +239,7 @@ def _role(name: str, model: Path, prints: Fingerprints) -> Role:
                 f"{model} was trained with another {part.replace('_', ' ')} ({str(wanted)[:12]}, "
                 f"not {found[:12]}); give the one its tokens were built with"
             )
-    sequences = validate(SequenceFormat, facts["sequences"], f"{model / FACTS}: sequences")
-    return validate(Role, {"directory": name, "sequences": sequences}, f"role {name}")
+    return validate(Role, {"directory": name, "sequences": facts["sequences"]}, f"{model / FACTS}")
 
 
 def _config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from cogview.transformer import compact
 from cogview.transformer.config import TransformerConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SHARED = "shared"  # in a file's metadata: the neighbouring model that has the tensors it lacks
 DTYPES = ("F16", "BF16", "F32", "F64")
 NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
@@ -124,7 +126,55 @@ def read_weights(
     The header is compared first, so that a foreign or hostile file costs no memory.
     """
     with open_weights(directory, expected, packed=True) as file:
-        return {name: _tensor(file, name).to(device, dtype) for name in expected}
+        base = _shared(directory, file)
+        own = set(file.keys())  # type: ignore[no-untyped-call]
+        found = {name: _tensor(file, name).to(device, dtype) for name in expected if name in own}
+    if base is None:
+        return found
+    with _open(base) as file:
+        rest = {name: _tensor(file, name).to(device, dtype) for name in expected if name not in own}
+    return {name: (found if name in own else rest)[name] for name in expected}
+
+
+def without_shared(model: str | Path, base: str | Path, out: str | Path, place: str) -> None:
+    """Write a model again without the tensors that are stored in the very same way in ``base``.
+
+    place: of ``base`` as seen from where the model will be used, such as ``../base``.
+    """
+    with _open(base) as there, _open(model) as file:
+        known, kept = set(there.keys()), {}  # type: ignore[no-untyped-call]
+        for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118
+            numbers: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
+            other = there.get_tensor(name) if name in known else None  # type: ignore[no-untyped-call]
+            same = other is not None and other.dtype == numbers.dtype and torch.equal(other, numbers)
+            if not same:
+                kept[name] = numbers
+    matrices = {name for name in kept if name + compact.SCALE in known}  # rows and scales stay together
+    scales = {name.removesuffix(compact.SCALE) for name in kept if name.endswith(compact.SCALE)}
+    with _open(model) as file:
+        for name in matrices | scales:
+            for half in (name, name + compact.SCALE):
+                kept[half] = file.get_tensor(half)  # type: ignore[no-untyped-call]
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(kept, out / WEIGHTS, {SHARED: place})
+    (out / CONFIG).write_text((Path(model) / CONFIG).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def shares(directory: str | Path) -> bool:
+    """Whether a model's file leaves out tensors that another model has."""
+    with _open(directory) as file:
+        return _shared(directory, file) is not None
+
+
+def _shared(directory: str | Path, file: safe_open) -> Path | None:
+    """The directory of the model that has the tensors this file lacks; CogViewError for a strange place."""
+    place = (file.metadata() or {}).get(SHARED)  # type: ignore[no-untyped-call]
+    if place is None:
+        return None
+    if not re.fullmatch(r"\.\./[A-Za-z0-9][A-Za-z0-9._-]*", place):
+        raise CogViewError(f"{Path(directory) / WEIGHTS}: shares its tensors with {place!r}, no neighbour")
+    return Path(directory) / place
 
 
 def _tensor(file: safe_open, name: str) -> Tensor:
@@ -141,8 +191,28 @@ def open_weights(
 ) -> Iterator[safe_open]:
     """``model.safetensors``, open and compared with ``expected``; what is not asked for is not read.
 
-    packed: whether matrices may be stored as int8 rows with scales, which the caller then has to apply.
+    packed: whether matrices may be stored as int8 rows with scales, and tensors in a neighbour's file, which
+    the caller then has to see to.
     """
+    path = Path(directory) / WEIGHTS
+    with _open(directory) as file:
+        base = _shared(directory, file)
+        if base is None:
+            _check(path, file, expected, packed)
+        elif not packed:
+            raise CogViewError(f"{path}: lacks what it shares with {base}; this needs a whole model")
+        else:
+            own = set(file.keys())  # type: ignore[no-untyped-call]
+            _check(path, file, {name: x for name, x in expected.items() if name in own}, packed)
+            with _open(base) as there:
+                rest = {name: x for name, x in expected.items() if name not in own}
+                _check(base / WEIGHTS, there, rest, packed, whole=False)
+        yield file
+
+
+@contextmanager
+def _open(directory: str | Path) -> Iterator[safe_open]:
+    """``model.safetensors``, open."""
     path = Path(directory) / WEIGHTS
     if not path.is_file():
         raise CogViewError(f"{directory}: no {WEIGHTS} there; the model is not complete")
@@ -152,12 +222,16 @@ def open_weights(
         reason = str(error).splitlines()[0]
         raise CogViewError(f"{path}: damaged, or not a safetensors file ({reason})") from error
     with opened as file:
-        _check(path, file, expected, packed)
         yield file
 
 
-def _check(path: Path, file: safe_open, expected: Mapping[str, Tensor], packed: bool) -> None:
-    """Compare names, shapes and dtypes of an open file with what its config.json asks for."""
+def _check(
+    path: Path, file: safe_open, expected: Mapping[str, Tensor], packed: bool, whole: bool = True
+) -> None:
+    """Compare names, shapes and dtypes of an open file with what its config.json asks for.
+
+    whole: nothing else may be in the file.
+    """
     names = set(file.keys())  # type: ignore[no-untyped-call]
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     for name in wanted.keys() & names:
@@ -165,7 +239,7 @@ def _check(path: Path, file: safe_open, expected: Mapping[str, Tensor], packed: 
             if not packed:
                 raise CogViewError(f"{path}: stored small, as int8 rows; this needs the float weights")
             wanted = wanted | {name + compact.SCALE: wanted[name][:1]}
-    for name in sorted(names ^ set(wanted)):
+    for name in sorted(names ^ set(wanted) if whole else set(wanted) - names):
         what = "is missing" if name in wanted else "does not belong there"
         raise CogViewError(f"{path}: the tensor {name} {what}; the file is not this config.json's")
     for name, shape in wanted.items():
