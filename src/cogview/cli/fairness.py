@@ -54,7 +54,7 @@ def fairness(
     from cogview.evaluation.classifier import AttributeReader
     from cogview.evaluation.drawer import ModelDrawer
     from cogview.evaluation.fairness import AuditPlan, evaluate_fairness, read_audit
-    from cogview.evaluation.fairness_plot import plot_fairness
+    from cogview.evaluation.plots import plot_fairness
     from cogview.evaluation.reports import write_report
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}

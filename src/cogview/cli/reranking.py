@@ -101,19 +101,36 @@ def best_of(
     work: Annotated[Path, typer.Option("--work", help="Where pictures are kept, for stopped runs.")] = Path(
         "runs/best-of"
     ),
+    scorer: Annotated[
+        Path | None,
+        typer.Option("--scorer", help="Rank by `cogview eval train-scorer`'s network, too, in CLIP's place."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="What `cogview import lite0` wrote: FID, KID, IS too."),
+    ] = None,
     out: OutOption = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw accuracy against candidates (PNG, SVG or PDF).")
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a picture of all sets above each other (PNG).")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Attribute accuracy of the best of 1, 4 and 16 pictures by caption loss, for unseen captions."""
+    """Attribute accuracy of the best of 1, 4 and 16 pictures by caption loss, for unseen captions.
+
+    cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
+    """
     from cogview.cli.evaluate import bars, write_sheet
     from cogview.config import validate
-    from cogview.evaluation.best_of import BestOfPlan, evaluate_best_of
+    from cogview.evaluation.best_of import BestOfPlan, curves, evaluate_best_of
     from cogview.evaluation.classifier import AttributeReader
+    from cogview.evaluation.distributions import Lite0Extractor
     from cogview.evaluation.drawer import ModelDrawer
+    from cogview.evaluation.plots import plot_curves
     from cogview.evaluation.reports import write_report
+    from cogview.evaluation.scorer import AlignmentScorer
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     settings = {
@@ -127,11 +144,15 @@ def best_of(
     }
     plan = validate(BestOfPlan, settings, "eval best-of")
     reader, drawer = AttributeReader.from_directory(classifier), ModelDrawer(model, precision)
+    alignment = AlignmentScorer.from_directory(scorer) if scorer else None
+    extractor = Lite0Extractor(weights) if weights else None
     with bars() as progress:
-        report, sets = evaluate_best_of(plan, corpus, reader, drawer, work, progress)
+        report, sets = evaluate_best_of(plan, corpus, reader, drawer, work, progress, alignment, extractor)
     report = report.model_copy(update={"facts": {**report.facts, "precision": precision}})
     if out:
         write_report(report, out)
+    if plot:
+        plot_curves(curves(report.accuracy), "candidates", "attributes read right", plot)
     if sheet:
         rows = [i * n // min(n, SHOWN) for i in range(min(n, SHOWN))]
         write_sheet(sheet, [pictures[rows] for pictures in sets.values()])
@@ -140,7 +161,8 @@ def best_of(
         return
     _print(f"{report.facts['model']}: {n} held-out combinations", "pictures", report.accuracy)
     for name, loss in report.losses.items():
-        typer.echo(f"{name}: caption loss {loss:.3f} nats a token")
+        told = "".join(f", {figure} {own:.4g}" for figure, own in report.distributions.get(name, {}).items())
+        typer.echo(f"{name}: caption loss {loss:.3f} nats a token{told}")
 
 
 def _listed(text: str) -> list[str]:

@@ -2,19 +2,22 @@
 
 For every held-out caption as many pictures are drawn as the largest number; the best of the first K by
 caption loss stands for K, so the numbers share their candidates. A classifier that the ranking knows nothing
-of reads the attributes (``attributes.py``). CogView's Figure 9 shows the same with FID.
+of reads the attributes (``attributes.py``). CogView's Figure 9 compares this with ranking by CLIP, in FID and
+IS: an alignment scorer can rank beside the caption loss, and a network of features gives those figures too.
 
-A run can be stopped at any time: candidates and their losses are kept in the work folder.
+A run can be stopped at any time: candidates, their losses and fits are kept in the work folder.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +31,15 @@ from cogview.evaluation.attributes import REAL, load_picture, read_answers, real
 from cogview.evaluation.avatars import Avatar, Selection, corpus_fingerprint, read_avatars, select
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reports import versions
-from cogview.evaluation.scoring import Accuracy, score
+from cogview.evaluation.scoring import Accuracy, Figure, score
+
+if TYPE_CHECKING:
+    from cogview.evaluation.distributions import Extractor
+    from cogview.evaluation.scorer import AlignmentScorer
 
 Progress = Callable[[str, int, int], None]
+BY_ALIGNMENT = " by alignment"
+NAME = re.compile(r"(.+?) best of (\d+)(.*)")
 
 
 class BestOfPlan(Config):
@@ -67,12 +76,17 @@ class Candidates(Protocol):
 
 
 class BestOfReport(Config):
-    """What one run found: accuracy by "en best of 4" and so on, and the mean caption loss of the chosen."""
+    """What one run found, by "en best of 4", "en best of 4 by alignment" and so on.
+
+    losses: mean caption loss of the chosen, nats a token; distributions: FID, KID and IS of the chosen, by
+    name, where a network was given (the reference is the real pictures of the same captions).
+    """
 
     format: Literal[1] = 1
     plan: BestOfPlan
     accuracy: dict[str, Accuracy]
     losses: dict[str, float]
+    distributions: dict[str, dict[str, float]] = Field(default_factory=dict)
     selection: Selection
     facts: dict[str, str | int | float]
 
@@ -84,8 +98,14 @@ def evaluate_best_of(
     drawer: Candidates,
     work: Path,
     progress: Progress | None = None,
+    alignment: AlignmentScorer | None = None,
+    extractor: Extractor | None = None,
 ) -> tuple[BestOfReport, dict[str, NDArray[np.uint8]]]:
     """Draw, rank, read; the report, and each set's pictures (n, size, size, 3) in the selection's order.
+
+    Args:
+        alignment: ranks the candidates, too, in CLIP's place.
+        extractor: gives FID, KID and IS of each set against the real pictures.
 
     Raises CogViewError as :func:`~cogview.evaluation.attributes.evaluate_attributes`.
     """
@@ -98,11 +118,16 @@ def evaluate_best_of(
     folder = _folder(plan, selection, drawer, work)
     for language in plan.languages:
         drawn = _draw_all(plan, chosen, language, drawer, folder / language, progress)
-        for size in plan.sizes:
-            name = f"{language} best of {size}"
-            best = [int(np.argmin(own[:size])) for own in drawn]
-            sets[name] = _chosen(folder / language, best, shape)
-            losses[name] = float(np.mean([own[i] for own, i in zip(drawn, best, strict=True)]))
+        ranks = {"": [np.array(own) for own in drawn]}
+        if alignment is not None:
+            fits = _fits(alignment, chosen, language, folder / language, max(plan.sizes), progress)
+            ranks[BY_ALIGNMENT] = [-np.array(own) for own in fits]
+        for suffix, ranking in ranks.items():
+            for size in (size for size in plan.sizes if size > 1 or not suffix):
+                name = f"{language} best of {size}{suffix}"
+                best = [int(np.argmin(own[:size])) for own in ranking]
+                sets[name] = _chosen(folder / language, best, shape)
+                losses[name] = float(np.mean([own[i] for own, i in zip(drawn, best, strict=True)]))
     answers = {
         name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
     }
@@ -111,11 +136,78 @@ def evaluate_best_of(
         "model_fingerprint": drawer.fingerprint,
         "classifier_fingerprint": reader.fingerprint,
         "corpus_fingerprint": corpus_fingerprint(avatars),
+        **({} if alignment is None else {"scorer_fingerprint": alignment.fingerprint}),
+        **({} if extractor is None else {extractor.name: extractor.fingerprint}),
         **versions(),
     }
-    accuracy = score(answers, REAL, plan.bootstrap, plan.seed)
-    report = BestOfReport(plan=plan, accuracy=accuracy, losses=losses, selection=selection, facts=facts)
+    report = BestOfReport(
+        plan=plan,
+        accuracy=score(answers, REAL, plan.bootstrap, plan.seed),
+        losses=losses,
+        distributions={} if extractor is None else _distributions(sets, extractor, work, progress),
+        selection=selection,
+        facts=facts,
+    )
     return report, sets
+
+
+def curves(sets: Mapping[str, Accuracy]) -> dict[str, list[tuple[int, Figure]]]:
+    """Accuracy against the number of candidates, for each language and way of ranking ("en by alignment")."""
+    found: dict[str, list[tuple[int, Figure]]] = {}
+    for name, own in sets.items():
+        if told := NAME.fullmatch(name):
+            found.setdefault(told[1] + told[3], []).append((int(told[2]), own.overall))
+    for label, points in found.items():  # the best of one is the same by any ranking
+        shared = found.get(label.removesuffix(BY_ALIGNMENT), [])
+        if label.endswith(BY_ALIGNMENT) and shared and shared[0][0] < points[0][0]:
+            points.insert(0, shared[0])
+    return found
+
+
+def _fits(
+    alignment: AlignmentScorer,
+    chosen: Sequence[Avatar],
+    language: str,
+    folder: Path,
+    most: int,
+    progress: Progress | None,
+) -> list[list[float]]:
+    """How well each prompt's candidates fit it, the higher the better; kept beside the losses."""
+    found, shape = [], alignment.config.preprocessing
+    for i, avatar in enumerate(chosen):
+        told = folder / f"{i:05d}.{alignment.fingerprint}.json"
+        if not told.is_file():
+            pictures = np.stack([load_picture(_path(folder, i, number), shape) for number in range(most)])
+            fits = alignment.see(pictures) @ alignment.read([avatar.captions[language]])[0]
+            _write(told, fits.tolist())
+        found.append(_losses(told, most))
+        if progress:
+            progress(f"ranking {language}", i + 1, len(chosen))
+    return found
+
+
+def _distributions(
+    sets: Mapping[str, NDArray[np.uint8]], extractor: Extractor, work: Path, progress: Progress | None
+) -> dict[str, dict[str, float]]:
+    """FID-0, KID-0 and IS of every set against the real pictures."""
+    from cogview.evaluation.distributions import DistributionPlan, compare_pictures
+    from cogview.evaluation.pictures import PictureSet
+
+    plan, named = DistributionPlan(metrics=("fid", "kid", "is")), {}
+    for name, pictures in sets.items():
+        named[name] = PictureSet(name, tuple((f"{i:05d}", _png(own)) for i, own in enumerate(pictures)))
+    found = {}
+    for name in (name for name in sets if name != REAL):
+        report = compare_pictures(named[REAL], named[name], plan, extractor, work / "features", progress)
+        assert report is not None  # it was computed in one part
+        found[name] = {figure: own.value for figure, own in report.figures.items()}
+    return found
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _folder(plan: BestOfPlan, selection: Selection, drawer: Candidates, work: Path) -> Path:
@@ -160,13 +252,17 @@ def _draw_all(
             )
             for number, picture in enumerate(pictures):
                 save_picture(picture, _path(folder, i, number))
-            part = told.with_suffix(".part")
-            part.write_text(json.dumps(losses), encoding="utf-8")
-            os.replace(part, told)
+            _write(told, losses)
         found.append(_losses(told, most))
         if progress:
             progress(f"drawing {language}", i + 1, len(chosen))
     return found
+
+
+def _write(path: Path, numbers: Sequence[float]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(list(numbers)), encoding="utf-8")
+    os.replace(part, path)
 
 
 def _losses(path: Path, most: int) -> list[float]:

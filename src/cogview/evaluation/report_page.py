@@ -7,7 +7,6 @@ page may weigh.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from cogview import page
 from cogview.config import load_json
 from cogview.errors import CogViewError
 from cogview.evaluation.attributes import AttributeReport
-from cogview.evaluation.best_of import BestOfReport
+from cogview.evaluation.best_of import BestOfReport, curves
 from cogview.evaluation.captions import CaptionReport
 from cogview.evaluation.distributions import DistributionReport
 from cogview.evaluation.fairness import FairnessReport, Reading
@@ -34,7 +33,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 POINTS = 300  # of a curve, at most
 ROWS, DEPTH, TEXT = 40, 4, 20_000  # of what is not known: lines of a table, levels, characters of a text
 SAMPLES = 2  # the first and the last sheets of a run
-BEST_OF = re.compile(r"(.+?) best of (\d+)(.*)")
 
 
 @dataclass(frozen=True)
@@ -236,18 +234,18 @@ def _best_of(report: BestOfReport) -> str:
     """Figure 9: accuracy and the chosen ones' losses against the number of candidates."""
     parts = [curve(report.accuracy), _accuracy(report.accuracy)]
     parts.append(page.table(("pictures", "caption loss, nats a token"), list(report.losses.items())))
+    if report.distributions:
+        names = list(next(iter(report.distributions.values())))
+        rows = [(name, *(own.get(each) for each in names)) for name, own in report.distributions.items()]
+        parts.append(page.table(("pictures", *names), rows))
     return "\n".join(parts)
 
 
 def curve(sets: Mapping[str, Accuracy]) -> str:
     """Accuracy against the number of candidates, a curve for each language and judge."""
-    series: dict[str, list[tuple[float, float]]] = {}
-    spans: dict[str, list[tuple[float, float]]] = {}
-    for name, own in sets.items():
-        if found := BEST_OF.fullmatch(name):
-            label = found[1] + found[3]
-            series.setdefault(label, []).append((float(found[2]), own.overall.value))
-            spans.setdefault(label, []).append((own.overall.low, own.overall.high))
+    found = curves(sets)
+    series = {label: [(float(size), own.value) for size, own in points] for label, points in found.items()}
+    spans = {label: [(own.low, own.high) for _, own in points] for label, points in found.items()}
     return page.lines(series, "candidates", "attributes read right", spans, log=True)
 
 
