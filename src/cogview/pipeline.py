@@ -28,6 +28,7 @@ from cogview.generation.linear import Precision
 from cogview.generation.picture import Picture
 from cogview.generation.roles import BASE, UPSCALING, Roles
 from cogview.generation.sampling import MAX_SEED, Sampling
+from cogview.generation.sparse import Sparse
 from cogview.generation.super_resolution import scale_of
 from cogview.generation.text_to_image import draw_codes, paint, styled
 from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler
@@ -35,6 +36,7 @@ from cogview.provenance import read as read_provenance
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
+from cogview.transformer.config import ThreeRegionConfig
 from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 
@@ -83,6 +85,7 @@ class CogView(Describing):
         precision: Precision,
         deterministic: bool,
         lora: tuple[Path, float] | None = None,
+        sparse: ThreeRegionConfig | None = None,
     ) -> None:
         self.family, self.precision = family, precision
         self.roles = Roles(family, torch.device(device), precision, deterministic)
@@ -90,8 +93,8 @@ class CogView(Describing):
         self.images: AnyImageTokenizer = family.image_tokenizer().to(device)
         self._check_sizes()
         self.roles.check()
-        self.adapter: dict[str, Any] = {}
-        self._lora = lora
+        self.adapter: dict[str, Any] = {} if sparse is None else {"sparse": sparse.model_dump(mode="json")}
+        self._lora, self._sparse = lora, sparse
         if lora is not None:
             self.engine  # noqa: B018  (an adapter that does not fit is refused at once)
 
@@ -105,8 +108,10 @@ class CogView(Describing):
         """The base model, read at first use; CogViewError where the family has none."""
         form, model = self.form, self.family.transformer(BASE).to(self.roles.device)
         if self._lora is not None:
-            self.adapter = {"lora": _adapt(model, *self._lora)}
-        return self.roles.pack(model, slice(0, form.vocabulary.image_codes))
+            self.adapter = self.adapter | {"lora": _adapt(model, *self._lora)}
+        codes = form.vocabulary.image_codes
+        sparse = None if self._sparse is None else Sparse(self._sparse, codes)
+        return self.roles.pack(model, slice(0, codes), sparse)
 
     @classmethod
     def from_pretrained(
@@ -118,6 +123,7 @@ class CogView(Describing):
         deterministic: bool = False,
         lora: str | Path | None = None,
         lora_strength: float = 1.0,
+        sparse: ThreeRegionConfig | None = None,
     ) -> CogView:
         """Load a family by name (in the package or the user's models) or from its directory.
 
@@ -128,6 +134,8 @@ class CogView(Describing):
                 a token where two were nearly tied.
             lora: one of the family's adapters by name, or the directory of one (a run of `cogview train`).
             lora_strength: how much of it; 0 is the model itself.
+            sparse: draw with three-region sparse attention, the released inference form (appendix B);
+                default: every token sees all before it.
 
         Raises:
             CogViewError: no such model, or a file is missing, damaged or foreign.
@@ -137,7 +145,7 @@ class CogView(Describing):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         family = Family.find(name)
         adapter = None if lora is None else (family.adapter(lora), lora_strength)
-        return cls(family, device, precision, deterministic, adapter)
+        return cls(family, device, precision, deterministic, adapter, sparse)
 
     @cached_property
     def model_hash(self) -> str:

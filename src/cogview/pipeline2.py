@@ -39,6 +39,7 @@ from cogview.generation.text_to_image import language, paint
 from cogview.pipeline import CogView, Picture
 from cogview.tokenizers.clusters import read_labels
 from cogview.transformer.attention import MaskRegions
+from cogview.transformer.config import ThreeRegionConfig
 
 AnyMask = Image.Image | ArrayLike | str | Path
 Box = tuple[int, int, int, int] | str
@@ -58,12 +59,17 @@ class CogView2(CogView):
         precision: Precision,
         deterministic: bool,
         lora: tuple[Path, float] | None = None,
+        sparse: ThreeRegionConfig | None = None,
     ) -> None:
         form = family.role(BASE).sequences
         if not isinstance(form, CogLMFormat):
             raise CogViewError(f"{family.config.name} cannot edit: its {BASE} model only draws ({form.kind})")
         if lora is not None:
             raise CogViewError(f"the model {family.config.name} takes no adapters yet")
+        if sparse is not None:
+            raise CogViewError(
+                f"the model {family.config.name} is a CogLM, which draws without sparse attention"
+            )
         self.family, self.precision, self.coglm = family, precision, form
         self.adapter: dict[str, Any] = {}
         self.form = cast(Any, form)

@@ -226,3 +226,23 @@ def test_a_sheet_leaves_the_rest_of_its_last_row_white() -> None:
     assert sheet.size == (3 * 5 + 2, 2 * 4 + 2)
     assert sheet.getpixel((2 + 5, 2 + 4)) == (4, 0, 0)
     assert sheet.getpixel((2 + 10, 2 + 4)) == (255, 255, 255)
+
+
+def test_sparse_attention_is_another_picture_and_told(
+    run: Callable[..., int], tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    """A window that holds everything is the dense picture; a small one is not; both say what they were."""
+    codes, words = [], ["a red circle", "--seed", 3, "--json"]
+    for more in ([], ["--sparse", "128,6,768"], ["--sparse", "1,1,1"]):
+        assert run(*words, *more) == 0
+        printed = json.loads(capsys.readouterr().out)
+        with Image.open(printed["pictures"][0]["path"]) as picture:
+            codes.append(picture.tobytes())
+        sizes = (
+            [printed["settings"]["sparse"][name] for name in ("window", "times", "pivots")] if more else []
+        )
+        assert ",".join(map(str, sizes)) == (more[1] if more else "")
+    assert codes[0] == codes[1] != codes[2]
+    for wrong in ("1,2", "a,b,c", "0,1,1", "64;4;256"):
+        assert run(*words, "--sparse", wrong) == 2
+        assert "--sparse" in capsys.readouterr().err

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cogview.pipeline import CogView, Picture
+    from cogview.transformer.config import ThreeRegionConfig
 
 COLUMNS = 8  # of a contact sheet, at most
 GAP = 2  # pixels between its pictures
@@ -101,6 +102,14 @@ def generate(
         ),
     ] = None,
     lora_strength: Annotated[float, typer.Option(help="How much of the adapter; 0: nothing.")] = 1.0,
+    sparse: Annotated[
+        str | None,
+        typer.Option(
+            "--sparse",
+            metavar="WINDOW,TIMES,PIVOTS",
+            help="Draw with three-region sparse attention: 128,6,768 as released.",
+        ),
+    ] = None,
     max_batch: MaxBatch = None,
 ) -> None:
     """Draw pictures.
@@ -118,7 +127,12 @@ def generate(
 
     started = time.monotonic()
     cogview = load(
-        model, precision=precision, deterministic=deterministic, lora=lora, lora_strength=lora_strength
+        model,
+        precision=precision,
+        deterministic=deterministic,
+        lora=lora,
+        lora_strength=lora_strength,
+        sparse=None if sparse is None else three_region(sparse),
     )
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     made: list[tuple[Picture, Path]] = []
@@ -144,6 +158,20 @@ def enlarged(
     """Each picture enlarged, some at a time."""
     while some := list(itertools.islice(pictures, ENLARGED)):
         yield from cogview.upscale(some, times=times, batch_size=batch_size)
+
+
+def three_region(text: str) -> ThreeRegionConfig:
+    """``WINDOW,TIMES,PIVOTS`` as the sizes of three-region attention."""
+    from cogview.config import validate
+    from cogview.transformer.config import ThreeRegionConfig
+
+    names, values = ("window", "times", "pivots"), text.split(",")
+    if len(values) != len(names) or not all(value.strip().isdigit() for value in values):
+        raise CogViewError(
+            f"--sparse {text}: write three whole numbers, WINDOW,TIMES,PIVOTS, such as 64,4,256"
+        )
+    numbers = {name: int(value) for name, value in zip(names, values, strict=True)}
+    return validate(ThreeRegionConfig, numbers, "--sparse")
 
 
 def read_prompts(file: Path | None, what: str = "prompt") -> list[str]:

@@ -10,6 +10,7 @@ from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.generation.engine import Engine
 from cogview.generation.linear import Precision
+from cogview.generation.sparse import Sparse
 from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
 from cogview.transformer.model import Transformer
@@ -47,6 +48,6 @@ class Roles:
         """A role's model, ready to give tokens of the vocabulary's ``rows``."""
         return self.pack(self.family.transformer(role).to(self.device), rows)
 
-    def pack(self, model: Transformer, rows: slice) -> Engine:
-        """A model in memory as an engine, computed as all of them are."""
-        return Engine(pack(model, rows, self.precision), self.deterministic)
+    def pack(self, model: Transformer, rows: slice, sparse: Sparse | None = None) -> Engine:
+        """A model in memory as an engine, computed as all of them are; ``sparse``: with which attention."""
+        return Engine(pack(model, rows, self.precision), self.deterministic, sparse=sparse)
