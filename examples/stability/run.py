@@ -1,0 +1,239 @@
+"""Figure 4 of the CogView paper: which of four transformers survives a large learning rate in fp16.
+
+    python examples/stability/run.py --out runs/stability
+    python examples/stability/run.py --out runs/stability --hidden 1024 --device cuda      # the paper's size
+
+Section 2.4: "deep transformers (64 layers, 1024 hidden size), large learning rates (0.1 or 0.01), small batch
+size (4) can simulate the value explosion in training". Four variants, one seed, the same batches:
+
+========================  ==================================================================
+``pre-LN``                neither technique
+``PB-relax``              equation 4 in the attention, LayerNorm of x / max(x)
+``Sandwich-LN``           a LayerNorm at the end of every branch
+``both``                  both
+========================  ==================================================================
+
+The arithmetic is real fp16 on any device: weights, activations, attention scores and gradients are half
+precision tensors, so what exceeds 65,504 becomes infinite. As in ZeRO the optimizer keeps fp32 copies, and the
+loss is scaled dynamically: an update whose gradient overflows is left out and halves the scale. A variant has
+ended when its forward pass overflows for ``--patience`` batches in a row, at weights that no skipped update
+changes. Written: ``stability.json``, ``stability.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogview.analysis.stability import layer_ranges
+from cogview.training.precision import LossScaler
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pre-LN": {"norm": "pre", "norm_relax": "none", "attention_relax": None},
+    "PB-relax": {"norm": "pre", "norm_relax": "token", "attention_relax": 32.0},
+    "Sandwich-LN": {"norm": "sandwich", "norm_relax": "none", "attention_relax": None},
+    "both": {"norm": "sandwich", "norm_relax": "token", "attention_relax": 32.0},
+}
+COLOURS = {"pre-LN": "C3", "PB-relax": "C1", "Sandwich-LN": "C0", "both": "C2"}
+LARGEST = 65504.0
+
+
+@dataclass
+class Curve:
+    """What became of one variant; sizes are the largest of all layers, at the steps in ``measured``."""
+
+    losses: list[float | None] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    skipped: int = 0
+    measured: list[int] = field(default_factory=list)
+    stream: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    overflow: str = ""
+    ended: int | None = None
+    seconds: float = 0.0
+
+
+class HalfModel:
+    """fp16 weights that compute, fp32 copies that AdamW moves, dynamic loss scaling between them."""
+
+    def __init__(self, model: Transformer, lr: float, decay: float) -> None:
+        self.masters = [p.detach().clone() for p in model.parameters()]
+        self.model = model.half()
+        for master in self.masters:
+            master.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.95), weight_decay=decay)
+        self.scaler = LossScaler()
+
+    def step(self, loss: Tensor) -> bool:
+        """One update; False where the gradient overflowed and it was left out."""
+        self.model.zero_grad()
+        (loss * self.scaler.scale).backward()  # type: ignore[no-untyped-call]
+        for master, p in zip(self.masters, self.model.parameters(), strict=True):
+            master.grad = None if p.grad is None else p.grad.float() / self.scaler.scale
+        norm = nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
+        finite = bool(norm.isfinite())
+        if finite:
+            nn.utils.clip_grads_with_norm_(self.masters, 1.0, norm)
+            self.optimizer.step()
+            with torch.no_grad():
+                for master, p in zip(self.masters, self.model.parameters(), strict=True):
+                    p.copy_(master)
+        self.scaler = self.scaler.update(not finite)
+        return finite
+
+
+def batch_at(step: int, given: argparse.Namespace) -> Tensor:
+    """(batch, length + 1) int64: half of the tokens of a "text", then an "image" that repeats with a period."""
+    generator = torch.Generator().manual_seed(given.seed * 1_000_003 + step)
+    pattern = torch.randint(given.vocabulary, (given.batch, given.period), generator=generator)
+    repeats = -(-(given.length + 1) // given.period)
+    return pattern.repeat(1, repeats)[:, : given.length + 1].to(given.device)
+
+
+def train(name: str, given: argparse.Namespace) -> Curve:
+    """Train one variant to ``--steps`` or until it has ended."""
+    torch.manual_seed(given.seed)
+    config = TransformerConfig(
+        layers=given.layers, hidden=given.hidden, heads=given.heads, vocab_size=given.vocabulary,
+        max_positions=given.length, numerics="written", **VARIANTS[name],
+    )  # fmt: skip
+    half = HalfModel(Transformer(config).to(given.device), given.lr, given.decay)
+    curve, lost, began = Curve(), 0, time.process_time()
+    for step in range(given.steps):
+        ids = batch_at(step, given)
+        if step % given.every == 0:
+            _measure(half.model, ids[:1, :-1], step, curve)
+        hidden = half.model(ids[:, :-1], torch.arange(given.length, device=given.device))
+        loss = F.cross_entropy(half.model.logits(hidden).float().flatten(0, 1), ids[:, 1:].flatten())
+        finite = bool(loss.isfinite())
+        curve.losses.append(float(loss) if finite else None)
+        curve.skipped += not half.step(loss)
+        curve.scales.append(half.scaler.scale)
+        lost = 0 if finite else lost + 1
+        if lost >= given.patience:
+            curve.ended = step - given.patience + 1
+            curve.overflow = _where(half.model, ids[:1, :-1])
+            break
+    curve.seconds = round(time.process_time() - began, 1)
+    return curve
+
+
+def _measure(model: Transformer, ids: Tensor, step: int, curve: Curve) -> None:
+    positions = torch.arange(ids.shape[1], device=ids.device)
+    ranges = layer_ranges(model, ids, positions)
+    curve.measured.append(step)
+    curve.stream.append(max(_finite(r.stream) for r in ranges))
+    curve.scores.append(max(_finite(r.scores) for r in ranges))
+
+
+def _where(model: Transformer, ids: Tensor) -> str:
+    """The first place in the forward pass that is not finite."""
+    for r in layer_ranges(model, ids, torch.arange(ids.shape[1], device=ids.device)):
+        if not r.scores < LARGEST:
+            return f"attention scores, layer {r.layer}"
+        for name in ("attention", "wide", "feed_forward", "stream"):
+            if not math.isfinite(getattr(r, name)):
+                return f"{name.replace('_', '-')} of layer {r.layer}"
+    return "the output"
+
+
+def _finite(size: float) -> float:
+    return size if math.isfinite(size) else math.inf
+
+
+def plot(curves: dict[str, Curve], given: argparse.Namespace, picture: Path) -> None:
+    """The main branch, the attention scores and the loss over the steps; a cross where a variant ended."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, title in zip(
+        panels, ("main branch: largest |x|", "attention: largest |score|", "loss"), strict=True
+    ):
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+    for axes in panels[:2]:
+        axes.set_yscale("log")
+        axes.axhline(LARGEST, color="black", linestyle=":", linewidth=1, label="fp16's largest")
+    for name, curve in curves.items():
+        kept = [
+            (a, min(b, 1e8), min(c, 1e8))
+            for a, b, c in zip(curve.measured, curve.stream, curve.scores, strict=True)
+        ]
+        steps, stream, scores = zip(*kept, strict=True)
+        losses = [(step, loss) for step, loss in enumerate(curve.losses) if loss is not None]
+        for axes, points in zip(panels, (zip(steps, stream), zip(steps, scores), losses), strict=True):  # noqa: B905
+            drawn = list(points)
+            axes.plot(*zip(*drawn, strict=True), color=COLOURS[name], label=name, linewidth=1.3)
+            if curve.ended is not None:
+                axes.plot(*drawn[-1], "x", color=COLOURS[name], markersize=8, markeredgewidth=2)
+    panels[0].legend(fontsize=8)
+    figure.suptitle(
+        f"{given.layers} layers, hidden {given.hidden}, batch {given.batch}, learning rate {given.lr:g}, fp16",
+        fontsize=10,
+    )
+    figure.savefig(picture, dpi=110)
+
+
+def told(name: str, curve: Curve, given: argparse.Namespace) -> str:
+    """One line about a variant."""
+    good = [loss for loss in curve.losses if loss is not None]
+    last = sum(good[-10:]) / max(1, len(good[-10:]))
+    end = (
+        f"trained on to step {given.steps}"
+        if curve.ended is None
+        else f"ended at step {curve.ended}: {curve.overflow}"
+    )
+    return (
+        f"{name:12} {end}; loss {good[0]:.2f} to {last:.2f}; {curve.skipped} updates left out, "
+        f"loss scale {curve.scales[-1]:g}; largest |x| {max(curve.stream):.3g}, score {max(curve.scores):.3g}; "
+        f"{curve.seconds:.0f} s"
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/stability"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", choices=list(VARIANTS), help="one variant")
+    for name, value in (("layers", 64), ("hidden", 32), ("heads", 2), ("length", 24), ("batch", 4), ("steps", 150),
+                        ("period", 4), ("vocabulary", 64), ("every", 5), ("patience", 10), ("seed", 0)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    parser.add_argument("--lr", type=float, default=0.01, help="default 0.01, the paper's smaller one")
+    parser.add_argument("--decay", type=float, default=0.04, help="weight decay, default 0.04")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parse()
+    given.out.mkdir(parents=True, exist_ok=True)
+    curves: dict[str, Curve] = {}
+    for name in [given.only] if given.only else VARIANTS:
+        curves[name] = train(name, given)
+        print(told(name, curves[name], given), flush=True)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+    found = {
+        "settings": settings,
+        "torch": torch.__version__,
+        "variants": {n: asdict(c) for n, c in curves.items()},
+    }
+    (given.out / "stability.json").write_text(json.dumps(found, indent=1) + "\n")
+    plot(curves, given, given.out / "stability.png")
+    print(f"{given.out / 'stability.png'}")
+
+
+if __name__ == "__main__":
+    main()

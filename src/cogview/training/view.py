@@ -1,0 +1,220 @@
+"""A run looked at from outside: what its directory tells, as facts and as a picture for the terminal.
+
+``cogview watch RUN`` and ``cogview train --live`` show it, anew every second. Nothing here needs PyTorch or
+the process that trains: ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``samples/`` say it all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cogview.errors import CogViewError
+from cogview.training.progress import duration
+
+LEVELS = "▁▂▃▄▅▆▇█"
+SHOWN_SAMPLES = 3
+SILENT = 120.0  # seconds without a new line after which a run is called silent, at least
+
+
+@dataclass
+class RunView:
+    """What is known of a run. ``lines``: its metrics; ``left``: seconds, None where it cannot be said yet."""
+
+    directory: Path
+    name: str
+    steps: int
+    task: str = ""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Path] = field(default_factory=list)
+    checkpoint: int | None = None
+    age: float | None = None
+
+    @property
+    def step(self) -> int:
+        """The last step that is known."""
+        return max([self.checkpoint or 0, *(line["step"] for line in self.lines)], default=0)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last line of training."""
+        return next((line for line in reversed(self.lines) if line["kind"] == "train"), {})
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the last step at the speed since the line before last."""
+        train = [line for line in self.lines if line["kind"] == "train" and "seconds" in line]
+        if not train:
+            return None
+        before = train[-2] if len(train) > 1 else {"step": 0, "seconds": 0.0}
+        steps, seconds = train[-1]["step"] - before["step"], train[-1]["seconds"] - before["seconds"]
+        return max(0, self.steps - self.step) * seconds / steps if steps > 0 else None
+
+    @property
+    def skipped(self) -> int:
+        """Updates left out so far, as far as lines tell of them."""
+        return sum(line["kind"] == "skipped" for line in self.lines)
+
+    @property
+    def state(self) -> str:
+        """``done``, ``running``, ``silent`` (no line for long) or ``beginning``."""
+        if self.step >= self.steps:
+            return "done"
+        if self.age is None:
+            return "beginning"
+        train = [line["seconds"] for line in self.lines if "seconds" in line]
+        usual = train[-1] - train[-2] if len(train) > 1 else 0.0
+        return "running" if self.age < max(SILENT, 5 * usual) else "silent"
+
+    def curve(self, kind: str, name: str) -> list[float]:
+        """The finite values of a metric."""
+        values = (line.get(name) for line in self.lines if line["kind"] == kind)
+        return [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+
+
+def read_run(directory: Path) -> RunView:
+    """Read what there is of a run; raises CogViewError where there is none."""
+    try:
+        recipe = yaml.safe_load((directory / "recipe.yaml").read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CogViewError(
+            f"{directory} holds no run (no recipe.yaml in it); give a run's directory"
+        ) from error
+    metrics = directory / "metrics.jsonl"
+    view = RunView(directory, str(recipe["name"]), int(recipe["steps"]), str(recipe.get("task", "")))
+    if metrics.is_file():
+        view.lines = list(_lines(metrics.read_bytes()))
+        view.age = time.time() - metrics.stat().st_mtime
+    view.samples = sorted((directory / "samples").glob("*"))[-SHOWN_SAMPLES:]
+    steps = [path.name.rpartition("-")[2] for path in (directory / "checkpoints").glob("step-*")]
+    view.checkpoint = max((int(step) for step in steps if step.isdecimal()), default=None)
+    return view
+
+
+def _lines(data: bytes) -> Iterator[dict[str, Any]]:
+    """Whole lines; the last may just be being written."""
+    for line in data.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def sparkline(values: Sequence[float], width: int = 32) -> str:
+    """A curve in so many characters, each the mean of its part."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    means = [math.fsum(part) / len(part) for part in parts]
+    low, high = min(means), max(means)
+    scale = (len(LEVELS) - 1) / (high - low) if high > low else 0.0
+    return "".join(LEVELS[round((mean - low) * scale)] for mean in means)
+
+
+def facts(view: RunView) -> dict[str, str]:
+    """The numbers of the last line for people: speed, use of the machine, memory, what was left out."""
+    last, found = view.last, dict[str, str]()
+    if "tokens_per_second" in last:
+        found["speed"] = f"{last['tokens_per_second']:,.0f} tokens/s"
+    if "items_per_second" in last:
+        items = f"{last['items_per_second']:,.1f} items/s"
+        found["speed"] = f"{found['speed']}, {items}" if "speed" in found else items
+    if last.get("utilisation") is not None:
+        found["utilisation"] = f"{last['utilisation']:.0%} of the measured matrix-product rate"
+    if last.get("stalls") is not None:
+        found["waiting for data"] = f"{last['stalls']:.1%} of the time"
+    if last.get("memory") is not None:
+        found["memory"] = f"{last['memory'] / 2**30:.2f} GiB"
+    for name, label in (
+        ("lr", "learning rate"),
+        ("grad_norm", "gradient norm"),
+        ("loss_scale", "loss scale"),
+    ):
+        if last.get(name) is not None:
+            found[label] = f"{last[name]:.4g}"
+    if view.skipped:
+        found["updates left out"] = f"{view.skipped}, the last at step {_last_skipped(view)}"
+    return found
+
+
+def _last_skipped(view: RunView) -> int:
+    return max(int(line["step"]) for line in view.lines if line["kind"] == "skipped")
+
+
+def loss_names(view: RunView) -> list[tuple[str, str]]:
+    """(kind, metric) of every loss there is, the whole before its text and image parts."""
+    names = [
+        (line["kind"], name)
+        for line in view.lines
+        for name in line
+        if name == "loss" or name.endswith("_loss")
+    ]
+    return sorted(dict.fromkeys(names), key=lambda pair: (pair[0] != "train", pair[1] != "loss", pair[1]))
+
+
+def render(view: RunView) -> Panel:
+    """All of it, for a terminal."""
+    done = Table.grid(padding=(0, 1))
+    left = "" if view.left is None or view.state == "done" else f"{duration(view.left)} left"
+    done.add_row(f"step {view.step:,} of {view.steps:,}", ProgressBar(view.steps, view.step, width=30), left)
+    losses = Table.grid(padding=(0, 2))
+    for kind, name in loss_names(view):
+        curve = view.curve(kind, name)
+        if curve:
+            title = name if kind == "train" else f"{name} (validation)"
+            losses.add_row(title, f"{curve[-1]:.4f}", f"least {min(curve):.4f}", sparkline(curve))
+    numbers = Table.grid(padding=(0, 2))
+    for label, value in facts(view).items():
+        numbers.add_row(label, value)
+    if view.checkpoint is not None:
+        numbers.add_row("checkpoint", f"step {view.checkpoint:,}")
+    samples = [Text(str(path)) for path in view.samples]
+    parts: list[RenderableType] = [done, losses, numbers, *([Text("samples:"), *samples] if samples else [])]
+    said = {"silent": f"silent for {duration(view.age or 0)}"}.get(view.state, view.state)
+    return Panel(Group(*parts), title=f"{view.name} · {view.task} · {said}", title_align="left")
+
+
+def summary(view: RunView) -> Mapping[str, Any]:
+    """The same for programs."""
+    evaluated = next((line for line in reversed(view.lines) if line["kind"] == "evaluate"), None)
+    return {
+        "name": view.name, "task": view.task, "state": view.state, "step": view.step, "steps": view.steps,
+        "seconds_left": None if view.left is None else round(view.left, 1), "train": view.last,
+        "evaluate": evaluated, "updates_left_out": view.skipped, "checkpoint": view.checkpoint,
+        "samples": [str(path) for path in view.samples],
+    }  # fmt: skip
+
+
+class _Now:
+    """Renders a run as it is at the moment."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __rich__(self) -> Panel | Text:
+        try:
+            return render(read_run(self.directory))
+        except CogViewError:
+            return Text(f"{self.directory}: beginning")
+
+
+@contextmanager
+def live(directory: Path, console: Console, interval: float = 1.0) -> Iterator[None]:
+    """Show a run on a terminal while the block runs."""
+    with Live(_Now(directory), console=console, refresh_per_second=1 / interval):
+        yield
