@@ -25,6 +25,7 @@ from cogview.training.task import Metrics, Task
 from cogview.training.trainer import Outcome, Trainer, prepare_directory
 
 STEPS = 60
+TIMED = ("seconds", "items_per_second", "tokens_per_second", "stalls", "memory", "utilisation")
 
 
 class TinyRecipe(Recipe):
@@ -122,4 +123,4 @@ def run(directory: Path, recipe: TinyRecipe, resume: bool = False) -> Outcome:
 def losses(directory: Path) -> list[dict[str, Any]]:
     """All lines of a run's metrics without the wall-clock times."""
     lines = MetricsFile(directory / "metrics.jsonl").lines()
-    return [{k: v for k, v in line.items() if k not in ("seconds", "items_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in lines]

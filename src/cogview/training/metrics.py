@@ -11,10 +11,13 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from cogview.training.trackers import Followers
 
 Value = float | Tensor
 
@@ -51,19 +54,28 @@ def _floats(values: list[Value]) -> list[float]:
 
 
 class MetricsFile:
-    """The run's ``metrics.jsonl``."""
+    """The run's ``metrics.jsonl``, and the trackers that follow it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, followers: Followers | None = None) -> None:
+        self.path, self.followers = path, followers
 
     def append(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null."""
         line = {"kind": kind, "step": step, **{name: _plain(value) for name, value in values.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self.followers:
+            self.followers.line(kind, step, line)
+
+    def close(self) -> None:
+        """Let the trackers write what is left."""
+        if self.followers:
+            self.followers.close()
 
     def truncate(self, step: int) -> None:
         """Drop every line after ``step`` and a last line that was cut short, atomically."""
+        if self.followers:
+            self.followers.after = step
         kept = "".join(json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step)
         part = self.path.with_name(self.path.name + ".part")
         with part.open("w", encoding="utf-8") as file:

@@ -18,6 +18,7 @@ from cogview.errors import CogViewError
 from cogview.training.optim import AdamWConfig, OptimizerConfig
 from cogview.training.precision import LossScaler, Precision
 from cogview.training.schedule import Schedule
+from cogview.training.trackers import TrackerName
 
 if TYPE_CHECKING:
     from cogview.training.task import Task
@@ -60,6 +61,7 @@ class Recipe(Config):
             "max_minutes",
             "threads",
             "prefetch",
+            "trackers",
             "device",
             "compile",
             "activation_checkpointing",
@@ -85,6 +87,7 @@ class Recipe(Config):
     prefetch: int = Field(2, ge=0)
     intervals: Intervals = Intervals()
     keep: int = Field(3, ge=1)
+    trackers: tuple[TrackerName, ...] = ()
     init: Path | None = None
     max_minutes: float | None = Field(None, gt=0)
 

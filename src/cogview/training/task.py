@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
+from cogview.training.meter import Work
 from cogview.training.optim import AdamWConfig, MuonConfig, hidden_matrices
 from cogview.training.recipe import Recipe
 
@@ -92,6 +93,14 @@ class Task(Protocol):
     def items(self, batch: Any) -> int:
         """How many ``unit``s a batch has, for the speed shown."""
         return first_length(batch)
+
+    def work(self, model: nn.Module, batch: Any) -> Work:
+        """A batch's tokens and operations, for the speed and utilisation logged; called before :meth:`prepare`."""
+        return Work()
+
+    def named(self, state: State | None, batches: int) -> list[str]:
+        """Keys of what is in the ``batches`` after a loader's ``state``, to name those that overflowed."""
+        return []
 
     def after_step(self, model: nn.Module, step: int) -> Metrics:
         """What follows an update (restarting dead codes, …), a function of model, step and generator."""

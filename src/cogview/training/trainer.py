@@ -37,14 +37,16 @@ from cogview.training.checkpoint import (
     set_aside,
 )
 from cogview.training.ema import MovingAverage
+from cogview.training.meter import Meter, is_first_rank
 from cogview.training.metrics import MetricsFile, Window, plot_losses
 from cogview.training.optim import PhaseOptimizer
-from cogview.training.precision import LossScaler, autocast
+from cogview.training.precision import DTYPES, LossScaler, autocast
 from cogview.training.prefetch import Prefetch
 from cogview.training.progress import Reporter, Signals
 from cogview.training.recipe import Recipe, check_same, write_recipe
 from cogview.training.rng import preserved, random_states, restore_random_states, seed_all
 from cogview.training.task import Task
+from cogview.training.trackers import Followers
 
 PATIENCE = 50  # updates left out in a row before the run ends
 PLOT_SECONDS = 60.0  # drawing takes a moment, so not at every evaluation
@@ -111,7 +113,8 @@ class Trainer:
         self.task, self.recipe, self.directory = task, recipe, directory
         self.console = console or Console(stderr=True)
         self.device = task.device = pick_device(recipe.device)
-        self.metrics = MetricsFile(directory / "metrics.jsonl")
+        followers = Followers(recipe.trackers, directory, recipe.model_dump(mode="json"))
+        self.metrics = MetricsFile(directory / "metrics.jsonl", followers)
         if self.device.type == "cpu":
             keep_freed_memory()
         if recipe.threads:
@@ -125,6 +128,7 @@ class Trainer:
         self.step, self.seconds, self.seen, self.skipped = 0, 0.0, 0, 0
         self.loader_state: dict[str, Any] | None = None
         self.window = Window()
+        self.meter = Meter(task, self.model, self.device, DTYPES.get(recipe.precision, torch.float32))
         self._saved_step, self._saved_at, self._logged = -1, time.monotonic(), (0, 0.0)
         self._plotted_at = time.monotonic()
 
@@ -196,11 +200,12 @@ class Trainer:
             self.save()
         self._export()
         self._plot()
+        self.metrics.close()
 
     # ------------------------------------------------------------------------------------------ one step
 
     def _train_step(self, batches: Iterator[Any]) -> None:
-        began = time.monotonic()
+        began, before = time.monotonic(), self.loader_state
         rates = [phase.optimizer.set_rate(self._factor()) for phase in self.phases]
         for phase in self.phases:
             phase.active = False
@@ -209,6 +214,8 @@ class Trainer:
             self._accumulate(self._next(batches))
         moved = [self._update(phase) for phase in self.phases if phase.active]
         self.skipped = 0 if all(moved) else self.skipped + 1
+        if not all(moved):
+            self._tell_skipped(before)
         if self.skipped >= PATIENCE:
             raise CogViewError(
                 f"step {self.step}: the gradient was not finite {PATIENCE} times in a row; "
@@ -221,12 +228,18 @@ class Trainer:
         self.step += 1
         self.seconds += time.monotonic() - began
 
+    def _tell_skipped(self, before: dict[str, Any] | None) -> None:
+        """Name the batches of an update that was left out, by what they are of."""
+        if is_first_rank():
+            keys = self.task.named(before, self.recipe.accumulation)
+            self.metrics.append("skipped", self.step + 1, {"loader": before, "keys": keys})
+
     def _factor(self) -> float:
         return self.recipe.schedule.factor(self.step, self.recipe.steps)
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
-            batch, self.loader_state = next(batches)
+            batch, self.loader_state = self.meter.wait(batches)
         except StopIteration:
             raise CogViewError(
                 "the data ended before the last step; the task's loader must be endless"
@@ -284,9 +297,10 @@ class Trainer:
     def _log(self, reporter: Reporter) -> None:
         seen, seconds = self.seen - self._logged[0], self.seconds - self._logged[1]
         self._logged = (self.seen, self.seconds)
+        timed = self.meter.line(seconds)
         speed = seen / max(seconds, 1e-9)
         line = {**self.window.means(), "items": self.seen, "items_per_second": round(speed, 2)}
-        self.metrics.append("train", self.step, {**line, "seconds": round(self.seconds, 3)})
+        self.metrics.append("train", self.step, {**line, **timed, "seconds": round(self.seconds, 3)})
         left = (self.recipe.steps - self.step) * self.seconds / self.step
         reporter.log(self.step, line, left)
 

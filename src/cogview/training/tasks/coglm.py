@@ -196,12 +196,16 @@ class CogLMTask(TransformerTask):
             **more,
         )
 
+    def _batches(self, state: State | None, rank: int = 0, world: int = 1) -> TokenLoader:
+        recipe = self.recipe
+        shared = {"mixture": recipe.mixture, "rank": rank, "world": world, "state": state}
+        return self._loader(recipe.seed, recipe.split, recipe.batch_size, **shared)
+
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[dict[str, Tensor], State]]:
         recipe = self.recipe
-        shared = {"mixture": recipe.mixture, "rank": rank, "world": world, "state": state}
-        for batch, after in self._loader(recipe.seed, recipe.split, recipe.batch_size, **shared):
+        for batch, after in self._batches(state, rank, world):
             rng = np.random.default_rng([recipe.seed, rank, after["epoch"], after["batch"]])
             made = make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple)
             first = self.format.begin_position + 1

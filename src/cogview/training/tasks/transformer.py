@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -24,6 +25,7 @@ from cogview.data.loader import Crop, Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat, collate
+from cogview.training.meter import Work, transformer_work
 from cogview.training.objective import Softmax, sequence_loss, split_targets
 from cogview.training.recipe import Recipe
 from cogview.training.samples import Sampler, Samples
@@ -259,11 +261,9 @@ class TransformerTask(Task):
         for block in cast(Transformer, model).blocks:
             block.compile()
 
-    def loader(
-        self, state: State | None, *, rank: int = 0, world: int = 1
-    ) -> Iterator[tuple[dict[str, Tensor], State]]:
+    def _batches(self, state: State | None, rank: int = 0, world: int = 1) -> TokenLoader:
         recipe = self.recipe
-        loader = TokenLoader(
+        return TokenLoader(
             self.shards,
             recipe.batch_size,
             seed=recipe.seed,
@@ -276,8 +276,12 @@ class TransformerTask(Task):
             world=world,
             state=state,
         )
-        for batch, after in loader:
-            sequences = make_batch(self.format, batch, recipe.pad_multiple)
+
+    def loader(
+        self, state: State | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[dict[str, Tensor], State]]:
+        for batch, after in self._batches(state, rank, world):
+            sequences = make_batch(self.format, batch, self.recipe.pad_multiple)
             yield sequences if self.cells is None else weigh_cells(sequences, self.cells), after
 
     def loss(self, model: nn.Module, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics]:
@@ -310,6 +314,19 @@ class TransformerTask(Task):
 
     def items(self, batch: Any) -> int:
         return len(batch["inputs"])
+
+    def work(self, model: nn.Module, batch: Any) -> Work:
+        """Padding left out; of the output matrix the rows each region's softmax is over."""
+        config, vocabulary = cast(Transformer, model).config, self.format.vocabulary
+        lengths = (batch["inputs"] != vocabulary.control("[PAD]")).sum(1).tolist()
+        rows = len(batch["image_at"]) * vocabulary.image_codes + len(batch["text_at"]) * vocabulary.text_pieces
+        found = transformer_work(config, lengths, 2.0 * config.hidden * rows)
+        return Work(found.tokens, found.operations * 2 / 3) if self.recipe.lora else found
+
+    def named(self, state: State | None, batches: int) -> list[str]:
+        """The keys of the batches' pictures."""
+        found = islice(self._batches(state), batches)
+        return [self.shards.keys[item] for batch, _ in found for item in batch["items"]]
 
     # ------------------------------------------------------------------------------------------ looking
 
