@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -163,17 +162,6 @@ class Cost(Config):
     def seconds(self) -> float:
         """All of the training."""
         return self.tokenizer_seconds + self.transformer_seconds
-
-
-def matrix_rate(device: torch.device) -> float:
-    """Floating-point operations a second of a matrix product here, measured in about a tenth of a second."""
-    a = torch.randn(768, 768, device=device)
-    a @ a
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < 0.1:
-        (a @ a)[0, 0].item()
-        count += 1
-    return 2 * 768**3 * count / (time.perf_counter() - began)
 
 
 def convolution_work(config: ImageTokenizerConfig) -> tuple[int, int]:

@@ -49,6 +49,7 @@ from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.assemble import FamilySettings, assemble
+from cogview.training.meter import matrix_rate
 from cogview.training.metrics import MetricsFile
 from cogview.training.progress import duration
 from cogview.training.recipe import Recipe, task_class
@@ -63,7 +64,6 @@ from cogview.training.train_on.look import (
     describe,
     estimate,
     fit_text_tokenizer,
-    matrix_rate,
     survey,
 )
 from cogview.training.train_on.names import NamedSource, Policy
