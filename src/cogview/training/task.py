@@ -95,7 +95,7 @@ class Task(Protocol):
         return first_length(batch)
 
     def work(self, model: nn.Module, batch: Any) -> Work:
-        """A batch's tokens and operations, for the speed and utilisation logged; called before :meth:`prepare`."""
+        """A batch's tokens and operations, for the speed that is logged; called before :meth:`prepare`."""
         return Work()
 
     def named(self, state: State | None, batches: int) -> list[str]:
