@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli import alignment, distributions, fairness, reranking, upscaling
+from cogview.cli import alignment, distributions, editing, fairness, reranking, upscaling
 from cogview.cli.generate import Precision
 from cogview.errors import CogViewError
 
@@ -327,6 +327,7 @@ def write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) ->
 evaluate.command("pictures")(distributions.pictures)
 evaluate.command("compare")(distributions.compare)
 evaluate.command("upscaling")(upscaling.upscaling)
+evaluate.command("editing")(editing.editing)
 evaluate.command("captions")(reranking.captions)
 evaluate.command("best-of")(reranking.best_of)
 evaluate.command("fairness")(fairness.fairness)

@@ -1,0 +1,119 @@
+"""``cogview eval editing``: whether edits change what they are asked to, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cogview.errors import CogViewError
+from cogview.generation.linear import Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from cogview.evaluation.editing import EditingPlan, EditingReport
+    from cogview.pipeline2 import CogView2
+
+SHOWN = 20
+
+
+class FamilyEditor:
+    """A family of CogView2's kind as what the experiment asks for; see :class:`evaluation.editing.Editor`."""
+
+    def __init__(self, family: CogView2) -> None:
+        self.family = family
+        self.name, self.fingerprint = family.family.config.name, family.model_hash
+
+    def edit(
+        self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
+    ) -> Image.Image:
+        """The picture with what is masked drawn anew."""
+        found = self.family.edit(
+            picture, prompt, mask=mask, seed=seed, order=plan.order, settings=plan.sampling
+        )
+        return found[0].image
+
+
+def editing(
+    tasks: Annotated[
+        Path, typer.Argument(metavar="TASKS", help="A folder with edits.jsonl, as edits.py writes it.")
+    ],
+    classifier: Annotated[
+        Path, typer.Option("--classifier", help="What `cogview eval train-classifier` wrote.")
+    ],
+    model: Annotated[str, typer.Option("--model", help="A model's name or directory.")] = "pictogram-2",
+    n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="The first n tasks.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides what is drawn.")] = 0,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Of the sentences; may be repeated, they take turns. [zh, en]")
+    ] = None,
+    order: Annotated[
+        Literal["together", "one_by_one"], typer.Option(help="As of cogview edit.")
+    ] = "together",
+    temperature: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    emphasis: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    work: Annotated[Path, typer.Option("--work", help="Where pictures are kept, for stopped runs.")] = Path(
+        "runs/editing"
+    ),
+    out: Annotated[Path | None, typer.Option("--out", help="Write the report as JSON.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write originals, masks, edits and answers (PNG).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Edit held-out pictures and read off what changed: the attribute asked for, the others, the pixels.
+
+    Example:
+
+      cogview eval editing edits --model pictogram-2 --classifier classifier --sheet edits.png
+    """
+    from cogview.cli.evaluate import bars, write_sheet
+    from cogview.evaluation.classifier import AttributeReader
+    from cogview.evaluation.editing import EditingPlan, evaluate_editing
+    from cogview.evaluation.reports import write_report
+    from cogview.pipeline2 import CogView2
+
+    given = {"temperature": temperature, "top_k": top_k, "guidance": guidance, "emphasis": emphasis}
+    sampling = {name: float(value) for name, value in given.items() if value is not None}
+    plan = EditingPlan(
+        count=n, seed=seed, languages=tuple(language or ("zh", "en")), order=order, sampling=sampling
+    )
+    reader = AttributeReader.from_directory(classifier)
+    family = CogView2.from_pretrained(model, precision=precision)
+    if not isinstance(family, CogView2):
+        raise CogViewError(f"{model} cannot edit; give a family of CogView2's kind")
+    with bars() as progress:
+        report, sets = evaluate_editing(plan, tasks, reader, FamilyEditor(family), work, progress)
+    if out:
+        write_report(report, out)
+    if sheet:
+        write_sheet(sheet, [pictures[:SHOWN] for pictures in sets.values()], SHOWN)
+    typer.echo(report.model_dump_json(indent=2)) if as_json else _print(report)
+
+
+def _print(report: EditingReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    count = report.untouched.stated
+    table = Table(title=f"{report.facts['model']}: {count} edits", title_justify="left")
+    for column in ("pictures", "changed", "others kept"):
+        table.add_column(column, justify="left" if column == "pictures" else "right")
+    for name, outcome in report.outcomes.items():
+        table.add_row(name, f"{100 * outcome.changed.value:.1f} %", f"{100 * outcome.kept.value:.1f} %")
+    console = Console()
+    console.print(table)
+    for name, share in report.outcomes["edited"].by_group.items():
+        console.print(f"{name}: {share.right} of {share.stated} changed", highlight=False)
+    console.print(
+        f"outside the mask untouched: {report.untouched.right} of {count}; "
+        f"{report.skipped} tasks left out (the classifier cannot read the change)",
+        highlight=False,
+    )
