@@ -20,22 +20,37 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run directory (default: runs/NAME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in it.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Go on if the run has begun, else begin it.")
+    ] = False,
 ) -> None:
-    """Train a model from a recipe; stop it with Ctrl-C and go on with --resume."""
+    """Train a model from a recipe; stop it with Ctrl-C and go on with --resume.
+
+    On several processes (docs/parallel-training.md):
+
+        torchrun --nproc-per-node 8 -m cogview train recipe.yaml --set parallel.kind=fsdp --auto-resume
+    """
     from rich.console import Console
 
     from cogview.errors import CogViewError
+    from cogview.training.parallel_ranks import ElsewhereError
     from cogview.training.recipe import read_recipe, task_class
-    from cogview.training.trainer import Trainer, prepare_directory
+    from cogview.training.trainer import Trainer, begin, meet
 
     if recipe is None and not (resume and out):
         raise CogViewError("give a recipe, or --resume with --out to go on with a run")
     given = read_recipe(recipe or _saved(out), overrides or ())
     directory = out or Path("runs") / given.name
-    prepare_directory(given, directory, resume)
     console = Console(stderr=True)
-    trainer = Trainer(task_class(given.task)(given), given, directory, console)
-    outcome = trainer.fit(resume)
+    try:
+        task = task_class(given.task)(given)
+        ranks = meet(task, given)
+        going_on = ranks.lead(lambda: begin(given, directory, resume, auto_resume))
+        outcome = Trainer(task, given, directory, console, ranks).fit(going_on)
+    except ElsewhereError:
+        raise typer.Exit(2) from None  # the rank that failed says why
+    if not ranks.first:
+        return
     message = f"done: {outcome.step} steps; the model is in {directory / 'model'}"
     if outcome.stopped:
         command = _command(recipe, overrides, directory)

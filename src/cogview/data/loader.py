@@ -37,6 +37,8 @@ class TokenBatch(TypedDict):
     ``languages`` of the texts, None for an empty one.
 
     ``context`` (batch, h * w) int64: the small pictures, or their parts, for super-resolution.
+
+    A rank for which a batch has no row gets the first one with ``items`` empty: a stand-in, not to be learnt.
     """
 
     codes: Tensor
@@ -47,7 +49,7 @@ class TokenBatch(TypedDict):
 
 
 class ImageBatch(TypedDict):
-    """``images`` (batch, 3, size, size) uint8; ``items`` their numbers in the cache."""
+    """``images`` (batch, 3, size, size) uint8; ``items`` their numbers in the cache (see TokenBatch)."""
 
     images: Tensor
     items: list[int]
@@ -96,6 +98,12 @@ class TokenEpoch:
     captions: NDArray[np.int64]
     corners: NDArray[np.float64]
     batches: list[NDArray[np.int64]]
+
+
+def shared_out(rows: NDArray[np.int64], rank: int, world: int) -> tuple[NDArray[np.int64], bool]:
+    """The rows of a batch that fall to a rank; where none do, the first as a stand-in, and False."""
+    own = rows[rank::world]
+    return (own, True) if len(own) else (rows[:1], False)
 
 
 class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
@@ -184,15 +192,16 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
 
     def read(self, plan: TokenEpoch, batch: int) -> TokenBatch:
         """Read this rank's rows of one batch."""
-        rows = plan.batches[batch][self.rank :: self.world]
+        rows, own = shared_out(plan.batches[batch], self.rank, self.world)
         items = plan.items[rows]
+        batch_items = items.tolist() if own else []
         texts = [self._text(int(caption)) for caption in plan.captions[rows]]
         if self.crop is None:
             codes = torch.from_numpy(self.shards.codes(items))
             languages = [self._language(int(caption)) for caption in plan.captions[rows]]
-            return {"codes": codes, "texts": texts, "items": items.tolist(), "languages": languages}
+            return {"codes": codes, "texts": texts, "items": batch_items, "languages": languages}
         codes, context = self.crop(items, plan.corners[rows])
-        return {"codes": codes, "context": context, "texts": texts, "items": items.tolist()}
+        return {"codes": codes, "context": context, "texts": texts, "items": batch_items}
 
     def _language(self, caption: int) -> str | None:
         return self.shards.languages[self.shards.languages_of[caption]] if caption >= 0 else None
@@ -337,5 +346,6 @@ class ImageLoader(EpochLoader[NDArray[np.int64], ImageBatch]):
 
     def read(self, plan: NDArray[np.int64], batch: int) -> ImageBatch:
         """Read this rank's rows of one batch."""
-        items = plan[batch * self.batch : (batch + 1) * self.batch][self.rank :: self.world]
-        return {"images": self.cache.images(items), "items": items.tolist()}
+        whole = plan[batch * self.batch : (batch + 1) * self.batch]
+        items, own = shared_out(whole, self.rank, self.world)
+        return {"images": self.cache.images(items), "items": items.tolist() if own else []}

@@ -2,7 +2,8 @@
 
 A checkpoint is a directory ``step-00001200/`` of safetensors files and ``state.json``; ``manifest.json``
 holds the size and SHA-256 of each. Nothing is pickled. A damaged one is named and the one before it is
-used.
+used. What one process writes is here; what many write together, each its shards, is in
+``checkpoint_sharded.py``, and either is read on any number of processes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class TrainState(Config):
     """Everything of a run that is not a tensor.
 
     ``loader``: the data loader's state after the last batch used; ``window``: metrics since the last log
-    line; ``skipped``: updates in a row left out because a gradient was not finite.
+    line; ``skipped``: updates in a row left out because a gradient was not finite; ``ranks``: how many
+    processes wrote it.
     """
 
     format: Literal[1] = 1
@@ -46,6 +48,7 @@ class TrainState(Config):
     random: dict[str, Any] = Field(default_factory=dict)
     scalers: dict[str, LossScaler] = Field(default_factory=dict)
     window: dict[str, list[float]] = Field(default_factory=dict)
+    ranks: int = Field(1, ge=1)
 
 
 class FileRecord(Config):
@@ -56,19 +59,24 @@ class FileRecord(Config):
 
 
 class Manifest(Config):
-    """The files a checkpoint must have."""
+    """The files a checkpoint must have; ``sharded``: its tensors are spread over them."""
 
     format: Literal[1] = 1
     files: dict[str, FileRecord]
+    sharded: bool = False
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: its state and its tensors by group ("model", "optimizer", "ema", …)."""
+    """A verified checkpoint: its state and its tensors by group ("model", "optimizer", "ema", …).
+
+    ``sharded``: its tensors are still on disk, for ``checkpoint_sharded.read_shards``.
+    """
 
     directory: Path
     state: TrainState
     tensors: dict[str, dict[str, Tensor]]
+    sharded: bool = False
 
 
 def save_checkpoint(directory: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
@@ -95,14 +103,19 @@ def _save(final: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Ten
                 part / f"{name}.safetensors",
             )
     (part / STATE).write_text(state.model_dump_json(), encoding="utf-8")
-    records = {path.name: _record(path) for path in sorted(part.iterdir())}
-    (part / MANIFEST).write_text(Manifest(files=records).model_dump_json(indent=1), encoding="utf-8")
+    seal(part, final, {path.name: record(path) for path in sorted(part.iterdir())})
+    return final
+
+
+def seal(part: Path, final: Path, records: dict[str, FileRecord], sharded: bool = False) -> None:
+    """Write the manifest into a finished ``part``, have it all on disk, and give it its ``final`` name."""
+    manifest = Manifest(files=records, sharded=sharded)
+    (part / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in [*part.iterdir(), part]:
         flush(path)
     shutil.rmtree(final, ignore_errors=True)
     part.replace(final)
     flush(final.parent)
-    return final
 
 
 def flush(path: Path) -> None:
@@ -114,7 +127,8 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def _record(path: Path) -> FileRecord:
+def record(path: Path) -> FileRecord:
+    """A file's size and hash."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileRecord(bytes=path.stat().st_size, sha256=digest)
@@ -128,10 +142,14 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Remove all but the last ``keep`` checkpoints, and what unfinished writes left."""
+def prune(directory: Path, keep: int, every: int = 0) -> None:
+    """Remove all but the last ``keep`` checkpoints, and what unfinished writes left.
+
+    Those at multiples of ``every`` steps stay as well (0: none).
+    """
     for path in list_checkpoints(directory)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        if not every or int(path.name[5:]) % every:
+            shutil.rmtree(path, ignore_errors=True)
     for path in directory.glob(f"step-*{PART}"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -145,21 +163,24 @@ def set_aside(directory: Path, step: int) -> None:
             path.replace(aside)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if it is whole."""
+def damage(path: Path, rank: int = 0, world: int = 1) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if it is whole.
+
+    ``rank`` of ``world`` looks at its part of the files only.
+    """
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except OSError:
         return f"{MANIFEST} is missing"
     except ValidationError:
         return f"{MANIFEST} is unreadable"
-    for name, expected in manifest.files.items():
+    for name, expected in list(manifest.files.items())[rank::world]:
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != expected.bytes:
             return f"{name} has {file.stat().st_size} bytes instead of {expected.bytes}"
-        if _record(file).sha256 != expected.sha256:
+        if record(file).sha256 != expected.sha256:
             return f"{name} differs from its SHA-256"
     return None
 
@@ -174,18 +195,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CogViewError(
             f"{path / STATE}: {place}: {first['msg']}; it was written by another version"
         ) from error
+    if Manifest.model_validate_json((path / MANIFEST).read_bytes()).sharded:
+        return Checkpoint(path, state, {}, sharded=True)
     tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
     return Checkpoint(path, state, tensors)
 
 
-def latest_checkpoint(directory: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+def latest_checkpoint(
+    directory: Path, warn: Callable[[str], None], inspect: Callable[[Path], str | None] = damage
+) -> Checkpoint | None:
     """The newest whole checkpoint, or None where there is none; ``warn`` gets a line for each damaged one.
 
-    Raises CogViewError where there are checkpoints and all are damaged.
+    ``inspect`` says what is wrong with one. Raises CogViewError where there are checkpoints and all are
+    damaged.
     """
     paths = list_checkpoints(directory)
     for path in reversed(paths):
-        problem = damage(path)
+        problem = inspect(path)
         if problem is None:
             return read_checkpoint(path)
         warn(f"checkpoint {path} is damaged ({problem}); trying the one before it")

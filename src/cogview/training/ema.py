@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from cogview.training.optim import local
+
 
 class MovingAverage:
     """``average <- decay * average + (1 - decay) * weight`` after every update, in the weights' own type.
@@ -25,8 +27,8 @@ class MovingAverage:
         """Take the weights as they are now into the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        weights = [parameter.detach() for parameter in self.parameters.values()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+        weights = [local(parameter.detach()) for parameter in self.parameters.values()]
+        torch._foreach_lerp_([local(value) for value in self.average.values()], weights, 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds: every average and the number of ``updates``."""

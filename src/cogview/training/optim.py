@@ -7,12 +7,15 @@ Muon (K. Jordan et al., 2024) replaces the momentum of a matrix by the nearest s
 with five steps of a quintic Newton-Schulz iteration. ``torch.optim.Muon`` runs that in bfloat16 always,
 which is right on a GPU but on a CPU without fast bfloat16 products is about a hundred times slower than
 fp32. The one here computes in fp32 on a CPU and in bfloat16 on a GPU, matrices of one shape together.
+
+Under FSDP parameters are DTensors, of which a rank holds some rows. AdamW works on those alone; Muon gathers
+a matrix's momentum, since what is orthogonal depends on all rows, and moves the rank's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Discriminator, Field, Tag
@@ -68,6 +71,17 @@ OptimizerConfig = Annotated[
 ]
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a DTensor, sharing its memory; any other tensor as it is."""
+    held: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return held
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, told without importing torch.distributed."""
+    return hasattr(tensor, "to_local")
+
+
 # ---------------------------------------------------------------------------------------------- Muon
 
 
@@ -103,7 +117,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             stacks: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.grad is not None and is_sharded(parameter):
+                    self._move_sharded(parameter, group["lr"])
+                elif parameter.grad is not None:
                     momentum = self._momentum(parameter)
                     parts = self.parts[parameter]
                     for weight, part in zip(
@@ -118,18 +134,36 @@ class Muon(torch.optim.Optimizer):
         assert gradient is not None
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        buffer: Tensor = state["momentum"].lerp_(gradient, 1 - self.config.momentum)
+        gradient = local(gradient)
+        buffer = local(state["momentum"]).lerp_(gradient, 1 - self.config.momentum)
         return gradient.lerp(buffer, self.config.momentum) if self.config.nesterov else buffer
 
     def _move(self, pairs: list[tuple[Tensor, Tensor]], lr: float) -> None:
         weights, directions = [weight for weight, _ in pairs], torch.stack([part for _, part in pairs])
-        rows, columns = directions.shape[-2:]
-        scale = (
-            0.2 * max(rows, columns) ** 0.5 if self.config.scale == "rms" else max(1.0, rows / columns) ** 0.5
-        )
         updates = orthogonalise(directions, self.config.steps)
         torch._foreach_mul_(weights, 1 - lr * self.config.weight_decay)
-        torch._foreach_add_(weights, list(updates.unbind(0)), alpha=-lr * scale)
+        torch._foreach_add_(weights, list(updates.unbind(0)), alpha=-lr * self._scale(*directions.shape[-2:]))
+
+    def _scale(self, rows: int, columns: int) -> float:
+        if self.config.scale == "rms":
+            return float(0.2 * max(rows, columns) ** 0.5)
+        return float(max(1.0, rows / columns) ** 0.5)
+
+    def _move_sharded(self, parameter: nn.Parameter, lr: float) -> None:
+        """Gather the direction of a sharded matrix, and move the rows that this rank holds."""
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        held = cast(DTensor, parameter)
+        mesh, placements = held.device_mesh, held.placements
+        direction = DTensor.from_local(
+            self._momentum(parameter), mesh, placements, shape=held.shape, stride=held.stride()
+        )
+        parts = torch.stack(direction.full_tensor().chunk(self.parts[parameter]))
+        update = orthogonalise(parts, self.config.steps).flatten(0, 1)
+        own = distribute_tensor(update, mesh, placements, src_data_rank=None)
+        weight = local(parameter.detach())
+        weight.mul_(1 - lr * self.config.weight_decay)
+        weight.add_(local(own), alpha=-lr * self._scale(*parts.shape[-2:]))
 
 
 def _parts(name: str, split: Mapping[str, int]) -> int:
@@ -204,6 +238,28 @@ class PhaseOptimizer:
             for name, parameter in self.parameters.items():
                 for key, value in optimizer.state.get(parameter, {}).items():
                     found[f"{name}:{key}"] = value
+        return found
+
+    def empty(self, sizes: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
+        """Make the state of the given sizes (keys as in :meth:`tensors`) as this rank holds it, to be filled.
+
+        What has the shape of its parameter is sharded as that is.
+        """
+        found = {}
+        owners = {
+            id(value): optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for value in group["params"]
+        }
+        for key, (size, dtype) in sizes.items():
+            name, _, field = key.rpartition(":")
+            parameter = self.parameters[name]
+            if size == parameter.shape:
+                value = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+            else:
+                value = torch.empty(size, dtype=dtype, device=parameter.device)
+            owners[id(parameter)].state[parameter][field] = found[key] = value
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

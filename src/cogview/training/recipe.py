@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from cogview.config import Config, dump_yaml, load_yaml, validate
 from cogview.errors import CogViewError
 from cogview.training.optim import AdamWConfig, OptimizerConfig
+from cogview.training.parallel import Parallel
 from cogview.training.precision import LossScaler, Precision
 from cogview.training.schedule import Schedule
 from cogview.training.trackers import TrackerName
@@ -49,15 +50,20 @@ class Intervals(Config):
 class Recipe(Config):
     """What every run has; a task's recipe subclasses this, with ``task: Literal["its name"]``.
 
-    ``batch_size`` is one micro-batch, ``accumulation`` the micro-batches of an update; ``seed`` decides
-    weights, order and draws. ``init``: a directory to take starting weights from. ``max_minutes``: stop
-    cleanly by then and leave a checkpoint. The fields in ``CHANGEABLE`` may differ on resume.
+    ``batch_size`` is one micro-batch (of all ranks together, where there are many), ``accumulation`` the
+    micro-batches of an update; ``seed`` decides weights, order and draws. ``init``: a directory to take
+    starting weights from. ``max_minutes``: stop cleanly by then and leave a checkpoint. ``keep``: so many
+    checkpoints, the last ones; ``keep_every``: and those at multiples of so many steps (0: none).
+    ``async_checkpoints``: write them beside the training. The fields in ``CHANGEABLE`` may differ on resume.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
         {
             "intervals",
             "keep",
+            "keep_every",
+            "async_checkpoints",
+            "parallel",
             "max_minutes",
             "threads",
             "prefetch",
@@ -87,6 +93,9 @@ class Recipe(Config):
     prefetch: int = Field(2, ge=0)
     intervals: Intervals = Intervals()
     keep: int = Field(3, ge=1)
+    keep_every: int = Field(0, ge=0)
+    async_checkpoints: bool = False
+    parallel: Parallel = Parallel()
     trackers: tuple[TrackerName, ...] = ()
     init: Path | None = None
     max_minutes: float | None = Field(None, gt=0)

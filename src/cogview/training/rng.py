@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,13 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def seed_rank(seed: int, step: int, rank: int) -> None:
+    """Give a rank but the first a stream of its own, and the first one too in the middle of a run."""
+    if rank or step:
+        words = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
+        seed_all(int.from_bytes(words[:8], "little") >> 1)
 
 
 def random_states() -> tuple[dict[str, Any], dict[str, Tensor]]:

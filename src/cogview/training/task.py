@@ -43,6 +43,7 @@ class Task(Protocol):
     name: ClassVar[str]
     phases: tuple[str, ...] = ("model",)
     unit: str = "items"
+    parallel: ClassVar[tuple[str, ...]] = ("ddp", "fsdp", "hsdp")  # kinds it can train with
     recipe: Any
     device: torch.device = torch.device("cpu")  # set by the loop before build()
 
@@ -93,6 +94,13 @@ class Task(Protocol):
     def items(self, batch: Any) -> int:
         """How many ``unit``s a batch has, for the speed shown."""
         return first_length(batch)
+
+    def shares(self, batch: Any) -> dict[str, float]:
+        """By how much a batch's ``loss``, and other metrics of their own weight, count in a mean over ranks.
+
+        A rank for which a batch has no row gets one that counts 0. Called before :meth:`prepare`.
+        """
+        return {"loss": float(self.items(batch))}
 
     def work(self, model: nn.Module, batch: Any) -> Work:
         """A batch's tokens and operations, for the speed that is logged; called before :meth:`prepare`."""

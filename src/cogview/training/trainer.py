@@ -7,13 +7,17 @@ out (as in the released code), and :data:`PATIENCE` of them in a row end the run
 A run directory holds ``recipe.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``samples/``,
 ``plots/`` and ``model/``, the exported result. A resumed run continues bit for bit on the same machine and
 settings.
+
+On many processes each runs this same loop on its rows of every batch (``parallel.py``): they agree on what
+to do after a step, rank 0 alone writes logs, samples and model, and all write checkpoints together.
 """
 
 from __future__ import annotations
 
 import shutil
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,19 +36,20 @@ from cogview.training.checkpoint import (
     TrainState,
     flush,
     latest_checkpoint,
-    prune,
-    save_checkpoint,
     set_aside,
 )
+from cogview.training.checkpoint_background import CheckpointWriter
 from cogview.training.ema import MovingAverage
 from cogview.training.meter import Meter, is_first_rank
 from cogview.training.metrics import MetricsFile, Window, plot_losses
-from cogview.training.optim import PhaseOptimizer
+from cogview.training.optim import PhaseOptimizer, local
+from cogview.training.parallel import check_launch, make_engine
+from cogview.training.parallel_ranks import Ranks, launched_world, local_rank, restarted
 from cogview.training.precision import DTYPES, LossScaler, autocast
 from cogview.training.prefetch import Prefetch
 from cogview.training.progress import Reporter, Signals
 from cogview.training.recipe import Recipe, check_same, write_recipe
-from cogview.training.rng import preserved, random_states, restore_random_states, seed_all
+from cogview.training.rng import preserved, random_states, restore_random_states, seed_all, seed_rank
 from cogview.training.task import Task
 from cogview.training.trackers import Followers
 
@@ -96,10 +101,32 @@ def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
         ) from error
 
 
+def begin(recipe: Recipe, directory: Path, resume: bool, auto: bool = False) -> bool:
+    """Prepare the run directory; True where there is a run to go on with.
+
+    ``auto``: go on if it has begun. So it is as well after torchrun has started the processes anew.
+    """
+    begun = (directory / "recipe.yaml").is_file()
+    go_on = resume or (begun and (auto or restarted()))
+    prepare_directory(recipe, directory, go_on)
+    return go_on
+
+
+def meet(task: Task, recipe: Recipe) -> Ranks:
+    """The processes of this run, this one among them; CogViewError where they do not fit the recipe."""
+    check_launch(recipe, task.parallel)
+    return Ranks.join(pick_device(recipe.device), recipe.parallel.minutes)
+
+
 def pick_device(name: str) -> torch.device:
-    """The device of a recipe; "auto" is the GPU if there is one. Raises CogViewError where there is none."""
+    """The device of a recipe; "auto" is the GPU if there is one. Raises CogViewError where there is none.
+
+    Of several processes on a machine each gets a GPU of its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launched_world() > 1:
+        name = f"cuda:{local_rank()}"
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here[name.split(":")[0]]:
         raise CogViewError(f"device: {name} is not available here; use auto or cpu")
@@ -109,10 +136,21 @@ def pick_device(name: str) -> torch.device:
 class Trainer:
     """One run of one task in one directory. ``fit`` does it all and may be called once."""
 
-    def __init__(self, task: Task, recipe: Recipe, directory: Path, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        directory: Path,
+        console: Console | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.task, self.recipe, self.directory = task, recipe, directory
+        self.ranks = ranks or meet(task, recipe)
+        self.device = task.device = self.ranks.device
+        self.engine = make_engine(self.ranks, recipe.parallel)
         self.console = console or Console(stderr=True)
-        self.device = task.device = pick_device(recipe.device)
+        if not self.ranks.first:
+            self.console = Console(quiet=True)
         followers = Followers(recipe.trackers, directory, recipe.model_dump(mode="json"))
         self.metrics = MetricsFile(directory / "metrics.jsonl", followers)
         if self.device.type == "cpu":
@@ -120,15 +158,25 @@ class Trainer:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         seed_all(recipe.seed)
-        self.model = self._build()
+        self.model = self.ranks.together(self._build)
         self.phases = [self._phase(name) for name in task.phases]
         _freeze_all_but(self.model, [value for phase in self.phases for value in phase.parameters])
+        self.engine.prepare(self.model, task)
         first = self.phases[0].optimizer.parameters
         self.average = MovingAverage(first, recipe.ema) if recipe.ema else None
+        self.writer = CheckpointWriter(
+            directory / "checkpoints",
+            self.ranks,
+            sharded=self.ranks.world > 1,
+            background=recipe.async_checkpoints,
+            keep=recipe.keep,
+            every=recipe.keep_every,
+        )
         self.step, self.seconds, self.seen, self.skipped = 0, 0.0, 0, 0
         self.loader_state: dict[str, Any] | None = None
         self.window = Window()
         self.meter = Meter(task, self.model, self.device, DTYPES.get(recipe.precision, torch.float32))
+        self._unsummed, self._unsummed_items = list[tuple[str, Tensor]](), 0
         self._saved_step, self._saved_at, self._logged = -1, time.monotonic(), (0, 0.0)
         self._plotted_at = time.monotonic()
 
@@ -144,9 +192,7 @@ class Trainer:
                 )
             for module in switches:
                 module.checkpointing = True  # type: ignore[assignment]
-        model.to(self.device).train()
-        if self.recipe.compile:
-            self.task.compile(model)
+        self.engine.place(model.train(), self.task.compile if self.recipe.compile else lambda model: None)
         return model
 
     def _phase(self, name: str) -> Phase:
@@ -160,10 +206,13 @@ class Trainer:
     def fit(self, resume: bool = False) -> Outcome:
         """Train to the last step, or until a signal or ``max_minutes``; leaves a checkpoint either way."""
         began = time.monotonic()
+        seed_rank(self.recipe.seed, 0, self.ranks.rank)
         if resume:
-            self._restore(latest_checkpoint(self.directory / "checkpoints", self._say))
+            self._restore(self.ranks.together(self._latest))
         reporter = Reporter(self.console, self.recipe.steps, self.step, self.task.unit)
-        batches = Prefetch(iter(self.task.loader(self.loader_state)), self.recipe.prefetch)
+        rank, world = self.ranks.rank, self.ranks.world
+        loader = self.task.loader(self.loader_state, rank=rank, world=world)
+        batches = Prefetch(iter(loader), self.recipe.prefetch)
         try:
             with Signals() as signals, reporter:
                 if resume:
@@ -171,25 +220,30 @@ class Trainer:
                 stopped = ""
                 while self.step < self.recipe.steps and not stopped:
                     self._train_step(batches)
-                    stopped = self._why_stop(signals, began)
-                    self._after_step(reporter, bool(stopped))
+                    stopped, overdue = self._agree(signals, began)
+                    self._after_step(reporter, bool(stopped), overdue)
         finally:
             batches.close()
         self._finish()
+        self.ranks.leave()
         return Outcome(self.step, stopped if self.step < self.recipe.steps else "")
 
-    def _why_stop(self, signals: Signals, began: float) -> str:
-        if signals.received:
-            return f"received {signals.received}"
-        limit = self.recipe.max_minutes
-        return "max_minutes is over" if limit and time.monotonic() - began > 60 * limit else ""
+    def _agree(self, signals: Signals, began: float) -> tuple[str, bool]:
+        """Why to stop ("": do not), and whether a checkpoint is overdue; what one rank finds, all do."""
+        limit, minutes, now = self.recipe.max_minutes, self.recipe.intervals.minutes, time.monotonic()
+        received = int(signal.Signals[signals.received]) if signals.received else 0
+        over = int(limit is not None and now - began > 60 * limit)
+        overdue = int(minutes is not None and now - self._saved_at > 60 * minutes)
+        received, over, overdue = self.ranks.highest((received, over, overdue))
+        if received:
+            return f"received {signal.Signals(received).name}", bool(overdue)
+        return ("max_minutes is over" if over else ""), bool(overdue)
 
-    def _after_step(self, reporter: Reporter, stopping: bool) -> None:
+    def _after_step(self, reporter: Reporter, stopping: bool, overdue: bool) -> None:
         reporter.step(self.step)
         intervals, last = self.recipe.intervals, self.step == self.recipe.steps
         if self.step % intervals.log == 0 or last:
             self._log(reporter)
-        overdue = intervals.minutes and time.monotonic() - self._saved_at > 60 * intervals.minutes
         if stopping or last or overdue or _due(self.step, intervals.checkpoint):
             self.save()
         if not stopping or last:
@@ -198,6 +252,7 @@ class Trainer:
     def _finish(self) -> None:
         if self._saved_step != self.step:
             self.save()
+        self.writer.wait()
         self._export()
         self._plot()
         self.metrics.close()
@@ -210,8 +265,9 @@ class Trainer:
         for phase in self.phases:
             phase.active = False
             phase.optimizer.zero_grad()
-        for _ in range(self.recipe.accumulation):
-            self._accumulate(self._next(batches))
+        for number in range(1, self.recipe.accumulation + 1):
+            with self.engine.exchanging(number == self.recipe.accumulation):
+                self._accumulate(*self._next(batches))
         moved = [self._update(phase) for phase in self.phases if phase.active]
         self.skipped = 0 if all(moved) else self.skipped + 1
         if not all(moved):
@@ -237,28 +293,56 @@ class Trainer:
     def _factor(self) -> float:
         return self.recipe.schedule.factor(self.step, self.recipe.steps)
 
-    def _next(self, batches: Iterator[Any]) -> Any:
+    def _next(self, batches: Iterator[Any]) -> tuple[Any, dict[str, Tensor]]:
+        """This rank's next rows, and what their means count in the sum over ranks (empty: one rank)."""
         try:
             batch, self.loader_state = self.meter.wait(batches)
         except StopIteration:
             raise CogViewError(
                 "the data ended before the last step; the task's loader must be endless"
             ) from None
-        self.seen += self.task.items(batch)
-        return self.task.prepare(batch, self.device)
+        if self.ranks.world == 1:
+            self.seen += self.task.items(batch)
+            return self.task.prepare(batch, self.device), {}
+        shares = self.task.shares(batch)
+        self._unsummed_items += self.task.items(batch) if shares["loss"] else 0
+        return self.task.prepare(batch, self.device), self.engine.factors(shares)
 
-    def _accumulate(self, batch: Any) -> None:
+    def _accumulate(self, batch: Any, factors: dict[str, Tensor]) -> None:
         for phase in self.phases:
             with self._only(phase):
                 with autocast(self.recipe.precision, self.device):
-                    result = self.task.loss(self.model, batch, self.step, phase.name)
+                    result = self.engine.loss(batch, self.step, phase.name)
                 if result is None:
                     continue
                 loss, metrics = result
                 scale = phase.scaler.scale if phase.scaler else 1.0
-                (loss * (scale / self.recipe.accumulation)).backward()  # type: ignore[no-untyped-call]
+                scaled = loss * (scale / self.recipe.accumulation)
+                if factors:  # gradients are averaged over ranks, so that N shares of 1/N count 1 each
+                    scaled = scaled * (factors["loss"] * self.ranks.world)
+                scaled.backward()  # type: ignore[no-untyped-call]
             phase.active = True
-            self.window.add({self._label("loss", phase): loss, **metrics})
+            self._note({self._label("loss", phase): loss, **metrics}, factors)
+
+    def _note(self, metrics: Mapping[str, float | Tensor], factors: dict[str, Tensor]) -> None:
+        """Keep a micro-batch's metrics; those of many ranks are added up before they are read."""
+        if not factors:
+            self.window.add(metrics)
+        for name, value in metrics.items() if factors else ():
+            held = torch.as_tensor(value, device=self.device).detach().reshape(()).float()
+            self._unsummed.append((name, held * factors.get(name, factors["loss"])))
+
+    def _sum_metrics(self) -> None:
+        """Add the ranks' metrics and counts up; all ranks call it together."""
+        if self.ranks.world == 1:
+            return
+        values = [value.double() for _, value in self._unsummed]
+        counts = torch.tensor(self._unsummed_items, dtype=torch.float64, device=self.device)
+        total = self.ranks.total(torch.stack([counts, *values])).tolist()
+        self.seen += round(total[0])
+        for (name, _), value in zip(self._unsummed, total[1:], strict=True):
+            self.window.add({name: value})
+        self._unsummed, self._unsummed_items = [], 0
 
     @contextmanager
     def _only(self, phase: Phase) -> Iterator[None]:
@@ -276,15 +360,15 @@ class Trainer:
         """Clip and step; False where the gradient was not finite and the update was left out."""
         gradients = [p.grad for p in phase.parameters if p.grad is not None]
         if phase.scaler:
-            torch._foreach_mul_(gradients, 1 / phase.scaler.scale)
-        norm = torch.nn.utils.get_total_norm(gradients)
+            torch._foreach_mul_([local(gradient) for gradient in gradients], 1 / phase.scaler.scale)
+        norm = self.engine.norm(gradients)
         finite = bool(norm.isfinite())
         if phase.scaler:
             phase.scaler = phase.scaler.update(not finite)
             self.window.add({self._label("loss_scale", phase): phase.scaler.scale})
         if finite:
             if self.recipe.clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(phase.parameters, self.recipe.clip, norm)
+                self.engine.clip(phase.parameters, self.recipe.clip, norm)
             phase.optimizer.step()
             self.window.add({self._label("grad_norm", phase): norm})
         return finite
@@ -295,18 +379,20 @@ class Trainer:
     # ------------------------------------------------------------------------------------------ log, evaluate
 
     def _log(self, reporter: Reporter) -> None:
+        self._sum_metrics()
         seen, seconds = self.seen - self._logged[0], self.seconds - self._logged[1]
         self._logged = (self.seen, self.seconds)
         timed = self.meter.line(seconds)
         speed = seen / max(seconds, 1e-9)
         line = {**self.window.means(), "items": self.seen, "items_per_second": round(speed, 2)}
-        self.metrics.append("train", self.step, {**line, **timed, "seconds": round(self.seconds, 3)})
+        if self.ranks.first:
+            self.metrics.append("train", self.step, {**line, **timed, "seconds": round(self.seconds, 3)})
         left = (self.recipe.steps - self.step) * self.seconds / self.step
         reporter.log(self.step, line, left)
 
     def _catch_up(self) -> None:
         """Do what was due at the checkpoint's step and was cut short."""
-        if not self.metrics.has("evaluate", self.step):
+        if not self.ranks.lead(lambda: self.metrics.has("evaluate", self.step)):
             self._evaluate_if_due()
 
     def _evaluate_if_due(self) -> None:
@@ -315,14 +401,19 @@ class Trainer:
             self._evaluate()
         if intervals.sample and (last or _due(self.step, intervals.sample)):
             with self._looking():
-                folder = self.directory / "samples"
-                folder.mkdir(exist_ok=True)
-                self.task.samples(self.model, folder, self.step)
+                whole = self.engine.whole()
+                self.ranks.lead(lambda: self._sample(whole))
+
+    def _sample(self, model: nn.Module | None) -> None:
+        assert model is not None
+        folder = self.directory / "samples"
+        folder.mkdir(exist_ok=True)
+        self.task.samples(model, folder, self.step)
 
     def _evaluate(self) -> None:
         with self._looking():
             found = self.task.evaluate(self.model)
-        if found:
+        if found and self.ranks.first:
             self.metrics.append("evaluate", self.step, found)
             facts = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
             self._say(f"step {self.step}  {facts}")
@@ -340,23 +431,29 @@ class Trainer:
         try:
             with preserved(), torch.no_grad(), swapped, autocast(self.recipe.precision, self.device):
                 yield
+                self.engine.looked()
         finally:
             self.model.train(training)
 
     def _export(self) -> None:
         """Write ``model/`` anew: beside the old one first, then in its place."""
+        swapped = self.average.swapped_in() if self.average else nullcontext()
+        with swapped, torch.no_grad():
+            whole = self.engine.whole()
+            self.ranks.lead(lambda: self._write_model(whole))
+
+    def _write_model(self, model: nn.Module | None) -> None:
+        assert model is not None
         part, final = self.directory / "model.part", self.directory / "model"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        swapped = self.average.swapped_in() if self.average else nullcontext()
-        with swapped, torch.no_grad():
-            self.task.export(self.model, part)
+        self.task.export(model, part)
         shutil.rmtree(final, ignore_errors=True)
         part.replace(final)
 
     def _plot(self) -> None:
         self._plotted_at = time.monotonic()
-        if find_spec("matplotlib"):
+        if self.ranks.first and find_spec("matplotlib"):
             plot_losses(self.metrics.path, self.directory / "plots" / "loss.png")
 
     def _say(self, text: str) -> None:
@@ -364,8 +461,9 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
-    def save(self) -> Path:
-        """Write a checkpoint of this step and remove those beyond ``keep``."""
+    def save(self) -> None:
+        """Write a checkpoint of this step, or begin to, and remove those beyond ``keep``."""
+        self._sum_metrics()
         plain, generators = random_states()
         state = TrainState(
             step=self.step,
@@ -376,15 +474,16 @@ class Trainer:
             random=plain,
             scalers={phase.name: phase.scaler for phase in self.phases if phase.scaler},
             window=self.window.values(),
+            ranks=self.ranks.world,
         )
-        if self.metrics.path.exists():
+        if self.ranks.first and self.metrics.path.exists():
             flush(self.metrics.path)
-        path = save_checkpoint(self.directory / "checkpoints", state, self._tensors(generators))
-        prune(path.parent, self.recipe.keep)
+        self.writer.save(state, self._tensors(generators))
         self._saved_step, self._saved_at = self.step, time.monotonic()
-        return path
 
     def _tensors(self, generators: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        if self.ranks.world > 1:
+            generators = {f"{self.ranks.rank}/{name}": value for name, value in generators.items()}
         optimizers = {
             f"{phase.name}/{key}": value
             for phase in self.phases
@@ -398,27 +497,53 @@ class Trainer:
             "task": self.task.tensors(),
         }
 
+    def _latest(self) -> Checkpoint | None:
+        directory = self.directory / "checkpoints"
+        if self.ranks.world == 1:
+            return latest_checkpoint(directory, self._say)
+        from cogview.training.checkpoint_sharded import inspect_together
+
+        return latest_checkpoint(directory, self._say, lambda path: inspect_together(path, self.ranks))
+
     def _restore(self, found: Checkpoint | None) -> None:
         if found is None:
             self._say(f"{self.directory} has no checkpoint yet: starting at step 0")
-            self.metrics.truncate(-1)
+            self.ranks.lead(lambda: self.metrics.truncate(-1))
             return
-        state, tensors = found.state, found.tensors
-        self.model.load_state_dict(tensors["model"])
+        state = found.state
+        generators = self._restore_tensors(found)
         for phase in self.phases:
-            phase.optimizer.load(_below(phase.name, tensors.get("optimizer", {})))
             phase.scaler = state.scalers.get(phase.name)
-        if self.average:
-            self.average.load(tensors["ema"])
-        self.task.restore(tensors.get("task", {}))
         self.step, self.skipped = state.step, state.skipped
         self.seconds, self.seen = state.seconds, state.items
         self.loader_state, self.window = state.loader, Window(state.window)
         self._logged, self._saved_step = (state.items, state.seconds), state.step
-        self.metrics.truncate(state.step)
-        set_aside(self.directory / "checkpoints", state.step)
-        restore_random_states(state.random, tensors["rng"])
+        self.ranks.lead(lambda: self.metrics.truncate(state.step))
+        self.ranks.lead(lambda: set_aside(self.directory / "checkpoints", state.step))
+        if generators:
+            restore_random_states(state.random, generators)
+        else:
+            seed_rank(self.recipe.seed, state.step, self.ranks.rank)
         self._say(f"resuming at step {self.step}")
+
+    def _restore_tensors(self, found: Checkpoint) -> dict[str, Tensor]:
+        """Put a checkpoint's tensors in their places, whoever wrote it; gives this rank's generators.
+
+        They are empty where another number of ranks wrote it.
+        """
+        if found.sharded or self.ranks.world > 1:
+            from cogview.training.parallel_restore import restore
+
+            optimizers = {phase.name: phase.optimizer for phase in self.phases}
+            return restore(found, self.ranks, self.model, optimizers, self.average, self.task)
+        tensors = found.tensors
+        self.model.load_state_dict(tensors["model"])
+        for phase in self.phases:
+            phase.optimizer.load(_below(phase.name, tensors.get("optimizer", {})))
+        if self.average:
+            self.average.load(tensors["ema"])
+        self.task.restore(tensors.get("task", {}))
+        return tensors["rng"]
 
 
 def _freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:

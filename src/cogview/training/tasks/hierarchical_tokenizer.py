@@ -57,6 +57,7 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
 
     recipe_class: ClassVar[type[Recipe]] = HierarchicalTokenizerRecipe
     name: ClassVar[str] = "hierarchical_tokenizer"
+    parallel = ()  # its codebook follows statistics of the whole batch
     recipe: HierarchicalTokenizerRecipe
 
     def __init__(self, recipe: HierarchicalTokenizerRecipe) -> None:

@@ -103,6 +103,7 @@ class ImageTokenizerTask(Task):
 
     recipe_class: ClassVar[type[Recipe]] = ImageTokenizerRecipe
     name: ClassVar[str] = "image_tokenizer"
+    parallel = ()  # its codebook follows statistics of the whole batch
     unit = "images"
     recipe: ImageTokenizerRecipe
 

@@ -149,6 +149,8 @@ def make_batch(format: SequenceFormat, batch: TokenBatch, multiple: int = 1) -> 
     whole = collate([format.training(*row) for row in zip(*rows, strict=True)], pad)
     inputs, targets = whole["ids"][:, :-1], whole["ids"][:, 1:]
     positions, weights = whole["positions"][:, :-1], whole["weights"][:, 1:]
+    if not batch["items"]:  # another rank's row, to stand in
+        weights = torch.zeros_like(weights)
     more = -inputs.shape[1] % multiple
     targets, weights = F.pad(targets, (0, more), value=pad), F.pad(weights, (0, more))
     image_at, text_at = split_targets(targets, weights, format.vocabulary)
@@ -166,7 +168,7 @@ def make_batch(format: SequenceFormat, batch: TokenBatch, multiple: int = 1) -> 
 def weigh_cells(batch: dict[str, Tensor], cells: Tensor) -> dict[str, Tensor]:
     """The batch with the weight of every code multiplied by that of its place; cells: (rows * columns,)."""
     weights = batch["weights"].clone()
-    places = batch["image_at"].view(-1, len(cells))
+    places = batch["image_at"].view(len(batch["image_at"]) // len(cells), len(cells))
     weights.view(-1)[places] *= cells
     return {**batch, "weights": weights}
 
@@ -224,10 +226,10 @@ class TransformerTask(Task):
             return None
         rows, columns = self.format.grid
         sizes = [len(row) for row in self.recipe.cell_weights]
-        if sizes != [columns] * rows or self.format.kind != "text_to_image":
+        if sizes != [columns] * rows or self.format.kind not in ("text_to_image", "coglm"):
             raise CogViewError(
                 f"cell_weights: {len(sizes)} rows of {sorted(set(sizes))} numbers do not fit the {rows} x "
-                f"{columns} codes of {self.format.kind}; they are for text_to_image, one number a code"
+                f"{columns} codes of {self.format.kind}; they are for drawing, one number a code"
             )
         return torch.tensor(self.recipe.cell_weights).flatten()
 
@@ -327,6 +329,11 @@ class TransformerTask(Task):
         """The keys of the batches' pictures."""
         found = islice(self._batches(state), batches)
         return [self.shards.keys[item] for batch, _ in found for item in batch["items"]]
+
+    def shares(self, batch: Any) -> dict[str, float]:
+        """Each loss by its own tokens."""
+        weight = float(batch["weights"].sum())
+        return {"loss": weight, "image_loss": len(batch["image_at"]), "text_loss": len(batch["text_at"])}
 
     # ------------------------------------------------------------------------------------------ looking
 

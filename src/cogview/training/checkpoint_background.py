@@ -1,0 +1,92 @@
+"""Who writes checkpoints: the training thread itself, or a thread behind its back.
+
+In the background only a copy of the tensors is made at once; writing, hashing and flushing go on beside the
+training. One checkpoint is under way at a time: the next waits for it. What goes wrong is raised there, or at
+the next look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cogview.training.checkpoint import TrainState, prune, save_checkpoint
+from cogview.training.parallel_ranks import Ranks
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+
+
+class CheckpointWriter:
+    """Writes checkpoints to a directory and removes those no longer kept.
+
+    sharded: in the form many ranks write together; background: in a thread; keep, every: see ``prune``.
+    """
+
+    def __init__(
+        self, directory: Path, ranks: Ranks, *, sharded: bool, background: bool, keep: int, every: int
+    ) -> None:
+        self.directory, self.ranks, self.sharded = directory, ranks, sharded
+        self.keep, self.every = keep, every
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if background else None
+        self._stage = _stager() if background and sharded else _copy
+        self._under_way: Future[Path] | None = None
+
+    def save(self, state: TrainState, tensors: Tensors) -> None:
+        """Write a checkpoint, or begin to; raises CogViewError where this or the last cannot be written."""
+        self.wait()
+        if self._thread is None:
+            self._write(state, tensors)
+        else:
+            self._under_way = self._thread.submit(self._write, state, self._stage(tensors))
+
+    def wait(self) -> None:
+        """Return when nothing is under way; raises CogViewError where it could not be written."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _write(self, state: TrainState, tensors: Tensors) -> Path:
+        if self.sharded:
+            from cogview.training.checkpoint_sharded import write_shards
+
+            path = write_shards(self.directory, state, tensors, self.ranks)
+        else:
+            path = save_checkpoint(self.directory, state, tensors)
+        if self.ranks.first:
+            prune(self.directory, self.keep, self.every)
+        return path
+
+
+def _copy(tensors: Tensors) -> Tensors:
+    """Copies in main memory."""
+    return {
+        group: {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
+        for group, named in tensors.items()
+    }
+
+
+def _stager() -> Callable[[Tensors], Tensors]:
+    """DCP's stager, which copies this rank's parts into buffers that it uses again."""
+    from torch import cuda
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+    fast = cuda.is_available()
+    stager = DefaultStager(
+        StagingOptions(
+            use_pinned_memory=fast,
+            use_shared_memory=False,
+            use_async_staging=False,
+            use_non_blocking_copy=fast,
+        )
+    )
+
+    def stage(tensors: Tensors) -> Tensors:
+        plain: dict[str, Any] = {group: dict(named) for group, named in tensors.items()}
+        staged: Tensors = stager.stage(plain)  # type: ignore[assignment]
+        return staged
+
+    return stage

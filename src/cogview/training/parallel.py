@@ -1,0 +1,251 @@
+"""Training one model on many processes, from outside: the model and the task know nothing of it.
+
+=========== =============================================== ========================================
+kind        what each rank holds                            by
+=========== =============================================== ========================================
+``ddp``     everything; gradients are averaged              ``DistributedDataParallel``
+``fsdp``    its share of weights, gradients and optimizer   FSDP2, ``fully_shard`` block by block
+``hsdp``    as ``fsdp`` among neighbours, ``replicas``      FSDP2 on a mesh of two dimensions
+            times over
+``deepspeed`` its share, by DeepSpeed's ZeRO                ``parallel_deepspeed.py``
+=========== =============================================== ========================================
+
+``zero: 3`` gives up a block's weights after its forward pass and gathers them again for the backward pass
+(ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2).
+
+A micro-batch is shared out row by row, so the global batch is the recipe's whatever the number of ranks. The
+loss is a mean over the global batch: a rank's loss counts by the weight of its tokens (``Task.shares``),
+which the ranks add up first. So N ranks follow the curve of one, to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+import torch.distributed as dist
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from cogview.config import Config
+from cogview.errors import CogViewError
+from cogview.training.optim import local
+from cogview.training.parallel_ranks import Ranks, launched_world, local_rank
+
+if TYPE_CHECKING:
+    from cogview.training.recipe import Recipe
+    from cogview.training.task import Metrics, Task
+
+Kind = Literal["none", "ddp", "fsdp", "hsdp", "deepspeed"]
+MIN_MINUTES = 0.01
+
+
+class Parallel(Config):
+    """How a run is spread over processes; on one process every kind trains as ``none`` does.
+
+    ``zero``: for fsdp, hsdp and deepspeed, 2 or 3. ``replicas``: for hsdp, how many times the model is held;
+    each replica is sharded over ranks / replicas neighbours. ``sync``: when gradients are exchanged,
+    at the ``last`` micro-batch of an update, or at ``every`` one, which needs less memory under ZeRO and
+    more network. ``minutes``: how long a rank waits for another before it gives up.
+    """
+
+    kind: Kind = "none"
+    zero: Literal[2, 3] = 3
+    replicas: int = Field(1, ge=1)
+    sync: Literal["last", "every"] = "last"
+    minutes: float = Field(30.0, ge=MIN_MINUTES)
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        if self.replicas != 1 and self.kind != "hsdp":
+            raise ValueError(f"replicas is for hsdp, but kind is {self.kind}")
+        if self.replicas == 1 and self.kind == "hsdp":
+            raise ValueError("hsdp needs replicas, 2 or more; one replica is fsdp")
+        return self
+
+
+def check_launch(recipe: Recipe, kinds: tuple[str, ...]) -> None:
+    """Raise CogViewError where the number of processes does not fit a recipe. ``kinds``: its task's."""
+    world, parallel = launched_world(), recipe.parallel
+    if world == 1:
+        return
+    if parallel.kind == "none":
+        raise CogViewError(
+            f"{world} processes were started, but parallel.kind is none; "
+            "add --set parallel.kind=ddp (or fsdp, hsdp)"
+        )
+    if parallel.kind not in kinds:
+        known = f"with {', '.join(kinds)}" if kinds else "on one process only"
+        raise CogViewError(f"parallel.kind: {recipe.task} trains {known}, not with {parallel.kind}")
+    if recipe.batch_size < world:
+        raise CogViewError(
+            f"batch_size: {recipe.batch_size} sequences cannot be shared by {world} ranks; "
+            f"give at least {world} (batch_size is of all ranks together)"
+        )
+    if parallel.kind == "hsdp" and world % parallel.replicas:
+        raise CogViewError(
+            f"parallel.replicas: {world} ranks cannot be divided into {parallel.replicas} replicas"
+        )
+    if recipe.device not in ("auto", "cpu", "cuda"):
+        raise CogViewError(f"device: {recipe.device} is not for several processes; use auto, cpu or cuda")
+    if recipe.device != "cpu" and 0 < torch.cuda.device_count() <= local_rank():
+        raise CogViewError(
+            f"more processes than the {torch.cuda.device_count()} GPUs of this machine were started; "
+            "give torchrun --nproc-per-node at most as many"
+        )
+
+
+class Engine:
+    """How the loop computes losses and moves weights; this one for a process alone."""
+
+    def __init__(self, ranks: Ranks, parallel: Parallel) -> None:
+        self.ranks, self.parallel = ranks, parallel
+
+    def place(self, model: nn.Module, compile: Callable[[nn.Module], None]) -> None:
+        """Put the model on the device and compile it, before any optimizer sees its parameters."""
+        model.to(self.ranks.device)
+        compile(model)
+
+    def prepare(self, model: nn.Module, task: Task) -> None:
+        """Called once before the first step, when it is settled what is trained."""
+        self.model, self.task = model, task
+
+    def loss(self, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
+        """The task's loss of this rank's rows."""
+        return self.task.loss(self.model, batch, step, phase)
+
+    def factors(self, shares: Mapping[str, float]) -> dict[str, Tensor]:
+        """What this rank's means count in the sum over ranks; one collective. Empty where there is one."""
+        if self.ranks.world == 1:
+            return {}
+        mine = torch.tensor(list(shares.values()), dtype=torch.float32, device=self.ranks.device)
+        parts = mine / self.ranks.total(mine.clone()).clamp(min=1e-9)
+        return dict(zip(shares, parts.unbind(), strict=True))
+
+    @contextmanager
+    def exchanging(self, last: bool) -> Iterator[None]:
+        """Around a micro-batch's forward and backward pass; ``last``: gradients are exchanged in it."""
+        yield
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of all gradients together, the same on every rank."""
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def clip(self, parameters: list[nn.Parameter], limit: float, norm: Tensor) -> None:
+        """Scale gradients of ``norm`` to at most ``limit``."""
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+    def looked(self) -> None:
+        """Called after the model was used without a backward pass."""
+
+    def whole(self) -> nn.Module | None:
+        """The model with all its weights on rank 0 (None elsewhere); all ranks call it together."""
+        return self.model if self.ranks.first else None
+
+
+class Objective(nn.Module):
+    """A task's loss as a module's forward pass, which is what DDP watches."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
+        """The loss of the rank's rows, and what to log."""
+        return self.task.loss(self.model, batch, step, phase)
+
+
+class DataParallel(Engine):
+    """Every rank has the whole model; gradients are averaged while the backward pass goes on."""
+
+    def prepare(self, model: nn.Module, task: Task) -> None:
+        super().prepare(model, task)
+        objective = Objective(task, model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 is about to rename the argument
+            self.wrapped = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+
+    def loss(self, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
+        found: tuple[Tensor, Metrics] | None = self.wrapped(batch, step, phase)
+        return found
+
+    @contextmanager
+    def exchanging(self, last: bool) -> Iterator[None]:
+        if last or self.parallel.sync == "every":
+            yield
+            return
+        with self.wrapped.no_sync():
+            yield
+
+
+class Sharded(Engine):
+    """FSDP2: every block's weights are spread over the ranks and gathered while it is at work.
+
+    What is outside the blocks (embeddings, last norm) stays gathered from the forward to the backward pass,
+    because the output matrix is used after the model's own forward pass.
+    """
+
+    def place(self, model: nn.Module, compile: Callable[[nn.Module], None]) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        blocks = getattr(model, "blocks", None)
+        if not isinstance(blocks, nn.ModuleList):
+            raise CogViewError(
+                f"parallel.kind: this model has no blocks to shard by {self.parallel.kind}; use ddp"
+            )
+        self._twin = copy.deepcopy(model) if self.ranks.first else None
+        compile(model)
+        kind, world, replicas = self.ranks.device.type, self.ranks.world, self.parallel.replicas
+        if self.parallel.kind == "hsdp":
+            shape, names = (replicas, world // replicas), ("replicas", "shards")
+            mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
+        else:
+            mesh = init_device_mesh(kind, (world,), mesh_dim_names=("shards",))
+        for block in blocks:
+            fully_shard(block, mesh=mesh, reshard_after_forward=self.parallel.zero == 3)
+        fully_shard(model, mesh=mesh, reshard_after_forward=False)
+        self._shards = mesh["shards"].get_group()
+
+    @contextmanager
+    def exchanging(self, last: bool) -> Iterator[None]:
+        self._root.set_requires_gradient_sync(last or self.parallel.sync == "every")
+        yield
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        square = torch.nn.utils.get_total_norm([local(gradient) for gradient in gradients]) ** 2
+        dist.all_reduce(square, group=self._shards)
+        return square.sqrt()
+
+    def clip(self, parameters: list[nn.Parameter], limit: float, norm: Tensor) -> None:
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+
+    def looked(self) -> None:
+        self._root.reshard()
+
+    @torch.no_grad()
+    def whole(self) -> nn.Module | None:
+        held = self._twin.state_dict() if self._twin is not None else {}
+        for name, value in self.model.state_dict().items():
+            full = value.full_tensor() if hasattr(value, "full_tensor") else value
+            if held:
+                held[name].copy_(full)
+        if self._twin is not None:
+            self._twin.train(self.model.training)
+        return self._twin
+
+    @property
+    def _root(self) -> Any:
+        return self.model
+
+
+def make_engine(ranks: Ranks, parallel: Parallel) -> Engine:
+    """The engine a recipe asks for, on these ranks."""
+    if ranks.world == 1:
+        return Engine(ranks, parallel)
+    return DataParallel(ranks, parallel) if parallel.kind == "ddp" else Sharded(ranks, parallel)

@@ -1,0 +1,97 @@
+"""Going on from a checkpoint on another number of processes than wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cogview.errors import CogViewError
+from cogview.training.checkpoint import Checkpoint
+from cogview.training.ema import MovingAverage
+from cogview.training.optim import PhaseOptimizer, is_sharded
+from cogview.training.parallel_ranks import Ranks
+
+if TYPE_CHECKING:
+    from cogview.training.task import Task
+
+Sizes = Mapping[str, tuple[torch.Size, torch.dtype]]
+
+
+@torch.no_grad()
+def restore(
+    found: Checkpoint,
+    ranks: Ranks,
+    model: nn.Module,
+    optimizers: Mapping[str, PhaseOptimizer],
+    average: MovingAverage | None,
+    task: Task,
+) -> dict[str, Tensor]:
+    """Put a checkpoint's tensors in their places; all ranks call it together.
+
+    optimizers: by phase. Returns this rank's random generators, none where another number of ranks wrote it.
+    """
+    sizes = _sizes(found)
+    wanted: dict[str, dict[str, Tensor]] = {"model": model.state_dict(), "optimizer": {}}
+    for phase, optimizer in optimizers.items():
+        start = f"{phase}/"
+        own = {k.removeprefix(start): v for k, v in sizes.get("optimizer", {}).items() if k.startswith(start)}
+        wanted["optimizer"] |= {f"{start}{key}": value for key, value in optimizer.empty(own).items()}
+    if average:
+        wanted["ema"] = average.tensors()
+    wanted["task"] = _blank(sizes.get("task", {}))
+    mine = f"{ranks.rank}/" if found.sharded else ""
+    same = found.state.ranks == ranks.world
+    generators = sizes.get("rng", {}) if same else {}
+    wanted["rng"] = _blank({name: size for name, size in generators.items() if name.startswith(mine)})
+    _fill(found, wanted, ranks)
+    if average:
+        average.load(wanted["ema"])
+    task.restore(wanted["task"])
+    return {name.removeprefix(mine): value for name, value in wanted["rng"].items()}
+
+
+def _sizes(found: Checkpoint) -> Mapping[str, Sizes]:
+    if not found.sharded:
+        return {
+            group: {name: (value.shape, value.dtype) for name, value in named.items()}
+            for group, named in found.tensors.items()
+        }
+    from cogview.training.checkpoint_sharded import shard_sizes
+
+    return shard_sizes(found.directory)
+
+
+def _blank(sizes: Sizes) -> dict[str, Tensor]:
+    return {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sizes.items()}
+
+
+def _fill(found: Checkpoint, wanted: Mapping[str, Mapping[str, Tensor]], ranks: Ranks) -> None:
+    if found.sharded:
+        from cogview.training.checkpoint_sharded import read_shards
+
+        read_shards(found.directory, wanted, ranks)
+        return
+    for group, named in wanted.items():
+        for name, place in named.items():
+            _put(place, _find(found, group, name))
+
+
+def _find(found: Checkpoint, group: str, name: str) -> Tensor:
+    if name not in found.tensors.get(group, {}):
+        raise CogViewError(
+            f"{found.directory} has no {name!r}; resume with the recipe that the run was made with"
+        )
+    return found.tensors[group][name]
+
+
+def _put(place: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor to where it belongs; a DTensor takes this rank's part."""
+    if is_sharded(place):
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = place.device_mesh, place.placements  # type: ignore[attr-defined]
+        value = distribute_tensor(value.to(place.device), mesh, placements, src_data_rank=None)
+    place.copy_(value)

@@ -1,0 +1,65 @@
+"""What cannot work on several processes is said in one line before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cogview.config import validate
+from cogview.data.loader import shared_out
+from cogview.errors import CogViewError
+from cogview.training.parallel import Parallel, check_launch
+from cogview.training.recipe import task_class
+from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
+from cogview.training.tasks.transformer import TransformerTask
+from tests.training.parallel.world import recipe
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+def test_every_row_falls_to_one_rank(rows: int, world: int) -> None:
+    whole = np.arange(100, 100 + rows)
+    parts = [shared_out(whole, rank, world) for rank in range(world)]
+    assert sorted(row for own, real in parts if real for row in own) == whole.tolist()
+    assert all(own.tolist() == whole[:1].tolist() for own, real in parts if not real)
+
+
+@pytest.mark.parametrize(
+    ("world", "fields", "said"),
+    [
+        (2, {}, "parallel.kind is none"),
+        (12, {"parallel": {"kind": "ddp"}}, "batch_size: 10 sequences cannot be shared by 12 ranks"),
+        (4, {"parallel": {"kind": "hsdp", "replicas": 3}}, "parallel.replicas"),
+        (2, {"parallel": {"kind": "ddp"}, "device": "cuda:1"}, "device: cuda:1"),
+    ],
+)
+def test_what_does_not_fit(
+    world: int, fields: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    asked = recipe(tmp_path, **fields)
+    with pytest.raises(CogViewError, match=said) as caught:
+        check_launch(asked, TransformerTask.parallel)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_trains_on_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fields = {
+        "task": "image_tokenizer",
+        "name": "x",
+        "data": str(tmp_path),
+        "steps": 1000,
+        "parallel": {"kind": "ddp"},
+    }
+    asked = validate(ImageTokenizerRecipe, fields, "test")
+    with pytest.raises(CogViewError, match="on one process only"):
+        check_launch(asked, task_class(asked.task).parallel)
+
+
+@pytest.mark.parametrize("fields", [{"kind": "ddp", "replicas": 2}, {"kind": "hsdp"}, {"kind": "horovod"}])
+def test_replicas_belong_to_hsdp(fields: dict[str, Any]) -> None:
+    with pytest.raises(CogViewError, match="test: "):
+        validate(Parallel, fields, "test")

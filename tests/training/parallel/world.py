@@ -1,0 +1,100 @@
+"""Several ranks on this machine: forked from a process that has everything imported, meeting over gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from cogview.config import validate
+from cogview.errors import CogViewError
+from cogview.training.metrics import MetricsFile
+from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
+from cogview.training.trainer import Outcome, Trainer, begin, meet
+
+Fields = dict[str, Any]
+SPAWN = multiprocessing.get_context("forkserver")
+SPAWN.set_forkserver_preload(
+    ["torch", "torch._dynamo", "torch.distributed.fsdp", "tests.training.parallel.world"]
+)
+STEPS = 50
+
+
+def recipe(data: Path, **fields: Any) -> TransformerRecipe:
+    """50 updates of a model with two layers; 48 items in batches of 10, so that the last ones are smaller."""
+    defaults: Fields = {
+        "task": "transformer", "name": "tiny", "data": str(data),
+        "model": {"layers": 2, "hidden": 32, "heads": 2}, "format": {"text_slots": 6},
+        "steps": STEPS, "batch_size": 10, "optimizer": {"lr": 0.002}, "device": "cpu", "threads": 1,
+        "intervals": {"log": 1, "evaluate": 25, "sample": 0, "checkpoint": 20}, "validation": {"items": 16},
+    }  # fmt: skip
+    return validate(TransformerRecipe, {**defaults, **fields}, "test")
+
+
+def train(given: TransformerRecipe, directory: Path, auto: bool = True) -> Outcome:
+    """What a rank does, as ``cogview train --auto-resume``."""
+    torch.set_num_threads(1)
+    task = TransformerTask(given)
+    ranks = meet(task, given)
+    resume = ranks.lead(lambda: begin(given, directory, False, auto))
+    with (directory.parent / f"said-{ranks.rank}.txt").open("a") as said:
+        return Trainer(task, given, directory, Console(file=said), ranks).fit(resume)
+
+
+def _rank(
+    rank: int, world: int, port: int, jobs: Sequence[tuple[TransformerRecipe, Path]], queue: Any
+) -> None:
+    facts = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({name: str(value) for name, value in facts.items()})
+    said = ""
+    for number, (given, directory) in enumerate(jobs):
+        os.environ["MASTER_PORT"] = str(port + number)
+        try:
+            train(given, directory)
+        except CogViewError as error:
+            said = f"{type(error).__name__}: {error}"
+        except BaseException:
+            said = traceback.format_exc()
+    queue.put((rank, said))
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])
+
+
+def launch(world: int, *jobs: tuple[TransformerRecipe, Path]) -> tuple[list[BaseProcess], Any]:
+    """Start the ranks on their jobs, one after the other."""
+    queue = SPAWN.Queue()
+    port = free_port()
+    processes: list[BaseProcess] = [
+        SPAWN.Process(target=_rank, args=(rank, world, port, jobs, queue), daemon=True)
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    return processes, queue
+
+
+def run(world: int, *jobs: tuple[TransformerRecipe, Path], limit: float = 900) -> list[str]:
+    """Train on so many ranks; what went wrong on each ("": nothing)."""
+    processes, queue = launch(world, *jobs)
+    told = dict(queue.get(timeout=limit) for _ in processes)
+    for process in processes:
+        process.join(limit)
+    return [told[rank] for rank in range(world)]
+
+
+def curve(directory: Path, kind: str = "train") -> list[float]:
+    """The losses of a run, every step."""
+    lines = MetricsFile(directory / "metrics.jsonl").lines()
+    return [line["loss"] for line in lines if line["kind"] == kind]
