@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pytest import CaptureFixture
 
 from cogview import provenance
 from cogview.cli.app import main
+from cogview.pipeline import CogView
 from tests.generation import tiny
 
 
@@ -95,6 +97,24 @@ def test_generated_pictures_are_enlarged(
         told = provenance.read(line)
         assert told is not None and told.settings["task"] == "upscale" and told.prompt == "a red circle"
         assert Image.open(io.BytesIO(Path(line).read_bytes())).size == (32, 32)
+
+
+def test_a_prompt_too_long_to_enlarge_is_refused_before_drawing(
+    family: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    """The model that enlarges may read fewer pieces than the one that draws."""
+    shutil.copytree(family, tmp_path / "family")
+    config = json.loads((tmp_path / "family" / "family.json").read_text())
+    config["roles"]["super_resolution"]["sequences"]["text_slots"] -= 8
+    (tmp_path / "family" / "family.json").write_text(json.dumps(config))
+    cogview = CogView.from_pretrained(tmp_path / "family")
+    less, more = cogview.upscaler.form.text_limit, cogview.form.text_limit
+    prompt = next(p for p in ("a" * k for k in range(1, 99)) if len(cogview.text.encode(p)) > less)
+    assert less < len(cogview.text.encode(prompt)) <= more
+    words = ["generate", prompt, "--model", str(tmp_path / "family"), "-o", str(tmp_path / "out")]
+    assert main([*words, "--upscale", "2"]) == 2
+    assert f"the model reads {less}" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from cogview.errors import CogViewError
 from cogview.importers.lpips import import_lpips
-from cogview.tokenizers.perceptual import LPIPS
+from cogview.tokenizers.perceptual import LPIPS, SMALLEST, Network
 
 
 def pickled_alexnet(path: Path) -> LPIPS:
@@ -88,3 +88,16 @@ def test_the_command_line_imports_and_explains(tmp_path: Path, capsys: pytest.Ca
     assert main([*command, "vgg16"]) == 2
     said = capsys.readouterr().err
     assert "does not hold vgg16 weights" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("network", ["vgg16", "alexnet"])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_pictures_too_small_for_the_network_are_refused(network: Network, depth: int) -> None:
+    smallest = SMALLEST[network][depth - 1]
+    lpips, picture = LPIPS(network, depth), torch.rand(1, 3, smallest, smallest)
+    assert float(lpips(picture, picture)) == 0
+    if network == "alexnet" or depth > 1:
+        with pytest.raises(RuntimeError):  # what the refusal stands before
+            lpips.features(picture[..., 1:])
+    with pytest.raises(CogViewError, match=f"{smallest} pixels or more"):
+        lpips(picture[..., 1:], picture[..., 1:])

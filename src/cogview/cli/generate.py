@@ -138,6 +138,8 @@ def generate(
     made: list[tuple[Picture, Path]] = []
     if upscale is not None:
         cogview.upscaler.stages(upscale)  # refused before anything is drawn
+        for text in texts:
+            cogview.encode(cogview.caption_for(text, style), cogview.upscaler.form)
     steps: dict[str, Any] = {"batch_size": batch_size, "best_of": best_of, "fairness": fairness}
     way: Callable[..., Iterator[Picture]] = cogview.draw
     if isinstance(cogview, Hierarchy):

@@ -29,6 +29,10 @@ ALEXNET = (
 )  # out, kernel, stride, pad
 
 
+# Pixels that leave one after the strides of the first 1, 2, ... groups.
+SMALLEST = {"vgg16": (1, 2, 4, 8, 16), "alexnet": (7, 15, 31, 31, 31)}
+
+
 def _vgg16() -> list[nn.Sequential]:
     groups, width = [], 3
     for i, channels in enumerate(VGG16):
@@ -98,6 +102,13 @@ class LPIPS(nn.Module):
         return found
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        smallest = SMALLEST[self.network][self.depth - 1]
+        if min(a.shape[-2:]) < smallest:
+            side = min(a.shape[-2:])
+            raise CogViewError(
+                f"LPIPS with {self.network} needs pictures of {smallest} pixels or more a side, not {side}; "
+                "choose larger pictures or the network vgg16, which takes 16"
+            )
         total = a.new_zeros(a.shape[0])
         with torch.no_grad():
             target = self.features(b)
