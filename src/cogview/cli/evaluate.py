@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli import alignment, distributions, editing, fairness, reranking, upscaling
+from cogview.cli import alignment, coco, distributions, editing, fairness, reranking, upscaling
 from cogview.cli.generate import Precision
 from cogview.errors import CogViewError
 
@@ -330,6 +330,8 @@ evaluate.command("upscaling")(upscaling.upscaling)
 evaluate.command("editing")(editing.editing)
 evaluate.command("captions")(reranking.captions)
 evaluate.command("best-of")(reranking.best_of)
+evaluate.command("order")(reranking.order)
 evaluate.command("fairness")(fairness.fairness)
 evaluate.command("train-scorer")(alignment.train_scorer)
 evaluate.command("alignment")(alignment.alignment)
+evaluate.command("coco")(coco.coco)

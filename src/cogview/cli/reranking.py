@@ -1,4 +1,4 @@
-"""``cogview eval captions`` and ``cogview eval best-of``: what the caption role is worth."""
+"""``cogview eval captions``, ``best-of`` and ``order``: what the caption role is worth."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cogview.cli.generate import Precision
+from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
     from cogview.evaluation.scoring import Accuracy, Figure
@@ -163,6 +164,57 @@ def best_of(
     for name, loss in report.losses.items():
         told = "".join(f", {figure} {own:.4g}" for figure, own in report.distributions.get(name, {}).items())
         typer.echo(f"{name}: caption loss {loss:.3f} nats a token{told}")
+
+
+def order(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    model: ModelOption,
+    n: Annotated[int, typer.Option("--n", "-n", min=2, help="How many pictures.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    scorer: Annotated[
+        Path | None,
+        typer.Option("--scorer", help="Tell how far `cogview eval train-scorer`'s network agrees."),
+    ] = None,
+    precision: PrecisionOption = "fp32",
+    sheet: Annotated[Path, typer.Option("--sheet", help="The picture of all, the best first (PNG).")] = Path(
+        "order.png"
+    ),
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw many pictures of one prompt and show them in the order of their caption loss (CogView, figure 6).
+
+    cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
+    """
+    from cogview.cli.generate import bar
+    from cogview.evaluation.order import order_pictures, order_sheet
+    from cogview.evaluation.reports import write_report
+    from cogview.evaluation.scorer import AlignmentScorer
+    from cogview.pipeline import CogView
+
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    sampling = {name: value for name, value in given.items() if value is not None}
+    alignment = AlignmentScorer.from_directory(scorer) if scorer else None
+    family = CogView.from_pretrained(model, precision=precision)
+    with bar() as progress:
+        report, images = order_pictures(family, prompt, n, seed, sampling, alignment, progress)
+    try:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        order_sheet(report, images).save(sheet, "PNG")
+    except OSError as error:
+        raise CogViewError(f"{sheet}: cannot be written ({error.strerror or error})") from None
+    if out:
+        write_report(report, out)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+        return
+    first, last = report.order[0], report.order[-1]
+    agreed = "" if report.agreement is None else f"; rank correlation with the scorer {report.agreement:.2f}"
+    typer.echo(f"{sheet}: caption loss from {first.loss:.3f} to {last.loss:.3f} nats a token{agreed}")
 
 
 def _listed(text: str) -> list[str]:

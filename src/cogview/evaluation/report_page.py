@@ -23,6 +23,7 @@ from cogview.evaluation.best_of import BestOfReport, curves
 from cogview.evaluation.captions import CaptionReport
 from cogview.evaluation.distributions import DistributionReport
 from cogview.evaluation.fairness import FairnessReport, Reading
+from cogview.evaluation.order import OrderReport
 from cogview.evaluation.reconstruction import Fidelity, ReconstructionReport
 from cogview.evaluation.scoring import Accuracy, Figure
 from cogview.evaluation.upscaling import UpscalingReport
@@ -249,6 +250,13 @@ def curve(sets: Mapping[str, Accuracy]) -> str:
     return page.lines(series, "candidates", "attributes read right", spans, log=True)
 
 
+def _order(report: OrderReport) -> str:
+    points = [(float(rank), placed.loss) for rank, placed in enumerate(report.order, 1)]
+    agreed = "" if report.agreement is None else f"; rank correlation with the scorer {report.agreement:.2f}"
+    told = page.paragraph(f"“{report.prompt}”, seed {report.seed}{agreed}", small=False)
+    return told + page.lines({"caption loss, nats a token": points}, "rank", "caption loss")
+
+
 def _fairness(report: FairnessReport) -> str:
     parts = []
     for name, ways in report.readings.items():
@@ -305,6 +313,7 @@ KINDS: tuple[tuple[type[pydantic.BaseModel], str, Callable[[Any], str]], ...] = 
     (AttributeReport, "attributes", _attributes),
     (BestOfReport, "best of several", _best_of),
     (CaptionReport, "captions", _captions),
+    (OrderReport, "order by caption loss", _order),
     (FairnessReport, "fairness", _fairness),
     (DistributionReport, "sets of pictures", _distributions),
     (ReconstructionReport, "image tokenizer", _reconstruction),
