@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -106,36 +107,58 @@ class CogLMRecipe(Recipe):
         return self
 
 
+Draw = tuple[str, Any]  # a strategy, and the patches that are hidden (None: no strategy of patches)
+
+
+def draw(form: CogLMFormat, strategies: Strategies, rng: np.random.Generator) -> Draw:
+    """The strategy and the patches of one sequence, by chance."""
+    chosen = strategies.choose(rng)
+    if chosen == "drawing":
+        return chosen, None
+    if strategies.regions == "released":
+        return chosen, released_mask(form.grid, rng)
+    return chosen, sample_mask(form.grid, rng, strategies.share)
+
+
 def make_sequence(
     form: CogLMFormat,
-    strategies: Strategies,
     text: list[int],
     codes: np.ndarray[Any, np.dtype[np.int64]],
     language: str | None,
-    rng: np.random.Generator,
+    drawn: Draw,
 ) -> CogLMSequence:
-    """One training sequence, its strategy and its patches by chance."""
-    chosen = strategies.choose(rng)
+    """One training sequence."""
+    chosen, mask = drawn
     if chosen == "drawing":
         return form.drawing(text, codes)
-    if strategies.regions == "released":
-        mask = released_mask(form.grid, rng)
-    else:
-        mask = sample_mask(form.grid, rng, strategies.share)
     if chosen == "editing":
         return form.editing(text, codes, mask)
     return form.captioning(text, codes, mask, language if language in form.languages else None)
 
 
 def make_batch(
-    form: CogLMFormat, strategies: Strategies, batch: TokenBatch, rng: np.random.Generator, multiple: int = 1
+    form: CogLMFormat,
+    strategies: Strategies,
+    batch: TokenBatch,
+    rng: np.random.Generator,
+    multiple: int = 1,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> dict[str, Tensor]:
     """``inputs``, ``positions``, ``targets``, ``order``, ``streams`` and ``weights`` (batch, length), and the
-    flat places of the loss, ``image_at`` and ``text_at``."""
-    rows = zip(batch["texts"], batch["codes"].numpy(), batch["languages"], strict=True)
+    flat places of the loss, ``image_at`` and ``text_at``.
+
+    ``rank`` of ``world`` has every ``world``-th row of a batch, and what was drawn for those.
+    """
+    last = rank + world * (len(batch["texts"]) - 1)
+    draws = [draw(form, strategies, rng) for _ in range(last + 1)][rank::world]
+    rows = zip(batch["texts"], batch["codes"].numpy(), batch["languages"], draws, strict=True)
     pad = form.begin_id
-    made = [make_sequence(form, strategies, *row, rng) for row in rows]
+    made = [make_sequence(form, *row) for row in rows]
     whole = collate(made, pad, multiple)
+    if not batch["items"]:  # another rank's row, to stand in
+        whole["weights"] = torch.zeros_like(whole["weights"])
     image_at, text_at = split_targets(whole["targets"], whole["weights"], form.vocabulary)
     return {**whole, "image_at": image_at, "text_at": text_at}
 
@@ -206,8 +229,9 @@ class CogLMTask(TransformerTask):
     ) -> Iterator[tuple[dict[str, Tensor], State]]:
         recipe = self.recipe
         for batch, after in self._batches(state, rank, world):
-            rng = np.random.default_rng([recipe.seed, rank, after["epoch"], after["batch"]])
-            made = make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple)
+            rng = np.random.default_rng([recipe.seed, 0, after["epoch"], after["batch"]])
+            whose = {"rank": rank, "world": world}
+            made = make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple, **whose)
             first = self.format.begin_position + 1
             yield made if self.cells is None else weigh_cells(made, self.cells, first), after
 

@@ -211,6 +211,10 @@ class EnlargingTask(Task):
     def items(self, batch: Any) -> int:
         return len(batch["texts"])
 
+    def shares(self, batch: Any) -> dict[str, float]:
+        """By pictures."""
+        return {"loss": float(len(batch["items"]))}
+
     @cached_property
     def validation(self) -> list[TokenBatch]:
         """The validation batches, the same at every evaluation."""
