@@ -11,14 +11,13 @@ from scipy import linalg
 
 from cogview.errors import CogViewError
 from cogview.evaluation import distributions
+from cogview.evaluation.comparison import difference, read_reports
 from cogview.evaluation.distributions import (
     DistributionPlan,
     compare_pictures,
-    difference,
     fid,
     inception_score,
     kid,
-    read_reports,
 )
 from cogview.evaluation.pictures import Shape, open_set
 from cogview.evaluation.reports import write_report

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cogview.evaluation.distributions import DistributionReport
+    from cogview.evaluation.distributions import Value
 
 PlaceHelp = "A folder of pictures, or a corpus of Parquet files."
 
@@ -21,7 +22,12 @@ def pictures(
     reference: Annotated[Path, typer.Argument(help=f"The real pictures. {PlaceHelp}", show_default=False)],
     drawn: Annotated[Path, typer.Argument(help=f"The pictures to judge. {PlaceHelp}", show_default=False)],
     weights: Annotated[
-        Path, typer.Option("--weights", help="What `cogview import lite0` wrote.", show_default=False)
+        Path,
+        typer.Option(
+            "--weights",
+            help="What `cogview import lite0` or `cogview import inception` wrote.",
+            show_default=False,
+        ),
     ],
     metrics: Annotated[str, typer.Option(help="Of fid, kid and is, with commas.")] = "fid,kid",
     blur: Annotated[
@@ -31,7 +37,14 @@ def pictures(
     resample: Annotated[str, typer.Option(help="Kernel of resizing: box, bilinear, bicubic, lanczos.")] = (
         "bicubic"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Chooses KID's subsets.")] = 0,
+    preprocessing: Annotated[
+        str, typer.Option(help="How Inception's input is resized: pytorch-fid or tensorflow.")
+    ] = "pytorch-fid",
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resampled sets for the 95 % intervals.")] = 100,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Judge pictures of several sizes as one set.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses KID's subsets and the resampled sets.")] = 0,
     split: Annotated[str | None, typer.Option(help="Rows of a corpus given as reference.")] = None,
     source: Annotated[str | None, typer.Option(help="Rows of a corpus given as reference.")] = None,
     count: Annotated[
@@ -52,24 +65,25 @@ def pictures(
 ) -> None:
     """How near drawn pictures are to real ones: FID-k, KID-k, Inception Score, with a manifest.
 
-    KID is unbiased and right for hundreds of pictures; FID needs thousands. The network is
-    EfficientNet-Lite0, and the figures are called Lite0-FID and Lite0-KID: compare them among each other.
+    KID is unbiased and right for hundreds of pictures; FID needs thousands. Figures are called after the
+    network, Lite0-FID or Inception-FID: compare those of one network with each other.
 
     cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
     """
     from cogview.cli.evaluate import bars
     from cogview.config import validate
-    from cogview.evaluation.distributions import DistributionPlan, Lite0Extractor, compare_pictures
+    from cogview.evaluation.distributions import DistributionPlan, compare_pictures, open_extractor
+    from cogview.evaluation.drawing import rank_of
     from cogview.evaluation.pictures import open_set
     from cogview.evaluation.reports import write_report
 
-    given = {"metrics": _listed(metrics), "blurs": _listed(blur), "canvas": canvas, "resample": resample}
-    plan = validate(DistributionPlan, {**given, "seed": seed}, "eval pictures")
-    share = _share(part)
-    extractor = Lite0Extractor(weights)
+    given = {"metrics": listed(metrics), "blurs": listed(blur), "canvas": canvas, "resample": resample}
+    plan = validate(DistributionPlan, {**given, "seed": seed, "bootstrap": bootstrap}, "eval pictures")
+    share = rank_of(part, "--part")
+    extractor = open_extractor(weights, canvas, preprocessing)
     real, other = open_set(reference, split, source, count), open_set(drawn, count=count)
     with bars() as progress:
-        report = compare_pictures(real, other, plan, extractor, work, progress, share)
+        report = compare_pictures(real, other, plan, extractor, work, progress, share, any_size)
     if report is None:
         typer.echo(f"part {part} is done; run the same without --part when all parts are")
         return
@@ -78,50 +92,54 @@ def pictures(
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        _print({str(drawn): report})
+        show({str(drawn): report.figures})
 
 
 def compare(
     reports: Annotated[
-        list[Path], typer.Argument(help="Reports of `cogview eval pictures --out`.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="What --out of `eval pictures`, `coco` or `alignment` wrote.", show_default=False
+        ),
     ],
 ) -> None:
     """Put reports side by side; refused, with the field named, where they were not measured the same way."""
-    from cogview.evaluation.distributions import read_reports
+    from cogview.evaluation.comparison import figures, read_reports
 
     if len(reports) < 2:
         raise CogViewError("one report is nothing to compare; give two or more")
-    _print(read_reports(reports))
+    found = read_reports(reports)
+    show({where: figures(report) for where, report in found.items()})
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
+    """The words between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _share(text: str) -> tuple[int, int]:
-    """(0-based number, of how many) of "2/4"."""
-    first, _, second = text.partition("/")
-    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
-        raise CogViewError(f"--part {text}: expected I/N with 1 <= I <= N, such as 2/4")
-    return int(first) - 1, int(second)
-
-
-def _print(reports: dict[str, DistributionReport]) -> None:
+def show(reports: dict[str, dict[str, Value]]) -> None:
+    """Print the figures of reports side by side."""
     from rich.console import Console
 
-    Console().print(_table(reports))
+    console = Console()
+    console.print(table_of(reports))
+    console.print("in brackets: 95 % interval", style="dim")
 
 
-def _table(reports: dict[str, DistributionReport]) -> Table:
+def table_of(reports: dict[str, dict[str, Value]]) -> Table:
+    """A line for each figure and a column for each report."""
     from rich.table import Table
 
-    names = list(dict.fromkeys(name for report in reports.values() for name in report.figures))
-    table = Table("pictures", "n", *names)
-    for where, report in reports.items():
-        cells = []
-        for name in names:
-            value = report.figures.get(name)
-            spread = f" ±{value.spread:.4f}" if value and value.spread is not None else ""
-            cells.append(f"{value.value:.4f}{spread}" if value else "")
-        table.add_row(where, str(report.drawn.count), *cells)
+    table = Table("figure", *reports)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in dict.fromkeys(name for own in reports.values() for name in own):
+        table.add_row(name, *(_cell(own.get(name)) for own in reports.values()))
     return table
+
+
+def _cell(value: Value | None) -> str:
+    if value is None:
+        return ""
+    interval = "" if value.low is None else f" [{value.low:.4f}, {value.high:.4f}]"
+    return escape(f"{value.value:.4f}{interval}")

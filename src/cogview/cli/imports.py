@@ -181,3 +181,25 @@ def lite0_command(
 
     import_lite0(source, out)
     typer.echo(f"{out}: EfficientNet-Lite0")
+
+
+@imports.command("inception")
+def inception_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="pt_inception-2015-12-05-6726825d.pth, as pytorch-fid and torch-fidelity use it.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
+) -> None:
+    """Inception v3 as FID is defined with it, for `cogview eval pictures` and `cogview eval coco`.
+
+    cogview import inception pt_inception-2015-12-05-6726825d.pth inception.safetensors
+    """
+    from cogview.evaluation.inception import import_inception
+
+    published = import_inception(source, out)
+    said = "the published file" if published else "not the published file; its figures are its own"
+    typer.echo(f"{out}: Inception v3 of FID, {said}")

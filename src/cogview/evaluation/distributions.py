@@ -14,19 +14,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from cogview.config import Config, read_json
+from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.evaluation import intervals
+from cogview.evaluation.inception import InceptionExtractor, Preprocessing
 from cogview.evaluation.lite0 import SIZE, Lite0
 from cogview.evaluation.pictures import PictureSet, Shape, chunks, stacked
 from cogview.evaluation.reports import versions
@@ -63,11 +66,33 @@ class Lite0Extractor:
         return features.numpy(), probabilities.numpy()
 
 
+def open_extractor(path: Path, canvas: int = 256, preprocessing: str = "pytorch-fid") -> Extractor:
+    """The network in a file that ``cogview import lite0`` or ``cogview import inception`` wrote.
+
+    ``canvas`` and ``preprocessing`` are Inception's, which resizes pictures itself.
+
+    Raises:
+        CogViewError: no such file, or another network's; an unknown preprocessing.
+    """
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            names = set(file.keys())
+    except (OSError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise CogViewError(f"{path}: cannot be read ({first}); `cogview import lite0` makes one") from None
+    if "fc.weight" not in names and "Conv2d_1a_3x3.conv.weight" not in names:
+        return Lite0Extractor(path)
+    if preprocessing not in get_args(Preprocessing):
+        there = ", ".join(get_args(Preprocessing))
+        raise CogViewError(f"--preprocessing {preprocessing}: there are {there}")
+    return InceptionExtractor(path, canvas, cast(Preprocessing, preprocessing))
+
+
 class DistributionPlan(Config):
     """What is measured. ``blurs``: radii in pixels of the canvas; ``resample``: the kernel of resizing.
 
     subsets, subset_size: KID is the mean over so many random subsets (cut to the smaller set); splits: of
-    the Inception Score; seed: chooses the subsets.
+    the Inception Score; seed: chooses the subsets; bootstrap: resampled sets for intervals, 0 for none.
     """
 
     metrics: tuple[Metric, ...] = ("fid", "kid")
@@ -78,10 +103,11 @@ class DistributionPlan(Config):
     subset_size: int = Field(1000, ge=2)
     splits: int = Field(10, ge=1)
     seed: int = Field(0, ge=0)
+    bootstrap: int = Field(100, ge=0)
 
 
 class SetFacts(Config):
-    """A set of pictures: where, how many, the hash of names and contents.
+    """A set of pictures: where, how many, the hash of names and contents, the first few sizes ("72 x 72").
 
     Of drawn pictures that say so themselves: hash of the sorted prompts, and models, seeds and settings.
     """
@@ -89,6 +115,7 @@ class SetFacts(Config):
     where: str
     count: int
     fingerprint: str
+    sizes: tuple[str, ...] = ()
     prompts: str | None = None
     models: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -108,19 +135,34 @@ class Manifest(Config):
 
 
 class Value(Config):
-    """A figure; ``spread`` is the standard deviation over KID's subsets or the score's splits."""
+    """A figure and its 95 % interval (``intervals.py``).
+
+    ``spread``: standard deviation over KID's subsets or the score's splits.
+    """
 
     value: float
     spread: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def within(self, interval: tuple[float, float]) -> Value:
+        """The same with an interval."""
+        return self.model_copy(update={"low": interval[0], "high": interval[1]})
 
 
 class DistributionReport(Config):
     """What was found: ``figures`` by name, such as ``Lite0-KID-0``."""
 
     format: Literal[1] = 1
+    kind: Literal["pictures", "coco"] = "pictures"
     manifest: Manifest
     drawn: SetFacts
     figures: dict[str, Value]
+
+    @property
+    def count(self) -> int:
+        """How many pictures were judged."""
+        return self.drawn.count
 
 
 @dataclass(frozen=True)
@@ -254,15 +296,22 @@ def compare_pictures(
     work: Path,
     progress: Progress | None = None,
     part: tuple[int, int] = (0, 1),
+    any_size: bool = False,
 ) -> DistributionReport | None:
     """All figures of a plan; None where other parts are still to be computed (:func:`describe`).
 
     Raises:
-        CogViewError: fewer than two pictures on a side, or a broken one.
+        CogViewError: fewer than two pictures on a side, a broken one, or, unless ``any_size``, drawn pictures
+            of several sizes, which one model does not draw.
     """
     for pictures in (reference, drawn):
         if len(pictures) < 2:
             raise CogViewError(f"{pictures.where}: {len(pictures)} picture; a distribution needs 2 or more")
+    if len(found := drawn.sizes) > 1 and not any_size:
+        raise CogViewError(
+            f"{drawn.where}: pictures of several sizes ({found[0]}, {found[1]}), which no one model draws; "
+            "take the others out, or allow it with --any-size"
+        )
     described = {}
     for blur in plan.blurs:
         shape = Shape(plan.canvas, extractor.size, blur, plan.resample)
@@ -290,13 +339,34 @@ def _figures(
 ) -> dict[str, Value]:
     found = {}
     if "fid" in plan.metrics:
-        found[f"{name}-FID-{blur}"] = Value(value=fid(real.features, drawn.features))
+        found[f"{name}-FID-{blur}"] = _fid_value(real.features, drawn.features, plan)
     if "kid" in plan.metrics:
-        found[f"{name}-KID-{blur}"] = kid(real.features, drawn.features, plan)
+        found[f"{name}-KID-{blur}"] = _kid_value(real.features, drawn.features, plan)
     if "is" in plan.metrics and blur == "0":
-        found[f"{name}-IS"] = inception_score(drawn.probabilities, plan)
-        found[f"{name}-IS of the reference"] = inception_score(real.probabilities, plan)
+        found[f"{name}-IS"] = _score_value(drawn.probabilities, plan)
+        found[f"{name}-IS of the reference"] = _score_value(real.probabilities, plan)
     return found
+
+
+def _fid_value(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
+    value = Value(value=fid(real, drawn))
+    if not plan.bootstrap:
+        return value
+    return value.within(intervals.frechet_interval(real, drawn, value.value, plan.bootstrap, plan.seed))
+
+
+def _kid_value(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
+    value = kid(real, drawn, plan)
+    if not plan.bootstrap:
+        return value
+    return value.within(intervals.mmd_interval(real, drawn, value.value, plan.bootstrap, plan.seed))
+
+
+def _score_value(probabilities: NDArray[Any], plan: DistributionPlan) -> Value:
+    value = inception_score(probabilities, plan)
+    if not plan.bootstrap:
+        return value
+    return value.within(intervals.inception_interval(probabilities, value.value, plan.bootstrap, plan.seed))
 
 
 def _own_version() -> dict[str, str]:
@@ -313,43 +383,12 @@ def set_facts(pictures: PictureSet) -> SetFacts:
         where=pictures.where,
         count=len(pictures),
         fingerprint=pictures.fingerprint,
+        sizes=pictures.sizes[:8],
         prompts=prompts if made else None,
         models=tuple(sorted({f"{p.model} {p.model_hash}" for p in made})),
         seeds=tuple(sorted({p.seed for p in made}))[:16],
         settings=tuple(sorted({json.dumps(p.settings, sort_keys=True) for p in made}))[:16],
     )
-
-
-def read_reports(paths: Sequence[Path]) -> dict[str, DistributionReport]:
-    """Reports by their file's name, after checking that their manifests are equal.
-
-    Raises:
-        CogViewError: two manifests differ; names the first field that does.
-    """
-    reports = {str(path): read_json(DistributionReport, path) for path in paths}
-    first, *others = reports
-    for other in others:
-        field = difference(
-            reports[first].manifest.model_dump(mode="json"), reports[other].manifest.model_dump(mode="json")
-        )
-        if field:
-            raise CogViewError(f"{other} and {first} cannot be compared: {field}; measure both the same way")
-    return reports
-
-
-def difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> str | None:
-    """The first field in which two manifests differ and both values; ``where`` of a set may differ."""
-    for key in sorted({*a, *b}):
-        left, right, name = a.get(key), b.get(key), f"{path}{key}"
-        if key == "where" or left == right:
-            continue
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            deeper = difference(left, right, f"{name}.")
-            if deeper:
-                return deeper
-            continue
-        return f"{name} is {right!r} in the one and {left!r} in the other"
-    return None
 
 
 __all__ = [
@@ -362,10 +401,9 @@ __all__ = [
     "Value",
     "compare_pictures",
     "describe",
-    "difference",
     "fid",
     "inception_score",
     "kid",
-    "read_reports",
+    "open_extractor",
     "set_facts",
 ]

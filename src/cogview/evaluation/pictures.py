@@ -6,7 +6,10 @@ they measured the same thing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +56,18 @@ class PictureSet:
             return decode(entry).image
         except BadImage as error:
             raise CogViewError(f"{self.where}: picture {key!r} is broken: {error}; take it out") from None
+
+    @cached_property
+    def sizes(self) -> tuple[str, ...]:
+        """The different sizes, "72 x 72", by how often; files that are no pictures are passed over."""
+        found: Counter[str] = Counter()
+        for _, entry in self.entries:
+            with (
+                contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
+                Image.open(io.BytesIO(entry) if isinstance(entry, bytes) else entry) as image,
+            ):
+                found[f"{image.width} x {image.height}"] += 1
+        return tuple(size for size, _ in found.most_common())
 
     def provenances(self) -> list[Provenance]:
         """What the pictures say of their making; [] unless all of them do."""
