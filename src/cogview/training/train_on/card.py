@@ -17,6 +17,23 @@ NAMES = {
     "transformer_text_loss": "of it, text",
 }
 
+TO_BE_SAID = (
+    "## Limits",
+    "",
+    "To be said by whoever shares this model: what it was made for, what it draws badly, what it must not be",
+    "used for. It draws what its pictures show and nothing else; prompts and pictures are not filtered.",
+    "",
+    "## Biases",
+    "",
+    "Where a prompt leaves something open, it follows what most of its pictures had. Not measured;",
+    "`cogview eval fairness` measures it, and `cogview generate --fairness TABLE` decides it.",
+    "",
+    "## Licence",
+    "",
+    "To be said: whose the pictures and captions are, under what licence, whether they show real people,",
+    "and whom to write to for having a picture taken out.",
+)
+
 
 def write_card(
     path: Path, name: str, settings: Mapping[str, Any], found: Survey | None, facts: Mapping[str, float]
@@ -35,9 +52,5 @@ def write_card(
     lines += [f"- {NAMES[key]}: {value:.3f}" for key, value in facts.items() if key in NAMES]
     if not any(key in NAMES for key in facts):
         lines.append("- none: too few pictures to hold any out")
-    lines += ["", "## Limits and licence", ""]
-    lines += [
-        "Whoever shares this model should say here what the pictures are, whose they are and under what"
-    ]
-    lines += ["licence, and what it must not be used for.", ""]
+    lines += ["", *TO_BE_SAID, ""]
     path.write_text("\n".join(lines), encoding="utf-8")
