@@ -9,6 +9,7 @@ import torch
 
 from cogview.coglm import CogLMFormat
 from cogview.coglm.format import END
+from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.family import Defaults, FamilyConfig, Fingerprints, Role, StyleDefaults, write_family
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
@@ -29,8 +30,28 @@ def transformer(seed: int = 0) -> Transformer:
     return tiny.transformer(seed, **sizes, norm_relax="none")
 
 
-def write(directory: Path) -> Path:
-    """The family ``tiny2`` under ``directory``."""
+def enlarged(large: DirectFormat | IterativeFormat, seed: int = 3) -> Transformer:
+    """A super-resolution model that has the CogLM's weights, and random ones where it has its own."""
+    coglm = transformer()
+    torch.manual_seed(seed)
+    model = Transformer(enlarged_config(coglm.config, large)).eval()
+    known = coglm.state_dict()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(known[name]) if name in known else parameter.normal_(std=0.2)
+    return model
+
+
+def large_forms() -> tuple[DirectFormat, IterativeFormat]:
+    """12 x 12 codes over the 4 x 4, windows of 3 x 3."""
+    positions = transformer().config.max_positions
+    small = {"window": (3, 3)}
+    direct = DirectFormat.over(form(), 3, positions).model_copy(update=small | {"across": (3, 3)})
+    return direct, IterativeFormat.over(form(), 3, positions).model_copy(update=small)
+
+
+def write(directory: Path, enlarging: bool = False) -> Path:
+    """The family ``tiny2`` under ``directory``; perhaps it makes pictures three times as large, too."""
     torch.manual_seed(1)
     shape = ImageTokenizerConfig(
         image_size=16,
@@ -48,6 +69,12 @@ def write(directory: Path) -> Path:
     tiny.text_tokenizer().save(parts["text.model"])
     transformer().save(parts["base"])
     cluster_codebook(images.quantizer.codebook, parts["clusters.safetensors"], 8)
+    roles = {"base": Role(directory="base", sequences=form())}
+    for large in large_forms() if enlarging else ():
+        name = large.kind.partition("_")[0]
+        parts[name] = directory / "parts" / name
+        enlarged(large).save(parts[name])
+        roles[name] = Role(directory=name, sequences=large)
     prints = Fingerprints(
         image_tokenizer=ImageTokenizer.from_directory(parts["image_tokenizer"]).fingerprint,
         text_tokenizer=tiny.text_tokenizer().fingerprint,
@@ -55,7 +82,7 @@ def write(directory: Path) -> Path:
     family = FamilyConfig(
         name="tiny2",
         vocabulary=form().vocabulary,
-        roles={"base": Role(directory="base", sequences=form())},
+        roles=roles,
         styles=tiny.STYLES,
         defaults=Defaults(clusters=4, emphasis=1.4),
         style_defaults={"pixel": StyleDefaults(temperature=0.5)},

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from cogview.cli.app import main
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.hierarchy import Hierarchy, load
@@ -28,18 +27,6 @@ def write_run(directory: Path, model: Transformer, sequences: object, prints: di
     (directory / "model" / "training.json").write_text(json.dumps(facts))
 
 
-def enlarging(form: DirectFormat | IterativeFormat) -> Transformer:
-    """The CogLM's weights, and ten times their scale where the model has its own."""
-    coglm = tiny2.transformer()
-    torch.manual_seed(3)
-    model = Transformer(enlarged_config(coglm.config, form)).eval()
-    known = coglm.state_dict()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(known[name]) if name in known else parameter.normal_(std=0.2)
-    return model
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``models/mine`` with tokenizers, and runs of all three roles."""
@@ -47,12 +34,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny2.write(folder / "made")
     shutil.copytree(folder / "made" / "tiny2", folder / "models" / "mine")
     prints = Family(folder / "models" / "mine").config.fingerprints.model_dump()
-    coglm, form = tiny2.transformer(), tiny2.form()
-    direct = DirectFormat.over(form, 3, coglm.config.max_positions)
-    iterative = IterativeFormat.over(form, 3, coglm.config.max_positions)
-    write_run(folder / "base", coglm, form.model_dump(mode="json"), prints)
-    write_run(folder / "direct", enlarging(direct), direct.model_dump(mode="json"), prints)
-    write_run(folder / "iterative", enlarging(iterative), iterative.model_dump(mode="json"), prints)
+    direct, iterative = tiny2.large_forms()
+    write_run(folder / "base", tiny2.transformer(), tiny2.form().model_dump(mode="json"), prints)
+    write_run(folder / "direct", tiny2.enlarged(direct), direct.model_dump(mode="json"), prints)
+    write_run(folder / "iterative", tiny2.enlarged(iterative), iterative.model_dump(mode="json"), prints)
     return folder
 
 

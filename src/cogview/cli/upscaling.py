@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cogview.errors import CogViewError
+
 if TYPE_CHECKING:
     from cogview.evaluation.upscaling import UpscalingReport
 
@@ -36,6 +38,10 @@ def upscaling(
     detail: Annotated[
         float, typer.Option(min=0, max=1, help="How much of what was drawn to show (see cogview upscale).")
     ] = 0.6,
+    order: Annotated[
+        Literal["released", "diagonal", "confidence"],
+        typer.Option(help="Of iterative super-resolution, for a family that has it."),
+    ] = "released",
     resample: Annotated[
         str, typer.Option(help="How pictures are made smaller: box, bilinear, bicubic, lanczos.")
     ] = "box",
@@ -53,20 +59,24 @@ def upscaling(
 ) -> None:
     """LPIPS, SSIM and PSNR of upscaled pictures to the true large ones, against bicubic and Lanczos.
 
-    Pictures of twice the model's size are halved and brought back. Rows of the sheet are those of the table,
-    the true pictures first.
+    Pictures of twice the model's size are halved and brought back; for a family of CogView2's kind, as many
+    times as its direct model enlarges, and from their codes. Rows of the sheet are those of the table, the
+    true pictures first.
 
-    Example:
+    Examples:
 
       cogview eval upscaling --data corpus/ --lpips vgg16.safetensors -n 200 --out sr.json --sheet sr.png
+
+      cogview eval upscaling --model pictogram-2 --data corpus216/ --lpips vgg16.safetensors -n 50
     """
     from cogview.cli.evaluate import bars, write_sheet
     from cogview.config import validate
     from cogview.data.shards import Preprocessing
+    from cogview.evaluation.enlarging import evaluate_enlarging
     from cogview.evaluation.reconstruction import spread
     from cogview.evaluation.reports import versions, write_report
     from cogview.evaluation.upscaling import Plan, evaluate_upscaling
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import Hierarchy, load
     from cogview.tokenizers.perceptual import LPIPS
 
     judge = LPIPS.from_file(lpips, network)
@@ -75,8 +85,12 @@ def upscaling(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = {name: value for name, value in given.items() if value is not None}
     with bars() as progress:
-        cogview = CogView.from_pretrained(model)
-        report, ways, sources = evaluate_upscaling(cogview, data, judge, plan, sampling, progress)
+        cogview = load(model)
+        if isinstance(cogview, Hierarchy):
+            refuse_for_codes(sampling)
+            report, ways, sources = evaluate_enlarging(cogview, data, judge, plan, order, progress)
+        else:
+            report, ways, sources = evaluate_upscaling(cogview, data, judge, plan, sampling, progress)
     report = report.model_copy(update={"facts": {**report.facts, **versions()}})
     if out:
         write_report(report, out)
@@ -87,6 +101,15 @@ def upscaling(
         typer.echo(report.model_dump_json(indent=2))
     else:
         _print(report)
+
+
+def refuse_for_codes(sampling: dict[str, float]) -> None:
+    """CogViewError for settings that direct and iterative super-resolution do not have."""
+    if sampling:
+        raise CogViewError(
+            f"--{next(iter(sampling)).replace('_', '-')}: families of CogView2's kind draw large pictures "
+            "with the release's settings; leave it away"
+        )
 
 
 def _print(report: UpscalingReport) -> None:

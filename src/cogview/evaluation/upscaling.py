@@ -137,7 +137,7 @@ def evaluate_upscaling(
     ways |= _ceiling(model, pictures.pixels, small, plan.detail)
     errors = {}
     for name, copies in ways.items():
-        errors[name] = measure(pictures.pixels, copies, judge, progress=_named(progress, name))
+        errors[name] = measure(pictures.pixels, copies, judge, progress=named(progress, name))
     settings = model.sampling({"guidance": 1.0} | (sampling or {}))
     facts = {
         "model": model.family.config.name,
@@ -154,7 +154,7 @@ def evaluate_upscaling(
     }
     report = UpscalingReport(
         overall={name: fidelity(own) for name, own in errors.items()},
-        by_source=_by_source(errors, pictures.sources),
+        by_source=by_source(errors, pictures.sources),
         comparisons=tuple(compare(errors, *pair) for pair in PAIRS),
         skipped=pictures.skipped,
         facts=facts,
@@ -244,12 +244,14 @@ def compare(errors: dict[str, Errors], first: str, second: str) -> Comparison:
     )
 
 
-def _by_source(errors: dict[str, Errors], sources: Sequence[str]) -> dict[str, dict[str, Fidelity]]:
+def by_source(errors: dict[str, Errors], sources: Sequence[str]) -> dict[str, dict[str, Fidelity]]:
+    """What was measured, by the source of the pictures and the way."""
     rows = {name: [i for i, own in enumerate(sources) if own == name] for name in sorted(set(sources))}
     return {
         name: {way: fidelity(own, places) for way, own in errors.items()} for name, places in rows.items()
     }
 
 
-def _named(progress: Progress | None, name: str) -> Progress | None:
+def named(progress: Progress | None, name: str) -> Progress | None:
+    """Progress told as that of measuring ``name``."""
     return None if progress is None else lambda _, done, of: progress(f"measuring {name}", done, of)

@@ -169,7 +169,7 @@ def shares(directory: str | Path) -> bool:
 
 def _shared(directory: str | Path, file: safe_open) -> Path | None:
     """The directory of the model that has the tensors this file lacks; CogViewError for a strange place."""
-    place = (file.metadata() or {}).get(SHARED)  # type: ignore[no-untyped-call]
+    place: str | None = (file.metadata() or {}).get(SHARED)  # type: ignore[no-untyped-call]
     if place is None:
         return None
     if not re.fullmatch(r"\.\./[A-Za-z0-9][A-Za-z0-9._-]*", place):
