@@ -185,11 +185,10 @@ def _print(made: Report, paths: list[Path]) -> None:
     from cogview.study.report import model_rows, outcomes
     from cogview.study.schema import SCALES
 
-    table = Table("model", *SCALES, "chosen as best", "of")
-    for row in model_rows(made.figures):
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
-    console = Console()
-    console.print(table)
-    console.print(f"raters: {outcomes(made.figures)}")
+    table = Table("model", *SCALES, "best", "of")
+    for row in model_rows(made.figures, intervals=False):
+        table.add_row(*row)
+    Console().print(table)
+    typer.echo(f"mean ± standard deviation; raters: {outcomes(made.figures)}")
     for path in paths:
         typer.echo(path)

@@ -226,17 +226,16 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<div class=wide><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def model_rows(figures: Figures) -> list[list[str]]:
-    """A row for each model: the four means ± deviation with interval, and the share of best."""
+def model_rows(figures: Figures, intervals: bool = True) -> list[list[str]]:
+    """A row for each model: the four means ± deviation, the share of best; each with its interval."""
     rows = []
     for name, model in figures.models.items():
-        cells = [
-            f"{mean.mean:.2f} ± {mean.deviation or 0:.2f} {_ci(mean.interval)}"
-            for mean in (model.scores[scale] for scale in SCALES)
-        ]
-        best = model.best
-        share = f"{best.share:.1%} {_ci(best.interval, '{:.1%}')}"
-        rows.append([name, *cells, share, f"{best.best} / {best.shown}"])
+        means, best = [model.scores[scale] for scale in SCALES], model.best
+        cells = [f"{mean.mean:.2f} ± {mean.deviation or 0:.2f}" for mean in means] + [f"{best.share:.1%}"]
+        spans = [*(_ci(mean.interval) for mean in means), _ci(best.interval, "{:.1%}")]
+        if intervals:
+            cells = [f"{cell} {span}" for cell, span in zip(cells, spans, strict=True)]
+        rows.append([name, *cells, f"{best.best} / {best.shown}"])
     return rows
 
 
