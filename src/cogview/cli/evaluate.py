@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli import alignment, coco, distributions, editing, fairness, reranking, upscaling
+from cogview.cli import alignment, coco, distributions, editing, fairness, reranking, spread, upscaling
 from cogview.cli.generate import Precision
 from cogview.errors import CogViewError
 
@@ -335,3 +335,5 @@ evaluate.command("fairness")(fairness.fairness)
 evaluate.command("train-scorer")(alignment.train_scorer)
 evaluate.command("alignment")(alignment.alignment)
 evaluate.command("coco")(coco.coco)
+evaluate.command("diversity")(spread.diversity)
+evaluate.command("speed")(spread.speed)

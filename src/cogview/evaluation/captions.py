@@ -34,8 +34,9 @@ from cogview.evaluation.avatars import (
     spaced,
     statements,
 )
+from cogview.evaluation.intervals import mean_figure
 from cogview.evaluation.reports import versions
-from cogview.evaluation.scoring import Accuracy, Answers, score
+from cogview.evaluation.scoring import Accuracy, Answers, Figure, score
 
 Progress = Callable[[str, int, int], None]
 Pictures = NDArray[np.uint8]
@@ -83,11 +84,12 @@ class Describer(Protocol):
 
 class Matching(Config):
     """Caption losses in nats a token: of the pictures' own captions, of another's of the style, and the share
-    of pictures whose own is the lower."""
+    of pictures whose own is the lower; ``intervals``: the same with their 95 % bootstrap intervals."""
 
     own: float
     other: float
     preferred: float
+    intervals: dict[str, Figure] = Field(default_factory=dict)
 
 
 class CaptionReport(Config):
@@ -184,8 +186,14 @@ def match(
     own = describer.losses(pictures, texts)
     other = describer.losses(pictures, [texts[i] for i in others])
     told = np.array([i != j for i, j in enumerate(others)])
-    preferred = float((own < other)[told].mean()) if told.any() else 0.0
-    return Matching(own=float(own.mean()), other=float(other.mean()), preferred=preferred)
+    better = (own < other)[told].astype(np.float64)
+    values = {"own": own, "other": other} | ({"preferred": better} if told.any() else {})
+    return Matching(
+        own=float(own.mean()),
+        other=float(other.mean()),
+        preferred=float(better.mean()) if told.any() else 0.0,
+        intervals={name: mean_figure(value) for name, value in values.items()},
+    )
 
 
 def _next(chosen: Sequence[Avatar], i: int) -> int:

@@ -27,7 +27,14 @@ BLOCK = 1024  # rows of a kernel matrix at a time
 
 def mean_figure(values: Array, times: int = 1000, seed: int = 0) -> Figure:
     """The mean of values of pictures (n,) with its bootstrap interval."""
-    return figure(draws(["-"] * len(values), times, seed) @ values / len(values))
+    return figure(resampled_means(values, times, seed))
+
+
+def resampled_means(values: Array, times: int, seed: int) -> Array:
+    """The mean of values (n,), then the means of ``times`` resampled sets; (times + 1,)."""
+    chance, n = np.random.default_rng(seed), len(values)
+    drawn = [values[chance.integers(0, n, n)].mean() for _ in range(times)]
+    return np.array([values.mean(), *drawn], dtype=np.float64)
 
 
 def weights(count: int, times: int, seed: int) -> NDArray[np.float64]:

@@ -26,6 +26,8 @@ from cogview.data.images import BadImage, decode, square
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.errors import CogViewError
+from cogview.evaluation.intervals import mean_figure, resampled_means
+from cogview.evaluation.scoring import Figure, figure
 from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.perceptual import LPIPS
 
@@ -34,13 +36,17 @@ LEAST_ERROR = 1e-10  # of the mean square: an exact reconstruction counts as 100
 
 
 class Fidelity(Config):
-    """Means over ``pictures`` pictures. PSNR in dB; ``lpips`` is None without its weights."""
+    """Means over ``pictures`` pictures. PSNR in dB; ``lpips`` is None without its weights.
+
+    ``intervals``: each figure by its name with its 95 % bootstrap interval over pictures.
+    """
 
     pictures: int
     psnr: float
     psnr_pooled: float
     ssim: float
     lpips: float | None
+    intervals: dict[str, Figure] = Field(default_factory=dict)
 
 
 class CodebookUse(Config):
@@ -176,15 +182,22 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return (luminance * structure).mean((1, 2, 3))
 
 
-def fidelity(errors: Errors, rows: Sequence[int] | slice = slice(None)) -> Fidelity:
-    """The means over the pictures ``rows``."""
+def fidelity(errors: Errors, rows: Sequence[int] | slice = slice(None), bootstrap: int = 1000) -> Fidelity:
+    """The means over the pictures ``rows``, with intervals from ``bootstrap`` resampled sets (0: none)."""
     square = np.maximum(errors.square[rows], LEAST_ERROR)
+    values = {"psnr": -10 * np.log10(square), "ssim": errors.ssim[rows]}
+    if errors.lpips is not None:
+        values["lpips"] = errors.lpips[rows]
+    intervals = {name: mean_figure(own, bootstrap) for name, own in values.items()} if bootstrap else {}
+    if bootstrap:
+        intervals["psnr_pooled"] = figure(-10 * np.log10(resampled_means(square, bootstrap, 0)))
     return Fidelity(
         pictures=len(square),
-        psnr=float((-10 * np.log10(square)).mean()),
+        psnr=float(values["psnr"].mean()),
         psnr_pooled=float(-10 * np.log10(square.mean())),
-        ssim=float(errors.ssim[rows].mean()),
-        lpips=None if errors.lpips is None else float(errors.lpips[rows].mean()),
+        ssim=float(values["ssim"].mean()),
+        lpips=None if errors.lpips is None else float(values["lpips"].mean()),
+        intervals=intervals,
     )
 
 

@@ -1,0 +1,109 @@
+"""How fast a model draws: seconds until it is ready, for the first picture, and for batches of pictures."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from cogview.config import Config
+from cogview.evaluation.reports import versions
+from cogview.generation.linear import Precision
+from cogview.hierarchy import load
+
+Progress = Callable[[str, int, int], None]
+
+
+class SpeedPlan(Config):
+    """What is timed; each of ``batches`` pictures at a time, ``repeats`` times."""
+
+    prompt: str = "a blue monster with round eyes, red background"
+    batches: tuple[int, ...] = Field((1, 4), min_length=1)
+    repeats: int = Field(3, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class Timing(Config):
+    """One batch: seconds (median, fastest, slowest), processor seconds (median), and what follows from it."""
+
+    pictures: int
+    seconds: float
+    fastest: float
+    slowest: float
+    processor: float
+    pictures_per_minute: float
+    tokens_per_second: float
+
+
+class SpeedReport(Config):
+    """All timings of one model on one machine; ``tokens``: of one picture."""
+
+    format: Literal[1] = 1
+    kind: Literal["speed"] = "speed"
+    plan: SpeedPlan
+    model: str
+    model_hash: str
+    precision: str
+    device: str
+    threads: int
+    cores: int
+    tokens: int
+    ready: float
+    first: float
+    timings: tuple[Timing, ...]
+    versions: dict[str, str]
+
+
+def measure_speed(
+    name: str, plan: SpeedPlan, precision: Precision = "fp32", progress: Progress | None = None
+) -> SpeedReport:
+    """Read the family ``name`` and time it; CogViewError as drawing raises it."""
+    started = time.perf_counter()
+    model = load(name, precision=precision)
+    ready = time.perf_counter() - started
+    picture = model.generate(plan.prompt, n=1, seed=plan.seed)[0]
+    first = time.perf_counter() - started - ready
+    tokens, timings = len(picture.codes), list[Timing]()
+    for number, batch in enumerate(plan.batches):
+        runs = []
+        for repeat in range(plan.repeats):
+            wall, processor = time.perf_counter(), time.process_time()
+            model.generate(plan.prompt, n=batch, seed=plan.seed + repeat)
+            runs.append((time.perf_counter() - wall, time.process_time() - processor))
+        timings.append(timing(batch, tokens, runs))
+        if progress:
+            progress("timing", number + 1, len(plan.batches))
+    return SpeedReport(
+        plan=plan,
+        model=model.family.config.name,
+        model_hash=model.model_hash,
+        precision=precision,
+        device=str(model.roles.device),
+        threads=torch.get_num_threads(),
+        cores=os.cpu_count() or 1,
+        tokens=tokens,
+        ready=ready,
+        first=first,
+        timings=tuple(timings),
+        versions=versions(),
+    )
+
+
+def timing(pictures: int, tokens: int, runs: Sequence[tuple[float, float]]) -> Timing:
+    """Of several runs (seconds, processor seconds), each of ``pictures`` pictures of ``tokens`` tokens."""
+    walls, processors = zip(*runs, strict=True)
+    seconds = statistics.median(walls)
+    return Timing(
+        pictures=pictures,
+        seconds=seconds,
+        fastest=min(walls),
+        slowest=max(walls),
+        processor=statistics.median(processors),
+        pictures_per_minute=60 * pictures / seconds,
+        tokens_per_second=pictures * tokens / seconds,
+    )
