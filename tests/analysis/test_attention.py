@@ -1,13 +1,26 @@
 """Attention facts against a plain forward pass, and planted patterns that the finder has to name."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from cogview.analysis.attention import HeadFacts, Layout, by_offset, classify, observe, received
-from cogview.analysis.attention_report import find_word, lay_out
+from cogview.analysis.attention import (
+    HeadFacts,
+    Layout,
+    by_offset,
+    classify,
+    observe,
+    pooled,
+    received,
+    up_the_column,
+)
+from cogview.analysis.attention_report import SIDE, find_word, lay_out
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.pipeline import CogView
@@ -33,6 +46,7 @@ def head(among: np.ndarray, separators: float = 0.0, text: float = 0.0) -> HeadF
         text=text,
         first_rows=float(among[first:, :first].sum(1).mean()),
         effective=1.0,
+        column=up_the_column(among, COLUMNS),
     )
 
 
@@ -62,6 +76,50 @@ def test_first_rows_separators_and_text_are_found() -> None:
     even = causal(np.ones((CODES, CODES)))
     assert classify(head(even, separators=0.9)).bias == "separator"
     assert classify(head(even, text=0.8)).bias == "text"
+
+
+def test_attention_up_the_own_column_is_found() -> None:
+    """Multiples of a row's length (figure 12 a), none of which has most of it."""
+    weights = np.full((CODES, CODES), 0.01)
+    for rows in range(1, ROWS):
+        weights += np.eye(CODES, k=-rows * COLUMNS)
+    verdict = classify(head(causal(weights)))
+    assert verdict.bias == "column" and verdict.strength > 0.7
+
+
+@given(st.integers(0, 10**6), st.integers(3, 9), st.integers(3, 9))
+def test_the_share_up_the_column_is_what_a_loop_finds(seed: int, rows: int, columns: int) -> None:
+    codes = rows * columns
+    among = np.tril(np.random.default_rng(seed).random((codes, codes)))
+    among = (among / among.sum(1, keepdims=True)).astype(np.float32)
+    shares = [sum(among[i, j] for j in range(i) if j % columns == i % columns) for i in range(columns, codes)]
+    assert up_the_column(among, columns) == pytest.approx(float(np.mean(shares)), rel=1e-5)
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_a_pooled_matrix_keeps_what_every_code_gives(codes: int, most: int) -> None:
+    among = np.random.default_rng(codes).random((codes, codes)).astype(np.float32)
+    found, size = pooled(among, most), -(-codes // most)
+    assert max(found.shape) <= most
+    for group in range(len(found)):
+        expected = among[group * size : (group + 1) * size].sum(1).mean()
+        assert found[group].sum() == pytest.approx(float(expected), rel=1e-4)
+    if codes <= most:
+        np.testing.assert_array_equal(found, among)
+
+
+@pytest.mark.parametrize("wanted", ["checker", "half", "centre"])
+def test_broad_structure_is_found_in_attention(wanted: str) -> None:
+    """Planted by what every code gives to the places before it, not in the map itself."""
+    rows, columns = np.indices((ROWS, COLUMNS)).reshape(2, -1)
+    board = np.where((rows + columns) % 2, 1.0, 0.2)
+    below = np.where(rows >= ROWS // 2, 6.0, 0.2)
+    middle = np.where(np.hypot(rows / ROWS - 0.42, columns / COLUMNS - 0.44) < 0.3, 6.0, 0.2)
+    key = {"checker": board, "half": below, "centre": middle}[wanted]
+    weights = np.broadcast_to(key, (CODES, CODES)) * np.random.default_rng(0).uniform(
+        0.9, 1.1, (CODES, CODES)
+    )
+    assert classify(head(causal(weights))).bias == wanted
 
 
 def test_broad_structure_is_found() -> None:
@@ -99,6 +157,8 @@ def test_the_facts_are_those_of_the_models_own_attention() -> None:
     assert facts[0].separators == pytest.approx(float(codes[:, [0, 4]].sum(1).mean()), rel=1e-5)
     np.testing.assert_allclose(facts[0].words[0].ravel(), codes[:, 1:3].sum(1).numpy(), rtol=1e-5)
     np.testing.assert_allclose(facts[0].map.ravel()[-1], float(codes[-1, -1]), rtol=1e-5)
+    among = codes[:, 5:].numpy()
+    np.testing.assert_allclose(facts[0].matrix, among, rtol=1e-5, atol=1e-7)
     assert facts[0].offsets[1] == pytest.approx(
         np.mean([float(codes[i, 5 + i - 1]) for i in range(1, 12)]), rel=1e-5
     )
@@ -113,7 +173,12 @@ def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["inspect", "attention", prompt, "--seed", "3", "-o", str(tmp_path / "look")]) == 0
     assert "8 layers" in capsys.readouterr().out
     page = (tmp_path / "look" / "index.html").read_text()
-    assert "red background" in page and page.count("data:image/png") == 1 + 2 + 2 * 4 + 8
+    assert "red background" in page and page.count("<img") == 1 + 2 * 4 + 8 and page.count("<svg") == 3
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    heads = json.loads((tmp_path / "look" / "heads.json").read_text())["heads"]
+    assert len(heads) == 8 * 8 and {"layer", "head", "bias", "strength", "scores"} <= set(heads[0])
+    with Image.open(tmp_path / "look" / "layer-00.png") as sheet:
+        assert sheet.width > 8 * SIDE and sheet.height > 2 * SIDE
     facts = read(tmp_path / "look" / "picture.png")
     assert facts is not None and (facts.prompt, facts.seed) == (prompt, 3)
 

@@ -6,6 +6,7 @@ statistics are kept, so memory does not grow with the depth:
 - ``maps``       how much each place of the picture is attended to (figures 12 and 13);
 - ``words``      how much each place of the picture attends to a word of the text (figure 13);
 - ``offsets``    how much a code attends to the code so many places before it (figure 12 a);
+- ``matrix``     what every code gives to every code, pooled (the heat maps of figure 12);
 - ``entropy``    the effective number of tokens attended to, which falls in the last layers (C.3);
 - ``scores``     mean, least and largest score before the softmax (figure 14).
 
@@ -32,8 +33,10 @@ Floats = NDArray[np.float32]
 HEADS_AT_ONCE = 8
 MARKED = 0.6  # a share or correlation from which a bias is named
 FIXED = 0.4  # the share of the codes' attention that one offset has, from which it is named
+WHOLE = 1.5  # how much more than its best offset a whole column must have
 FIRST_ROWS = 2
-Bias = Literal["offset", "first rows", "checker", "separator", "text", "half", "centre", "content"]
+MATRIX = 144  # rows and columns of a head's matrix, at most
+Bias = Literal["offset", "column", "first rows", "checker", "separator", "text", "half", "centre", "content"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ class HeadFacts:
 
     map: (rows, columns), mean attention a place gets from the codes that see it. words: (words, rows,
     columns), attention each place gives to a word. offsets: (codes,), mean attention to the code so many
-    places before; separators, text, first_rows: shares; effective: exp of the mean entropy, in tokens;
-    scores: by kind of pair, ``text to text``, ``image to text``, ``image to image``.
+    places before; separators, text, first_rows, column (above in the same column): shares; effective: exp of
+    the mean entropy, in tokens; matrix: (m, m), attention from codes to codes, groups of them added up and
+    averaged; scores: by kind of pair, ``text to text``, ``image to text``, ``image to image``.
     """
 
     layer: int
@@ -80,6 +84,8 @@ class HeadFacts:
     text: float
     first_rows: float
     effective: float
+    column: float = 0.0
+    matrix: Floats = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     scores: dict[str, Range] = field(default_factory=dict)
 
 
@@ -170,6 +176,8 @@ def _facts(
         text=float(given[:, list(layout.text)].sum(1).mean()) if layout.text else 0.0,
         first_rows=float(among[first:, :first].sum(1).mean()) if rows > FIRST_ROWS else 0.0,
         effective=float(torch.special.entr(given).sum(1).mean().exp()),
+        column=up_the_column(among, columns),
+        matrix=pooled(among),
         scores={name: _range(scores, seen, q, k) for name, (q, k) in _pairs(layout).items() if q and k},
     )
 
@@ -200,6 +208,28 @@ def by_offset(among: Floats) -> Floats:
     return np.array(means, dtype=np.float32)
 
 
+def up_the_column(among: Floats, columns: int) -> float:
+    """Share of the attention of all codes below the first row that goes to their own column above them."""
+    queries = np.arange(columns, len(among))
+    above = (np.arange(len(among))[None] < queries[:, None]) & (
+        np.arange(len(among))[None] % columns == queries[:, None] % columns
+    )
+    return float((among[columns:] * above).sum(1).mean()) if len(queries) else 0.0
+
+
+def pooled(among: Floats, most: int = MATRIX) -> Floats:
+    """Attention (m, m) of groups of codes to groups of codes, m at most ``most``: a group's mean sum."""
+    size = -(-len(among) // most)
+    groups = -(-len(among) // size)
+    wide = np.zeros((groups * size, groups * size), dtype=np.float32)
+    wide[: len(among), : len(among)] = among
+    counts = np.minimum(size, len(among) - size * np.arange(groups))
+    summed: Floats = (wide.reshape(groups, size, groups, size).sum((1, 3)) / counts[:, None]).astype(
+        np.float32
+    )
+    return summed
+
+
 # ------------------------------------------------------------------------------------------- what it means
 
 
@@ -220,7 +250,9 @@ def classify(facts: HeadFacts) -> Verdict:
         return Verdict("text", facts.text)
     columns, among = facts.map.shape[1], 1 - facts.separators - facts.text
     best = int(facts.offsets[: len(facts.offsets) // 2].argmax())
-    share = float(facts.offsets[best]) / max(among, 1e-6)
+    share, column = float(facts.offsets[best]) / max(among, 1e-6), facts.column / max(among, 1e-6)
+    if column > MARKED and column > WHOLE * share:
+        return Verdict("column", min(1.0, column))
     if share > FIXED:
         return Verdict("offset", min(1.0, share), _in_rows(best, columns))
     if facts.first_rows / max(among, 1e-6) > MARKED:

@@ -1,10 +1,8 @@
-"""The attention report: pictures of every head's map, plots by depth, and one page that holds them all."""
+"""The attention report: pictures of every head's maps, plots by depth, and one page that holds them all."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cogview import page
 from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, observe
 from cogview.errors import CogViewError
 from cogview.pipeline import CogView, Picture
 from cogview.sequences import Sequence as TokenSequence
+from cogview.sequences import SequenceFormat
 from cogview.vocabulary import Vocabulary
 
 DOTS = 12  # most attended tokens that are marked
-ZOOM = 3
+SIDE = 132  # pixels of a map
+GAP, LINE = 6, 15  # between maps, and of the words below one
+ACROSS = 8  # heads in a row of a sheet
+TARGET = 216  # pixels that a picture with dots has, at least
+LARGEST = 400_000  # bytes of a picture in the page
+KINDS = ("text to text", "image to text", "image to image")
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,9 @@ def analyse(model: CogView, prompt: str, words: Sequence[str] = (), seed: int = 
     Raises:
         CogViewError: a word that the prompt has not, or a prompt that cannot be drawn.
     """
+    if not isinstance(model.form, SequenceFormat):
+        kind = model.family.config.roles["base"].sequences.kind
+        raise CogViewError(f"{model.family.config.name}: attention of a {kind} model cannot be looked at yet")
     picture = model.generate(prompt, seed=seed)[0]
     pieces = model.encode(picture.caption)
     words = list(words) or [part for part in prompt.replace("，", ",").split(",") if part.strip()]
@@ -106,152 +114,188 @@ def tensors(sequence: TokenSequence) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
-def heat(map: NDArray[np.float32], side: int) -> Image.Image:
-    """A map as a square of ``side`` pixels, dark to bright."""
-    low, high = float(map.min()), float(map.max())
-    scaled = (map - low) / max(high - low, 1e-12)
+def heat(map: NDArray[np.float32], side: int, root: bool = False) -> Image.Image:
+    """A map as a square of ``side`` pixels, dark to bright; ``root``: by square roots, to show little too."""
+    values = np.sqrt(map) if root else map
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / max(high - low, 1e-12)
     channels = np.stack([np.clip(3 * scaled - i, 0, 1) for i in range(3)], -1)  # black, red, yellow, white
     image = Image.fromarray((channels * 255).astype(np.uint8))
-    return image.resize((side, side), Image.Resampling.NEAREST)
+    kernel = Image.Resampling.NEAREST if len(map) <= side else Image.Resampling.BOX
+    return image.resize((side, side), kernel)
 
 
-def layer_sheet(heads: Sequence[HeadFacts], side: int = 72) -> Image.Image:
-    """The maps of a layer's heads beside each other."""
-    sheet = Image.new("RGB", (len(heads) * (side + 2), side), "white")
-    for number, head in enumerate(heads):
-        sheet.paste(heat(head.map, side), (number * (side + 2), 0))
-    return sheet
+def overlaid(picture: Image.Image, map: NDArray[np.float32], side: int) -> Image.Image:
+    """A map over the picture in grey, the most attended tokens marked (figures 12 and 13)."""
+    grey = picture.convert("L").convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    return marked(Image.blend(grey, heat(map, side), 0.6), map, 3)
 
 
 def dotted(picture: Image.Image, map: NDArray[np.float32], dots: int = DOTS) -> Image.Image:
-    """The picture with red dots where the map is highest (figure 13)."""
-    image = picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST)
+    """The picture, enlarged if it is small, with red dots where the map is highest (figure 13)."""
+    times = max(1, -(-TARGET // picture.width))
+    image = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    return marked(image, map, max(4, image.width // 54), dots)
+
+
+def marked(image: Image.Image, map: NDArray[np.float32], radius: int, dots: int = DOTS) -> Image.Image:
+    """Red dots in the middle of the places where the map is highest."""
     pen, (rows, columns) = ImageDraw.Draw(image), map.shape
     for place in np.argsort(-map.ravel(), kind="stable")[:dots]:
         row, column = divmod(int(place), columns)
         x, y = (column + 0.5) / columns * image.width, (row + 0.5) / rows * image.height
-        pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill="red", outline="white")
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill="red", outline="white")
     return image
 
 
-def depth_plot(report: AttentionReport) -> Image.Image:
-    """By layer: the effective number of tokens, and the shares of text and separators."""
-    pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3))
+def layer_sheet(picture: Image.Image, heads: Sequence[HeadFacts], side: int = SIDE) -> Image.Image:
+    """Of every head: where its attention goes, over the picture; who attends to whom; its bias in words."""
+    width, height = side + GAP, 2 * (side + GAP) + 2 * LINE
+    across = min(ACROSS, len(heads))
+    sheet = Image.new("RGB", (across * width + GAP, -(-len(heads) // across) * height + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for number, head in enumerate(heads):
+        x, y = GAP + number % across * width, GAP + number // across * height
+        sheet.paste(overlaid(picture, head.map, side), (x, y))
+        sheet.paste(heat(head.matrix, side, root=True), (x, y + side + GAP))
+        for line, text in enumerate((f"head {head.head}", told(classify(head)))):
+            pen.text((x, y + 2 * (side + GAP) + line * LINE - 3), text, fill="black", font=font)
+    return sheet
+
+
+def told(verdict: Verdict) -> str:
+    """A head's bias in words."""
+    if verdict.offset is None:
+        return f"{verdict.bias} {verdict.strength:.2f}"
+    up, left = verdict.offset
+    parts = [f"{up} up"] if up else []
+    if left or not up:
+        parts.append(f"{abs(left)} {'right' if left < 0 else 'left'}")
+    return f"{', '.join(parts) if (up, left) != (0, 0) else 'itself'} {verdict.strength:.2f}"
+
+
+def depth_plots(report: AttentionReport) -> str:
+    """By layer: the effective number of tokens (mean, and least and most of a head), shares, biases."""
     layers = range(report.layers)
-    left.plot(layers, [np.mean([h.effective for h in report.of_layer(n)]) for n in layers], marker="o")
-    left.set(title="effective number of tokens attended to", xlabel="layer", ylim=0)
-    for name in ("text", "separators", "first_rows"):
-        shares = [np.mean([getattr(h, name) for h in report.of_layer(n)]) for n in layers]
-        right.plot(layers, shares, marker="o", label=name.replace("_", " "))
-    right.set(title="share of the picture's attention", xlabel="layer", ylim=(0, 1))
-    right.legend()
-    return _image(figure)
+    own = [[head.effective for head in report.of_layer(n)] for n in layers]
+    effective = {
+        "mean of the heads": [(float(n), float(np.mean(own[n]))) for n in layers],
+        "sparsest head": [(float(n), min(own[n])) for n in layers],
+        "broadest head": [(float(n), max(own[n])) for n in layers],
+    }
+    shares = {
+        name.replace("_", " "): [
+            (float(n), float(np.mean([getattr(head, name) for head in report.of_layer(n)]))) for n in layers
+        ]
+        for name in ("text", "separators", "first_rows")
+    }
+    return page.lines(effective, "layer", "tokens attended to") + page.lines(
+        shares, "layer", "share of the attention"
+    )
 
 
-def scale_plot(report: AttentionReport) -> Image.Image:
+def scale_plot(report: AttentionReport) -> str:
     """Scores by head in the layer with the largest, bars from least to largest (figure 14)."""
-    pyplot = _pyplot()
-    largest = max(report.facts, key=lambda h: max(abs(r.largest) for r in h.scores.values()))
-    heads = report.of_layer(largest.layer)
-    figure, axis = pyplot.subplots(figsize=(9, 3))
-    for shift, name in zip(
-        (-0.25, 0.0, 0.25), ("text to text", "image to text", "image to image"), strict=True
-    ):
-        ranges = [(h.head, h.scores[name]) for h in heads if name in h.scores]
-        places, means = [n + shift for n, _ in ranges], [r.mean for _, r in ranges]
-        spans = [[r.mean - r.least for _, r in ranges], [r.largest - r.mean for _, r in ranges]]
-        axis.errorbar(places, means, yerr=spans, fmt="o", capsize=3, label=name)
-    axis.set(title=f"scores before the softmax, layer {largest.layer}", xlabel="head")
-    axis.legend(loc="upper right", ncols=3)
-    return _image(figure)
+    heads = report.of_layer(largest_layer(report))
+    kinds = [kind for kind in KINDS if all(kind in head.scores for head in heads)]
+    return page.bars(
+        [str(head.head) for head in heads],
+        {kind: [head.scores[kind].mean for head in heads] for kind in kinds},
+        "score before the softmax",
+        {kind: [(head.scores[kind].least, head.scores[kind].largest) for head in heads] for kind in kinds},
+    )
 
 
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise CogViewError("plots need matplotlib; install it with: pip install 'cogview[eval]'") from None
-    return pyplot
-
-
-def _image(figure: Any) -> Image.Image:
-    buffer = io.BytesIO()
-    figure.tight_layout()
-    figure.savefig(buffer, format="png", dpi=110)
-    _pyplot().close(figure)
-    return Image.open(buffer).convert("RGB")
+def largest_layer(report: AttentionReport) -> int:
+    """The layer with the largest score."""
+    sizes = {head.layer: 0.0 for head in report.facts}
+    for head in report.facts:
+        for span in head.scores.values():
+            sizes[head.layer] = max(sizes[head.layer], abs(span.least), abs(span.largest))
+    return max(sizes, key=lambda layer: sizes[layer])
 
 
 # ---------------------------------------------------------------------------------------------------- page
 
 
 def write(report: AttentionReport, directory: Path) -> Path:
-    """Pictures as PNG files and ``index.html``, one page that needs no other file; returns the page."""
+    """Pictures as PNG files, ``heads.json``, and ``index.html``, one page that needs no other file.
+
+    Returns the page; CogViewError where the place is not writable.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         report.picture.save(directory / "picture.png")
-        pictures = {f"layer-{n:02d}": layer_sheet(report.of_layer(n)) for n in range(report.layers)}
-        pictures |= {"depth": depth_plot(report), "scales": scale_plot(report)}
+        sheets = {
+            f"layer-{n:02d}": layer_sheet(report.picture.image, report.of_layer(n))
+            for n in range(report.layers)
+        }
         for number, word in enumerate(report.words):
             for rank, head in enumerate(report.best_heads(number)):
-                name = f"word-{number}-{word}-{rank}"
-                pictures[_safe(name)] = dotted(report.picture.image, head.words[number])
-        for name, image in pictures.items():
+                sheets[_name(number, word, rank)] = dotted(report.picture.image, head.words[number])
+        for name, image in sheets.items():
             image.save(directory / f"{name}.png")
-        page = directory / "index.html"
-        page.write_text(_page(report, pictures), encoding="utf-8")
+        (directory / "heads.json").write_text(json.dumps(facts(report), indent=1) + "\n", encoding="utf-8")
+        file = directory / "index.html"
+        file.write_text(whole_page(report, sheets), encoding="utf-8")
     except OSError as error:
         raise CogViewError(f"{directory}: cannot be written ({error.strerror or error})") from error
-    return page
+    return file
 
 
-def _safe(name: str) -> str:
+def facts(report: AttentionReport) -> dict[str, Any]:
+    """The figures of every head and what they were made with, as JSON."""
+    heads = [
+        {
+            "layer": head.layer,
+            "head": head.head,
+            **{name: value for name, value in vars(classify(head)).items() if value is not None},
+            **{
+                name: round(float(getattr(head, name)), 5)
+                for name in ("effective", "text", "separators", "first_rows", "column")
+            },
+            "scores": {name: vars(span) for name, span in head.scores.items()},
+        }
+        for head in report.facts
+    ]
+    return {"provenance": report.picture.provenance.model_dump(mode="json"), "heads": heads}
+
+
+def _name(number: int, word: str, rank: int) -> str:
+    name = f"word-{number}-{word}-{rank}"
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
 
 
-def _page(report: AttentionReport, pictures: dict[str, Image.Image]) -> str:
+def whole_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
+    """The page, with its pictures inside."""
     picture = report.picture
-    parts = [
-        "<!doctype html><meta charset=utf-8><title>attention</title>",
-        "<style>body{font:15px system-ui;max-width:62em;margin:2em auto;padding:0 1em}img{max-width:100%}"
-        "td,th{padding:.2em .8em;text-align:left}small{color:#666}</style>",
-        f"<h1>{html.escape(picture.prompt)}</h1>",
-        f"<p><small>{html.escape(picture.model)} {picture.model_hash[:16]}, seed {picture.seed}</small></p>",
-        _tag(picture.image.resize((216, 216), Image.Resampling.NEAREST)),
-        "<h2>By depth</h2>",
-        _tag(pictures["depth"]),
-        "<h2>Scales of the scores</h2>",
-        _tag(pictures["scales"]),
-    ]
-    for number, word in enumerate(report.words):
-        parts.append(f"<h2>Heads that tell “{html.escape(word)}”</h2>")
-        for rank, head in enumerate(report.best_heads(number)):
-            parts.append(
-                f"<figure style='display:inline-block;margin:4px'>"
-                f"{_tag(pictures[_safe(f'word-{number}-{word}-{rank}')])}"
-                f"<figcaption>layer {head.layer}, head {head.head}</figcaption></figure>"
-            )
     counts = Counter(verdict.bias for verdict in report.verdicts)
-    parts.append("<h2>Heads by layer</h2><p>" + ", ".join(f"{n} {b}" for b, n in counts.most_common()))
+    shown = page.picture(picture.image, LARGEST, picture.caption, TARGET)
+    found = ", ".join(f"{count} {bias}" for bias, count in counts.most_common())
+    sections = [page.Section("The picture", shown + page.paragraph(f"heads: {found}", small=False))]
+    for number, word in enumerate(report.words):
+        figures = [
+            page.picture(
+                sheets[_name(number, word, rank)], LARGEST, f"layer {head.layer}, head {head.head}", TARGET
+            )
+            for rank, head in enumerate(report.best_heads(number))
+        ]
+        sections.append(page.Section(f"Heads that tell “{word}”", "".join(figures)))
+    by_depth = [[str(n), *_biases(report, n, list(counts))] for n in range(report.layers)]
+    sections += [
+        page.Section("By depth", depth_plots(report) + page.table(("layer", *counts), by_depth)),
+        page.Section(f"Scales of the scores, layer {largest_layer(report)}", scale_plot(report)),
+    ]
+    note = (
+        "Above: where attention goes, the most attended marked. Below: from codes (down) to codes (across)."
+    )
     for layer in range(report.layers):
-        names = [_named(classify(head)) for head in report.of_layer(layer)]
-        parts.append(f"<h3>Layer {layer}</h3>{_tag(pictures[f'layer-{layer:02d}'])}")
-        parts.append(f"<p><small>{' · '.join(names)}</small></p>")
-    return "\n".join(parts)
+        sheet = page.picture(sheets[f"layer-{layer:02d}"], LARGEST)
+        sections.append(page.Section(f"Layer {layer}", (page.paragraph(note) if layer == 0 else "") + sheet))
+    made = f"{picture.model} {picture.model_hash[:16]}, seed {picture.seed}, index {picture.index}"
+    return page.page(f"Attention: {picture.prompt}", sections, made)
 
 
-def _named(verdict: Verdict) -> str:
-    if verdict.offset is None:
-        return f"{verdict.bias} {verdict.strength:.2f}"
-    up, left = verdict.offset
-    return f"{up} up, {left} left {verdict.strength:.2f}"
-
-
-def _tag(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"<img src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+def _biases(report: AttentionReport, layer: int, names: Sequence[str]) -> list[str]:
+    found = Counter(classify(head).bias for head in report.of_layer(layer))
+    return [str(found[name]) if found[name] else "" for name in names]  # type: ignore[index]
