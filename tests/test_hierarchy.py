@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +119,37 @@ def test_the_command_draws_large_and_small(
 def test_a_model_of_one_step_has_no_such_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "a cat", "--first-stage-only", "-o", str(tmp_path)]) == 2
     assert "draws in one step" in capsys.readouterr().err
+
+
+def test_the_steps_that_enlarge_have_settings_of_their_own(tiny: Hierarchy, tmp_path: Path) -> None:
+    """The release's; a style's over them: two of its styles draw from 5 clusters, far less widely."""
+    plain, flat = tiny.direct_settings("photo"), tiny.direct_settings("flat")
+    assert (plain.clusters, plain.cluster_temperature, plain.temperature) == (100, 0.89, 1.0)
+    assert (
+        (flat.clusters, flat.cluster_temperature)
+        == (5, 0.4)
+        == (
+            tiny.direct_settings("comics").clusters,
+            tiny.direct_settings("comics").cluster_temperature,
+        )
+    )
+    assert [turn.top_k for turn in tiny.iterative_settings()] == [40, 40, 40, 20, 20, 10]
+    assert len(tiny.iterative_settings("diagonal")) == 11
+    small = tiny.generate("a cat", 1, seed=1, style="flat", first_stage_only=True)
+    [drawn] = tiny.enlarge(small)
+    [other] = tiny.enlarge([replace(small[0], settings={**small[0].settings, "style": None})])
+    assert not np.array_equal(drawn.codes, other.codes)
+    mixed = list(tiny.enlarge([small[0], replace(small[0], settings={**small[0].settings, "style": None})]))
+    assert [p.codes.tolist() for p in mixed] == [drawn.codes.tolist(), other.codes.tolist()]
+
+
+def test_a_familys_own_settings_lie_over_the_releases(imported: Path, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copytree(imported, tmp_path / "own")
+    facts = json.loads((tmp_path / "own" / "family.json").read_text())
+    facts["iterative"] = {"temperature": 0.5}
+    facts["direct"] = {"clusters": 7}
+    (tmp_path / "own" / "family.json").write_text(json.dumps(facts))
+    model = load(tmp_path / "own")
+    assert isinstance(model, Hierarchy)
+    assert {turn.temperature for turn in model.iterative_settings()} == {0.5}
+    assert model.direct_settings().clusters == 7 and model.direct_settings("flat").clusters == 5

@@ -93,6 +93,8 @@ class FamilyConfig(Config):
     styles: name to {language: phrase}; the phrase goes into the caption template of its language.
     templates: language to a caption with a style ("{caption}" and "{style}").
     style_defaults: a style's own sampling settings, where it has any, over ``defaults``.
+    direct, iterative: sampling of the steps that enlarge (CogView2), over the release's: 100 clusters with
+    temperature 0.89 inside them, and a top-k for each turn. style_direct: a style's own of the former.
     clusters: the file with the clusters of the image codes. newline: the text piece for a line break.
     adapters: name to the directory of a LoRA adapter of the base role, applied when it is asked for.
     """
@@ -109,6 +111,9 @@ class FamilyConfig(Config):
     )
     defaults: Defaults = Defaults()
     style_defaults: dict[str, StyleDefaults] = Field(default_factory=dict)
+    direct: StyleDefaults = StyleDefaults()
+    iterative: StyleDefaults = StyleDefaults()
+    style_direct: dict[str, StyleDefaults] = Field(default_factory=dict)
     clusters: AdapterName | None = None
     newline: str | None = None
     adapters: dict[str, AdapterName] = Field(default_factory=dict)
@@ -119,9 +124,10 @@ class FamilyConfig(Config):
         for name, role in self.roles.items():
             if role.sequences.vocabulary != self.vocabulary:
                 raise ValueError(f"roles.{name}.sequences.vocabulary is not the family's vocabulary")
-        for name in self.style_defaults:
-            if name not in self.styles:
-                raise ValueError(f"style_defaults.{name}: there is no such style")
+        for field in ("style_defaults", "style_direct"):
+            for name in getattr(self, field):
+                if name not in self.styles:
+                    raise ValueError(f"{field}.{name}: there is no such style")
         return self
 
 

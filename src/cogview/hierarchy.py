@@ -15,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
+from cogview.data.images import to_rgb
 from cogview.errors import CogViewError
-from cogview.family import Family
-from cogview.generation.engine import Progress
+from cogview.family import Family, StyleDefaults
+from cogview.generation.editing import Frame
+from cogview.generation.engine import Ids, Progress
 from cogview.generation.fairness import FairnessTable
+from cogview.generation.hierarchical import DIRECT as DIRECT_SAMPLING
 from cogview.generation.hierarchical import (
     Upscaler,
     direct_super_resolution,
     iterative_super_resolution,
 )
-from cogview.generation.local_parallel import find_order
+from cogview.generation.local_parallel import find_order, top_k_of
+from cogview.generation.sampling import Sampling
 from cogview.generation.text_to_image import paint
 from cogview.pipeline import CogView, Picture
 from cogview.pipeline2 import CogView2
@@ -160,6 +165,43 @@ class Hierarchy(CogView2):
                     "shorten it, have it cut (--truncate), or leave pictures small (--first-stage-only)"
                 )
 
+    # ------------------------------------------------------------------------------------------ editing
+
+    def _steps(self, shape: tuple[int, int]) -> tuple[str, ...]:
+        """A part that is larger than what the CogLM draws goes through both upper steps."""
+        if not self.enlarges or max(shape) <= self.size:
+            return ()
+        return (DIRECT,) if self.iterative is None else (DIRECT, ITERATIVE)
+
+    def _large_part(
+        self, original: Image.Image, codes: Ids, area: Frame, pieces: Sequence[int], stream: tuple[int, int]
+    ) -> Image.Image:
+        """The direct model enlarges what was drawn; outside the mask the picture's own large codes come back,
+        and the iterative model draws again inside it alone, in view of them."""
+        form = self.direct.form
+        side = self.size * form.grid[0] // form.small[0]
+        known = self._codes(to_rgb(area.cut(original))[0], side)
+        region, text = area.grid_mask(form.grid), [list(pieces)[: form.text_limit]]
+        drawn = direct_super_resolution(
+            self.direct, text, codes[None], pairs=[stream], settings=self.direct_settings()
+        )
+        large = np.where(region.ravel(), drawn, known)
+        if self.iterative is not None:
+            large = iterative_super_resolution(
+                self.iterative,
+                text,
+                large,
+                pairs=[stream],
+                settings=self.iterative_settings(),
+                region=region.reshape(1, -1),
+            )
+        height, width = area.shape
+        return paint(self.images, large[0], form.grid).resize((width, height), Image.Resampling.BICUBIC)
+
+    def _enlarged_whole(self, picture: Picture) -> Picture:
+        [large] = self.enlarge([picture])
+        return large
+
     def enlarge(
         self,
         pictures: Iterable[Picture],
@@ -172,19 +214,49 @@ class Hierarchy(CogView2):
 
         Raises CogViewError where a picture has not the small grid's codes.
         """
-        waiting = iter(pictures)
-        while some := list(itertools.islice(waiting, batch_size or TOGETHER)):
-            yield from self._enlarged(some, order, progress)
+        for _, alike in itertools.groupby(pictures, _style):
+            while some := list(itertools.islice(alike, batch_size or TOGETHER)):
+                yield from self._enlarged(some, order, progress)
+
+    def direct_settings(self, style: str | None = None) -> Sampling:
+        """Sampling of the direct step: the style's settings over the family's over the release's."""
+        config = self.family.config
+        phrases = None if style is None else self.style(style)
+        own = [x for name, x in config.style_direct.items() if self.styles.get(name) is phrases and phrases]
+        return _over(DIRECT_SAMPLING if self.direct.clusters is not None else Sampling(), config.direct, *own)
+
+    def iterative_settings(self, order: str = ORDER) -> list[Sampling]:
+        """Sampling of every turn of the iterative step: the family's settings over the release's."""
+        turns = find_order(order).turns
+        released = [Sampling(top_k=top_k_of(turn + 1, turns)) for turn in range(turns)]
+        return [_over(sampling, self.family.config.iterative) for sampling in released]
 
     def _enlarged(self, some: Sequence[Picture], order: str, progress: Progress | None) -> Iterator[Picture]:
         texts = [self.text.encode(picture.caption)[: self.direct.form.text_limit] for picture in some]
         pairs = [(picture.seed, picture.index) for picture in some]
-        together = {"pairs": pairs, "batch_size": len(some), "progress": progress}
-        found = direct_super_resolution(self.direct, texts, np.stack([p.codes for p in some]), **together)  # type: ignore[arg-type]
+        together: dict[str, Any] = {"pairs": pairs, "batch_size": len(some), "progress": progress}
+        codes, settings = np.stack([picture.codes for picture in some]), self.direct_settings(_style(some[0]))
+        found = direct_super_resolution(self.direct, texts, codes, settings=settings, **together)
         facts: dict[str, Any] = {"super_resolution": "direct"}
         if self.iterative is not None:
-            found = iterative_super_resolution(self.iterative, texts, found, order=order, **together)  # type: ignore[arg-type]
+            turns = self.iterative_settings(order)
+            found = iterative_super_resolution(
+                self.iterative, texts, found, order=order, settings=turns, **together
+            )
             facts = {"super_resolution": "direct and iterative", "order": order}
         for picture, codes in zip(some, found, strict=True):
             image = paint(self.images, codes, self.direct.form.grid)
             yield replace(picture, image=image, codes=codes, settings={**picture.settings, **facts})
+
+
+def _style(picture: Picture) -> str | None:
+    """The style a picture was drawn in, as its settings say."""
+    found = picture.settings.get("style")
+    return found if isinstance(found, str) else None
+
+
+def _over(sampling: Sampling, *settings: StyleDefaults) -> Sampling:
+    """Sampling with what is set in ``settings``, the later ones over the earlier."""
+    for given in settings:
+        sampling = Sampling.model_validate(sampling.model_dump() | given.model_dump(exclude_none=True))
+    return sampling

@@ -131,6 +131,7 @@ class CogView2(CogView):
         crop: Crop = "auto",
         feather: int = editing.FEATHER,
         settings: Mapping[str, float | None] | None = None,
+        first_stage_only: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> list[Picture]:
@@ -148,6 +149,7 @@ class CogView2(CogView):
                 is larger, ``tight`` an enlarged one for small regions too, ``whole`` the picture.
             feather: pixels inside the mask over which the new sets in.
             settings: as of ``draw``.
+            first_stage_only: for a family that enlarges what it draws: do not; what is pasted is less sharp.
 
         Raises:
             CogViewError: a mask of another size, empty or full, a box outside, a prompt too long.
@@ -165,9 +167,12 @@ class CogView2(CogView):
             self.engine, self.coglm, holes, grid, sampling, order, batch_size=batch_size, progress=progress
         )
         facts = {"task": "edit", "order": order, "crop": crop, "feather": feather, "box": list(area.box)}
-        made = []
+        steps = () if first_stage_only else self._steps(area.shape)
+        facts |= {"super_resolution": " and ".join(steps)} if steps else {}
+        pieces, made = self.encode(self.caption_for(prompt, style)), []
         for found, job in zip(filled, jobs, strict=True):
-            image = self._pasted(original, found, area, feather)
+            draw = self._large_part if steps else self._small_part
+            image = editing.paste(original, draw(original, found, area, pieces, job), area, feather)
             if not whole:
                 found = self._codes(_over_white(image))  # of the whole, as of every picture
             made.append(self._picture(image, found, prompt, style, job, sampling, facts))
@@ -183,12 +188,15 @@ class CogView2(CogView):
         seed: int | None = None,
         style: str | None = None,
         settings: Mapping[str, float | None] | None = None,
+        first_stage_only: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> list[Picture]:
         """Variations: patches at random, another ``share`` of the picture each time, are drawn anew.
 
-        The results are wholly the model's: as large as the original, but squares of the model's sharpness.
+        The results are wholly the model's: as large as the original, but squares of the model's sharpness
+        (of its second stage where there is one, the original is larger than the first, and unless
+        ``first_stage_only``).
         """
         if not 0 < share <= 1:
             raise CogViewError(f"share is {share}; it lies between 0 and 1")
@@ -202,10 +210,17 @@ class CogView2(CogView):
             [found] = fill(
                 self.engine, self.coglm, [Hole(text, codes, *job)], mask, sampling, progress=report
             )
-            image = paint(self.images, found, self.coglm.grid).resize(original.size, Image.Resampling.BICUBIC)
-            facts = {"task": "vary", "share": share}
-            made.append(self._picture(image, found, prompt, style, job, sampling, facts))
+            image, facts = paint(self.images, found, self.coglm.grid), {"task": "vary", "share": share}
+            small = self._picture(image, found, prompt, style, job, sampling, facts)
+            steps = () if first_stage_only else self._steps((original.height, original.width))
+            large = self._enlarged_whole(small) if steps else small
+            image = large.image.resize(original.size, Image.Resampling.BICUBIC)
+            made.append(replace(large, image=image, codes=found))
         return made
+
+    def _enlarged_whole(self, picture: Picture) -> Picture:
+        """A picture by the models that enlarge."""
+        raise NotImplementedError
 
     def _mask(self, mask: AnyMask | None, boxes: Box | Sequence[Box], size: tuple[int, int]) -> editing.Mask:
         """All that is masked, checked."""
@@ -224,15 +239,27 @@ class CogView2(CogView):
         painted = _mask_pixels(mask)
         return editing.checked(editing.checked(painted, size, where=where) | whole, size)
 
-    def _pasted(self, original: Image.Image, codes: Ids, area: Frame, feather: int) -> Image.Image:
-        """The drawn part back in its place."""
-        height, width = area.shape
-        new = paint(self.images, codes, self.coglm.grid).resize((width, height), Image.Resampling.BICUBIC)
-        return editing.paste(original, new, area, feather)
+    def _steps(self, shape: tuple[int, int]) -> tuple[str, ...]:
+        """What enlarges a part (height, width) of a picture after it was drawn; nothing here."""
+        return ()
 
-    def _codes(self, image: Image.Image) -> Ids:
-        """Codes (rows * columns,) of a picture of any size, made a square of the model's."""
-        square = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+    def _small_part(
+        self, original: Image.Image, codes: Ids, area: Frame, pieces: Sequence[int], stream: tuple[int, int]
+    ) -> Image.Image:
+        """The part of the picture that was drawn, at the part's size, from its codes."""
+        height, width = area.shape
+        return paint(self.images, codes, self.coglm.grid).resize((width, height), Image.Resampling.BICUBIC)
+
+    def _large_part(
+        self, original: Image.Image, codes: Ids, area: Frame, pieces: Sequence[int], stream: tuple[int, int]
+    ) -> Image.Image:
+        """The same by the models that enlarge."""
+        raise NotImplementedError
+
+    def _codes(self, image: Image.Image, size: int = 0) -> Ids:
+        """Codes (rows * columns,) of a picture, made a square of ``size`` pixels (0: of the model's)."""
+        side = size or self.size
+        square = image.resize((side, side), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             codes: Ids = self.images.encode(pixels.to(self.images_device))[0].cpu().numpy()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.generation.sampling import Sampling
@@ -155,3 +155,29 @@ def test_what_does_not_fit_is_told_in_a_line() -> None:
         iterative_super_resolution(iterative(), [[20]], np.zeros((1, 54)))
     with pytest.raises(CogViewError, match="begins at 12"):
         enlarged_config(BASE.model_copy(update={"max_positions": 14}), DIRECT)
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for two pictures, five are drawn two at a time, and are the same; with none, that is said."""
+    large, calls = pictures(54), list[tuple[int, int]]()
+    expected = iterative_super_resolution(iterative(), TEXTS, large, batch_size=1)
+    whole, seen = Upscaler.states, list[int]()
+
+    def states(self: Upscaler[IterativeFormat], made: Inputs, room: int = 2) -> torch.Tensor:
+        if len(made.ids) > room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        seen.append(len(made.ids))
+        return whole(self, made)
+
+    monkeypatch.setattr(Upscaler, "states", states)
+    drawn = iterative_super_resolution(
+        iterative(), TEXTS, large, batch_size=5, progress=lambda *x: calls.append(x)
+    )
+    assert np.array_equal(drawn, expected)
+    assert seen == [2] * 12 + [1] * 6 and calls[-1] == (18, 18)
+    monkeypatch.setattr(Upscaler, "states", lambda self, made: states(self, made, 0))
+    with pytest.raises(CogViewError, match="one large picture at a time"):
+        iterative_super_resolution(iterative(), TEXTS, large)
+    monkeypatch.setattr(Upscaler, "states", lambda self, made: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        iterative_super_resolution(iterative(), TEXTS, large)

@@ -83,6 +83,10 @@ def edit(
     emphasis: Annotated[
         float | None, typer.Option(help="Added to attention towards the text.", show_default="the model's")
     ] = None,
+    first_stage_only: Annotated[
+        bool,
+        typer.Option("--first-stage-only", help="Do not enlarge what is drawn: faster, less sharp."),
+    ] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
     precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
@@ -111,10 +115,10 @@ def edit(
         raise CogViewError("the prompt is empty; say what the whole picture shall show")
     batch_size = batch_limit(max_batch)
     check_folder(out)
-    from cogview.pipeline2 import CogView2
+    from cogview.hierarchy import Hierarchy
 
     started = time.monotonic()
-    cogview = CogView2.from_pretrained(model, precision=precision, deterministic=deterministic)
+    cogview = Hierarchy.from_pretrained(model, precision=precision, deterministic=deterministic)
     settings = {
         "temperature": temperature,
         "top_k": top_k,
@@ -123,7 +127,7 @@ def edit(
         "clusters": clusters,
         "emphasis": emphasis,
     }
-    assert isinstance(cogview, CogView2)
+    assert isinstance(cogview, Hierarchy)
     with bar() as show:
         if vary is not None:
             pictures = cogview.vary(
@@ -134,6 +138,7 @@ def edit(
                 seed=seed,
                 style=style,
                 settings=settings,
+                first_stage_only=first_stage_only,
                 batch_size=batch_size,
                 progress=show,
             )
@@ -150,6 +155,7 @@ def edit(
                 crop=crop,
                 feather=feather,
                 settings=settings,
+                first_stage_only=first_stage_only,
                 batch_size=batch_size,
                 progress=show,
             )

@@ -92,13 +92,19 @@ def enlarged(
     order: str = ORDER,
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
-    """Small codes (n, rows * columns) as large pictures: by the direct model, and by both if there are two."""
+    """Small codes (n, rows * columns) as large pictures: by the direct model, and by both if it has two."""
     limit = model.direct.form.text_limit
     texts = [model.text.encode(caption)[:limit] for caption in captions]
     pairs = [(plan.seed, number) for number in range(len(codes))]
     size = min(plan.batch, TOGETHER)
     first = direct_super_resolution(
-        model.direct, texts, codes, pairs=pairs, batch_size=size, progress=_told(progress, "direct")
+        model.direct,
+        texts,
+        codes,
+        pairs=pairs,
+        settings=model.direct_settings(),
+        batch_size=size,
+        progress=_told(progress, "direct"),
     )
     ways = {DIRECT: _painted(model, first, model.direct.form.grid)}
     if model.iterative is None:
@@ -109,6 +115,7 @@ def enlarged(
         first,
         pairs=pairs,
         order=order,
+        settings=model.iterative_settings(order),
         batch_size=size,
         progress=_told(progress, "iterative"),
     )

@@ -7,8 +7,10 @@ neighbours agree. One random stream a picture: it is the same alone and in any b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.errors import CogViewError
-from cogview.generation import sampling
+from cogview.generation import memory, sampling
 from cogview.generation.local_parallel import (
     ROWS,
     TOP_K,
@@ -30,6 +32,8 @@ from cogview.generation.local_parallel import (
 )
 from cogview.generation.sampling import MAX_SEED, Sampling, Streams
 from cogview.transformer.model import Transformer
+
+log = logging.getLogger(__name__)
 
 Ids = NDArray[np.int64]
 Pairs = Sequence[tuple[int, int]]
@@ -185,19 +189,41 @@ def _in_batches(
     if size < 1:
         raise CogViewError(f"batch_size is {size}; give 1 or more")
     own = [(seed, (index * 4 + STREAMS[name] + (1 << 60)) % (MAX_SEED + 1)) for seed, index in given]
-    chosen = [slice(first, first + size) for first in range(0, len(pictures), size)]
-    count = _counter(progress, turns * len(chosen))
-    large = [
-        draw(part, Streams(own[part], turns * model.form.codes, model.device), lambda: next(count))
-        for part in chosen
-    ]
+    large, first, done = list[Tensor](), 0, 0
+    while first < len(pictures):
+        part = slice(first, first + size)
+        total = done + turns * -(-(len(pictures) - first) // size)
+        count = _counter(progress, done, total)
+        try:
+            streams = Streams(own[part], turns * model.form.codes, model.device)
+            large.append(draw(part, streams, partial(next, count)))
+        except (RuntimeError, MemoryError) as error:
+            size = _halved(min(size, len(pictures) - first), model.device, error)
+            continue
+        first, done = first + size, done + turns
     found: Ids = torch.cat(large).cpu().numpy() if large else np.empty((0, model.form.codes), dtype=np.int64)
     return found
 
 
-def _counter(progress: Progress | None, total: int) -> Iterator[None]:
-    """Tells ``progress`` at each ``next`` that one more forward is done."""
-    for done in range(1, total + 1):
+def _halved(size: int, device: torch.device, error: Exception) -> int:
+    """Half of a batch for which there was no memory; CogViewError for one picture, else ``error`` itself."""
+    if not memory.ran_out(error):
+        raise error
+    if size == 1:
+        raise CogViewError(
+            f"out of memory on {device} with one large picture at a time; close other programs, or leave "
+            "pictures small (--first-stage-only)"
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = (size + 1) // 2
+    log.warning("out of memory with %d large pictures at a time; going on with %d", size, half)
+    return half
+
+
+def _counter(progress: Progress | None, done: int, total: int) -> Iterator[None]:
+    """Tells ``progress`` at each ``next`` that one more forward is done, after ``done`` of ``total``."""
+    for now in range(done + 1, total + 1):
         if progress is not None:
-            progress(done, total)
+            progress(now, total)
         yield

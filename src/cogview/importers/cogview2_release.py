@@ -53,6 +53,7 @@ WORDS: dict[str, tuple[str, float | None]] = {
 }
 STYLES = {"none": {"en": "", "zh": ""}} | {name: {"en": w, "zh": w} for name, (w, _) in WORDS.items()}
 STYLE_DEFAULTS = {name: StyleDefaults(temperature=t) for name, (_, t) in WORDS.items() if t is not None}
+STYLE_DIRECT = dict.fromkeys(("flat", "comics"), StyleDefaults(clusters=5, cluster_temperature=0.4))
 TEMPLATES = {"en": "{caption} {style}", "zh": "{caption} {style}"}
 DEFAULTS = Defaults(temperature=1.15, clusters=16, cluster_temperature=1.0, emphasis=1.4)
 
@@ -235,6 +236,7 @@ def _config(release: Release2, parts: Parts, name: str) -> FamilyConfig:
         templates=TEMPLATES,
         defaults=DEFAULTS,
         style_defaults=STYLE_DEFAULTS,
+        style_direct=STYLE_DIRECT if "direct" in roles else {},
         clusters=CLUSTERS,
         newline=NEWLINE,
         fingerprints=Fingerprints(

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from cogview.config import Config, load_json, validate
 from cogview.errors import CogViewError
-from cogview.family import FILE, Defaults, Family, FamilyConfig, Fingerprints, Role, write_family
+from cogview.family import (
+    FILE,
+    Defaults,
+    Family,
+    FamilyConfig,
+    Fingerprints,
+    Role,
+    StyleDefaults,
+    write_family,
+)
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.images import read_image_tokenizer
@@ -40,6 +49,8 @@ class FamilySettings(Config):
     styles: dict[str, dict[str, str]] = Field(default_factory=dict)
     templates: dict[str, str] = Field(default_factory=dict)
     defaults: Defaults | None = None
+    direct: StyleDefaults | None = None
+    iterative: StyleDefaults | None = None
 
 
 def model_directory(run: Path) -> Path:
@@ -259,6 +270,8 @@ def _config(
         "roles": dict(roles),
         "styles": {**(before.styles if before else {}), **settings.styles},
         "defaults": settings.defaults or (before.defaults if before else Defaults()),
+        "direct": settings.direct or (before.direct if before else StyleDefaults()),
+        "iterative": settings.iterative or (before.iterative if before else StyleDefaults()),
         "adapters": {name: f"lora-{name}" for name in adapters},
         "fingerprints": prints,
     }

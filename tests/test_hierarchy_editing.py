@@ -1,0 +1,101 @@
+"""Editing and varying at full resolution: a tiny family that makes pictures three times as large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogview.cli.app import main
+from cogview.generation import hierarchical
+from cogview.generation.text_to_image import paint
+from cogview.hierarchy import Hierarchy, load
+from cogview.provenance import read
+from tests.generation import tiny2
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny2.write(tmp_path_factory.mktemp("tiny2"), enlarging=True)
+
+
+@pytest.fixture(scope="module")
+def model(family: Path) -> Hierarchy:
+    found = load(family)
+    assert isinstance(found, Hierarchy)
+    return found
+
+
+def photo(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_a_large_hole_is_filled_at_full_resolution(model: Hierarchy) -> None:
+    """Inside, away from the seam, are the pixels of codes made by both models; outside, the original's."""
+    image = photo(48, 48)
+    [edited] = model.edit(image, "a red circle", boxes=(8, 8, 40, 44), seed=5, crop="whole", feather=1)
+    [small] = model.edit(
+        image, "a red circle", boxes=(8, 8, 40, 44), seed=5, crop="whole", feather=1, first_stage_only=True
+    )
+    mask = np.zeros((48, 48), bool)
+    mask[8:44, 8:40] = True
+    after, before = np.asarray(edited.image), np.asarray(image)
+    assert (after[~mask] == before[~mask]).all() and (after[mask] != np.asarray(small.image)[mask]).any()
+    assert edited.settings["super_resolution"] == "direct and iterative"
+    assert "super_resolution" not in small.settings
+    pieces = model.encode("a red circle")
+    drawn = hierarchical.direct_super_resolution(model.direct, [pieces], small.codes[None], pairs=[(5, 0)])
+    region = np.zeros((12, 12), bool)
+    region[2:11, 2:10] = True  # codes of 4 pixels
+    known = model._codes(image, 48).reshape(12, 12)
+    start = np.where(region, drawn.reshape(12, 12), known)
+    assert model.iterative is not None
+    codes = hierarchical.iterative_super_resolution(
+        model.iterative, [pieces], start.reshape(1, -1), pairs=[(5, 0)], region=region.reshape(1, -1)
+    )
+    assert (codes.reshape(12, 12)[~region] == known[~region]).all()
+    expected = np.asarray(paint(model.images, codes[0], (12, 12)))
+    assert np.array_equal(after[mask], expected[mask])
+
+
+def test_what_is_no_larger_than_the_first_stage_is_not_enlarged(model: Hierarchy) -> None:
+    [edited] = model.edit(photo(60, 40), "a red circle", boxes=(3, 3, 9, 9), seed=5)
+    assert "super_resolution" not in edited.settings and edited.settings["box"] == [0, 0, 16, 16]
+
+
+@pytest.mark.parametrize("size", [(48, 48), (50, 20), (100, 70)])
+def test_parts_of_any_shape_go_back_to_their_place(model: Hierarchy, size: tuple[int, int]) -> None:
+    image = photo(*size)
+    results = model.edit(image, "a red circle", boxes="20%,20%,90%,90%", n=2, seed=5)
+    mask = np.zeros(size[::-1], bool)
+    mask[round(0.2 * size[1]) : round(0.9 * size[1]), round(0.2 * size[0]) : round(0.9 * size[0])] = True
+    for result in results:
+        after, before = np.asarray(result.image), np.asarray(image)
+        assert (after[~mask] == before[~mask]).all() and (after[mask] != before[mask]).mean() > 0.5
+    assert (np.asarray(results[0].image) != np.asarray(results[1].image)).any()
+    [alone] = model.edit(image, "a red circle", boxes="20%,20%,90%,90%", n=1, seed=5)
+    assert np.array_equal(np.asarray(alone.image), np.asarray(results[0].image))
+
+
+def test_variations_are_as_sharp_as_drawings(model: Hierarchy) -> None:
+    [drawn] = model.generate("a red circle", 1, seed=1)
+    [varied] = model.vary(drawn, "a red circle", share=0.5, seed=2)
+    [small] = model.vary(drawn, "a red circle", share=0.5, seed=2, first_stage_only=True)
+    assert np.array_equal(varied.codes, small.codes)
+    assert varied.image.size == small.image.size == (48, 48)
+    large = model._enlarged_whole(small)
+    assert np.array_equal(np.asarray(large.image), np.asarray(varied.image))
+    assert varied.settings["super_resolution"] == "direct and iterative"
+
+
+def test_the_command(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo(48, 48).save(tmp_path / "cat.png")
+    words = ["edit", str(tmp_path / "cat.png"), "a red circle", "--box", "0,0,40,40", "--seed", "1"]
+    for more in ([], ["--first-stage-only"]):
+        assert main([*words, "--model", str(family), "-o", str(tmp_path / "out"), *more]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.split()]
+    facts = [read(path) for path in paths]
+    kinds = [fact.settings.get("super_resolution") for fact in facts if fact is not None]
+    assert kinds == ["direct and iterative", None]
