@@ -47,3 +47,16 @@ def test_loss_curves_are_smoothed_and_compared_where_both_have_steps() -> None:
     worse = [{**line, "loss": 2.2} for line in lines[:1]]
     said = script["compare"]({"dense": lines, "sparse": worse})
     assert said.startswith("step 10:") and "10.0% at most" in said
+
+
+def test_the_hierarchy_takes_one_forward_and_six() -> None:
+    """hierarchical.py draws the same size both ways; the hierarchy takes 1 + 6 forwards over large codes."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "hierarchical.py"))
+    clock = iter(range(1000))
+    ways = {name: script[name](24, 1, 32, lambda: float(next(clock))) for name in ("sliding", "hierarchical")}
+    times = script["measure"](ways, images=2, rounds=1)
+    assert ways["hierarchical"].forwards == {"direct": 2, "iterative": 12}  # and the turn for warming up
+    assert ways["sliding"].forwards == {"large codes drawn one by one": 576, "windows": 9}
+    found = script["report"](times, 2)
+    assert found["seconds_a_picture"] == {"sliding": 1.0, "hierarchical": 1.5}  # the clock ticks at each step
+    assert found["as_fast"] == pytest.approx(2 / 3) and found["as_fast_after_the_first_stage"] == 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from cogview.provenance import model_hash
 if TYPE_CHECKING:
     from cogview.evaluation.captions import CaptionPlan
     from cogview.generation.fairness import FairnessTable
-    from cogview.pipeline import CogView
+    from cogview.pipeline import CogView, Picture
 
 Sampling = Mapping[str, int | float | str]
 
@@ -42,24 +42,26 @@ class ModelDrawer:
     """The model family ``model`` (name or directory) for the experiments, read at first use.
 
     It is a drawer (``attributes.py``), it draws candidates (``best_of.py``) and describes (``captions.py``).
+    small: of a family that enlarges what it draws, the pictures of the first step.
     """
 
-    def __init__(self, model: str, precision: Precision = "fp32") -> None:
+    def __init__(self, model: str, precision: Precision = "fp32", small: bool = False) -> None:
         self.directory = family_directory(model)
         self.name = self.directory.name
         self.precision = precision
+        self.small = small
 
     @cached_property
     def family(self) -> CogView:
         """The models."""
-        from cogview.pipeline import CogView
+        from cogview.hierarchy import load
 
-        return CogView.from_pretrained(self.directory, precision=self.precision)
+        return load(self.directory, precision=self.precision)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the family's weights and configurations."""
-        return model_hash(self.directory)
+        return model_hash(self.directory) + (" small" if self.small else "")
 
     @property
     def image_tokenizer(self) -> Path:
@@ -74,23 +76,32 @@ class ModelDrawer:
 
     def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         """One picture for each prompt."""
+        return [picture.image for picture in self._drawn(list(prompts), 1, seed, sampling, self.small)]
+
+    def _drawn(
+        self, prompts: list[str], n: int, seed: int, sampling: Sampling, small: bool, **more: Any
+    ) -> list[Picture]:
+        """``n`` pictures for each prompt, by either kind of family."""
+        from cogview.hierarchy import Hierarchy
+
         given: Any = sampling
-        return [result.image for result in self.family.generate(list(prompts), n=1, seed=seed, **given)]
+        if isinstance(self.family, Hierarchy):
+            return self.family.generate(prompts, n, seed, settings=given, first_stage_only=small, **more)
+        return self.family.generate(prompts, n, seed, **given, **more)
 
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
     ) -> list[Image.Image]:
         """``n`` pictures of a prompt from index ``first`` on, worded by ``table`` (``fairness.py``)."""
-        given: Any = sampling
-        made = self.family.generate(prompt, n=n, seed=seed, first=first, fairness=table, **given)
+        made = self._drawn([prompt], n, seed, sampling, self.small, first=first, fairness=table)
         return [picture.image for picture in made]
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Sampling
     ) -> tuple[list[Image.Image], list[float]]:
         """``n`` pictures of a prompt and their caption losses; CogViewError before any where it has none."""
-        scorer, given = self.family.scorer, cast(Any, sampling)
-        pictures = self.family.generate(prompt, n=n, seed=seed, **given)
+        scorer = self.family.scorer
+        pictures = self._drawn([prompt], n, seed, sampling, True)
         pieces = self.family.scored_pieces(pictures[0].caption)
         return [picture.image for picture in pictures], scorer.score(
             [picture.codes for picture in pictures], [pieces]

@@ -1,0 +1,202 @@
+"""CogView2's hierarchy against a base model with sliding-window super-resolution: one size, one run.
+
+    python benchmarks/hierarchical.py
+
+All models have the same layers and width, random weights (which do not change the time) and one final size,
+``--side`` codes square. *sliding* is CogView (section 3.1): a base draws half the side, one code after the
+other, then nine windows of super-resolution draw the large picture the same way. *hierarchical* is CogView2
+(section 3.3): a CogLM draws a third of the side, one forward makes the large picture, six more correct it.
+Both use this package's engine with its cache, image-only output and top-k 200, from codes to codes. They take
+turns; ratios are medians over the turns. Forwards over large codes are counted by hand and by hooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cogview.coglm import CogLMFormat
+from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.generation.engine import Engine
+from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
+from cogview.generation.sampling import Sampling
+from cogview.generation.step import pack
+from cogview.generation.super_resolution import Small, enlarge, sliding_windows
+from cogview.generation.text_to_image import draw_codes
+from cogview.sequences import SequenceFormat
+from cogview.transformer.config import TransformerConfig
+from cogview.transformer.model import Transformer
+from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
+
+SETTINGS = Sampling(top_k=200)
+TEXT = tuple(range(12))
+CODES, PIECES = 4096, 7500
+
+Numbers = Sequence[int]
+
+
+@dataclass
+class Way:
+    """One pipeline: ``run(pictures)`` gives seconds by step, ``forwards`` those over large codes."""
+
+    run: Callable[[Numbers], dict[str, float]]
+    forwards: dict[str, int]
+
+
+def model(layers: int, hidden: int, vocabulary: Vocabulary, positions: int) -> TransformerConfig:
+    """The one size."""
+    return TransformerConfig(
+        layers=layers,
+        hidden=hidden,
+        heads=hidden // 32,
+        vocab_size=vocabulary.padded_size,
+        max_positions=positions,
+        norm_relax="none",
+    )
+
+
+def sliding(side: int, layers: int, hidden: int, clock: Callable[[], float]) -> Way:
+    """A base for half the side, and windows of that size over a quarter of it."""
+    half = side // 2
+    vocabulary = Vocabulary(image_codes=CODES, text_pieces=PIECES)
+    base = SequenceFormat(vocabulary=vocabulary, grid=(half, half))
+    large = SequenceFormat(
+        kind="super_resolution", vocabulary=vocabulary, grid=(half, half), context_grid=(half // 2, half // 2)
+    )
+    rows = slice(0, CODES)
+    first, second = (
+        Engine(pack(Transformer(model(layers, hidden, vocabulary, form.max_positions)).eval(), rows))
+        for form in (base, large)
+    )
+
+    def run(pictures: Numbers) -> dict[str, float]:
+        start = clock()
+        streams = [(0, 0, number) for number in pictures]
+        drawn = dict(draw_codes(first, base, [TEXT], streams, SETTINGS))
+        middle = clock()
+        small = [Small(TEXT, drawn[i].reshape(half, half), 0, n) for i, n in enumerate(pictures)]
+        found = dict(enlarge(second, large, small, SETTINGS))
+        assert all(codes.shape == (side, side) for codes in found.values())
+        return {"first stage": middle - start, "large": clock() - middle}
+
+    windows = sliding_windows((side, side), (half, half))
+    return Way(run, {"large codes drawn one by one": side * side, "windows": len(windows)})
+
+
+def hierarchical(side: int, layers: int, hidden: int, clock: Callable[[], float]) -> Way:
+    """A CogLM for a third of the side, one direct and six iterative forwards."""
+    third = side // 3
+    vocabulary = Vocabulary(image_codes=CODES, text_pieces=PIECES, controls=COGVIEW2_CONTROLS)
+    form = CogLMFormat(vocabulary=vocabulary, text_slots=64, grid=(third, third))
+    config = model(layers, hidden, vocabulary, form.max_positions)
+    engine = Engine(pack(Transformer(config).eval(), slice(0, CODES)))
+    forms = DirectFormat.over(form, 3, form.max_positions), IterativeFormat.over(form, 3, form.max_positions)
+    networks = [Transformer(enlarged_config(config, large)).eval() for large in forms]
+    direct, iterative = Upscaler(networks[0], forms[0]), Upscaler(networks[1], forms[1])
+    forwards = {"direct": 0, "iterative": 0}
+    for name, network in zip(forwards, networks, strict=True):
+        network.register_forward_hook(lambda *_, name=name: forwards.update({name: forwards[name] + 1}))
+
+    def run(pictures: Numbers) -> dict[str, float]:
+        start = clock()
+        streams: Any = [(0, 0, number) for number in pictures]
+        small = dict(draw_codes(engine, form, [TEXT], streams, SETTINGS))  # type: ignore[arg-type]
+        middle = clock()
+        texts = [TEXT] * len(pictures)
+        codes = direct_super_resolution(direct, texts, np.stack([small[i] for i in range(len(pictures))]))
+        once = clock()
+        found = iterative_super_resolution(iterative, texts, codes)
+        assert found.shape == (len(pictures), side * side)
+        return {"first stage": middle - start, "direct": once - middle, "iterative": clock() - once}
+
+    return Way(run, forwards)
+
+
+def measure(ways: dict[str, Way], images: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Seconds by step of every way and turn; the first turn is for warming up."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            times = way.run(range(images))
+            if turn:
+                found[name].append(times)
+                print(f"{name:13}", {step: round(s, 2) for step, s in times.items()}, flush=True)
+    return found
+
+
+def report(times: dict[str, list[dict[str, float]]], images: int) -> dict[str, Any]:
+    """Medians and ratios."""
+    whole = {name: [sum(turn.values()) for turn in turns] for name, turns in times.items()}
+    ratios = [a / b for a, b in zip(whole["sliding"], whole["hierarchical"], strict=True)]
+    large = {
+        name: [sum(turn.values()) - turn["first stage"] for turn in turns] for name, turns in times.items()
+    }
+    return {
+        "seconds_a_picture": {name: statistics.median(found) / images for name, found in whole.items()},
+        "seconds_by_step": {
+            name: {step: statistics.median(turn[step] for turn in turns) / images for step in turns[0]}
+            for name, turns in times.items()
+        },
+        "as_fast": statistics.median(ratios),
+        "as_fast_after_the_first_stage": statistics.median(
+            a / b for a, b in zip(large["sliding"], large["hierarchical"], strict=True)
+        ),
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--side", type=int, default=48, help="final codes a side; a multiple of 24"
+    )
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--images", type=int, default=1, help="drawn together")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processor", action="store_true", help="processor time; for a busy machine")
+    out = Path(__file__).parent / "results" / "hierarchical.json"
+    parser.add_argument("--out", type=Path, default=out)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    if given.side % 24:
+        raise SystemExit("--side must be a multiple of 24: thirds are drawn, and halves, slid by quarters")
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    clock = time.process_time if given.processor else time.perf_counter
+    shape = given.side, given.layers, given.hidden, clock
+    ways = {"sliding": sliding(*shape), "hierarchical": hierarchical(*shape)}
+    found = report(measure(ways, given.images, given.rounds), given.images)
+    runs = given.rounds + 1
+    count = {step: forwards // runs for step, forwards in ways["hierarchical"].forwards.items()}
+    found["forwards_over_large_codes"] = {"sliding": ways["sliding"].forwards, "hierarchical": count}
+    print(found["seconds_a_picture"], "seconds a picture")
+    print(f"hierarchical is {found['as_fast']:.1f} x as fast")
+    print(f"after the first stage {found['as_fast_after_the_first_stage']:.1f} x; forwards {count}")
+    found |= {name: getattr(given, name) for name in ("side", "layers", "hidden", "images", "threads")}
+    found |= {
+        "clock": "processor" if given.processor else "wall",
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "torch": torch.__version__,
+        "load": os.getloadavg()[0],
+    }
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
