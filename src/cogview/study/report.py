@@ -215,11 +215,16 @@ def _ci(interval: Interval | None, form: str = "{:.2f}") -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; the first cell of each row is its heading."""
+    """An HTML table; the first cell of each row is its heading, the second line of a cell is small."""
+
+    def inside(cell: str) -> str:
+        first, _, second = html.escape(cell).partition("\n")
+        return f"{first}<small>{second}</small>" if second else first
+
     top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "".join(f"<td>{inside(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in rows
     )
@@ -227,14 +232,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def model_rows(figures: Figures, intervals: bool = True) -> list[list[str]]:
-    """A row for each model: the four means ± deviation, the share of best; each with its interval."""
+    """A row for each model: the four means ± deviation, the share of best; intervals on a second line."""
     rows = []
     for name, model in figures.models.items():
         means, best = [model.scores[scale] for scale in SCALES], model.best
         cells = [f"{mean.mean:.2f} ± {mean.deviation or 0:.2f}" for mean in means] + [f"{best.share:.1%}"]
         spans = [*(_ci(mean.interval) for mean in means), _ci(best.interval, "{:.1%}")]
         if intervals:
-            cells = [f"{cell} {span}" for cell, span in zip(cells, spans, strict=True)]
+            cells = [f"{cell}\n{span}" for cell, span in zip(cells, spans, strict=True)]
         rows.append([name, *cells, f"{best.best} / {best.shown}"])
     return rows
 
@@ -321,12 +326,12 @@ def report_page(report: Report, store: Store, answers: Sequence[Answer], picture
     parts = [
         f"<h1>{title}</h1><p class=quiet>{html.escape(report.software)} · study {report.study[:12]}</p>",
         '<div class="facts">' + "".join(f"<div><b>{n}</b>{what}</div>" for n, what in facts) + "</div>",
-        f'<img class=plot src="{_data_url(picture, "png")}" alt="Means and shares, as in the table.">',
+        f'<div class=wide><img class=plot src="{_data_url(picture, "png")}" alt="As in the table."></div>',
         "<h2>Models</h2>" + _table(head, model_rows(figures)),
         _ab_section(figures),
         f"<h2>How it was counted</h2><p>{html.escape(report.method)}</p><p>{outcomes(figures)}.</p>",
-        "<h2>Raters</h2>" + _table(raters, _rater_rows(figures)),
         _examples(store, answers, figures),
+        f"<details><summary>Raters</summary>{_table(raters, _rater_rows(figures))}</details>",
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -394,4 +394,5 @@ def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: st
         ws="none",
         lifespan="off",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with store.attached():
+        uvicorn.Server(config).run(sockets=[listener])

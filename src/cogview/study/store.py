@@ -188,6 +188,13 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise CogViewError(f"{path}: {error}") from error
 
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep a connection while short ones come and go: the last one to close locks and empties the log."""
+        with contextlib.closing(sqlite3.connect(self.directory / ANSWERS, isolation_level=None)) as database:
+            _count(database)
+            yield
+
     # -------------------------------------------------------------------------------------------- raters
 
     def invite(self, count: int) -> int:
