@@ -95,7 +95,7 @@ def _loops(a: NDArray[Any], b: NDArray[Any], u: NDArray[Any], v: NDArray[Any]) -
         return float(total / sum(own[i] * own[j] for i, j in pairs))
 
     across = sum(u[i] * v[j] * near(a[i], b[j]) for i in range(len(a)) for j in range(len(b)))
-    return within(a, u) + within(b, v) - 2 * float(across) / (u.sum() * v.sum())
+    return within(a, u) + within(b, v) - 2 * float(across) / float(u.sum() * v.sum())
 
 
 def test_the_inception_score_is_torchmetrics() -> None:

@@ -75,7 +75,7 @@ def open_extractor(path: Path, canvas: int = 256, preprocessing: str = "pytorch-
         CogViewError: no such file, or another network's; an unknown preprocessing.
     """
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             names = set(file.keys())
     except (OSError, SafetensorError) as error:
         first = str(error).splitlines()[0]

@@ -69,7 +69,7 @@ def _moments(features: Array, own: Array | None) -> tuple[Array, Array]:
     total = own.sum()
     mean: Array = own @ features / total
     root: Array = np.sqrt(own / (total - 1))[:, None] * (features - mean)
-    return mean, root if len(root) <= root.shape[1] else np.linalg.qr(root, mode="r")
+    return mean, root if len(root) <= root.shape[1] else np.asarray(np.linalg.qr(root, mode="r"))
 
 
 def frechet_interval(real: Array, drawn: Array, value: float, times: int, seed: int) -> tuple[float, float]:
