@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def train(
@@ -22,6 +25,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in it.")] = False,
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="Go on if the run has begun, else begin it.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show losses, speed, memory and samples, as `cogview watch` does.")
     ] = False,
 ) -> None:
     """Train a model from a recipe; stop it with Ctrl-C and go on with --resume.
@@ -46,7 +52,8 @@ def train(
         task = task_class(given.task)(given)
         ranks = meet(task, given)
         going_on = ranks.lead(lambda: begin(given, directory, resume, auto_resume))
-        outcome = Trainer(task, given, directory, console, ranks).fit(going_on)
+        with _view(directory, console, live and ranks.first) as quiet:
+            outcome = Trainer(task, given, directory, quiet, ranks).fit(going_on)
     except ElsewhereError:
         raise typer.Exit(2) from None  # the rank that failed says why
     if not ranks.first:
@@ -56,6 +63,20 @@ def train(
         command = _command(recipe, overrides, directory)
         message = f"{outcome.stopped}: stopped after step {outcome.step}; go on with: {command}"
     console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _view(directory: Path, console: Console, live: bool) -> Iterator[Console]:
+    """Where the trainer talks: to the terminal, or nowhere while the live view is on it."""
+    from rich.console import Console
+
+    from cogview.training.view import live as show
+
+    if not live or not console.is_terminal:
+        yield console
+        return
+    with show(directory, console):
+        yield Console(quiet=True)
 
 
 def _saved(out: Path | None) -> Path:
