@@ -17,7 +17,8 @@ The arithmetic is real fp16 on any device: weights, activations, attention score
 precision tensors, so what exceeds 65,504 becomes infinite. As in ZeRO the optimizer keeps fp32 copies, and the
 loss is scaled dynamically: an update whose gradient overflows is left out and halves the scale. A variant has
 ended when its forward pass overflows for ``--patience`` batches in a row, at weights that no skipped update
-changes. Written: ``stability.json``, ``stability.png``.
+changes. Written: a JSON file a variant and ``stability.png``; variants that are there already are kept, so
+four processes may each train one (``--only``).
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def train(name: str, given: argparse.Namespace) -> Curve:
         hidden = half.model(ids[:, :-1], torch.arange(given.length, device=given.device))
         loss = F.cross_entropy(half.model.logits(hidden).float().flatten(0, 1), ids[:, 1:].flatten())
         finite = bool(loss.isfinite())
-        curve.losses.append(float(loss) if finite else None)
+        curve.losses.append(loss.item() if finite else None)
         curve.skipped += not half.step(loss)
         curve.scales.append(half.scaler.scale)
         lost = 0 if finite else lost + 1
@@ -209,30 +210,42 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/stability"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=list(VARIANTS), help="one variant")
-    for name, value in (("layers", 64), ("hidden", 32), ("heads", 2), ("length", 24), ("batch", 4), ("steps", 150),
+    for name, value in (("layers", 64), ("hidden", 32), ("heads", 2), ("length", 24), ("batch", 4), ("steps", 100),
                         ("period", 4), ("vocabulary", 64), ("every", 5), ("patience", 10), ("seed", 0)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    parser.add_argument("--lr", type=float, default=0.01, help="default 0.01, the paper's smaller one")
+    parser.add_argument("--lr", type=float, default=0.1, help="default 0.1, the larger one of the paper")
     parser.add_argument("--decay", type=float, default=0.04, help="weight decay, default 0.04")
     return parser.parse_args()
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What decides a curve."""
+    return {key: value for key, value in vars(given).items() if key not in ("out", "only")}
+
+
+def finished(given: argparse.Namespace) -> dict[str, Curve]:
+    """The variants that are there already, with these settings."""
+    found: dict[str, Curve] = {}
+    for name in VARIANTS:
+        path = given.out / f"{name}.json"
+        held = json.loads(path.read_text()) if path.is_file() else {}
+        if held.get("settings") == settings_of(given):
+            found[name] = Curve(**held["curve"])
+    return found
 
 
 def main() -> None:
     given = parse()
     given.out.mkdir(parents=True, exist_ok=True)
-    curves: dict[str, Curve] = {}
     for name in [given.only] if given.only else VARIANTS:
-        curves[name] = train(name, given)
-        print(told(name, curves[name], given), flush=True)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-    found = {
-        "settings": settings,
-        "torch": torch.__version__,
-        "variants": {n: asdict(c) for n, c in curves.items()},
-    }
-    (given.out / "stability.json").write_text(json.dumps(found, indent=1) + "\n")
-    plot(curves, given, given.out / "stability.png")
-    print(f"{given.out / 'stability.png'}")
+        curve = finished(given).get(name)
+        if curve is None:
+            curve = train(name, given)
+            found = {"settings": settings_of(given), "torch": torch.__version__, "curve": asdict(curve)}
+            (given.out / f"{name}.json").write_text(json.dumps(found) + "\n")
+        print(told(name, curve, given), flush=True)
+    plot(finished(given), given, given.out / "stability.png")
+    print(given.out / "stability.png")
 
 
 if __name__ == "__main__":

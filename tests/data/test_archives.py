@@ -8,6 +8,7 @@ import pickle
 import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -361,6 +362,27 @@ def test_translation_from_any_start(
         texts = [c.text for c in record.captions if c.language == "zh"]
         assert texts == (["已有"] if number == 3 else [f"译 caption {number % 4}"])
     assert len(asked) == len(set(asked))
+
+
+def test_translations_are_kept_and_nothing_is_translated_twice(folder: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def translate(texts: Sequence[str]) -> list[str]:
+        asked.extend(texts)
+        return [f"译 {text}" for text in texts]
+
+    def captions(name: str) -> list[set[str]]:
+        source = TranslatedSource(some(folder), translate, name=name, cache=tmp_path / "kept")
+        return [{caption.text for caption in record.captions} for record in source.records()]
+
+    whole = captions("one")
+    first = list(asked)
+    assert first and len(set(first)) == len(first)
+    for file in (tmp_path / "kept").iterdir():  # a kill while a line was written
+        file.write_text(file.read_text("utf-8") + '["cut", "sho', "utf-8")
+    assert captions("one") == whole and asked == first
+    captions("another translator")
+    assert asked == first * 2
 
 
 def test_a_command_translates_or_says_why_not(tmp_path: Path) -> None:

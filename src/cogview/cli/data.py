@@ -61,6 +61,15 @@ TranslateOption = Annotated[
         help="Add Chinese captions: a command that reads captions, one a line, and writes as many lines.",
     ),
 ]
+TranslationsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--translations",
+        metavar="FOLDER",
+        help="Where translations are kept, so that nothing is translated twice (build: OUT/translations).",
+        show_default=False,
+    ),
+]
 BytesOption = Annotated[int | None, typer.Option(help="Refuse larger picture files (default: 64 MiB).")]
 PixelsOption = Annotated[
     int | None, typer.Option(help="Refuse larger pictures (default: 64 million pixels).")
@@ -98,6 +107,7 @@ def check_command(
     images: ImagesOption = None,
     caption: CaptionOption = None,
     translate: TranslateOption = None,
+    translations: TranslationsOption = None,
     validation: ValidationOption = 0.02,
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
@@ -109,7 +119,7 @@ def check_command(
     """Read every record, count what is good and explain what is not. Exit code 2 if anything was rejected."""
     from cogview.data.check import check
 
-    opened = _open(source, column, images, caption, translate, validation)
+    opened = _open(source, column, images, caption, (translate, translations), validation)
     limits, processes = _limits(max_bytes, max_pixels, max_seconds), _workers(workers, opened)
     with _progress("checking") as progress:
         found = check(opened, limits, progress, processes)
@@ -143,6 +153,7 @@ def build_command(
     images: ImagesOption = None,
     caption: CaptionOption = None,
     translate: TranslateOption = None,
+    translations: TranslationsOption = None,
     validation: ValidationOption = 0.02,
     size: Annotated[
         int | None,
@@ -201,7 +212,7 @@ def build_command(
 
     cogview data build pets/ tokens/ --tokenizers pictogram --rank 3 --ranks 16
     """
-    from cogview.data.build import Builder, BuildSettings
+    from cogview.data.build import TRANSLATIONS, Builder, BuildSettings
     from cogview.data.encoding import OnDevice, encoding_device
     from cogview.tokenizers.images import read_image_tokenizer
     from cogview.tokenizers.text import TextTokenizer
@@ -209,7 +220,8 @@ def build_command(
     share = _share(rank, ranks)
     images_at, texts_at = _tokenizers(image_tokenizer, text_tokenizer, tokenizers)
     encoder, pieces = read_image_tokenizer(images_at), TextTokenizer.from_file(texts_at)
-    opened = _open(source, column, images, caption, translate, validation)
+    kept = translations or out / TRANSLATIONS
+    opened = _open(source, column, images, caption, (translate, kept), validation)
     settings = BuildSettings(
         preprocessing=_preprocessing(
             size or encoder.image_size * (scale if super_resolution else 1), resample
@@ -277,6 +289,7 @@ def cache_command(
     images: ImagesOption = None,
     caption: CaptionOption = None,
     translate: TranslateOption = None,
+    translations: TranslationsOption = None,
     validation: ValidationOption = 0.02,
     resample: ResampleOption = "bilinear",
     max_bytes: BytesOption = None,
@@ -287,7 +300,7 @@ def cache_command(
     from cogview.data.image_cache import build_image_cache
 
     preprocessing, limits = _preprocessing(size, resample), _limits(max_bytes, max_pixels)
-    opened = _open(source, column, images, caption, translate, validation)
+    opened = _open(source, column, images, caption, (translate, translations), validation)
     with _progress("decoding") as progress:
         cache = build_image_cache(opened, out, preprocessing, limits, progress)
     _show(cache.index.report, as_json)
@@ -302,11 +315,12 @@ def text_tokenizer_command(
     images: ImagesOption = None,
     caption: CaptionOption = None,
     translate: TranslateOption = None,
+    translations: TranslationsOption = None,
 ) -> None:
     """Learn a text tokenizer from all captions, those with style phrases and the keywords among them."""
     from cogview.tokenizers.text import TextTokenizer
 
-    records = _open(source, column, images, caption, translate).records()
+    records = _open(source, column, images, caption, (translate, translations)).records()
     texts = (caption.text for record in records for caption in record.captions)
     tokenizer = TextTokenizer.train(texts, pieces)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -319,7 +333,7 @@ def _open(
     column: list[str] | None,
     images: Path | None,
     caption: list[str] | None,
-    translate: str | None,
+    translation: tuple[str | None, Path | None],
     validation: float = 0.02,
 ) -> Source:
     from cogview.data import sources
@@ -327,9 +341,10 @@ def _open(
     opened = sources.open_source(source, sources.Columns.parse(column or []), images, validation)
     if caption:
         opened = sources.CaptionedSource(opened, _captions(caption))
+    translate, kept = translation
     if translate:
         command = sources.command_translator(translate)
-        opened = sources.TranslatedSource(opened, command, name=translate)
+        opened = sources.TranslatedSource(opened, command, name=translate, cache=kept)
     return opened
 
 

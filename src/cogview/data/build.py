@@ -53,6 +53,7 @@ from cogview.vocabulary import Vocabulary
 
 JOURNAL = "build.json"
 REPORT = "report.json"
+TRANSLATIONS = "translations"  # where captions that were translated for a build are kept
 Progress = Callable[[int, int], None]
 
 
@@ -350,7 +351,7 @@ def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file is none that another rank of this build may have made just now."""
-    return not path.name.startswith((JOURNAL, "shard-"))
+    return not path.name.startswith((JOURNAL, TRANSLATIONS, "shard-"))
 
 
 def _check_same(journal: Journal, path: Path) -> None:

@@ -49,7 +49,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, second
 
 
 def transformer_work(config: TransformerConfig, lengths: list[int], heads: float) -> Work:
-    """The work of learning from sequences of these lengths; ``heads``: operations of all output rows, forward.
+    """The work of learning from sequences of these lengths; heads: operations of all output rows, forward.
 
     Forward and backward: three times 2 FLOPs a weight and token, and causal attention's half of 4 · hidden ·
     length² a layer.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import json
 import re
 import shlex
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from cogview.data.samples import Caption
 from cogview.data.sources.record import Record, Source, digest
@@ -71,12 +75,20 @@ class TranslatedSource:
     """A source whose captions are also given in another language, as the paper put English into Chinese.
 
     A record that has a caption in ``language`` already stays as it is. ``translate`` takes some texts and
-    gives as many; it must always give the same for the same, and ``name`` changes when it does.
+    gives as many; it must always give the same for the same, and ``name`` changes when it does. ``cache`` is
+    a folder where translations are kept: what was translated once, by whichever process, is not again.
     """
 
-    def __init__(self, source: Source, translate: Translate, language: str = "zh", name: str = "") -> None:
+    def __init__(
+        self,
+        source: Source,
+        translate: Translate,
+        language: str = "zh",
+        name: str = "",
+        cache: Path | None = None,
+    ) -> None:
         self.source, self.translate, self.language, self.name = source, translate, language, name
-        self._known: dict[str, str] = {}
+        self._known = Translations(cache, digest([language, name])[:12])
 
     def __len__(self) -> int:
         return len(self.source)
@@ -109,12 +121,49 @@ class TranslatedSource:
         found = list(self.translate(new))
         if len(found) != len(new):
             raise CogViewError(f"the translation gave {len(found)} texts for {len(new)}; not one for each")
-        self._known.update(zip(new, (" ".join(text.split()) for text in found), strict=True))
+        self._known.add(dict(zip(new, (" ".join(text.split()) for text in found), strict=True)))
 
     def _translated(self, record: Record) -> Record:
         wanted = self._wanted(record)
         added = [Caption(self._known[c.text], self.language, c.kind) for c in wanted if self._known[c.text]]
         return replace(record, captions=tuple(dict.fromkeys([*record.captions, *added]))) if added else record
+
+
+class Translations:
+    """Texts and their translations, in memory and, if a folder is given, on disk.
+
+    A process appends to a file of its own, one JSON pair a line, and reads all of one ``name`` when it
+    begins, so any number may share the folder; a line that a kill cut short is left out.
+    """
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self._known: dict[str, str] = {}
+        self._file = folder / f"{name}-{uuid.uuid4().hex[:8]}.jsonl" if folder else None
+        for path in sorted(folder.glob(f"{name}-*.jsonl")) if folder else []:
+            for line in path.read_text("utf-8", errors="replace").split("\n"):
+                with contextlib.suppress(ValueError, TypeError):
+                    text, translation = json.loads(line)
+                    self._known[str(text)] = str(translation)
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._known
+
+    def __getitem__(self, text: str) -> str:
+        return self._known[text]
+
+    def add(self, found: Mapping[str, str]) -> None:
+        """Take in some translations and write them down."""
+        self._known.update(found)
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(pair, ensure_ascii=False) + "\n" for pair in found.items())
+        except OSError as error:
+            raise CogViewError(
+                f"{self._file.parent} cannot be written ({error.strerror}); give another --translations"
+            ) from error
 
 
 def command_translator(command: str, timeout: float = 3600.0) -> Translate:
