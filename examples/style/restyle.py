@@ -38,7 +38,8 @@ def neon(image: Image.Image) -> Image.Image:
     width = image.width / 90
     edges = [ndimage.gaussian_gradient_magnitude(pixels[..., channel], width) for channel in range(3)]
     line = np.clip(np.max(edges, 0) * width * 4 - 0.1, 0, 1)[..., None]
-    around = ndimage.maximum_filter(pixels - pixels.min(2, keepdims=True), (int(5 * width), int(5 * width), 1))
+    reach = int(5 * width)
+    around = ndimage.maximum_filter(pixels - pixels.min(2, keepdims=True), (reach, reach, 1))
     colour = 0.25 + 0.75 * around / np.maximum(around.max(2, keepdims=True), 0.15)
     lit = line * colour
     glow = ndimage.gaussian_filter(lit, (3 * width, 3 * width, 0))
