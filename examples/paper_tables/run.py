@@ -30,7 +30,7 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.attributes import Drawer
 from cogview.evaluation.captioned import Captioned, read_captioned
-from cogview.evaluation.distributions import DistributionPlan, Lite0Extractor, compare_pictures
+from cogview.evaluation.distributions import DistributionPlan, Extractor, compare_pictures, open_extractor
 from cogview.evaluation.drawer import ModelDrawer
 from cogview.evaluation.drawing import Progress, draw_prompts, load_all, run_folder
 from cogview.evaluation.nearest import NAME as NEAREST
@@ -38,7 +38,7 @@ from cogview.evaluation.pictures import PictureSet
 from cogview.evaluation.reports import versions
 
 BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
-PLAN = DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS)
+PLAN = DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS, bootstrap=0)
 TABLES = {
     "CogView, table 1": (*(f"FID-{blur:g}" for blur in BLURS), "IS", "CapLoss"),
     "CogView2, table 1": (*(f"FID-{blur:g}" for blur in BLURS), "IS"),
@@ -88,7 +88,7 @@ def drawn(
     return load_all(paths, Preprocessing(size=args.size, resample="box"))
 
 
-def row(found: Set, real: PictureSet, judge: ModelDrawer, extractor: Lite0Extractor, work: Path) -> Row:
+def row(found: Set, real: PictureSet, judge: ModelDrawer, extractor: Extractor, work: Path) -> Row:
     """All figures of one set."""
     report = compare_pictures(real, as_set(found.name, found.pictures), PLAN, extractor, work / "features")
     assert report is not None  # it was computed in one part
@@ -130,7 +130,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--corpus", type=Path, required=True, help="pictures with captions, as `cogview data` reads"
     )
-    parser.add_argument("--weights", type=Path, required=True, help="what `cogview import lite0` wrote")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="what `cogview import lite0` (or inception) wrote"
+    )
     parser.add_argument(
         "--model", action="append", required=True, help="a family; may be given several times"
     )
@@ -149,7 +151,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     args = arguments(words)
-    extractor, judge = Lite0Extractor(args.weights), ModelDrawer(args.judge, args.precision)
+    extractor, judge = open_extractor(args.weights), ModelDrawer(args.judge, args.precision)
     judge.family.captioner  # noqa: B018  (refused before anything is drawn)
     shape = Preprocessing(size=args.size, resample="box")
     data = read_captioned(args.corpus, shape, args.split or None, args.source, args.n)

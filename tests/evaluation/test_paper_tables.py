@@ -26,7 +26,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(__import__("sys").modules, "paper_tables", module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "Lite0Extractor", lambda _: Thumbnail())
+    monkeypatch.setattr(module, "open_extractor", lambda _: Thumbnail())
     return module
 
 

@@ -127,7 +127,7 @@ def best_of(
     from cogview.config import validate
     from cogview.evaluation.best_of import BestOfPlan, curves, evaluate_best_of
     from cogview.evaluation.classifier import AttributeReader
-    from cogview.evaluation.distributions import Lite0Extractor
+    from cogview.evaluation.distributions import open_extractor
     from cogview.evaluation.drawer import ModelDrawer
     from cogview.evaluation.plots import plot_curves
     from cogview.evaluation.reports import write_report
@@ -146,7 +146,7 @@ def best_of(
     plan = validate(BestOfPlan, settings, "eval best-of")
     reader, drawer = AttributeReader.from_directory(classifier), ModelDrawer(model, precision)
     alignment = AlignmentScorer.from_directory(scorer) if scorer else None
-    extractor = Lite0Extractor(weights) if weights else None
+    extractor = open_extractor(weights) if weights else None
     with bars() as progress:
         report, sets = evaluate_best_of(plan, corpus, reader, drawer, work, progress, alignment, extractor)
     report = report.model_copy(update={"facts": {**report.facts, "precision": precision}})

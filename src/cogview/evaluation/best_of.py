@@ -193,7 +193,7 @@ def _distributions(
     from cogview.evaluation.distributions import DistributionPlan, compare_pictures
     from cogview.evaluation.pictures import PictureSet
 
-    plan, named = DistributionPlan(metrics=("fid", "kid", "is")), {}
+    plan, named = DistributionPlan(metrics=("fid", "kid", "is"), bootstrap=0), {}
     for name, pictures in sets.items():
         named[name] = PictureSet(name, tuple((f"{i:05d}", _png(own)) for i, own in enumerate(pictures)))
     found = {}

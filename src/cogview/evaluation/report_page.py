@@ -18,9 +18,11 @@ from PIL import Image
 from cogview import page
 from cogview.config import load_json
 from cogview.errors import CogViewError
+from cogview.evaluation.alignment import AlignmentReport
 from cogview.evaluation.attributes import AttributeReport
 from cogview.evaluation.best_of import BestOfReport, curves
 from cogview.evaluation.captions import CaptionReport
+from cogview.evaluation.coco import CocoReport
 from cogview.evaluation.distributions import DistributionReport
 from cogview.evaluation.fairness import FairnessReport, Reading
 from cogview.evaluation.order import OrderReport
@@ -287,8 +289,28 @@ def _share(own: Reading) -> str | None:
 
 
 def _distributions(report: DistributionReport) -> str:
-    rows = [(name, own.value, own.spread) for name, own in report.figures.items()]
-    return page.table(("figure", "value", "spread"), rows)
+    rows = [(name, own.value, own.low, own.high, own.spread) for name, own in report.figures.items()]
+    return page.table(("figure", "value", "low", "high", "spread"), rows)
+
+
+def _alignment(report: AlignmentReport) -> str:
+    """R-precision with its interval, and recalls, by set of pictures."""
+    figures = {name: own.r_precision for name, own in report.sets.items()}
+    shown = page.bars(
+        list(figures),
+        {"R-precision": [own.value for own in figures.values()]},
+        "R-precision",
+        {"R-precision": [(own.low, own.high) for own in figures.values()]},
+    )
+    first = next(iter(report.sets.values()), None)
+    if first is None:
+        return shown
+    header = [f"text@{k}" for k in first.text_recall] + [f"picture@{k}" for k in first.picture_recall]
+    rows = [
+        (name, *map(_figure, (own.r_precision, *own.text_recall.values(), *own.picture_recall.values())))
+        for name, own in report.sets.items()
+    ]
+    return shown + page.table(("pictures", f"R-precision of {first.choices}", *header), rows)
 
 
 def _fidelity(ways: Mapping[str, Fidelity]) -> str:
@@ -315,7 +337,9 @@ KINDS: tuple[tuple[type[pydantic.BaseModel], str, Callable[[Any], str]], ...] = 
     (CaptionReport, "captions", _captions),
     (OrderReport, "order by caption loss", _order),
     (FairnessReport, "fairness", _fairness),
+    (CocoReport, "MS-COCO protocol", _distributions),
     (DistributionReport, "sets of pictures", _distributions),
+    (AlignmentReport, "alignment", _alignment),
     (ReconstructionReport, "image tokenizer", _reconstruction),
     (UpscalingReport, "super-resolution", _upscaling),
 )
