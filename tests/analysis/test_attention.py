@@ -15,9 +15,11 @@ from cogview.analysis.attention import (
     Layout,
     by_offset,
     classify,
+    explained,
     observe,
     pooled,
     received,
+    regions,
     up_the_column,
 )
 from cogview.analysis.attention_report import SIDE, find_word, lay_out
@@ -181,6 +183,23 @@ def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert sheet.width > 8 * SIDE and sheet.height > 2 * SIDE
     facts = read(tmp_path / "look" / "picture.png")
     assert facts is not None and (facts.prompt, facts.seed) == (prompt, 3)
+
+
+def test_regions_are_the_pictures_things_and_a_segmenting_head_is_found() -> None:
+    """A map that is one thing's mask is explained whole, one across the things not at all."""
+    sky, apple, table = (40.0, 60, 200), (210.0, 30, 40), (120.0, 90, 60)
+    wanted = np.array(
+        [[0] * 8, [0] * 8, [0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0], [2] * 8, [2] * 8]
+    )
+    noise = np.random.default_rng(0).normal(0, 6, (ROWS * COLUMNS, 3))
+    colours = (np.array([sky, apple, table])[wanted.ravel()] + noise).astype(np.float32)
+    found = regions(colours)
+    pairs = set(zip(wanted.ravel().tolist(), found.tolist(), strict=True))
+    assert len(pairs) == 3 and len({label for _, label in pairs}) == 3
+    mask = (wanted == 1).astype(np.float32) * 0.3 + 0.01
+    assert explained(mask, found) == pytest.approx(1)
+    stripes = np.tile([0.2, 0.1], (ROWS, COLUMNS // 2)).astype(np.float32)
+    assert explained(stripes, found) < 0.05 and explained(np.ones_like(mask), found) == 0
 
 
 def test_words_are_found_in_the_text_or_refused() -> None:

@@ -296,3 +296,33 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
     a, b = (x - x.mean() for x in (a.astype(np.float64), b.astype(np.float64)))
     size = math.sqrt(float((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / size if size > 1e-12 else 0.0
+
+
+# ----------------------------------------------------------------------------------------- segmentation
+
+
+def regions(colours: Floats, count: int = 3, rounds: int = 20) -> NDArray[np.int64]:
+    """Places (n,) by their colours (n, 3), in ``count`` regions: k-means from the colours farthest apart."""
+    centres = [colours.mean(0)]
+    for _ in range(count):
+        away = np.min([((colours - centre) ** 2).sum(1) for centre in centres], axis=0)
+        centres.append(colours[int(away.argmax())])
+    middle = np.stack(centres[1:])
+    for _ in range(rounds):
+        labels = ((colours[:, None] - middle[None]) ** 2).sum(-1).argmin(1)
+        middle = np.stack(
+            [colours[labels == i].mean(0) if (labels == i).any() else middle[i] for i in range(count)]
+        )
+    found: NDArray[np.int64] = ((colours[:, None] - middle[None]) ** 2).sum(-1).argmin(1).astype(np.int64)
+    return found
+
+
+def explained(map: Floats, labels: NDArray[np.int64]) -> float:
+    """Share (0 to 1) of a map's variance that lies between regions: how far it follows the picture."""
+    values = map.ravel().astype(np.float64)
+    total = float(((values - values.mean()) ** 2).sum())
+    between = sum(
+        (labels == label).sum() * (values[labels == label].mean() - values.mean()) ** 2
+        for label in np.unique(labels)
+    )
+    return float(between) / total if total > 1e-20 else 0.0

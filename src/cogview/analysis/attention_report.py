@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cogview import page
-from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, observe
+from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, explained, observe, regions
 from cogview.errors import CogViewError
 from cogview.pipeline import CogView, Picture
 from cogview.sequences import Sequence as TokenSequence
@@ -55,8 +57,22 @@ class AttentionReport:
         return [head for head in self.facts if head.layer == layer]
 
     def best_heads(self, word: int, count: int = 4) -> list[HeadFacts]:
-        """The heads that tell a word's places from others most: largest deviation of its map."""
-        return sorted(self.facts, key=lambda head: -float(head.words[word].std()))[:count]
+        """The heads whose map of a word follows the picture's things most: deviation between its regions."""
+        return sorted(self.facts, key=lambda head: -self._segmenting(head, word))[:count]
+
+    def _segmenting(self, head: HeadFacts, word: int) -> float:
+        return float(head.words[word].std()) * math.sqrt(self.follows(head, word))
+
+    def follows(self, head: HeadFacts, word: int) -> float:
+        """The share of a head's map of a word that the picture's regions explain (0 to 1)."""
+        return explained(head.words[word], self.regions)
+
+    @cached_property
+    def regions(self) -> NDArray[np.int64]:
+        """The picture's places (rows * columns,) in three regions of like colours."""
+        rows, columns = self.facts[0].map.shape
+        small = self.picture.image.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
+        return regions(np.asarray(small, dtype=np.float32).reshape(-1, 3))
 
 
 def lay_out(sequence: TokenSequence, vocabulary: Vocabulary, grid: tuple[int, int]) -> Layout:
@@ -126,7 +142,11 @@ def heat(map: NDArray[np.float32], side: int, root: bool = False) -> Image.Image
 
 
 def overlaid(picture: Image.Image, map: NDArray[np.float32], side: int) -> Image.Image:
-    """A map over the picture in grey, the most attended tokens marked (figures 12 and 13)."""
+    """A map over the picture in grey, the most attended tokens marked (figures 12 and 13).
+
+    The last row's codes are seen by few; they are shown as no brighter than the rest.
+    """
+    map = np.minimum(map, map[:-1].max()) if len(map) > 1 else map
     grey = picture.convert("L").convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     return marked(Image.blend(grey, heat(map, side), 0.6), map, 3)
 
@@ -276,7 +296,10 @@ def whole_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
     for number, word in enumerate(report.words):
         figures = [
             page.picture(
-                sheets[_name(number, word, rank)], LARGEST, f"layer {head.layer}, head {head.head}", TARGET
+                sheets[_name(number, word, rank)],
+                LARGEST,
+                f"layer {head.layer}, head {head.head}: follows it {report.follows(head, number):.2f}",
+                TARGET,
             )
             for rank, head in enumerate(report.best_heads(number))
         ]
