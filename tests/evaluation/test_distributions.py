@@ -11,9 +11,11 @@ from scipy import linalg
 
 from cogview.errors import CogViewError
 from cogview.evaluation import distributions
-from cogview.evaluation.comparison import difference, read_reports
+from cogview.evaluation.alignment import Alignment, AlignmentManifest, AlignmentPlan, AlignmentReport
+from cogview.evaluation.comparison import difference, figures, read_report, read_reports
 from cogview.evaluation.distributions import (
     DistributionPlan,
+    Value,
     compare_pictures,
     fid,
     inception_score,
@@ -21,6 +23,7 @@ from cogview.evaluation.distributions import (
 )
 from cogview.evaluation.pictures import Shape, open_set
 from cogview.evaluation.reports import write_report
+from cogview.evaluation.scoring import Figure
 from cogview.provenance import Provenance, save_png
 
 RNG = np.random.default_rng(0)
@@ -153,3 +156,34 @@ def test_sets_that_cannot_be_measured(folders: tuple[Path, Path], tmp_path: Path
     one = open_set(folders[1], count=1)
     with pytest.raises(CogViewError, match="needs 2 or more"):
         compare_pictures(one, one, DistributionPlan(), Thumbnail(), tmp_path / "w")
+
+
+def test_drawn_pictures_of_several_sizes_are_refused_and_real_ones_are_not(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    Image.new("RGB", (30, 20)).save(folders[0] / "wide.png")
+    plan = DistributionPlan(canvas=16, subsets=2, subset_size=4, bootstrap=0)
+    mixed, drawn = open_set(folders[0]), open_set(folders[1])
+    report = compare_pictures(mixed, drawn, plan, Thumbnail(), tmp_path / "w")
+    assert report is not None and report.manifest.reference.sizes == ("24 x 20", "30 x 20")
+    with pytest.raises(CogViewError, match=r"several sizes \(24 x 20, 30 x 20\)"):
+        compare_pictures(drawn, mixed, plan, Thumbnail(), tmp_path / "w")
+    assert compare_pictures(drawn, mixed, plan, Thumbnail(), tmp_path / "w", any_size=True) is not None
+
+
+def test_reports_of_different_kinds_are_not_compared(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    sets = [open_set(folder) for folder in folders]
+    report = compare_pictures(sets[0], sets[1], DistributionPlan(bootstrap=0), Thumbnail(), tmp_path / "w")
+    assert report is not None
+    write_report(report, tmp_path / "a.json")
+    figure = Figure(value=0.5, low=0.4, high=0.6)
+    own = Alignment(
+        pictures=2, choices=2, r_precision=figure, text_recall={1: figure}, picture_recall={}, cosine=figure
+    )
+    manifest = AlignmentManifest(plan=AlignmentPlan(), scorer="s", texts={}, versions={})
+    other = AlignmentReport(manifest=manifest, sets={"real zh": own}, facts={})
+    write_report(other, tmp_path / "b.json")
+    with pytest.raises(CogViewError, match="different kinds"):
+        read_reports([tmp_path / "a.json", tmp_path / "b.json"])
+    found = figures(read_report(tmp_path / "b.json"))
+    assert found["real zh: text@1"] == Value(value=0.5, low=0.4, high=0.6) and len(found) == 3

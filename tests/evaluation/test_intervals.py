@@ -165,9 +165,9 @@ def noisy(image: Image.Image, strength: int, chance: np.random.Generator) -> Ima
 
 
 def torn(image: Image.Image, strength: int, chance: np.random.Generator) -> Image.Image:
-    """A third, two thirds or all of the patches of 4 x 4 pixels change places."""
+    """Eight, twenty or all of the 64 patches of 4 x 4 pixels change places."""
     boxes = [(x, y, x + 4, y + 4) for x in range(0, 32, 4) for y in range(0, 32, 4)]
-    moved = chance.permutation(len(boxes))[: len(boxes) * strength // 3].tolist()
+    moved = chance.permutation(len(boxes))[: (8, 20, 64)[strength - 1]].tolist()
     result = image.copy()
     for to, origin in zip(moved, [*moved[1:], *moved[:1]], strict=True):
         result.paste(image.crop(boxes[origin]), boxes[to])

@@ -69,7 +69,14 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
 
 @evaluate.command()
 def attributes(
-    model: Annotated[str, typer.Option("--model", help="A model's name or directory.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="A model's name or directory; nearest-training takes the training picture with the nearest "
+            "caption.",
+        ),
+    ],
     corpus: CorpusOption,
     classifier: Annotated[
         Path, typer.Option("--classifier", help="What `cogview eval train-classifier` wrote.")
@@ -101,10 +108,13 @@ def attributes(
 
     Chinese and English captions are drawn each; real pictures give the ceiling, swapped prompts the floor.
     """
-    from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
+    from cogview.evaluation.attributes import AttributePlan, Drawer, evaluate_attributes
     from cogview.evaluation.classifier import AttributeReader
     from cogview.evaluation.drawer import ModelDrawer
+    from cogview.evaluation.nearest import NAME, NearestTraining
     from cogview.evaluation.reports import write_report
+    from cogview.family import Family
+    from cogview.pipeline import DEFAULT
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     plan = AttributePlan(
@@ -116,8 +126,13 @@ def attributes(
         sampling={name: value for name, value in given.items() if value is not None},
     )
     reader = AttributeReader.from_directory(classifier)
-    drawer = ModelDrawer(model, precision)
-    painter = _image_tokenizer(tokenizer or drawer.image_tokenizer)
+    drawer: Drawer
+    if model == NAME:
+        drawer = NearestTraining(corpus, Family.find(DEFAULT).text_tokenizer(), "train", source or None)
+    else:
+        drawer = ModelDrawer(model, precision)
+        tokenizer = tokenizer or drawer.image_tokenizer
+    painter = _image_tokenizer(tokenizer) if tokenizer else None
     with bars() as progress:
         report, sets = evaluate_attributes(plan, corpus, reader, drawer, work, painter, progress)
     if out:
