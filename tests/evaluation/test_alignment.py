@@ -221,8 +221,14 @@ def test_a_folder_of_drawn_pictures_tells_its_prompts(scorer: AlignmentScorer, t
         save_png(Image.new("RGB", (30, 24), "red"), tmp_path / f"{i}.png", facts)
     found = read_captioned(tmp_path, SHAPE)
     assert found.texts == [["red circle"], ["蓝色的方块"]] and found.languages == [["en"], ["zh"]]
-    with pytest.raises(CogViewError, match=r"'1\.png' has no caption in 'en'"):
+    with pytest.raises(CogViewError, match="1 pictures have a caption in 'en', 2 are needed"):
         evaluate_alignment(AlignmentPlan(languages=("en",)), found, scorer)
+    for i, prompt in enumerate(("blue square", "green circle")):
+        facts = Provenance(software="t", prompt=prompt, seed=0, model="m", model_hash="h")
+        save_png(Image.new("RGB", (30, 24), "green"), tmp_path / f"more-{i}.png", facts)
+    report = evaluate_alignment(AlignmentPlan(), read_captioned(tmp_path, SHAPE), scorer)
+    assert report is not None and report[0].manifest.plan.languages == ("en",)
+    assert report[0].sets["real en"].pictures == 3
 
 
 def test_bad_input_is_one_line(corpus: Path, scorer: AlignmentScorer, tmp_path: Path) -> None:

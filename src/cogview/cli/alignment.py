@@ -92,7 +92,9 @@ def alignment(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.", show_default="all")] = None,
     source: SourceOption = None,
-    languages: Annotated[str, typer.Option(help="Of the captions, with a comma.")] = "zh,en",
+    languages: Annotated[
+        str, typer.Option(help="Of the captions, with a comma.", show_default="all there are")
+    ] = "",
     distractors: Annotated[int, typer.Option(min=1, help="Texts of others, for R-precision.")] = 99,
     seed: Annotated[int, typer.Option(min=0, help="Chooses these, and the pictures drawn.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
@@ -150,7 +152,7 @@ def alignment(
     if sheet:
         shown = min(len(captioned), SHOWN)
         rows = [i * len(captioned) // shown for i in range(shown)]
-        write_sheet(sheet, [own[rows] for own in pictures.values()])
+        write_sheet(sheet, [own[rows] for own in pictures.values() if len(own) == len(captioned)])
     typer.echo(report.model_dump_json(indent=2)) if as_json else _print(report)
 
 

@@ -12,6 +12,7 @@ the same texts, and a floor, the same pictures with the texts of others.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -34,9 +35,12 @@ RECALLS = (1, 5, 10)
 
 
 class AlignmentPlan(Config):
-    """What is measured and how; ``distractors``: texts of others for R-precision (fewer, if there are)."""
+    """What is measured and how. languages: none for all that the pictures have texts in.
 
-    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
+    distractors: texts of others for R-precision (fewer, if there are).
+    """
+
+    languages: tuple[str, ...] = ()
     distractors: int = Field(99, ge=1)
     bootstrap: int = Field(1000, ge=0)
     seed: int = Field(0, ge=0)
@@ -166,19 +170,20 @@ def evaluate_alignment(
 ) -> tuple[AlignmentReport, dict[str, NDArray[np.uint8]]] | None:
     """Measure the pictures of ``data``, and those that ``drawers`` draw for its texts, in every language.
 
-    Returns the report and all sets' pictures; None while other ranks have pictures to draw.
+    In a language only the pictures count that have a text in it. Returns the report and all sets' pictures; None
+    while other ranks have pictures to draw.
 
     Raises:
-        CogViewError: a picture has no text in a language that was asked for, or there are too few.
+        CogViewError: fewer than two pictures have a text in a language that was asked for.
     """
+    plan = plan.model_copy(update={"languages": plan.languages or _languages(data)})
     sets: dict[str, Alignment] = {}
     texts_of, pictures, facts = dict[str, str](), {"real": data.pictures}, dict[str, str | int | float]()
-    seen_real, waiting = scorer.see(data.pictures), False
+    seen_all, waiting = scorer.see(data.pictures), False
     for language in plan.languages:
-        texts = _texts(data, language)
+        rows, texts = _texts(data, language)
         texts_of[language] = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-        read = scorer.read(texts)
-        other = shuffled(texts, plan.seed)
+        read, seen_real, other = scorer.read(texts), seen_all[rows], shuffled(texts, plan.seed)
         sets[f"real {language}"] = measure(seen_real, read, texts, plan)
         for drawer in drawers:
             name = f"{drawer.name} {language}"
@@ -199,12 +204,20 @@ def evaluate_alignment(
     return AlignmentReport(manifest=manifest, sets=sets, facts=facts), pictures
 
 
-def _texts(data: Captioned, language: str) -> list[str]:
-    texts = data.first(language)
-    missing = next((key for key, text in zip(data.keys, texts, strict=True) if text is None), None)
-    if missing is not None:
-        raise CogViewError(f"picture {missing!r} has no caption in {language!r}; give one, or --languages")
-    return [text for text in texts if text is not None]
+def _languages(data: Captioned) -> tuple[str, ...]:
+    """The languages that two pictures or more have texts in, Chinese first."""
+    counts = Counter(tag for own in data.languages for tag in set(own))
+    return tuple(sorted((tag for tag, count in counts.items() if count > 1), reverse=True))
+
+
+def _texts(data: Captioned, language: str) -> tuple[list[int], list[str]]:
+    """The pictures with a text in a language, and these texts."""
+    found = [(row, text) for row, text in enumerate(data.first(language)) if text is not None]
+    if len(found) < 2:
+        raise CogViewError(
+            f"{len(found)} pictures have a caption in {language!r}, 2 are needed; see --languages"
+        )
+    return [row for row, _ in found], [text for _, text in found]
 
 
 def _drawn(
