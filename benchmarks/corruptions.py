@@ -1,7 +1,7 @@
 """Do FID and KID order corruptions by their strength, with the network that is really used?
 
-Pictures of a corpus are split in two halves of different concepts. The one half is compared with the other as it
-is, and blurred, noisy, cut into shuffled patches, each in three strengths; every figure has to rise.
+Pictures of a corpus are split in two halves. The one half is compared with the other as it is, and blurred,
+noisy, cut into shuffled patches, each in three strengths; every figure has to rise.
 
     python benchmarks/corruptions.py --corpus corpus --weights lite0.safetensors
 """
@@ -13,6 +13,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def spoiled(pictures: PictureSet, how: Spoil, strength: int) -> PictureSet:
 
 
 def rising(values: list[float]) -> bool:
-    return all(a < b for a, b in zip(values, values[1:], strict=False))
+    return all(a < b for a, b in pairwise(values))
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def main() -> None:
     both = open_set(arguments.corpus, "train", arguments.source, 2 * arguments.count)
     real = PictureSet("one half", both.entries[: arguments.count])
     other = PictureSet("the other half", both.entries[arguments.count :])
-    extractor, plan = open_extractor(arguments.weights), DistributionPlan(bootstrap=50)
+    extractor, plan = open_extractor(arguments.weights), DistributionPlan(bootstrap=0)
     found: dict[str, dict[str, float]] = {}
 
     def measure(drawn: PictureSet) -> None:

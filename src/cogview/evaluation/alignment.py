@@ -170,8 +170,8 @@ def evaluate_alignment(
 ) -> tuple[AlignmentReport, dict[str, NDArray[np.uint8]]] | None:
     """Measure the pictures of ``data``, and those that ``drawers`` draw for its texts, in every language.
 
-    In a language only the pictures count that have a text in it. Returns the report and all sets' pictures; None
-    while other ranks have pictures to draw.
+    In a language only the pictures count that have a text in it. Returns the report and all sets' pictures;
+    None while other ranks have pictures to draw.
 
     Raises:
         CogViewError: fewer than two pictures have a text in a language that was asked for.
