@@ -52,7 +52,7 @@ class Site:
 
 @pytest.fixture
 def site(make_store: Callable[..., Store]) -> Iterator[Site]:
-    found = Site(make_store(raters=2, captions=2))
+    found = Site(make_store(raters=2, captions=1))
     yield found
     found.stop()
 
@@ -102,12 +102,12 @@ def test_a_person_with_a_phone_finishes(browser: Any, site: Site, script: bool) 
         if page.url.endswith("best"):
             page.locator("label:has(input[name=best])").nth(1).click()
         else:
-            boxes = [each.bounding_box() for each in page.locator(".steps label, main .button").all()]
-            assert all(box["height"] >= 44 and box["width"] >= 44 for box in boxes)
+            if script:
+                assert min(page.evaluate(SIZES)) >= 44
             give(page)
         go_on(page)
         count += 1
-    assert count == 8 and "全部完成" in page.inner_text("h1")
+    assert count == 4 and "全部完成" in page.inner_text("h1")
     assert site.store.progress(rater).next is None
     assert not page.complaints  # no blocked content, no failing script
     page.context.close()
@@ -173,6 +173,10 @@ def test_text_can_be_read_in_light_and_dark(browser: Any, site: Site, scheme: st
     page.context.close()
 
 
+SIZES = """() => [...document.querySelectorAll(".steps label, main .button")].flatMap((touched) => {
+  const box = touched.getBoundingClientRect();
+  return [box.width, box.height];
+})"""
 CONTRAST = r"""() => {
   const channel = (v) => v <= 10.02 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
