@@ -4,8 +4,9 @@
 
 A tiny transformer with dropout, an averaged copy and accumulation trains on one process and on several (FSDP,
 gloo), writing a checkpoint every other step behind its back. At a random moment one rank is killed, then the
-others, as torchrun would; the run is resumed and killed again. At the end the losses of all its steps are
-held against those of a run that nobody killed. A run that reaches its last step is followed by another.
+others, as torchrun would; the run is resumed and killed again. After each kill, and at the end, the losses of
+all its steps are held against those of a run that nobody killed. A run that reaches its last step is followed
+by another. --minutes ends it earlier, for each number of ranks.
 """
 
 from __future__ import annotations
@@ -64,29 +65,32 @@ def kill_once(given: Any, directory: Path, ranks: int, chance: random.Random) ->
     return at if alive else None
 
 
-def kill_often(given: Any, work: Path, ranks: int, kills: int, reference: list[float]) -> dict[str, Any]:
+def distance(directory: Path, reference: list[float]) -> float:
+    """How far the curve so far is from the uninterrupted one."""
+    found = curve(directory) if lines(directory) else []
+    return max((abs(a - b) for a, b in zip(found, reference, strict=False)), default=0.0)
+
+
+def kill_often(
+    given: Any, work: Path, ranks: int, kills: int, seconds: float, reference: list[float]
+) -> dict[str, Any]:
     chance, moments, worst, runs = random.Random(ranks), Counter[str](), 0.0, 0
-    while sum(moments.values()) < kills:
+    end = time.monotonic() + seconds
+    while moments.total() < kills and time.monotonic() < end:
         directory, runs = work / f"killed-{runs}", runs + 1
-        while sum(moments.values()) < kills:
+        while moments.total() < kills and time.monotonic() < end:
             at = kill_once(given, directory, ranks, chance)
             if at is None:
                 break
             moments[at] += 1
-            print(f"  {ranks} ranks, kill {sum(moments.values())} while {at}", file=sys.stderr)
+            worst = max(worst, distance(directory, reference))
+            print(f"  {ranks} ranks, kill {moments.total()} while {at}: {worst:.1e}", file=sys.stderr)
         said = run(ranks, (given, directory), limit=3600)
         assert said == [""] * ranks, said
-        found = curve(directory)
-        assert len(found) == len(reference)
-        worst = max(worst, *(abs(a - b) for a, b in zip(found, reference, strict=True)))
+        assert len(curve(directory)) == len(reference)
+        worst = max(worst, distance(directory, reference))
         shutil.rmtree(directory)
-    return {
-        "ranks": ranks,
-        "kills": sum(moments.values()),
-        **moments,
-        "runs": runs,
-        "largest difference": worst,
-    }
+    return {"ranks": ranks, "kills": moments.total(), **moments, "runs": runs, "largest difference": worst}
 
 
 def main() -> None:
@@ -96,6 +100,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--place", type=Path, default=HERE / "work" / "kill_resume")
     options = parser.parse_args()
     shutil.rmtree(options.place, ignore_errors=True)
@@ -108,7 +113,8 @@ def main() -> None:
         work = options.place / f"ranks-{ranks}"
         work.mkdir()
         assert run(ranks, (given, work / "whole"), limit=3600) == [""] * ranks
-        rows.append(kill_often(given, work, ranks, options.kills, curve(work / "whole")))
+        limits = options.kills, 60 * options.minutes
+        rows.append(kill_often(given, work, ranks, *limits, curve(work / "whole")))
         print(json.dumps(rows[-1]))
     print("\n| ranks | kills | while saving | while training | while starting | largest difference |")
     print("|---|---|---|---|---|---|")

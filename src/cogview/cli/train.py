@@ -45,14 +45,15 @@ def train(
     from cogview.training.recipe import read_recipe, task_class
     from cogview.training.trainer import Trainer, begin, meet
 
-    if recipe is None and not (resume and out):
-        raise CogViewError("give a recipe, or --resume with --out to go on with a run")
-    given = read_recipe(recipe or _saved(out), overrides or ())
-    directory = out or Path("runs") / given.name
     console = Console(stderr=True)
-    try:
+    with _said_once():
+        if recipe is None and not (resume and out):
+            raise CogViewError("give a recipe, or --resume with --out to go on with a run")
+        given = read_recipe(recipe or _saved(out), overrides or ())
+        directory = out or Path("runs") / given.name
         task = task_class(given.task)(given)
         ranks = meet(task, given)
+    try:
         going_on = ranks.lead(lambda: begin(given, directory, resume, auto_resume))
         with _view(directory, console, live and ranks.first) as quiet:
             outcome = Trainer(task, given, directory, quiet, ranks).fit(going_on)
@@ -65,6 +66,20 @@ def train(
         command = _command(recipe, overrides, directory)
         message = f"{outcome.stopped}: stopped after step {outcome.step}; go on with: {command}"
     console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Of several processes on a machine, which all find the same mistake, the first one says it."""
+    from cogview.errors import CogViewError
+    from cogview.training.parallel_ranks import local_rank
+
+    try:
+        yield
+    except CogViewError:
+        if local_rank():
+            raise typer.Exit(2) from None
+        raise
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Who writes checkpoints: the training thread itself, or a thread behind its back.
 
 In the background only a copy of the tensors is made at once; writing, hashing and flushing go on beside the
-training. One checkpoint is under way at a time: the next waits for it. What goes wrong is raised there, or at
-the next look.
+training. One checkpoint is under way at a time: the next waits for it, and what went wrong is raised then, on
+all ranks at the same step.
 """
 
 from __future__ import annotations

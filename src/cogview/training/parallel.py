@@ -24,6 +24,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.training.optim import local
+from cogview.training.optim import PhaseOptimizer, local
 from cogview.training.parallel_ranks import Ranks, launched_world, local_rank
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from cogview.training.task import Metrics, Task
 
 Kind = Literal["none", "ddp", "fsdp", "hsdp", "deepspeed"]
+Sizes = Mapping[str, tuple[torch.Size, torch.dtype]]
 MIN_MINUTES = 0.01
 
 
@@ -86,6 +88,7 @@ def check_launch(recipe: Recipe, kinds: tuple[str, ...]) -> None:
             f"batch_size: {recipe.batch_size} sequences cannot be shared by {world} ranks; "
             f"give at least {world} (batch_size is of all ranks together)"
         )
+    check_deepspeed(recipe)
     if parallel.kind == "hsdp" and world % parallel.replicas:
         raise CogViewError(
             f"parallel.replicas: {world} ranks cannot be divided into {parallel.replicas} replicas"
@@ -99,6 +102,23 @@ def check_launch(recipe: Recipe, kinds: tuple[str, ...]) -> None:
         )
 
 
+def check_deepspeed(recipe: Recipe) -> None:
+    """Raise CogViewError where a recipe asks of DeepSpeed what only our own engines do."""
+    if recipe.parallel.kind != "deepspeed":
+        return
+    if find_spec("deepspeed") is None:
+        raise CogViewError(
+            "parallel.kind: deepspeed is not installed; pip install 'cogview[deepspeed]', or use fsdp"
+        )
+    for field, asked, why in (
+        ("optimizer.kind: muon", recipe.optimizer.kind == "muon", "it shards flat buffers, not matrices"),
+        ("precision: fp16", recipe.precision == "fp16", "its loss scaling is another"),
+        ("ema", recipe.ema is not None, "its weights lie in flat buffers"),
+    ):
+        if asked:
+            raise CogViewError(f"{field} does not go with parallel.kind deepspeed ({why}); use fsdp")
+
+
 class Engine:
     """How the loop computes losses and moves weights; this one for a process alone."""
 
@@ -110,9 +130,9 @@ class Engine:
         model.to(self.ranks.device)
         compile(model)
 
-    def prepare(self, model: nn.Module, task: Task) -> None:
-        """Called once before the first step, when it is settled what is trained."""
-        self.model, self.task = model, task
+    def prepare(self, model: nn.Module, task: Task, optimizers: Mapping[str, PhaseOptimizer]) -> None:
+        """Called once before the first step, when it is settled what is trained. optimizers: by phase."""
+        self.model, self.task, self.optimizers = model, task, optimizers
 
     def loss(self, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
         """The task's loss of this rank's rows."""
@@ -131,6 +151,10 @@ class Engine:
         """Around a micro-batch's forward and backward pass; ``last``: gradients are exchanged in it."""
         yield
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of all gradients together, the same on every rank."""
         return torch.nn.utils.get_total_norm(gradients)
@@ -139,12 +163,42 @@ class Engine:
         """Scale gradients of ``norm`` to at most ``limit``."""
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
+    def step(self, optimizer: PhaseOptimizer) -> None:
+        """Move a phase's weights."""
+        optimizer.step()
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's measurements, on all ranks."""
+        return self.task.evaluate(self.model)
+
     def looked(self) -> None:
         """Called after the model was used without a backward pass."""
 
-    def whole(self) -> nn.Module | None:
-        """The model with all its weights on rank 0 (None elsewhere); all ranks call it together."""
-        return self.model if self.ranks.first else None
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module | None]:
+        """Within, the model with all its weights on rank 0, None elsewhere; all ranks enter together."""
+        yield self.model if self.ranks.first else None
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Weights and the optimizers' state ("PHASE/NAME:KEY") as a checkpoint holds them."""
+        held = {
+            f"{phase}/{key}": value
+            for phase, optimizer in self.optimizers.items()
+            for key, value in optimizer.tensors().items()
+        }
+        return {"model": self.model.state_dict(), "optimizer": held}
+
+    def places(self, sizes: Sizes) -> dict[str, dict[str, Tensor]]:
+        """Where a checkpoint's tensors go, named as in :meth:`tensors`. sizes: of the optimizers' state."""
+        held: dict[str, Tensor] = {}
+        for phase, optimizer in self.optimizers.items():
+            start = f"{phase}/"
+            own = {key.removeprefix(start): size for key, size in sizes.items() if key.startswith(start)}
+            held |= {f"{start}{key}": value for key, value in optimizer.empty(own).items()}
+        return {"model": self.model.state_dict(), "optimizer": held}
+
+    def filled(self, places: dict[str, dict[str, Tensor]]) -> None:
+        """Called when the places are filled."""
 
 
 class Objective(nn.Module):
@@ -162,8 +216,8 @@ class Objective(nn.Module):
 class DataParallel(Engine):
     """Every rank has the whole model; gradients are averaged while the backward pass goes on."""
 
-    def prepare(self, model: nn.Module, task: Task) -> None:
-        super().prepare(model, task)
+    def prepare(self, model: nn.Module, task: Task, optimizers: Mapping[str, PhaseOptimizer]) -> None:
+        super().prepare(model, task, optimizers)
         objective = Objective(task, model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 is about to rename the argument
@@ -228,24 +282,40 @@ class Sharded(Engine):
     def looked(self) -> None:
         self._root.reshard()
 
-    @torch.no_grad()
-    def whole(self) -> nn.Module | None:
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module | None]:
         held = self._twin.state_dict() if self._twin is not None else {}
-        for name, value in self.model.state_dict().items():
-            full = value.full_tensor() if hasattr(value, "full_tensor") else value
-            if held:
-                held[name].copy_(full)
-        if self._twin is not None:
-            self._twin.train(self.model.training)
-        return self._twin
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                full = value.full_tensor() if hasattr(value, "full_tensor") else value
+                if held:
+                    held[name].copy_(full)
+        with lent(self._twin, self.model.training, self.ranks.device):
+            yield self._twin
 
     @property
     def _root(self) -> Any:
         return self.model
 
 
+@contextmanager
+def lent(twin: nn.Module | None, training: bool, device: torch.device) -> Iterator[None]:
+    """Within, a whole copy of a sharded model is on the device; it is kept in main memory."""
+    if twin is not None:
+        twin.train(training).to(device)
+    try:
+        yield
+    finally:
+        if twin is not None:
+            twin.cpu()
+
+
 def make_engine(ranks: Ranks, parallel: Parallel) -> Engine:
     """The engine a recipe asks for, on these ranks."""
     if ranks.world == 1:
         return Engine(ranks, parallel)
+    if parallel.kind == "deepspeed":
+        from cogview.training.parallel_deepspeed import DeepSpeed
+
+        return DeepSpeed(ranks, parallel)
     return DataParallel(ranks, parallel) if parallel.kind == "ddp" else Sharded(ranks, parallel)

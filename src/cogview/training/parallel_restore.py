@@ -6,39 +6,33 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cogview.errors import CogViewError
 from cogview.training.checkpoint import Checkpoint
 from cogview.training.ema import MovingAverage
-from cogview.training.optim import PhaseOptimizer, is_sharded
+from cogview.training.optim import is_sharded
+from cogview.training.parallel import Engine, Sizes
 from cogview.training.parallel_ranks import Ranks
 
 if TYPE_CHECKING:
     from cogview.training.task import Task
-
-Sizes = Mapping[str, tuple[torch.Size, torch.dtype]]
 
 
 @torch.no_grad()
 def restore(
     found: Checkpoint,
     ranks: Ranks,
-    model: nn.Module,
-    optimizers: Mapping[str, PhaseOptimizer],
+    engine: Engine,
     average: MovingAverage | None,
     task: Task,
 ) -> dict[str, Tensor]:
     """Put a checkpoint's tensors in their places; all ranks call it together.
 
-    optimizers: by phase. Returns this rank's random generators, none where another number of ranks wrote it.
+    Returns this rank's random generators, none where another number of ranks wrote it.
     """
     sizes = _sizes(found)
-    wanted: dict[str, dict[str, Tensor]] = {"model": model.state_dict(), "optimizer": {}}
-    for phase, optimizer in optimizers.items():
-        start = f"{phase}/"
-        own = {k.removeprefix(start): v for k, v in sizes.get("optimizer", {}).items() if k.startswith(start)}
-        wanted["optimizer"] |= {f"{start}{key}": value for key, value in optimizer.empty(own).items()}
+    wanted = engine.places(sizes.get("optimizer", {}))
     if average:
         wanted["ema"] = average.tensors()
     wanted["task"] = _blank(sizes.get("task", {}))
@@ -47,6 +41,7 @@ def restore(
     generators = sizes.get("rng", {}) if same else {}
     wanted["rng"] = _blank({name: size for name, size in generators.items() if name.startswith(mine)})
     _fill(found, wanted, ranks)
+    engine.filled(wanted)
     if average:
         average.load(wanted["ema"])
     task.restore(wanted["task"])

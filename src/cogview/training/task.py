@@ -43,7 +43,7 @@ class Task(Protocol):
     name: ClassVar[str]
     phases: tuple[str, ...] = ("model",)
     unit: str = "items"
-    parallel: ClassVar[tuple[str, ...]] = ("ddp", "fsdp", "hsdp")  # kinds it can train with
+    parallel: ClassVar[tuple[str, ...]] = ("ddp", "fsdp", "hsdp", "deepspeed")  # kinds it can train with
     recipe: Any
     device: torch.device = torch.device("cpu")  # set by the loop before build()
 

@@ -161,7 +161,7 @@ class Trainer:
         self.model = self.ranks.together(self._build)
         self.phases = [self._phase(name) for name in task.phases]
         _freeze_all_but(self.model, [value for phase in self.phases for value in phase.parameters])
-        self.engine.prepare(self.model, task)
+        self.engine.prepare(self.model, task, {phase.name: phase.optimizer for phase in self.phases})
         first = self.phases[0].optimizer.parameters
         self.average = MovingAverage(first, recipe.ema) if recipe.ema else None
         self.writer = CheckpointWriter(
@@ -320,7 +320,7 @@ class Trainer:
                 scaled = loss * (scale / self.recipe.accumulation)
                 if factors:  # gradients are averaged over ranks, so that N shares of 1/N count 1 each
                     scaled = scaled * (factors["loss"] * self.ranks.world)
-                scaled.backward()  # type: ignore[no-untyped-call]
+                self.engine.backward(scaled)
             phase.active = True
             self._note({self._label("loss", phase): loss, **metrics}, factors)
 
@@ -369,7 +369,7 @@ class Trainer:
         if finite:
             if self.recipe.clip is not None:
                 self.engine.clip(phase.parameters, self.recipe.clip, norm)
-            phase.optimizer.step()
+            self.engine.step(phase.optimizer)
             self.window.add({self._label("grad_norm", phase): norm})
         return finite
 
@@ -400,8 +400,7 @@ class Trainer:
         if intervals.evaluate and (last or _due(self.step, intervals.evaluate)):
             self._evaluate()
         if intervals.sample and (last or _due(self.step, intervals.sample)):
-            with self._looking():
-                whole = self.engine.whole()
+            with self._looking(), self.engine.whole() as whole:
                 self.ranks.lead(lambda: self._sample(whole))
 
     def _sample(self, model: nn.Module | None) -> None:
@@ -412,7 +411,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         with self._looking():
-            found = self.task.evaluate(self.model)
+            found = self.engine.evaluate()
         if found and self.ranks.first:
             self.metrics.append("evaluate", self.step, found)
             facts = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
@@ -438,8 +437,7 @@ class Trainer:
     def _export(self) -> None:
         """Write ``model/`` anew: beside the old one first, then in its place."""
         swapped = self.average.swapped_in() if self.average else nullcontext()
-        with swapped, torch.no_grad():
-            whole = self.engine.whole()
+        with swapped, torch.no_grad(), self.engine.whole() as whole:
             self.ranks.lead(lambda: self._write_model(whole))
 
     def _write_model(self, model: nn.Module | None) -> None:
@@ -484,14 +482,8 @@ class Trainer:
     def _tensors(self, generators: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if self.ranks.world > 1:
             generators = {f"{self.ranks.rank}/{name}": value for name, value in generators.items()}
-        optimizers = {
-            f"{phase.name}/{key}": value
-            for phase in self.phases
-            for key, value in phase.optimizer.tensors().items()
-        }
         return {
-            "model": self.model.state_dict(),
-            "optimizer": optimizers,
+            **self.engine.tensors(),
             "ema": self.average.tensors() if self.average else {},
             "rng": generators,
             "task": self.task.tensors(),
@@ -534,8 +526,7 @@ class Trainer:
         if found.sharded or self.ranks.world > 1:
             from cogview.training.parallel_restore import restore
 
-            optimizers = {phase.name: phase.optimizer for phase in self.phases}
-            return restore(found, self.ranks, self.model, optimizers, self.average, self.task)
+            return restore(found, self.ranks, self.engine, self.average, self.task)
         tensors = found.tensors
         self.model.load_state_dict(tensors["model"])
         for phase in self.phases:

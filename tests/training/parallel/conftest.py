@@ -1,5 +1,8 @@
 """The data, and the runs that several tests look at: each is trained once."""
 
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +33,62 @@ RUNS: dict[str, tuple[int, str, dict[str, Any]]] = {
 }
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A directory that ``make`` fills: once, even where several workers of xdist ask for it."""
+    base = factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"parallel-{name}"
+    done = directory / "done"
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        end = time.monotonic() + 1800
+        while not done.exists():
+            assert time.monotonic() < end and not (directory / "failed").exists()
+            time.sleep(0.1)
+        return directory
+    try:
+        make(directory)
+    except BaseException:
+        (directory / "failed").touch()
+        raise
+    done.touch()
+    return directory
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 items, 48 of them for training."""
-    return write_data(tmp_path_factory.mktemp("tokens"), caption, VOCABULARY, "1" * 16, "2" * 64)
+
+    def make(directory: Path) -> None:
+        write_data(directory, caption, VOCABULARY, "1" * 16, "2" * 64)
+
+    return once(tmp_path_factory, "tokens", make)
 
 
 @pytest.fixture(scope="session")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The runs of one process, by settings."""
-    directory = tmp_path_factory.mktemp("alone")
-    for name, fields in SETTINGS.items():
-        train(recipe(data, **fields), directory / name)
+
+    def make(directory: Path) -> None:
+        for name, fields in SETTINGS.items():
+            train(recipe(data, **fields), directory / name)
+
+    directory = once(tmp_path_factory, "alone", make)
     return {name: directory / name for name in SETTINGS}
 
 
 @pytest.fixture(scope="session")
 def together(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The runs of several, by name."""
-    directory = tmp_path_factory.mktemp("together")
-    for world in (2, 4):
-        jobs = [
-            (recipe(data, parallel=parallel, **SETTINGS[settings]), directory / name)
-            for name, (ranks, settings, parallel) in RUNS.items()
-            if ranks == world
-        ]
-        assert run(world, *jobs) == [""] * world
+
+    def make(directory: Path) -> None:
+        for world in (2, 4):
+            jobs = [
+                (recipe(data, parallel=parallel, **SETTINGS[settings]), directory / name)
+                for name, (ranks, settings, parallel) in RUNS.items()
+                if ranks == world
+            ]
+            assert run(world, *jobs) == [""] * world
+
+    directory = once(tmp_path_factory, "together", make)
     return {name: directory / name for name in RUNS}

@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_curves_agree(kind: str, name: str, alone: dict[str, Path], together: dict[str, Path]) -> None:
     expected = curve(alone[RUNS[name][1]], kind)
-    assert len(expected) == (STEPS if kind == "train" else 2) and expected[-1] < 0.8 * expected[0]
+    assert len(expected) == (STEPS if kind == "train" else 2) and expected[-1] < 0.9 * expected[0]
     np.testing.assert_allclose(curve(together[name], kind), expected, rtol=0, atol=TOLERANCE)
 
 
@@ -29,9 +29,9 @@ def test_one_log_counts_all_ranks(name: str, alone: dict[str, Path], together: d
     assert [(line["kind"], line["step"]) for line in many] == [(line["kind"], line["step"]) for line in one]
     for mine, theirs in zip(one, many, strict=True):
         assert mine.get("items") == theirs.get("items")
-        for key in ("image_loss", "text_loss", "lr"):
-            assert theirs.get(key) == pytest.approx(mine.get(key), abs=TOLERANCE)
-        assert theirs.get("grad_norm") == pytest.approx(mine.get("grad_norm"), rel=1e-2)
+        for key in {"image_loss", "text_loss", "lr", "grad_norm"} & mine.keys():
+            limit = {"rel": 1e-2} if key == "grad_norm" else {"abs": TOLERANCE}
+            assert theirs[key] == pytest.approx(mine[key], **limit)
 
 
 @pytest.mark.parametrize("name", RUNS)
