@@ -364,7 +364,7 @@ def test_translation_from_any_start(
     assert len(asked) == len(set(asked))
 
 
-def test_translations_are_kept_and_nothing_is_translated_twice(folder: Path, tmp_path: Path) -> None:
+def test_translations_are_kept_and_nothing_is_translated_twice(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def translate(texts: Sequence[str]) -> list[str]:
@@ -372,7 +372,7 @@ def test_translations_are_kept_and_nothing_is_translated_twice(folder: Path, tmp
         return [f"译 {text}" for text in texts]
 
     def captions(name: str) -> list[set[str]]:
-        source = TranslatedSource(some(folder), translate, name=name, cache=tmp_path / "kept")
+        source = TranslatedSource(some(tmp_path), translate, name=name, cache=tmp_path / "kept")
         return [{caption.text for caption in record.captions} for record in source.records()]
 
     whole = captions("one")
