@@ -238,6 +238,10 @@ class CogLMTask(TransformerTask):
     def _visibility(self, batch: Any, layers: int, training: bool) -> Visibility:
         return MaskRegions(batch["order"], batch["streams"])
 
+    def _there(self, batch: Any) -> Tensor:
+        there: Tensor = batch["order"] >= 0
+        return there
+
     @cached_property
     def validation(self) -> list[dict[str, Tensor]]:
         """The validation batches, the same at every evaluation."""

@@ -320,10 +320,15 @@ class TransformerTask(Task):
     def work(self, model: nn.Module, batch: Any) -> Work:
         """Padding left out; of the output matrix the rows each region's softmax is over."""
         config, ids = cast(Transformer, model).config, self.format.vocabulary
-        lengths = (batch["inputs"] != ids.control("[PAD]")).sum(1).tolist()
+        lengths = self._there(batch).sum(1).tolist()
         rows = len(batch["image_at"]) * ids.image_codes + len(batch["text_at"]) * ids.text_pieces
         found = transformer_work(config, lengths, 2.0 * config.hidden * rows)
         return Work(found.tokens, found.operations * 2 / 3) if self.recipe.lora else found
+
+    def _there(self, batch: Any) -> Tensor:
+        """(batch, length) bool: what is not padding."""
+        there: Tensor = batch["inputs"] != self.format.vocabulary.control("[PAD]")
+        return there
 
     def named(self, state: State | None, batches: int) -> list[str]:
         """The keys of the batches' pictures."""
