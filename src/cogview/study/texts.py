@@ -62,7 +62,6 @@ TEXTS: Mapping[Language, Mapping[str, str]] = {
         "offline": "The server cannot be reached. Your answer is kept here and sent as soon as it is back.",
         "saving": "Saving …",
         "shortcuts": "Keyboard: 1–5 for the three scores, then 1–9 or 0 (for 10), Enter to go on.",
-        "saved": "saved",
         "total": "{done} of {total} answers saved",
     },
     "zh": {
@@ -104,7 +103,6 @@ TEXTS: Mapping[Language, Mapping[str, str]] = {
         "offline": "暂时连不上服务器。您的回答保留在这里，连接恢复后会自动发送。",
         "saving": "正在保存…",
         "shortcuts": "键盘：前三项按 1–5，总体评分按 1–9 或 0（10 分），回车继续。",
-        "saved": "已保存",
         "total": "已保存 {done} / {total} 个回答",
     },
 }
