@@ -8,11 +8,15 @@ other, then nine windows of super-resolution draw the large picture the same way
 (section 3.3): a CogLM draws a third of the side, one forward makes the large picture, six more correct it.
 Both use this package's engine with its cache, image-only output and top-k 200, from codes to codes. They take
 turns; ratios are medians over the turns. Forwards over large codes are counted by hand and by hooks.
+
+*released* is *sliding* by the released algorithm (decode_released.py), one picture at a time: its steps are
+timed at three lengths of its memory, and added up over all tokens that it draws, with straight lines between.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -123,6 +127,33 @@ def hierarchical(side: int, layers: int, hidden: int, clock: Callable[[], float]
     return Way(run, forwards)
 
 
+def released(side: int, layers: int, hidden: int, clock: Callable[[], float], repeats: int = 3) -> float:
+    """Seconds of a picture by sliding windows with the released loop, added up from timed steps."""
+    half, text = side // 2, len(TEXT) + 3
+    path = Path(__file__).with_name("decode_released.py")
+    spec = importlib.util.spec_from_file_location("decode_released", path)
+    assert spec is not None and spec.loader is not None
+    script: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    context = text + (half // 2) ** 2 + 5
+    longest = context + half * half
+    script.CONFIG = model(layers, hidden, Vocabulary(image_codes=CODES, text_pieces=PIECES), longest + 1)
+    script.CODES, script.CONTEXT = slice(0, CODES), 0
+    network = Transformer(script.CONFIG).eval()
+    lengths, seconds = [text, (text + longest) // 2, longest], list[float]()
+    for length in lengths:
+        step = script.released_step(network, length)
+        step()
+        seconds.append(statistics.median(script.seconds(step, clock) for _ in range(repeats)))
+    drawn = [*range(text, text + half * half)]
+    done = np.zeros((side, side), dtype=bool)
+    for window in sliding_windows((side, side), (half, half)):
+        part = done[window.top : window.top + window.rows, window.left : window.left + half]
+        drawn += [context + int(place) for place in np.flatnonzero(~part.ravel())]
+        part[...] = True
+    return float(np.interp(drawn, lengths, seconds).sum())
+
+
 def measure(ways: dict[str, Way], images: int, rounds: int) -> dict[str, list[dict[str, float]]]:
     """Seconds by step of every way and turn; the first turn is for warming up."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
@@ -157,9 +188,7 @@ def report(times: dict[str, list[dict[str, float]]], images: int) -> dict[str, A
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--side", type=int, default=48, help="final codes a side; a multiple of 24"
-    )
+    parser.add_argument("--side", type=int, default=48, help="final codes a side; a multiple of 24")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--images", type=int, default=1, help="drawn together")
@@ -181,11 +210,17 @@ def main() -> None:
     shape = given.side, given.layers, given.hidden, clock
     ways = {"sliding": sliding(*shape), "hierarchical": hierarchical(*shape)}
     found = report(measure(ways, given.images, given.rounds), given.images)
+    with torch.inference_mode():
+        found["seconds_a_picture"]["released"] = released(*shape)
+    ours = found["seconds_a_picture"]["hierarchical"]
+    found["as_fast_as_released"] = found["seconds_a_picture"]["released"] / ours
     runs = given.rounds + 1
     count = {step: forwards // runs for step, forwards in ways["hierarchical"].forwards.items()}
     found["forwards_over_large_codes"] = {"sliding": ways["sliding"].forwards, "hierarchical": count}
     print(found["seconds_a_picture"], "seconds a picture")
-    print(f"hierarchical is {found['as_fast']:.1f} x as fast")
+    print(
+        f"hierarchical is {found['as_fast']:.1f} x as fast; as released {found['as_fast_as_released']:.1f} x"
+    )
     print(f"after the first stage {found['as_fast_after_the_first_stage']:.1f} x; forwards {count}")
     found |= {name: getattr(given, name) for name in ("side", "layers", "hidden", "images", "threads")}
     found |= {

@@ -60,3 +60,6 @@ def test_the_hierarchy_takes_one_forward_and_six() -> None:
     found = script["report"](times, 2)
     assert found["seconds_a_picture"] == {"sliding": 1.0, "hierarchical": 1.5}  # the clock ticks at each step
     assert found["as_fast"] == pytest.approx(2 / 3) and found["as_fast_after_the_first_stage"] == 0.5
+    clock = iter(range(10_000))
+    with torch.inference_mode():  # every step takes a tick: the base's 144 tokens and the 576 of the windows
+        assert script["released"](24, 1, 32, lambda: float(next(clock)), 1) == 144 + 576

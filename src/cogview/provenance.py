@@ -42,18 +42,36 @@ class Provenance(Config):
 def model_hash(directory: Path | str) -> str:
     """SHA-256, in hexadecimal, over the names and contents of a model's weights and configurations.
 
-    The model card and other texts do not count. Raises CogViewError where a file cannot be read.
+    The model card and other texts do not count; tokenizers that a family uses in its neighbour do. Raises
+    CogViewError where a file cannot be read.
     """
     root, whole = Path(directory), hashlib.sha256()
     try:
-        for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
+        found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
+        for name, path in [*sorted(found.items()), *_neighbours(root)]:
             if path.suffix in MODEL_FILES and path.is_file():
                 with path.open("rb") as file:
                     content = hashlib.file_digest(file, "sha256").hexdigest()
-                whole.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+                whole.update(f"{name}\0{content}\n".encode())
     except OSError as error:
         raise CogViewError(f"{error.filename or root}: cannot be read ({error.strerror})") from error
     return whole.hexdigest()
+
+
+def _neighbours(root: Path) -> list[tuple[str, Path]]:
+    """Name and path of every file of the tokenizers that ``root``'s family.json names outside of it."""
+    try:
+        facts = json.loads((root / "family.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    fields = ("image_tokenizer", "text_tokenizer")
+    places = [str(facts.get(field, "")) for field in fields] if isinstance(facts, dict) else []
+    found = []
+    for place in places:
+        if place.startswith("../"):
+            files = [root / place, *(root / place).rglob("*")]
+            found += sorted((f"{place}/{path.relative_to(root / place).as_posix()}", path) for path in files)
+    return found
 
 
 def png_bytes(image: Image.Image, provenance: Provenance) -> bytes:

@@ -76,3 +76,39 @@ def test_bad_input_is_one_line(
     assert main(["edit", "cat.png", *words, "--model", str(family)]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_other_verbs_take_the_same_family(
+    place: Path, family: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It describes, scores and sorts pictures, and draws with clusters and emphasis."""
+    model = ["--model", str(family)]
+    assert main(["caption", "cat.png", "--lang", "zh", "--max-length", "4", *model]) == 0
+    assert main(["score", "cat.png", "--text", "a red circle", *model]) == 0
+    assert (
+        main(["generate", "a red circle", "--clusters", "2", "--emphasis", "1", "--seed", "1", *model]) == 0
+    )
+    [path] = [line for line in capsys.readouterr().out.split() if line.endswith(".png") and "out/" in line]
+    made = read(Path(path))
+    assert made is not None and (made.settings["clusters"], made.settings["emphasis"]) == (2, 1.0)
+    assert main(["rerank", "a red circle", "cat.png", path, *model]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["upscale", "cat.png"], "super_resolution"),
+        (["caption", "cat.png", "--lang", "fr"], "'fr' is not one of"),
+        (["score", "cat.png", "--text", "a circle " * 40], "shorten it"),
+        (["rerank", "a circle " * 40, "cat.png"], "shorten it"),
+        (["generate", "a", "--emphasis", "1000"], "emphasis"),
+        (["generate", "a", "--clusters", "-1"], "clusters"),
+        (["generate", "a circle " * 40], "shorten it"),
+    ],
+)
+def test_bad_input_of_other_verbs(
+    place: Path, family: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main([*words, "--model", str(family)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

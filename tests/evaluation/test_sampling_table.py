@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ def test_a_row_is_of_the_pictures_that_were_drawn(
     )
     script["Experiment"].__init__.__globals__["open_extractor"] = lambda path: Means()
     experiment = script["Experiment"](given)
+    short = {"zh": "红色的圆", "en": "a red circle"}  # the tiny family reads 22 pieces
+    experiment.chosen = [replace(avatar, captions=short) for avatar in experiment.chosen]
     row = experiment.row("clusters 4", {"clusters": 4})
     paths = sorted((tmp_path / "work").rglob("*.png"))
     assert len(paths) == 8 and 0 <= row["accuracy"] <= 1 and row["diversity"] > 0

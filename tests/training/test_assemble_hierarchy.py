@@ -13,6 +13,7 @@ from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.hierarchy import Hierarchy, load
+from cogview.provenance import model_hash
 from cogview.training.assemble import assemble
 from cogview.transformer import storage
 from cogview.transformer.model import Transformer
@@ -105,3 +106,17 @@ def test_what_cannot_be_shared_is_refused(
     storage.without_shared(runs / "direct" / "model", runs / "base" / "model", tmp_path / "m", "../../../etc")
     with pytest.raises(CogViewError, match="no neighbour"):
         Transformer.inspect(tmp_path / "m")
+
+
+def test_the_hash_is_of_the_tokenizers_beside_it_too(runs: Path) -> None:
+    out = runs / "models" / "hashed"
+    assert command(runs, out) == 0
+    before = model_hash(out)
+    weights = runs / "models" / "mine" / "image_tokenizer" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    assert model_hash(out) != before
+    weights.write_bytes(kept)
+    (runs / "models" / "mine" / "card.md").write_text("other words")
+    (runs / "models" / "mine" / "base" / "config.json").touch()
+    assert model_hash(out) == before

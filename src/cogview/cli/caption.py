@@ -68,9 +68,9 @@ def caption(
     if not images:
         raise CogViewError("give the pictures to describe")
     batch_size = batch_limit(max_batch)
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import load
 
-    cogview = CogView.from_pretrained(model, precision=precision)
+    cogview = load(model, precision=precision)
     options: dict[str, Any] = {
         "language": lang,
         "beams": beams,

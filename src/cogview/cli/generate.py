@@ -65,6 +65,15 @@ def generate(
         float | None,
         typer.Option(help="Above 1: closer to the prompt, in twice the time.", show_default="the model's"),
     ] = None,
+    clusters: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Keep the k likeliest clusters of codes; 0: off.", show_default="the model's"
+        ),
+    ] = None,
+    emphasis: Annotated[
+        float | None, typer.Option(help="Added to attention towards the text.", show_default="the model's")
+    ] = None,
     upscale: Annotated[
         int | None,
         typer.Option("--upscale", metavar="TIMES", help="Enlarge each picture, 2 or 4 times (see upscale)."),
@@ -134,7 +143,14 @@ def generate(
         lora_strength=lora_strength,
         sparse=None if sparse is None else three_region(sparse),
     )
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    settings = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance": guidance,
+        "clusters": clusters,
+        "emphasis": emphasis,
+    }
     made: list[tuple[Picture, Path]] = []
     if upscale is not None:
         cogview.upscaler.stages(upscale)  # refused before anything is drawn

@@ -70,9 +70,9 @@ def rerank(
     batch_size = batch_limit(max_batch)
     if keep is not None:
         check_folder(out)
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import load
 
-    cogview = CogView.from_pretrained(model, precision=precision)
+    cogview = load(model, precision=precision)
     results = []
     for number, order in enumerate(orders, 1):
         with bar("scoring") as show:

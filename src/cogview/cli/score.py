@@ -51,9 +51,9 @@ def score(
     if not words:
         raise CogViewError("give a text with --text, or a file of texts with --texts")
     batch_size = batch_limit(max_batch)
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import load
 
-    cogview = CogView.from_pretrained(model, precision=precision)
+    cogview = load(model, precision=precision)
     with bar("scoring") as show:
         table = cogview.score(list(images), words, released=released, batch_size=batch_size, progress=show)
     if as_json:

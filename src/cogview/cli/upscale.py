@@ -90,10 +90,10 @@ def upscale(
         raise CogViewError("give the pictures to enlarge")
     batch_size = batch_limit(max_batch)
     check_folder(out)
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import load
 
     started = time.monotonic()
-    cogview = CogView.from_pretrained(model, precision=precision, deterministic=deterministic)
+    cogview = load(model, precision=precision, deterministic=deterministic)
     made: list[tuple[Picture, Path]] = []
 
     def keep(picture: Picture) -> None:
