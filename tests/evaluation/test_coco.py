@@ -28,9 +28,10 @@ from cogview.evaluation.comparison import read_reports
 from cogview.evaluation.distributions import DistributionPlan
 from cogview.evaluation.lite0 import Lite0
 from cogview.evaluation.reports import write_report
+from cogview.hierarchy import load
 from cogview.pipeline import CogView
 from cogview.provenance import read as read_provenance
-from tests.generation import tiny
+from tests.generation import tiny, tiny2
 
 PICTURES, EACH = 6, 3
 
@@ -126,6 +127,17 @@ def test_the_best_is_kept_with_more_contrast_and_says_so(coco: Path, model: CogV
     }
     assert report.manifest.reference.count == len({own.picture for own in chosen})
     assert report.manifest.prompts and report.count == 5
+
+
+def test_cogview2s_protocol_enlarges_the_best(coco: Path, tmp_path: Path) -> None:
+    model = load(tiny2.write(tmp_path / "family", enlarging=True))
+    plan = CocoPlan.model_validate(PROTOCOLS["cogview2"] | {"count": 3, "best_of": 2})
+    report = run(plan, coco, model, tmp_path / "work")
+    paths = sorted((tmp_path / "work").glob("coco-tiny2-*/*.png"))
+    assert len(paths) == len(caption_losses(paths)) == report.manifest.reference.count == 3
+    assert report.drawn.sizes == ("48 x 48",)
+    told = read_provenance(paths[0])
+    assert told is not None and "contrast" not in told.settings
 
 
 def test_stopped_and_shared_runs_give_the_same_digits(coco: Path, model: CogView, tmp_path: Path) -> None:
