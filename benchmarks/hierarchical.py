@@ -188,7 +188,7 @@ def report(times: dict[str, list[dict[str, float]]], images: int) -> dict[str, A
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--side", type=int, default=48, help="final codes a side; a multiple of 24")
+    parser.add_argument("--side", type=int, default=48, help="final codes a side; a multiple of 12")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--images", type=int, default=1, help="drawn together")
@@ -202,8 +202,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    if given.side % 24:
-        raise SystemExit("--side must be a multiple of 24: thirds are drawn, and halves, slid by quarters")
+    if given.side % 12:
+        raise SystemExit("--side must be a multiple of 12: thirds are drawn, and halves over quarters")
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     clock = time.process_time if given.processor else time.perf_counter
