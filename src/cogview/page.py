@@ -34,8 +34,9 @@ td,th{padding:.15rem .7rem .15rem 0;text-align:right;white-space:nowrap;border-b
 td:first-child,th:first-child{text-align:left}td.text{text-align:left;white-space:normal}
 pre{overflow-x:auto;background:#8881;padding:.6rem;border-radius:.3rem;font-size:.85rem}
 details{margin:.5rem 0}summary{cursor:pointer}
-svg{width:100%;height:auto;display:block;max-width:46rem}
+svg{width:100%;height:auto;display:block;max-width:46rem;min-width:30rem}
 svg text{fill:currentColor;font:12px system-ui,sans-serif}
+@media(max-width:34rem){svg text{font-size:14px}}
 .key{font-size:.85rem;margin:.1rem 0 .6rem}.key span{white-space:nowrap;margin-right:1rem}
 .key i{display:inline-block;width:.8rem;height:.8rem;border-radius:.15rem;margin-right:.35rem}
 """
@@ -302,6 +303,5 @@ def _short(text: str, most: int) -> str:
 
 
 def _svg(parts: Sequence[str], title: str) -> str:
-    return (
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'><title>{escape(title)}</title>{''.join(parts)}</svg>"
-    )
+    drawn = f"<title>{escape(title)}</title>{''.join(parts)}"
+    return f"<div class='wide'><svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{drawn}</svg></div>"

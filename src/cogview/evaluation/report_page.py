@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pydantic
@@ -128,8 +129,10 @@ def _run(folder: Path) -> Part:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    step = -(-len(points) // POINTS)
-    return [(float(x), y) for x, y in (*points[:-1:step], *points[-1:])]
+    """At most POINTS of a curve, each the mean of its neighbours."""
+    size = -(-len(points) // POINTS)
+    groups = [points[first : first + size] for first in range(0, len(points), size)] if points else []
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
 
 
 def _last(found: Sequence[Mapping[str, Any]]) -> str:
