@@ -14,11 +14,11 @@ size (4) can simulate the value explosion in training". Four variants, one seed,
 ========================  ==================================================================
 
 The arithmetic is real fp16 on any device: weights, activations, attention scores and gradients are half
-precision tensors, so what exceeds 65,504 becomes infinite. As in ZeRO the optimizer keeps fp32 copies, and the
-loss is scaled dynamically: an update whose gradient overflows is left out and halves the scale. A variant has
-ended when its forward pass overflows for ``--patience`` batches in a row, at weights that no skipped update
-changes. Written: a JSON file a variant and ``stability.png``; variants that are there already are kept, so
-four processes may each train one (``--only``).
+precision tensors, so what exceeds 65,504 becomes infinite. As in ZeRO the optimizer keeps fp32 copies, and
+the loss is scaled dynamically: an update whose gradient overflows is left out and halves the scale. A variant
+has ended when its forward pass overflows for ``--patience`` batches in a row, at weights that no skipped
+update changes. Written: a JSON file a variant and ``stability.png``; variants that are there already are
+kept, so four processes may each train one (``--only``).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class HalfModel:
 
 
 def batch_at(step: int, given: argparse.Namespace) -> Tensor:
-    """(batch, length + 1) int64: half of the tokens of a "text", then an "image" that repeats with a period."""
+    """(batch, length + 1) int64: random tokens that repeat with a period, which is what can be learnt."""
     generator = torch.Generator().manual_seed(given.seed * 1_000_003 + step)
     pattern = torch.randint(given.vocabulary, (given.batch, given.period), generator=generator)
     repeats = -(-(given.length + 1) // given.period)
@@ -181,7 +181,7 @@ def plot(curves: dict[str, Curve], given: argparse.Namespace, picture: Path) -> 
                 axes.plot(*drawn[-1], "x", color=COLOURS[name], markersize=8, markeredgewidth=2)
     panels[0].legend(fontsize=8)
     figure.suptitle(
-        f"{given.layers} layers, hidden {given.hidden}, batch {given.batch}, learning rate {given.lr:g}, fp16",
+        f"{given.layers} layers, hidden {given.hidden}, batch {given.batch}, rate {given.lr:g}, fp16",
         fontsize=10,
     )
     figure.savefig(picture, dpi=110)
@@ -198,24 +198,25 @@ def told(name: str, curve: Curve, given: argparse.Namespace) -> str:
     )
     return (
         f"{name:12} {end}; loss {good[0]:.2f} to {last:.2f}; {curve.skipped} updates left out, "
-        f"loss scale {curve.scales[-1]:g}; largest |x| {max(curve.stream):.3g}, score {max(curve.scores):.3g}; "
-        f"{curve.seconds:.0f} s"
+        f"loss scale {curve.scales[-1]:g}; largest |x| {max(curve.stream):.3g}, score "
+        f"{max(curve.scores):.3g}; {curve.seconds:.0f} s"
     )
 
 
-def parse() -> argparse.Namespace:
+def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/stability"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=list(VARIANTS), help="one variant")
-    for name, value in (("layers", 64), ("hidden", 32), ("heads", 2), ("length", 24), ("batch", 4), ("steps", 100),
-                        ("period", 4), ("vocabulary", 64), ("every", 5), ("patience", 10), ("seed", 0)):  # fmt: skip
+    sizes = {"layers": 64, "hidden": 64, "heads": 1, "length": 24, "batch": 4, "steps": 120, "period": 4}
+    sizes |= {"vocabulary": 64, "every": 5, "patience": 10, "seed": 0}
+    for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     parser.add_argument("--lr", type=float, default=0.1, help="default 0.1, the larger one of the paper")
-    parser.add_argument("--decay", type=float, default=0.04, help="weight decay, default 0.04")
-    return parser.parse_args()
+    parser.add_argument("--decay", type=float, default=0.0, help="weight decay, default 0")
+    return parser.parse_args(words)
 
 
 def settings_of(given: argparse.Namespace) -> dict[str, Any]:
