@@ -86,9 +86,9 @@ def _print(report: FairnessReport) -> None:
     console = Console()
     for name, ways in report.readings.items():
         table = Table(title=f"{report.facts['model']}: {name}, %", title_justify="left")
-        table.add_column("value")
+        table.add_column("value", no_wrap=True)
         for way, reading in ways.items():
-            table.add_column(f"{way} ({reading.pictures})", justify="right", no_wrap=True)
+            table.add_column(f"{way}\n({reading.pictures})", justify="right")
         for value in next(iter(ways.values())).proportions:
             table.add_row(value, *(_cell(reading, value) for reading in ways.values()))
         console.print(table)
