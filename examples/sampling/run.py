@@ -5,9 +5,10 @@
 
 Every setting draws the same held-out captions twice, with other seeds. A row tells how many stated attributes
 a classifier finds, KID to real held-out pictures, and *diversity*: how far the two pictures of a caption lie
-apart, on the average, in the extractor's features, relative to two real pictures of the same style. Cutting
-harder raises accuracy and lowers diversity, so that top-k and clusters are compared where diversity is equal:
-top-k's figures are interpolated at the diversity of each row of clusters. Pictures are kept in ``--work``.
+apart, on the average, in the extractor's features, relative to two real pictures of the same style (if these
+differ). Cutting harder raises accuracy and lowers diversity, so that top-k and clusters are compared where
+diversity is equal: top-k's figures are interpolated at that of each row of clusters. Pictures are kept in
+``--work``.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Experiment:
             own = Preprocessing(size=self.extractor.size)
             features.append(self.features(np.stack([load_picture(path, own) for path in paths])))
         right, stated = (sum(float(counts[i].sum()) for counts in answers) for i in (0, 1))
-        scale = real_spread(self.real, [avatar.style for avatar in self.chosen])
+        scale = real_spread(self.real, [avatar.style for avatar in self.chosen]) or 1.0
         return {
             "accuracy": right / max(1, stated),
             "kid": kid(self.real, np.concatenate(features), DistributionPlan(bootstrap=0)).value,
