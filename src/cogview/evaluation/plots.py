@@ -60,7 +60,8 @@ def plot_fairness(report: FairnessReport, path: Path) -> None:
             _bars(axis, reading, number, len(shown), way)
         values = list(next(iter(shown.values())).proportions)
         axis.set_xticks(range(len(values)), values)
-        axis.set(title=name, ylabel="share of the pictures", ylim=(0, None))
+        room = 1.2 * axis.get_ylim()[1]  # for the legend
+        axis.set(title=name, ylabel="share of the pictures", ylim=(0, room))
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize="small", ncols=4)
     write_figure(figure, path)
