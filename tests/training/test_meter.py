@@ -51,6 +51,13 @@ class Counted:
         return Work(10, 1e6)
 
 
+def test_measuring_the_machine_draws_no_random_numbers() -> None:
+    """It happens once a process: a resumed run would draw another dropout than the uninterrupted one."""
+    before = torch.get_rng_state()
+    assert matrix_rate(torch.device("cpu"), seconds=0.001) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_waiting_is_told_from_working() -> None:
     def slow() -> Iterator[tuple[int, int]]:
         for number in range(3):
