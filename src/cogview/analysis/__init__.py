@@ -1,1 +1,1 @@
-"""Looking inside a model: attention maps and scales, stability, fairness."""
+"""Looking inside a model: attention maps and scales, stability."""
