@@ -196,6 +196,19 @@ def test_eq_4_is_finite_in_half_precision_where_plain_attention_is_not() -> None
     torch.testing.assert_close(fused(*half, View()).double(), exact, rtol=0, atol=2e-2)
 
 
+def test_eq_4_takes_each_querys_own_largest_score_among_what_it_sees() -> None:
+    """One query's scores are 4e5, another's 0: by one largest for both the latter would have only -inf."""
+    query = torch.stack([torch.zeros(64), torch.full((64,), 220.0)])[None, None].half()
+    key = torch.stack([torch.full((64,), 200.0), torch.full((64,), 210.0)])[None, None].half()
+    value = torch.eye(2, 64)[None, None].half()
+    view = Causal().dense_view(2, 2)
+    exact = written(*each(Tensor.double, (query, key, value)), view)
+    assert (query.double() @ key.double().mT / 8).max() > 3e5
+    torch.testing.assert_close(
+        written(query, key, value, view, alpha=32.0).double(), exact, rtol=0, atol=1e-3
+    )
+
+
 @pytest.mark.parametrize("alpha", [1.0, 32.0, 1000.0])
 def test_eq_4_equals_softmax_where_both_are_finite(alpha: float) -> None:
     query, key, value = each(Tensor.half, inputs(9, 9))

@@ -30,15 +30,19 @@ def written(
 ) -> Tensor:
     """Scores in the tensors' own dtype; with ``alpha`` by equation 4, else only with the query scaled first.
 
-    Equation 4: softmax((Q K / (alpha sqrt(d)) - max) alpha), the largest score of each head taken off while
-    the scores are still small.
+    Equation 4: softmax((Q K / (alpha sqrt(d)) - max) alpha), the largest score taken off while the scores
+    are still small. The paper's largest is a head's ("at least head-wise"); here it is each query's own among
+    what it sees: else a query whose scores lie 65,504 below another's would have nothing left but -inf.
     """
     root = math.sqrt(query.shape[-1])
     if alpha is None:
         scores = (query / root) @ key.mT
     else:
         scores = (query / (alpha * root)) @ key.mT
-        scores = (scores - scores.detach().amax((-2, -1), keepdim=True)) * alpha
+        seen = scores.detach()
+        if view.allowed is not None:
+            seen = seen.masked_fill(~view.allowed, -torch.inf)
+        scores = (scores - seen.amax(-1, keepdim=True)) * alpha
     if view.bias is not None:
         scores = scores + view.bias.to(scores.dtype)
     if view.allowed is not None:
