@@ -62,12 +62,12 @@ def test_a_step_is_adamw_on_fp32_copies_of_fp16_weights(script: dict[str, Any]) 
             optimizer.step()
         else:
             assert half.step(loss) and half.scaler.scale == 64.0
-    for master, weight, expected in zip(
-        half.masters, half.model.parameters(), plain.parameters(), strict=True
-    ):
+    pairs = list(zip(half.masters, plain.parameters(), strict=True))
+    for master, weight in zip(half.masters, half.model.parameters(), strict=True):
         assert weight.dtype == torch.float16 and torch.equal(weight, master.half())
-        # Adam's first step has the gradient's sign alone: where that is nearly 0 the two may differ
-        assert ((master - expected).abs() < 2e-3).float().mean() > 0.9
+    off = torch.cat([(master - expected).abs().flatten() for master, expected in pairs])
+    # Adam's first step has the gradient's sign alone: where that is nearly 0 (the keys' biases) it may differ
+    assert (off < 2e-3).float().mean() > 0.95
 
 
 def test_an_overflow_in_the_forward_pass_ends_a_variant_and_is_placed(script: dict[str, Any]) -> None:
