@@ -172,9 +172,9 @@ class Rater:
             await page.wait_for_url(lambda url: url != address, timeout=patience)
             return True
         except Exception as error:
-            if self.script or not ("ERR_" in str(error) or "Timeout" in str(error)):
+            if "ERR_" not in str(error) and (self.script or "Timeout" not in str(error)):
                 raise
-            await self.open(page, f"{self.link}/next")  # the browser said that nobody answers
+            await self.open(page, f"{self.link}/next")  # the browser said that nobody answers: open it again
             return page.url != address
 
     async def score(self, page: Any, step: str) -> dict[str, int]:
