@@ -126,9 +126,8 @@ def main() -> None:
     given.out.write_text(json.dumps(result, indent=1) + "\n")
     for found in turns:
         rates = [f"{n} {found[n][0]:.0f}/s ({found[n][1]:.0f}/s processor)" for n in ("bare", "build")]
-        print(
-            f"{', '.join(rates)}; a file {found['bytes_a_picture'] / 1000:.1f} kB, {found['smaller']:.1f} x smaller"
-        )
+        size = found["bytes_a_picture"] / 1000
+        print(f"{', '.join(rates)}; a file {size:.1f} kB, shards {found['smaller']:.1f} times smaller")
     print("build against bare encoder: " + ", ".join(f"{name} {ratio:.0%}" for name, ratio in ratios.items()))
 
 
