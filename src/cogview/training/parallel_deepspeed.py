@@ -73,6 +73,8 @@ class DeepSpeed(Engine):
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # or it has the machine's compiler build collectives in shared memory, where gloo will do
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         (phase,) = optimizers.values()
         (inner,) = phase.optimizers
         self._phase, self._inner = next(iter(optimizers)), inner
@@ -142,7 +144,8 @@ class DeepSpeed(Engine):
                 found["model"][name] = value.cpu().clone()
         if not self._inner.state:
             return found
-        step = next(iter(self._inner.state.values()))["step"]
+        self._link()
+        step = next(state["step"] for state in self._inner.state.values() if "step" in state)
         for number, (name, parameter) in enumerate(self.model.named_parameters()):
             moments = [self._moment(parameter, key) for key in MOMENTS] if parameter.requires_grad else []
             if moments and number % world == rank:
@@ -188,8 +191,13 @@ class DeepSpeed(Engine):
         for buffer in flat:
             moments = {key: torch.zeros_like(buffer) for key in MOMENTS}
             self._inner.state[buffer] = {"step": step.clone().to(buffer.device), **moments}
+        self._link()
+
+    def _link(self) -> None:
+        """Have ZeRO-2 find each weight's moments; by itself it looks after the first group's step only."""
         if self.parallel.zero == 2:
-            zero._lazy_init_hp_params_optimizer_state()
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _put(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
         """Copy this rank's part of a weight (key None) or a moment into DeepSpeed's flat buffer."""
