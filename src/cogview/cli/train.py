@@ -36,7 +36,7 @@ def train(
 
     On several processes (docs/parallel-training.md):
 
-        torchrun --nproc-per-node 8 -m cogview train recipe.yaml --set parallel.kind=fsdp --auto-resume
+        torchrun --nproc-per-node 8 -m cogview.cli train recipe.yaml --set parallel.kind=fsdp --auto-resume
     """
     from rich.console import Console
 

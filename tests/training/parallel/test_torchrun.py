@@ -29,7 +29,7 @@ def test_a_killed_rank_is_started_again(data: Path, alone: dict[str, Path], tmp_
     (tmp_path / "recipe.yaml").write_text(dump_yaml(given))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "--max-restarts", "1", "-m", "cogview", "train", str(tmp_path / "recipe.yaml"),
+        "--max-restarts", "1", "-m", "cogview.cli", "train", str(tmp_path / "recipe.yaml"),
         "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
