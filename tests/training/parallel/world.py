@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import torch
@@ -85,10 +87,22 @@ def launch(world: int, *jobs: tuple[TransformerRecipe, Path]) -> tuple[list[Base
     return processes, queue
 
 
-def run(world: int, *jobs: tuple[TransformerRecipe, Path], limit: float = 900) -> list[str]:
+def run(world: int, *jobs: tuple[TransformerRecipe, Path], limit: float = 600) -> list[str]:
     """Train on so many ranks; what went wrong on each ("": nothing)."""
     processes, queue = launch(world, *jobs)
-    told = dict(queue.get(timeout=limit) for _ in processes)
+    told: dict[int, str] = {}
+    end, silent = time.monotonic() + limit, 0
+    while len(told) < world:
+        try:
+            rank, said = queue.get(timeout=1)
+            told[rank], silent = said, 0
+        except Empty:
+            silent += 1
+        gone = {r: p.exitcode for r, p in enumerate(processes) if r not in told and p.exitcode is not None}
+        if time.monotonic() > end or (gone and silent > 1):
+            for process in processes:
+                process.kill()
+            raise AssertionError(f"ranks ended without a word: {gone}; what the others said: {told}")
     for process in processes:
         process.join(limit)
     return [told[rank] for rank in range(world)]
