@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from cogview.errors import CogViewError
 
@@ -74,7 +75,7 @@ class Ranks:
         limit = timedelta(minutes=minutes)
         try:
             if not dist.is_initialized():
-                dist.init_process_group(backend, timeout=limit)
+                _meet(backend, limit)
             side = dist.new_group(backend="gloo", timeout=limit)
         except (RuntimeError, ValueError) as error:
             raise CogViewError(
@@ -134,6 +135,23 @@ class Ranks:
         """Say goodbye to the others."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meet(backend: str, limit: timedelta) -> None:
+    """Form the default group, past what the processes before a restart left in torchrun's store.
+
+    On one node torchrun's agent keeps its store from one start of the processes to the next, and a new
+    process may find the address of a dead one there. So each start has keys of its own. Agents of several
+    nodes count their restarts each for itself; there the store has to be new (docs/parallel-training.md).
+    """
+    if not (restarted() and os.environ.get("GROUP_WORLD_SIZE") == "1"):
+        dist.init_process_group(backend, timeout=limit)
+        return
+    store, rank, world = next(rendezvous("env://", timeout=limit))
+    kept = dist.PrefixStore(  # type: ignore[attr-defined]
+        f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store
+    )
+    dist.init_process_group(backend, store=kept, rank=rank, world_size=world, timeout=limit)
 
 
 def _attempt(action: Callable[[], T]) -> tuple[T | None, CogViewError | None]:
