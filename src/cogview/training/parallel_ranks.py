@@ -23,6 +23,11 @@ from cogview.errors import CogViewError
 T = TypeVar("T")
 CPU = torch.device("cpu")
 
+# Groups that were left, kept to the end of the process. A thread of gloo's may need the interpreter to let go
+# of a tensor; if DDP's reducer drops the last reference to its group it waits for that thread with the
+# interpreter locked, and both wait forever. Dropped from Python, a group unlocks it first.
+_LEFT: list[Any] = []
+
 
 class ElsewhereError(CogViewError):
     """Another rank failed with a user's error, and says so itself."""
@@ -134,6 +139,7 @@ class Ranks:
     def leave(self) -> None:
         """Say goodbye to the others."""
         if self.world > 1 and dist.is_initialized():
+            _LEFT.extend((dist.group.WORLD, self.side))
             dist.destroy_process_group()
 
 
