@@ -101,7 +101,8 @@ def test_a_person_with_a_phone_finishes(browser: Any, site: Site, script: bool) 
     count = 0
     while page.url != site.link(rater):
         if script:
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            page.wait_for_load_state("load")
+            assert page.locator("html").evaluate("page => page.scrollWidth <= innerWidth")
         if page.url.endswith("best"):
             page.locator("label:has(input[name=best])").nth(1).click()
         else:
