@@ -47,10 +47,11 @@ from cogview.data.shards import (
     write_atomically,
     write_shard,
 )
+from cogview.training.launch import prepare_directory
 from cogview.training.prefetch import Prefetch
 from cogview.training.recipe import task_class
 from cogview.training.tasks.transformer import TransformerRecipe
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.vocabulary import Vocabulary
 
 TEXT, GRID, CODES, PIECES, HIDDEN = 64, 16, 4096, 8000, 512

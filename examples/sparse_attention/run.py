@@ -13,9 +13,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.recipe import read_recipe, task_class
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 ATTENTION = {"dense": "causal", "sparse": "{kind: three_region, window: 8, times: 4, pivots: 48}"}

@@ -17,9 +17,10 @@ from cogview.generation.infilling import Hole, fill
 from cogview.generation.sampling import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
+from cogview.training.launch import prepare_directory
 from cogview.training.recipe import read_recipe
 from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
 from tests.training.test_transformer_task import VOCABULARY, caption, picture, write_data

@@ -27,6 +27,7 @@ from cogview.data.shards import (
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.generation.sampling import Sampling
+from cogview.training.launch import prepare_directory
 from cogview.training.tasks.enlarging import (
     DirectRecipe,
     DirectTask,
@@ -35,7 +36,7 @@ from cogview.training.tasks.enlarging import (
     IterativeTask,
     hide,
 )
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary

@@ -20,11 +20,12 @@ from cogview.family import Family
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.recipe import read_recipe, task_class
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerRecipe
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.transformer.attention.three_region import check_fits
 from cogview.transformer.config import ThreeRegionConfig, TransformerConfig
 from cogview.transformer.model import Transformer

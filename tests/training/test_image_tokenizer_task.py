@@ -18,8 +18,9 @@ from cogview.data.sources import open_source
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import METHODS
 from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.training.launch import prepare_directory
 from cogview.training.recipe import read_recipe, task_class
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """

@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
+from cogview.training.launch import prepare_directory
 from cogview.training.meter import Meter, Work, matrix_rate, transformer_work
 from cogview.training.metrics import MetricsFile
 from cogview.training.precision import LossScaler
 from cogview.training.recipe import Intervals
 from cogview.training.task import Metrics
 from cogview.training.trackers import Followers, check_trackers
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from tests.training.tiny import TinyRecipe, TinyTask, run

@@ -10,10 +10,10 @@ import yaml
 from cogview.config import read_yaml
 from cogview.errors import CogViewError
 from cogview.training import recipe as recipes
+from cogview.training.launch import pick_device, prepare_directory
 from cogview.training.optim import AdamWConfig, MuonConfig
 from cogview.training.recipe import Recipe, check_same, read_recipe, write_recipe
 from cogview.training.tasks.transformer import TransformerRecipe
-from cogview.training.trainer import pick_device, prepare_directory
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from tests.training.tiny import TinyRecipe

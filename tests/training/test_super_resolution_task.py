@@ -29,9 +29,10 @@ from cogview.generation.sampling import Sampling
 from cogview.generation.step import pack
 from cogview.generation.super_resolution import Small, enlarge
 from cogview.sequences import SequenceFormat
+from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
 

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
+from cogview.training.launch import prepare_directory
 from cogview.training.recipe import Intervals
 from cogview.training.task import load_weights, to_device
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from tests.training.tiny import STEPS, Model, TinyRecipe, TinyTask, batch_at, losses, run
 
 

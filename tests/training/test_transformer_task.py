@@ -25,11 +25,12 @@ from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.objective import sequence_loss
 from cogview.training.samples import contact_sheet
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
-from cogview.training.trainer import Trainer, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.transformer.attention import ThreeRegion, sample_pivots
 from cogview.transformer.config import ThreeRegionConfig
 from cogview.transformer.model import Transformer

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.recipe import Name, Recipe
 from cogview.training.task import Metrics, Task
-from cogview.training.trainer import Outcome, Trainer, prepare_directory
+from cogview.training.trainer import Outcome, Trainer
 
 STEPS = 60
 TIMED = ("seconds", "items_per_second", "tokens_per_second", "stalls", "memory", "utilisation")

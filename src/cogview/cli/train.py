@@ -41,9 +41,10 @@ def train(
     from rich.console import Console
 
     from cogview.errors import CogViewError
+    from cogview.training.launch import begin, meet
     from cogview.training.parallel_ranks import ElsewhereError
     from cogview.training.recipe import read_recipe, task_class
-    from cogview.training.trainer import Trainer, begin, meet
+    from cogview.training.trainer import Trainer
 
     console = Console(stderr=True)
     with _said_once():

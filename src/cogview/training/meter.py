@@ -109,9 +109,3 @@ class Meter:
 def _world() -> int:
     distributed = torch.distributed
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def is_first_rank() -> bool:
-    """Whether this process is the one that writes logs."""
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -189,7 +189,8 @@ class Sweep:
             return self._train(overrides, directory)
 
     def _train(self, overrides: tuple[str, ...], directory: Path) -> bool:
-        from cogview.training.trainer import Trainer, prepare_directory
+        from cogview.training.launch import prepare_directory
+        from cogview.training.trainer import Trainer
 
         began = time.monotonic()
         try:

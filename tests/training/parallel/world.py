@@ -21,9 +21,10 @@ from rich.console import Console
 
 from cogview.config import validate
 from cogview.errors import CogViewError
+from cogview.training.launch import begin, meet
 from cogview.training.metrics import MetricsFile
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
-from cogview.training.trainer import Outcome, Trainer, begin, meet
+from cogview.training.trainer import Outcome, Trainer
 
 Fields = dict[str, Any]
 SPAWN = multiprocessing.get_context("forkserver")

@@ -49,6 +49,7 @@ from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.assemble import FamilySettings, assemble
+from cogview.training.launch import pick_device, prepare_directory
 from cogview.training.meter import matrix_rate
 from cogview.training.metrics import MetricsFile
 from cogview.training.progress import duration
@@ -74,7 +75,7 @@ from cogview.training.train_on.sizes import (
     tokenizer_recipe,
     transformer_recipe,
 )
-from cogview.training.trainer import Trainer, pick_device, prepare_directory
+from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
 from cogview.vocabulary import Vocabulary
 

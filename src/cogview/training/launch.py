@@ -1,0 +1,68 @@
+"""Before the loop of a run: its directory, its processes, its device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cogview.config import read_yaml
+from cogview.errors import CogViewError
+from cogview.training.parallel import check_launch
+from cogview.training.parallel_ranks import Ranks, launched_world, local_rank, restarted
+from cogview.training.recipe import Recipe, check_same, write_recipe
+from cogview.training.task import Task
+
+
+def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
+    """Make the run directory, or check that it holds the run to resume; raises CogViewError otherwise.
+
+    A directory with a recipe and nothing else is a run that never began (its data did not open, say) and may
+    be begun anew.
+    """
+    saved = directory / "recipe.yaml"
+    if resume:
+        if not saved.is_file():
+            raise CogViewError(f"{directory} holds no run to resume; start it without --resume")
+        check_same(read_yaml(type(recipe), saved), recipe, directory)
+    elif directory.is_dir() and any(path != saved for path in directory.iterdir()):
+        raise CogViewError(f"{directory} is not empty; add --resume to go on, or choose another --out")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, saved)
+    except OSError as error:
+        raise CogViewError(
+            f"{directory} cannot be written ({error.strerror}); choose another --out"
+        ) from error
+
+
+def begin(recipe: Recipe, directory: Path, resume: bool, auto: bool = False) -> bool:
+    """Prepare the run directory; True where there is a run to go on with.
+
+    ``auto``: go on if it has begun. So it is as well after torchrun has started the processes anew.
+    """
+    begun = (directory / "recipe.yaml").is_file()
+    go_on = resume or (begun and (auto or restarted()))
+    prepare_directory(recipe, directory, go_on)
+    return go_on
+
+
+def meet(task: Task, recipe: Recipe) -> Ranks:
+    """The processes of this run, this one among them; CogViewError where they do not fit the recipe."""
+    check_launch(recipe, task.parallel)
+    return Ranks.join(pick_device(recipe.device), recipe.parallel.minutes)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a recipe; "auto" is the GPU if there is one. Raises CogViewError where there is none.
+
+    Of several processes on a machine each gets a GPU of its own.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launched_world() > 1:
+        name = f"cuda:{local_rank()}"
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here[name.split(":")[0]]:
+        raise CogViewError(f"device: {name} is not available here; use auto or cpu")
+    return torch.device(name)
