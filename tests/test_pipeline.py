@@ -117,6 +117,16 @@ def test_each_picture_is_handed_over_before_the_next_is_drawn(model: CogView) ->
     assert events == expected
 
 
+def test_pictures_of_several_requests_can_be_drawn_together(model: CogView) -> None:
+    """Other seeds, prompts and styles in one batch; each is the picture that it is alone."""
+    asked = [("a red circle", 7, 2, None), ("红色的圆", 8, 0, "pixel"), ("a red circle", 9, 1, "pixel")]
+    wanted = [model.wanted(*one) for one in asked]
+    made = list(model.draw_wanted(wanted, model.sampling_for({"top_k": 9})))
+    for picture, (prompt, seed, index, style) in zip(made, asked, strict=True):
+        [alone] = model.generate(prompt, seed=seed, first=index, style=style, top_k=9)
+        assert same(picture, alone) and picture.png() == alone.png()
+
+
 def test_guidance_changes_the_picture(model: CogView) -> None:
     plain, strong = (model.generate("a red circle", seed=7, guidance=g)[0] for g in (1.0, 4.0))
     assert not np.array_equal(plain.codes, strong.codes)

@@ -141,7 +141,7 @@ class Hierarchy(CogView2):
         texts = [self.shortened(text, style) for text in prompts] if truncate else list(prompts)
         if enlarge and not truncate:
             self._check_lengths(texts, style)
-        sampling = self._sampling(settings, style).model_dump()
+        sampling = self.sampling_for(settings, style).model_dump()
         small = self.draw(texts, n, seed, style, sampling, first, batch_size, progress, best_of, fairness)
         return self.enlarge(small, order=order, batch_size=batch_size) if enlarge else small
 

@@ -21,7 +21,7 @@ from cogview.describing import Caption, Describing, Ranked, checked_seed
 from cogview.enlarging import Enlarging, check_counts
 from cogview.errors import CogViewError
 from cogview.family import Family
-from cogview.generation.engine import Engine, Progress
+from cogview.generation.engine import Engine, Progress, Watch
 from cogview.generation.fairness import FairnessTable, Wording, wording
 from cogview.generation.linear import Precision
 from cogview.generation.picture import Picture
@@ -40,11 +40,12 @@ DEFAULT = "pictogram"
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """A picture to draw: the prompt as asked, the caption that is read, what is told of the difference."""
+class Wanted:
+    """A picture to draw: the prompt as asked, the caption that is read, its random stream, its own facts."""
 
     prompt: str
     caption: str
+    seed: int
     index: int
     facts: dict[str, Any]
 
@@ -211,42 +212,49 @@ class CogView(Describing, Enlarging):
         seed = checked_seed(seed)
         words = wording(fairness, seed, best_of)
         asked = [(text, index) for text in prompts for index in range(first, first + n * best_of)]
-        wanted = [self._wanted(text, index, style, words) for text, index in asked]
-        drawn = self._drawn(wanted, seed, self.sampling(settings or {}), style, batch_size, progress)
+        wanted = [self.wanted(text, seed, index, style, words) for text, index in asked]
+        drawn = self.draw_wanted(wanted, self.sampling(settings or {}), batch_size, progress)
         if best_of == 1:
             return drawn
         keep = n if fairness is None else 1
         return self._best([w.caption for w in wanted[:: keep * best_of]], drawn, keep, best_of)
 
-    def _wanted(self, prompt: str, index: int, style: str | None, words: Wording) -> _Wanted:
-        """One picture of a request, as it is worded."""
+    def wanted(
+        self, prompt: str, seed: int, index: int, style: str | None = None, words: Wording | None = None
+    ) -> Wanted:
+        """One picture of a request, as it is worded; raises as :meth:`caption_for`."""
+        words = words or wording(None, seed)
         made = words.replace(prompt, index)
-        return _Wanted(prompt, self.caption_for(made.text, style), index, words.facts(made))
+        facts = {"style": style, **words.facts(made)}
+        return Wanted(prompt, self.caption_for(made.text, style), seed, index, facts)
 
-    def _drawn(
+    def draw_wanted(
         self,
-        wanted: Sequence[_Wanted],
-        seed: int,
+        wanted: Sequence[Wanted],
         sampling: Sampling,
-        style: str | None,
-        batch_size: int | None,
-        progress: Progress | None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[Picture]:
-        """The pictures, in order; each caption is read once."""
+        """The pictures of one request or of several, in order; each caption is read once.
+
+        ``watch`` is called after each token with the pictures' numbers and their codes so far
+        (:meth:`Engine.draw`). Raises CogViewError at once for a caption that is too long.
+        """
         captions = {
             caption: number for number, caption in enumerate(dict.fromkeys(w.caption for w in wanted))
         }
         pieces = [self.encode(caption) for caption in captions]
-        jobs = [(captions[w.caption], seed, w.index) for w in wanted]
-        facts = {**sampling.model_dump(), "style": style, **self._ways()}
-        drawn = draw_codes(self.engine, self.form, pieces, jobs, sampling, batch_size, progress)
+        jobs = [(captions[w.caption], w.seed, w.index) for w in wanted]
+        facts = {**sampling.model_dump(), "style": None, **self._ways()}
+        drawn = draw_codes(self.engine, self.form, pieces, jobs, sampling, batch_size, progress, watch)
         return (
             Picture(
                 image=paint(self.images, codes, self.form.grid),
                 codes=codes,
                 prompt=wanted[job].prompt,
                 caption=wanted[job].caption,
-                seed=seed,
+                seed=wanted[job].seed,
                 index=wanted[job].index,
                 settings={**facts, **wanted[job].facts},
                 model=self.family.config.name,
@@ -302,6 +310,10 @@ class CogView(Describing, Enlarging):
         given = {name: value for name, value in settings.items() if value is not None}
         return validate(Sampling, self.family.config.defaults.model_dump() | given, "sampling")
 
+    def sampling_for(self, settings: Mapping[str, float | None], style: str | None = None) -> Sampling:
+        """:meth:`sampling` in a style, where the family has settings that suit it."""
+        return self.sampling(settings)
+
     def _ways(self) -> dict[str, Any]:
         """How it is computed, as far as the result may depend on it."""
         return {"precision": self.precision, "deterministic": self.roles.deterministic, **self.adapter}
@@ -326,4 +338,4 @@ def _adapt(model: Transformer, directory: Path, strength: float) -> dict[str, An
     return {"name": named.resolve().name, "hash": found[:16], "strength": strength}
 
 
-__all__ = ["BASE", "DEFAULT", "UPSCALING", "Caption", "CogView", "Picture", "Ranked"]
+__all__ = ["BASE", "DEFAULT", "UPSCALING", "Caption", "CogView", "Picture", "Ranked", "Wanted"]

@@ -156,7 +156,7 @@ class CogView2(CogView):
         """
         original = _opened(picture)
         hole = self._mask(mask, boxes, original.size)
-        text, sampling = self._ids(prompt, style), self._sampling(settings, style)
+        text, sampling = self._ids(prompt, style), self.sampling_for(settings, style)
         jobs = self._streams(n, seed)
         area = editing.frame(hole, crop, self.size)
         whole = area.shape == hole.shape
@@ -201,7 +201,7 @@ class CogView2(CogView):
         if not 0 < share <= 1:
             raise CogViewError(f"share is {share}; it lies between 0 and 1")
         original = _opened(picture)
-        text, sampling = self._ids(prompt, style, empty=True), self._sampling(settings, style)
+        text, sampling = self._ids(prompt, style, empty=True), self.sampling_for(settings, style)
         codes, made = self.codes_of(picture), list[Picture]()
         patch = max(1, min(PATCH, min(self.coglm.grid) // 3))
         for number, job in enumerate(self._streams(n, seed)):
@@ -349,7 +349,7 @@ class CogView2(CogView):
             return self.coglm.text_ids(())
         return self.coglm.text_ids(self.encode(self.caption_for(prompt, style)))
 
-    def _sampling(self, settings: Mapping[str, float | None] | None, style: str | None) -> Sampling:
+    def sampling_for(self, settings: Mapping[str, float | None] | None, style: str | None = None) -> Sampling:
         return self.sampling(self._settings(settings, style))
 
     def _settings(

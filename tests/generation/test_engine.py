@@ -268,6 +268,22 @@ def test_what_is_finished_comes_before_the_rest_is_drawn() -> None:
     assert max(seen) == 2 * 16
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_tokens_can_be_watched_as_they_come(deterministic: bool) -> None:
+    """After each token its batch's jobs and what they have; whatever batches there are."""
+    engine = make_engine(deterministic=deterministic)
+    jobs = [Job(prompts()[i % 2], 7, index) for i, index in enumerate((0, 1, 6))]
+    seen: list[tuple[list[int], NDArray[np.int64]]] = []
+    drawn = tokens(
+        engine, jobs, watch=lambda numbers, found: seen.append((list(numbers), found.numpy().copy()))
+    )
+    assert {number: sum(number in numbers for numbers, _ in seen) for number in range(3)} == dict.fromkeys(
+        range(3), 16
+    )
+    for numbers, found in seen:
+        assert np.array_equal(found, drawn[numbers, : found.shape[1]])
+
+
 def test_only_the_decoders_rows_come() -> None:
     rows = slice(5, 25)
     engine = Engine(pack(tiny.transformer(), rows))

@@ -38,6 +38,8 @@ BATCH = {"cpu": 16, "cuda": 64}  # more is hardly faster, and later to show its 
 Ids = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 Limit = Callable[[Tensor, int], Tensor]
+Likelihoods = Callable[[int], Tensor]
+Watch = Callable[[Sequence[int], Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,9 @@ class Job:
     """One sequence to draw.
 
     without: the prompt that guidance moves away from; given: (n,) int64, new tokens that are known already
-    (ids of the vocabulary), -1 for those to be drawn; None: all are.
+    (ids of the vocabulary), -1 for those to be drawn; None: all are. likelihoods: what else is known of the
+    new token i, as log-likelihoods (rows,) of the decoder's rows; the model's probabilities are multiplied
+    by them.
     """
 
     prompt: Prompt
@@ -70,6 +74,7 @@ class Job:
     index: int
     without: Prompt | None = None
     given: Ids | None = None
+    likelihoods: Likelihoods | None = None
 
 
 class LeftPadded(Visibility):
@@ -160,13 +165,16 @@ class Engine:
         progress: Progress | None = None,
         writing: Writing | None = None,
         first: int = 0,
+        watch: Watch | None = None,
     ) -> Iterator[tuple[int, Ids]]:
         """The tokens of every job, as (its number in ``jobs``, ids (n,) of the vocabulary), in order.
 
         All jobs draw equally many tokens; with ``writing`` at most so many, and a result has those before
         its end. A result comes as soon as its batch is done. ``batch_size`` is the most jobs at a time
         (default: what fits, at most 16 on a CPU); ``progress`` is told how many tokens of how many were
-        drawn; ``first`` is how many numbers of each random stream were used before.
+        drawn; ``first`` is how many numbers of each random stream were used before. ``watch`` is called after
+        each token with the numbers of the jobs being drawn and their tokens so far (jobs, drawn); what either
+        of them raises ends the drawing.
 
         Raises CogViewError where the memory does not suffice for one job, or clusters are asked for and
         there are none.
@@ -181,7 +189,7 @@ class Engine:
             while waiting:
                 rows = waiting.pop(0)
                 numbers = [number for number in rows if number is not None]
-                report = _reporter(progress, done, len(numbers), total)
+                report = _reporter(progress, watch, rows, done, total)
                 try:
                     tokens = self._draw_batch(
                         [jobs[i] for i in _filled(rows)], settings, report, writing, first
@@ -255,7 +263,7 @@ class Engine:
         self,
         jobs: Sequence[Job],
         settings: Sampling,
-        report: Callable[[int], None],
+        report: Callable[[int, Tensor], None],
         writing: Writing | None = None,
         first: int = 0,
     ) -> Ids:
@@ -269,7 +277,7 @@ class Engine:
         streams = Streams([(job.seed, job.index) for job in jobs], steps, decoder.device, first)
         given = _given(jobs, steps)
         tokens = torch.from_numpy(given).to(decoder.device)  # (n, jobs), -1 where a token is to be drawn
-        limit = None if writing is None else writing.limit(decoder.rows)
+        limit = _weighed(jobs) if writing is None else writing.limit(decoder.rows)
         fed, i = 0, -1  # tokens that were read; the last one that was drawn
         for i in np.flatnonzero((given < 0).any(1)).tolist():
             if fed < i:  # one token, or several that were given
@@ -278,11 +286,11 @@ class Engine:
             drawn = _choose(decoder.head(hidden), guided, settings, streams, i, limit, self.clusters)
             drawn = drawn + decoder.rows.start
             tokens[i] = torch.where(tokens[i] < 0, drawn, tokens[i])
-            report(i + 1)
+            report(i + 1, tokens)
             if writing is not None and writing.stop is not None and _all_ended(tokens[: i + 1], writing.stop):
                 break
         if i + 1 < steps:
-            report(steps)
+            report(steps, tokens)
         found: Ids = tokens.T.cpu().numpy()
         return found
 
@@ -372,6 +380,20 @@ def _choose(
     return sampling.draw(logits, streams.gumbel(i, logits.shape[-1]))
 
 
+def _weighed(jobs: Sequence[Job]) -> Limit | None:
+    """A function (logits (jobs, v), which token) that adds what else is known of the tokens."""
+    if all(job.likelihoods is None for job in jobs):
+        return None
+
+    def add(logits: Tensor, i: int) -> Tensor:
+        known = [
+            torch.zeros_like(logits[0]) if job.likelihoods is None else job.likelihoods(i) for job in jobs
+        ]
+        return logits + torch.stack(known)
+
+    return add
+
+
 def _all_ended(tokens: Tensor, stop: int) -> bool:
     """Whether every column of tokens (n, jobs) has the token ``stop``."""
     return bool((tokens == stop).any(0).all())
@@ -389,7 +411,17 @@ def _filled(batch: list[int | None]) -> list[int]:
     return [present if number is None else number for number in batch]
 
 
-def _reporter(progress: Progress | None, done: int, jobs: int, total: int) -> Callable[[int], None]:
-    if progress is None:
-        return lambda steps: None
-    return lambda steps: progress(done + steps * jobs, total)
+def _reporter(
+    progress: Progress | None, watch: Watch | None, rows: Sequence[int | None], done: int, total: int
+) -> Callable[[int, Tensor], None]:
+    """Tells both of a batch after ``steps`` of its tokens (n, rows) are known."""
+    numbers = [number for number in rows if number is not None]
+    kept = [place for place, number in enumerate(rows) if number is not None]
+
+    def report(steps: int, tokens: Tensor) -> None:
+        if progress is not None:
+            progress(done + steps * len(numbers), total)
+        if watch is not None:
+            watch(numbers, tokens[:steps, kept].T)
+
+    return report

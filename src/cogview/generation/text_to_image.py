@@ -16,7 +16,7 @@ from PIL import Image
 
 from cogview.errors import CogViewError
 from cogview.generation import memory
-from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt
+from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt, Watch
 from cogview.generation.sampling import Sampling
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
@@ -51,17 +51,19 @@ def draw_codes(
     settings: Sampling,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[int, Ids]]:
     """Codes (rows * columns,) of every picture, as (its number in ``pictures``, codes), as they are done.
 
     Args:
         captions: text pieces of each caption; each is read once.
         pictures: (number of its caption, seed, index) of each picture.
+        watch: called after each token; see :meth:`Engine.draw`.
     """
     prompts = [prompt_for(form, caption) for caption in captions]
     empty = prompt_for(form, ()) if settings.guidance != 1 else None
     jobs = [Job(prompts[caption], seed, index, empty) for caption, seed, index in pictures]
-    yield from engine.draw(jobs, settings, batch_size, progress)
+    yield from engine.draw(jobs, settings, batch_size, progress, watch=watch)
 
 
 @torch.inference_mode()
