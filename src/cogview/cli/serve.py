@@ -1,0 +1,89 @@
+"""``cogview serve``: models over HTTP, and the studio, a page to draw with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cogview.errors import CogViewError
+
+Precision = Literal["fp32", "int8"]
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL...",
+            help="Names (see cogview models) or directories; the first is the default.",
+            show_default="pictogram",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; the default is this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Ask for one of the keys in this file, one on each line."),
+    ] = None,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Listen to other machines without asking for a key.")
+    ] = False,
+    queue: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that may wait.")] = 32,
+    timeout: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="After which a request is given up.")
+    ] = 300,
+    together: Annotated[
+        int, typer.Option(min=1, max=1024, help="Pictures of several requests to draw in one batch.")
+    ] = 16,
+    max_upload: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="The largest upload.")] = 16,
+    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
+    ] = False,
+    lora: Annotated[
+        str | None, typer.Option(metavar="DIR", help="An adapter for the model (see cogview generate).")
+    ] = None,
+) -> None:
+    """Serve models over HTTP: an API of the OpenAI Images shape, and a page to draw with.
+
+    Examples:
+
+      cogview serve
+
+      cogview serve pictogram models/mine --port 8080
+
+      cogview serve --host 0.0.0.0 --api-key-file keys.txt
+
+    SIGTERM and Ctrl-C finish what is being drawn, then stop.
+    """
+    names = models or ["pictogram"]
+    if lora is not None and len(names) > 1:
+        raise CogViewError("--lora goes with one model; serve the others apart")
+    from cogview.serving import run  # refused at once where libraries are missing
+
+    if not run.is_loopback(host) and api_key_file is None and not without_key:
+        raise CogViewError(
+            f"--host {host} lets other machines in; add --api-key-file FILE, or --without-key if all may draw"
+        )
+    keys = [] if api_key_file is None else run.read_keys(api_key_file)
+    listener = run.listen(host, port)
+    from cogview.serving.app import Server
+    from cogview.serving.guard import Rules
+    from cogview.serving.metrics import Metrics
+    from cogview.serving.served import Models
+    from cogview.serving.worker import Worker
+
+    options = {"precision": precision, "deterministic": deterministic, "lora": lora}
+    loaded, metrics = Models.load(names, **options), Metrics()
+    rules = Rules(run.hosts_for(host), keys, max_upload << 20)
+    server = Server(loaded, Worker(metrics, queue, timeout, together), metrics, rules)
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listener.getsockname()[1]}"
+    typer.echo(f"studio  {address}/")
+    typer.echo(f"api     {address}/v1")
+    typer.echo(f"serving {', '.join(loaded.by_name)}; Ctrl-C stops", err=True)
+    run.serve(server, listener)

@@ -1,0 +1,141 @@
+"""The outermost layer: which requests are looked at at all, and what every answer carries.
+
+In this order: the host that is asked for must be ours (a page elsewhere cannot reach a server on this machine
+by a name of its own), a key must be right where keys are asked for, a post must not come from another site's
+page, and a body must not be longer than it may be, whatever its headers say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+
+from cogview.serving.errors import BAD, ApiError
+from cogview.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_JSON = 64 << 10
+OPEN = ("/healthz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' blob: data:; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Robots-Tag": "noindex, nofollow",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a server lets in.
+
+    hosts: names it answers to, "*" for any; keys: one of them is needed (none: no key); max_upload: bytes of
+    a form; paths: of its own, for the counts.
+    """
+
+    hosts: frozenset[str] = frozenset({"*"})
+    keys: Sequence[str] = ()
+    max_upload: int = 16 << 20
+    paths: frozenset[str] = field(default_factory=frozenset)
+
+    def knows(self, key: str) -> bool:
+        """Whether a key is one of those; takes as long for a wrong one."""
+        given = hashlib.sha256(key.encode()).digest()
+        found = [hmac.compare_digest(given, hashlib.sha256(own.encode()).digest()) for own in self.keys]
+        return any(found)
+
+
+class Guard:
+    """Wraps an application."""
+
+    def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
+        self.app, self.rules, self.metrics = app, rules, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers, status = Headers(scope=scope), [500]
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status[0] = message["status"]
+                there = {name.lower() for name, _ in message["headers"]}
+                lines = ((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
+                message["headers"] = [*message["headers"], *(line for line in lines if line[0] not in there)]
+            await send(message)
+
+        try:
+            limit = self._admit(scope, headers)
+            await self.app(scope, _limited(receive, limit), with_headers)
+        except ApiError as error:
+            answer = JSONResponse(error.body, error.status, {**error.headers, "Connection": "close"})
+            await answer(scope, receive, with_headers)
+        finally:
+            path = scope["path"] if scope["path"] in self.rules.paths else "other"
+            self.metrics.add("cogview_requests_total", path=path, status=str(status[0]))
+
+    def _admit(self, scope: Scope, headers: Headers) -> int:
+        """How long the body may be; ApiError for what is not let in."""
+        if not self._is_ours(headers.get("host", "")):
+            raise ApiError(421, "this server does not answer to that host name", code="wrong_host")
+        path = scope["path"]
+        if self.rules.keys and path != "/" and not path.startswith(OPEN):
+            kind, _, key = headers.get("authorization", "").partition(" ")
+            if kind.lower() != "bearer" or not self.rules.knows(key.strip()):
+                message = "a right API key is needed: Authorization: Bearer KEY"
+                raise ApiError(401, message, kind="authentication_error", code="invalid_api_key")
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _same_site(headers):
+            raise ApiError(403, "posts from other sites' pages are refused", kind=BAD, code="cross_site")
+        form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        limit = self.rules.max_upload if form else MAX_JSON
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > limit:
+            raise _too_long(limit)
+        return limit
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            return False
+        return "*" in self.rules.hosts or name in self.rules.hosts
+
+
+def _same_site(headers: Headers) -> bool:
+    """Not sent by a page of another site, as browsers tell; other clients say nothing."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def _too_long(limit: int) -> ApiError:
+    return ApiError(413, f"the request is too long; at most {limit:,} bytes are read", code="too_large")
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Counts what is read; ApiError beyond the limit, for bodies that do not tell their length."""
+    read = [0]
+
+    async def counted() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            read[0] += len(message.get("body", b""))
+            if read[0] > limit:
+                raise _too_long(limit)
+        return message
+
+    return counted

@@ -1,0 +1,128 @@
+"""Pictures that come in, checked before they are decoded, and pictures that go out."""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from cogview.data.images import BadImage, Limits, decode
+from cogview.generation.text_to_image import paint
+from cogview.pipeline import Picture
+from cogview.provenance import Provenance, png_bytes
+from cogview.serving.errors import ApiError
+from cogview.tokenizers.images import AnyImageTokenizer
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+MAX_PIXELS = 32_000_000
+DESCRIPTION = 0x010E  # EXIF's ImageDescription
+KEPT_BYTES, KEPT_SECONDS = 64 << 20, 3600.0
+
+
+def opened(data: bytes, field: str) -> Image.Image:
+    """An upload as a picture, RGB or RGBA; ApiError for what is none of ours, too large, or moves.
+
+    Format and size are known from the first bytes; pixels are decoded when these are right.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            moving = getattr(image, "n_frames", 1) > 1
+        if moving:
+            raise ApiError(400, f"{field} is an animation; send one picture", code="bad_image", param=field)
+        flat = decode(data, Limits(max_bytes=max(1, len(data)), max_pixels=MAX_PIXELS)).image
+    except UnidentifiedImageError:
+        there = ", ".join(name.lower() for name in FORMATS)
+        message = f"{field} is no picture of a known format; send {there}"
+        raise ApiError(400, message, code="bad_image", param=field) from None
+    except (BadImage, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise ApiError(400, f"{field}: {error}", code="bad_image", param=field) from None
+    return flat
+
+
+def encoded(image: Image.Image, kind: str, quality: int, facts: Provenance | None = None) -> bytes:
+    """A picture as a file; ``facts`` go into what the format has for them."""
+    if kind == "png" and facts is not None:
+        return png_bytes(image, facts)
+    buffer, options = io.BytesIO(), dict[str, Any]()
+    if kind != "png":
+        options["quality"] = quality
+        if facts is not None:
+            exif = Image.Exif()
+            exif[DESCRIPTION] = facts.model_dump_json(ensure_ascii=True)
+            options["exif"] = exif.tobytes()
+        image = over_grey(image) if kind == "jpeg" else image
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def over_grey(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent becomes grey."""
+    if image.mode == "RGB":
+        return image
+    ground = Image.new("RGBA", image.size, (128, 128, 128, 255))
+    ground.alpha_composite(image.convert("RGBA"))
+    return ground.convert("RGB")
+
+
+def base64_text(data: bytes) -> str:
+    """As in ``b64_json``."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def finished(picture: Picture, kind: str, quality: int) -> bytes:
+    """A finished picture as a file with its provenance inside, for PNG as the command line writes it."""
+    return encoded(picture.image, kind, quality, picture.provenance)
+
+
+def unfinished(images: AnyImageTokenizer, codes: torch.Tensor, grid: tuple[int, int]) -> Image.Image:
+    """The picture of the first codes (known,), RGBA; transparent where nothing is drawn yet.
+
+    Codes that are missing repeat those above, so that the edge of what is there looks as it will.
+    """
+    rows, columns = grid
+    known, filled = len(codes), np.empty(rows * columns, np.int64)
+    filled[:known] = codes.cpu().numpy()
+    for place in range(known, rows * columns):
+        filled[place] = filled[place - columns] if place >= columns else filled[known - 1]
+    image = paint(images, filled, grid)
+    drawn = np.where(np.arange(rows * columns) < known, 255, 0).astype(np.uint8).reshape(rows, columns)
+    image.putalpha(Image.fromarray(drawn).resize(image.size, Image.Resampling.NEAREST))
+    return image
+
+
+class Shelf:
+    """Pictures that can be fetched for an hour, by names nobody can guess (``response_format: url``)."""
+
+    def __init__(self, most: int = KEPT_BYTES, seconds: float = KEPT_SECONDS) -> None:
+        self.most, self.seconds = most, seconds
+        self._kept: OrderedDict[str, tuple[float, bytes, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, data: bytes, kind: str) -> str:
+        """Keep a file; its name."""
+        name = f"{secrets.token_urlsafe(16)}.{kind}"
+        with self._lock:
+            self._kept[name] = (time.monotonic(), data, MEDIA[kind])
+            while len(self._kept) > 1 and sum(len(one[1]) for one in self._kept.values()) > self.most:
+                self._kept.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> tuple[bytes, str] | None:
+        """A file and its media type; None where there is none, or not any more."""
+        with self._lock:
+            found = self._kept.get(name)
+            if found is None:
+                return None
+            if time.monotonic() - found[0] > self.seconds:
+                del self._kept[name]
+                return None
+            return found[1], found[2]

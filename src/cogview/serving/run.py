@@ -1,0 +1,117 @@
+"""Listening, and stopping well: what runs is finished, what waits is told, and the exit code is 0."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from cogview.errors import CogViewError
+from cogview.serving.app import Server, application
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CONNECTIONS = 512
+MAX_KEYS = 1 << 20
+
+try:
+    import uvicorn
+except ImportError:
+    raise CogViewError("the server needs uvicorn; install it with: pip install 'cogview[serve]'") from None
+
+
+class _Uvicorn(uvicorn.Server):
+    """A server whose first signal lets it finish, and whose second does not."""
+
+    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+        super().__init__(config)
+        self.own = server
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.own.worker.close()
+        await super().shutdown(sockets)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def hosts_for(host: str) -> frozenset[str]:
+    """Names a server answers to: any where others may reach it, which need a key."""
+    return frozenset({*LOOPBACK, host}) if is_loopback(host) else frozenset({"*"})
+
+
+def read_keys(path: Path) -> list[str]:
+    """The keys in a file, one a line; CogViewError where there is none, or a short one."""
+    try:
+        lines = path.read_bytes()[:MAX_KEYS].decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CogViewError(f"{path}: cannot be read as a file of keys ({error})") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys or min(map(len, keys)) < 16:
+        raise CogViewError(f"{path}: expected API keys of 16 characters or more, one on each line")
+    return keys
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; CogViewError where the address cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise CogViewError(
+            f"cannot listen at {host}:{port} ({error.strerror or error}); give another --host or --port"
+        ) from error
+
+
+def serve(server: Server, listener: socket.socket) -> None:
+    """Serve until a signal says to stop."""
+    running = uvicorn_server(server)
+    server.worker.start()
+    try:
+        running.run(sockets=[listener])
+    finally:
+        server.worker.close()
+        server.worker.join(0 if running.force_exit else None)
+
+
+def uvicorn_server(server: Server) -> uvicorn.Server:
+    """The HTTP server, not yet running."""
+    config = uvicorn.Config(
+        application(server),
+        log_level="warning",
+        access_log=False,  # prompts are nobody's business
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=15,
+        ws="none",
+        lifespan="off",
+    )
+    return _Uvicorn(config, server)

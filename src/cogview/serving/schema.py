@@ -1,0 +1,97 @@
+"""Requests, as they may be: every field known, every number in its range. An unknown field is an error.
+
+``Generation`` comes as JSON, the others as forms with a picture. Fields of OpenAI's API keep their names and
+meaning; what it has not (``seed``, ``best_of``, sampling settings) has the names of the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cogview.generation.sampling import MAX_SEED
+from cogview.serving.errors import ApiError
+
+MOST = 10  # pictures a request, as in OpenAI's API
+MOST_DRAWN = 64  # pictures drawn for a request, best_of counted
+MAX_TEXT = 4000  # characters of a prompt; the model's own limit, in tokens, is lower
+SAMPLING = ("temperature", "top_k", "top_p", "guidance", "clusters", "emphasis")
+
+
+class _Request(BaseModel):
+    """What all requests share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str | None = Field(None, max_length=200, description="The model; default: the first served.")
+    user: str | None = Field(
+        None, max_length=200, description="Accepted and not used, as some clients send it."
+    )
+
+
+class _Sampled(_Request):
+    """Sampling; None is what suits the model."""
+
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    temperature: float | None = Field(None, gt=0, le=100)
+    top_k: int | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=0, le=1)
+    guidance: float | None = Field(None, ge=0, le=100)
+    clusters: int | None = Field(None, ge=0)
+    emphasis: float | None = Field(None, ge=-100, le=100)
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """The sampling settings by name."""
+        return {name: getattr(self, name) for name in SAMPLING}
+
+
+class _Painted(_Sampled):
+    """Requests that are answered by pictures."""
+
+    n: int = Field(1, ge=1, le=MOST)
+    style: str | None = Field(None, max_length=200)
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_compression: int = Field(95, ge=0, le=100, description="Quality of jpeg and webp.")
+
+
+class Generation(_Painted):
+    """POST /v1/images/generations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    prompt: str = Field(max_length=MAX_TEXT)
+    size: str = Field("auto", max_length=20)
+    first: int = Field(
+        0, ge=0, le=MAX_SEED - MOST_DRAWN, description="Index of the first picture of the seed."
+    )
+    best_of: int = Field(1, ge=1, le=MOST_DRAWN)
+    stream: bool = False
+    partial_images: int = Field(0, ge=0, le=3)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.n * self.best_of > MOST_DRAWN:
+            raise ValueError(f"n times best_of is {self.n * self.best_of}; at most {MOST_DRAWN} are drawn")
+        if self.partial_images and not self.stream:
+            raise ValueError("partial_images needs stream")
+        return self
+
+
+def refusal(error: ValidationError, kind: type[BaseModel]) -> ApiError:
+    """The first of pydantic's errors as a refusal that names its field."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, kind.model_fields, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return ApiError(400, f"unknown field {name!r}{hint}", code="unknown_parameter", param=name)
+    if first["type"] == "missing":
+        return ApiError(400, f"the field {name!r} is missing", code="missing_parameter", param=name)
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON ({first['ctx']['error']})", code="not_json")
+    told = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(400, f"{name}: {told}" if name else told, code="invalid_value", param=name or None)

@@ -1,0 +1,136 @@
+"""A model as the server shows it: its name, what it can do, the sizes it draws."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cogview.errors import CogViewError
+from cogview.generation.roles import BASE, CAPTION, UPSCALING
+from cogview.hierarchy import Hierarchy, load
+from cogview.pipeline import CogView
+from cogview.pipeline2 import CogView2
+from cogview.serving.errors import ApiError
+
+
+class Served:
+    """One model in memory."""
+
+    def __init__(self, cogview: CogView, name: str | None = None) -> None:
+        self.cogview, self.name = cogview, name or cogview.family.config.name
+        self.since = int(time.time())
+
+    @cached_property
+    def abilities(self) -> tuple[str, ...]:
+        """What can be asked of it: generate, edit, upscale, caption, score."""
+        roles, edits = self.cogview.family.config.roles, isinstance(self.cogview, CogView2)
+        found = ["generate"] if BASE in roles else []
+        found += ["edit"] if edits else []
+        found += ["upscale"] if UPSCALING in roles else []
+        return (*found, *(("caption", "score") if edits or CAPTION in roles else ()))
+
+    def require(self, ability: str) -> None:
+        """ApiError where it cannot."""
+        if ability not in self.abilities:
+            there = ", ".join(self.abilities) or "nothing"
+            message = f"the model {self.name} cannot {ability}: it can {there}"
+            raise ApiError(400, message, code="unsupported", param="model")
+
+    def warm(self) -> None:
+        """Read what is read at first use and always needed."""
+        if "generate" in self.abilities:
+            _ = self.cogview.engine, self.sizes
+        _ = self.cogview.model_hash
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether what it draws is enlarged by its own further models (CogView2)."""
+        return isinstance(self.cogview, Hierarchy) and self.cogview.enlarges
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Sizes as ``WIDTHxHEIGHT``, the default first; each with how often it is the smallest."""
+        if "generate" not in self.abilities:
+            return {}
+        form, images = self.cogview.form, self.cogview.images
+        cell = images.image_size // images.grid()[0]
+        height, width = (side * cell for side in form.grid)
+        times = [1]
+        if self.enlarges:
+            assert isinstance(self.cogview, Hierarchy)
+            times = [self.cogview.direct.form.grid[0] // form.grid[0], 1]
+        elif "upscale" in self.abilities:
+            times = [1, 2, 4]
+        return {f"{width * n}x{height * n}": n for n in times}
+
+    def times(self, size: str) -> int:
+        """How often a size is the smallest; ApiError for one that there is not."""
+        if size == "auto":
+            return next(iter(self.sizes.values()))
+        if size not in self.sizes:
+            there = ", ".join(self.sizes)
+            raise ApiError(
+                400, f"no size {size!r}; there are {there} and auto", code="invalid_value", param="size"
+            )
+        return self.sizes[size]
+
+    def describe(self) -> dict[str, Any]:
+        """Its entry in ``GET /v1/models``; what OpenAI's has not is under ``cogview``."""
+        config = self.cogview.family.config
+        own: dict[str, Any] = {
+            "hash": self.cogview.model_hash,
+            "abilities": self.abilities,
+            "sizes": list(self.sizes),
+            "styles": config.styles,
+            "defaults": config.defaults.model_dump(),
+            "clusters": config.clusters is not None,
+        }
+        if self.sizes:
+            own["text_limit"] = self.cogview.form.text_limit
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.since,
+            "owned_by": "cogview",
+            "cogview": own,
+        }
+
+
+class Models:
+    """All that are served, by name; the first is the default."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self.by_name = {one.name: one for one in served}
+        if len(self.by_name) != len(served):
+            raise CogViewError("two of the models have the same name; serve them apart")
+        self.default = served[0]
+
+    @classmethod
+    def load(cls, names: Sequence[str | Path], **options: Any) -> Models:
+        """Read models into memory, ready to draw; CogViewError where one cannot be."""
+        served = [Served(load(name, **options)) for name in names]
+        for one in served:
+            one.warm()
+        return cls(served)
+
+    def find(self, name: str | None) -> Served:
+        """The model of a request; ApiError 404 where it is not served."""
+        if name is None:
+            return self.default
+        if name not in self.by_name:
+            close = difflib.get_close_matches(name, self.by_name, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.by_name)}"
+            raise ApiError(404, f"no model {name!r}; {hint}", code="model_not_found", param="model")
+        return self.by_name[name]
+
+    def able(self, name: str | None, ability: str) -> Served:
+        """The same, and it can; without a name the first that can."""
+        if name is None:
+            name = next((one.name for one in self.by_name.values() if ability in one.abilities), None)
+        found = self.find(name)
+        found.require(ability)
+        return found

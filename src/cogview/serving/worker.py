@@ -1,0 +1,237 @@
+"""The one thread that computes, and the queue before it.
+
+Requests become tickets. The thread takes the oldest and with it those that can be computed together
+(:class:`Job`); what it finds it hands to each ticket's event loop. A ticket whose client is gone, or whose
+time is over, is not computed any further. The queue is short: a server that cannot keep up says so at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Hashable, Sequence
+from typing import Any, Protocol
+
+from cogview.errors import CogViewError
+from cogview.generation import memory
+from cogview.serving.errors import OURS, OVERLOADED, ApiError
+from cogview.serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+RECENT = 20  # computations of which the mean time is taken, for Retry-After
+
+
+class Stopped(BaseException):
+    """Raised inside a computation that nobody waits for any more."""
+
+
+class Job(Protocol):
+    """What is to be computed for one request."""
+
+    @property
+    def size(self) -> int:
+        """How many pictures are drawn at the same time."""
+
+    @property
+    def key(self) -> Hashable | None:
+        """Jobs with equal keys can be computed together; None: alone."""
+
+    def run(self, tickets: Sequence[Ticket]) -> None:
+        """Compute the jobs of these tickets, in the worker's thread, and emit what comes."""
+
+
+class Ticket:
+    """A request in the queue or being computed. Made in its event loop; events come out there in order."""
+
+    def __init__(self, job: Job, seconds: float, metrics: Metrics) -> None:
+        self.job, self.metrics, self.seconds = job, metrics, seconds
+        self.made = time.monotonic()
+        self.cancelled = self.ended = False
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+
+    @property
+    def alive(self) -> bool:
+        """Whether anyone waits for it."""
+        return not (self.cancelled or self.ended)
+
+    def emit(self, event: Any) -> None:
+        """Hand over a part of the result, from any thread."""
+        self._put(event)
+
+    def end(self, error: ApiError | None = None) -> None:
+        """That was all, or what went wrong; further calls do nothing."""
+        if not self.ended:
+            self.ended = True
+            self._put(_End(error))
+
+    def _put(self, event: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop is closed, nobody listens
+            self.cancelled = True
+
+    async def events(self) -> AsyncIterator[Any]:
+        """What is emitted, until the end. ApiError for what went wrong, and when the time is over."""
+        try:
+            while True:
+                left = self.made + self.seconds - time.monotonic()
+                event = await asyncio.wait_for(self._events.get(), max(0.0, left))
+                if isinstance(event, _End):
+                    if event.error is not None:
+                        raise event.error
+                    return
+                yield event
+        except TimeoutError:
+            self._give_up("timeout")
+            message = f"not finished within {self.seconds:g} s; ask for less, or later"
+            raise ApiError(503, message, kind=OURS, code="timeout", retry_after=30) from None
+        finally:
+            self._give_up("client")
+
+    def _give_up(self, reason: str) -> None:
+        if self.alive:
+            self.cancelled = True
+            self.metrics.add("cogview_cancelled_total", reason=reason)
+
+
+class _End:
+    def __init__(self, error: ApiError | None) -> None:
+        self.error = error
+
+
+class Worker:
+    """The thread and its queue.
+
+    queue: how many requests may wait; seconds: after which a request is given up; together: the most pictures
+    of several requests to draw at a time.
+    """
+
+    def __init__(self, metrics: Metrics, queue: int = 32, seconds: float = 300.0, together: int = 16) -> None:
+        self.metrics, self.queue, self.seconds, self.together = metrics, queue, seconds, together
+        self.running: list[Ticket] = []
+        self._waiting: deque[Ticket] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._took: deque[float] = deque([1.0], RECENT)
+        self._thread = threading.Thread(target=self._work, name="cogview-worker", daemon=True)
+        metrics.gauge("cogview_waiting_requests", lambda: self.waiting)
+        metrics.gauge("cogview_running_requests", lambda: len(self.running))
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are in the queue and still wanted."""
+        return sum(ticket.alive for ticket in list(self._waiting))
+
+    @property
+    def closed(self) -> bool:
+        """Whether new requests are refused because the server is about to stop."""
+        return self._closed
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, job: Job) -> Ticket:
+        """Put a request into the queue; ApiError 429 where it is full, 503 where the server stops."""
+        with self._changed:
+            if self._closed:
+                raise _stopping()
+            self._waiting = deque(ticket for ticket in self._waiting if ticket.alive)
+            if len(self._waiting) >= self.queue:
+                message = f"{len(self._waiting)} requests are waiting, as many as may; try again later"
+                later = self._retry_after()
+                raise ApiError(429, message, kind=OVERLOADED, code="queue_full", retry_after=later)
+            ticket = Ticket(job, self.seconds, self.metrics)
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def _retry_after(self) -> int:
+        """Seconds until about half of the queue is done."""
+        mean = sum(self._took) / len(self._took)
+        return max(1, min(600, round(mean * len(self._waiting) / 2)))
+
+    def close(self) -> None:
+        """Refuse what waits and what comes; what is being computed is finished."""
+        with self._changed:
+            self._closed = True
+            refused, self._waiting = list(self._waiting), deque()
+            self._changed.notify_all()
+        for ticket in refused:
+            ticket.end(_stopping())
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the thread to end, after :meth:`close`."""
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        while tickets := self._next():
+            started = time.monotonic()
+            for ticket in tickets:
+                self.metrics.observe("cogview_wait_seconds", started - ticket.made)
+            self.running = tickets
+            try:
+                self._compute(tickets)
+            finally:
+                self.running = []
+            self._took.append(time.monotonic() - started)
+            self.metrics.observe("cogview_run_seconds", self._took[-1])
+
+    def _next(self) -> list[Ticket]:
+        """The oldest ticket and those that go with it; waits for one; none when closed."""
+        with self._changed:
+            while True:
+                self._waiting = deque(ticket for ticket in self._waiting if ticket.alive)
+                if self._waiting:
+                    return self._take()
+                if self._closed:
+                    return []
+                self._changed.wait()
+
+    def _take(self) -> list[Ticket]:
+        first = self._waiting.popleft()
+        taken, size, key = [first], first.job.size, first.job.key
+        for ticket in list(self._waiting):
+            if key is not None and ticket.job.key == key and size + ticket.job.size <= self.together:
+                taken.append(ticket)
+                size += ticket.job.size
+                self._waiting.remove(ticket)
+        return taken
+
+    def _compute(self, tickets: Sequence[Ticket]) -> None:
+        """Run the jobs; whatever happens, every ticket ends and the thread goes on."""
+        error: ApiError | None = None
+        try:
+            tickets[0].job.run(tickets)
+        except Stopped:
+            pass
+        except ApiError as refused:
+            error = refused
+        except CogViewError as wrong:
+            error = ApiError(400, str(wrong))
+            if wrong.__cause__ is not None and memory.ran_out(wrong.__cause__):
+                error = self._failed(
+                    ApiError(503, str(wrong), kind=OURS, code="out_of_memory", retry_after=60)
+                )
+        except Exception as wrong:  # a bug, or a broken machine: told in the log, not to the client
+            log.exception("a computation failed")
+            if memory.ran_out(wrong):
+                error = ApiError(503, "out of memory", kind=OURS, code="out_of_memory", retry_after=60)
+            else:
+                error = ApiError(500, "the server failed; its log says how", kind=OURS, code="internal")
+            self._failed(error)
+        for ticket in tickets:
+            ticket.end(error)
+
+    def _failed(self, error: ApiError) -> ApiError:
+        self.metrics.add("cogview_failures_total")
+        return error
+
+
+def _stopping() -> ApiError:
+    return ApiError(503, "the server is stopping", kind=OURS, code="stopping", retry_after=30)
