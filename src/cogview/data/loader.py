@@ -49,10 +49,12 @@ class TokenBatch(TypedDict):
 
 
 class ImageBatch(TypedDict):
-    """``images`` (batch, 3, size, size) uint8; ``items`` their numbers in the cache (see TokenBatch)."""
+    """``images`` (batch, 3, size, size) uint8; ``items`` their numbers in the cache (see TokenBatch);
+    ``whole`` the rows of the batch on all ranks together."""
 
     images: Tensor
     items: list[int]
+    whole: int
 
 
 class Mixture(Config):
@@ -348,4 +350,5 @@ class ImageLoader(EpochLoader[NDArray[np.int64], ImageBatch]):
         """Read this rank's rows of one batch."""
         whole = plan[batch * self.batch : (batch + 1) * self.batch]
         items, own = shared_out(whole, self.rank, self.world)
-        return {"images": self.cache.images(items), "items": items.tolist() if own else []}
+        named = items.tolist() if own else []
+        return {"images": self.cache.images(items), "items": named, "whole": len(whole)}

@@ -6,6 +6,8 @@ The generator's adversarial weight adapts to the ratio of gradients at the decod
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,10 +37,17 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(
-    reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float = 10.0
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    limit: float = 10.0,
+    whole: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Tensor:
-    """|d reconstruction / d last| / |d adversarial / d last|, clamped to [0, limit], without gradient."""
-    wanted = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
-    given = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
+    """|d reconstruction / d last| / |d adversarial / d last|, clamped to [0, limit], without gradient.
+
+    whole: makes of a gradient over this process's rows that over the whole batch.
+    """
+    wanted = whole(torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0])
+    given = whole(torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0])
     weight: Tensor = (wanted.norm() / (given.norm() + 1e-4)).clamp(0, limit).detach()
     return weight

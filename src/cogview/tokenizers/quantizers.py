@@ -9,11 +9,13 @@ CogView, section 2.2, compares four methods and finds them evenly matched (Figur
 
 All take vectors ``(..., dim)`` and give back quantised vectors, codes and a loss. Usage and perplexity are
 measured on every training batch; codes that fell out of use can be restarted from the current batch.
+Where several processes train one codebook, ``total`` adds up what each has counted in its part of the batch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +45,12 @@ def codebook_perplexity(counts: Tensor) -> Tensor:
     return torch.exp(-(p * (p + 1e-20).log()).sum())
 
 
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of the shape and type of ``like``, from torch's generator."""
+    noise: Tensor = -torch.empty_like(like).exponential_().log()
+    return noise
+
+
 class Quantizer(nn.Module):
     """Nearest-code lookup, shared by the four methods; subclasses say how the codebook learns.
 
@@ -50,6 +58,9 @@ class Quantizer(nn.Module):
         codes: number of codes K.
         dim: width of a code.
         commitment: weight of the term that pulls the encoder to its code (van den Oord et al.; released: 1).
+
+    Attributes:
+        total: makes of counts or sums over this process's vectors those over the whole batch.
     """
 
     codebook: Tensor
@@ -58,6 +69,7 @@ class Quantizer(nn.Module):
     def __init__(self, codes: int, dim: int, commitment: float = 1.0) -> None:
         super().__init__()
         self.codes, self.dim, self.commitment = codes, dim, commitment
+        self.total: Callable[[Tensor], Tensor] = lambda counted: counted
         self.register_buffer("usage", torch.ones(codes))
 
     def initial_codebook(self) -> Tensor:
@@ -100,7 +112,7 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def count(self, codes: Tensor) -> None:
         """Fold this batch's histogram into the running usage (decay 0.99)."""
-        counts = torch.bincount(codes.reshape(-1), minlength=self.codes).to(self.usage.dtype)
+        counts = self.total(torch.bincount(codes.reshape(-1), minlength=self.codes).to(self.usage.dtype))
         self.usage.mul_(0.99).add_(counts, alpha=0.01)
 
     @torch.no_grad()
@@ -165,8 +177,9 @@ class MovingAverageQuantizer(Quantizer):
 
     @torch.no_grad()
     def learn(self, z: Tensor, codes: Tensor) -> None:
-        counts = torch.bincount(codes, minlength=self.codes).to(z.dtype)
+        counts = self.total(torch.bincount(codes, minlength=self.codes).to(z.dtype))
         sums = torch.zeros(self.codes, self.dim, dtype=z.dtype, device=z.device).index_add_(0, codes, z)
+        sums = self.total(sums)
         self.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         self.average.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         total = self.cluster_size.sum()
@@ -190,7 +203,7 @@ class GumbelQuantizer(Quantizer):
     """A sample argmax(g - |v - x|^2 / tau), straight-through a softmax; tau falls from ``start`` to ``end``.
 
     In evaluation it is the nearest code, like the others. The KL term towards the uniform prior
-    (``sum q log(q K)``) keeps the codes in use.
+    (``sum q log(q K)``) keeps the codes in use. ``noise`` gives g for logits (n, codes).
     """
 
     codebook: Tensor
@@ -208,6 +221,7 @@ class GumbelQuantizer(Quantizer):
         self.codebook = nn.Parameter(self.initial_codebook())
         self.start, self.end, self.kl = start, end, kl
         self.temperature = start
+        self.noise: Callable[[Tensor], Tensor] = gumbel_noise
 
     def progress(self, fraction: float) -> None:
         """Temperature by the cosine from ``start`` to ``end`` over the first three quarters of training."""
@@ -218,8 +232,10 @@ class GumbelQuantizer(Quantizer):
         if not self.training:
             return super().forward(z)
         logits = -self.distances(z.reshape(-1, self.dim)) / self.temperature  # (n, codes)
-        one_hot = F.gumbel_softmax(logits, tau=1.0, hard=True)
-        codes = one_hot.argmax(1).view(z.shape[:-1])
+        soft = (logits + self.noise(logits)).softmax(1)
+        drawn = soft.argmax(1)
+        one_hot = F.one_hot(drawn, self.codes).to(soft.dtype) - soft.detach() + soft
+        codes = drawn.view(z.shape[:-1])
         self.count(codes)
         q = logits.softmax(1)
         kl = (q * (q * self.codes + 1e-20).log()).sum(1).mean()

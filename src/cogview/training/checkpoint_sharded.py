@@ -32,6 +32,7 @@ from cogview.training.checkpoint import (
     record,
     seal,
 )
+from cogview.training.optim import is_sharded
 from cogview.training.parallel_ranks import ElsewhereError, Ranks
 
 SCALAR = "@scalar"  # ends the name of a tensor without dimensions, which is kept as one of one element
@@ -49,7 +50,7 @@ def write_shards(
     part = final.with_name(final.name + PART)
     _on_first(ranks, lambda: _begin(part, directory))
     flat = {
-        _key(group, name, value): value.detach().reshape(1) if value.dim() == 0 else value.detach()
+        _key(group, name, value): value.detach().reshape(1) if value.dim() == 0 else _packed(value.detach())
         for group, named in tensors.items()
         for name, value in named.items()
     }
@@ -60,6 +61,11 @@ def write_shards(
 
 def _key(group: str, name: str, value: Tensor) -> str:
     return f"{group}|{name}{SCALAR if value.dim() == 0 else ''}"
+
+
+def _packed(value: Tensor) -> Tensor:
+    """As safetensors wants it, row by row in memory; convolutions have their channels last."""
+    return value if is_sharded(value) else value.contiguous()
 
 
 def _begin(part: Path, directory: Path) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -218,13 +218,30 @@ class DataParallel(Engine):
 
     def prepare(self, model: nn.Module, task: Task, optimizers: Mapping[str, PhaseOptimizer]) -> None:
         super().prepare(model, task, optimizers)
-        objective = Objective(task, model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 is about to rename the argument
-            self.wrapped = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+        self.wrapped = {
+            phase: self._watched(list(optimizer.parameters.values()), task.idle(phase))
+            for phase, optimizer in optimizers.items()
+        }
+
+    def _watched(self, parameters: list[nn.Parameter], idle: bool) -> nn.Module:
+        """The loss; DDP averages the gradients of these parameters. idle: of some there may be none."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 is about to rename the argument
+                return nn.parallel.DistributedDataParallel(
+                    Objective(self.task, self.model), broadcast_buffers=False, find_unused_parameters=idle
+                )
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
     def loss(self, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
-        found: tuple[Tensor, Metrics] | None = self.wrapped(batch, step, phase)
+        found: tuple[Tensor, Metrics] | None = self.wrapped[phase](batch, step, phase)
         return found
 
     @contextmanager
@@ -232,7 +249,9 @@ class DataParallel(Engine):
         if last or self.parallel.sync == "every":
             yield
             return
-        with self.wrapped.no_sync():
+        with ExitStack() as stack:
+            for wrapped in self.wrapped.values():
+                stack.enter_context(wrapped.no_sync())  # type: ignore[operator]
             yield
 
 

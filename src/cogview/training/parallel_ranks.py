@@ -8,7 +8,7 @@ checkpoint's thread says goes over a group of its own, because collectives of tw
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -99,6 +99,21 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def rows(self, own: Tensor, count: int) -> Tensor:
+        """The ``count`` rows of a batch of which a rank holds every ``world``-th, from its own number on."""
+        if self.world == 1:
+            return own
+        padded = own.new_zeros(-(-count // self.world), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, 1).flatten(0, 1)[:count]
+
+    def alike(self, tensors: Iterable[Tensor]) -> None:
+        """Give all ranks what rank 0 holds, in place."""
+        for value in tensors if self.world > 1 else ():
+            dist.broadcast(value.detach(), 0)
 
     def highest(self, values: Sequence[int]) -> list[int]:
         """The highest number any rank gave, place by place."""

@@ -23,8 +23,21 @@ def seed_all(seed: int) -> None:
 def seed_rank(seed: int, step: int, rank: int) -> None:
     """Give a rank but the first a stream of its own, and the first one too in the middle of a run."""
     if rank or step:
-        words = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
-        seed_all(int.from_bytes(words[:8], "little") >> 1)
+        seed_all(seed_of(seed, step, rank))
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed, the same wherever the same numbers are given."""
+    words = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
+    return int.from_bytes(words[:8], "little") >> 1
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Within, all generators draw what these numbers say, on any rank; afterwards they stand as before."""
+    with preserved():
+        seed_all(seed_of(*numbers))
+        yield
 
 
 def random_states() -> tuple[dict[str, Any], dict[str, Tensor]]:

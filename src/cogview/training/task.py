@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from cogview.errors import CogViewError
 from cogview.training.meter import Work
 from cogview.training.optim import AdamWConfig, MuonConfig, hidden_matrices
+from cogview.training.parallel_ranks import Ranks
 from cogview.training.recipe import Recipe
 
 Metrics = dict[str, float | Tensor]
@@ -45,7 +46,8 @@ class Task(Protocol):
     unit: str = "items"
     parallel: ClassVar[tuple[str, ...]] = ("ddp", "fsdp", "hsdp", "deepspeed")  # kinds it can train with
     recipe: Any
-    device: torch.device = torch.device("cpu")  # set by the loop before build()
+    device: torch.device = torch.device("cpu")  # set by the loop before build(), as is
+    ranks: Ranks = Ranks()  # for losses that hang on more than a rank's own rows
 
     def __init__(self, recipe: Any) -> None:
         self.recipe = recipe
@@ -69,6 +71,10 @@ class Task(Protocol):
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The (name, parameter) pairs a phase trains, names as in ``model.named_parameters()``."""
         return model.named_parameters()
+
+    def idle(self, phase: str) -> bool:
+        """Whether some parameters of a phase may have no part in its loss at some steps."""
+        return False
 
     def optimizer(self, phase: str) -> AdamWConfig | MuonConfig:
         """The optimizer of a phase: the recipe's, unless a task says otherwise."""

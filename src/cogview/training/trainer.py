@@ -91,7 +91,7 @@ class Trainer:
         ranks: Ranks | None = None,
     ) -> None:
         self.task, self.recipe, self.directory = task, recipe, directory
-        self.ranks = ranks or meet(task, recipe)
+        self.ranks = task.ranks = ranks or meet(task, recipe)
         self.device = task.device = self.ranks.device
         self.engine = make_engine(self.ranks, recipe.parallel)
         self.console = console or Console(stderr=True)

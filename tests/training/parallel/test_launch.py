@@ -45,17 +45,17 @@ def test_what_does_not_fit(
     assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_trains_on_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_has_no_blocks_to_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     fields = {
         "task": "image_tokenizer",
         "name": "x",
         "data": str(tmp_path),
         "steps": 1000,
-        "parallel": {"kind": "ddp"},
+        "parallel": {"kind": "fsdp"},
     }
     asked = validate(ImageTokenizerRecipe, fields, "test")
-    with pytest.raises(CogViewError, match="on one process only"):
+    with pytest.raises(CogViewError, match="image_tokenizer trains with ddp, not with fsdp"):
         check_launch(asked, task_class(asked.task).parallel)
 
 

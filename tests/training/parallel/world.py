@@ -23,7 +23,8 @@ from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.training.launch import begin, meet
 from cogview.training.metrics import MetricsFile
-from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
+from cogview.training.recipe import Recipe, task_class
+from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.trainer import Outcome, Trainer
 
 Fields = dict[str, Any]
@@ -46,19 +47,17 @@ def recipe(data: Path, **fields: Any) -> TransformerRecipe:
     return validate(TransformerRecipe, {**defaults, **fields}, "test")
 
 
-def train(given: TransformerRecipe, directory: Path, auto: bool = True) -> Outcome:
+def train(given: Recipe, directory: Path, auto: bool = True) -> Outcome:
     """What a rank does, as ``cogview train --auto-resume``."""
     torch.set_num_threads(1)
-    task = TransformerTask(given)
+    task = task_class(given.task)(given)
     ranks = meet(task, given)
     resume = ranks.lead(lambda: begin(given, directory, False, auto))
     with (directory.parent / f"said-{ranks.rank}.txt").open("a") as said:
         return Trainer(task, given, directory, Console(file=said), ranks).fit(resume)
 
 
-def _rank(
-    rank: int, world: int, port: int, jobs: Sequence[tuple[TransformerRecipe, Path]], queue: Any
-) -> None:
+def _rank(rank: int, world: int, port: int, jobs: Sequence[tuple[Recipe, Path]], queue: Any) -> None:
     facts = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
     os.environ.update({name: str(value) for name, value in facts.items()})
     said = ""
@@ -79,7 +78,7 @@ def free_port() -> int:
         return int(place.getsockname()[1])
 
 
-def launch(world: int, *jobs: tuple[TransformerRecipe, Path]) -> tuple[list[BaseProcess], Any]:
+def launch(world: int, *jobs: tuple[Recipe, Path]) -> tuple[list[BaseProcess], Any]:
     """Start the ranks on their jobs, one after the other."""
     queue = SPAWN.Queue()
     port = free_port()
@@ -92,7 +91,7 @@ def launch(world: int, *jobs: tuple[TransformerRecipe, Path]) -> tuple[list[Base
     return processes, queue
 
 
-def run(world: int, *jobs: tuple[TransformerRecipe, Path], limit: float = 240) -> list[str]:
+def run(world: int, *jobs: tuple[Recipe, Path], limit: float = 240) -> list[str]:
     """Train on so many ranks; what went wrong on each ("": nothing).
 
     Gloo's threads sometimes wait for the interpreter, and it for them, when a group is taken down; ranks that
@@ -114,7 +113,7 @@ def run(world: int, *jobs: tuple[TransformerRecipe, Path], limit: float = 240) -
         return _once(world, jobs, limit)
 
 
-def _once(world: int, jobs: Sequence[tuple[TransformerRecipe, Path]], limit: float) -> list[str]:
+def _once(world: int, jobs: Sequence[tuple[Recipe, Path]], limit: float) -> list[str]:
     processes, queue = launch(world, *jobs)
     told: dict[int, str] = {}
     end, silent = time.monotonic() + limit, 0

@@ -8,6 +8,7 @@ The loss is the mean over the scales. The release tells no weights of the loss.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cogview.data.loader import ImageBatch, ImageLoader
+from cogview.data.loader import ImageBatch
 from cogview.errors import CogViewError
 from cogview.tokenizers.hvqvae import HierarchicalConfig, HierarchicalTokenizer
 from cogview.tokenizers.quantizers import Quantized, codebook_perplexity
@@ -57,7 +58,6 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
 
     recipe_class: ClassVar[type[Recipe]] = HierarchicalTokenizerRecipe
     name: ClassVar[str] = "hierarchical_tokenizer"
-    parallel = ()  # its codebook follows statistics of the whole batch
     recipe: HierarchicalTokenizerRecipe
 
     def __init__(self, recipe: HierarchicalTokenizerRecipe) -> None:
@@ -90,17 +90,22 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
         trained = "tokenizer.decoders." if self.recipe.frozen else ""
         return ((name, p) for name, p in model.named_parameters() if name.startswith(trained))
 
+    def idle(self, phase: str) -> bool:
+        """All is at work at all steps; the codebook follows averages."""
+        return False
+
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, phase: str
     ) -> tuple[Tensor, Metrics] | None:
         tokenizer, images = _tokenizer(model), _pixels(batch["images"])
+        self._share_statistics(tokenizer.quantizer, batch, step)
         losses: list[Tensor] = []
         report: Metrics = {}
         for rate, (vectors, codebook) in zip(
             self.recipe.model.rates, self._vectors_and_losses(tokenizer, images, step), strict=True
         ):
             painted = tokenizer.paint(vectors, rate)
-            total, metrics = self._compare(cast(TokenizerTraining, model), images, painted, codebook, step)
+            total, metrics = self._compare(cast(TokenizerTraining, model), batch, painted, codebook, step)
             losses.append(total)
             report |= {f"{name}_{rate}": value for name, value in metrics.items()}
         return torch.stack(losses).mean(), report
@@ -128,9 +133,13 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
     def _vectors(self, model: ImageTokenizer, seed: int, batches: int) -> Tensor:
         """Encoder outputs (n, code_dim) of all scales, of some training batches chosen by ``seed``."""
         tokenizer = cast(HierarchicalTokenizer, model)
-        loader = iter(ImageLoader(self.cache, self.recipe.batch_size, seed=seed, weights=self.recipe.weights))
-        batch = (_pixels(next(loader)[0]["images"].to(self.device)) for _ in range(batches))
-        return torch.cat([z.flatten(0, 2) for images in batch for z in tokenizer.all_features(images)])
+        return torch.cat(
+            [
+                self.ranks.rows(z[:own], whole).flatten(0, 2)
+                for images, own, whole in islice(self._drawn(seed), batches)
+                for z in tokenizer.all_features(images)
+            ]
+        )
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:

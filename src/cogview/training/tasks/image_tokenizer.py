@@ -5,11 +5,17 @@ of the batch), the quantizer's own loss and, from ``adversarial_start`` on, a pa
 
 The first ``warmup_steps`` run without quantisation; the codebook then starts as the k-means centres of what
 the encoder says, so that all of it is used. Codes that die are restarted until ``restart_until``.
+
+On several ranks each has its pictures of every batch, and what hangs on all of them is added up: the
+codebook's statistics and its use, the gradients that weigh the adversarial term. What is drawn is drawn by
+step and picture, so that the ranks, however many, draw the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, Self, cast
 
@@ -26,9 +32,16 @@ from cogview.data.loader import ImageBatch, ImageLoader
 from cogview.errors import CogViewError
 from cogview.tokenizers.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from cogview.tokenizers.perceptual import LPIPS, Network
-from cogview.tokenizers.quantizers import Quantized, codebook_perplexity, kmeans
+from cogview.tokenizers.quantizers import (
+    GumbelQuantizer,
+    Quantized,
+    Quantizer,
+    codebook_perplexity,
+    kmeans,
+)
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.recipe import Recipe
+from cogview.training.rng import seed_of, seeded
 from cogview.training.task import Metrics, State, Task
 
 
@@ -103,7 +116,7 @@ class ImageTokenizerTask(Task):
 
     recipe_class: ClassVar[type[Recipe]] = ImageTokenizerRecipe
     name: ClassVar[str] = "image_tokenizer"
-    parallel = ()  # its codebook follows statistics of the whole batch
+    parallel = ("ddp",)  # convolutions have no blocks to shard
     unit = "images"
     recipe: ImageTokenizerRecipe
 
@@ -138,6 +151,15 @@ class ImageTokenizerTask(Task):
             ):
                 yield name, parameter
 
+    def idle(self, phase: str) -> bool:
+        """A codebook that is a parameter sits the warm-up out."""
+        learnt = self.recipe.model.method in ("nearest", "gumbel")
+        return phase == "model" and learnt and self.recipe.warmup_steps > 0 and not self.recipe.frozen
+
+    def shares(self, batch: ImageBatch) -> dict[str, float]:
+        """By the pictures that are this rank's own."""
+        return {"loss": float(len(batch["items"]))}
+
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[ImageBatch, State]]:
@@ -162,9 +184,17 @@ class ImageTokenizerTask(Task):
         if phase == "discriminator":
             return self._discriminate(training, images, step)
         training.tokenizer.quantizer.progress(step / self.recipe.steps)
+        self._share_statistics(training.tokenizer.quantizer, batch, step)
         painted, codebook_loss = self._forward(training.tokenizer, images, step)
         self.painted = painted.detach()
-        return self._compare(training, images, painted, codebook_loss, step)
+        return self._compare(training, batch, painted, codebook_loss, step)
+
+    def _share_statistics(self, quantizer: Quantizer, batch: ImageBatch, step: int) -> None:
+        """Have the quantizer count the pictures of all ranks, and draw its noise by step and picture."""
+        own, seeds = bool(batch["items"]), [seed_of(self.recipe.seed, step, x) for x in batch["items"] or [0]]
+        quantizer.total = lambda counted: self.ranks.total(counted * own)
+        if isinstance(quantizer, GumbelQuantizer):
+            quantizer.noise = lambda logits: _noise(logits, seeds)
 
     def _forward(self, model: ImageTokenizer, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
         if self.recipe.frozen:
@@ -180,24 +210,44 @@ class ImageTokenizerTask(Task):
         return model.paint(quantized.vectors), quantized.loss
 
     def _compare(
-        self, training: TokenizerTraining, images: Tensor, painted: Tensor, codebook_loss: Tensor, step: int
+        self,
+        training: TokenizerTraining,
+        batch: ImageBatch,
+        painted: Tensor,
+        codebook_loss: Tensor,
+        step: int,
     ) -> tuple[Tensor, Metrics]:
+        images = _pixels(batch["images"])
         weights, difference = self.recipe.loss, 2 * (painted - images)
         l2, l1 = difference.pow(2).mean(), difference.abs().mean()
         total = weights.l2 * l2 + weights.l1 * l1
         metrics: Metrics = {"l2": l2.detach() / 4, "psnr": psnr(painted, images).mean().detach()}
         for judge, term in self.judges:
-            part = max(1, round(term.share * len(images)))
-            distance = judge(painted[:part], images[:part]).mean()
+            distance = self._judged(judge, term, batch, images, painted)
             total = total + term.weight * distance
             metrics[f"lpips_{term.network}"] = distance.detach()
         if training.discriminator is not None and step > weights.adversarial_start * self.recipe.steps:
             verdict = -training.discriminator(painted).mean()
             last = [p for p in training.tokenizer.decoder.parameters() if p.ndim > 1][-1]
-            scale = adaptive_weight(total, verdict, last)
+            part = len(batch["items"]) / batch["whole"]
+            scale = adaptive_weight(total, verdict, last, whole=lambda mine: self.ranks.total(mine * part))
             total = total + weights.adversarial * scale * verdict
             metrics["adversarial"] = verdict.detach()
         return total + weights.quantizer * codebook_loss, metrics
+
+    def _judged(
+        self, judge: LPIPS, term: PerceptualTerm, batch: ImageBatch, images: Tensor, painted: Tensor
+    ) -> Tensor:
+        """This rank's part of the mean distance over the first ``share`` of the whole batch.
+
+        The part counts by the rank's pictures in the mean over ranks; some may have none to be judged.
+        """
+        judged = max(1, round(term.share * batch["whole"]))
+        own = len(range(self.ranks.rank, judged, self.ranks.world))
+        if not own:
+            return images.new_zeros(())
+        distances: Tensor = judge(painted[:own], images[:own])
+        return distances.sum() * (batch["whole"] / (judged * len(images)))
 
     def _discriminate(
         self, training: TokenizerTraining, images: Tensor, step: int
@@ -217,24 +267,49 @@ class ImageTokenizerTask(Task):
             self._start_codebook(tokenizer)
         due = recipe.restart_every and step % recipe.restart_every == 0
         if due and step <= recipe.restart_until * recipe.steps:
-            tokenizer.quantizer.restart(self._vectors(tokenizer, step, 1), recipe.restart_below)
+            vectors = self._vectors(tokenizer, step, 1)
+            with self._agreed(tokenizer.quantizer, step):
+                tokenizer.quantizer.restart(vectors, recipe.restart_below)
         usage = tokenizer.quantizer.usage
         return {"perplexity": codebook_perplexity(usage), "live": (usage > recipe.restart_below).sum()}
 
+    @contextmanager
+    def _agreed(self, quantizer: Quantizer, step: int) -> Iterator[None]:
+        """Within, what is drawn hangs on the step alone; after it all ranks have the same codebook."""
+        with seeded(self.recipe.seed, step):
+            yield
+        self.ranks.alike([*quantizer.parameters(recurse=False), *quantizer.buffers(recurse=False)])
+
     @torch.no_grad()
     def _vectors(self, model: ImageTokenizer, seed: int, batches: int) -> Tensor:
-        """Encoder outputs (n, code_dim) of some training batches chosen by ``seed``."""
-        loader = iter(ImageLoader(self.cache, self.recipe.batch_size, seed=seed, weights=self.recipe.weights))
-        found = [model.features(_pixels(next(loader)[0]["images"].to(self.device))) for _ in range(batches)]
+        """Encoder outputs (n, code_dim) of training batches chosen by ``seed``, the same on all ranks."""
+        found = [
+            self.ranks.rows(model.features(images)[:own], whole)
+            for images, own, whole in islice(self._drawn(seed), batches)
+        ]
         return torch.cat(found).reshape(-1, self.recipe.model.code_dim)
+
+    def _drawn(self, seed: int) -> Iterator[tuple[Tensor, int, int]]:
+        """Pictures of batches chosen by ``seed``, how many are this rank's own, and how many all ranks'."""
+        recipe, ranks = self.recipe, self.ranks
+        for batch, _ in ImageLoader(
+            self.cache,
+            recipe.batch_size,
+            seed=seed,
+            weights=recipe.weights,
+            rank=ranks.rank,
+            world=ranks.world,
+        ):
+            yield _pixels(batch["images"].to(self.device)), len(batch["items"]), batch["whole"]
 
     @torch.no_grad()
     def _start_codebook(self, model: ImageTokenizer) -> None:
         codes = self.recipe.model.codes
         grid = model.grid()
         batches = -(-10 * codes // (self.recipe.batch_size * grid[0] * grid[1]))
-        centres = kmeans(self._vectors(model, self.recipe.seed + 1, min(batches, 400)), codes, 8)
-        model.quantizer.initialise(centres)
+        vectors = self._vectors(model, self.recipe.seed + 1, min(batches, 400))
+        with self._agreed(model.quantizer, self.recipe.warmup_steps):
+            model.quantizer.initialise(kmeans(vectors, codes, 8))
 
     def _validation(self) -> NDArray[np.int64]:
         """Numbers of the held-out pictures; none where the cache has no such split."""
@@ -274,6 +349,14 @@ class ImageTokenizerTask(Task):
 
     def export(self, model: nn.Module, directory: Path) -> None:
         cast(TokenizerTraining, model).tokenizer.save(directory)
+
+
+def _noise(logits: Tensor, seeds: list[int]) -> Tensor:
+    """Gumbel noise (n, codes), for each of ``seeds`` the n / len(seeds) rows of its picture."""
+    noise = torch.empty_like(logits)
+    for seed, part in zip(seeds, noise.chunk(len(seeds)), strict=True):
+        part.exponential_(generator=torch.Generator(logits.device).manual_seed(seed))
+    return -noise.log()
 
 
 def _pixels(images: Tensor) -> Tensor:
