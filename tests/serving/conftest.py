@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import http.client
 import io
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from tests.generation import tiny, tiny2
 
@@ -160,27 +162,37 @@ def site(models: Models) -> Iterator[Site]:
 @pytest.fixture
 def serve(models: Models) -> Iterator[Callable[..., Site]]:
     """Servers with other rules or limits."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(serving(options.pop("models", models), **options))
 
 
 class Gate:
-    """Holds the worker before its next token, so that a test has time for what happens meanwhile."""
+    """Holds the worker before each token until it is allowed, so that a test has time for what happens."""
 
     def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open, self.reached = threading.Event(), threading.Event()
-        self.tokens = 0
-        head = served.cogview.engine.decoder.head
+        self.tokens, self._allowed, self._wide_open = 0, threading.Semaphore(0), False
+        engine = served.cogview.engine
+        head = engine.decoder.head
 
-        def held(*arguments: Any) -> Any:
+        def held(hidden: Tensor) -> Tensor:
             self.tokens += 1
-            self.reached.set()
-            assert self.open.wait(60)
-            return head(*arguments)
+            assert self._wide_open or self._allowed.acquire(timeout=60)
+            return head(hidden)
 
-        monkeypatch.setattr(served.cogview.engine.decoder, "head", held)
+        monkeypatch.setattr(engine, "decoder", dataclasses.replace(engine.decoder, head=held))
+
+    def wait(self, token: int = 1) -> None:
+        """Until so many tokens were begun."""
+        until(lambda: self.tokens >= token)
+
+    def allow(self, tokens: int) -> None:
+        """Let so many more be drawn."""
+        self._allowed.release(tokens)
+
+    def open(self) -> None:
+        """Hold nothing any more."""
+        self._wide_open = True
+        self.allow(1)
 
 
 def png(mode: str = "RGB", size: tuple[int, int] = (20, 16), colour: Any = (200, 30, 40)) -> bytes:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from cogview import __version__
@@ -23,7 +22,7 @@ from cogview.serving.errors import OURS, ApiError
 
 try:
     from fastapi import FastAPI, Request
-    from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+    from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
@@ -32,12 +31,26 @@ except ImportError as error:
         f"the server needs {error.name}; install it with: pip install 'cogview[serve]'"
     ) from None
 
-from cogview.serving.drawing import Drawing, Made, Partial
+from cogview.describing import Caption
+from cogview.serving import tasks
+from cogview.serving.answers import Answer, event_stream
+from cogview.serving.drawing import Drawing
+from cogview.serving.forms import Files, read_form
 from cogview.serving.guard import Guard, Rules
 from cogview.serving.metrics import Metrics
-from cogview.serving.pictures import Shelf, base64_text, encoded, finished
-from cogview.serving.schema import Generation, refusal
+from cogview.serving.pictures import Shelf, opened
+from cogview.serving.schema import (
+    Captioning,
+    Edit,
+    Generation,
+    Output,
+    Scoring,
+    Upscaling,
+    Variation,
+    refusal,
+)
 from cogview.serving.served import Models
+from cogview.serving.tasks import Call
 from cogview.serving.worker import Ticket, Worker
 
 if TYPE_CHECKING:
@@ -49,6 +62,7 @@ FILES = {
     "studio.js": "text/javascript; charset=utf-8",
     "studio.svg": "image/svg+xml",
 }
+MOST_DESCRIBED = 8  # pictures of a request for captions or scores
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -76,6 +90,8 @@ def application(server: Server) -> ASGIApp:
         app.add_exception_handler(kind, handler)
     _add_pages(app, server)
     _add_generations(app, server)
+    _add_pictures(app, server)
+    _add_words(app, server)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     rules = Rules(server.rules.hosts, server.rules.keys, server.rules.max_upload, paths)
     return Guard(app, rules, server.metrics)
@@ -91,7 +107,8 @@ def _refused(request: Request, error: ApiError) -> JSONResponse:
 def _missing(request: Request, error: HTTPException) -> JSONResponse:
     told = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for this path"}
     message = told.get(error.status_code, str(error.detail))
-    return _refused(request, ApiError(error.status_code, message, code="not_found"))
+    code = "not_found" if error.status_code == 404 else None
+    return _refused(request, ApiError(error.status_code, message, code=code))
 
 
 def _gone(request: Request, error: ClientDisconnect) -> Response:
@@ -152,74 +169,93 @@ def _add_generations(app: FastAPI, server: Server) -> None:
     async def generations(request: Request) -> Response:
         asked = await read_json(request, Generation)
         job = Drawing.of(asked, server.models.find(asked.model))
+        answer = Answer(server, str(request.base_url), asked, job.served.name, job.usage)
         ticket = server.worker.submit(job)
-        answer = _Answer(server, request, asked, job)
         if asked.stream:
             return event_stream(answer.events(ticket))
         return await unless_gone(request, answer.whole(ticket))
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """How a request's pictures are sent."""
+def _add_pictures(app: FastAPI, server: Server) -> None:
+    """What is asked with a picture, and answered by pictures."""
 
-    server: Server
-    request: Request
-    asked: Generation
-    job: Drawing
+    def form(kind: type[BaseModel]) -> dict[str, Any]:
+        return {"response_model": None, "openapi_extra": _takes(kind, "multipart/form-data")}
 
-    async def whole(self, ticket: Ticket) -> Response:
-        """All pictures in one answer."""
-        made = {event.number: await self._entry(event) async for event in ticket.events()}
-        return JSONResponse(
-            {
-                "created": int(time.time()),
-                "data": [made[number] for number in sorted(made)],
-                "model": self.job.served.name,
-                "output_format": self.asked.output_format,
-                "usage": self._usage(),
-            }
-        )
+    async def answered(request: Request, asked: Output, call: Call) -> Response:
+        answer = Answer(server, str(request.base_url), asked, call.served.name, {})
+        return await unless_gone(request, answer.whole(server.worker.submit(call)))
 
-    async def events(self, ticket: Ticket) -> AsyncIterator[dict[str, Any]]:
-        """Pictures on their way and finished ones, as they come."""
-        async for event in ticket.events():
-            if isinstance(event, Partial):
-                data = await run_in_threadpool(
-                    encoded, event.image, self.asked.output_format, self.asked.output_compression
-                )
-                kind, more = (
-                    "partial_image",
-                    {"partial_image_index": event.step, "b64_json": base64_text(data)},
-                )
-            else:
-                kind, more = "completed", await self._entry(event)
-            common = {
-                "type": f"image_generation.{kind}",
-                "created_at": int(time.time()),
-                "index": event.number,
-            }
-            yield common | more | {"output_format": self.asked.output_format}
-        yield {"type": "image_generation.done", "usage": self._usage()}
+    @app.post("/v1/images/edits", **form(Edit))
+    async def edits(request: Request) -> Response:
+        asked, files = await read_form(request, Edit, image=1, mask=1)
+        served = server.models.able(asked.model, "edit")
+        image = await run_in_threadpool(opened, one(files, "image"), "image")
+        mask = await run_in_threadpool(opened, files["mask"][0], "mask") if files["mask"] else None
+        return await answered(request, asked, tasks.edit(asked, served, image, mask))
 
-    async def _entry(self, event: Made) -> dict[str, Any]:
-        """One finished picture."""
-        kind, picture = self.asked.output_format, event.picture
-        data = await run_in_threadpool(finished, picture, kind, self.asked.output_compression)
-        told = {
-            "seed": picture.seed,
-            "picture": picture.index,
-            "size": "{}x{}".format(*picture.image.size),
-            "revised_prompt": picture.caption,
-        }
-        if self.asked.response_format == "url":
-            return {"url": f"{self.request.base_url}v1/pictures/{self.server.shelf.put(data, kind)}", **told}
-        return {"b64_json": base64_text(data), **told}
+    @app.post("/v1/images/variations", **form(Variation))
+    async def variations(request: Request) -> Response:
+        asked, files = await read_form(request, Variation, image=1)
+        served = server.models.able(asked.model, "edit")
+        image = await run_in_threadpool(opened, one(files, "image"), "image")
+        return await answered(request, asked, tasks.vary(asked, served, image))
 
-    def _usage(self) -> dict[str, int]:
-        drawn = self.job.size * len(self.job.served.cogview.form.code_positions(0))
-        tokens = self.job.tokens
-        return {"input_tokens": tokens, "output_tokens": drawn, "total_tokens": tokens + drawn}
+    @app.post("/v1/images/upscales", **form(Upscaling))
+    async def upscales(request: Request) -> Response:
+        asked, files = await read_form(request, Upscaling, image=1)
+        served = server.models.able(asked.model, "upscale")
+        await run_in_threadpool(opened, one(files, "image"), "image")
+        return await answered(request, asked, tasks.upscale(asked, served, one(files, "image")))
+
+
+def _add_words(app: FastAPI, server: Server) -> None:
+    """What is asked with pictures, and answered by words and numbers."""
+
+    async def answered(request: Request, call: Call, entry: Callable[[Any], dict[str, Any]]) -> Response:
+        async def whole(ticket: Ticket) -> Response:
+            async with contextlib.aclosing(ticket.events()) as coming:
+                found = [entry(value) async for value in coming]
+            data = [{"index": number, **told} for number, told in enumerate(found)]
+            return JSONResponse({"object": "list", "model": call.served.name, "data": data})
+
+        return await unless_gone(request, whole(server.worker.submit(call)))
+
+    @app.post("/v1/captions", response_model=None, openapi_extra=_takes(Captioning, "multipart/form-data"))
+    async def captions(request: Request) -> Response:
+        asked, files = await read_form(request, Captioning, image=MOST_DESCRIBED)
+        served = server.models.able(asked.model, "caption")
+        images = await run_in_threadpool(all_opened, files)
+
+        def entry(found: list[Caption]) -> dict[str, Any]:
+            return {"captions": [{"text": x.text, "score": x.score, "seed": x.seed} for x in found]}
+
+        return await answered(request, tasks.caption(asked, served, images), entry)
+
+    @app.post("/v1/scores", response_model=None, openapi_extra=_takes(Scoring, "multipart/form-data"))
+    async def scores(request: Request) -> Response:
+        asked, files = await read_form(request, Scoring, image=MOST_DESCRIBED)
+        served = server.models.able(asked.model, "score")
+        images = await run_in_threadpool(all_opened, files)
+
+        def entry(losses: list[float]) -> dict[str, Any]:
+            pairs = zip(asked.prompt, losses, strict=True)
+            return {"scores": [{"prompt": prompt, "caption_loss": loss} for prompt, loss in pairs]}
+
+        return await answered(request, tasks.score(asked, served, images), entry)
+
+
+def one(files: Files, name: str) -> bytes:
+    """The file that has to be there."""
+    if not files[name]:
+        raise ApiError(400, f"the file {name!r} is missing", code="missing_parameter", param=name)
+    return files[name][0]
+
+
+def all_opened(files: Files) -> list[Image.Image]:
+    """All pictures of a request."""
+    one(files, "image")
+    return [opened(data, "image") for data in files["image"]]
 
 
 # ------------------------------------------------------------------------------------------ plumbing
@@ -240,25 +276,6 @@ async def read_json(request: Request, kind: type[M]) -> M:
 def _takes(kind: type[BaseModel], media: str = "application/json") -> dict[str, Any]:
     """What /openapi.json says of a body."""
     return {"requestBody": {"required": True, "content": {media: {"schema": kind.model_json_schema()}}}}
-
-
-def event_stream(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    """Server-sent events, each named by its type; an error is the last of them."""
-
-    async def lines() -> AsyncIterator[str]:
-        async with contextlib.aclosing(events) as coming:  # type: ignore[type-var]
-            try:
-                async for event in coming:
-                    yield _event(event["type"], event)
-            except ApiError as error:
-                yield _event("error", {"type": "error", **error.body})
-
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:

@@ -25,7 +25,7 @@ from cogview.serving.errors import ApiError
 from cogview.serving.pictures import unfinished
 from cogview.serving.schema import Generation
 from cogview.serving.served import Served
-from cogview.serving.worker import Stopped, Ticket
+from cogview.serving.worker import Made, Stopped, Ticket
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,6 @@ class Partial:
     number: int
     step: int
     image: Image.Image
-
-
-@dataclass(frozen=True)
-class Made:
-    """A finished picture: which one of the request."""
-
-    number: int
-    picture: Picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +88,12 @@ class Drawing:
     @property
     def size(self) -> int:
         return len(self.wanted)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens read and drawn."""
+        drawn = self.size * len(self.served.cogview.form.code_positions(0))
+        return {"input_tokens": self.tokens, "output_tokens": drawn, "total_tokens": self.tokens + drawn}
 
     @property
     def key(self) -> Hashable:

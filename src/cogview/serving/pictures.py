@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cogview.data.images import BadImage, Limits, decode
 from cogview.generation.text_to_image import paint
@@ -39,13 +39,19 @@ def opened(data: bytes, field: str) -> Image.Image:
         if moving:
             raise ApiError(400, f"{field} is an animation; send one picture", code="bad_image", param=field)
         flat = decode(data, Limits(max_bytes=max(1, len(data)), max_pixels=MAX_PIXELS)).image
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if not image.has_transparency_data:
+                return flat
+            return ImageOps.exif_transpose(image).convert("RGBA")
     except UnidentifiedImageError:
         there = ", ".join(name.lower() for name in FORMATS)
         message = f"{field} is no picture of a known format; send {there}"
         raise ApiError(400, message, code="bad_image", param=field) from None
-    except (BadImage, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except Image.DecompressionBombError:
+        message = f"{field}: too many pixels, at most {MAX_PIXELS:,}"
+        raise ApiError(400, message, code="bad_image", param=field) from None
+    except (BadImage, OSError, ValueError, SyntaxError) as error:
         raise ApiError(400, f"{field}: {error}", code="bad_image", param=field) from None
-    return flat
 
 
 def encoded(image: Image.Image, kind: str, quality: int, facts: Provenance | None = None) -> bytes:

@@ -19,9 +19,12 @@ CONNECTIONS = 512
 MAX_KEYS = 1 << 20
 
 try:
+    import python_multipart  # noqa: F401  (reads forms)
     import uvicorn
-except ImportError:
-    raise CogViewError("the server needs uvicorn; install it with: pip install 'cogview[serve]'") from None
+except ImportError as error:
+    raise CogViewError(
+        f"the server needs {error.name}; install it with: pip install 'cogview[serve]'"
+    ) from None
 
 
 class _Uvicorn(uvicorn.Server):

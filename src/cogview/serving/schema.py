@@ -7,16 +7,19 @@ meaning; what it has not (``seed``, ``best_of``, sampling settings) has the name
 from __future__ import annotations
 
 import difflib
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cogview.generation.sampling import MAX_SEED
+from cogview.generation.upscaling import DETAIL
 from cogview.serving.errors import ApiError
 
 MOST = 10  # pictures a request, as in OpenAI's API
 MOST_DRAWN = 64  # pictures drawn for a request, best_of counted
 MAX_TEXT = 4000  # characters of a prompt; the model's own limit, in tokens, is lower
+MOST_BOXES = 32
+Box = Annotated[str, Field(max_length=100)]
 SAMPLING = ("temperature", "top_k", "top_p", "guidance", "clusters", "emphasis")
 
 
@@ -48,14 +51,19 @@ class _Sampled(_Request):
         return {name: getattr(self, name) for name in SAMPLING}
 
 
-class _Painted(_Sampled):
+class Output(_Sampled):
     """Requests that are answered by pictures."""
 
-    n: int = Field(1, ge=1, le=MOST)
-    style: str | None = Field(None, max_length=200)
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: int = Field(95, ge=0, le=100, description="Quality of jpeg and webp.")
+
+
+class _Painted(Output):
+    """Those that have words."""
+
+    n: int = Field(1, ge=1, le=MOST)
+    style: str | None = Field(None, max_length=200)
 
 
 class Generation(_Painted):
@@ -79,6 +87,49 @@ class Generation(_Painted):
         if self.partial_images and not self.stream:
             raise ValueError("partial_images needs stream")
         return self
+
+
+class Edit(_Painted):
+    """POST /v1/images/edits: a form with ``image`` and perhaps ``mask``."""
+
+    prompt: str = Field(max_length=MAX_TEXT)
+    box: tuple[Box, ...] = Field((), max_length=MOST_BOXES)
+    order: Literal["together", "one_by_one"] = "together"
+    crop: Literal["auto", "whole", "tight"] = "auto"
+    feather: int = Field(4, ge=0, le=256)
+    first_stage_only: bool = False
+
+
+class Variation(_Painted):
+    """POST /v1/images/variations: a form with ``image``."""
+
+    prompt: str = Field("", max_length=MAX_TEXT)
+    share: float = Field(0.5, gt=0, le=1)
+    first_stage_only: bool = False
+
+
+class Upscaling(Output):
+    """POST /v1/images/upscales: a form with ``image``."""
+
+    prompt: str | None = Field(None, max_length=MAX_TEXT)
+    times: int = Field(2, ge=2, le=4)
+    faithful: bool = True
+    detail: float = Field(DETAIL, ge=0, le=1)
+
+
+class Captioning(_Sampled):
+    """POST /v1/captions: a form with ``image``, perhaps several."""
+
+    n: int = Field(1, ge=1, le=MOST)
+    language: Literal["zh", "en"] | None = None
+    beams: int | None = Field(None, ge=1, le=16)
+    max_length: int | None = Field(None, ge=1)
+
+
+class Scoring(_Request):
+    """POST /v1/scores: a form with ``image`` and ``prompt``, perhaps several of both."""
+
+    prompt: tuple[Annotated[str, Field(max_length=MAX_TEXT)], ...] = Field(min_length=1, max_length=16)
 
 
 def refusal(error: ValidationError, kind: type[BaseModel]) -> ApiError:

@@ -12,11 +12,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cogview.errors import CogViewError
 from cogview.generation import memory
+from cogview.pipeline import Picture
 from cogview.serving.errors import OURS, OVERLOADED, ApiError
 from cogview.serving.metrics import Metrics
 
@@ -27,6 +29,14 @@ RECENT = 20  # computations of which the mean time is taken, for Retry-After
 
 class Stopped(BaseException):
     """Raised inside a computation that nobody waits for any more."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished picture: which one of the request."""
+
+    number: int
+    picture: Picture
 
 
 class Job(Protocol):
@@ -57,7 +67,8 @@ class Ticket:
     @property
     def alive(self) -> bool:
         """Whether anyone waits for it."""
-        return not (self.cancelled or self.ended)
+        late = time.monotonic() > self.made + self.seconds + 1  # for those that nobody ever listened to
+        return not (self.cancelled or self.ended or late)
 
     def emit(self, event: Any) -> None:
         """Hand over a part of the result, from any thread."""
@@ -75,7 +86,7 @@ class Ticket:
         except RuntimeError:  # the loop is closed, nobody listens
             self.cancelled = True
 
-    async def events(self) -> AsyncIterator[Any]:
+    async def events(self) -> AsyncGenerator[Any, None]:
         """What is emitted, until the end. ApiError for what went wrong, and when the time is over."""
         try:
             while True:
