@@ -1,6 +1,7 @@
 """Speed, utilisation and stalls against closed forms; what was left out is named; trackers get every line."""
 
 import json
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,9 +164,43 @@ def test_sample_pictures_follow(tmp_path: Path) -> None:
 def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    recipe = TinyRecipe.model_validate({"steps": 2, "device": "cpu", "trackers": ["wandb"]})
-    run(tmp_path / "run", recipe)
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    fields = {"steps": 3, "device": "cpu", "trackers": ["wandb"], "intervals": {"log": 1, "evaluate": 2}}
+    run(tmp_path / "run", TinyRecipe.model_validate(fields))
+    (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    records = list(wandb_records(path.read_bytes()))
+    rows = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["train", "train", "evaluate", "train", "evaluate"]
+    for row, line in zip(rows, lines, strict=True):
+        kind = line.pop("kind")
+        assert row["step"] == line.pop("step")
+        numbers = {f"{kind}/{key}": value for key, value in line.items() if isinstance(value, int | float)}
+        assert {key: row[key] for key in numbers} == pytest.approx(numbers)
+    (config,) = ({x.key: x.value_json for x in r.run.config.update} for r in records if r.HasField("run"))
+    assert json.loads(config["steps"]) == 3
+
+
+def wandb_records(data: bytes) -> Iterator[Any]:
+    """What a ``.wandb`` file holds: LevelDB's log of blocks of 32 KiB after a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    assert data[:4] == b":W&B"
+    place, held = 7, b""
+    while place + 7 <= len(data):
+        if (left := -place % 32768) and left < 7:
+            place += left
+        _, size, part = struct.unpack("<IHB", data[place : place + 7])
+        held += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if part in (1, 4):  # whole, or the last piece
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(held)
+            yield record
+            held = b""
 
 
 def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

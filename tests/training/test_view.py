@@ -1,6 +1,13 @@
 """A run seen from its files alone."""
 
 import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +15,9 @@ from rich.console import Console
 
 from cogview.cli.app import main
 from cogview.errors import CogViewError
+from cogview.training.checkpoint import list_checkpoints
 from cogview.training.view import facts, loss_names, read_run, render, sparkline
+from tests.training.test_transformer_task import VOCABULARY, caption, write_data
 from tests.training.tiny import TinyRecipe, run
 
 
@@ -101,3 +110,62 @@ def test_a_real_run_is_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "step 6 of 6" in capsys.readouterr().out
     assert main(["watch", str(tmp_path / "nowhere")]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_live_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
+    """On a pseudo-terminal: the view appears; Ctrl-C leaves a checkpoint and says how to go on."""
+    write_data(tmp_path / "tokens", caption, VOCABULARY, "1" * 16, "2" * 64)
+    recipe = {
+        "task": "transformer", "name": "seen", "data": str(tmp_path / "tokens"), "steps": 1_000_000,
+        "model": {"layers": 1, "hidden": 16, "heads": 2}, "format": {"text_slots": 6}, "device": "cpu",
+        "intervals": {"log": 1, "evaluate": 0, "sample": 0, "checkpoint": 0}, "batch_size": 4, "threads": 1,
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--live"]
+    process, terminal = on_a_terminal(command)
+    try:
+        shown = read_until(terminal, rb"seen \xc2\xb7 transformer \xc2\xb7 running[^$]*?step [1-9]").decode(
+            errors="replace"
+        )
+        os.write(terminal, b"\x03")
+        said = read_until(terminal, rb"--resume --out [^\n]*\n").decode(errors="replace")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(terminal)
+    assert "least" in shown and "items/s" in shown
+    stopped = re.search(r"received SIGINT: stopped after step (\d+); go on with: cogview train", said)
+    assert stopped is not None
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert int(checkpoint.name[5:]) == int(stopped[1]) >= 1
+    assert read_run(tmp_path / "run").step == int(stopped[1])
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def on_a_terminal(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """``cogview`` with a terminal of its own, which Ctrl-C goes through; and the terminal's other end."""
+    begin = """import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from cogview.cli.app import main
+sys.exit(main(sys.argv[1:]))"""
+    ours, theirs = pty.openpty()
+    facts = {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", begin, *command],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env={**os.environ, **facts},
+    )  # fmt: skip
+    os.close(theirs)
+    return process, ours
+
+
+def read_until(terminal: int, pattern: bytes, limit: float = 240) -> bytes:
+    """What comes from the terminal up to a pattern."""
+    found, end = b"", time.monotonic() + limit
+    while not re.search(pattern, found):
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"the terminal said only {found[-2000:]!r}"
+        try:
+            found += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            raise AssertionError(f"it ended with {found[-2000:]!r}") from None
+    return found

@@ -3,7 +3,7 @@
 A recipe names them (``trackers: [tensorboard]``); each is an extra (``pip install 'cogview[tensorboard]'``).
 They follow the metrics file: every line it gets they get, with the sample pictures that appeared since, so
 that they know nothing the file does not and a run without them is the same run. What a resumed run repeats is
-dropped (TensorBoard) or written over (W&B, by its step).
+dropped (TensorBoard) or stands there twice, at the same step (W&B).
 
 W&B works offline unless ``WANDB_MODE`` says otherwise: files in ``RUN/wandb`` that ``wandb sync`` uploads.
 """
@@ -88,9 +88,10 @@ class WandB:
             config=dict(config),
             settings=self._wandb.Settings(silent=True, console="off"),
         )
+        self._run.define_metric("*", step_metric="step")
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """One row with the step in it."""
+        """One row with the step in it, by which W&B draws it."""
         self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in values.items()}})
 
     def picture(self, name: str, step: int, image: Image.Image) -> None:
