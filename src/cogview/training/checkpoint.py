@@ -36,7 +36,7 @@ class TrainState(Config):
 
     ``loader``: the data loader's state after the last batch used; ``window``: metrics since the last log
     line; ``skipped``: updates in a row left out because a gradient was not finite; ``ranks``: how many
-    processes wrote it.
+    processes wrote it; ``tensor``: how many of them shared a layer.
     """
 
     format: Literal[1] = 1
@@ -49,6 +49,7 @@ class TrainState(Config):
     scalers: dict[str, LossScaler] = Field(default_factory=dict)
     window: dict[str, list[float]] = Field(default_factory=dict)
     ranks: int = Field(1, ge=1)
+    tensor: int = Field(1, ge=1)
 
 
 class FileRecord(Config):

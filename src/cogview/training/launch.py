@@ -50,7 +50,7 @@ def begin(recipe: Recipe, directory: Path, resume: bool, auto: bool = False) -> 
 def meet(task: Task, recipe: Recipe) -> Ranks:
     """The processes of this run, this one among them; CogViewError where they do not fit the recipe."""
     check_launch(recipe, task.parallel)
-    return Ranks.join(pick_device(recipe.device), recipe.parallel.minutes)
+    return Ranks.join(pick_device(recipe.device), recipe.parallel.minutes, recipe.parallel.tensor)
 
 
 def pick_device(name: str) -> torch.device:

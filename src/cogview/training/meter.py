@@ -61,10 +61,12 @@ def transformer_work(config: TransformerConfig, lengths: list[int], heads: float
 
 
 class Meter:
-    """Counts a run's work and waiting between log lines."""
+    """Counts a run's work and waiting between log lines. split: ranks that share a batch's work."""
 
-    def __init__(self, task: Worker, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.task, self.model, self.device, self.dtype = task, model, device, dtype
+    def __init__(
+        self, task: Worker, model: nn.Module, device: torch.device, dtype: torch.dtype, split: int = 1
+    ) -> None:
+        self.task, self.model, self.device, self.dtype, self.split = task, model, device, dtype, split
         self._rate: float | None = None
         self._clear()
 
@@ -86,10 +88,10 @@ class Meter:
         seconds, world = max(seconds, 1e-9), _world()
         found = {"stalls": round(self._waited / seconds, 5), "memory": self._memory()}
         if self._tokens:
-            found["tokens_per_second"] = round(world * self._tokens / seconds, 1)
+            found["tokens_per_second"] = round(world / self.split * self._tokens / seconds, 1)
         if self._operations:
             self._rate = self._rate or matrix_rate(self.device, self.dtype)
-            found["utilisation"] = round(self._operations / seconds / self._rate, 4)
+            found["utilisation"] = round(self._operations / self.split / seconds / self._rate, 4)
         self._clear()
         return found
 

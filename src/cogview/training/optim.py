@@ -208,8 +208,8 @@ class PhaseOptimizer:
         plain = [value for value in rest.values() if value.ndim < 2]
         groups = [
             {"params": values, "weight_decay": decay}
-            for values, decay in ((decayed, config.weight_decay), (plain, 0.0))
-            if values
+            for chosen, decay in ((decayed, config.weight_decay), (plain, 0.0))
+            for values in _by_mesh(chosen)
         ]
         if groups:
             yield torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.epsilon, fused=True)
@@ -271,6 +271,14 @@ class PhaseOptimizer:
                 parameter = self.parameters[name]
                 if id(parameter) in owned:
                     optimizer.state[parameter][field] = _like(value, parameter)
+
+
+def _by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters that one fused update can take together: those spread over the same ranks."""
+    found: dict[Any, list[nn.Parameter]] = {}
+    for value in parameters:
+        found.setdefault(getattr(value, "device_mesh", None), []).append(value)
+    return list(found.values())
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:

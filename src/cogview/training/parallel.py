@@ -11,7 +11,8 @@ kind        what each rank holds                            by
 =========== =============================================== ========================================
 
 ``zero: 3`` gives up a block's weights after its forward pass and gathers them again for the backward pass
-(ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2).
+(ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2). ``tensor``: each layer is split among so many
+neighbours, within any of these but DeepSpeed (``parallel_tensor.py``).
 
 A micro-batch is shared out row by row, so the global batch is the recipe's whatever the number of ranks. The
 loss is a mean over the global batch: a rank's loss counts by the weight of its tokens (``Task.shares``),
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.training.optim import PhaseOptimizer, local
+from cogview.training.optim import PhaseOptimizer, is_sharded, local
 from cogview.training.parallel_ranks import Ranks, launched_world, local_rank
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class Parallel(Config):
     """How a run is spread over processes; on one process every kind trains as ``none`` does.
 
     ``zero``: for fsdp, hsdp and deepspeed, 2 or 3. ``replicas``: for hsdp, how many times the model is held;
-    each replica is sharded over ranks / replicas neighbours. ``sync``: when gradients are exchanged,
+    each replica is sharded over ranks / replicas neighbours. ``tensor``: so many neighbours share every layer
+    and the same rows of a batch; the other fields are about what is left of the ranks, and kind may be none
+    where nothing is. ``sync``: when gradients are exchanged,
     at the ``last`` micro-batch of an update, or at ``every`` one, which needs less memory under ZeRO and
     more network. ``minutes``: how long a rank waits for another before it gives up.
     """
@@ -58,6 +61,7 @@ class Parallel(Config):
     kind: Kind = "none"
     zero: Literal[2, 3] = 3
     replicas: int = Field(1, ge=1)
+    tensor: int = Field(1, ge=1)
     sync: Literal["last", "every"] = "last"
     minutes: float = Field(30.0, ge=MIN_MINUTES)
 
@@ -67,6 +71,8 @@ class Parallel(Config):
             raise ValueError(f"replicas is for hsdp, but kind is {self.kind}")
         if self.replicas == 1 and self.kind == "hsdp":
             raise ValueError("hsdp needs replicas, 2 or more; one replica is fsdp")
+        if self.tensor > 1 and self.kind == "deepspeed":
+            raise ValueError("tensor does not go with deepspeed; use ddp, fsdp or hsdp")
         return self
 
 
@@ -75,23 +81,25 @@ def check_launch(recipe: Recipe, kinds: tuple[str, ...]) -> None:
     world, parallel = launched_world(), recipe.parallel
     if world == 1:
         return
-    if parallel.kind == "none":
+    check_tensor(recipe, kinds)
+    there = world // parallel.tensor
+    if parallel.kind == "none" and there > 1:
         raise CogViewError(
             f"{world} processes were started, but parallel.kind is none; "
             "add --set parallel.kind=ddp (or fsdp, hsdp)"
         )
-    if parallel.kind not in kinds:
+    if parallel.kind not in (*kinds, "none"):
         known = f"with {', '.join(kinds)}" if kinds else "on one process only"
         raise CogViewError(f"parallel.kind: {recipe.task} trains {known}, not with {parallel.kind}")
-    if recipe.batch_size < world:
+    if recipe.batch_size < there:
         raise CogViewError(
-            f"batch_size: {recipe.batch_size} sequences cannot be shared by {world} ranks; "
-            f"give at least {world} (batch_size is of all ranks together)"
+            f"batch_size: {recipe.batch_size} sequences cannot be shared by {there} ranks; "
+            f"give at least {there} (batch_size is of all ranks together)"
         )
     check_deepspeed(recipe)
-    if parallel.kind == "hsdp" and world % parallel.replicas:
+    if parallel.kind == "hsdp" and there % parallel.replicas:
         raise CogViewError(
-            f"parallel.replicas: {world} ranks cannot be divided into {parallel.replicas} replicas"
+            f"parallel.replicas: {there} ranks cannot be divided into {parallel.replicas} replicas"
         )
     if recipe.device not in ("auto", "cpu", "cuda"):
         raise CogViewError(f"device: {recipe.device} is not for several processes; use auto, cpu or cuda")
@@ -100,6 +108,21 @@ def check_launch(recipe: Recipe, kinds: tuple[str, ...]) -> None:
             f"more processes than the {torch.cuda.device_count()} GPUs of this machine were started; "
             "give torchrun --nproc-per-node at most as many"
         )
+
+
+def check_tensor(recipe: Recipe, kinds: tuple[str, ...]) -> None:
+    """Raise CogViewError where layers cannot be split as a recipe asks."""
+    world, tensor = launched_world(), recipe.parallel.tensor
+    if tensor == 1:
+        return
+    if "fsdp" not in kinds:
+        raise CogViewError(f"parallel.tensor: {recipe.task} has no transformer's blocks to split; use 1")
+    if world % tensor:
+        raise CogViewError(f"parallel.tensor: {world} ranks cannot be divided into groups of {tensor}")
+    if recipe.optimizer.kind == "muon":
+        raise CogViewError("optimizer.kind: muon does not go with parallel.tensor; use adamw, or tensor 1")
+    if getattr(recipe, "lora", None) is not None:
+        raise CogViewError("lora does not go with parallel.tensor; adapters are small: use ddp or fsdp")
 
 
 def check_deepspeed(recipe: Recipe) -> None:
@@ -186,7 +209,7 @@ class Engine:
             for phase, optimizer in self.optimizers.items()
             for key, value in optimizer.tensors().items()
         }
-        return {"model": self.model.state_dict(), "optimizer": held}
+        return {"model": self.stored(self.model.state_dict()), "optimizer": self.stored(held)}
 
     def places(self, sizes: Sizes) -> dict[str, dict[str, Tensor]]:
         """Where a checkpoint's tensors go, named as in :meth:`tensors`. sizes: of the optimizers' state."""
@@ -199,6 +222,17 @@ class Engine:
 
     def filled(self, places: dict[str, dict[str, Tensor]]) -> None:
         """Called when the places are filled."""
+
+    def stored(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights, or what has their shapes, as a checkpoint holds them; all ranks call it together."""
+        return dict(named)
+
+    def blank(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Where a checkpoint's tensors go that :meth:`stored` gave: by default these themselves."""
+        return dict(named)
+
+    def settle(self, named: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+        """Have ``named`` hold what was put in the places :meth:`blank` gave."""
 
 
 class Objective(nn.Module):
@@ -286,8 +320,11 @@ class Sharded(Engine):
 
     @contextmanager
     def exchanging(self, last: bool) -> Iterator[None]:
-        self._root.set_requires_gradient_sync(last or self.parallel.sync == "every")
+        self._synchronise(last or self.parallel.sync == "every")
         yield
+
+    def _synchronise(self, now: bool) -> None:
+        self._root.set_requires_gradient_sync(now)
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         square = torch.nn.utils.get_total_norm([local(gradient) for gradient in gradients]) ** 2
@@ -306,11 +343,16 @@ class Sharded(Engine):
         held = self._twin.state_dict() if self._twin is not None else {}
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
-                full = value.full_tensor() if hasattr(value, "full_tensor") else value
+                full = self.gathered(name, value)
                 if held:
                     held[name].copy_(full)
         with lent(self._twin, self.model.training, self.ranks.device):
             yield self._twin
+
+    def gathered(self, name: str, value: Tensor) -> Tensor:
+        """A tensor whole; all ranks call it together."""
+        full: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
+        return full
 
     @property
     def _root(self) -> Any:
@@ -337,4 +379,8 @@ def make_engine(ranks: Ranks, parallel: Parallel) -> Engine:
         from cogview.training.parallel_deepspeed import DeepSpeed
 
         return DeepSpeed(ranks, parallel)
+    if parallel.tensor > 1:
+        from cogview.training.parallel_tensor import TensorSharded
+
+        return TensorSharded(ranks, parallel)
     return DataParallel(ranks, parallel) if parallel.kind == "ddp" else Sharded(ranks, parallel)

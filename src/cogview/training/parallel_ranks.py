@@ -57,16 +57,18 @@ def restarted() -> bool:
 class Ranks:
     """This process among ``world``; a process alone agrees with itself without asking.
 
-    ``side`` is the group of the checkpoint's thread.
+    ``side`` is the group of the checkpoint's thread. ``tensor`` neighbours share each layer, and so the rows
+    of a batch.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = CPU
     side: Any = None
+    tensor: int = 1
 
     @classmethod
-    def join(cls, device: torch.device, minutes: float) -> Ranks:
+    def join(cls, device: torch.device, minutes: float, tensor: int = 1) -> Ranks:
         """Meet the other processes that the environment names; ``minutes`` without an answer end the run.
 
         Raises CogViewError where they do not meet.
@@ -87,12 +89,22 @@ class Ranks:
                 f"rank {launched_rank()} of {world} could not meet the others ({_first_line(error)}); "
                 "start all of them by torchrun with the same --rdzv-endpoint"
             ) from error
-        return cls(dist.get_rank(), world, device, side)
+        return cls(dist.get_rank(), world, device, side, tensor)
 
     @property
     def first(self) -> bool:
         """Whether this is rank 0, which alone writes logs, samples and the model."""
         return self.rank == 0
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which part of every batch is this rank's, and of how many."""
+        return self.rank // self.tensor, self.world // self.tensor
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's rows are no other rank's too, or it is the first of those that share them."""
+        return self.rank % self.tensor == 0
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all ranks, in place."""

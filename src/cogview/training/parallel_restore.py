@@ -32,18 +32,21 @@ def restore(
     Returns this rank's random generators, none where another number of ranks wrote it.
     """
     sizes = _sizes(found)
-    wanted = engine.places(sizes.get("optimizer", {}))
+    held = engine.places(sizes.get("optimizer", {}))
     if average:
-        wanted["ema"] = average.tensors()
+        held["ema"] = average.tensors()
+    wanted = {group: engine.blank(named) for group, named in held.items()}
     wanted["task"] = _blank(sizes.get("task", {}))
     mine = f"{ranks.rank}/" if found.sharded else ""
-    same = found.state.ranks == ranks.world
+    same = (found.state.ranks, found.state.tensor) == (ranks.world, ranks.tensor)
     generators = sizes.get("rng", {}) if same else {}
     wanted["rng"] = _blank({name: size for name, size in generators.items() if name.startswith(mine)})
     _fill(found, wanted, ranks)
+    for group, named in held.items():
+        engine.settle(named, wanted[group])
     engine.filled(wanted)
     if average:
-        average.load(wanted["ema"])
+        average.load(held["ema"])
     task.restore(wanted["task"])
     return {name.removeprefix(mine): value for name, value in wanted["rng"].items()}
 

@@ -30,13 +30,7 @@ from torch import Tensor, nn
 
 from cogview.errors import CogViewError
 from cogview.training.allocator import keep_freed_memory
-from cogview.training.checkpoint import (
-    Checkpoint,
-    TrainState,
-    flush,
-    latest_checkpoint,
-    set_aside,
-)
+from cogview.training.checkpoint import Checkpoint, TrainState, flush, latest_checkpoint, set_aside
 from cogview.training.checkpoint_background import CheckpointWriter
 from cogview.training.ema import MovingAverage
 from cogview.training.launch import meet
@@ -121,7 +115,8 @@ class Trainer:
         self.step, self.seconds, self.seen, self.skipped = 0, 0.0, 0, 0
         self.loader_state: dict[str, Any] | None = None
         self.window = Window()
-        self.meter = Meter(task, self.model, self.device, DTYPES.get(recipe.precision, torch.float32))
+        dtype, split = DTYPES.get(recipe.precision, torch.float32), self.ranks.tensor
+        self.meter = Meter(task, self.model, self.device, dtype, split)
         self._unsummed, self._unsummed_items = list[tuple[str, Tensor]](), 0
         self._saved_step, self._saved_at, self._logged = -1, time.monotonic(), (0, 0.0)
         self._plotted_at = time.monotonic()
@@ -152,11 +147,11 @@ class Trainer:
     def fit(self, resume: bool = False) -> Outcome:
         """Train to the last step, or until a signal or ``max_minutes``; leaves a checkpoint either way."""
         began = time.monotonic()
-        seed_rank(self.recipe.seed, 0, self.ranks.rank)
+        seed_rank(self.recipe.seed, 0, self.ranks.share[0])
         if resume:
             self._restore(self.ranks.together(self._latest))
         reporter = Reporter(self.console, self.recipe.steps, self.step, self.task.unit)
-        rank, world = self.ranks.rank, self.ranks.world
+        rank, world = self.ranks.share
         loader = self.task.loader(self.loader_state, rank=rank, world=world)
         batches = Prefetch(iter(loader), self.recipe.prefetch)
         try:
@@ -251,7 +246,7 @@ class Trainer:
             self.seen += self.task.items(batch)
             return self.task.prepare(batch, self.device), {}
         shares = self.task.shares(batch)
-        self._unsummed_items += self.task.items(batch) if shares["loss"] else 0
+        self._unsummed_items += self.task.items(batch) if shares["loss"] and self.ranks.counts else 0
         return self.task.prepare(batch, self.device), self.engine.factors(shares)
 
     def _accumulate(self, batch: Any, factors: dict[str, Tensor]) -> None:
@@ -419,6 +414,7 @@ class Trainer:
             scalers={phase.name: phase.scaler for phase in self.phases if phase.scaler},
             window=self.window.values(),
             ranks=self.ranks.world,
+            tensor=self.ranks.tensor,
         )
         if self.ranks.first and self.metrics.path.exists():
             flush(self.metrics.path)
@@ -430,7 +426,7 @@ class Trainer:
             generators = {f"{self.ranks.rank}/{name}": value for name, value in generators.items()}
         return {
             **self.engine.tensors(),
-            "ema": self.average.tensors() if self.average else {},
+            "ema": self.engine.stored(self.average.tensors()) if self.average else {},
             "rng": generators,
             "task": self.task.tensors(),
         }
@@ -461,7 +457,7 @@ class Trainer:
         if generators:
             restore_random_states(state.random, generators)
         else:
-            seed_rank(self.recipe.seed, state.step, self.ranks.rank)
+            seed_rank(self.recipe.seed, state.step, self.ranks.share[0])
         self._say(f"resuming at step {self.step}")
 
     def _restore_tensors(self, found: Checkpoint) -> dict[str, Tensor]:

@@ -18,6 +18,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "accumulation": 2, "ema": 0.9, "activation_checkpointing": True, "clip": 0.5,
         "optimizer": {"kind": "muon", "lr": 0.002},
     },
+    "dropped": {
+        "accumulation": 2, "ema": 0.9, "activation_checkpointing": True, "clip": 0.5,
+        "model": {"layers": 2, "hidden": 32, "heads": 2, "hidden_dropout": 0.1},
+    },
 }  # fmt: skip
 # (ranks, settings, parallel)
 RUNS: dict[str, tuple[int, str, dict[str, Any]]] = {
@@ -26,6 +30,9 @@ RUNS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "zero 3 on 2": (2, "plain", {"kind": "fsdp", "zero": 3}),
     "ddp with Muon on 2": (2, "full", {"kind": "ddp"}),
     "zero 3 with Muon on 2": (2, "full", {"kind": "fsdp", "zero": 3}),
+    "tensor on 2": (2, "dropped", {"tensor": 2}),
+    "tensor with ddp on 4": (4, "plain", {"kind": "ddp", "tensor": 2}),
+    "tensor with zero 3 on 4": (4, "plain", {"kind": "fsdp", "tensor": 2}),
     "ddp on 4": (4, "plain", {"kind": "ddp"}),
     "zero 2 on 4": (4, "plain", {"kind": "fsdp", "zero": 2}),
     "zero 3 on 4": (4, "plain", {"kind": "fsdp", "zero": 3}),

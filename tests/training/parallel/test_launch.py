@@ -15,7 +15,7 @@ from cogview.training.parallel import Parallel, check_launch
 from cogview.training.recipe import task_class
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerTask
-from tests.training.parallel.world import recipe
+from tests.training.parallel.world import recipe, run
 
 
 @given(st.integers(0, 40), st.integers(1, 9))
@@ -33,6 +33,9 @@ def test_every_row_falls_to_one_rank(rows: int, world: int) -> None:
         (12, {"parallel": {"kind": "ddp"}}, "batch_size: 10 sequences cannot be shared by 12 ranks"),
         (4, {"parallel": {"kind": "hsdp", "replicas": 3}}, "parallel.replicas"),
         (2, {"parallel": {"kind": "ddp"}, "device": "cuda:1"}, "device: cuda:1"),
+        (4, {"parallel": {"tensor": 2}}, "parallel.kind is none"),
+        (4, {"parallel": {"kind": "ddp", "tensor": 3}}, "parallel.tensor: 4 ranks"),
+        (2, {"parallel": {"tensor": 2}, "optimizer": {"kind": "muon"}}, "muon does not go with"),
     ],
 )
 def test_what_does_not_fit(
@@ -59,7 +62,21 @@ def test_a_tokenizer_has_no_blocks_to_shard(tmp_path: Path, monkeypatch: pytest.
         check_launch(asked, task_class(asked.task).parallel)
 
 
-@pytest.mark.parametrize("fields", [{"kind": "ddp", "replicas": 2}, {"kind": "hsdp"}, {"kind": "horovod"}])
+def test_heads_that_cannot_be_shared_are_told(data: Path, tmp_path: Path) -> None:
+    odd = recipe(data, parallel={"tensor": 2}, model={"layers": 1, "hidden": 33, "heads": 3})
+    said = run(2, (odd, tmp_path / "run"))
+    assert all("parallel.tensor: 2 ranks cannot share model.heads, 3, evenly" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "ddp", "replicas": 2},
+        {"kind": "deepspeed", "tensor": 2},
+        {"kind": "hsdp"},
+        {"kind": "horovod"},
+    ],
+)
 def test_replicas_belong_to_hsdp(fields: dict[str, Any]) -> None:
     with pytest.raises(CogViewError, match="test: "):
         validate(Parallel, fields, "test")

@@ -37,6 +37,9 @@ def cut_back(run_directory: Path, to: Path) -> Path:
         ("ddp on 2", 1, {}),
         ("plain", 2, FSDP),
         ("zero 3 with Muon on 2", 1, {}),
+        ("tensor on 2", 2, {"tensor": 2}),
+        ("tensor with zero 3 on 4", 1, {}),
+        ("plain", 4, {"kind": "fsdp", "tensor": 2}),
     ],
 )
 def test_goes_on_with_other_ranks(
