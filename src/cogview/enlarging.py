@@ -118,7 +118,8 @@ class Enlarging:
             seed: default: a generated picture's own, else a new one.
             size: read a picture with its shorter side at so many pixels; default: at its own size, or
                 enlarged to the tokenizer's if that is larger. Without it results are ``times`` as large.
-            faithful: correct results until they are the given picture again when shrunk.
+            faithful: let the pixels have a say in what is drawn, and correct results until they are the
+                given picture again when shrunk; False: what the model draws from codes alone.
             detail: then how much of what was drawn to show, from 0 (a bicubic enlargement) to 1.
             temperature, top_k, top_p, guidance: see :class:`Sampling`; default: the family's, no guidance.
             batch_size: the most windows to draw at a time; it does not change the pictures.

@@ -22,6 +22,7 @@ from cogview.evaluation.upscaling import (
     evaluate_upscaling,
     held_out,
 )
+from cogview.generation.upscaling import Original, Request
 from cogview.pipeline import CogView
 from cogview.tokenizers.perceptual import LPIPS
 from tests.generation import tiny
@@ -69,8 +70,10 @@ def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge
     assert np.abs(ways["ceiling, from codes"] / 255 - copies.permute(0, 2, 3, 1).numpy()).max() < 0.003
     drawn = model.upscale(small, "a red circle", seed=3)
     assert np.array_equal(ways[MODEL][0], np.asarray(drawn[0].image))  # the others have streams of their own
-    free = model.upscale(small[0], "a red circle", seed=3, faithful=False)[0]
-    assert np.array_equal(ways[CODES][0], np.asarray(free.image))
+    known = Original(model.images.encode(to_tensor(np.asarray(small[0])[None])).reshape(4, 4).numpy())
+    request = Request(known, model.encode("a red circle", model.upscaler.form), 3, 0)
+    coded = next(iter(model.upscaler.run([request], 2, model.sampling({"guidance": 1.0}))))[2]
+    assert np.array_equal(ways[CODES][0], np.asarray(coded))
     assert set(report.by_source) == set(sources) and len(sources) == COUNT
     pair = report.comparisons[0]
     assert (pair.first, pair.second) == (MODEL, "bicubic")

@@ -45,7 +45,9 @@ def upscale(
     faithful: Annotated[
         bool,
         typer.Option(
-            "--faithful/--free", help="Correct the result until it is the given picture when it is shrunk."
+            "--faithful/--free",
+            help="Draw by the given pixels too, and correct the result until it shrinks to them; or by the "
+            "model alone.",
         ),
     ] = True,
     detail: Annotated[

@@ -4,8 +4,8 @@ Held-out pictures are halved, and brought back in two settings:
 
 - the *picture* is known, as when a user's file is enlarged: the model, corrected to shrink to that picture
   (``model``), against bicubic and Lanczos enlargement of it;
-- only its *codes* are known, as for a picture the family drew: the model on its own (``model, from codes``)
-  against bicubic enlargement of the small picture the codes stand for.
+- only its *codes* are known, as for a picture the family drew: the model (``model, from codes``) against
+  bicubic enlargement of the small picture the codes stand for.
 
 ``ceiling`` is the true large picture after its tokenizer, corrected or not: what a perfect model would give.
 Every comparison is also made picture by picture.
@@ -13,8 +13,8 @@ Every comparison is also made picture by picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,7 @@ from cogview.evaluation.reconstruction import (
     to_tensor,
 )
 from cogview.generation.upscaling import DETAIL, Original, Request, corrected
+from cogview.hierarchy import Hierarchy
 from cogview.pipeline import CogView
 from cogview.tokenizers.perceptual import LPIPS
 
@@ -47,6 +48,7 @@ MODEL, CODES = "model", "model, from codes"
 PAIRS = ((MODEL, "bicubic"), (MODEL, "lanczos"), (CODES, "bicubic, from codes"))
 
 Pixels = NDArray[np.uint8]
+Fact = str | int | float | bool | None
 
 
 class Comparison(Config):
@@ -72,7 +74,7 @@ class UpscalingReport(Config):
     by_source: dict[str, dict[str, Fidelity]]
     comparisons: tuple[Comparison, ...]
     skipped: dict[str, int] = Field(default_factory=dict)
-    facts: dict[str, str | int | float | bool | None]
+    facts: dict[str, Fact]
 
 
 @dataclass(frozen=True)
@@ -135,29 +137,46 @@ def evaluate_upscaling(
         model, small, captions if plan.captions else [""] * len(captions), plan, sampling, progress
     )
     ways |= _ceiling(model, pictures.pixels, small, plan.detail)
-    errors = {}
-    for name, copies in ways.items():
-        errors[name] = measure(pictures.pixels, copies, judge, progress=named(progress, name))
     settings = model.sampling({"guidance": 1.0} | (sampling or {}))
-    facts = {
+    facts = {**asked(model, data, plan), "detail": plan.detail, **settings.model_dump()}
+    return judged(pictures, ways, PAIRS, judge, facts, progress)
+
+
+def asked(model: CogView | Hierarchy, data: Path, plan: Plan) -> dict[str, Fact]:
+    """What a report tells of the model, the data and the plan."""
+    return {
         "model": model.family.config.name,
         "model_hash": model.model_hash,
-        "network": judge.network,
-        "size": side,
         "data": data.name,
         "split": plan.split,
         "captions": plan.captions,
         "seed": plan.seed,
         "resample": plan.resample,
-        "detail": plan.detail,
-        **settings.model_dump(),
+    }
+
+
+def judged(
+    pictures: Pictures,
+    ways: dict[str, Pixels],
+    pairs: Iterable[tuple[str, str]],
+    judge: LPIPS,
+    facts: Mapping[str, Fact],
+    progress: Progress | None = None,
+) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
+    """Measure ways to make large pictures against the true ones, ``pairs`` of them picture by picture too.
+
+    The report, all pictures by way (``true`` first), their sources.
+    """
+    errors = {
+        name: measure(pictures.pixels, copies, judge, progress=named(progress, name))
+        for name, copies in ways.items()
     }
     report = UpscalingReport(
         overall={name: fidelity(own) for name, own in errors.items()},
         by_source=by_source(errors, pictures.sources),
-        comparisons=tuple(compare(errors, *pair) for pair in PAIRS),
+        comparisons=tuple(compare(errors, *pair) for pair in pairs),
         skipped=pictures.skipped,
-        facts=facts,
+        facts={"network": judge.network, "size": pictures.pixels.shape[1], **facts},
     )
     return report, {"true": pictures.pixels, **ways}, pictures.sources
 
@@ -178,17 +197,19 @@ def upscaled(
         for number, (original, caption) in enumerate(zip(originals, captions, strict=True))
     ]
     settings = model.sampling({"guidance": 1.0} | (sampling or {}))
-    report = None if progress is None else lambda done, of: progress("drawing", done, of)
-    faithful, free = [], []
-    for _, codes, image in upscaler.run(requests, 2, settings, True, plan.detail, plan.batch, report):
-        faithful.append(np.asarray(image))
-        free.append(np.asarray(upscaler.paint(codes, Original(codes), 2)))
+
+    def drawn(name: str, requests: Sequence[Request]) -> Pixels:
+        report = None if progress is None else lambda done, of: progress(f"drawing: {name}", done, of)
+        made = upscaler.run(requests, 2, settings, True, plan.detail, plan.batch, report)
+        return np.stack([np.asarray(image) for _, _, image in made])
+
+    coded = [replace(request, original=Original(request.original.codes)) for request in requests]
     painted = np.stack([_painted(model, original) for original in originals])
     return {
-        MODEL: np.stack(faithful),
+        MODEL: drawn(MODEL, requests),
         "bicubic": _enlarged(small, Image.Resampling.BICUBIC),
         "lanczos": _enlarged(small, Image.Resampling.LANCZOS),
-        CODES: np.stack(free),
+        CODES: drawn(CODES, coded),
         "bicubic, from codes": _enlarged(painted, Image.Resampling.BICUBIC),
     }
 

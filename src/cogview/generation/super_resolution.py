@@ -25,6 +25,7 @@ import numpy as np
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import BATCH, Engine, Ids, Job, Progress, Prompt
+from cogview.generation.evidence import Evidence
 from cogview.generation.sampling import MAX_SEED, Sampling
 from cogview.sequences import SequenceFormat
 
@@ -51,13 +52,15 @@ class Window:
 class Small:
     """A picture to enlarge.
 
-    text: (n,) pieces; codes: (rows, columns) int64; seed, index: as for pictures drawn from text.
+    text: (n,) pieces; codes: (rows, columns) int64; seed, index: as for pictures drawn from text; pixels:
+    what they say of the large picture's codes, where they are known.
     """
 
     text: Sequence[int]
     codes: Ids
     seed: int
     index: int
+    pixels: Evidence | None = None
 
 
 def scale_of(form: SequenceFormat) -> int:
@@ -196,7 +199,9 @@ def _job(
     prompt = prompt_for(form, picture.text, small, known.size)
     without = prompt_for(form, (), small, known.size) if settings.guidance != 1 else None
     stream = stream_of(picture.index, stage, window.number)
-    return Job(prompt, picture.seed, stream, without, known.flatten())
+    place = (window.top, window.left, *known.shape)
+    witness = None if picture.pixels is None else picture.pixels.part(*place)
+    return Job(prompt, picture.seed, stream, without, known.flatten(), witness)
 
 
 def stream_of(index: int, stage: int, window: int) -> int:

@@ -2,10 +2,11 @@
 
 A picture given as pixels keeps its shape. It is read at its own size, or enlarged to the tokenizer's where it
 is smaller, and its right and bottom edges are repeated up to whole codes; all of that is undone at the end,
-so the result is exactly ``times`` as large. Codes hold less than pixels do: *faithful* results are corrected
-until they are the given picture again when they are shrunk (iterative back-projection; Irani and Peleg,
-1991), and differ from a plain enlargement only in what that cannot know. Of that difference a share is
-taken, ``detail``: what is drawn is a guess, and a guess shrunk towards what is known is nearer to the truth.
+so the result is exactly ``times`` as large. Codes hold less than pixels do. For *faithful* results the pixels
+have a say in which codes are drawn (:mod:`cogview.generation.evidence`); and what was drawn is corrected
+until it is the given picture again when it is shrunk (iterative back-projection; Irani and Peleg, 1991): it
+differs from a plain enlargement only in what that cannot know. Of that difference a share is taken,
+``detail``: what is drawn is a guess, and a guess shrunk towards what is known is nearer to the truth.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Ids, Progress
+from cogview.generation.evidence import KNOWN, PAINTED, Evidence, evidence
 from cogview.generation.sampling import Sampling
 from cogview.generation.super_resolution import Small, enlarge, scale_of
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.vqvae import ImageTokenizer
 
 MAX_CODES = 128 * 128  # of a result
 ROUNDS = 4  # of back-projection
@@ -153,16 +156,43 @@ class Upscaler:
         Between two stages the codes go on as they are: only pixels would have to be tokenised again.
         """
         stages = self.stages(times)
-        small = [Small(r.text, r.original.codes, r.seed, r.index) for r in requests]
+        witnesses = [self._witness(r.original) if faithful else None for r in requests]
+        small = [
+            Small(r.text, r.original.codes, r.seed, r.index, self._evidence(witness, 0))
+            for r, witness in zip(requests, witnesses, strict=True)
+        ]
         work = [len(small) * scale_of(self.form) ** (2 * stage) for stage in range(stages)]
         for stage in range(stages - 1):
             report = _share(progress, work, stage)
             drawn = dict(enlarge(self.engine, self.form, small, settings, batch_size, report, stage))
-            small = [Small(s.text, drawn[n], s.seed, s.index) for n, s in enumerate(small)]
+            small = [
+                Small(s.text, drawn[n], s.seed, s.index, self._evidence(witnesses[n], stage + 1))
+                for n, s in enumerate(small)
+            ]
         report = _share(progress, work, stages - 1)
         last = enlarge(self.engine, self.form, small, settings, batch_size, report, stages - 1)
         for number, codes in last:
             yield number, codes, self.paint(codes, requests[number].original, times, faithful, detail)
+
+    @torch.inference_mode()
+    def _witness(self, original: Original) -> tuple[Tensor, float]:
+        """The small picture (3, h, w), and how far it is to be believed."""
+        if original.pixels is not None:
+            return original.pixels, KNOWN
+        return self._decoded(original.codes).clamp(0, 1), PAINTED
+
+    def _evidence(self, witness: tuple[Tensor, float] | None, stage: int) -> Evidence | None:
+        """What a small picture says of the codes that a stage draws."""
+        if witness is None or not isinstance(self.images, ImageTokenizer):
+            return None
+        pixels, slope = witness
+        return evidence(self.images, pixels, scale_of(self.form) ** (stage + 1), slope)
+
+    def _decoded(self, codes: Ids) -> Tensor:
+        """The picture (3, H, W) of codes (rows, columns), on the CPU."""
+        device = next(self.images.parameters()).device
+        grid = (codes.shape[0], codes.shape[1])
+        return self.images.decode(torch.from_numpy(codes.reshape(1, -1)).to(device), grid)[0].cpu()
 
     @torch.inference_mode()
     def paint(
@@ -174,9 +204,7 @@ class Upscaler:
         detail: float = DETAIL,
     ) -> Image.Image:
         """The picture of large codes (rows, columns), made faithful to its original and cut to its shape."""
-        device = next(self.images.parameters()).device
-        grid = (codes.shape[0], codes.shape[1])
-        large = self.images.decode(torch.from_numpy(codes.reshape(1, -1)).to(device), grid)[0].cpu()
+        large = self._decoded(codes)
         if faithful and original.pixels is not None:
             large = corrected(large, original.pixels, detail)
         pixels: NDArray[np.uint8] = (large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
