@@ -10,21 +10,19 @@ Images are ``(batch, 3, H, W)`` in [0, 1], H = W = ``image_size``.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.config import Config, read_json
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
+from cogview.evaluation import weights
 from cogview.evaluation.avatars import Attribute
 
 
@@ -159,18 +157,11 @@ class AttributeReader(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hex digits over the configuration and all weights."""
-        digest = hashlib.sha256(self.config.model_dump_json(exclude={"facts"}).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights.fingerprint(self.config, self)
 
     def save(self, directory: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``, the weights first and under a temporary name."""
-        directory.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, directory / "model.safetensors.tmp")
-        (directory / "model.safetensors.tmp").replace(directory / "model.safetensors")
-        (directory / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        weights.save(self.config, self, directory)
 
     @classmethod
     def from_directory(cls, directory: Path) -> AttributeReader:
@@ -179,14 +170,7 @@ class AttributeReader(nn.Module):
         Raises:
             CogViewError: files missing, damaged, of another format or not fitting each other.
         """
-        if not (directory / "model.safetensors").is_file():
-            raise CogViewError(
-                f"{directory}: no classifier here; make one with `cogview eval train-classifier`"
-            )
-        reader = cls(read_json(ReaderConfig, directory / "config.json"))
-        try:
-            reader.load_state_dict(load_file(directory / "model.safetensors"))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise CogViewError(f"{directory}: damaged or foreign classifier: {reason}") from None
+        weights.require(directory, "classifier", "cogview eval train-classifier")
+        reader = cls(read_json(ReaderConfig, directory / weights.CONFIG))
+        weights.load(reader, directory, "classifier")
         return reader.eval()

@@ -19,8 +19,8 @@ from PIL import Image
 
 from cogview.data.images import RESAMPLE
 from cogview.errors import CogViewError
-from cogview.evaluation.reconstruction import Progress, fidelity, measure, to_pixels, to_tensor
-from cogview.evaluation.upscaling import Pixels, Plan, UpscalingReport, by_source, compare, held_out, named
+from cogview.evaluation.reconstruction import Progress, to_pixels, to_tensor
+from cogview.evaluation.upscaling import Pixels, Plan, UpscalingReport, asked, held_out, judged
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
 from cogview.hierarchy import ORDER, Hierarchy
 from cogview.tokenizers.perceptual import LPIPS
@@ -58,30 +58,9 @@ def evaluate_enlarging(
     ways[LANCZOS] = _resized(plain, side, Image.Resampling.LANCZOS)
     ways[OF_PICTURE] = _resized(small, side, Image.Resampling.BICUBIC)
     ways["ceiling"] = _painted(model, _codes(model, pictures.pixels), model.direct.form.grid)
-    errors = {
-        name: measure(pictures.pixels, copies, judge, progress=named(progress, name))
-        for name, copies in ways.items()
-    }
     pairs = [(way, plainly) for way in (MODEL, DIRECT) if way in ways for plainly in (BICUBIC, LANCZOS)]
-    report = UpscalingReport(
-        overall={name: fidelity(own) for name, own in errors.items()},
-        by_source=by_source(errors, pictures.sources),
-        comparisons=tuple(compare(errors, *pair) for pair in pairs),
-        skipped=pictures.skipped,
-        facts={
-            "model": model.family.config.name,
-            "model_hash": model.model_hash,
-            "network": judge.network,
-            "size": side,
-            "data": data.name,
-            "split": plan.split,
-            "captions": plan.captions,
-            "seed": plan.seed,
-            "resample": plan.resample,
-            "order": order,
-        },
-    )
-    return report, {"true": pictures.pixels, **ways}, pictures.sources
+    facts = {**asked(model, data, plan), "order": order}
+    return judged(pictures, ways, pairs, judge, facts, progress)
 
 
 def enlarged(

@@ -9,7 +9,6 @@ it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,14 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.config import Config, read_json
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
+from cogview.evaluation import weights
 from cogview.evaluation.classifier import make_trunk
 from cogview.tokenizers.text import TextTokenizer
 
@@ -156,19 +154,13 @@ class AlignmentScorer(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hex digits over the configuration, the text tokenizer and all weights."""
-        digest = hashlib.sha256(self.config.model_dump_json(exclude={"facts"}).encode() + self.text.model)
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights.fingerprint(self.config, self, self.text.model)
 
     def save(self, directory: Path) -> None:
-        """Write ``config.json``, ``text.model`` and ``model.safetensors``, the weights first."""
+        """Write ``text.model``, ``model.safetensors`` and ``config.json``."""
         directory.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, directory / "model.safetensors.tmp")
-        (directory / "model.safetensors.tmp").replace(directory / "model.safetensors")
         self.text.save(directory / "text.model")
-        (directory / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        weights.save(self.config, self, directory)
 
     @classmethod
     def from_directory(cls, directory: Path) -> AlignmentScorer:
@@ -177,18 +169,13 @@ class AlignmentScorer(nn.Module):
         Raises:
             CogViewError: files missing, damaged, of another network or not fitting each other.
         """
-        if not (directory / "model.safetensors").is_file():
-            raise CogViewError(f"{directory}: no scorer here; make one with `cogview eval train-scorer`")
-        config = read_json(ScorerConfig, directory / "config.json")
+        weights.require(directory, "scorer", "cogview eval train-scorer")
+        config = read_json(ScorerConfig, directory / weights.CONFIG)
         text = TextTokenizer.from_file(directory / "text.model")
         if text.pieces != config.pieces or text.fingerprint != config.text_tokenizer:
             raise CogViewError(f"{directory}: text.model is not the tokenizer the scorer was trained with")
         scorer = cls(config, text)
-        try:
-            scorer.load_state_dict(load_file(directory / "model.safetensors"))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise CogViewError(f"{directory}: damaged or foreign scorer: {reason}") from None
+        weights.load(scorer, directory, "scorer")
         return scorer.eval()
 
 
