@@ -53,7 +53,9 @@ def test_masks_as_openai_has_them_are_open_where_they_are_transparent(site: Site
     fields = {"prompt": "a red circle", "seed": 5}
     by_alpha = site.send(EDITS, fields, image=file(noise()), mask=file(transparent)).files
     by_box = site.send(EDITS, fields | {"box": "5,4,15,12"}, image=file(noise())).files
-    assert by_alpha == by_box
+    grey = Image.fromarray(255 - alpha).convert("RGBA")  # opaque: white is open
+    by_white = site.send(EDITS, fields, image=file(noise()), mask=file(grey)).files
+    assert by_alpha == by_box == by_white
 
 
 def test_variations(site: Site, editor: Path) -> None:

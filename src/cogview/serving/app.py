@@ -59,8 +59,10 @@ if TYPE_CHECKING:
 STATIC = Path(__file__).parent / "static"
 FILES = {
     "studio.css": "text/css; charset=utf-8",
-    "studio.js": "text/javascript; charset=utf-8",
     "studio.svg": "image/svg+xml",
+    **dict.fromkeys(
+        ("studio.js", "api.js", "mask.js", "store.js", "texts.js"), "text/javascript; charset=utf-8"
+    ),
 }
 MOST_DESCRIBED = 8  # pictures of a request for captions or scores
 M = TypeVar("M", bound=BaseModel)

@@ -168,7 +168,8 @@ def mask_pixels(mask: Image.Image) -> NDArray[np.bool_]:
     """True where the picture is drawn anew: where a mask is transparent, or, if it is not, white."""
     if mask.mode == "RGBA":
         found: NDArray[np.bool_] = np.asarray(mask)[..., 3] < HALF
-        return found
+        if found.any():
+            return found
     return mask_of_image(mask)
 
 
