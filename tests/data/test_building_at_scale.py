@@ -20,6 +20,7 @@ from PIL import Image
 from cogview.data.build import Builder, BuildSettings, Progressed, Share, build
 from cogview.data.check import check
 from cogview.data.decoding import Decoders
+from cogview.data.image_cache import build_image_cache
 from cogview.data.images import Limits, square
 from cogview.data.ranks import rank_here
 from cogview.data.shards import Preprocessing, TokenShards
@@ -238,6 +239,16 @@ def test_check_names_them_too(pictures: Path) -> None:
     report = check(open_source(pictures), Limits(max_memory=256 << 20, max_pixels=10**9), workers=1)
     assert (report.good, report.rejected) == (5, {"too much memory": 1})
     assert report.examples[0].place == str(pictures / "2.png")
+
+
+def test_a_picture_cache_leaves_them_out(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "2.png").write_bytes(heavy(7_500))
+    limits, squares = Limits(max_memory=256 << 20, max_pixels=10**9), Preprocessing(size=12)
+    cache = build_image_cache(open_source(pictures), tmp_path / "cache", squares, limits, workers=1)
+    assert cache.index.report.rejected == {"too much memory": 1}
+    kept = [number for number in range(6) if number != 2]
+    expected = [square(noise(20, 30, number), squares) for number in kept]
+    np.testing.assert_array_equal(cache.images(range(5)).permute(0, 2, 3, 1), np.stack(expected))
 
 
 # ---------------------------------------------------------------------------------------------- ranks, kills

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cogview.data.check import Report, Tally, check, read_record
+from cogview.data.check import GLANCE, Report, Tally, check
+from cogview.data.decoding import Decoders
 from cogview.data.images import Limits
 from cogview.data.sources import open_source
 
@@ -104,8 +105,9 @@ def test_a_bad_picture_does_not_use_its_key_up(tmp_path: Path) -> None:
 def test_a_tally_goes_on_from_its_report(mess: Path) -> None:
     whole, half = Tally(), Tally()
     seen: set[str] = set()
-    for number, record in enumerate(open_source(mess).records()):
-        reading = read_record(record, LIMITS, seen)
+    found = Decoders(LIMITS, GLANCE, 0).readings(open_source(mess).records())
+    for number, (record, reading) in enumerate(found):
+        reading = reading.unless_in(seen, record)
         whole.add(reading)
         if number == 4:
             half = Tally.resume(Report.model_validate_json(half.report().model_dump_json()))

@@ -294,15 +294,18 @@ def cache_command(
     resample: ResampleOption = "bilinear",
     max_bytes: BytesOption = None,
     max_pixels: PixelsOption = None,
+    max_seconds: SecondsOption = None,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decode every picture once into one file, for training an image tokenizer (captions are not needed)."""
     from cogview.data.image_cache import build_image_cache
 
-    preprocessing, limits = _preprocessing(size, resample), _limits(max_bytes, max_pixels)
+    preprocessing, limits = _preprocessing(size, resample), _limits(max_bytes, max_pixels, max_seconds)
     opened = _open(source, column, images, caption, (translate, translations), validation)
     with _progress("decoding") as progress:
-        cache = build_image_cache(opened, out, preprocessing, limits, progress)
+        processes = _workers(workers, opened)
+        cache = build_image_cache(opened, out, preprocessing, limits, progress, processes)
     _show(cache.index.report, as_json)
 
 
@@ -386,9 +389,9 @@ def _share(rank: int | None, ranks: int | None) -> Share:
 
 def _workers(given: int | None, source: Source) -> int:
     """How many processes decode; few records need few."""
-    from cogview.data.decoding import default_workers
+    from cogview.data.decoding import workers_for
 
-    return given if given is not None else min(default_workers(), -(-len(source) // 64))
+    return given if given is not None else workers_for(source)
 
 
 def _say_sizes(report: Report, out: Path, as_json: bool) -> None:

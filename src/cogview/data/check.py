@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from cogview.config import Config
-from cogview.data.images import BadImage, Limits, byte_count, decode
+from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing, write_atomically
 from cogview.data.sources import Record, Source
@@ -51,12 +51,14 @@ class Rejection(Config):
 
 @dataclass(frozen=True)
 class Reading:
-    """A record that was read: its sample, or why there is none; what was converted; its picture's bytes."""
+    """A record that was read: its sample, or why there is none; what was converted; its picture's bytes
+    and shorter side in pixels."""
 
     sample: Sample | None
     rejection: Rejection | None = None
     conversions: tuple[str, ...] = ()
     bytes: int = 0
+    side: int = 0
 
     @classmethod
     def refused(cls, record: Record, reason: str, message: str) -> Reading:
@@ -71,20 +73,6 @@ class Reading:
             return self.refused(record, DUPLICATE, f"{record.key!r} was there before")
         seen.add(record.key)
         return self
-
-
-def read_record(record: Record, limits: Limits, seen: set[str], need_caption: bool = True) -> Reading:
-    """Turn a record into a sample, or say why not. ``seen`` collects the keys of good samples."""
-    wrong = problem(record, need_caption)
-    if wrong is not None or record.image is None:
-        return Reading.refused(record, *(wrong or MISSING))
-    try:
-        decoded = decode(record.image, limits)
-    except BadImage as error:
-        return Reading.refused(record, error.reason, str(error))
-    sample = Sample(record.key, decoded.image, record.captions, record.source, record.split)
-    reading = Reading(sample, conversions=decoded.conversions, bytes=byte_count(record.image))
-    return reading.unless_in(seen, record)
 
 
 def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None:

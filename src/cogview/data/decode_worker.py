@@ -20,7 +20,7 @@ READY = ("ready",)
 
 
 def answer(data: bytes | Path, limits: Limits, preprocessing: Preprocessing) -> tuple[object, ...]:
-    """("good", pixels, conversions, bytes of the file) or ("bad", reason, message) of one picture."""
+    """("good", pixels, conversions, bytes of the file, shorter side) or ("bad", reason, message)."""
     try:
         decoded = decode(data, limits)
         pixels = square(decoded.image, preprocessing)
@@ -28,7 +28,7 @@ def answer(data: bytes | Path, limits: Limits, preprocessing: Preprocessing) -> 
         return ("bad", error.reason, str(error))
     except MemoryError:
         return ("bad", "too much memory", f"decoding needs more than {limits.max_memory >> 20:,} MiB")
-    return ("good", pixels, decoded.conversions, byte_count(data))
+    return ("good", pixels, decoded.conversions, byte_count(data), min(decoded.image.size))
 
 
 def limit_memory(most: int) -> None:

@@ -33,7 +33,7 @@ from cogview.data.decode_worker import answer
 from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing
-from cogview.data.sources import Record
+from cogview.data.sources import Record, Source
 from cogview.errors import CogViewError
 
 START_SECONDS = 60.0
@@ -46,16 +46,22 @@ def default_workers() -> int:
     return max(1, min(8, cores - 1))
 
 
+def workers_for(source: Source) -> int:
+    """The default, but few records need few."""
+    return min(default_workers(), -(-len(source) // 64))
+
+
 @dataclass(frozen=True)
 class Pixels:
     """A picture as the image tokenizer sees it: (size, size, 3) uint8.
 
-    conversions: what made it one; bytes: of its file.
+    conversions: what made it one; bytes: of its file; side: the shorter one before, in pixels.
     """
 
     pixels: NDArray[np.uint8]
     conversions: tuple[str, ...]
     bytes: int
+    side: int
 
 
 @dataclass(frozen=True)
@@ -210,4 +216,4 @@ def _reading(record: Record, found: Pixels | Refused) -> Reading:
         return Reading.refused(record, found.reason, found.message)
     image = Image.fromarray(found.pixels)
     sample = Sample(record.key, image, record.captions, record.source, record.split)
-    return Reading(sample, conversions=found.conversions, bytes=found.bytes)
+    return Reading(sample, conversions=found.conversions, bytes=found.bytes, side=found.side)

@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cogview.config import Config
-from cogview.data.check import Report, Tally, read_record
-from cogview.data.images import Limits, square
+from cogview.data.check import Report, Tally
+from cogview.data.decoding import Decoders
+from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing, name_positions, write_atomically
 from cogview.data.sources import Source
@@ -108,10 +109,12 @@ def build_image_cache(
     preprocessing: Preprocessing,
     limits: Limits | None = None,
     progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
 ) -> ImageCache:
     """Decode every good record of ``source`` into a cache at ``out``, or open the one already there.
 
-    A cache made from other data or with another size is made anew. Raises CogViewError where nothing is
+    A cache made from other data or with another size is made anew. With ``workers`` processes pictures are
+    decoded there, and limits of time and memory hold. Raises CogViewError where nothing is
     usable.
     """
     out, limits = Path(out), limits or Limits()
@@ -121,7 +124,8 @@ def build_image_cache(
         return ImageCache(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / INDEX).unlink(missing_ok=True)
-    samples, report = _write_pixels(source, out / PIXELS, preprocessing, limits, progress)
+    with Decoders(limits, preprocessing, workers) as decoders:
+        samples, report = _write_pixels(source, out / PIXELS, decoders, progress)
     if not samples:
         raise CogViewError(
             f"not one usable picture among {len(source):,} records; `cogview data check` says why"
@@ -134,19 +138,18 @@ def build_image_cache(
 def _write_pixels(
     source: Source,
     path: Path,
-    preprocessing: Preprocessing,
-    limits: Limits,
+    decoders: Decoders,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[tuple[str, str, str]], Report]:
     """Write all good pictures; returns their (key, source, split) and the report."""
     tally, seen, done = Tally(), set[str](), list[tuple[str, str, str]]()
     part, total = path.with_name(path.name + ".part"), len(source)
     with part.open("wb") as file:
-        for record in source.records():
-            reading = read_record(record, limits, seen, need_caption=False)
+        for record, found in decoders.readings(source.records(), need_caption=False):
+            reading = found.unless_in(seen, record)
             tally.add(reading)
             if reading.sample is not None:
-                file.write(square(reading.sample.image, preprocessing).tobytes())
+                file.write(np.asarray(reading.sample.image).tobytes())
                 done.append(_names(reading.sample))
             if progress:
                 progress(tally.records, total)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from cogview.config import Config
-from cogview.data.check import EXPLANATIONS, Report, Tally, read_record
+from cogview.data.check import EXPLANATIONS, GLANCE, Report, Tally
+from cogview.data.decoding import Decoders, workers_for
 from cogview.data.images import Limits
 from cogview.data.sources import Source
 from cogview.errors import CogViewError
@@ -60,19 +62,19 @@ def survey(
     tally, seen, examples = Tally(), set[str](), dict[str, None]()
     unnamed, sides, most = 0, list[int](), 0
     total = min(LOOK_AT, len(plain))
-    for own, record in zip(plain.records(), named.records(), strict=True):
-        if tally.records >= total:
-            break
-        reading = read_record(record, limits, seen)
-        tally.add(reading)
-        if reading.sample is not None:
-            sides.append(min(reading.sample.image.size))
-            most = max(most, len(record.captions))
-            unnamed += not own.captions
-            if len(examples) < 8:
-                examples[record.captions[0].text] = None
-        if progress:
-            progress(tally.records, total)
+    with Decoders(limits, GLANCE, workers_for(plain)) as decoders:
+        readings = decoders.readings(islice(named.records(), total))
+        for own, (record, found) in zip(islice(plain.records(), total), readings, strict=True):
+            reading = found.unless_in(seen, record)
+            tally.add(reading)
+            if reading.sample is not None:
+                sides.append(reading.side)
+                most = max(most, len(record.captions))
+                unnamed += not own.captions
+                if len(examples) < 8:
+                    examples[record.captions[0].text] = None
+            if progress:
+                progress(tally.records, total)
     report = tally.report()
     if not report.good:
         first = report.examples[0].message if report.examples else "no records"

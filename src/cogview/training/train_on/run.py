@@ -30,6 +30,7 @@ from rich.console import Console
 
 from cogview.config import Config, read_json
 from cogview.data.build import BuildSettings, build
+from cogview.data.decoding import workers_for
 from cogview.data.encoding import OnDevice
 from cogview.data.image_cache import build_image_cache
 from cogview.data.images import Limits
@@ -247,7 +248,12 @@ class TrainOn:
             return
         with self.progress("decoding") as progress:
             build_image_cache(
-                self.plain, self.work / "pictures", self._preprocessing(), self.settings.limits, progress
+                self.plain,
+                self.work / "pictures",
+                self._preprocessing(),
+                self.settings.limits,
+                progress,
+                workers_for(self.plain),
             )
 
     def _image_tokenizer(self) -> None:
@@ -258,7 +264,11 @@ class TrainOn:
         self._train(recipe)
 
     def _tokens(self) -> None:
-        settings = BuildSettings(preprocessing=self._preprocessing(), limits=self.settings.limits)
+        settings = BuildSettings(
+            preprocessing=self._preprocessing(),
+            limits=self.settings.limits,
+            workers=workers_for(self.source),
+        )
         images = ImageTokenizer.from_directory(self.images_at).to(self.device)
         texts = TextTokenizer.from_file(self.work / "text.model")
         with self.progress("encoding") as progress:
