@@ -177,6 +177,8 @@ def smaller(words: list[str]) -> list[str]:
     """The options that shrink a command; the last of two equal ones counts."""
     if words[1:4] == ["data", "text-tokenizer", "my-pictures/"]:
         return ["--pieces", "290"]
+    if words[1] == "serve":
+        return ["--check", "--port", "0"]
     if words[1] == "train-on":
         return settings(TRAIN_ON if "--from" in words else TRAIN_ON | TRAIN_ON_ALONE)
     if words[1] == "train" and words[2].endswith(".yaml"):

@@ -26,9 +26,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from cogview.serving import run
 from cogview.serving.app import Server
 from cogview.serving.guard import Rules
-from cogview.serving.metrics import Metrics
 from cogview.serving.served import Models, Served
-from cogview.serving.worker import Worker
 
 GENERATIONS = "/v1/images/generations"
 
@@ -113,21 +111,9 @@ class Site:
 
 @contextmanager
 def serving(models: Models, rules: Rules | None = None, **options: Any) -> Iterator[Site]:
-    """A server in a thread; its worker stops with it."""
-    metrics = Metrics()
-    server = Server(models, Worker(metrics, **options), metrics, rules or Rules(run.hosts_for("127.0.0.1")))
-    listener = run.listen("127.0.0.1", 0)
-    running = run.uvicorn_server(server)
-    server.worker.start()
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield Site(server, listener.getsockname()[1])
-    finally:
-        running.should_exit = True
-        thread.join(30)
-        server.worker.close()
-        server.worker.join(30)
+    """A server in the background."""
+    with run.running(models, rules, **options) as (address, server):
+        yield Site(server, int(address.rpartition(":")[2]))
 
 
 @pytest.fixture(scope="session")

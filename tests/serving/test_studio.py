@@ -7,6 +7,7 @@ Skipped, and it says why, where Playwright or a Chromium is missing: ``pip insta
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from cogview import provenance
+from cogview.cli.app import main
 from cogview.pipeline import CogView
 from cogview.serving.guard import Rules
 from cogview.serving.served import Models
@@ -94,8 +96,12 @@ def test_a_person_draws_keeps_and_draws_again(
     page.locator(".group button").nth(1).click()
     made = CogView.from_pretrained(family).generate(NASTY, n=2, seed=7, style="pixel")
     assert download(page, tmp_path).read_bytes() == made[1].png()
-    command = page.inner_text("#command")
-    assert command.startswith("cogview generate '<i>red'") and "-n 2" in command and "--style pixel" in command
+    words = shlex.split(page.inner_text("#command"))[1:-1]
+    words[words.index("tiny")] = str(family)  # it is found by its directory
+    assert main([*words, str(tmp_path / "typed")]) == 0
+    assert sorted(one.read_bytes() for one in (tmp_path / "typed").iterdir()) == sorted(
+        picture.png() for picture in made
+    )
     page.click("#again")
     page.wait_for_selector(IDLE)
     page.locator(".group button").first.click()

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -235,6 +236,11 @@ def test_what_cannot_be_served_is_one_line(
     assert main(["serve", str(family), *options]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+def test_what_could_be_served_can_be_checked(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(family), "--port", "0", "--check"]) == 0
+    assert re.fullmatch(r"studio +http://127\.0\.0\.1:\d+/\napi .+/v1\n", capsys.readouterr().out)
 
 
 def test_it_says_what_to_install(family: Path) -> None:

@@ -44,6 +44,9 @@ def serve(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the models, see that the port is free, and stop.")
+    ] = False,
     lora: Annotated[
         str | None, typer.Option(metavar="DIR", help="An adapter for the model (see cogview generate).")
     ] = None,
@@ -85,5 +88,8 @@ def serve(
     address = f"http://{name}:{listener.getsockname()[1]}"
     typer.echo(f"studio  {address}/")
     typer.echo(f"api     {address}/v1")
+    if check:
+        listener.close()
+        return
     typer.echo(f"serving {', '.join(loaded.by_name)}; Ctrl-C stops", err=True)
     run.serve(server, listener)

@@ -10,9 +10,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from cogview.errors import CogViewError
 from cogview.serving.app import Server, application
+from cogview.serving.guard import Rules
+from cogview.serving.metrics import Metrics
+from cogview.serving.served import Models
+from cogview.serving.worker import Worker
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CONNECTIONS = 512
@@ -103,6 +108,27 @@ def serve(server: Server, listener: socket.socket) -> None:
     finally:
         server.worker.close()
         server.worker.join(0 if running.force_exit else None)
+
+
+@contextlib.contextmanager
+def running(models: Models, rules: Rules | None = None, **limits: Any) -> Iterator[tuple[str, Server]]:
+    """A server in the background, at a free port of this machine; its address, and what it is made of.
+
+    limits: those of :class:`~cogview.serving.worker.Worker`.
+    """
+    metrics = Metrics()
+    rules = rules or Rules(hosts_for(LOOPBACK[0]))
+    server = Server(models, Worker(metrics, **limits), metrics, rules)
+    listener, http = listen(LOOPBACK[0], 0), uvicorn_server(server)
+    thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="cogview-http")
+    server.worker.start()
+    thread.start()
+    try:
+        yield f"http://{LOOPBACK[0]}:{listener.getsockname()[1]}", server
+    finally:
+        http.should_exit = True
+        thread.join()
+        server.worker.join()
 
 
 def uvicorn_server(server: Server) -> uvicorn.Server:
