@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
 import time
 import traceback
 import warnings
@@ -129,8 +130,9 @@ def _once(world: int, jobs: Sequence[tuple[Recipe, Path]], limit: float) -> list
             }
             assert not gone or silent < 2, f"ranks ended without a word: {gone}; the others: {told}"
             if time.monotonic() > end:
+                hung = [p for rank, p in enumerate(processes) if rank not in told]
                 raise TimeoutError(
-                    f"{world - len(told)} of {world} ranks hung for {limit} s; the others: {told}"
+                    f"{len(hung)} of {world} ranks hung for {limit} s; the others: {told}{stacks(hung)}"
                 )
     finally:
         if len(told) < world:
@@ -140,6 +142,17 @@ def _once(world: int, jobs: Sequence[tuple[Recipe, Path]], limit: float) -> list
         process.join(10)
         process.kill()
     return [told[rank] for rank in range(world)]
+
+
+def stacks(processes: Sequence[BaseProcess]) -> str:
+    """What processes are at, those of C too, where py-spy is installed."""
+    if shutil.which("py-spy") is None:
+        return ""
+    asked = ["py-spy", "dump", "--native", "--pid"]
+    found = [
+        subprocess.run([*asked, str(p.pid)], check=False, capture_output=True, text=True) for p in processes
+    ]
+    return "".join(f"\n{dump.stdout or dump.stderr}" for dump in found)
 
 
 def curve(directory: Path, kind: str = "train") -> list[float]:
