@@ -1,8 +1,9 @@
 """CogView2's hierarchy: from a sentence to a large picture in three steps (section 3.3).
 
 A CogLM draws the codes of a small picture one by one; the direct model makes those of a large one in one
-forward; the iterative model draws most of these again in a few. Between the first two the best of several may
-be chosen. Every step has a random stream a picture, so a picture does not depend on its batch.
+forward; the iterative model draws most of these again in a few. Both hear the small picture, as painted, as a
+witness (:mod:`cogview.generation.evidence`). Between the first two the best of several may be chosen. Every
+step has a random stream a picture, so a picture does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
@@ -23,6 +25,7 @@ from cogview.errors import CogViewError
 from cogview.family import Family, StyleDefaults
 from cogview.generation.editing import Frame
 from cogview.generation.engine import Ids, Progress
+from cogview.generation.evidence import PAINTED, Likelihood, evidence
 from cogview.generation.fairness import FairnessTable
 from cogview.generation.hierarchical import DIRECT as DIRECT_SAMPLING
 from cogview.generation.hierarchical import (
@@ -35,6 +38,7 @@ from cogview.generation.sampling import Sampling
 from cogview.generation.text_to_image import paint
 from cogview.pipeline import CogView, Picture
 from cogview.pipeline2 import CogView2
+from cogview.tokenizers.vqvae import ImageTokenizer
 
 DIRECT, ITERATIVE = "direct", "iterative"
 ORDER = "released"
@@ -234,7 +238,12 @@ class Hierarchy(CogView2):
     def _enlarged(self, some: Sequence[Picture], order: str, progress: Progress | None) -> Iterator[Picture]:
         texts = [self.text.encode(picture.caption)[: self.direct.form.text_limit] for picture in some]
         pairs = [(picture.seed, picture.index) for picture in some]
-        together: dict[str, Any] = {"pairs": pairs, "batch_size": len(some), "progress": progress}
+        together: dict[str, Any] = {
+            "pairs": pairs,
+            "batch_size": len(some),
+            "progress": progress,
+            "witnesses": self.witnesses([picture.codes for picture in some]),
+        }
         codes, settings = np.stack([picture.codes for picture in some]), self.direct_settings(_style(some[0]))
         found = direct_super_resolution(self.direct, texts, codes, settings=settings, **together)
         facts: dict[str, Any] = {"super_resolution": "direct"}
@@ -247,6 +256,20 @@ class Hierarchy(CogView2):
         for picture, codes in zip(some, found, strict=True):
             image = paint(self.images, codes, self.direct.form.grid)
             yield replace(picture, image=image, codes=codes, settings={**picture.settings, **facts})
+
+    @torch.inference_mode()
+    def witnesses(self, small: Sequence[Ids]) -> list[Likelihood] | None:
+        """What small pictures of codes (rows * columns,), as painted, say of the large ones' codes.
+
+        None where the tokenizer has several scales.
+        """
+        if not isinstance(self.images, ImageTokenizer):
+            return None
+        form = self.direct.form
+        codes = torch.from_numpy(np.stack(small)).to(self.images_device)
+        painted = self.images.decode(codes, form.small).clamp(0, 1)
+        times = form.grid[0] // form.small[0]
+        return [evidence(self.images, pixels, times, PAINTED).whole() for pixels in painted]
 
 
 def _style(picture: Picture) -> str | None:

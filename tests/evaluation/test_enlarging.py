@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from cogview.cli.app import main
 from cogview.errors import CogViewError
@@ -74,6 +75,22 @@ def test_they_are_what_the_pipeline_draws(family: Path, folder: Path, judge: LPI
     given = type(picture)(**{**vars(picture), "codes": codes})
     [large] = model.enlarge([given])
     assert np.array_equal(np.asarray(large.image), ways["model"][0])
+
+
+def test_overwhelming_evidence_gives_the_codes_of_the_enlargement(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, those of the direct model that stay and those that the iterative one draws again."""
+    monkeypatch.setattr("cogview.hierarchy.PAINTED", 1e6)
+    model = load(family)
+    assert isinstance(model, Hierarchy)
+    [small] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
+    [large] = model.enlarge([small])
+    with torch.no_grad():
+        painted = model.images.decode(torch.from_numpy(small.codes[None]), model.direct.form.small)
+        plain = F.interpolate(painted.clamp(0, 1), scale_factor=3, mode="bicubic").clamp(0, 1)
+        expected = model.images.encode(plain)[0].numpy()
+    assert np.array_equal(large.codes, expected)
 
 
 def test_the_command(

@@ -75,13 +75,14 @@ def enlarged(
     limit = model.direct.form.text_limit
     texts = [model.text.encode(caption)[:limit] for caption in captions]
     pairs = [(plan.seed, number) for number in range(len(codes))]
-    size = min(plan.batch, TOGETHER)
+    size, witnesses = min(plan.batch, TOGETHER), model.witnesses(list(codes))
     first = direct_super_resolution(
         model.direct,
         texts,
         codes,
         pairs=pairs,
         settings=model.direct_settings(),
+        witnesses=witnesses,
         batch_size=size,
         progress=_told(progress, "direct"),
     )
@@ -95,6 +96,7 @@ def enlarged(
         pairs=pairs,
         order=order,
         settings=model.iterative_settings(order),
+        witnesses=witnesses,
         batch_size=size,
         progress=_told(progress, "iterative"),
     )

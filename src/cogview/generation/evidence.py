@@ -36,6 +36,10 @@ class Evidence:
     slope: float
     width: float
 
+    def whole(self) -> Likelihood:
+        """Of all codes, in raster order."""
+        return self.part(0, 0, *self.vectors.shape[:2])
+
     def part(self, top: int, left: int, rows: int, columns: int) -> Likelihood:
         """Of a window's codes, in raster order."""
         window = self.vectors[top : top + rows, left : left + columns]
@@ -53,7 +57,11 @@ class Likelihood:
 
     def __call__(self, place: int) -> Tensor:
         """(codes,) float32, of one place."""
-        distances = self.quantizer.distances(self.vectors[place : place + 1])[0]
+        return self.at(torch.tensor([place]))[0]
+
+    def at(self, places: Tensor) -> Tensor:
+        """(m, codes) float32, of places (m,) int64."""
+        distances = self.quantizer.distances(self.vectors[places])
         return -self.slope * (distances.clamp(min=0) + self.width).log()
 
 

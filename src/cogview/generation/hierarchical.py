@@ -21,10 +21,12 @@ from torch import Tensor
 from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.errors import CogViewError
 from cogview.generation import memory, sampling
+from cogview.generation.evidence import Likelihood
 from cogview.generation.local_parallel import (
     ROWS,
     TOP_K,
     Confidence,
+    Likelihoods,
     LocalParallel,
     Matrix,
     find_order,
@@ -76,6 +78,7 @@ def direct_super_resolution(
     *,
     pairs: Pairs | None = None,
     settings: Sampling | None = None,
+    witnesses: Sequence[Likelihood] | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Ids:
@@ -87,6 +90,7 @@ def direct_super_resolution(
         codes: (b, small rows * columns) or (b, rows, columns).
         pairs: (seed, index) of each picture; by default seed 0 and their numbers.
         settings: by default the release's cluster sampling, or temperature 1 where there are no clusters.
+        witnesses: for each picture what else is known of its codes.
         batch_size: the most pictures at a time; it does not change them.
         progress: told how many forwards of how many are done.
 
@@ -102,7 +106,8 @@ def direct_super_resolution(
     def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
         states = model.states(model.form.inputs(text_ids[chosen], made[chosen]))
         report()
-        return torch.stack([_draw(model, row, settings, streams, i) for i, row in enumerate(states)])
+        known = _known(witnesses, chosen)
+        return torch.stack([_draw(model, row, settings, streams, i, known) for i, row in enumerate(states)])
 
     return _in_batches(model, text_ids, made, pairs, batch_size, progress, ("direct", 1), draw)
 
@@ -116,14 +121,15 @@ def iterative_super_resolution(
     order: str | Matrix | Confidence = "released",
     settings: Sampling | Sequence[Sampling] | None = None,
     region: ArrayLike | Tensor | None = None,
+    witnesses: Sequence[Likelihood] | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Ids:
     """Large pictures, most of their codes drawn again in as many forwards as ``order`` has turns.
 
     Args:
-        model, text_ids, pairs, batch_size, progress: as for :func:`direct_super_resolution`; of a text the
-            first pieces are read.
+        model, text_ids, pairs, witnesses, batch_size, progress: as for :func:`direct_super_resolution`; of a
+            text the first pieces are read.
         codes: (b, rows * columns) or (b, rows, columns).
         order: a name of ``ORDERS``, or an order.
         settings: of all turns, or one for each; by default temperature 1 and the release's top-k.
@@ -145,7 +151,8 @@ def iterative_super_resolution(
     def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
         start = made[chosen].to(model.device)
         inside = None if open_ is None else open_[chosen].to(model.device)
-        state = LocalParallel(order, form.grid, start, streams, settings, inside, model.clusters)
+        known = _known(witnesses, chosen)
+        state = LocalParallel(order, form.grid, start, streams, settings, inside, model.clusters, known)
         while not state.done:
             made_now = form.inputs(text_ids[chosen], state.codes.cpu(), state.hidden.cpu())
             state.step(model.states(made_now), model.head)
@@ -158,13 +165,29 @@ def iterative_super_resolution(
 Draw = Callable[[slice, Streams, Callable[[], None]], Tensor]
 
 
+def _known(witnesses: Sequence[Likelihood] | None, chosen: slice) -> Likelihoods | None:
+    """What the witnesses of some pictures say; None where there are none."""
+    if witnesses is None:
+        return None
+    own = witnesses[chosen]
+    return lambda image, places: own[image].at(places)
+
+
 def _draw(
-    model: Upscaler[DirectFormat], states: Tensor, settings: Sampling, streams: Streams, image: int
+    model: Upscaler[DirectFormat],
+    states: Tensor,
+    settings: Sampling,
+    streams: Streams,
+    image: int,
+    likelihoods: Likelihoods | None = None,
 ) -> Tensor:
     """The codes (n,) of one picture, each by itself, from its states (n, h)."""
     drawn = []
     for places in torch.split(torch.arange(len(states), device=states.device), ROWS):
-        chances = sampling.restrict(model.head(states[places]).float(), settings, model.clusters)
+        logits = model.head(states[places]).float()
+        if likelihoods is not None:
+            logits = logits + likelihoods(image, places)
+        chances = sampling.restrict(logits, settings, model.clusters)
         drawn.append(sampling.draw(chances, streams.gumbel_of(image, places, chances.shape[1])))
     return torch.cat(drawn)
 

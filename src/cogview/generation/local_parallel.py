@@ -32,6 +32,7 @@ ROWS = 256  # places whose logits are held at a time
 TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six turns
 
 Head = Callable[[Tensor], Tensor]
+Likelihoods = Callable[[int, Tensor], Tensor]
 Row = Annotated[tuple[int, ...], Field(min_length=1)]
 
 
@@ -131,6 +132,8 @@ class LocalParallel:
         streams: of the batch, with ``turns * n`` steps.
         settings: of all turns, or one for each.
         region: bool (b, n), outside of which nothing changes; None: everything may.
+        labels: clusters of the codes, where the settings ask for them.
+        likelihoods: what else is known of the codes of picture i at places (m,), as log-likelihoods (m, v).
     """
 
     def __init__(
@@ -142,8 +145,10 @@ class LocalParallel:
         settings: Sampling | Sequence[Sampling],
         region: Tensor | None = None,
         labels: Tensor | None = None,
+        likelihoods: Likelihoods | None = None,
     ) -> None:
         self.order, self.codes, self.streams, self.labels = order, codes.clone(), streams, labels
+        self.likelihoods = likelihoods
         turns = [settings] * order.turns if isinstance(settings, Sampling) else list(settings)
         if len(turns) != order.turns:
             raise CogViewError(f"the order has {order.turns} turns, there are settings for {len(turns)}")
@@ -174,6 +179,8 @@ class LocalParallel:
         for image, hidden in enumerate(self.hidden):
             for places in hidden.nonzero().squeeze(1).split(ROWS):
                 logits = head(states[image, places]).float()
+                if self.likelihoods is not None:
+                    logits = logits + self.likelihoods(image, places)
                 chances = sampling.restrict(logits, settings, self.labels)
                 noise = self.streams.gumbel_of(image, first + places, chances.shape[1])
                 drawn = sampling.draw(chances, noise)
