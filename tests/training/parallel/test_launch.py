@@ -48,17 +48,26 @@ def test_what_does_not_fit(
     assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_has_no_blocks_to_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("parallel", "said"),
+    [
+        ({"kind": "fsdp"}, "image_tokenizer trains with ddp, not with fsdp"),
+        ({"kind": "ddp", "tensor": 2}, "image_tokenizer has no transformer's blocks to split"),
+    ],
+)
+def test_a_tokenizer_has_no_blocks(
+    parallel: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     fields = {
         "task": "image_tokenizer",
         "name": "x",
         "data": str(tmp_path),
         "steps": 1000,
-        "parallel": {"kind": "fsdp"},
+        "parallel": parallel,
     }
     asked = validate(ImageTokenizerRecipe, fields, "test")
-    with pytest.raises(CogViewError, match="image_tokenizer trains with ddp, not with fsdp"):
+    with pytest.raises(CogViewError, match=said):
         check_launch(asked, task_class(asked.task).parallel)
 
 
