@@ -75,6 +75,19 @@ def test_long_bodies_are_not_read(serve: Serve, told: bool) -> None:
     assert site.send("/v1/captions", {"max_length": 2}, image=png()).status == 200
 
 
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
+def test_bodies_that_do_not_come_are_not_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("cogview.serving.forms.READ_SECONDS", 0.2)
+    connection = site.connect()
+    connection.putrequest("POST", "/v1/captions" if "form" in kind else GENERATIONS)
+    connection.putheader("Content-Type", kind)
+    connection.putheader("Content-Length", "100")
+    connection.endheaders(b"--b\r\n" if "form" in kind else b'{"prom')
+    assert connection.getresponse().status == 408
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status"),
     [

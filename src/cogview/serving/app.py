@@ -35,7 +35,7 @@ from cogview.describing import Caption
 from cogview.serving import tasks
 from cogview.serving.answers import Answer, event_stream
 from cogview.serving.drawing import Drawing
-from cogview.serving.forms import Files, read_form
+from cogview.serving.forms import Files, in_time, read_form
 from cogview.serving.guard import Guard, Rules
 from cogview.serving.metrics import Metrics
 from cogview.serving.pictures import Shelf, opened
@@ -268,7 +268,8 @@ async def read_json(request: Request, kind: type[M]) -> M:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise ApiError(415, "send JSON, with Content-Type: application/json", code="not_json")
-    body = await request.body()
+    async with in_time():
+        body = await request.body()
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -13,9 +16,21 @@ from cogview.serving.errors import ApiError
 from cogview.serving.schema import refusal
 
 MAX_FIELDS = 64
+READ_SECONDS = 60.0
 MAX_FIELD = 16 << 10
 M = TypeVar("M", bound=BaseModel)
 Files = dict[str, list[bytes]]
+
+
+@contextlib.asynccontextmanager
+async def in_time() -> AsyncIterator[None]:
+    """ApiError 408 for a body that takes too long to come."""
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            yield
+    except TimeoutError:
+        message = f"the request did not come within {READ_SECONDS:g} s"
+        raise ApiError(408, message, code="slow") from None
 
 
 async def read_form(request: Request, kind: type[M], **files: int) -> tuple[M, Files]:
@@ -28,7 +43,8 @@ async def read_form(request: Request, kind: type[M], **files: int) -> tuple[M, F
         raise ApiError(415, "send a form, with Content-Type: multipart/form-data", code="not_a_form")
     try:
         most = sum(files.values())
-        form = await request.form(max_files=most, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD)
+        async with in_time():
+            form = await request.form(max_files=most, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD)
     except HTTPException as error:
         raise ApiError(400, str(error.detail), code="not_a_form") from None
     values: dict[str, Any] = {}

@@ -65,16 +65,16 @@ def encoded(image: Image.Image, kind: str, quality: int, facts: Provenance | Non
             exif = Image.Exif()
             exif[DESCRIPTION] = facts.model_dump_json(ensure_ascii=True)
             options["exif"] = exif.tobytes()
-        image = over_grey(image) if kind == "jpeg" else image
+        image = flat(image, "white" if facts else "grey") if kind == "jpeg" else image
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def over_grey(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes grey."""
+def flat(image: Image.Image, colour: str) -> Image.Image:
+    """RGB; what is transparent gets a colour."""
     if image.mode == "RGB":
         return image
-    ground = Image.new("RGBA", image.size, (128, 128, 128, 255))
+    ground = Image.new("RGBA", image.size, colour)
     ground.alpha_composite(image.convert("RGBA"))
     return ground.convert("RGB")
 
