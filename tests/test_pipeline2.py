@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,22 @@ def test_a_style_has_settings_of_its_own(model: CogView2) -> None:
     assert given.settings["temperature"] == 0.7
     edited = model.edit(styled, "red", boxes=(0, 0, 8, 8), style="pixel", seed=1)
     assert edited[0].settings["temperature"] == 0.5
+
+
+def test_editing_has_settings_of_its_own(tmp_path: Path) -> None:
+    """Under those that are given, over the style's and the family's; drawing keeps its own."""
+    directory = tiny2.write(tmp_path)
+    told = json.loads((directory / "family.json").read_text("utf-8"))
+    told["editing"] = {"temperature": 0.3, "emphasis": 1.0}
+    (directory / "family.json").write_text(json.dumps(told), "utf-8")
+    model = CogView2.from_pretrained(directory)
+    assert isinstance(model, CogView2)
+    drawn = model.generate("red", seed=1)[0]
+    given = {"temperature": None, "emphasis": 2.0}
+    for settings, expected in ((None, (0.3, 1.0)), (given, (0.3, 2.0))):
+        edited = model.edit(drawn, "red", boxes=(0, 0, 8, 8), style="pixel", seed=1, settings=settings)[0]
+        assert (edited.settings["temperature"], edited.settings["emphasis"]) == expected
+    assert drawn.settings["temperature"] == 1 and drawn.settings["emphasis"] == 0
 
 
 def test_captions_and_scores(model: CogView2) -> None:

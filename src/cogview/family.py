@@ -95,6 +95,7 @@ class FamilyConfig(Config):
     style_defaults: a style's own sampling settings, where it has any, over ``defaults``.
     direct, iterative: sampling of the steps that enlarge (CogView2), over the release's: 100 clusters with
     temperature 0.89 inside them, and a top-k for each turn. style_direct: a style's own of the former.
+    editing: sampling of masked parts, over ``defaults`` and a style's.
     clusters: the file with the clusters of the image codes. newline: the text piece for a line break.
     adapters: name to the directory of a LoRA adapter of the base role, applied when it is asked for.
     """
@@ -114,6 +115,7 @@ class FamilyConfig(Config):
     direct: StyleDefaults = StyleDefaults()
     iterative: StyleDefaults = StyleDefaults()
     style_direct: dict[str, StyleDefaults] = Field(default_factory=dict)
+    editing: StyleDefaults = StyleDefaults()
     clusters: AdapterName | None = None
     newline: str | None = None
     adapters: dict[str, AdapterName] = Field(default_factory=dict)

@@ -187,7 +187,12 @@ class Hierarchy(CogView2):
         known = self._codes(to_rgb(area.cut(original))[0], side)
         region, text = area.grid_mask(form.grid), [list(pieces)[: form.text_limit]]
         drawn = direct_super_resolution(
-            self.direct, text, codes[None], pairs=[stream], settings=self.direct_settings()
+            self.direct,
+            text,
+            codes[None],
+            pairs=[stream],
+            settings=self.direct_settings(),
+            witnesses=self.witnesses([codes]),
         )
         large = np.where(region.ravel(), drawn, known)
         if self.iterative is not None:

@@ -148,7 +148,7 @@ class CogView2(CogView):
             crop: what the model sees: ``auto`` a part at the model's size around the mask where the picture
                 is larger, ``tight`` an enlarged one for small regions too, ``whole`` the picture.
             feather: pixels inside the mask over which the new sets in.
-            settings: as of ``draw``.
+            settings: as of ``draw``; default: the family's for editing, then as there.
             first_stage_only: for a family that enlarges what it draws: do not; what is pasted is less sharp.
 
         Raises:
@@ -156,7 +156,9 @@ class CogView2(CogView):
         """
         original = _opened(picture)
         hole = self._mask(mask, boxes, original.size)
-        text, sampling = self._ids(prompt, style), self.sampling_for(settings, style)
+        given = {name: value for name, value in (settings or {}).items() if value is not None}
+        usual = self.family.config.editing.model_dump(exclude_none=True)
+        text, sampling = self._ids(prompt, style), self.sampling_for({**usual, **given}, style)
         jobs = self._streams(n, seed)
         area = editing.frame(hole, crop, self.size)
         whole = area.shape == hole.shape

@@ -51,6 +51,7 @@ class FamilySettings(Config):
     defaults: Defaults | None = None
     direct: StyleDefaults | None = None
     iterative: StyleDefaults | None = None
+    editing: StyleDefaults | None = None
 
 
 def model_directory(run: Path) -> Path:
@@ -272,6 +273,7 @@ def _config(
         "defaults": settings.defaults or (before.defaults if before else Defaults()),
         "direct": settings.direct or (before.direct if before else StyleDefaults()),
         "iterative": settings.iterative or (before.iterative if before else StyleDefaults()),
+        "editing": settings.editing or (before.editing if before else StyleDefaults()),
         "adapters": {name: f"lora-{name}" for name in adapters},
         "fingerprints": prints,
     }
