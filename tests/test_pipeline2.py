@@ -100,7 +100,7 @@ def test_editing_has_settings_of_its_own(tmp_path: Path) -> None:
     for settings, expected in ((None, (0.3, 1.0)), (given, (0.3, 2.0))):
         edited = model.edit(drawn, "red", boxes=(0, 0, 8, 8), style="pixel", seed=1, settings=settings)[0]
         assert (edited.settings["temperature"], edited.settings["emphasis"]) == expected
-    assert drawn.settings["temperature"] == 1 and drawn.settings["emphasis"] == 0
+    assert (drawn.settings["temperature"], drawn.settings["emphasis"]) == (1.0, 1.4)
 
 
 def test_captions_and_scores(model: CogView2) -> None:
