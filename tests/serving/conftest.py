@@ -188,7 +188,7 @@ def png(mode: str = "RGB", size: tuple[int, int] = (20, 16), colour: Any = (200,
     return buffer.getvalue()
 
 
-def until(true: Callable[[], bool], seconds: float = 30) -> None:
+def until(true: Callable[[], bool], seconds: float = 120) -> None:
     """Wait until something is true."""
     end = time.monotonic() + seconds
     while not true():

@@ -52,7 +52,7 @@ def opened(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
 
     def open_page(port: int = site.port, **options: Any) -> Any:
         page = browser.new_context(**({"locale": "en-US"} | options)).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.complaints = []
         page.on("console", lambda said: page.complaints.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
