@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,14 +47,15 @@ def test_a_large_hole_is_filled_at_full_resolution(model: Hierarchy) -> None:
     assert edited.settings["super_resolution"] == "direct and iterative"
     assert "super_resolution" not in small.settings
     pieces = model.encode("a red circle")
-    drawn = hierarchical.direct_super_resolution(model.direct, [pieces], small.codes[None], pairs=[(5, 0)])
+    together: dict[str, Any] = {"pairs": [(5, 0)], "witnesses": model.witnesses([small.codes])}
+    drawn = hierarchical.direct_super_resolution(model.direct, [pieces], small.codes[None], **together)
     region = np.zeros((12, 12), bool)
     region[2:11, 2:10] = True  # codes of 4 pixels
     known = model._codes(image, 48).reshape(12, 12)
     start = np.where(region, drawn.reshape(12, 12), known)
     assert model.iterative is not None
     codes = hierarchical.iterative_super_resolution(
-        model.iterative, [pieces], start.reshape(1, -1), pairs=[(5, 0)], region=region.reshape(1, -1)
+        model.iterative, [pieces], start.reshape(1, -1), region=region.reshape(1, -1), **together
     )
     assert (codes.reshape(12, 12)[~region] == known[~region]).all()
     expected = np.asarray(paint(model.images, codes[0], (12, 12)))

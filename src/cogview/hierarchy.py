@@ -186,13 +186,14 @@ class Hierarchy(CogView2):
         side = self.size * form.grid[0] // form.small[0]
         known = self._codes(to_rgb(area.cut(original))[0], side)
         region, text = area.grid_mask(form.grid), [list(pieces)[: form.text_limit]]
+        witnesses = self.witnesses([codes])
         drawn = direct_super_resolution(
             self.direct,
             text,
             codes[None],
             pairs=[stream],
             settings=self.direct_settings(),
-            witnesses=self.witnesses([codes]),
+            witnesses=witnesses,
         )
         large = np.where(region.ravel(), drawn, known)
         if self.iterative is not None:
@@ -203,6 +204,7 @@ class Hierarchy(CogView2):
                 pairs=[stream],
                 settings=self.iterative_settings(),
                 region=region.reshape(1, -1),
+                witnesses=witnesses,
             )
         height, width = area.shape
         return paint(self.images, large[0], form.grid).resize((width, height), Image.Resampling.BICUBIC)
