@@ -21,6 +21,7 @@ import pytest
 from torch import Tensor
 
 from cogview.cli.app import main
+from cogview.cli.serve import default_models
 from cogview.pipeline import CogView
 from cogview.serving.served import Models
 from tests.serving.conftest import GENERATIONS, Gate, Site, png, until
@@ -241,6 +242,13 @@ def test_what_cannot_be_served_is_one_line(
 def test_what_could_be_served_can_be_checked(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(family), "--port", "0", "--check"]) == 0
     assert re.fullmatch(r"studio +http://127\.0\.0\.1:\d+/\napi .+/v1\n", capsys.readouterr().out)
+
+
+def test_the_model_that_edits_is_served_where_there_is_one(home: Path, editor: Path) -> None:
+    assert default_models()[0] == "pictogram"
+    (home / "models").mkdir()
+    (home / "models" / "pictogram-2").symlink_to(editor)
+    assert default_models() == ["pictogram", "pictogram-2"]
 
 
 def test_it_says_what_to_install(family: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from cogview.errors import CogViewError
 
+DEFAULT, EDITS = "pictogram", "pictogram-2"
 Precision = Literal["fp32", "int8"]
 
 
@@ -18,7 +19,7 @@ def serve(
         typer.Argument(
             metavar="MODEL...",
             help="Names (see cogview models) or directories; the first is the default.",
-            show_default="pictogram",
+            show_default="pictogram, and pictogram-2 where it is installed",
         ),
     ] = None,
     host: Annotated[
@@ -63,7 +64,7 @@ def serve(
 
     SIGTERM and Ctrl-C finish what is being drawn, then stop.
     """
-    names = models or ["pictogram"]
+    names = models or default_models()
     if lora is not None and len(names) > 1:
         raise CogViewError("--lora goes with one model; serve the others apart")
     from cogview.serving import run  # refused at once where libraries are missing
@@ -93,3 +94,10 @@ def serve(
         return
     typer.echo(f"serving {', '.join(loaded.by_name)}; Ctrl-C stops", err=True)
     run.serve(server, listener)
+
+
+def default_models() -> list[str]:
+    """The default model, and beside it the one that edits, where there is one."""
+    from cogview.family import installed
+
+    return [DEFAULT, *([EDITS] if EDITS in installed() else [])]

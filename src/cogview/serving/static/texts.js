@@ -94,4 +94,6 @@ export const EXAMPLES = {
   },
 };
 
+EXAMPLES["pictogram-2"] = EXAMPLES.pictogram;
+
 export const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
