@@ -103,6 +103,19 @@ def test_editing_has_settings_of_its_own(tmp_path: Path) -> None:
     assert (drawn.settings["temperature"], drawn.settings["emphasis"]) == (1.0, 1.4)
 
 
+def test_the_best_of_several_edits(model: CogView2) -> None:
+    """The two of four that a ranking by hand puts first, as they are without it."""
+    original = photo(16, 16)
+    four = model.edit(original, "a red circle", boxes=(4, 4, 12, 12), n=4, seed=2)
+    best = model.edit(original, "a red circle", boxes=(4, 4, 12, 12), n=2, seed=2, best_of=2)
+    ranked = [found.number for found in model.rerank("a red circle", four)][:2]
+    assert [picture.index for picture in best] == ranked
+    assert all(np.array_equal(a.codes, four[k].codes) for a, k in zip(best, ranked, strict=True))
+    assert best[0].settings["best_of"]["of"] == 4
+    with pytest.raises(CogViewError, match="best_of is 0"):
+        model.edit(original, "a red circle", boxes=(4, 4, 12, 12), best_of=0)
+
+
 def test_captions_and_scores(model: CogView2) -> None:
     pictures = model.generate("a red circle", n=2, seed=1)
     [[english], [chinese]] = (model.caption(pictures[0], language=name)[0] for name in ("en", "zh"))

@@ -132,6 +132,7 @@ class CogView2(CogView):
         feather: int = editing.FEATHER,
         settings: Mapping[str, float | None] | None = None,
         first_stage_only: bool = False,
+        best_of: int = 1,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> list[Picture]:
@@ -151,6 +152,8 @@ class CogView2(CogView):
             settings: as of ``draw``; default: the family's for editing, then as there.
             first_stage_only: for a family that enlarges what it draws: do not; what is pasted is less sharp.
 
+            best_of: draw so many for each result and keep the n that the prompt describes best.
+
         Raises:
             CogViewError: a mask of another size, empty or full, a box outside, a prompt too long.
         """
@@ -159,7 +162,9 @@ class CogView2(CogView):
         given = {name: value for name, value in (settings or {}).items() if value is not None}
         usual = self.family.config.editing.model_dump(exclude_none=True)
         text, sampling = self._ids(prompt, style), self.sampling_for({**usual, **given}, style)
-        jobs = self._streams(n, seed)
+        if best_of < 1:
+            raise CogViewError(f"best_of is {best_of}; it must be at least 1")
+        jobs = self._streams(n * best_of, seed)
         area = editing.frame(hole, crop, self.size)
         whole = area.shape == hole.shape
         codes = self.codes_of(picture) if whole else self._codes(area.cut(_over_white(original)))
@@ -178,7 +183,7 @@ class CogView2(CogView):
             if not whole:
                 found = self._codes(_over_white(image))  # of the whole, as of every picture
             made.append(self._picture(image, found, prompt, style, job, sampling, facts))
-        return made
+        return made if best_of == 1 else self.best_of(made, n)
 
     def vary(
         self,

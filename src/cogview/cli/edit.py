@@ -50,6 +50,12 @@ def edit(
         str, typer.Option(help="A model's name (see cogview models) or directory.")
     ] = "pictogram-2",
     style: Annotated[str | None, typer.Option(help="A style of the model (see cogview models).")] = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="K", help="Draw K for each result wanted, keep those the prompt describes best."
+        ),
+    ] = 1,
     order: Annotated[
         Order, typer.Option(help="Regions at once, or one by one with all else in view; slower.")
     ] = "together",
@@ -113,6 +119,8 @@ def edit(
         raise CogViewError("say what is drawn anew: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
     if vary is None and not prompt.strip():
         raise CogViewError("the prompt is empty; say what the whole picture shall show")
+    if vary is not None and best_of > 1:
+        raise CogViewError("variations need not fit a sentence; leave --best-of away")
     batch_size = batch_limit(max_batch)
     check_folder(out)
     from cogview.hierarchy import Hierarchy
@@ -156,6 +164,7 @@ def edit(
                 feather=feather,
                 settings=settings,
                 first_stage_only=first_stage_only,
+                best_of=best_of,
                 batch_size=batch_size,
                 progress=show,
             )

@@ -33,7 +33,13 @@ class FamilyEditor:
     ) -> Image.Image:
         """The picture with what is masked drawn anew."""
         found = self.family.edit(
-            picture, prompt, mask=mask, seed=seed, order=plan.order, settings=plan.sampling
+            picture,
+            prompt,
+            mask=mask,
+            seed=seed,
+            order=plan.order,
+            best_of=plan.best_of,
+            settings=plan.sampling,
         )
         return found[0].image
 
@@ -54,6 +60,7 @@ def editing(
     order: Annotated[
         Literal["together", "one_by_one"], typer.Option(help="As of cogview edit.")
     ] = "together",
+    best_of: Annotated[int, typer.Option(min=1, metavar="K", help="As of cogview edit.")] = 1,
     temperature: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
@@ -83,7 +90,12 @@ def editing(
     given = {"temperature": temperature, "top_k": top_k, "guidance": guidance, "emphasis": emphasis}
     sampling = {name: float(value) for name, value in given.items() if value is not None}
     plan = EditingPlan(
-        count=n, seed=seed, languages=tuple(language or ("zh", "en")), order=order, sampling=sampling
+        count=n,
+        seed=seed,
+        languages=tuple(language or ("zh", "en")),
+        order=order,
+        best_of=best_of,
+        sampling=sampling,
     )
     reader = AttributeReader.from_directory(classifier)
     family = CogView2.from_pretrained(model, precision=precision)

@@ -57,12 +57,16 @@ class Edit(Config):
 
 
 class EditingPlan(Config):
-    """What is edited and how. Tasks take turns with the languages; ``sampling`` goes to the editor."""
+    """What is edited and how. Tasks take turns with the languages; ``sampling`` goes to the editor.
+
+    best_of: results drawn for each task, of which the one is taken that the sentence describes best.
+    """
 
     count: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
     order: Literal["together", "one_by_one"] = "together"
+    best_of: int = Field(1, ge=1)
     sampling: dict[str, float] = Field(default_factory=dict)
 
 
