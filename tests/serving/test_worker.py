@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,7 +199,7 @@ def test_a_signal_finishes_what_runs(family: Path) -> None:
     process, port = start(family)
     site = Site(None, port)  # type: ignore[arg-type]
     try:
-        long = begin(site, {"prompt": "a red circle", "n": 10, "best_of": 4, "seed": 1})
+        long = begin(site, {"prompt": "a red circle", "n": 10, "best_of": 6, "seed": 1})
         until(lambda: "cogview_running_requests 1" in site.ask("/metrics").body.decode())
         behind = begin(site, {"prompt": "a red circle", "n": 2})
         until(lambda: site.ask("/healthz").json["waiting"] == 1)
@@ -262,11 +261,10 @@ def test_it_says_what_to_install(family: Path) -> None:
 
 
 def test_time_waiting_is_measured(site: Site) -> None:
-    started = time.monotonic()
     site.draw()
     text = site.ask("/metrics").body.decode()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
     assert values["cogview_run_seconds_count"] >= 1 and values["cogview_waiting_requests"] == 0
     assert values['cogview_requests_total{path="/v1/images/generations",status="200"}'] >= 1
-    assert values["cogview_wait_seconds_sum"] < 100 + time.monotonic() - started
+    assert values["cogview_wait_seconds_count"] >= values["cogview_run_seconds_count"]
