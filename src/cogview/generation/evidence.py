@@ -23,7 +23,7 @@ from cogview.tokenizers.vqvae import ImageTokenizer
 # known and for those that the tokenizer painted from codes, whose flaws the large picture must not inherit;
 # and its width as a share of the usual squared distance between two neighbouring codes.
 KNOWN = 12.0
-PAINTED = 4.0
+PAINTED = 8.0
 WIDTH = 0.04
 
 
