@@ -230,7 +230,9 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str], only: str = "") -> 
 def test_the_readme_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the packaged model, as a reader's."""
     run_page(PAGES[0], capsys)
-    assert len(list(Path("out").glob("*.png"))) == 17
+    made = {folder: len(list(Path(folder).glob("*.png"))) for folder in ("out", "edited", "large")}
+    assert made == {"out": 19, "edited": 4, "large": 1}
+    assert Image.open(next(Path("large").glob("*.png"))).size == (216, 216)
 
 
 @pytest.mark.parametrize(
