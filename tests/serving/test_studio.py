@@ -108,7 +108,8 @@ def test_a_person_draws_keeps_and_draws_again(
     path = download(page, tmp_path / "again")
     assert path.read_bytes() == made[1].png()
     page.click("#delete")
-    assert page.locator(".group").count() == 1 and page.locator(".group img").count() == 2
+    page.wait_for_function("document.querySelectorAll('.group').length === 1")
+    assert page.locator(".group img").count() == 2
 
 
 def test_pictures_grow_and_can_be_stopped(

@@ -127,6 +127,7 @@ def test_live_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
         shown = read_until(terminal, rb"seen \xc2\xb7 transformer \xc2\xb7 running[^$]*?step [1-9]").decode(
             errors="replace"
         )
+        shown += read_until(terminal, rb"least[^$]*?items/s").decode(errors="replace")
         os.write(terminal, b"\x03")
         said = read_until(terminal, rb"--resume --out [^\n]*\n").decode(errors="replace")
         assert process.wait(60) == 0

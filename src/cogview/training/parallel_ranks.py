@@ -7,6 +7,8 @@ checkpoint's thread says goes over a group of its own, because collectives of tw
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,8 +27,16 @@ CPU = torch.device("cpu")
 
 # Groups that were left, kept to the end of the process. A thread of gloo's may need the interpreter to let go
 # of a tensor; if DDP's reducer drops the last reference to its group it waits for that thread with the
-# interpreter locked, and both wait forever. Dropped from Python, a group unlocks it first.
+# interpreter locked, and both wait forever. Dropped from Python, a group unlocks it first. That has to happen
+# before the interpreter goes: a thread that needs it later aborts the process.
 _LEFT: list[Any] = []
+
+
+@atexit.register
+def _drop_left_groups() -> None:
+    if _LEFT:
+        gc.collect()  # reducers first
+        _LEFT.clear()
 
 
 class ElsewhereError(CogViewError):
