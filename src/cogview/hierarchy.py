@@ -25,7 +25,7 @@ from cogview.errors import CogViewError
 from cogview.family import Family, StyleDefaults
 from cogview.generation.editing import Frame
 from cogview.generation.engine import Ids, Progress
-from cogview.generation.evidence import PAINTED, Likelihood, evidence
+from cogview.generation.evidence import PAINTED, Evidence, Witness
 from cogview.generation.fairness import FairnessTable
 from cogview.generation.hierarchical import DIRECT as DIRECT_SAMPLING
 from cogview.generation.hierarchical import (
@@ -38,7 +38,6 @@ from cogview.generation.sampling import Sampling
 from cogview.generation.text_to_image import paint
 from cogview.pipeline import CogView, Picture
 from cogview.pipeline2 import CogView2
-from cogview.tokenizers.vqvae import ImageTokenizer
 
 DIRECT, ITERATIVE = "direct", "iterative"
 ORDER = "released"
@@ -264,19 +263,24 @@ class Hierarchy(CogView2):
             image = paint(self.images, codes, self.direct.form.grid)
             yield replace(picture, image=image, codes=codes, settings={**picture.settings, **facts})
 
+    @cached_property
+    def witness(self) -> Witness | None:
+        """What makes evidence of small pictures; None where the tokenizer has several scales."""
+        return Witness.of(self.images)
+
     @torch.inference_mode()
-    def witnesses(self, small: Sequence[Ids]) -> list[Likelihood] | None:
+    def witnesses(self, small: Sequence[Ids]) -> list[Evidence] | None:
         """What small pictures of codes (rows * columns,), as painted, say of the large ones' codes.
 
         None where the tokenizer has several scales.
         """
-        if not isinstance(self.images, ImageTokenizer):
+        if self.witness is None:
             return None
         form = self.direct.form
         codes = torch.from_numpy(np.stack(small)).to(self.images_device)
         painted = self.images.decode(codes, form.small).clamp(0, 1)
         times = form.grid[0] // form.small[0]
-        return [evidence(self.images, pixels, times, PAINTED).whole() for pixels in painted]
+        return [self.witness.evidence(pixels, times, PAINTED) for pixels in painted]
 
 
 def _style(picture: Picture) -> str | None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cogview.generation import upscaling
 from cogview.generation.engine import Engine, Job
-from cogview.generation.evidence import WIDTH, evidence, neighbour_distance
+from cogview.generation.evidence import WIDTH, Witness, neighbour_distance
 from cogview.generation.sampling import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
@@ -43,7 +43,7 @@ def test_densities_by_their_formula(model: CogView) -> None:
     small, slope = pixels(), 3.0
     images = model.images
     vectors = images.features(enlarged(small, 2))[0].detach()
-    found = evidence(images, small, 2, slope).part(1, 2, 3, 2)
+    found = Witness(images).evidence(small, 2, slope).part(1, 2, 3, 2)
     rows = [(1, 2), (1, 3), (2, 2), (2, 3), (3, 2), (3, 3)]
     for place, (row, column) in enumerate(rows):
         distances = ((images.quantizer.codebook - vectors[row, column]) ** 2).sum(1)

@@ -10,12 +10,13 @@ being the prior. Of a picture of which only codes exist, what they paint is such
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.quantizers import Quantizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 
@@ -29,31 +30,19 @@ WIDTH = 0.04
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The encoder's vectors (rows, columns, dim) of an enlarged picture, and what judges them."""
+    """Log-likelihoods of codes, but for a constant a place.
+
+    vectors: the encoder's, (rows, columns, dim), of an enlarged picture; places are counted in raster order.
+    """
 
     vectors: Tensor
     quantizer: Quantizer
     slope: float
     width: float
 
-    def whole(self) -> Likelihood:
-        """Of all codes, in raster order."""
-        return self.part(0, 0, *self.vectors.shape[:2])
-
-    def part(self, top: int, left: int, rows: int, columns: int) -> Likelihood:
-        """Of a window's codes, in raster order."""
-        window = self.vectors[top : top + rows, left : left + columns]
-        return Likelihood(window.reshape(-1, window.shape[-1]), self.quantizer, self.slope, self.width)
-
-
-@dataclass(frozen=True, eq=False)
-class Likelihood:
-    """Log-likelihoods of the codes at the places that ``vectors`` (n, dim) stand for, but for a constant."""
-
-    vectors: Tensor
-    quantizer: Quantizer
-    slope: float
-    width: float
+    def part(self, top: int, left: int, rows: int, columns: int) -> Evidence:
+        """Of a window alone."""
+        return replace(self, vectors=self.vectors[top : top + rows, left : left + columns])
 
     def __call__(self, place: int) -> Tensor:
         """(codes,) float32, of one place."""
@@ -61,17 +50,27 @@ class Likelihood:
 
     def at(self, places: Tensor) -> Tensor:
         """(m, codes) float32, of places (m,) int64."""
-        distances = self.quantizer.distances(self.vectors[places])
+        distances = self.quantizer.distances(self.vectors.flatten(0, 1)[places])
         return -self.slope * (distances.clamp(min=0) + self.width).log()
 
 
-@torch.inference_mode()
-def evidence(images: ImageTokenizer, pixels: Tensor, times: int, slope: float = KNOWN) -> Evidence:
-    """What ``pixels`` (3, h, w) in [0, 1] say of the codes of a picture ``times`` as large."""
-    device = next(images.parameters()).device
-    large = F.interpolate(pixels[None].to(device), scale_factor=times, mode="bicubic").clamp(0, 1)
-    width = WIDTH * neighbour_distance(images.quantizer)
-    return Evidence(images.features(large)[0], images.quantizer, slope, width)
+class Witness:
+    """What makes evidence of small pictures, for one tokenizer."""
+
+    def __init__(self, images: ImageTokenizer) -> None:
+        self.images, self.width = images, WIDTH * neighbour_distance(images.quantizer)
+
+    @classmethod
+    def of(cls, images: AnyImageTokenizer) -> Witness | None:
+        """None where a tokenizer has several scales."""
+        return cls(images) if isinstance(images, ImageTokenizer) else None
+
+    @torch.inference_mode()
+    def evidence(self, pixels: Tensor, times: int, slope: float) -> Evidence:
+        """What ``pixels`` (3, h, w) in [0, 1] say of the codes of a picture ``times`` as large."""
+        device = next(self.images.parameters()).device
+        large = F.interpolate(pixels[None].to(device), scale_factor=times, mode="bicubic").clamp(0, 1)
+        return Evidence(self.images.features(large)[0], self.images.quantizer, slope, self.width)
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from torch import Tensor
 from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.errors import CogViewError
 from cogview.generation import memory, sampling
-from cogview.generation.evidence import Likelihood
+from cogview.generation.evidence import Evidence
 from cogview.generation.local_parallel import (
     ROWS,
     TOP_K,
@@ -78,7 +78,7 @@ def direct_super_resolution(
     *,
     pairs: Pairs | None = None,
     settings: Sampling | None = None,
-    witnesses: Sequence[Likelihood] | None = None,
+    witnesses: Sequence[Evidence] | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Ids:
@@ -121,7 +121,7 @@ def iterative_super_resolution(
     order: str | Matrix | Confidence = "released",
     settings: Sampling | Sequence[Sampling] | None = None,
     region: ArrayLike | Tensor | None = None,
-    witnesses: Sequence[Likelihood] | None = None,
+    witnesses: Sequence[Evidence] | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Ids:
@@ -165,7 +165,7 @@ def iterative_super_resolution(
 Draw = Callable[[slice, Streams, Callable[[], None]], Tensor]
 
 
-def _known(witnesses: Sequence[Likelihood] | None, chosen: slice) -> Likelihoods | None:
+def _known(witnesses: Sequence[Evidence] | None, chosen: slice) -> Likelihoods | None:
     """What the witnesses of some pictures say; None where there are none."""
     if witnesses is None:
         return None

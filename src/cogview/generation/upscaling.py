@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,12 +24,11 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Ids, Progress
-from cogview.generation.evidence import KNOWN, PAINTED, Evidence, evidence
+from cogview.generation.evidence import KNOWN, PAINTED, Evidence, Witness
 from cogview.generation.sampling import Sampling
 from cogview.generation.super_resolution import Small, enlarge, scale_of
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
-from cogview.tokenizers.vqvae import ImageTokenizer
 
 MAX_CODES = 128 * 128  # of a result
 ROUNDS = 4  # of back-projection
@@ -156,17 +156,17 @@ class Upscaler:
         Between two stages the codes go on as they are: only pixels would have to be tokenised again.
         """
         stages = self.stages(times)
-        witnesses = [self._witness(r.original) if faithful else None for r in requests]
+        seen = [self._seen(r.original) if faithful else None for r in requests]
         small = [
-            Small(r.text, r.original.codes, r.seed, r.index, self._evidence(witness, 0))
-            for r, witness in zip(requests, witnesses, strict=True)
+            Small(r.text, r.original.codes, r.seed, r.index, self._evidence(own, 0))
+            for r, own in zip(requests, seen, strict=True)
         ]
         work = [len(small) * scale_of(self.form) ** (2 * stage) for stage in range(stages)]
         for stage in range(stages - 1):
             report = _share(progress, work, stage)
             drawn = dict(enlarge(self.engine, self.form, small, settings, batch_size, report, stage))
             small = [
-                Small(s.text, drawn[n], s.seed, s.index, self._evidence(witnesses[n], stage + 1))
+                Small(s.text, drawn[n], s.seed, s.index, self._evidence(seen[n], stage + 1))
                 for n, s in enumerate(small)
             ]
         report = _share(progress, work, stages - 1)
@@ -174,19 +174,23 @@ class Upscaler:
         for number, codes in last:
             yield number, codes, self.paint(codes, requests[number].original, times, faithful, detail)
 
+    @cached_property
+    def witness(self) -> Witness | None:
+        """What makes evidence of small pictures; None where the tokenizer has several scales."""
+        return Witness.of(self.images)
+
     @torch.inference_mode()
-    def _witness(self, original: Original) -> tuple[Tensor, float]:
+    def _seen(self, original: Original) -> tuple[Tensor, float]:
         """The small picture (3, h, w), and how far it is to be believed."""
         if original.pixels is not None:
             return original.pixels, KNOWN
         return self._decoded(original.codes).clamp(0, 1), PAINTED
 
-    def _evidence(self, witness: tuple[Tensor, float] | None, stage: int) -> Evidence | None:
+    def _evidence(self, seen: tuple[Tensor, float] | None, stage: int) -> Evidence | None:
         """What a small picture says of the codes that a stage draws."""
-        if witness is None or not isinstance(self.images, ImageTokenizer):
+        if seen is None or self.witness is None:
             return None
-        pixels, slope = witness
-        return evidence(self.images, pixels, scale_of(self.form) ** (stage + 1), slope)
+        return self.witness.evidence(seen[0], scale_of(self.form) ** (stage + 1), seen[1])
 
     def _decoded(self, codes: Ids) -> Tensor:
         """The picture (3, H, W) of codes (rows, columns), on the CPU."""
