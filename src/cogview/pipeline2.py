@@ -25,7 +25,7 @@ from cogview.coglm.regions import PATCH, sample_mask
 from cogview.data.images import BadImage, decode, to_rgb
 from cogview.describing import AnyPicture, Caption, checked_seed, listed
 from cogview.errors import CogViewError
-from cogview.family import Family
+from cogview.family import Family, StyleDefaults
 from cogview.generation import editing
 from cogview.generation.captioning import Captioner, text_rows
 from cogview.generation.editing import Crop, Frame
@@ -151,7 +151,6 @@ class CogView2(CogView):
             feather: pixels inside the mask over which the new sets in.
             settings: as of ``draw``; default: the family's for editing, then as there.
             first_stage_only: for a family that enlarges what it draws: do not; what is pasted is less sharp.
-
             best_of: draw so many for each result and keep the n that the prompt describes best.
 
         Raises:
@@ -159,9 +158,8 @@ class CogView2(CogView):
         """
         original = _opened(picture)
         hole = self._mask(mask, boxes, original.size)
-        given = {name: value for name, value in (settings or {}).items() if value is not None}
-        usual = self.family.config.editing.model_dump(exclude_none=True)
-        text, sampling = self._ids(prompt, style), self.sampling_for({**usual, **given}, style)
+        text = self._ids(prompt, style)
+        sampling = self.sampling(self._settings(settings, style, self.family.config.editing))
         if best_of < 1:
             raise CogViewError(f"best_of is {best_of}; it must be at least 1")
         jobs = self._streams(n * best_of, seed)
@@ -360,14 +358,19 @@ class CogView2(CogView):
         return self.sampling(self._settings(settings, style))
 
     def _settings(
-        self, settings: Mapping[str, float | None] | None, style: str | None
+        self,
+        settings: Mapping[str, float | None] | None,
+        style: str | None,
+        task: StyleDefaults | None = None,
     ) -> dict[str, float | None]:
-        """Those given over those that suit the style; the family's come under both."""
+        """Those given over the task's over those that suit the style; the family's come under all."""
         suited = self.family.config.style_defaults
         phrases = None if style is None else self.style(style)
         names = [name for name, known in self.styles.items() if known is phrases and name in suited]
         chosen = suited[names[0]].model_dump(exclude_none=True) if names else {}
-        return {**chosen, **{name: value for name, value in (settings or {}).items() if value is not None}}
+        usual = {} if task is None else task.model_dump(exclude_none=True)
+        given = {name: value for name, value in (settings or {}).items() if value is not None}
+        return {**chosen, **usual, **given}
 
     def _streams(self, n: int, seed: int | None) -> list[tuple[int, int]]:
         if n < 1:
