@@ -72,19 +72,16 @@ class Ticket:
 
     def emit(self, event: Any) -> None:
         """Hand over a part of the result, from any thread."""
-        self._put(event)
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop is closed, nobody listens
+            self.cancelled = True
 
     def end(self, error: ApiError | None = None) -> None:
         """That was all, or what went wrong; further calls do nothing."""
         if not self.ended:
             self.ended = True
-            self._put(_End(error))
-
-    def _put(self, event: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the loop is closed, nobody listens
-            self.cancelled = True
+            self.emit(_End(error))
 
     async def events(self) -> AsyncGenerator[Any, None]:
         """What is emitted, until the end. ApiError for what went wrong, and when the time is over."""
