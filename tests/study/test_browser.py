@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from cogview.listening import listen
 from cogview.study.store import Store
+from tests.contrast import CONTRAST
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `study` is not installed")
@@ -35,7 +37,7 @@ class Site:
         self.start()
 
     def start(self) -> None:
-        listener = server.listen("127.0.0.1", self.port)
+        listener = listen("127.0.0.1", self.port)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(server.application(self.store), log_level="error", lifespan="off", ws="none")
         self.running = uvicorn.Server(config)
@@ -181,25 +183,3 @@ SIZES = """() => [...document.querySelectorAll(".steps label, main .button")].fl
   const box = touched.getBoundingClientRect();
   return [box.width, box.height];
 })"""
-CONTRAST = r"""() => {
-  const channel = (v) => v <= 10.02 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
-  const parse = (text) => text.match(/[\d.]+/g).map(Number);
-  const behind = (node) => {
-    for (let n = node; n; n = n.parentElement) {
-      const colour = parse(getComputedStyle(n).backgroundColor);
-      if (colour.length < 4 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  document.getAnimations().forEach((animation) => animation.finish());
-  let worst = { ratio: 99 };
-  for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !node.getClientRects().length) continue;
-    const [a, b] = [light(parse(getComputedStyle(node).color)), light(behind(node))];
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    if (ratio < worst.ratio) worst = { ratio, text: node.textContent.trim(), tag: node.tagName };
-  }
-  return worst;
-}"""

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from cogview.cli.app import main
+from cogview.listening import listen
 from cogview.study.schema import PICTURES
 from cogview.study.store import Store
 from tests.study.conftest import ENV
@@ -74,7 +75,7 @@ class Site:
 @pytest.fixture
 def site(make_store: Make) -> Iterator[Site]:
     store = make_store(raters=4, captions=2)
-    listener = server.listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(server.application(store), log_level="error", lifespan="off", ws="none")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
@@ -236,7 +237,7 @@ def start(directory: Path, port: int, raters: int) -> tuple[subprocess.Popen[str
 
 def test_a_killed_server_has_lost_nothing_and_its_links_still_open(make_store: Make) -> None:
     store = make_store(raters=1, captions=2)
-    with server.listen("127.0.0.1", 0) as free:
+    with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     site, links = Site(store, port), []
     for round in range(2):

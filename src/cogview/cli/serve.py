@@ -67,6 +67,7 @@ def serve(
     names = models or default_models()
     if lora is not None and len(names) > 1:
         raise CogViewError("--lora goes with one model; serve the others apart")
+    from cogview.listening import listen
     from cogview.serving import run  # refused at once where libraries are missing
 
     if not run.is_loopback(host) and api_key_file is None and not without_key:
@@ -74,7 +75,7 @@ def serve(
             f"--host {host} lets other machines in; add --api-key-file FILE, or --without-key if all may draw"
         )
     keys = [] if api_key_file is None else run.read_keys(api_key_file)
-    listener = run.listen(host, port)
+    listener = listen(host, port)
     from cogview.serving.app import Server
     from cogview.serving.guard import Rules
     from cogview.serving.metrics import Metrics

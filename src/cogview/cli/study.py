@@ -106,6 +106,7 @@ def serve(
 
     cogview study serve study/ --raters 20
     """
+    from cogview.listening import LOOPBACK, listen
     from cogview.study import server
     from cogview.study.store import Store
 
@@ -114,13 +115,13 @@ def serve(
     invited = store.invite(raters or 0)
     if not invited:
         raise CogViewError(f"{folder}: no rater is invited yet; say how many with --raters")
-    listener = server.listen(host, port)
+    listener = listen(host, port)
     name = f"[{host}]" if ":" in host else host
     base = (url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
     for rater in range(1, invited + 1):
         typer.echo(f"rater {rater}\t{base}/r/{store.token(rater)}")
     typer.echo("every answer is saved at once; Ctrl-C stops", err=True)
-    hosts = server.LOOPBACK if host in server.LOOPBACK else (*server.LOOPBACK, host)
+    hosts = LOOPBACK if host in LOOPBACK else (*LOOPBACK, host)
     try:
         server.serve(store, listener, hosts, url)
     except KeyboardInterrupt:

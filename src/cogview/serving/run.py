@@ -14,13 +14,13 @@ from types import FrameType
 from typing import Any
 
 from cogview.errors import CogViewError
+from cogview.listening import LOOPBACK, listen
 from cogview.serving.app import Server, application
 from cogview.serving.guard import Rules
 from cogview.serving.metrics import Metrics
 from cogview.serving.served import Models
 from cogview.serving.worker import Worker
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CONNECTIONS = 512
 MAX_KEYS = 1 << 20
 
@@ -94,17 +94,6 @@ def read_keys(path: Path) -> list[str]:
     if not keys or min(map(len, keys)) < 16:
         raise CogViewError(f"{path}: expected API keys of 16 characters or more, one on each line")
     return keys
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; CogViewError where the address cannot be had."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise CogViewError(
-            f"cannot listen at {host}:{port} ({error.strerror or error}); give another --host or --port"
-        ) from error
 
 
 def serve(server: Server, listener: socket.socket) -> None:

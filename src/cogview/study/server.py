@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cogview.errors import CogViewError
+from cogview.listening import LOOPBACK
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Language
 from cogview.study.store import Progress, Store
 from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
@@ -40,7 +41,6 @@ STATIC = {
     "study.svg": "image/svg+xml",
 }
 MAX_BODY = 4096
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -362,17 +362,6 @@ def application(store: Store, hosts: tuple[str, ...] = LOOPBACK, url: str | None
     handlers: dict[Any, Any] = {404: pages.missing, 405: pages.missing, 500: pages.trouble}
     app = Starlette(routes=routes, exception_handlers=handlers)
     return Guard(app, frozenset({*hosts, where.hostname or hosts[0]}))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; CogViewError where the address cannot be had."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise CogViewError(
-            f"cannot listen at {host}:{port} ({error.strerror or error}); give another --host or --port"
-        ) from error
 
 
 def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: str | None) -> None:
