@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from cogview.generation.engine import Engine, Job, Prompt
+from cogview.generation.linear import Precision
 from cogview.generation.sampling import Sampling
 from cogview.generation.step import Decoder, pack, step
 from cogview.sequences import SequenceFormat
@@ -78,20 +79,21 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def cached(batch: int, token: int) -> KVCache:
+def cached(batch: int, token: int, dtype: torch.dtype = torch.float32) -> KVCache:
     """A cache that holds a prompt and ``token`` tokens of a picture."""
-    cache = KVCache.allocate(CONFIG, batch, PROMPT + TOKENS)
+    cache = KVCache.allocate(CONFIG, batch, PROMPT + TOKENS, dtype)
     cache.keys.normal_(), cache.values.normal_()
     cache.advance(PROMPT + token)
     return cache
 
 
 def bytes_read(batch: int, token: int, precision: str) -> int:
-    """Of weights (a byte each in int8, else four), and of the cache."""
+    """Of layers, output matrix and cache."""
     layer = (4 + 2 * CONFIG.ffn_multiple) * CONFIG.hidden**2
-    weights = CONFIG.layers * layer + FORM.vocabulary.image_codes * CONFIG.hidden
-    size = 1 if precision == "int8" else 4
-    return weights * size + KVCache.size_in_bytes(CONFIG, batch, PROMPT + token + 1)
+    head = FORM.vocabulary.image_codes * CONFIG.hidden
+    size, last = {"int8": (1, 1), "bf16": (2, 4)}.get(precision, (4, 4))  # bytes a weight
+    cache = KVCache.size_in_bytes(CONFIG, batch, PROMPT + token + 1)
+    return CONFIG.layers * layer * size + head * last + cache // (2 if precision == "bf16" else 1)
 
 
 def one_step(decoder: Decoder, cache: KVCache) -> Callable[[], Any]:
@@ -141,7 +143,8 @@ def steps(
             cache = cached(batch, token)
             actions["eager", batch, token] = one_eager_step(model, cache)
             for precision, decoder in decoders.items():
-                actions[precision, batch, token] = one_step(decoder, cache)
+                own = cache if decoder.dtype == torch.float32 else cached(batch, token, decoder.dtype)
+                actions[precision, batch, token] = one_step(decoder, own)
     rates, times = measure(actions, repeats)
     found = []
     for (way, batch, token), taken in times.items():
@@ -202,7 +205,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     model = Transformer(CONFIG).eval()
-    decoders = {"fp32": pack(model, CODES), "int8": pack(model, CODES, "int8")}
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    decoders: dict[str, Decoder] = {name: pack(model, CODES, name) for name in precisions}
     with torch.inference_mode():
         rates, found = steps(model, decoders, given.repeats)
     best, median = max(rates) / 1e9, statistics.median(rates) / 1e9

@@ -88,7 +88,9 @@ def test_one_picture_does_not_depend_on_the_others(model: CogView) -> None:
     assert not same(alone[0], model.generate("红色的圆", seed=8)[0])
 
 
-@pytest.mark.parametrize("options", [{"precision": "int8"}, {"deterministic": True}])
+@pytest.mark.parametrize(
+    "options", [{"precision": "int8"}, {"precision": "bf16"}, {"precision": "fp16"}, {"deterministic": True}]
+)
 def test_other_ways_to_compute(family: Path, options: dict[str, Any]) -> None:
     model = CogView.from_pretrained(family, **options)
     pictures = model.generate("a red circle", n=5, seed=7)
@@ -217,7 +219,7 @@ def test_a_vocabulary_that_is_not_the_tokenizers(damaged: Path) -> None:
 def test_an_unknown_model_or_precision(family: Path) -> None:
     with pytest.raises(CogViewError, match="no model 'pictogramm'"):
         CogView.from_pretrained("pictogramm")
-    with pytest.raises(CogViewError, match="unknown precision 'fp8'; there are fp32, int8"):
+    with pytest.raises(CogViewError, match="unknown precision 'fp8'; there are fp32, bf16, fp16, int8"):
         CogView.from_pretrained(family, precision="fp8")  # type: ignore[arg-type]
 
 

@@ -34,6 +34,8 @@ from cogview.sequences import SequenceFormat
 from cogview.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    import torch
+
     from cogview.tokenizers.images import AnyImageTokenizer
     from cogview.tokenizers.text import TextTokenizer
     from cogview.transformer.model import Transformer, TransformerConfig
@@ -188,12 +190,18 @@ class Family:
         self._same(path, tokenizer.fingerprint, self.config.fingerprints.image_tokenizer)
         return tokenizer
 
-    def transformer(self, role: str) -> Transformer:
-        """A role's transformer in float32; CogViewError where it is too small for the role's sequences."""
+    def transformer(
+        self, role: str, device: torch.device | str = "cpu", layers: torch.dtype | None = None
+    ) -> Transformer:
+        """A role's transformer in float32, its layers' matrices as ``layers`` if given, on ``device``.
+
+        CogViewError where it is too small for the role's sequences.
+        """
         from cogview.transformer.model import Transformer
 
         self.check(role)
-        return Transformer.from_directory(self.directory / self.role(role).directory)
+        path = self.directory / self.role(role).directory
+        return Transformer.from_directory(path, device=device, layers=layers)
 
     def check(self, role: str) -> TransformerConfig:
         """A role's configuration; CogViewError where its files do not fit it, or it not the role's sequences.

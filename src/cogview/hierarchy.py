@@ -33,6 +33,7 @@ from cogview.generation.hierarchical import (
     direct_super_resolution,
     iterative_super_resolution,
 )
+from cogview.generation.linear import layers_dtype
 from cogview.generation.local_parallel import find_order, top_k_of
 from cogview.generation.sampling import Sampling
 from cogview.generation.text_to_image import paint
@@ -68,7 +69,7 @@ class Hierarchy(CogView2):
         form = self.family.role(DIRECT).sequences
         if not isinstance(form, DirectFormat):
             raise CogViewError(f"the {DIRECT} role of {self.family.config.name} does not enlarge at once")
-        return Upscaler(self._model(DIRECT), form, self.engine.clusters)
+        return Upscaler(self._model(DIRECT), form, self.engine.clusters, self.precision)
 
     @cached_property
     def iterative(self) -> Upscaler[IterativeFormat] | None:
@@ -78,10 +79,10 @@ class Hierarchy(CogView2):
         form = self.family.role(ITERATIVE).sequences
         if not isinstance(form, IterativeFormat):
             raise CogViewError(f"the {ITERATIVE} role of {self.family.config.name} does not correct codes")
-        return Upscaler(self._model(ITERATIVE), form, self.engine.clusters)
+        return Upscaler(self._model(ITERATIVE), form, self.engine.clusters, self.precision)
 
     def _model(self, role: str) -> Any:
-        return self.family.transformer(role).to(self.images_device).eval()
+        return self.family.transformer(role, self.images_device, layers_dtype(self.precision))
 
     def generate(  # type: ignore[override]
         self,

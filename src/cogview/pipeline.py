@@ -88,7 +88,7 @@ class CogView(Describing, Enlarging):
     @cached_property
     def engine(self) -> Engine:
         """The base model, read at first use; CogViewError where the family has none."""
-        form, model = self.form, self.family.transformer(BASE).to(self.roles.device)
+        form, model = self.form, self.roles.transformer(BASE)
         if self._lora is not None:
             self.adapter = self.adapter | {"lora": _adapt(model, *self._lora)}
         codes = form.vocabulary.image_codes
@@ -111,7 +111,9 @@ class CogView(Describing, Enlarging):
 
         Args:
             device: where to compute; a GPU if there is one, else the CPU.
-            precision: ``fp32``, or ``int8`` for weights of a byte, faster on a CPU and slightly different.
+            precision: ``fp32``; ``bf16`` or ``fp16`` for half the memory, for GPUs and (bf16) processors that
+                have instructions for it; ``int8`` for weights of a byte on a CPU. All but the first are
+                slightly different.
             deterministic: exactly the same tokens in any batch, at some cost; otherwise rounding may change
                 a token where two were nearly tied.
             lora: one of the family's adapters by name, or the directory of one (a run of `cogview train`).

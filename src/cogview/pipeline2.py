@@ -31,7 +31,7 @@ from cogview.generation.captioning import Captioner, text_rows
 from cogview.generation.editing import Crop, Frame
 from cogview.generation.engine import Engine, Ids, Progress
 from cogview.generation.infilling import Hole, Order, fill
-from cogview.generation.linear import Precision
+from cogview.generation.linear import Precision, computing, layers_dtype
 from cogview.generation.roles import BASE
 from cogview.generation.sampling import Sampling
 from cogview.generation.step import pack
@@ -75,7 +75,7 @@ class CogView2(CogView):
         self.form = cast(Any, form)
         self.text, self.images = family.text_tokenizer(), family.image_tokenizer().to(device)
         self._check_sizes()
-        self.transformer = family.transformer(BASE).to(device)
+        self.transformer = family.transformer(BASE, device, layers_dtype(precision))
         rows = slice(0, family.config.vocabulary.image_codes)
         self.engine = Engine(
             pack(self.transformer, rows, precision), deterministic, clusters=self._clusters()
@@ -334,7 +334,8 @@ class CogView2(CogView):
                 batch = collate([self.coglm.captioning(self.scored_pieces(text), codes, nothing, "zh")])
                 batch = {name: values.to(self.images_device) for name, values in batch.items()}
                 regions = MaskRegions(batch["order"], batch["streams"])
-                hidden = self.transformer(batch["inputs"], batch["positions"], regions)
+                with computing(self.precision, self.images_device):
+                    hidden = self.transformer(batch["inputs"], batch["positions"], regions)
                 counted = batch["weights"] > 0
                 chance = self.transformer.logits(hidden[counted]).float().log_softmax(-1)
                 found.append(float(chance.gather(1, batch["targets"][counted][:, None]).mean()))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cogview.coglm import CogLMFormat, CogLMSequence, released
 from cogview.coglm.format import END, collate
-from cogview.coglm.regions import released_corners, runs, sample_mask
+from cogview.coglm.regions import released_corners, runs, sample_boxes, sample_mask
 from cogview.errors import CogViewError
 from cogview.transformer.attention import MaskRegions
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
@@ -104,6 +104,19 @@ def test_the_papers_patches_cover_three_quarters(grid: tuple[int, int]) -> None:
         assert 0.75 <= mask.mean() < 0.75 + one_patch / mask.size
     edges = np.mean([sample_mask((12, 12), np.random.default_rng(i))[-1].any() for i in range(20)])
     assert edges > 0.5  # the last row is reached too
+
+
+@pytest.mark.parametrize("grid", [(12, 12), (20, 20), (5, 9), (1, 2)])
+def test_boxes_for_editing_lie_anywhere_and_leave_a_picture_around_them(grid: tuple[int, int]) -> None:
+    masks = np.stack([sample_boxes(grid, np.random.default_rng(seed), 1) for seed in range(400)])
+    for mask in masks[:50]:  # one rectangle: its rows times its columns
+        high, wide = mask.any(1).sum(), mask.any(0).sum()
+        assert mask.sum() == high * wide
+        sides = zip(grid, (high, wide), strict=True)
+        assert all(min(2, side) <= own <= max(2 * side / 3, 2) for side, own in sides)
+    assert masks.any(0).all()  # corners too
+    share = np.mean([sample_boxes(grid, np.random.default_rng(seed)).mean() for seed in range(400)])
+    assert min(grid) < 5 or 0.2 < share < 0.4
 
 
 def test_the_releases_patches_are_fewer() -> None:

@@ -107,7 +107,7 @@ def test_an_image_is_the_same_in_any_batch() -> None:
     assert len(np.unique(alone, axis=0)) == len(jobs)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_deterministic_is_exact_in_any_company(precision: Any) -> None:
     engine = Engine(pack(tiny.transformer(), CODES, precision), deterministic=True)
     texts = prompts()
@@ -211,18 +211,21 @@ def test_wherever_memory_runs_out_pictures_are_the_same(where: str, monkeypatch:
     assert np.array_equal(np.stack([ids for _, ids in found]), expected)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_the_plan_tells_weights_cache_and_batch(precision: Any, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny.transformer()
     engine = Engine(pack(model, CODES, precision), free=lambda device: 10**9)
     jobs = [Job(prompts()[0], 7, i, prompts()[1]) for i in range(40)]
     plan = engine.plan(jobs)
     longest = max(len(p.ids) + len(p.new) for p in (prompts()[0], prompts()[1]))
-    assert plan.cache == 2 * KVCache.size_in_bytes(tiny.config(), 1, longest)  # with and without the prompt
+    layer, head, number = {"fp32": (4, 4, 4), "bf16": (2, 4, 2), "int8": (1, 1, 4)}[precision]  # bytes
+    assert (
+        plan.cache == 2 * KVCache.size_in_bytes(tiny.config(), 1, longest) * number // 4
+    )  # with and without
     assert (plan.batch, plan.free) == (16, 10**9) and plan.work > 0
     tables = 4 * (model.tokens.weight.numel() + model.positions.weight.numel())
-    inside = sum(x.numel() for x in model.blocks.parameters()) + tiny.CODES * model.config.hidden
-    assert plan.weights == tables + inside * (4 if precision == "fp32" else 1)
+    inside = sum(x.numel() for x in model.blocks.parameters())
+    assert plan.weights == tables + inside * layer + tiny.CODES * model.config.hidden * head
     assert engine.plan(jobs[:3]).batch == 3 and engine.plan(jobs, 5).batch == 5
     poor = Engine(engine.decoder, free=lambda device: 3 * (plan.cache + plan.work))
     assert poor.plan(jobs).batch == 2  # a fifth is kept for what is not counted

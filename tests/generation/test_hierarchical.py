@@ -1,6 +1,8 @@
 """Direct and iterative super-resolution: any batch size gives the same pictures, and none is lost."""
 
 import functools
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,26 @@ def iterative() -> Upscaler[IterativeFormat]:
 
 def pictures(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(30, (5, count), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize("make", [direct, iterative])
+def test_layers_in_half_precision_err_by_its_digits(
+    make: Callable[[], Upscaler[Any]], precision: Any, dtype: torch.dtype
+) -> None:
+    whole = make()
+    model = deepcopy(whole.transformer)
+    for name, parameter in model.named_parameters():
+        if name.startswith("blocks.") and "norm" not in name:
+            parameter.data = parameter.to(dtype)
+    light = Upscaler(model, whole.form, precision=precision)
+    small = pictures(6 if make is direct else 54)
+    hidden = [] if make is direct else [torch.ones(5, 54, dtype=torch.bool)]
+    with torch.inference_mode():
+        made = whole.form.inputs(TEXTS, small, *hidden)
+        exact, found = (each.head(each.states(made)) for each in (whole, light))
+    error = (found - exact).norm() / exact.norm()
+    assert found.dtype == torch.float32 and 0 < error < 8 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])

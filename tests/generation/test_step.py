@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from cogview.generation import linear
 from cogview.generation.step import Decoder, pack, read, step
 from cogview.transformer.attention import Prefix, Visibility
 from cogview.transformer.cache import KVCache
+from cogview.transformer.model import Transformer
 from tests.generation import tiny
 
 LENGTH, GIVEN = 14, 6
@@ -80,6 +83,35 @@ def test_int8_is_close_and_its_rows_are_independent() -> None:
         torch.testing.assert_close(
             stepwise(decoder, ids[row : row + 1])[0], rounded[row], atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize(("precision", "digits"), [("bf16", 2**-8), ("fp16", 2**-11)])
+@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"norm": "sandwich", "norm_relax": "token"}])
+def test_half_precision_errs_by_its_digits(precision: Any, digits: float, changes: dict[str, Any]) -> None:
+    """As far from float64 as rounding goes, and twice as light; what layers add up stays float32."""
+    model, ids = tiny.transformer(**changes), random_ids(8)
+    decoder = pack(model, ROWS, precision)
+    found, again = stepwise(decoder, ids), pack(model, ROWS)
+    with torch.inference_mode():
+        double = deepcopy(model).double()
+        whole = double.logits(double(ids, torch.arange(LENGTH)), ROWS)[:, GIVEN - 1 :]
+    error = (found - whole).norm() / whole.norm()
+    assert found.dtype == torch.float32 and digits / 50 < error < 4 * digits
+    assert decoder.dtype.itemsize == 2 and decoder.tokens.dtype == torch.float32
+    layers = sum(parameter.numel() for parameter in model.blocks.parameters())
+    assert again.size - decoder.size == 2 * layers
+    torch.testing.assert_close(stepwise(decoder, ids[:1])[0], found[0], atol=4 * digits, rtol=0)
+
+
+def test_a_model_whose_layers_are_half_already_is_packed_alike(tmp_path: Path) -> None:
+    """As it is read for ``--precision fp16``: no float32 copy of the layers is ever made."""
+    model, ids = tiny.transformer(), random_ids(2)
+    model.save(tmp_path / "m")
+    whole, half = (Transformer.from_directory(tmp_path / "m", layers=x) for x in (None, torch.float16))
+    kinds = {name: x.dtype for name, x in half.named_parameters()}
+    low = {name for name, dtype in kinds.items() if dtype == torch.float16}
+    assert low == {name for name in kinds if name.startswith("blocks.") and "norm" not in name}
+    assert torch.equal(stepwise(pack(half, ROWS, "fp16"), ids), stepwise(pack(whole, ROWS, "fp16"), ids))
 
 
 @pytest.mark.parametrize("gelu", [False, True])

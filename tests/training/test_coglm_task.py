@@ -19,7 +19,7 @@ from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
 from cogview.training.launch import prepare_directory
 from cogview.training.recipe import read_recipe
-from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies
+from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies, draw
 from cogview.training.trainer import Trainer
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
@@ -111,6 +111,16 @@ def test_strategies_come_as_often_as_asked() -> None:
     chosen = [Strategies(drawing=2, captioning=1, editing=1).choose(rng) for _ in range(2000)]
     assert 0.45 < chosen.count("drawing") / 2000 < 0.55 and 0.2 < chosen.count("editing") / 2000 < 0.3
     assert {Strategies().choose(rng) for _ in range(50)} == {"drawing", "captioning"}
+
+
+def test_edits_are_taught_on_boxes_when_asked(data: Path) -> None:
+    """Only editing's: what mask prediction hides stays the paper's."""
+    form = CogLMTask(recipe(data)).format.model_copy(update={"grid": (12, 12)})
+    rng = np.random.default_rng(0)
+    asked = Strategies(drawing=0, captioning=1, editing=1, edited="boxes")
+    drawn = [draw(form, asked, rng) for _ in range(200)]
+    hidden = {name: np.mean([mask.mean() for own, mask in drawn if own == name]) for name, _ in drawn}
+    assert set(hidden) == {"captioning", "editing"} and hidden["captioning"] >= 0.75 > hidden["editing"]
 
 
 def test_the_released_regions(data: Path) -> None:

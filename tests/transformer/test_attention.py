@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.transformer.attention import Causal, Dense, Prefix, ThreeRegion, View, Visibility, sample_pivots
+from cogview.transformer.attention import (
+    Causal,
+    CrossResolution,
+    Dense,
+    Local,
+    Prefix,
+    ThreeRegion,
+    View,
+    Visibility,
+    Window,
+    sample_pivots,
+)
 from cogview.transformer.attention.kernels import fused, released, written
 
 BATCH, HEADS, WIDTH = 2, 2, 3
@@ -147,6 +158,29 @@ def test_blocks_of_three_regions_equal_the_dense_form(
         results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     for fast, reference in zip(*results, strict=True):
         torch.testing.assert_close(fast, reference)
+
+
+OWN: dict[str, tuple[Visibility, int]] = {
+    "three regions": (ThreeRegion(64, 2, torch.arange(0, 600, 30).expand(BATCH, -1)), 600),
+    "local": (Local((4, 6), Window(3, 3), 2, torch.tensor([1, 0])), 26),
+    "cross-resolution": (CrossResolution(2, (2, 2), (4, 6), Window(1, 1), Window(3, 3)), 30),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_autocast_does_not_reach_into_our_own_kernels(name: str) -> None:
+    """Forward and backward: scores stay float32, and the results are those without autocast, bit for bit."""
+    pattern, length = OWN[name]
+    view = pattern.view(length, length)
+    assert view.kernel is not None
+    results = []
+    for on in (False, True):
+        leaves = each(lambda x: x.bfloat16().requires_grad_(), inputs(length, length))
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            out = fused(*leaves, view)
+            results.append((out, *torch.autograd.grad(out, leaves, torch.ones_like(out))))
+    assert all(x.dtype == torch.bfloat16 for x in results[1])
+    assert all(torch.equal(found, exact) for exact, found in zip(*results, strict=True))
 
 
 @given(batch=st.integers(1, 3), length=st.integers(1, 30), seed=st.integers(0, 999), data=st.data())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli.generate import Precision
+from cogview.cli.precision import Precision, PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def alignment(
     top_p: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts drawn together.")] = 20,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     rank: Annotated[
         str, typer.Option(help="I/N: draw the I-th of N shares only; the last one reports.", metavar="I/N")
     ] = "1/1",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import Precision, bar
+from cogview.cli.generate import bar
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def caption(
         str, typer.Option(help="A model's name (see cogview models) or directory.")
     ] = "pictogram",
     as_json: Annotated[bool, typer.Option("--json", help="Print captions and settings as JSON.")] = False,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     max_batch: MaxBatch = None,
 ) -> None:
     """Describe pictures.

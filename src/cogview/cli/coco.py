@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cogview.cli.generate import Precision
+from cogview.cli.precision import PrecisionOption
 
 
 class Protocol(StrEnum):
@@ -56,7 +56,7 @@ def coco(
         str, typer.Option(help="How Inception's input is resized: pytorch-fid or tensorflow.")
     ] = "pytorch-fid",
     bootstrap: Annotated[int, typer.Option(min=0, help="Resampled sets for the 95 % intervals.")] = 100,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     rank: Annotated[
         str, typer.Option(help="I/N: draw the I-th of N shares only; the last one reports.", metavar="I/N")
     ] = "1/1",

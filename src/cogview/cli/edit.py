@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import Precision, bar, check_folder, write, write_sheet
+from cogview.cli.generate import bar, check_folder, write, write_sheet
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def edit(
     ] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,

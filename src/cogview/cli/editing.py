@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
-from cogview.generation.linear import Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def editing(
     top_k: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     emphasis: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     work: Annotated[Path, typer.Option("--work", help="Where pictures are kept, for stopped runs.")] = Path(
         "runs/editing"
     ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cogview.cli import alignment, coco, distributions, editing, fairness, reranking, spread, upscaling
-from cogview.cli.generate import Precision
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def attributes(
             "--tokenizer", help="Image tokenizer whose reconstructions are read too (default: the model's)."
         ),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     work: Annotated[Path, typer.Option("--work", help="Where pictures are kept, for stopped runs.")] = Path(
         "runs/attributes"
     ),

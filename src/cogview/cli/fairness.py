@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli.generate import Precision
+from cogview.cli.precision import PrecisionOption
 
 if TYPE_CHECKING:
     from cogview.evaluation.fairness import FairnessReport, Reading
@@ -33,7 +33,7 @@ def fairness(
     guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn together.")] = 20,
     source: Annotated[str, typer.Option(help="Which rows of the corpus; '' for all.")] = "dice",
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     work: Annotated[Path, typer.Option("--work", help="Where pictures are kept, for stopped runs.")] = Path(
         "runs/fairness"
     ),

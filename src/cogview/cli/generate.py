@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ GAP = 2  # pixels between its pictures
 NAME_LENGTH = 40  # characters of a prompt in a file's name
 OWN = ("best_of", "fairness")  # settings that differ from picture to picture
 ENLARGED = 8  # pictures enlarged together; they are written then
-
-Precision = Literal["fp32", "int8"]
 
 
 def generate(
@@ -100,7 +99,7 @@ def generate(
     ] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,

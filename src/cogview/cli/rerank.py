@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import Precision, bar, check_folder, read_prompts
+from cogview.cli.generate import bar, check_folder, read_prompts
+from cogview.cli.precision import PrecisionOption
 from cogview.cli.score import measure
 from cogview.errors import CogViewError
 
@@ -52,7 +53,7 @@ def rerank(
         str, typer.Option(help="A model's name (see cogview models) or directory.")
     ] = "pictogram",
     as_json: Annotated[bool, typer.Option("--json", help="Print the order as JSON.")] = False,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     max_batch: MaxBatch = None,
 ) -> None:
     """Sort pictures by how well a prompt describes them (CogView's self-reranking).

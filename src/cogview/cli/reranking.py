@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli.generate import Precision
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ CorpusOption = Annotated[
 SourceOption = Annotated[str, typer.Option("--source", help="Which rows of the corpus; '' for all.")]
 SplitOption = Annotated[str, typer.Option(help="The held-out split.")]
 LanguagesOption = Annotated[str, typer.Option(help="Of zh and en, with a comma.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Write the report, with every number, as JSON.")
 ]

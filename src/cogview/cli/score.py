@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import Precision, bar, read_prompts
+from cogview.cli.generate import bar, read_prompts
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 
@@ -31,7 +32,7 @@ def score(
         str, typer.Option(help="A model's name (see cogview models) or directory.")
     ] = "pictogram",
     as_json: Annotated[bool, typer.Option("--json", help="Print every number as JSON.")] = False,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     max_batch: MaxBatch = None,
 ) -> None:
     """Caption losses of pictures and texts, in nats a token: low where the text describes the picture well.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 DEFAULT, EDITS = "pictogram", "pictogram-2"
-Precision = Literal["fp32", "int8"]
 
 
 def serve(
@@ -41,7 +41,7 @@ def serve(
         int, typer.Option(min=1, max=1024, help="Pictures of several requests to draw in one batch.")
     ] = 16,
     max_upload: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="The largest upload.")] = 16,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli.generate import Precision
+from cogview.cli.precision import PrecisionOption
 
 if TYPE_CHECKING:
     from cogview.evaluation.scoring import Figure
@@ -66,7 +66,7 @@ def speed(
     batches: Annotated[str, typer.Option(help="Pictures drawn at a time, with commas.")] = "1,4",
     repeats: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 3,
     prompt: Annotated[str | None, typer.Option(help="What to draw.", show_default="a monster")] = None,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import Precision, bar, check_folder, telling_what_is_done, write
+from cogview.cli.generate import bar, check_folder, telling_what_is_done, write
+from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def upscale(
         typer.Option(help="Above 1: closer to the prompt, in twice the time.", show_default="1"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
-    precision: Annotated[Precision, typer.Option(help="int8 is faster and slightly different.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,

@@ -2,8 +2,8 @@
 
 The paper: patches of 4 x 4 tokens at random until 75 % of the tokens are in mask regions. The released
 script: a fixed number of distinct patches, 20 for 20 x 20 tokens, whose overlaps leave about half masked, and
-which never reach the last row or column. Chance is the caller's: a NumPy generator, or Python's for the
-released rule, which then draws what the script draws.
+which never reach the last row or column. For editing there are rectangles as well, which is ours. Chance is
+the caller's: a NumPy generator, or Python's for the released rule, which then draws what the script draws.
 """
 
 from __future__ import annotations
@@ -42,6 +42,19 @@ def sample_mask(
         if mask.mean() >= share:
             break
         mask |= patches(grid, [divmod(corner, columns)], patch)
+    return mask
+
+
+def sample_boxes(grid: tuple[int, int], rng: np.random.Generator, most: int = 3) -> Mask:
+    """bool (rows, columns): one to ``most`` rectangles anywhere, as people mask what they want changed.
+
+    Each side of a rectangle is 2 tokens to two thirds of the picture's (less in a picture that small).
+    """
+    mask = np.zeros(grid, dtype=np.bool_)
+    for _ in range(int(rng.integers(1, most + 1))):
+        sides = [int(rng.integers(min(2, side), max(2 * side // 3, min(2, side)) + 1)) for side in grid]
+        top, left = (int(rng.integers(side - own + 1)) for side, own in zip(grid, sides, strict=True))
+        mask[top : top + sides[0], left : left + sides[1]] = True
     return mask
 
 

@@ -22,6 +22,7 @@ from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.errors import CogViewError
 from cogview.generation import memory, sampling
 from cogview.generation.evidence import Evidence
+from cogview.generation.linear import Precision, computing
 from cogview.generation.local_parallel import (
     ROWS,
     TOP_K,
@@ -49,11 +50,13 @@ STREAMS = {"direct": 1, "iterative": 2}  # apart from each other and from the fi
 
 @dataclass(frozen=True)
 class Upscaler(Generic[Form]):
-    """A super-resolution model, what it reads, and the clusters of its codes (v,) int64, if it has any."""
+    """A super-resolution model, what it reads, the clusters of its codes (v,) int64, if it has any, and how
+    its layers are computed."""
 
     transformer: Transformer
     form: Form
     clusters: Tensor | None = None
+    precision: Precision = "fp32"
 
     @property
     def device(self) -> torch.device:
@@ -63,12 +66,14 @@ class Upscaler(Generic[Form]):
     def states(self, made: Inputs) -> Tensor:
         """Last states (b, codes, h) of the large pictures; one forward."""
         made = made.to(self.device)
-        hidden: Tensor = self.transformer(made.ids, made.positions, made.visibility)
+        with computing(self.precision, self.device):
+            hidden: Tensor = self.transformer(made.ids, made.positions, made.visibility)
         return hidden[:, -self.form.codes :]
 
     def head(self, states: Tensor) -> Tensor:
         """Logits (m, image codes) of states (m, h)."""
-        return self.transformer.logits(states, slice(0, self.form.vocabulary.image_codes))
+        table = self.transformer.tokens.weight
+        return self.transformer.logits(states.to(table.dtype), slice(0, self.form.vocabulary.image_codes))
 
 
 def direct_super_resolution(

@@ -1,10 +1,11 @@
 """Linear layers for decoding: functions (rows, inputs) -> (rows, outputs), packed once for the processor.
 
-A decode step reads every weight for a handful of rows, so it is as fast as memory is. Three forms:
+A decode step reads every weight for a handful of rows, so it is as fast as memory is. Four forms:
 
 - ``plain``      the weights as they are, on any device and in any dtype
-- ``prepacked``  oneDNN's own layout, float32 on a CPU: twice as fast as ``plain`` from two rows on, and the
-                 result of a row does not depend on how many there are
+- ``prepacked``  oneDNN's own layout, on a CPU: twice as fast as ``plain`` from two rows on, and the result of
+                 a row does not depend on how many there are
+- ``half``       weights and products in bfloat16 or float16, for inputs and outputs that stay float32 or not
 - ``int8``       weights of a byte, one scale an output; inputs rounded to a byte, one scale a *row*, so that
                  rows stay independent (PyTorch's dynamic quantisation has one scale for the whole batch)
 """
@@ -12,6 +13,8 @@ A decode step reads every weight for a handful of rows, so it is as fast as memo
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,10 +24,23 @@ from torch.nn import functional as F
 from cogview.errors import CogViewError
 
 Linear = Callable[[Tensor], Tensor]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 ROWS = 16  # packed for so many rows; oneDNN's layout for fewer is slower, even for those
 INT8 = 127
+HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def layers_dtype(precision: Precision) -> torch.dtype:
+    """What the layers' matrices are kept as; embeddings, LayerNorms and sums of layers stay float32."""
+    return HALVES.get(precision, torch.float32)
+
+
+def computing(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Where a model whose layers are kept so can be called: float32 inputs are rounded for its products."""
+    if precision not in HALVES:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=HALVES[precision])
 
 
 def plain(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
@@ -36,11 +52,20 @@ def plain(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Lin
 
 def prepacked(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
     """The same with the weights in oneDNN's layout, which takes as much memory again."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.float().contiguous(), ROWS)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
     linear = torch.ops.mkldnn._linear_pointwise.default
     if gelu:
         return lambda x: linear(x, packed, bias, "gelu", [], "tanh")
     return lambda x: linear(x, packed, bias, "none", [], "")
+
+
+def half(
+    weight: Tensor, bias: Tensor | None = None, gelu: bool = False, *, dtype: torch.dtype, packed: bool
+) -> Linear:
+    """The same with weights, inputs and result in ``dtype``."""
+    form = prepacked if packed else plain
+    linear = form(weight.to(dtype), None if bias is None else bias.to(dtype), gelu)
+    return lambda x: linear(x.to(dtype))
 
 
 def int8(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
@@ -71,10 +96,13 @@ def _levels() -> int:
 
 
 def choose(precision: Precision, device: torch.device, dtype: torch.dtype) -> Callable[..., Linear]:
-    """The form for a precision, device and dtype; CogViewError where there is none."""
+    """The form for a precision, device and the weights' dtype; CogViewError where there is none."""
     cpu = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if precision == "int8":
         if not cpu:
             raise CogViewError("int8 needs an x86 CPU with oneDNN; use the precision fp32")
         return int8
+    if precision in HALVES:
+        packed = cpu and precision == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return partial(half, dtype=HALVES[precision], packed=packed)
     return prepacked if cpu and dtype == torch.float32 else plain

@@ -9,7 +9,7 @@ import torch
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.generation.engine import Engine
-from cogview.generation.linear import Precision
+from cogview.generation.linear import Precision, layers_dtype
 from cogview.generation.sparse import Sparse
 from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
@@ -46,7 +46,11 @@ class Roles:
 
     def engine(self, role: str, rows: slice) -> Engine:
         """A role's model, ready to give tokens of the vocabulary's ``rows``."""
-        return self.pack(self.family.transformer(role).to(self.device), rows)
+        return self.pack(self.transformer(role), rows)
+
+    def transformer(self, role: str) -> Transformer:
+        """A role's model, read onto the device in the precision asked for."""
+        return self.family.transformer(role, self.device, layers_dtype(self.precision))
 
     def pack(self, model: Transformer, rows: slice, sparse: Sparse | None = None) -> Engine:
         """A model in memory as an engine, computed as all of them are; ``sparse``: with which attention."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.generation.linear import Linear, Precision, choose, plain
+from cogview.generation.linear import HALVES, Linear, Precision, choose, plain
 from cogview.transformer.attention import Causal, View, Visibility, kernels
 from cogview.transformer.block import Block, Branch
 from cogview.transformer.cache import KVCache
@@ -38,7 +38,8 @@ class Layer:
 @dataclass(frozen=True)
 class Decoder:
     """A transformer's weights, packed. tokens (vocab_size, h), positions (max_positions, h); ``head`` gives
-    the logits of the vocabulary's ``rows``; size: bytes of all of it."""
+    the logits of the vocabulary's ``rows``; size: bytes of all of it; cached: the dtype of keys and values
+    (default: the tables')."""
 
     config: TransformerConfig
     tokens: Tensor
@@ -48,6 +49,7 @@ class Decoder:
     head: Linear
     rows: slice
     size: int = 0
+    cached: torch.dtype | None = None
 
     @property
     def device(self) -> torch.device:
@@ -56,15 +58,16 @@ class Decoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of hidden states and of the cache."""
-        return self.tokens.dtype
+        """Of the cache."""
+        return self.cached or self.tokens.dtype
 
 
 def pack(model: Transformer, rows: slice | None = None, precision: Precision = "fp32") -> Decoder:
     """The weights of ``model`` as a decoder that gives logits of the vocabulary's ``rows`` (default: all).
 
     On a CPU the linear layers are copies, so ``model`` can be dropped; elsewhere they share its weights.
-    Attention is always computed with scores in float32, where equation 4 changes nothing.
+    Attention is always computed with scores in float32, where equation 4 changes nothing. In half precision
+    the layers' products are; what layers add up, LayerNorms and logits are float32.
     """
     table = model.tokens.weight.detach()
     rows = slice(0, len(table)) if rows is None else rows
@@ -76,17 +79,21 @@ def pack(model: Transformer, rows: slice | None = None, precision: Precision = "
         packed = [linear(part.weight.detach(), part.bias.detach(), part is block.mlp.up) for part in parts]
         layers.append(Layer(block.attention_branch, block.mlp_branch, *packed))
     norm = model.norm if isinstance(model.norm, LayerNorm) else None
+    if precision in HALVES:
+        linear = choose("fp32", table.device, table.dtype)
     head = linear(table[rows])
     positions, size = model.positions.weight.detach(), _size(model, rows, precision, linear is not plain)
-    return Decoder(model.config, table, positions, tuple(layers), norm, head, rows, size)
+    cached = HALVES.get(precision)
+    return Decoder(model.config, table, positions, tuple(layers), norm, head, rows, size, cached)
 
 
 def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -> int:
     """Bytes of the packed weights; ``copied``: the head has rows of its own, not those of the table."""
     inside = sum(x.numel() for x in model.blocks.parameters())
     head = model.tokens.weight[rows].numel() if copied else 0
-    tables = model.tokens.weight.nbytes + model.positions.weight.nbytes
-    return tables + (inside + head) * (1 if precision == "int8" else model.tokens.weight.itemsize)
+    tables, own = model.tokens.weight.nbytes + model.positions.weight.nbytes, model.tokens.weight.itemsize
+    each = {"int8": 1, "bf16": 2, "fp16": 2}.get(precision, own)
+    return tables + inside * each + head * (1 if precision == "int8" else own)
 
 
 def read(
@@ -173,7 +180,8 @@ def _join(x: Tensor, y: Tensor, branch: Branch) -> Tensor:
 
 
 def normalise(x: Tensor, norm: LayerNorm) -> Tensor:
-    """``norm(x)`` in fewer operations."""
+    """``norm(x)`` in fewer operations, of the norm's dtype."""
+    x = x.to(norm.weight.dtype)
     if norm.relax == "token":
         x = x / x.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
     elif norm.relax == "tensor":

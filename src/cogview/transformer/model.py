@@ -176,9 +176,16 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_directory(
-        cls, directory: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        directory: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        layers: torch.dtype | None = None,
     ) -> Transformer:
-        """Read a model that ``save`` wrote, in evaluation mode.
+        """Read a model that ``save`` wrote, in evaluation mode, tensor by tensor onto ``device``.
+
+        layers: dtype of the matrices in the layers and their biases, which are nearly all of a large model
+        (default: ``dtype``); embeddings and LayerNorms have ``dtype``.
 
         Raises:
             CogViewError: a file is missing, damaged, or of another model.
@@ -186,6 +193,6 @@ class Transformer(nn.Module):
         config = storage.read_config(directory)
         with torch.device("meta"):
             model = cls(config)
-        state = storage.read_weights(directory, model.state_dict(), dtype, device)
+        state = storage.read_weights(directory, model.state_dict(), dtype, device, layers)
         model.load_state_dict(state, assign=True)
         return model.eval()

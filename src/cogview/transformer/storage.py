@@ -119,20 +119,29 @@ def read_config(directory: str | Path) -> TransformerConfig:
 
 
 def read_weights(
-    directory: str | Path, expected: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str
+    directory: str | Path,
+    expected: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    layers: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """``model.safetensors`` as ``dtype``; its names and shapes must be those of ``expected``.
 
+    layers: the dtype of what the layers multiply with, if another.
     The header is compared first, so that a foreign or hostile file costs no memory.
     """
+
+    def kept(name: str) -> torch.dtype:
+        return layers if layers and name.startswith("blocks.") and "norm" not in name else dtype
+
     with open_weights(directory, expected, packed=True) as file:
         base = _shared(directory, file)
         own = set(file.keys())  # type: ignore[no-untyped-call]
-        found = {name: _tensor(file, name).to(device, dtype) for name in expected if name in own}
+        found = {name: _tensor(file, name).to(device, kept(name)) for name in expected if name in own}
     if base is None:
         return found
     with _open(base) as file:
-        rest = {name: _tensor(file, name).to(device, dtype) for name in expected if name not in own}
+        rest = {name: _tensor(file, name).to(device, kept(name)) for name in expected if name not in own}
     return {name: (found if name in own else rest)[name] for name in expected}
 
 

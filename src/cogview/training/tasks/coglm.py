@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cogview.coglm import CogLMFormat, CogLMSequence
 from cogview.coglm.format import BEGIN, CHINESE, END, ENGLISH, collate
-from cogview.coglm.regions import SHARE, released_mask, sample_mask
+from cogview.coglm.regions import SHARE, released_mask, sample_boxes, sample_mask
 from cogview.config import Config
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.sequences import SequenceFormat
@@ -56,7 +56,8 @@ class Strategies(Config):
     """How often each strategy is drawn, relative to the others; the paper: drawing and captioning, 1 : 1.
 
     regions: ``paper`` masks patches until ``share`` of the picture is covered; ``released`` as the published
-    script, whose share of sequences with captions is 0.3.
+    script, whose share of sequences with captions is 0.3. edited: what ``editing`` hides: ``patches`` as
+    well, or ``boxes``, one to three rectangles, which leave more of the picture around them.
     """
 
     drawing: float = Field(0.5, ge=0)
@@ -64,6 +65,7 @@ class Strategies(Config):
     editing: float = Field(0.0, ge=0)
     share: float = Field(SHARE, gt=0, le=1)
     regions: Literal["paper", "released"] = "paper"
+    edited: Literal["patches", "boxes"] = "patches"
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -115,6 +117,8 @@ def draw(form: CogLMFormat, strategies: Strategies, rng: np.random.Generator) ->
     chosen = strategies.choose(rng)
     if chosen == "drawing":
         return chosen, None
+    if chosen == "editing" and strategies.edited == "boxes":
+        return chosen, sample_boxes(form.grid, rng)
     if strategies.regions == "released":
         return chosen, released_mask(form.grid, rng)
     return chosen, sample_mask(form.grid, rng, strategies.share)

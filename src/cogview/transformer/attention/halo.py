@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cogview.transformer.attention.kernels import exactly
 from cogview.transformer.attention.window import Layout, Tiles, tiles
 
 SCORES = 1 << 16  # of a buffer for each thread: a quarter of a megabyte
@@ -55,7 +56,8 @@ def attend(
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     plan = tiles(layout, query.device)
     run = cast(Callable[..., Tensor], HaloAttention.apply)
-    return run(query, key, value, plan, hidden, factor, dropout, seed)
+    with exactly(query.device):
+        return run(query, key, value, plan, hidden, factor, dropout, seed)
 
 
 class Dropout:
@@ -150,9 +152,11 @@ class HaloAttention(torch.autograd.Function):
         shift = (grad * out).sum(-1, keepdim=True)
         dropout = Dropout(ctx.chance, ctx.seed, query.device) if ctx.chance else None
         parts = _parts(ctx.plan)
-        for veil, (q, k, v, g, t, s, *to) in _heads(hidden, query, key, value, grad, total, shift, *slopes):
-            for part in parts:
-                _slopes(part, (q, k, v), g, t, s, to, ctx.scale, veil, dropout)
+        heads = _heads(hidden, query, key, value, grad, total, shift, *slopes)
+        with exactly(grad.device):
+            for veil, (q, k, v, g, t, s, *to) in heads:
+                for part in parts:
+                    _slopes(part, (q, k, v), g, t, s, to, ctx.scale, veil, dropout)
         return *slopes, None, None, None, None, None
 
 

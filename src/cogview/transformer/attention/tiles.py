@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cogview.transformer.attention.kernels import exactly
+
 ROWS = 128  # queries of a tile; more compute more hidden keys on the diagonal
 SCORES = 3 << 16  # of a tile for each thread: three quarters of a megabyte
 BASE2 = 1 / math.log(2)
@@ -162,7 +164,8 @@ class TiledAttention(torch.autograd.Function):
         query, key, value, out, total = ctx.saved_tensors
         shift = (grad * out).sum(-1, keepdim=True).neg_()
         dropout = Dropout(ctx.chance, ctx.seed, query.device) if ctx.chance else None
-        slopes = _slopes(ctx.layout, query, key, value, grad, -total, shift, dropout)
+        with exactly(grad.device):
+            slopes = _slopes(ctx.layout, query, key, value, grad, -total, shift, dropout)
         return *slopes, None, None, None
 
 
@@ -178,7 +181,8 @@ class TiledKernel:
         seed = int(torch.randint(2**62, ())) if dropout else 0
         exact = torch.promote_types(query.dtype, torch.float32)
         given = (x.to(exact) for x in (query, key, value))
-        out: Tensor = TiledAttention.apply(*given, self.layout, dropout, seed)  # type: ignore[no-untyped-call]
+        with exactly(query.device):
+            out: Tensor = TiledAttention.apply(*given, self.layout, dropout, seed)  # type: ignore[no-untyped-call]
         return out.to(query.dtype)
 
 
