@@ -94,7 +94,14 @@ def main() -> None:
         for name in found[other.where]
         for how in (blur, noise, shuffle)
     }
-    print(json.dumps({"count": arguments.count, "figures": found, "rising": ordered, **versions()}, indent=2))
+    facts = {
+        "source": arguments.source,
+        "count": arguments.count,
+        "reference": real.fingerprint,
+        "extractor": extractor.name,
+        "extractor_fingerprint": extractor.fingerprint,
+    }
+    print(json.dumps({**facts, "figures": found, "rising": ordered, **versions()}, indent=2))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 python examples/paper_tables/run.py --corpus CORPUS --weights lite0.safetensors --model pictogram
 
-For the captions of withheld pictures every model draws, in each language; the real pictures are the reference
-of FID and KID, and the ceiling of CapLoss. `nearest-training` (the training picture with the nearest caption)
-is the trivial floor, and CapLoss has one of its own: every picture with the next picture's caption. `--judge`
-is the family whose caption role tells CapLoss; it should not be among the models. With `--best-of 4` every
-model with a caption role has a row more. The figures are named after their network (Lite0-FID), and do not
-compare with those of the papers. Stopped, the same command goes on. `cogview report runs/tables`: a page.
+For the captions of `-n` withheld pictures every model draws, in each language. The reference of FID and KID
+is `-n` other pictures of the same split, so the row of the captions' own pictures (real) is the ceiling of
+all figures, FID of few pictures being biased as it is. `nearest-training` (the training picture with the
+nearest caption) is the trivial floor, and CapLoss has one of its own: every picture with the next picture's
+caption. `--judge` is the family whose caption role tells CapLoss. With `--best-of 4` every model with a
+caption role has a row more; of models of several steps the pictures of the first are taken. With `--work
+runs/alignment` what `cogview eval alignment` drew is used. The figures are named after their network
+(Lite0-FID), and do not compare with those of the papers. Stopped, the same command goes on. `cogview report
+runs/tables`: a page.
 """
 
 from __future__ import annotations
@@ -30,22 +33,35 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.attributes import Drawer
 from cogview.evaluation.captioned import Captioned, read_captioned
-from cogview.evaluation.distributions import DistributionPlan, Extractor, compare_pictures, open_extractor
+from cogview.evaluation.distributions import (
+    DistributionPlan,
+    Extractor,
+    Value,
+    compare_pictures,
+    describe,
+    open_extractor,
+)
+from cogview.evaluation.diversity import unit, vendi
 from cogview.evaluation.drawer import ModelDrawer
-from cogview.evaluation.drawing import Progress, draw_prompts, load_all, run_folder
+from cogview.evaluation.drawing import Progress, draw_texts, load_all
+from cogview.evaluation.intervals import mean_figure
 from cogview.evaluation.nearest import NAME as NEAREST
-from cogview.evaluation.pictures import PictureSet
+from cogview.evaluation.pictures import PictureSet, Shape
 from cogview.evaluation.reports import versions
 
 BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
-PLAN = DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS, bootstrap=0)
+PLANS = (
+    DistributionPlan(metrics=("fid", "is"), blurs=BLURS, bootstrap=0),
+    DistributionPlan(metrics=("kid",), blurs=BLURS, bootstrap=1000),
+)
 TABLES = {
     "CogView, table 1": (*(f"FID-{blur:g}" for blur in BLURS), "IS", "CapLoss"),
     "CogView2, table 1": (*(f"FID-{blur:g}" for blur in BLURS), "IS"),
-    "KID, for few pictures": (*(f"KID-{blur:g}" for blur in BLURS), "CapLoss", "CapLoss, captions exchanged"),
+    "KID x 1000, for few pictures": tuple(f"KID-{blur:g}" for blur in BLURS),
+    "Caption loss and diversity": ("CapLoss", "CapLoss, captions exchanged", "Vendi"),
 }
 Pixels = NDArray[np.uint8]
-Row = dict[str, float]
+Row = dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -59,13 +75,16 @@ class Set:
 
 def sets(args: argparse.Namespace, data: Captioned, judge: ModelDrawer, progress: Progress) -> Iterator[Set]:
     """The real pictures, then what every model draws, in each language."""
+    drawers = [
+        find_drawer(name, args.corpus, judge.family.text, args.precision, args.source, small=True)
+        for name in (*args.model, NEAREST)
+    ]
     for language in args.languages.split(","):
         texts = [text or "" for text in data.first(language)]
         if not all(texts):
             raise CogViewError(f"{args.corpus}: a picture has no caption in {language!r}; see --languages")
         yield Set(f"real, {language}", data.pictures, texts)
-        for name in (*args.model, NEAREST):
-            drawer = find_drawer(name, args.corpus, judge.family.text, args.precision, args.source)
+        for drawer in drawers:
             for best_of in (1, args.best_of)[: 1 + (args.best_of > 1 and has_captions(drawer))]:
                 title = f"{drawer.name}{f', best of {best_of}' if best_of > 1 else ''}, {language}"
                 yield Set(title, drawn(drawer, texts, best_of, args, title, progress), texts)
@@ -81,21 +100,26 @@ def drawn(
 ) -> Pixels:
     """A picture of each text, at the size of the real ones; kept in the work folder."""
     sampling = {"best_of": best_of} if best_of > 1 else {}
-    facts = {"model": drawer.fingerprint, "texts": list(texts), "seed": args.seed, "sampling": sampling}
-    folder = run_folder(args.out / "work", "drawn", facts | {"precision": drawer.precision})
-    paths = draw_prompts(texts, drawer, folder, args.seed, sampling, what=f"drawing {title}", progress=show)
+    what = f"drawing {title}"
+    paths = draw_texts(texts, drawer, args.work, args.seed, sampling, args.batch, what=what, progress=show)
     assert paths is not None  # one process draws them all
     return load_all(paths, Preprocessing(size=args.size, resample="box"))
 
 
 def row(found: Set, real: PictureSet, judge: ModelDrawer, extractor: Extractor, work: Path) -> Row:
     """All figures of one set."""
-    report = compare_pictures(real, as_set(found.name, found.pictures), PLAN, extractor, work / "features")
-    assert report is not None  # it was computed in one part
-    figures = {name.removeprefix(f"{extractor.name}-"): own.value for name, own in report.figures.items()}
+    figures = Row()
+    for plan in PLANS:
+        report = compare_pictures(real, as_set(found.name, found.pictures), plan, extractor, work)
+        assert report is not None  # it was computed in one part
+        figures |= {name.removeprefix(f"{extractor.name}-"): own for name, own in report.figures.items()}
     others = [*found.texts[1:], found.texts[0]]
-    figures["CapLoss"] = float(judge.losses(found.pictures, found.texts).mean())
-    figures["CapLoss, captions exchanged"] = float(judge.losses(found.pictures, others).mean())
+    for name, texts in (("CapLoss", found.texts), ("CapLoss, captions exchanged", others)):
+        mean = mean_figure(judge.losses(found.pictures, texts))
+        figures[name] = Value(**mean.model_dump())
+    described = describe(as_set(found.name, found.pictures), extractor, Shape(256, extractor.size), work)
+    assert described is not None
+    figures["Vendi"] = Value(value=vendi(unit(described.features)))
     return figures
 
 
@@ -116,12 +140,18 @@ def markdown(rows: dict[str, Row]) -> str:
     for title, columns in TABLES.items():
         lines = [f"| {title} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         for name, own in rows.items():
-            cells = (
-                f"{own[column]:.3f}" if "KID" not in column else f"{own[column]:.5f}" for column in columns
-            )
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {' | '.join(cell(column, own[column]) for column in columns)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def cell(column: str, value: Value) -> str:
+    """A figure, with half of its 95 % interval where it has one; KID times a thousand."""
+    scale = 1000 if column.startswith("KID") else 1
+    text = f"{scale * value.value:.3f}"
+    if value.low is None or value.high is None:
+        return text
+    return f"{text} ±{scale * (value.high - value.low) / 2:.3f}"
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -137,16 +167,20 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--model", action="append", required=True, help="a family; may be given several times"
     )
     parser.add_argument("--judge", default="pictogram", help="the family whose caption role tells CapLoss")
-    parser.add_argument("-n", type=int, default=500, help="captions")
+    parser.add_argument("-n", type=int, default=500, help="captions, and as many pictures for the reference")
     parser.add_argument("--split", default="test_comp")
     parser.add_argument("--source", default=None)
     parser.add_argument("--languages", default="zh,en")
     parser.add_argument("--best-of", type=int, default=1)
     parser.add_argument("--size", type=int, default=72, help="side at which all pictures are judged")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=20, help="prompts drawn together")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     parser.add_argument("--out", type=Path, default=Path("runs/tables"))
-    return parser.parse_args(words)
+    parser.add_argument("--work", type=Path, help="where pictures and features are kept (default: OUT/work)")
+    args = parser.parse_args(words)
+    args.work = args.work or args.out / "work"
+    return args
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -154,15 +188,17 @@ def main(words: Sequence[str] | None = None) -> None:
     extractor, judge = open_extractor(args.weights), ModelDrawer(args.judge, args.precision)
     judge.family.captioner  # noqa: B018  (refused before anything is drawn)
     shape = Preprocessing(size=args.size, resample="box")
-    data = read_captioned(args.corpus, shape, args.split or None, args.source, args.n)
-    real, rows = as_set("real", data.pictures), dict[str, Row]()
+    both = read_captioned(args.corpus, shape, args.split or None, args.source, 2 * args.n)
+    data, others = both.rows(range(args.n)), both.rows(range(args.n, 2 * args.n))
+    real, rows = as_set("reference", others.pictures), dict[str, Row]()
     with bars() as progress:
         for found in sets(args, data, judge, progress):
-            rows[found.name] = row(found, real, judge, extractor, args.out)
+            rows[found.name] = row(found, real, judge, extractor, args.work / "features")
             progress("measuring", len(rows), len(rows))
     facts = {
         "corpus": args.corpus.name,
         "corpus_fingerprint": data.fingerprint,
+        "reference_fingerprint": others.fingerprint,
         "split": args.split,
         "pictures": len(data),
         "seed": args.seed,
@@ -173,7 +209,9 @@ def main(words: Sequence[str] | None = None) -> None:
         "models": {name: ModelDrawer(name).fingerprint for name in args.model},
         **versions(),
     }
-    (args.out / "tables.json").write_text(json.dumps({"rows": rows, "facts": facts}, indent=1) + "\n")
+    told = {name: {column: own.model_dump() for column, own in row.items()} for name, row in rows.items()}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "tables.json").write_text(json.dumps({"rows": told, "facts": facts}, indent=1) + "\n")
     (args.out / "tables.md").write_text(markdown(rows))
     print(markdown(rows))
 

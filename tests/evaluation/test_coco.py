@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from cogview.cli.app import main
+from cogview.data.sources.wrappers import HAN
 from cogview.errors import CogViewError
 from cogview.evaluation.coco import (
     PROTOCOLS,
@@ -214,3 +216,15 @@ def test_bad_input_is_one_line(coco: Path, family: Path, tmp_path: Path) -> None
     with pytest.raises(CogViewError, match="cannot describe or score pictures"):
         run(PLAN, coco, silent, tmp_path / "work")
     assert not list((tmp_path / "work").rglob("*.png"))
+
+
+def test_a_set_in_cocos_format_is_made_of_captioned_pictures(corpus: Path, tmp_path: Path) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "coco" / "from_corpus.py"))
+    out = tmp_path / "made"
+    script["main"]([str(corpus), "--split", "test_comp", "-n", "5", "--language", "zh", "--out", str(out)])
+    captions = read_captions(out / "captions.json", out / "images")
+    chosen = select(captions, CocoPlan(count=5, distinct=True, best_of=1))
+    assert len({own.picture for own in chosen}) == 5 and all(own.picture.is_file() for own in chosen)
+    assert all(HAN.search(own.caption) for own in captions)
+    with pytest.raises(CogViewError, match="not 99999"):
+        script["main"]([str(corpus), "-n", "99999", "--out", str(out)])

@@ -16,6 +16,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.diversity import (
     DiversityPlan,
     DiversityReport,
+    column,
     distances,
     evaluate_diversity,
     unit,
@@ -76,6 +77,17 @@ def test_pictures_that_tell_nothing_have_a_vendi_score_only(tmp_path: Path) -> N
     assert main([*line, "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
     report = DiversityReport.model_validate_json(out.read_bytes())
     assert report.within is None and report.across is None and 1 <= report.vendi <= 2
+
+
+def test_a_corpus_tells_what_its_pictures_are_of(corpus: Path, tmp_path: Path) -> None:
+    line = ["eval", "diversity", str(corpus), "--weights", str(tmp_path / "lite0.safetensors"), "-n", "6"]
+    save_file(Lite0().state_dict(), tmp_path / "lite0.safetensors")
+    out = tmp_path / "out.json"
+    line += ["--work", str(tmp_path / "work"), "--out", str(out)]
+    assert main([*line, "--prompts", "style"]) == 0
+    report = DiversityReport.model_validate_json(out.read_bytes())
+    styles = {style for style in column(corpus, open_set(corpus, count=6), "style")}
+    assert report.prompts == len(styles) and report.pictures.count == 6 and report.within is not None
 
 
 def test_a_timing_is_of_the_median_run() -> None:

@@ -20,6 +20,10 @@ SHOWN = 40
 DataHelp = "A folder of pictures with captions, a table, or a folder of Parquet files."
 DataOption = Annotated[Path, typer.Option("--data", help=DataHelp)]
 SourceOption = Annotated[str | None, typer.Option(help="Only rows of this source.")]
+FirstStageOption = Annotated[
+    bool,
+    typer.Option("--first-stage-only", help="Of models of several steps: the small pictures of the first."),
+]
 
 
 def train_scorer(
@@ -103,6 +107,7 @@ def alignment(
     guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts drawn together.")] = 20,
     precision: PrecisionOption = "fp32",
+    first_stage_only: FirstStageOption = False,
     rank: Annotated[
         str, typer.Option(help="I/N: draw the I-th of N shares only; the last one reports.", metavar="I/N")
     ] = "1/1",
@@ -139,7 +144,9 @@ def alignment(
     }
     plan, share = validate(AlignmentPlan, settings, "eval alignment"), rank_of(rank)
     judge = AlignmentScorer.from_directory(scorer)
-    drawers = [find_drawer(name, data, judge.text, precision, source) for name in models or ()]
+    drawers = [
+        find_drawer(name, data, judge.text, precision, source, first_stage_only) for name in models or ()
+    ]
     with bars() as progress:
         captioned = read_captioned(data, judge.config.preprocessing, split, source, n, progress=progress)
         found = evaluate_alignment(plan, captioned, judge, drawers, work, share, progress)
@@ -157,13 +164,23 @@ def alignment(
 
 
 def find_drawer(
-    name: str, data: Path, text: TextTokenizer, precision: Precision = "fp32", source: str | None = None
+    name: str,
+    data: Path,
+    text: TextTokenizer,
+    precision: Precision = "fp32",
+    source: str | None = None,
+    small: bool = False,
 ) -> Drawer:
-    """The model family ``name``, or the trivial drawer ``nearest-training`` over split "train"."""
+    """The model family ``name``, or the trivial drawer ``nearest-training`` over split "train".
+
+    small: of a family that enlarges what it draws, the pictures of the first step.
+    """
     from cogview.evaluation.drawer import ModelDrawer
     from cogview.evaluation.nearest import NAME, NearestTraining
 
-    return NearestTraining(data, text, "train", source) if name == NAME else ModelDrawer(name, precision)
+    return (
+        NearestTraining(data, text, "train", source) if name == NAME else ModelDrawer(name, precision, small)
+    )
 
 
 def _print(report: AlignmentReport) -> None:

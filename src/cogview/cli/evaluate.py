@@ -97,6 +97,7 @@ def attributes(
         ),
     ] = None,
     precision: PrecisionOption = "fp32",
+    first_stage_only: alignment.FirstStageOption = False,
     work: Annotated[Path, typer.Option("--work", help="Where pictures are kept, for stopped runs.")] = Path(
         "runs/attributes"
     ),
@@ -130,7 +131,7 @@ def attributes(
     if model == NAME:
         drawer = NearestTraining(corpus, Family.find(DEFAULT).text_tokenizer(), "train", source or None)
     else:
-        drawer = ModelDrawer(model, precision)
+        drawer = ModelDrawer(model, precision, first_stage_only)
         tokenizer = tokenizer or drawer.image_tokenizer
     painter = _image_tokenizer(tokenizer) if tokenizer else None
     with bars() as progress:

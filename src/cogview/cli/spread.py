@@ -18,11 +18,24 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JS
 
 def diversity(
     pictures: Annotated[
-        Path, typer.Argument(help="A folder of pictures, best drawn here: they tell their prompts.")
+        Path,
+        typer.Argument(
+            help="A folder of pictures, best drawn here (they tell their prompts), or a corpus of Parquet."
+        ),
     ],
     weights: Annotated[
         Path, typer.Option("--weights", help="What `cogview import lite0` or `inception` wrote.")
     ],
+    split: Annotated[str | None, typer.Option(help="Of a corpus: only this split.")] = None,
+    source: Annotated[str | None, typer.Option(help="Of a corpus: only rows of this source.")] = None,
+    count: Annotated[int | None, typer.Option("-n", min=2, help="So many pictures; default all.")] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Of a corpus: pictures are of the same prompt that have the same text here.",
+        ),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resampled sets for the 95 % intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Chooses these.")] = 0,
     work: Annotated[Path, typer.Option(help="Where features are kept, for stopped runs.")] = Path(
@@ -34,17 +47,20 @@ def diversity(
     """How different pictures are: of one prompt, of different prompts, and altogether (Vendi score).
 
     cogview eval diversity out/ --weights lite0.safetensors
+
+    cogview eval diversity corpus --split test_concept --prompts en --weights lite0.safetensors
     """
     from cogview.cli.evaluate import bars
     from cogview.evaluation.distributions import open_extractor
-    from cogview.evaluation.diversity import DiversityPlan, evaluate_diversity
+    from cogview.evaluation.diversity import DiversityPlan, column, evaluate_diversity
     from cogview.evaluation.pictures import open_set
     from cogview.evaluation.reports import write_report
 
-    extractor, found = open_extractor(weights), open_set(pictures)
+    extractor, found = open_extractor(weights), open_set(pictures, split, source, count)
+    texts = column(pictures, found, prompts) if prompts else None
     plan = DiversityPlan(bootstrap=bootstrap, seed=seed)
     with bars() as progress:
-        report = evaluate_diversity(found, extractor, plan, work, progress)
+        report = evaluate_diversity(found, extractor, plan, work, progress, texts)
     if out:
         write_report(report, out)
     if as_json:

@@ -24,7 +24,7 @@ from pydantic import Field
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.captioned import Captioned
-from cogview.evaluation.drawing import WHOLE, Drawer, draw_prompts, load_all, run_folder
+from cogview.evaluation.drawing import WHOLE, Drawer, draw_texts, load_all
 from cogview.evaluation.reports import versions
 from cogview.evaluation.scorer import AlignmentScorer, Vectors
 from cogview.evaluation.scorer_training import matches
@@ -231,15 +231,6 @@ def _drawn(
     progress: Progress | None,
 ) -> NDArray[np.uint8] | None:
     """The pictures of one drawer for all texts, from the work folder where they are there."""
-    facts = {
-        "model": drawer.fingerprint,
-        "precision": drawer.precision,
-        "prompts": list(texts),
-        "seed": plan.seed,
-        "batch": plan.batch,
-        "sampling": plan.sampling,
-    }
-    folder = run_folder(work, drawer.name, facts)
     what = f"drawing {name}"
-    paths = draw_prompts(texts, drawer, folder, plan.seed, plan.sampling, plan.batch, rank, what, progress)
+    paths = draw_texts(texts, drawer, work, plan.seed, plan.sampling, plan.batch, rank, what, progress)
     return None if paths is None else load_all(paths, scorer.config.preprocessing)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,7 +246,9 @@ def _metric(name: str, width: int, **settings: Any) -> Any:
         "kid": kid.KernelInceptionDistance,
         "is": inception.InceptionScore,
     }
-    metric = kinds[name](feature=_Given(width), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that features are kept: they are few, and were given
+        metric = kinds[name](feature=_Given(width), **settings)
     metric.set_dtype(torch.float64)
     return metric
 
@@ -261,7 +264,8 @@ def fid(real: NDArray[Any], drawn: NDArray[Any]) -> float:
 def kid(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
     """Unbiased squared MMD, cubic kernel: mean and deviation over subsets (Binkowski et al., 2018)."""
     size = min(plan.subset_size, len(real), len(drawn))
-    metric = _metric("kid", real.shape[1], subsets=plan.subsets, subset_size=size)
+    subsets = 1 if size == len(real) == len(drawn) else plan.subsets  # all would be the whole sets
+    metric = _metric("kid", real.shape[1], subsets=subsets, subset_size=size)
     metric.update(_double(real), real=True)
     metric.update(_double(drawn), real=False)
     with torch.random.fork_rng(devices=[]):

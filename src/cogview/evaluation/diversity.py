@@ -18,6 +18,7 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.evaluation.avatars import read_rows
 from cogview.evaluation.distributions import Extractor, SetFacts, describe, set_facts
 from cogview.evaluation.intervals import mean_figure
 from cogview.evaluation.pictures import PictureSet, Shape
@@ -62,8 +63,9 @@ def evaluate_diversity(
     plan: DiversityPlan,
     work: Path,
     progress: Progress | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> DiversityReport:
-    """Measure a set; which pictures are of one prompt is read from what made them.
+    """Measure a set; which pictures are of one prompt is read from what made them, or given.
 
     Raises:
         CogViewError: fewer than two pictures, or a broken one.
@@ -74,7 +76,8 @@ def evaluate_diversity(
     described = describe(pictures, extractor, shape, work, progress)
     assert described is not None
     vectors = unit(described.features)
-    prompts = [made.prompt for made in pictures.provenances()]
+    if prompts is None:
+        prompts = [made.prompt for made in pictures.provenances()]
     within, across = distances(vectors, prompts) if prompts else (np.zeros(0), np.zeros(0))
     return DiversityReport(
         plan=plan,
@@ -87,6 +90,16 @@ def evaluate_diversity(
         vendi=vendi(vectors),
         versions=versions(),
     )
+
+
+def column(place: Path, pictures: PictureSet, name: str) -> list[str]:
+    """What the column ``name`` of the corpus at ``place`` says of each picture.
+
+    Raises:
+        CogViewError: no corpus of Parquet files, or without such a column.
+    """
+    texts = {row["key"]: str(row[name] or "") for row in read_rows(place, ("key", name))}
+    return [texts[key] for key, _ in pictures.entries]
 
 
 def unit(features: NDArray[np.float32]) -> Array:

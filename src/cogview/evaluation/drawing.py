@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 Sampling = Mapping[str, int | float | str]
 WHOLE = (0, 1)
 
-__all__ = ["WHOLE", "Drawer", "Progress", "Prompts", "draw_prompts", "rank_of", "run_folder"]
+__all__ = ["WHOLE", "Drawer", "Progress", "Prompts", "draw_prompts", "draw_texts", "rank_of", "run_folder"]
 
 
 class Prompts(Protocol):
@@ -78,6 +78,33 @@ def draw_prompts(
         if progress:
             progress(what, min(first + group, len(prompts)), len(prompts))
     return paths if all(path.is_file() for path in paths) else None
+
+
+def draw_texts(
+    texts: Sequence[str],
+    drawer: Drawer,
+    work: Path,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    group: int = 20,
+    rank: tuple[int, int] = WHOLE,
+    what: str = "drawing",
+    progress: Progress | None = None,
+) -> list[Path] | None:
+    """:func:`draw_prompts` in a folder of ``work`` that model, texts and settings decide.
+
+    Experiments with one ``work`` share what they draw.
+    """
+    facts = {
+        "model": drawer.fingerprint,
+        "precision": drawer.precision,
+        "prompts": list(texts),
+        "seed": seed,
+        "batch": group,
+        "sampling": dict(sampling or {}),
+    }
+    folder = run_folder(work, drawer.name, facts)
+    return draw_prompts(texts, drawer, folder, seed, sampling, group, rank, what, progress)
 
 
 def load_all(paths: Sequence[Path], shape: Preprocessing) -> NDArray[np.uint8]:

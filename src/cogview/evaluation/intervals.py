@@ -43,7 +43,11 @@ def weights(count: int, times: int, seed: int) -> NDArray[np.float64]:
 
 
 def around(value: float, samples: Array, least: float = -np.inf) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the samples' deviations from their mean, laid around ``value``."""
+    """The 2.5th and 97.5th percentile of the samples' deviations from their mean, laid around ``value``.
+
+    Samples that are not numbers, sets of one picture drawn again and again, are left out.
+    """
+    samples = samples[np.isfinite(samples)]
     low, high = np.percentile(samples - samples.mean(), (2.5, 97.5))
     return max(least, value + float(low)), value + float(high)
 
@@ -102,13 +106,14 @@ def mmd(
 
 
 def _within(features: Array, own: Array) -> Array:
-    """The mean kernel of two different pictures of a set, for each row of weights."""
+    """The mean kernel of two different pictures of a set, for each row of weights; nan where it has one."""
     total = np.zeros(len(own))
     for rows in _blocks(len(features)):
         part = kernel(features[rows], features)
         itself = part[np.arange(len(part)), np.arange(rows.start, rows.stop)]
         total += ((own[:, rows] @ part) * own).sum(1) - own[:, rows] ** 2 @ itself
-    found: Array = total / (own.sum(1) ** 2 - (own**2).sum(1))
+    with np.errstate(invalid="ignore"):
+        found: Array = total / (own.sum(1) ** 2 - (own**2).sum(1))
     return found
 
 
