@@ -214,6 +214,6 @@ def test_words_are_found_in_the_text_or_refused() -> None:
 def test_every_place_has_one_role() -> None:
     form = SequenceFormat.cogview()
     sequence = form.training([5, 6], np.zeros(1024, dtype=np.int64))
-    layout = lay_out(sequence, form.vocabulary, form.grid)
+    layout = lay_out(sequence.ids, form.vocabulary, form.grid)
     assert layout.text == (1, 2) and len(layout.codes) == 1024
     assert sorted(layout.separators + layout.text + layout.codes) == list(range(len(sequence)))

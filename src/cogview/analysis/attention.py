@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cogview.transformer.attention import View
+from cogview.transformer.attention import Causal, Defined, View, Visibility
 from cogview.transformer.block import Attention
 from cogview.transformer.model import Transformer
 
@@ -72,7 +72,8 @@ class HeadFacts:
     columns), attention each place gives to a word. offsets: (codes,), mean attention to the code so many
     places before; separators, text, first_rows, column (above in the same column): shares; effective: exp of
     the mean entropy, in tokens; matrix: (m, m), attention from codes to codes, groups of them added up and
-    averaged; scores: by kind of pair, ``text to text``, ``image to text``, ``image to image``.
+    averaged; scores: by kind of pair, ``text to text``, ``image to text``, ``image to image``, of those that
+    see each other, before any emphasis is added.
     """
 
     layer: int
@@ -90,13 +91,19 @@ class HeadFacts:
 
 
 def observe(
-    model: Transformer, ids: Tensor, positions: Tensor, layout: Layout, words: Sequence[Sequence[int]] = ()
+    model: Transformer,
+    ids: Tensor,
+    positions: Tensor,
+    layout: Layout,
+    words: Sequence[Sequence[int]] = (),
+    visibility: Visibility | None = None,
 ) -> list[HeadFacts]:
     """The facts of every head for one sequence.
 
     Args:
         ids, positions: (L,) int64, as the model was trained: text and picture.
         words: for each word the places of its tokens.
+        visibility: who sees whom (default: causal); a code no later ones.
 
     Returns:
         layer by layer, head by head.
@@ -114,7 +121,7 @@ def observe(
     training = model.training
     try:
         with torch.inference_mode():
-            model.eval()(ids[None], positions[None])
+            model.eval()(ids[None], positions[None], Defined(visibility or Causal()))
     finally:
         model.train(training)
         for handle in handles:
@@ -127,8 +134,7 @@ def head_facts(
 ) -> list[HeadFacts]:
     """The facts of a layer's heads, from what enters it (1, L, h) and its view."""
     config, length = module.config, x.shape[1]
-    qkv = module.qkv(x)[0].view(length, 3, config.heads, config.head_dim).float()
-    query, key = qkv[:, 0].transpose(0, 1), qkv[:, 1].transpose(0, 1)  # (heads, L, d)
+    query, key = (part[0].float() for part in module.by_heads(x)[:2])  # (heads, L, d)
     seen = _seen(view, length)
     facts = []
     for first in range(0, config.heads, HEADS_AT_ONCE):
@@ -145,10 +151,8 @@ def head_facts(
 
 def _seen(view: View, length: int) -> Tensor:
     """bool (L, L): who sees whom, for the first sequence and head."""
-    if view.allowed is not None:
-        return view.allowed[0, 0].expand(length, length)
-    everything = torch.ones(length, length, dtype=torch.bool)
-    return everything.tril() if view.causal else everything
+    assert view.allowed is not None
+    return view.allowed[0, 0].expand(length, length)
 
 
 def _facts(

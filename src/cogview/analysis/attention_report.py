@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from cogview import page
 from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, explained, observe, regions
+from cogview.analysis.reading import reading
 from cogview.errors import CogViewError
+from cogview.generation.roles import BASE
 from cogview.pipeline import CogView, Picture
-from cogview.sequences import Sequence as TokenSequence
-from cogview.sequences import SequenceFormat
 from cogview.vocabulary import Vocabulary
 
 DOTS = 12  # most attended tokens that are marked
@@ -36,11 +34,15 @@ KINDS = ("text to text", "image to text", "image to image")
 
 @dataclass(frozen=True)
 class AttentionReport:
-    """What was found in one sequence: a picture, its facts head by head, and the words looked for."""
+    """What was found in one sequence: a picture, its facts head by head, and the words looked for.
+
+    seen: who sees whom in it, in words.
+    """
 
     picture: Picture
     words: tuple[str, ...]
     facts: tuple[HeadFacts, ...]
+    seen: str = ""
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -75,9 +77,8 @@ class AttentionReport:
         return regions(np.asarray(small, dtype=np.float32).reshape(-1, 3))
 
 
-def lay_out(sequence: TokenSequence, vocabulary: Vocabulary, grid: tuple[int, int]) -> Layout:
-    """Which places of a sequence are text, codes and separators."""
-    ids = sequence.ids
+def lay_out(ids: NDArray[np.int64], vocabulary: Vocabulary, grid: tuple[int, int]) -> Layout:
+    """Which places of a sequence of ids (L,) are text, codes and separators."""
     codes = ids < vocabulary.image_codes
     text = (ids >= vocabulary.texts.start) & (ids < vocabulary.texts.stop)
     places = (np.flatnonzero(mask) for mask in (~codes & ~text, text, codes))
@@ -108,23 +109,17 @@ def analyse(model: CogView, prompt: str, words: Sequence[str] = (), seed: int = 
     Raises:
         CogViewError: a word that the prompt has not, or a prompt that cannot be drawn.
     """
-    if not isinstance(model.form, SequenceFormat):
-        kind = model.family.config.roles["base"].sequences.kind
-        raise CogViewError(f"{model.family.config.name}: attention of a {kind} model cannot be looked at yet")
-    picture = model.generate(prompt, seed=seed)[0]
+    form = model.form
+    picture = next(model.draw(prompt, seed=seed))  # not enlarged
     pieces = model.encode(picture.caption)
     words = list(words) or [part for part in prompt.replace("，", ",").split(",") if part.strip()]
-    places = [[1 + n for n in find_word(model, pieces, word)] for word in words]
-    sequence = model.form.training(pieces, picture.codes)
-    layout = lay_out(sequence, model.form.vocabulary, model.form.grid)
-    ids, positions = tensors(sequence)
-    facts = observe(model.family.transformer("base"), ids, positions, layout, places)
-    return AttentionReport(picture, tuple(word.strip() for word in words), tuple(facts))
-
-
-def tensors(sequence: TokenSequence) -> tuple[Tensor, Tensor]:
-    """ids and positions (L,) int64 of a sequence."""
-    return torch.from_numpy(sequence.ids), torch.from_numpy(sequence.positions)
+    found = [find_word(model, pieces, word) for word in words]
+    read = reading(model, BASE, picture)
+    layout = lay_out(read.ids.numpy(), form.vocabulary, form.grid)
+    places = [[layout.text[number] for number in numbers] for numbers in found]
+    transformer = model.family.transformer(BASE)
+    facts = observe(transformer, read.ids, read.positions, layout, places, read.visibility)
+    return AttentionReport(picture, tuple(word.strip() for word in words), tuple(facts), read.told)
 
 
 # ------------------------------------------------------------------------------------------------ pictures
@@ -292,7 +287,8 @@ def whole_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
     counts = Counter(verdict.bias for verdict in report.verdicts)
     shown = page.picture(picture.image, LARGEST, picture.caption, TARGET)
     found = ", ".join(f"{count} {bias}" for bias, count in counts.most_common())
-    sections = [page.Section("The picture", shown + page.paragraph(f"heads: {found}", small=False))]
+    told = page.paragraph(f"heads: {found}", small=False) + page.paragraph(f"Who sees whom: {report.seen}.")
+    sections = [page.Section("The picture", shown + told)]
     for number, word in enumerate(report.words):
         figures = [
             page.picture(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogview.transformer.attention import View
+from cogview.transformer.attention import Defined, View, Visibility
 from cogview.transformer.block import Attention, Block, FeedForward
 from cogview.transformer.model import Transformer
 
@@ -56,10 +56,13 @@ class LayerRanges:
         return headroom(self.largest)
 
 
-def layer_ranges(model: Transformer, ids: Tensor, positions: Tensor) -> list[LayerRanges]:
+def layer_ranges(
+    model: Transformer, ids: Tensor, positions: Tensor, visibility: Visibility | None = None
+) -> list[LayerRanges]:
     """The ranges of every layer for sequences ids (b, L) and positions (b, L) or (L,), int64.
 
-    The model is not changed; it runs once, as it is (training mode and numerics included).
+    visibility: who sees whom (default: causal). The model is not changed; it runs once, as it is (training
+    mode and numerics included).
     """
     sizes: list[dict[str, float]] = []
     handles = []
@@ -70,7 +73,7 @@ def layer_ranges(model: Transformer, ids: Tensor, positions: Tensor) -> list[Lay
         handles += _watch(block, found)
     try:
         with torch.no_grad():
-            model(ids, positions)
+            model(ids, positions, None if visibility is None else Defined(visibility))
     finally:
         for handle in handles:
             handle.remove()
@@ -100,14 +103,13 @@ def _size(x: Tensor) -> float:
 
 def largest_score(module: Attention, x: Tensor, view: View) -> float:
     """The largest size of a score that its query sees; x: (b, L, h)."""
-    config, (batch, length, _) = module.config, x.shape
-    qkv = module.qkv(x).view(batch, length, 3, config.heads, config.head_dim).float()
+    query, key = (part.float() for part in module.by_heads(x)[:2])  # (b, heads, L, d)
+    length, most = x.shape[1], 0.0
     seen = torch.ones(length, length, dtype=torch.bool, device=x.device)
     if view.causal:
         seen = seen.tril()
-    most = 0.0
-    for head in range(config.heads):  # one head at a time bounds the memory
-        scores = qkv[:, :, 0, head] @ qkv[:, :, 1, head].mT / math.sqrt(config.head_dim)
+    for head in range(module.config.heads):  # one head at a time bounds the memory
+        scores = query[:, head] @ key[:, head].mT / math.sqrt(module.config.head_dim)
         allowed = seen if view.allowed is None else view.allowed[:, min(head, view.allowed.shape[1] - 1)]
         most = max(most, float(scores.abs().masked_fill(~allowed, 0).max()))
     return most

@@ -34,9 +34,9 @@ def attention(
     cogview inspect attention "a blue monster with round eyes, red background" --word "round eyes" -o look/
     """
     from cogview.analysis.attention_report import analyse, write
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import load
 
-    report = analyse(CogView.from_pretrained(model), prompt, word or (), seed)
+    report = analyse(load(model), prompt, word or (), seed)
     page = write(report, out)
     counts = Counter(verdict.bias for verdict in report.verdicts)
     typer.echo(f"{page}: {report.layers} layers; heads: " + ", ".join(f"{n} {b}" for b, n in counts.items()))
@@ -45,7 +45,9 @@ def attention(
 @inspects.command()
 def stability(
     model: Annotated[str, typer.Option("--model", "-m", help="A model's name or directory.")] = "pictogram",
-    role: Annotated[str, typer.Option(help="Which of its transformers.")] = "base",
+    role: Annotated[
+        str, typer.Option(help="Which of its transformers; each reads what it is asked with.")
+    ] = "base",
     prompt: Annotated[
         list[str] | None, typer.Option(help="What is drawn and read; may be given again.")
     ] = None,
@@ -58,18 +60,20 @@ def stability(
     stream, the branches and the attention scores are shown (CogView, section 2.4).
 
     cogview inspect stability --model pictogram
+
+    cogview inspect stability --model pictogram-2 --role direct
     """
     import json
 
-    from cogview.analysis.attention_report import tensors
+    from cogview.analysis.reading import reading
     from cogview.analysis.stability import layer_ranges
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import load
 
-    family = CogView.from_pretrained(model)
-    pictures = family.generate(prompt or ["a blue monster with round eyes, red background"], seed=seed)
-    sequences = [family.form.training(family.encode(p.caption), p.codes) for p in pictures]
+    family = load(model)
     transformer = family.family.transformer(role)
-    ranges = [layer_ranges(transformer, ids[None], positions) for ids, positions in map(tensors, sequences)]
+    pictures = family.draw(prompt or ["a blue monster with round eyes, red background"], seed=seed)
+    read = [reading(family, role, picture) for picture in pictures]
+    ranges = [layer_ranges(transformer, r.ids[None], r.positions, r.visibility) for r in read]
     worst = [max(layer, key=lambda r: r.largest) for layer in zip(*ranges, strict=True)]
     if as_json:
         typer.echo(json.dumps([{**vars(r), "headroom": r.headroom} for r in worst], indent=1))

@@ -57,14 +57,19 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, view: View, cache: KVCache | None = None) -> Tensor:
         """(b, q, h) -> (b, q, h)."""
-        batch, length, _ = x.shape
-        qkv = self._project(x, self.qkv, self.decoder_qkv)
-        qkv = qkv.view(batch, length, 3, self.config.heads, self.config.head_dim)
-        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # (b, heads, q, d)
+        query, key, value = self.by_heads(x)
         if cache is not None:
             key, value = cache.update(self.layer, key, value)
         attended = self._attend(query, key, value, view)
         return self._project(attended.transpose(1, 2).flatten(2), self.out, self.decoder_out)
+
+    def by_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, (b, heads, q, d) each, of what enters, (b, q, h)."""
+        batch, length, _ = x.shape
+        qkv = self._project(x, self.qkv, self.decoder_qkv)
+        qkv = qkv.view(batch, length, 3, self.config.heads, self.config.head_dim)
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
+        return query, key, value
 
     def _project(self, x: Tensor, first: nn.Module, second: nn.Module | None) -> Tensor:
         """``first`` of x (b, q, h), but ``second`` of the tokens from ``decoder_from`` on."""

@@ -4,7 +4,7 @@ from cogview.transformer.attention.causal import Causal
 from cogview.transformer.attention.dense import Dense
 from cogview.transformer.attention.emphasis import Emphasis
 from cogview.transformer.attention.local import CrossResolution, Local, Windowed
-from cogview.transformer.attention.pattern import View, Visibility
+from cogview.transformer.attention.pattern import Defined, View, Visibility
 from cogview.transformer.attention.prefix import Prefix
 from cogview.transformer.attention.regions import MaskRegions
 from cogview.transformer.attention.staircase import Staircase
@@ -14,6 +14,7 @@ from cogview.transformer.attention.window import Window
 __all__ = [
     "Causal",
     "CrossResolution",
+    "Defined",
     "Dense",
     "Emphasis",
     "Local",

@@ -70,3 +70,16 @@ class Visibility(ABC):
     def varies_by_layer(self) -> bool:
         """Whether each layer needs a view of its own."""
         return False
+
+
+class Defined(Visibility):
+    """Another pattern without its fast paths: its views say who sees whom, whatever computes it."""
+
+    def __init__(self, pattern: Visibility) -> None:
+        self.pattern = pattern
+
+    def dense_mask(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
+        return self.pattern.dense_mask(queries, keys, device)
+
+    def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
+        return self.pattern.dense_view(queries, keys, device, layer)
