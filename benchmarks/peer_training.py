@@ -8,7 +8,8 @@
 Ours is the training loop itself (`cogview train`: loader, shards, loss, AdamW, clipping) for a text-to-image
 transformer of 8 layers of 512. The peer is DALLE-pytorch at the same number of parameters (6 layers of 512:
 its feed-forward is gated; output matrix tied as ours is), with PyTorch's AdamW and clipping. Both learn 64
-text and 256 image tokens a sequence, fp32. Random tokens: nothing here depends on what they are.
+text and 256 image tokens a sequence, in fp32 or under bf16 autocast (``--precision bf16``). Random tokens:
+nothing here depends on what they are.
 
 A turn is a matrix product, our step, the peer's; a ratio is the median over the turns. Times are processor
 times with ``--threads 1``, which hardly depend on what else runs (``--wall`` for the clock). The loader runs
@@ -85,7 +86,8 @@ def make_trainer(place: Path, given: argparse.Namespace) -> Trainer:
     recipe = TransformerRecipe.model_validate(
         {
             "task": "transformer", "name": "speed", "data": place / "data", "steps": 10_000, "device": "cpu",
-            "batch_size": given.batch, "threads": given.threads, "format": {"text_slots": TEXT},
+            "batch_size": given.batch, "threads": given.threads, "precision": given.precision,
+            "compile": given.compile, "format": {"text_slots": TEXT},
             "model": {"layers": given.layers, "hidden": HIDDEN, "heads": 8},
         }
     )  # fmt: skip
@@ -113,7 +115,9 @@ def make_peer(given: argparse.Namespace) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        model(text, codes, return_loss=True).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bf16"):
+            loss = model(text, codes, return_loss=True)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
@@ -134,9 +138,10 @@ def _leave_out(name: str, **attributes: Any) -> None:
             setattr(sys.modules[name], attribute, value)
 
 
-def product_rate(clock: Callable[[], float], count: int = 12) -> float:
-    """Floating-point operations a second of fp32 matrix products of 1,536 x 1,536."""
-    a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
+def product_rate(clock: Callable[[], float], precision: str, count: int = 12) -> float:
+    """Floating-point operations a second of matrix products of 1,536 x 1,536."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(1536, 1536, dtype=dtype), torch.randn(1536, 1536, dtype=dtype)
     began = clock()
     for _ in range(count):
         a @ b
@@ -163,6 +168,8 @@ def main() -> None:
     for name, value in (("batch", 4), ("layers", 8), ("peer-layers", 6), ("turns", 5), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     parser.add_argument("--peer", type=Path, help="where dalle-pytorch is installed (pip install --target)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both")
+    parser.add_argument("--compile", action="store_true", help="ours as with the recipe's compile: true")
     parser.add_argument("--wall", action="store_true", help="measure by the clock")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).with_name("results") / "peer_training.json"
@@ -181,7 +188,7 @@ def main() -> None:
         if peer:
             peer()
         for _ in range(given.turns):
-            found = {"rate": product_rate(clock), "loader": loader_seconds(trainer, clock)}
+            found = {"rate": product_rate(clock, given.precision), "loader": loader_seconds(trainer, clock)}
             trainer.meter._clear()
             found["ours"] = timed(lambda: trainer._train_step(batches), clock)
             found["operations"] = trainer.meter._operations
