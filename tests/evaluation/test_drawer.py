@@ -55,3 +55,8 @@ def test_a_family_without_captions_is_refused_before_it_draws(tmp_path: Path) ->
     silent = ModelDrawer(str(tiny.write(tmp_path)))
     with pytest.raises(CogViewError, match="cannot describe or score pictures"):
         silent.candidates("a red circle", 4, 5, {})
+
+
+def test_only_a_family_of_several_steps_has_a_first(drawer: ModelDrawer) -> None:
+    """What one experiment drew another finds, whether or not it asks for the first step."""
+    assert ModelDrawer(str(drawer.directory), small=True).fingerprint == drawer.fingerprint

@@ -21,6 +21,7 @@ from cogview.transformer.attention import (
     Visibility,
     Window,
     sample_pivots,
+    short,
 )
 from cogview.transformer.attention.kernels import fused, released, written
 
@@ -158,6 +159,39 @@ def test_blocks_of_three_regions_equal_the_dense_form(
         results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     for fast, reference in zip(*results, strict=True):
         torch.testing.assert_close(fast, reference)
+
+
+@pytest.mark.parametrize("name", ["causal", "prefix by row", "dense by row", "dense, biased"])
+@pytest.mark.parametrize("scores", [1, 9 * 9, 1 << 20])
+def test_short_sequences_in_bfloat16_err_by_its_digits(
+    name: str, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output and gradients against float64, whatever number of heads is computed at a time."""
+    monkeypatch.setattr(short, "SCORES", scores)
+    given = each(lambda x: x.bfloat16(), inputs(9, 9))
+    slope = torch.randn(BATCH, HEADS, 9, WIDTH, generator=torch.Generator().manual_seed(1)).bfloat16()
+    view = CASES[name][0].view(9, 9)
+    leaves = each(lambda x: x.clone().requires_grad_(), given)
+    exact = each(lambda x: x.double().requires_grad_(), given)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = short.attend(*leaves, view)
+    expected = written(*exact, CASES[name][0].dense_view(9, 9))
+    slopes = torch.autograd.grad(found, leaves, slope), torch.autograd.grad(expected, exact, slope.double())
+    for ours, theirs in zip((found, *slopes[0]), (expected, *slopes[1]), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours - theirs).norm() <= 2**-6 * theirs.norm()
+
+
+def test_short_attention_is_for_training_whole_sequences_without_dropout() -> None:
+    query, key, _ = each(lambda x: x.bfloat16().requires_grad_(), inputs(9, 9))
+    able = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    assert short.suits(query, key, 0.0) == able
+    assert not short.suits(query, key, 0.1) and not short.suits(query[:, :, :4], key, 0.0)
+    assert not short.suits(query.float(), key.float(), 0.0)
+    long = query.repeat(1, 1, 57, 1)
+    assert long.shape[2] == 513 and not short.suits(long, long, 0.0)
+    with torch.no_grad():
+        assert not short.suits(query, key, 0.0)
 
 
 OWN: dict[str, tuple[Visibility, int]] = {

@@ -49,7 +49,7 @@ class ModelDrawer:
         self.directory = family_directory(model)
         self.name = self.directory.name
         self.precision = precision
-        self.small = small
+        self.small = small and "direct" in load_json(self.directory / "family.json").get("roles", {})
 
     @cached_property
     def family(self) -> CogView:

@@ -10,7 +10,7 @@ import subprocess
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Empty
@@ -29,6 +29,7 @@ from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.trainer import Outcome, Trainer
 
 Fields = dict[str, Any]
+Work = Callable[[Recipe, Path], object]
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(
     ["torch", "torch._dynamo", "torch.distributed.fsdp", "tests.training.parallel.world"]
@@ -58,14 +59,16 @@ def train(given: Recipe, directory: Path, auto: bool = True) -> Outcome:
         return Trainer(task, given, directory, Console(file=said), ranks).fit(resume)
 
 
-def _rank(rank: int, world: int, port: int, jobs: Sequence[tuple[Recipe, Path]], queue: Any) -> None:
+def _rank(
+    rank: int, world: int, port: int, jobs: Sequence[tuple[Recipe, Path]], queue: Any, work: Work
+) -> None:
     facts = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
     os.environ.update({name: str(value) for name, value in facts.items()})
     said = ""
     for number, (given, directory) in enumerate(jobs):
         os.environ["MASTER_PORT"] = str(port + number)
         try:
-            train(given, directory)
+            work(given, directory)
         except CogViewError as error:
             said = f"{type(error).__name__}: {error}"
         except BaseException:
@@ -79,12 +82,12 @@ def free_port() -> int:
         return int(place.getsockname()[1])
 
 
-def launch(world: int, *jobs: tuple[Recipe, Path]) -> tuple[list[BaseProcess], Any]:
-    """Start the ranks on their jobs, one after the other."""
+def launch(world: int, *jobs: tuple[Recipe, Path], work: Work = train) -> tuple[list[BaseProcess], Any]:
+    """Start the ranks on their jobs, one after the other; ``work`` is what a rank does."""
     queue = SPAWN.Queue()
     port = free_port()
     processes: list[BaseProcess] = [
-        SPAWN.Process(target=_rank, args=(rank, world, port, jobs, queue), daemon=True)
+        SPAWN.Process(target=_rank, args=(rank, world, port, jobs, queue, work), daemon=True)
         for rank in range(world)
     ]
     for process in processes:
@@ -92,8 +95,8 @@ def launch(world: int, *jobs: tuple[Recipe, Path]) -> tuple[list[BaseProcess], A
     return processes, queue
 
 
-def run(world: int, *jobs: tuple[Recipe, Path], limit: float = 240) -> list[str]:
-    """Train on so many ranks; what went wrong on each ("": nothing).
+def run(world: int, *jobs: tuple[Recipe, Path], limit: float = 240, work: Work = train) -> list[str]:
+    """Train (or ``work``) on so many ranks; what went wrong on each ("": nothing).
 
     Gloo's threads sometimes wait for the interpreter, and it for them, when a group is taken down; ranks that
     hang so are told of as a warning, and all start once more from what was there before.
@@ -104,18 +107,18 @@ def run(world: int, *jobs: tuple[Recipe, Path], limit: float = 240) -> list[str]
                 shutil.copytree(directory, Path(before) / str(number))
         for _ in range(TRIES - 1):
             try:
-                return _once(world, jobs, limit)
+                return _once(world, jobs, limit, work)
             except TimeoutError as hung:
                 warnings.warn(f"{hung}; all start again", stacklevel=2)
             for number, (_, directory) in enumerate(jobs):
                 shutil.rmtree(directory, ignore_errors=True)
                 if (Path(before) / str(number)).exists():
                     shutil.copytree(Path(before) / str(number), directory)
-        return _once(world, jobs, limit)
+        return _once(world, jobs, limit, work)
 
 
-def _once(world: int, jobs: Sequence[tuple[Recipe, Path]], limit: float) -> list[str]:
-    processes, queue = launch(world, *jobs)
+def _once(world: int, jobs: Sequence[tuple[Recipe, Path]], limit: float, work: Work) -> list[str]:
+    processes, queue = launch(world, *jobs, work=work)
     told: dict[int, str] = {}
     end, silent = time.monotonic() + limit, 0
     try:

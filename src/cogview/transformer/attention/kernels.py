@@ -12,20 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cogview.transformer.attention import short
 from cogview.transformer.attention.pattern import View
 
 HIDDEN = -10000.0  # the released score of a hidden key
-
-
-def exactly(device: torch.device) -> torch.autocast:
-    """Where a kernel of our own computes in the dtype it has chosen, whatever autocast is on around it."""
-    return torch.autocast(device.type, enabled=False)
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
     """One kernel that keeps the scores in float32, so that they cannot overflow: eq. 4 changes nothing."""
     if view.kernel is not None:
         return view.kernel(query, key, value, dropout)
+    if short.suits(query, key, dropout):
+        return short.attend(query, key, value, view)
     mask = view.additive(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=view.causal)
 
