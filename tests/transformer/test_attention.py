@@ -24,6 +24,7 @@ from cogview.transformer.attention import (
     short,
 )
 from cogview.transformer.attention.kernels import fused, released, written
+from cogview.transformer.processor import multiplies_bf16
 
 BATCH, HEADS, WIDTH = 2, 2, 3
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -184,8 +185,7 @@ def test_short_sequences_in_bfloat16_err_by_its_digits(
 
 def test_short_attention_is_for_training_whole_sequences_without_dropout() -> None:
     query, key, _ = each(lambda x: x.bfloat16().requires_grad_(), inputs(9, 9))
-    able = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    assert short.suits(query, key, 0.0) == able
+    assert short.suits(query, key, 0.0) == multiplies_bf16()
     assert not short.suits(query, key, 0.1) and not short.suits(query[:, :, :4], key, 0.0)
     assert not short.suits(query.float(), key.float(), 0.0)
     long = query.repeat(1, 1, 57, 1)

@@ -37,12 +37,15 @@ def device() -> dict[str, Any]:
     """The processor, and the accelerators PyTorch sees with their memory in bytes."""
     import torch
 
+    from cogview.transformer.processor import multiplies_bf16
+
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "bf16": multiplies_bf16(),
         "gpus": [{"name": gpu.name, "memory": gpu.total_memory} for gpu in gpus],
         "used": "cuda" if gpus else "cpu",
     }
@@ -133,7 +136,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"versions  {', '.join(present)}",
         f"absent    {', '.join(absent) or 'nothing'}",
         f"machine   {machine['platform']}",
-        f"processor {machine['cores']} cores, {machine['threads']} threads, {machine['capability']}",
+        f"processor {machine['cores']} cores, {machine['threads']} threads, {machine['capability']}"
+        f"{', bf16 instructions' if machine['bf16'] else ''}",
         *(f"gpu       {gpu['name']}, {_gib(gpu['memory'])}" for gpu in machine["gpus"]),
         f"memory    {_gib(ram['available'])} available of {_gib(ram['total'])}",
         f"device    {machine['used']}",

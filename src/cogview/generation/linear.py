@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
+from cogview.transformer.processor import multiplies_bf16
 
 Linear = Callable[[Tensor], Tensor]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -103,6 +104,6 @@ def choose(precision: Precision, device: torch.device, dtype: torch.dtype) -> Ca
             raise CogViewError("int8 needs an x86 CPU with oneDNN; use the precision fp32")
         return int8
     if precision in HALVES:
-        packed = cpu and precision == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        packed = cpu and precision == "bf16" and multiplies_bf16()
         return partial(half, dtype=HALVES[precision], packed=packed)
     return prepacked if cpu and dtype == torch.float32 else plain

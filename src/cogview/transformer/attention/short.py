@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cogview.transformer.attention.pattern import View, exactly
+from cogview.transformer.processor import multiplies_bf16
 
 LONGEST = 512  # tokens; beyond, the weights that are kept grow larger than all else in a layer
 SCORES = 1 << 18  # at a time for each thread: a megabyte
@@ -32,7 +33,7 @@ def suits(query: Tensor, key: Tensor, dropout: float) -> bool:
         and not dropout
         and query.shape == key.shape
         and query.shape[2] <= LONGEST
-        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        and multiplies_bf16()
     )
 
 
