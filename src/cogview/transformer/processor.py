@@ -10,7 +10,7 @@ import torch
 
 @functools.cache
 def multiplies_bf16() -> bool:
-    """Whether products in bfloat16 are faster than in float32 here; elsewhere they are emulated, and slower."""
+    """Whether products in bfloat16 are faster than in float32 here; elsewhere they are emulated."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
