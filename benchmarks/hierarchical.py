@@ -34,6 +34,7 @@ from cogview.coglm import CogLMFormat
 from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.generation.engine import Engine
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
+from cogview.generation.linear import Precision
 from cogview.generation.sampling import Sampling
 from cogview.generation.step import pack
 from cogview.generation.super_resolution import Small, enlarge, sliding_windows
@@ -70,7 +71,9 @@ def model(layers: int, hidden: int, vocabulary: Vocabulary, positions: int) -> T
     )
 
 
-def sliding(side: int, layers: int, hidden: int, clock: Callable[[], float]) -> Way:
+def sliding(
+    side: int, layers: int, hidden: int, clock: Callable[[], float], precision: Precision = "fp32"
+) -> Way:
     """A base for half the side, and windows of that size over a quarter of it."""
     half = side // 2
     vocabulary = Vocabulary(image_codes=CODES, text_pieces=PIECES)
@@ -80,7 +83,9 @@ def sliding(side: int, layers: int, hidden: int, clock: Callable[[], float]) -> 
     )
     rows = slice(0, CODES)
     first, second = (
-        Engine(pack(Transformer(model(layers, hidden, vocabulary, form.max_positions)).eval(), rows))
+        Engine(
+            pack(Transformer(model(layers, hidden, vocabulary, form.max_positions)).eval(), rows, precision)
+        )
         for form in (base, large)
     )
 
@@ -98,16 +103,19 @@ def sliding(side: int, layers: int, hidden: int, clock: Callable[[], float]) -> 
     return Way(run, {"large codes drawn one by one": side * side, "windows": len(windows)})
 
 
-def hierarchical(side: int, layers: int, hidden: int, clock: Callable[[], float]) -> Way:
+def hierarchical(
+    side: int, layers: int, hidden: int, clock: Callable[[], float], precision: Precision = "fp32"
+) -> Way:
     """A CogLM for a third of the side, one direct and six iterative forwards."""
     third = side // 3
     vocabulary = Vocabulary(image_codes=CODES, text_pieces=PIECES, controls=COGVIEW2_CONTROLS)
     form = CogLMFormat(vocabulary=vocabulary, text_slots=64, grid=(third, third))
     config = model(layers, hidden, vocabulary, form.max_positions)
-    engine = Engine(pack(Transformer(config).eval(), slice(0, CODES)))
+    engine = Engine(pack(Transformer(config).eval(), slice(0, CODES), precision))
     forms = DirectFormat.over(form, 3, form.max_positions), IterativeFormat.over(form, 3, form.max_positions)
     networks = [Transformer(enlarged_config(config, large)).eval() for large in forms]
-    direct, iterative = Upscaler(networks[0], forms[0]), Upscaler(networks[1], forms[1])
+    direct = Upscaler(networks[0], forms[0], precision=precision)
+    iterative = Upscaler(networks[1], forms[1], precision=precision)
     forwards = {"direct": 0, "iterative": 0}
     for name, network in zip(forwards, networks, strict=True):
         network.register_forward_hook(lambda *_, name=name: forwards.update({name: forwards[name] + 1}))
@@ -194,6 +202,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1, help="drawn together")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both of ours")
     parser.add_argument("--processor", action="store_true", help="processor time; for a busy machine")
     out = Path(__file__).parent / "results" / "hierarchical.json"
     parser.add_argument("--out", type=Path, default=out)
@@ -208,7 +217,10 @@ def main() -> None:
     torch.manual_seed(0)
     clock = time.process_time if given.processor else time.perf_counter
     shape = given.side, given.layers, given.hidden, clock
-    ways = {"sliding": sliding(*shape), "hierarchical": hierarchical(*shape)}
+    ways = {
+        "sliding": sliding(*shape, given.precision),
+        "hierarchical": hierarchical(*shape, given.precision),
+    }
     found = report(measure(ways, given.images, given.rounds), given.images)
     with torch.inference_mode():
         found["seconds_a_picture"]["released"] = released(*shape)
@@ -222,7 +234,9 @@ def main() -> None:
         f"hierarchical is {found['as_fast']:.1f} x as fast; as released {found['as_fast_as_released']:.1f} x"
     )
     print(f"after the first stage {found['as_fast_after_the_first_stage']:.1f} x; forwards {count}")
-    found |= {name: getattr(given, name) for name in ("side", "layers", "hidden", "images", "threads")}
+    found |= {
+        name: getattr(given, name) for name in ("side", "layers", "hidden", "images", "threads", "precision")
+    }
     found |= {
         "clock": "processor" if given.processor else "wall",
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
