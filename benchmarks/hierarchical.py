@@ -81,13 +81,10 @@ def sliding(
     large = SequenceFormat(
         kind="super_resolution", vocabulary=vocabulary, grid=(half, half), context_grid=(half // 2, half // 2)
     )
-    rows = slice(0, CODES)
-    first, second = (
-        Engine(
-            pack(Transformer(model(layers, hidden, vocabulary, form.max_positions)).eval(), rows, precision)
-        )
-        for form in (base, large)
-    )
+    networks = [
+        Transformer(model(layers, hidden, vocabulary, form.max_positions)).eval() for form in (base, large)
+    ]
+    first, second = (Engine(pack(network, slice(0, CODES), precision)) for network in networks)
 
     def run(pictures: Numbers) -> dict[str, float]:
         start = clock()
