@@ -103,6 +103,57 @@ def test_more_machines_are_faster_but_never_better_than_in_proportion() -> None:
     assert days[0] / days[-1] <= 32 * (1 + 1e-9)
 
 
+def test_neighbours_have_parts_of_matrices_and_all_of_the_rest() -> None:
+    """Counted by hand: query, key, value, output, up and down, with their biases; two norms a layer."""
+    h, f = SMALL.hidden, SMALL.hidden * SMALL.ffn_multiple
+    for tensor in (1, 2, 4):
+        split = (3 * h * h + 3 * h + h * h + f * h + f + h * f) // tensor
+        common = 2 * h + 4 * h  # the biases that are added once; two norms
+        ends = h * (SMALL.vocab_size + SMALL.max_positions + 2)
+        assert parameters(SMALL, tensor) == SMALL.layers * (split + common) + ends
+
+
+def test_all_but_the_output_matrix_is_shared_work() -> None:
+    """What two neighbours compute together beyond one GPU: the logits, and sums with biases and norms."""
+    one, two = (flops_per_token(SMALL, 96, parameters(SMALL, t), tensor=t) for t in (1, 2))
+    again = 3 * 2 * SMALL.hidden * SMALL.vocab_size
+    assert again < 2 * two - one < 1.05 * again
+
+
+def test_layers_split_among_neighbours_need_less_and_wait_for_each_other() -> None:
+    work = Work(length=1088, batch=512, steps=1000)
+    config, machine = TransformerConfig.cogview_4b(), Machine(gpus=16)
+    found = {t: plan(config, work.model_copy(update={"tensor": t}), machine, "zero2") for t in (1, 2, 8)}
+    alone, eight = found[1], found[8]
+    assert {p.parameters for p in found.values()} == {3_928_849_920} and alone.tensor_seconds == 0
+    assert eight.memory.activations / eight.micro_batch < alone.memory.activations / alone.micro_batch
+    assert eight.compute_seconds > alone.compute_seconds and eight.tensor_seconds > found[2].tensor_seconds
+    # each of the two groups: 256 sequences in 48 layers; rings of 8 send 7/8 twice
+    states = 48 * 256 * 1088 * 2560 * (4 * 2 + 2 * 4)
+    common = 2560 * (58240 + 1089 + 2 + 48 * (2 + 8)) * 4 / 2
+    assert eight.tensor_seconds == pytest.approx((states + common) * 2 * 7 / 8 / 200e9, rel=1e-6)
+
+
+def test_what_cannot_be_split_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    work = Work(length=96, batch=8, steps=1, tensor=3)
+    with pytest.raises(CogViewError, match=r"3 ranks cannot share model\.heads, 4, evenly"):
+        plan(SMALL, work, Machine(gpus=6))
+    with pytest.raises(CogViewError, match="6 ranks cannot be divided into groups of 4"):
+        plan(SMALL, work.model_copy(update={"tensor": 4}), Machine(gpus=6))
+    recipe = str(ROOT / "recipes" / "cogview-paper.yaml")
+    sizes = ["--set", "model.vocab_size=58240", "--set", "model.max_positions=1089"]
+    asked = ["plan", recipe, *sizes, "--set", "parallel.tensor=4", "--gpus", "64"]
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    assert "each layer among 4" in told and "s adding up in layers" in told
+    assert main([*asked, "--gpus", "6"]) == 2
+    assert "6 ranks cannot be divided into groups of 4" in capsys.readouterr().err
+    assert main([*asked, "--set", "parallel.tensor=16"]) == 2
+    assert "16 ranks cannot share model.heads, 40" in capsys.readouterr().err
+    assert main([*asked, "--set", "optimizer.kind=muon"]) == 2
+    assert "muon does not go with parallel.tensor" in capsys.readouterr().err
+
+
 def test_the_command_tells_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--set", "model.vocab_size=58240", "--set", "model.max_positions=1089"]
     recipe = str(ROOT / "recipes" / "cogview-paper.yaml")

@@ -34,6 +34,8 @@ def plan(
     """Memory, sharding, speed and days of a training run on machines you may not have yet.
 
     cogview plan recipes/cogview-paper.yaml --gpus 512 --memory 32 --flops 125
+
+    cogview plan recipes/cogview-paper.yaml --set parallel.tensor=4 --gpus 64
     """
     from typing import get_args
 
@@ -47,14 +49,15 @@ def plan(
     numbers = {"gpus": gpus, "per_node": per_node, "memory": memory, "flops": flops}
     numbers |= {"utilisation": utilisation, "local": local, "network": network}
     machine = validate(Machine, numbers, "plan")
-    config, work = _read(recipe, overrides or [])
+    config, work = _read(recipe, overrides or [], gpus)
     found = make(config, work, machine, sharding)  # type: ignore[arg-type]
     typer.echo(found.model_dump_json(indent=2) if as_json else _told(found, gpus))
 
 
-def _read(path: Path, overrides: list[str]) -> tuple[TransformerConfig, Work]:
+def _read(path: Path, overrides: list[str], gpus: int) -> tuple[TransformerConfig, Work]:
     """Architecture and work of a recipe; its data need not be there, then sizes must be in the recipe."""
     from cogview.errors import CogViewError
+    from cogview.training.parallel import check_tensor
     from cogview.training.plan import Work
     from cogview.training.recipe import read_recipe, task_class
     from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
@@ -63,6 +66,7 @@ def _read(path: Path, overrides: list[str]) -> tuple[TransformerConfig, Work]:
     recipe = read_recipe(path, overrides)
     if not isinstance(recipe, TransformerRecipe):
         raise CogViewError(f"{path}: plans are for transformers, this recipe trains {recipe.task}")
+    check_tensor(recipe, task_class(recipe.task).parallel, gpus)
     given = recipe.model
     if recipe.data.exists():
         task = cast(TransformerTask, task_class(recipe.task)(recipe))
@@ -82,6 +86,7 @@ def _read(path: Path, overrides: list[str]) -> tuple[TransformerConfig, Work]:
         recompute=recipe.activation_checkpointing,
         half=recipe.precision != "fp32",
         momentum_only=recipe.optimizer.kind == "muon",
+        tensor=recipe.parallel.tensor,
     )
     return config, work
 
@@ -89,14 +94,17 @@ def _read(path: Path, overrides: list[str]) -> tuple[TransformerConfig, Work]:
 def _told(plan: Plan, gpus: int) -> str:
     gib = 2**30
     hidden = min(1.0, plan.compute_seconds * 2 / 3 / max(plan.communication_seconds, 1e-12))
+    shared = f", each layer among {plan.tensor}" if plan.tensor > 1 else ""
+    each = "a GPU" if plan.tensor == 1 else f"for {plan.tensor} GPUs"
+    inside = f", {plan.tensor_seconds:.2f} s adding up in layers" if plan.tensor > 1 else ""
     return "\n".join(
         (
             f"parameters      {plan.parameters:,}",
-            f"sharding        {plan.sharding}, micro-batch {plan.micro_batch} a GPU, "
+            f"sharding        {plan.sharding}{shared}, micro-batch {plan.micro_batch} {each}, "
             f"{plan.accumulation} accumulated, {gpus} GPUs",
             f"memory a GPU    {plan.memory.states / gib:.1f} GiB weights, gradients and optimizer, "
             f"{plan.memory.activations / gib:.1f} GiB activations",
-            f"an update       {plan.step_seconds:.2f} s: {plan.compute_seconds:.2f} s computing, "
+            f"an update       {plan.step_seconds:.2f} s: {plan.compute_seconds:.2f} s computing{inside}, "
             f"{plan.communication_seconds:.2f} s communicating, {hidden:.0%} of it hidden",
             f"speed           {plan.tokens_per_second:,.0f} tokens/s",
             f"whole run       {plan.days:.1f} days",

@@ -81,7 +81,7 @@ def check_launch(recipe: Recipe, kinds: tuple[str, ...]) -> None:
     world, parallel = launched_world(), recipe.parallel
     if world == 1:
         return
-    check_tensor(recipe, kinds)
+    check_tensor(recipe, kinds, world)
     there = world // parallel.tensor
     if parallel.kind == "none" and there > 1:
         raise CogViewError(
@@ -110,19 +110,24 @@ def check_launch(recipe: Recipe, kinds: tuple[str, ...]) -> None:
         )
 
 
-def check_tensor(recipe: Recipe, kinds: tuple[str, ...]) -> None:
-    """Raise CogViewError where layers cannot be split as a recipe asks."""
-    world, tensor = launched_world(), recipe.parallel.tensor
+def check_tensor(recipe: Recipe, kinds: tuple[str, ...], world: int) -> None:
+    """Raise CogViewError where layers cannot be split among ``world`` ranks as a recipe asks."""
+    tensor = recipe.parallel.tensor
     if tensor == 1:
         return
     if "fsdp" not in kinds:
         raise CogViewError(f"parallel.tensor: {recipe.task} has no transformer's blocks to split; use 1")
-    if world % tensor:
-        raise CogViewError(f"parallel.tensor: {world} ranks cannot be divided into groups of {tensor}")
+    check_groups(world, tensor)
     if recipe.optimizer.kind == "muon":
         raise CogViewError("optimizer.kind: muon does not go with parallel.tensor; use adamw, or tensor 1")
     if getattr(recipe, "lora", None) is not None:
         raise CogViewError("lora does not go with parallel.tensor; adapters are small: use ddp or fsdp")
+
+
+def check_groups(world: int, tensor: int) -> None:
+    """Raise CogViewError where ranks do not come in groups of ``tensor``."""
+    if world % tensor:
+        raise CogViewError(f"parallel.tensor: {world} ranks cannot be divided into groups of {tensor}")
 
 
 def check_deepspeed(recipe: Recipe) -> None:

@@ -28,6 +28,22 @@ from cogview.transformer.block import Block
 from cogview.transformer.config import TransformerConfig
 
 FUSED = ("qkv.weight", "qkv.bias")  # what holds query, key and value, one below the other
+ENDS = (".out.weight", "decoder_out.weight", "down.weight")  # of branches; their biases are not split
+SPLIT = (*FUSED, "up.weight", "up.bias", *ENDS)  # ends of the names of what ranks have parts of
+
+
+def check_split(config: TransformerConfig, parts: int) -> None:
+    """CogViewError where so many ranks cannot share a layer."""
+    for name, size in (
+        ("heads", config.heads),
+        ("hidden * ffn_multiple", config.hidden * config.ffn_multiple),
+    ):
+        if size % parts:
+            raise CogViewError(f"parallel.tensor: {parts} ranks cannot share model.{name}, {size}, evenly")
+    if parts > 1 and config.numerics == "released":
+        raise CogViewError(
+            "parallel.tensor: numerics released adds up in an order of its own; use fused or written"
+        )
 
 
 class TensorSharded(Sharded):
@@ -70,19 +86,7 @@ class TensorSharded(Sharded):
         parts, blocks = self.parallel.tensor, list(getattr(model, "blocks", []))
         if not blocks or not all(isinstance(block, Block) for block in blocks):
             raise CogViewError("parallel.tensor: this model has no transformer's blocks to split; use 1")
-        config = cast(TransformerConfig, model.config)
-        for name, size in (
-            ("heads", config.heads),
-            ("hidden * ffn_multiple", config.hidden * config.ffn_multiple),
-        ):
-            if size % parts:
-                raise CogViewError(
-                    f"parallel.tensor: {parts} ranks cannot share model.{name}, {size}, evenly"
-                )
-        if config.numerics == "released":
-            raise CogViewError(
-                "parallel.tensor: numerics released adds up in an order of its own; use fused or written"
-            )
+        check_split(cast(TransformerConfig, model.config), parts)
         return blocks
 
     def _split(self, block: Block) -> None:

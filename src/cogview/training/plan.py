@@ -7,6 +7,12 @@ without the attention scores, which fused kernels do not keep. Work: 6 FLOPs a
 parameter and token, 12 · layers · hidden · length more for attention, a third on top for recomputation.
 Communication: a ring moves 2 bytes a parameter twice (ZeRO-2) or three times (ZeRO-3) an update or, for
 ZeRO-3, a micro-batch; it overlaps with the backward pass as far as that lasts.
+
+Where ``tensor`` neighbours share each layer (``parallel_tensor.py``), a rank holds its part of what is split
+and all of the rest, its heads' and hidden units' activations, and does the output matrix's work whole. Each
+layer adds up a micro-batch's states twice on the way forward, in the precision of the matrices, twice more
+where that is computed again (once under pre-LN), and their gradients twice on the way back, in fp32; nothing
+hides it. Once an update the gradients of what all have are made the same.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.training.parallel import check_groups
+from cogview.training.parallel_tensor import SPLIT, check_split
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
@@ -44,7 +52,10 @@ class Machine(Config):
 
 
 class Work(Config):
-    """The training: sequences of ``length`` tokens, ``batch`` of them an update, ``steps`` updates."""
+    """The training: sequences of ``length`` tokens, ``batch`` of them an update, ``steps`` updates.
+
+    tensor: neighbours that share each layer.
+    """
 
     length: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -52,6 +63,7 @@ class Work(Config):
     recompute: bool = True
     half: bool = True
     momentum_only: bool = False
+    tensor: int = Field(1, ge=1)
 
 
 class Memory(Config):
@@ -67,28 +79,44 @@ class Memory(Config):
 
 
 class Plan(Config):
-    """The plan for one sharding and micro-batch."""
+    """The plan for one sharding and micro-batch, which ``tensor`` GPUs see together.
+
+    communication_seconds: of gradients and weights; tensor_seconds: of what neighbours add up, not hidden.
+    """
 
     parameters: int
+    tensor: int
     sharding: Sharding
     micro_batch: int
     accumulation: int
     memory: Memory
     compute_seconds: float
     communication_seconds: float
+    tensor_seconds: float
     step_seconds: float
     tokens_per_second: float
     days: float
 
 
-def parameters(config: TransformerConfig) -> int:
-    """The exact number, counted on the meta device."""
+def parameters(config: TransformerConfig, tensor: int = 1) -> int:
+    """The exact number, counted on the meta device: what one of ``tensor`` neighbours has."""
+    split, common = split_and_common(config)
+    return split // tensor + common
+
+
+def split_and_common(config: TransformerConfig) -> tuple[int, int]:
+    """Parameters of which neighbours have parts, and those that all of them have."""
     with torch.device("meta"):
-        return sum(p.numel() for p in Transformer(config).parameters())
+        sizes = {name: p.numel() for name, p in Transformer(config).named_parameters()}
+    split = sum(size for name, size in sizes.items() if name.endswith(SPLIT))
+    return split, sum(sizes.values()) - split
 
 
 def state_bytes(count: int, work: Work, sharding: Sharding, gpus: int) -> int:
-    """Weights, gradients, optimizer and the half-precision copy on one GPU."""
+    """Weights, gradients, optimizer and the half-precision copy on one GPU.
+
+    count: parameters that a GPU has without sharding; gpus: those that shard them.
+    """
     moments = 4 if work.momentum_only else 8
     whole = {"none": 4 + 4 + moments, "zero2": 4, "zero3": 0}[sharding]
     shared = 4 + 4 + moments - whole
@@ -103,7 +131,8 @@ def activation_bytes(config: TransformerConfig, work: Work, micro_batch: int) ->
     size = 2 if work.half else 4
     tokens = micro_batch * work.length
     ends = 2 if config.norm == "sandwich" else 0  # what enters the norms that end the branches
-    layer = tokens * config.hidden * (6 + 2 * config.ffn_multiple + ends) * size
+    own = 4 + 2 * config.ffn_multiple  # of a rank's heads and hidden units; the norms' results are whole
+    layer = tokens * config.hidden * ((2 + ends) * work.tensor + own) * size // work.tensor
     stream = tokens * config.hidden * 4  # the residual stream stays fp32 under autocast
     once, every = layer + stream, (stream if work.recompute else layer + 2 * stream)
     layers = every * config.layers + (once if work.recompute else 0)
@@ -111,40 +140,69 @@ def activation_bytes(config: TransformerConfig, work: Work, micro_batch: int) ->
     return layers + logits
 
 
-def flops_per_token(config: TransformerConfig, length: int, count: int, recompute: bool = False) -> float:
-    """Forward and backward; ``count``: all parameters, of which the position table does no work."""
+def flops_per_token(
+    config: TransformerConfig, length: int, count: int, recompute: bool = False, tensor: int = 1
+) -> float:
+    """Forward and backward, of one of ``tensor`` neighbours.
+
+    count: all its parameters, of which the position table does no work.
+    """
     working = count - config.hidden * (config.max_positions + config.extra_positions)
-    forward = 2 * working + 4 * config.layers * config.hidden * length
+    forward = 2 * working + 4 * config.layers * config.hidden * length / tensor
     return forward * (4 if recompute else 3)
 
 
 def communication_seconds(
     count: int, work: Work, machine: Machine, sharding: Sharding, accumulation: int
 ) -> float:
-    """Moving gradients and weights once an update."""
-    if machine.gpus == 1:
+    """Moving gradients and weights once an update; ``count``: parameters that a GPU has without sharding."""
+    ranks = machine.gpus // work.tensor
+    if ranks == 1:
         return 0.0
-    speed = machine.local if machine.gpus <= machine.per_node else machine.network
-    once = count * (2 if work.half else 4) * (machine.gpus - 1) / machine.gpus / (speed * 1e9)
+    once = count * (2 if work.half else 4) * (ranks - 1) / ranks / _speed(machine, machine.gpus)
     return once * (2 + (2 * accumulation - 1 if sharding == "zero3" else 0))
+
+
+def tensor_seconds(config: TransformerConfig, work: Work, machine: Machine, sharding: Sharding) -> float:
+    """What neighbours add up in an update: states and their gradients in the layers, common gradients."""
+    ranks, parts = machine.gpus // work.tensor, work.tensor
+    tokens = work.batch * work.length / ranks
+    summed = config.layers * tokens * config.hidden * layer_bytes(config, work)
+    _, common = split_and_common(config)
+    summed += 4 * common / (1 if sharding == "none" else ranks)
+    return summed * 2 * (parts - 1) / parts / _speed(machine, parts)
+
+
+def layer_bytes(config: TransformerConfig, work: Work) -> int:
+    """Bytes that a layer adds up for each token and hidden unit, forward and backward."""
+    again = 1 if config.norm == "pre" else 2  # what ends such a layer need not be known a second time
+    return (2 + (again if work.recompute else 0)) * (2 if work.half else 4) + 2 * 4
+
+
+def _speed(machine: Machine, gpus: int) -> float:
+    """Bytes a second that a GPU sends where so many neighbours talk."""
+    return (machine.local if gpus <= machine.per_node else machine.network) * 1e9
 
 
 def plan(config: TransformerConfig, work: Work, machine: Machine, sharding: Sharding | None = None) -> Plan:
     """The fastest plan that fits: the least sharding, the largest micro-batch.
 
     Raises:
-        CogViewError: nothing fits; says how much one sequence needs with ZeRO-3.
+        CogViewError: nothing fits; says how much one sequence needs with ZeRO-3. Layers or GPUs do not
+            divide into ``work.tensor`` parts.
     """
-    count = parameters(config)
+    check_split(config, work.tensor)
+    check_groups(machine.gpus, work.tensor)
+    count, ranks = parameters(config, work.tensor), machine.gpus // work.tensor
     kinds: tuple[Sharding, ...] = (sharding,) if sharding else ("none", "zero2", "zero3")
-    share = -(-work.batch // machine.gpus)
+    share = -(-work.batch // ranks)
     for kind in kinds:
-        states = state_bytes(count, work, kind, machine.gpus)
+        states = state_bytes(count, work, kind, ranks)
         for micro in _sizes(share):
             memory = Memory(states=states, activations=activation_bytes(config, work, micro))
             if memory.total <= machine.memory * GIB * (1 - RESERVE):
                 return _timed(config, work, machine, kind, micro, count, memory)
-    needed = (state_bytes(count, work, kinds[-1], machine.gpus) + activation_bytes(config, work, 1)) / GIB
+    needed = (state_bytes(count, work, kinds[-1], ranks) + activation_bytes(config, work, 1)) / GIB
     raise CogViewError(
         f"one sequence on {machine.gpus} GPUs needs {needed / (1 - RESERVE):.1f} GiB each, there are "
         f"{machine.memory:g}; take more GPUs, shorter sequences or a smaller model"
@@ -152,7 +210,7 @@ def plan(config: TransformerConfig, work: Work, machine: Machine, sharding: Shar
 
 
 def _sizes(share: int) -> list[int]:
-    """Micro-batches to try, largest first: powers of two up to a GPU's share of the batch, at most 64."""
+    """Micro-batches to try, largest first: powers of two up to a rank's share of the batch, at most 64."""
     return [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= share]
 
 
@@ -165,21 +223,25 @@ def _timed(
     count: int,
     memory: Memory,
 ) -> Plan:
-    accumulation = -(-work.batch // (machine.gpus * micro))
+    ranks = machine.gpus // work.tensor
+    accumulation = -(-work.batch // (ranks * micro))
     tokens = work.batch * work.length
-    needed = tokens * flops_per_token(config, work.length, count, work.recompute)
-    compute = needed / (machine.gpus * machine.flops * 1e12 * machine.utilisation)
+    needed = tokens * flops_per_token(config, work.length, count, work.recompute, work.tensor)
+    compute = needed / (ranks * machine.flops * 1e12 * machine.utilisation)
     moving = communication_seconds(count, work, machine, sharding, accumulation)
+    inside = tensor_seconds(config, work, machine, sharding)
     backward = compute * 2 / 3
-    step = compute + max(0.0, moving - backward)
+    step = compute + inside + max(0.0, moving - backward)
     return Plan(
-        parameters=count,
+        parameters=parameters(config),
+        tensor=work.tensor,
         sharding=sharding,
         micro_batch=micro,
         accumulation=accumulation,
         memory=memory,
         compute_seconds=compute,
         communication_seconds=moving,
+        tensor_seconds=inside,
         step_seconds=step,
         tokens_per_second=tokens / step,
         days=work.steps * step / 86400,
