@@ -1,12 +1,14 @@
-"""Where the servers of this project listen: by default at this machine alone."""
+"""What this project's servers share: where they listen, by default at this machine alone; their theme."""
 
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from cogview.errors import CogViewError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+THEME = Path(__file__).parent / "theme.css"  # of the pages of all
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -132,6 +132,7 @@ def test_pictures_and_style_are_served_and_nothing_else_is(site: Site) -> None:
     picture = site.ask(f"/pictures/{name}")
     assert picture.status == 200 and picture.headers["content-type"] == "image/png"
     assert site.ask("/static/study.css").status == 200
+    assert "--accent" in site.ask("/static/theme.css").text and "/static/theme.css" in site.ask("/").text
     for path in (
         "/pictures/../secret",
         "/pictures/..%2fsecret",

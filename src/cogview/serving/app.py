@@ -32,6 +32,7 @@ except ImportError as error:
     ) from None
 
 from cogview.describing import Caption
+from cogview.listening import THEME
 from cogview.serving import tasks
 from cogview.serving.answers import Answer, event_stream
 from cogview.serving.drawing import Drawing
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 FILES = {
+    THEME.name: "text/css; charset=utf-8",
     "studio.css": "text/css; charset=utf-8",
     "studio.svg": "image/svg+xml",
     **dict.fromkeys(
@@ -135,7 +137,8 @@ def _add_pages(app: FastAPI, server: Server) -> None:
     async def static(name: str) -> FileResponse:
         if name not in FILES:
             raise HTTPException(404)
-        return FileResponse(STATIC / name, media_type=FILES[name], headers={"Cache-Control": "no-cache"})
+        path = THEME if name == THEME.name else STATIC / name
+        return FileResponse(path, media_type=FILES[name], headers={"Cache-Control": "no-cache"})
 
     @app.get("/healthz")
     async def health() -> JSONResponse:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cogview.errors import CogViewError
-from cogview.listening import LOOPBACK
+from cogview.listening import LOOPBACK, THEME
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Language
 from cogview.study.store import Progress, Store
 from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 STATIC = {
+    THEME.name: "text/css; charset=utf-8",
     "study.css": "text/css; charset=utf-8",
     "study.js": "text/javascript; charset=utf-8",
     "study.svg": "image/svg+xml",
@@ -318,9 +319,8 @@ class Pages:
         name = request.path_params["name"]
         if name not in STATIC:
             return self.message(request, 404, "no_page")
-        return FileResponse(
-            HERE / "static" / name, media_type=STATIC[name], headers={"Cache-Control": "max-age=3600"}
-        )
+        path = THEME if name == THEME.name else HERE / "static" / name
+        return FileResponse(path, media_type=STATIC[name], headers={"Cache-Control": "max-age=3600"})
 
     def picture(self, request: Request) -> Response:
         """A picture; its name is random, and known to those who were shown it."""
