@@ -184,22 +184,27 @@ def find_drawer(
 
 
 def _print(report: AlignmentReport) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     first = next(iter(report.sets.values()))
-    table = Table(title=f"{first.pictures} pictures, scorer {report.manifest.scorer}", title_justify="left")
-    columns = ["pictures", f"R-precision of {first.choices}, %"]
-    columns += [f"text@{k}" for k in first.text_recall] + [f"picture@{k}" for k in first.picture_recall]
-    for column in [*columns, "cosine"]:
-        table.add_column(column, justify="left" if column == "pictures" else "right", no_wrap=True)
+    title = f"{first.pictures} pictures, scorer {report.manifest.scorer}, %"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("pictures")
+    found = ", ".join(str(k) for k in first.text_recall)
+    for column in (f"R-precision\nof {first.choices}", f"text@\n{found}", f"picture@\n{found}", "cosine"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, own in report.sets.items():
-        recalls = [*own.text_recall.values(), *own.picture_recall.values()]
-        cells = [f"{100 * figure.value:.1f}" for figure in recalls]
-        table.add_row(name, _percent(own.r_precision), *cells, f"{own.cosine.value:.3f}")
+        recalls = (_shares(own.text_recall), _shares(own.picture_recall))
+        table.add_row(name, _percent(own.r_precision), *recalls, f"{own.cosine.value:.3f}")
     console = Console()
     console.print(table)
     console.print("± half of the 95 % interval; @k: the right one among the first k", style="dim")
+
+
+def _shares(recalls: dict[int, Figure]) -> str:
+    return " ".join(f"{100 * figure.value:.0f}" for figure in recalls.values())
 
 
 def _percent(figure: Figure) -> str:
