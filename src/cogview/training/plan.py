@@ -17,6 +17,7 @@ hides it. Once an update the gradients of what all have are made the same.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -104,6 +105,7 @@ def parameters(config: TransformerConfig, tensor: int = 1) -> int:
     return split // tensor + common
 
 
+@cache
 def split_and_common(config: TransformerConfig) -> tuple[int, int]:
     """Parameters of which neighbours have parts, and those that all of them have."""
     with torch.device("meta"):
