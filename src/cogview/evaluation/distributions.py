@@ -65,7 +65,7 @@ class Lite0Extractor:
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        parts = [self.model(some.float() / 255) for some in images.split(TOGETHER)]
+        parts = [self.model(some.float() / 255) for some in torch.split(images, TOGETHER)]
         features, probabilities = zip(*parts, strict=True)
         return torch.cat(features).numpy(), torch.cat(probabilities).numpy()
 
