@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--model", default="pictogram")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 1, 5])
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32")
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)

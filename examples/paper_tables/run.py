@@ -175,7 +175,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=72, help="side at which all pictures are judged")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=20, help="prompts drawn together")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32")
     parser.add_argument("--out", type=Path, default=Path("runs/tables"))
     parser.add_argument("--work", type=Path, help="where pictures and features are kept (default: OUT/work)")
     args = parser.parse_args(words)
