@@ -132,7 +132,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=100, help="captions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=20)
-    parser.add_argument("--precision", default="int8", choices=["fp32", "int8"])
+    parser.add_argument("--precision", default="int8", choices=["fp32", "bf16", "fp16", "int8"])
     parser.add_argument("--top-k", type=int, nargs="*", default=[10, 50, 200, 0])
     parser.add_argument("--clusters", type=int, nargs="*", default=[4, 16, 64])
     parser.add_argument("--emphasis", type=float, nargs="*", default=[0, 1, 2, 3])
