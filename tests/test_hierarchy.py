@@ -107,11 +107,12 @@ def test_the_command_draws_large_and_small(
     assert [Path(p["path"]).is_file() for p in said["pictures"]] == [True, True]
     told = read(Path(said["pictures"][0]["path"]))
     assert told is not None and told.settings["super_resolution"] == "direct and iterative"
-    assert main([*common, "-o", str(tmp_path / "small"), "--first-stage-only"]) == 0
-    path = json.loads(capsys.readouterr().out)["pictures"][0]["path"]
     from PIL import Image
 
-    assert Image.open(path).size == (16, 16)
+    for name in ("--first-stage-only", "--no-upscale"):
+        assert main([*common, "-o", str(tmp_path / name), name]) == 0
+        path = json.loads(capsys.readouterr().out)["pictures"][0]["path"]
+        assert Image.open(path).size == (16, 16)
     assert main([*common, "-o", str(tmp_path / "x"), "--style", "cubist"]) == 2
     assert "no style 'cubist'" in capsys.readouterr().err
 

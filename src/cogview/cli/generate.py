@@ -92,7 +92,10 @@ def generate(
         ),
     ] = None,
     first_stage_only: Annotated[
-        bool, typer.Option("--first-stage-only", help="Models of several steps: leave pictures small.")
+        bool,
+        typer.Option(
+            "--first-stage-only", "--no-upscale", help="Models of several steps: leave pictures small."
+        ),
     ] = False,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="The same: cut a prompt that is too long for a step.")
