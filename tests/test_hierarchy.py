@@ -117,6 +117,16 @@ def test_the_command_draws_large_and_small(
     assert "no style 'cubist'" in capsys.readouterr().err
 
 
+def test_the_speed_of_a_model_of_several_steps(
+    imported: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = ["eval", "speed", "--model", str(imported), "--batches", "2", "--repeats", "1", "--json"]
+    assert main([*line, "--prompt", "a cat"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["tokens"] == 36 and report["device"] == "cpu"  # those of the large picture
+
+
 def test_a_model_of_one_step_has_no_such_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "a cat", "--first-stage-only", "-o", str(tmp_path)]) == 2
     assert "draws in one step" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def measure_speed(
         model=model.family.config.name,
         model_hash=model.model_hash,
         precision=precision,
-        device=str(model.roles.device),
+        device=str(next(model.images.parameters()).device),
         threads=torch.get_num_threads(),
         cores=os.cpu_count() or 1,
         tokens=tokens,
