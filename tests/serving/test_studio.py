@@ -109,7 +109,7 @@ def test_a_person_draws_keeps_and_draws_again(
     path = download(page, tmp_path / "again")
     assert path.read_bytes() == made[1].png()
     page.click("#delete")
-    page.wait_for_function("document.querySelectorAll('.group').length === 1")
+    page.locator(".group").nth(1).wait_for(state="detached")  # one is left
     assert page.locator(".group img").count() == 2
 
 
