@@ -1,8 +1,8 @@
 """Attention over short sequences in half precision on a CPU, forward and backward, some heads at a time.
 
 PyTorch's fused kernel for CPUs gains nothing from bfloat16 instructions, least of all in its backward pass.
-Up to a few hundred tokens the scores of some heads fit into the cache, so the products can be plain ones:
-two to three times as fast. Scores and their softmax are float32, as in the fused kernel; what is kept for the
+Up to a few hundred tokens the scores of some heads fit into the cache, so the products can be plain ones,
+which is faster (``benchmarks/peer_training.py --precision bf16``). Scores and their softmax are float32, as in the fused kernel; what is kept for the
 backward pass are the weights in half precision, ``heads * length ** 2`` numbers a row.
 """
 
@@ -38,7 +38,7 @@ def suits(query: Tensor, key: Tensor, dropout: float) -> bool:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
-    """softmax(q k / sqrt(d) + bias) v over what the view allows; all (b, heads, n, d), of one half dtype."""
+    """softmax(q k / sqrt(d) + bias) v over what the view allows; all (b, heads, n, d) bfloat16."""
     mask = view.additive(torch.float32)
     if view.causal:
         length = query.shape[2]
