@@ -5,7 +5,7 @@ A decode step reads every weight for a handful of rows, so it is as fast as memo
 - ``plain``      the weights as they are, on any device and in any dtype
 - ``prepacked``  oneDNN's own layout, on a CPU: twice as fast as ``plain`` from two rows on, and the result of
                  a row does not depend on how many there are
-- ``half``       weights and products in bfloat16 or float16, for inputs and outputs that stay float32 or not
+- ``half``       one of the first two in bfloat16 or float16: inputs are rounded, results stay so
 - ``int8``       weights of a byte, one scale an output; inputs rounded to a byte, one scale a *row*, so that
                  rows stay independent (PyTorch's dynamic quantisation has one scale for the whole batch)
 """

@@ -92,8 +92,9 @@ def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -
     inside = sum(x.numel() for x in model.blocks.parameters())
     head = model.tokens.weight[rows].numel() if copied else 0
     tables, own = model.tokens.weight.nbytes + model.positions.weight.nbytes, model.tokens.weight.itemsize
-    each = {"int8": 1, "bf16": 2, "fp16": 2}.get(precision, own)
-    return tables + inside * each + head * (1 if precision == "int8" else own)
+    if precision == "int8":
+        return tables + inside + head
+    return tables + inside * (HALVES[precision].itemsize if precision in HALVES else own) + head * own
 
 
 def read(
