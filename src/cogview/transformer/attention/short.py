@@ -2,8 +2,9 @@
 
 PyTorch's fused kernel for CPUs gains nothing from bfloat16 instructions, least of all in its backward pass.
 Up to a few hundred tokens the scores of some heads fit into the cache, so the products can be plain ones,
-which is faster (``benchmarks/peer_training.py --precision bf16``). Scores and their softmax are float32, as in the fused kernel; what is kept for the
-backward pass are the weights in half precision, ``heads * length ** 2`` numbers a row.
+which is faster (``benchmarks/peer_training.py --precision bf16``). Scores and their softmax are float32, as
+in the fused kernel; what is kept for the backward pass are the weights in half precision, heads x length x
+length numbers a row.
 """
 
 from __future__ import annotations
