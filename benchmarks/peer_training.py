@@ -8,8 +8,9 @@
 Ours is the training loop itself (`cogview train`: loader, shards, loss, AdamW, clipping) for a text-to-image
 transformer of 8 layers of 512. The peer is DALLE-pytorch at the same number of parameters (6 layers of 512:
 its feed-forward is gated; output matrix tied as ours is), with PyTorch's AdamW and clipping. Both learn 64
-text and 256 image tokens a sequence, in fp32 or under bf16 autocast (``--precision bf16``). Random tokens:
-nothing here depends on what they are.
+text and 256 image tokens a sequence, in fp32 or under bf16 autocast (``--precision bf16``). PB-relax, which
+both know, is off in both: it is for fp16. Ours has the Sandwich-LN of its recipes, the peer its default, half
+as many norms. Random tokens: nothing here depends on what they are.
 
 A turn is a matrix product, our step, the peer's; a ratio is the median over the turns. Times are processor
 times with ``--threads 1``, which hardly depend on what else runs (``--wall`` for the clock). The loader runs
@@ -88,7 +89,7 @@ def make_trainer(place: Path, given: argparse.Namespace) -> Trainer:
             "task": "transformer", "name": "speed", "data": place / "data", "steps": 10_000, "device": "cpu",
             "batch_size": given.batch, "threads": given.threads, "precision": given.precision,
             "compile": given.compile, "format": {"text_slots": TEXT},
-            "model": {"layers": given.layers, "hidden": HIDDEN, "heads": 8},
+            "model": {"layers": given.layers, "hidden": HIDDEN, "heads": 8, "norm_relax": "none"},
         }
     )  # fmt: skip
     prepare_directory(recipe, place / "run", False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogview.transformer.activation import gelu
 from cogview.transformer.attention import View, kernels
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
@@ -99,7 +100,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, q, h) -> (b, q, h)."""
         x = self.up(x)
-        output: Tensor = self.down(released_gelu(x) if self.released else F.gelu(x, approximate="tanh"))
+        output: Tensor = self.down(released_gelu(x) if self.released else gelu(x))
         return output
 
 

@@ -68,6 +68,17 @@ def _parts(query: Tensor, mask: Tensor | None) -> Iterator[tuple[int, slice, Ten
             yield row, some, own[some] if len(own) > 1 else own
 
 
+def _scores(query: Tensor, key: Tensor, scale: float, added: Tensor | None) -> Tensor:
+    """float32 scores (heads, n, n) of bfloat16 queries and keys (heads, n, d)."""
+    zero = added if added is not None else query.new_zeros((), dtype=torch.float32)
+    settings, before = torch.backends.mkldnn.matmul, torch.backends.mkldnn.matmul.fp32_precision
+    settings.fp32_precision = "bf16"  # exact here: the factors are bfloat16 numbers, only the sums are not
+    try:
+        return torch.baddbmm(zero, query.float(), key.float().mT, beta=int(added is not None), alpha=scale)
+    finally:
+        settings.fp32_precision = before
+
+
 class ShortAttention(torch.autograd.Function):
     """The function and its gradient; the mask is float32, broadcastable to (b, heads, n, n)."""
 
@@ -77,11 +88,7 @@ class ShortAttention(torch.autograd.Function):
         weights = query.new_empty(*query.shape[:3], length)
         scale = 1 / math.sqrt(query.shape[3])
         for row, heads, added in _parts(query, mask):
-            q, k = query[row, heads].float(), key[row, heads].float()
-            scores = torch.bmm(q, k.mT).mul_(scale)
-            if added is not None:
-                scores.add_(added)
-            weights[row, heads] = scores.softmax(-1)
+            weights[row, heads] = _scores(query[row, heads], key[row, heads], scale, added).softmax(-1)
             torch.bmm(weights[row, heads], value[row, heads], out=out[row, heads])
         ctx.save_for_backward(query, key, value, weights, out)
         return out
