@@ -35,7 +35,7 @@ from sources.packages import FetchError, attributions, fetch
 
 Row = dict[str, Any]
 ROWS_PER_FILE = 8000
-LIST_COLUMNS = ("en_kw", "zh_kw")
+LIST_COLUMNS = ("en_kw", "zh_kw", "en_more", "zh_more")
 BEGIN, END = "--- pictogram corpus: begin ---", "--- pictogram corpus: end ---"
 
 SOURCES: dict[str, Callable[[Path], Iterator[Drawing]]] = {
@@ -110,6 +110,8 @@ def row_of(drawing: Drawing) -> Row:
         "zh": drawing.caption.zh,
         "en_kw": drawing.en_keywords,
         "zh_kw": drawing.zh_keywords,
+        "en_more": [words.en for words in drawing.wordings],
+        "zh_more": [words.zh for words in drawing.wordings],
         "meta": json.dumps(drawing.meta, ensure_ascii=False),
         "licence": drawing.licence,
         "split": drawing.split,

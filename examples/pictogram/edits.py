@@ -66,7 +66,7 @@ class Style:
         """The avatar of a number, some of its options replaced."""
         made = self.draw_one(self.drawer, {"seed": f"{self.name}-{number}", **options})
         avatar = Avatar(self.words, made.to_json()["options"])
-        caption, _ = describe(self.name, avatar)
+        caption = describe(self.name, avatar).caption
         return Drawn(avatar.options, str(made), caption, avatar.attributes)
 
     def others(self, attribute: str, before: Drawn) -> list[tuple[str, Any]]:

@@ -147,7 +147,7 @@ def test_buckets_hold_every_position_once_and_like_lengths(
 
 
 def frequencies(shards: TokenShards, items: list[TokenItem], mixture: Mixture, epochs: int) -> Counter[str]:
-    """How often each (language, kind) was drawn for items that have all six kinds of captions."""
+    """How often each (language, kind) was drawn for items that have captions of every kind."""
     counts: Counter[str] = Counter()
     by_pieces = [
         {caption.pieces: f"{caption.language} {caption.kind}" for caption in item.captions} for item in items
@@ -171,13 +171,17 @@ def test_captions_are_drawn_with_the_stated_probabilities(tmp_path_factory: pyte
         for number in range(500)
     ]
     shards = write_data_set(tmp_path_factory.mktemp("tags"), items, 500)
-    mixture = Mixture(languages={"en": 1, "zh": 3}, style={"a": 0.2, "b": 0.6}, keyword={"a": 0.2}, empty=0.1)
+    mixture = Mixture(
+        languages={"en": 1, "zh": 3}, style={"a": 0.2, "b": 0.6}, keyword={"a": 0.2}, reworded={"b": 0.3},
+        empty=0.1,
+    )  # fmt: skip
     counts = frequencies(shards, items, mixture, 20)
     total = sum(counts.values())
     expected = {"empty": 0.1}
     for language, share in (("en", 0.25), ("zh", 0.75)):
         a, b = 0.9 * share / 2 * (1 - 0.2), 0.9 * share / 2  # sentences of either source
-        expected[f"{language} plain"] = a * (1 - 0.2) + b * (1 - 0.6)
+        expected[f"{language} plain"] = a * (1 - 0.2) + b * (1 - 0.6) * (1 - 0.3)
+        expected[f"{language} reworded"] = b * (1 - 0.6) * 0.3
         expected[f"{language} styled"] = a * 0.2 + b * 0.6
         expected[f"{language} keyword"] = 0.9 * share / 2 * 0.2
     for name, share in expected.items():

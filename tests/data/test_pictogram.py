@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ if not ROOT.is_dir():
 sys.path.insert(0, str(ROOT))
 
 import corpus  # noqa: E402
-from sources import avatars, drawing, emoji, flags, icons, packages  # noqa: E402
+from sources import avatars, drawing, emoji, flags, icons, packages, wording  # noqa: E402
 
 sys.path.remove(str(ROOT))
 
@@ -112,6 +113,47 @@ def test_every_avatar_style_has_words_and_an_opening() -> None:
             assert all(pair is None or len(pair) == 2 for pair in part.values())
 
 
+def said(words: drawing.Words) -> set[str]:
+    return set(re.findall(r"[\w-]+", words.en)) - {"a", "an", "and", "on", "with", "against", "under"}
+
+
+def test_other_wordings_say_nothing_that_is_not_so() -> None:
+    """Each word of an avatar's other caption is in the first one or in another name of its style."""
+    pytest.importorskip("dicebear")
+    for style, words in WORDS.items():
+        names = {word for name in words["also"][0] for word in name.split()}
+        shorter = 0
+        for item in avatars.style_drawings(style, words, 40):
+            (other,) = item.wordings
+            assert said(other) <= said(item.caption) | names, (item.caption.en, other.en)
+            assert "  " not in other.en and not re.search(r"的的|，，|^，|，$", other.zh), other
+            assert {colour for colour in drawing.COLOURS.values() if colour in other.zh} <= {
+                colour for colour in drawing.COLOURS.values() if colour in item.caption.zh
+            }
+            shorter += len(other.en) < len(item.caption.en)
+        assert shorter > (0 if style in ("landscape", "planets") else 10)
+        again = next(iter(avatars.style_drawings(style, words, 1)))
+        assert again.wordings == next(iter(avatars.style_drawings(style, words, 1))).wordings
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "sub", "first"),
+    [
+        (("cat face", "猫脸"), "animals-nature", "animal-mammal", ("a cat", "一只猫")),
+        (("man facepalming", "男生捂脸"), "people-body", "person-gesture", ("a man facepalming", "一个男生捂脸")),
+        (("owl, dark skin tone", "猫头鹰，较深肤色"), "animals-nature", "animal-bird", ("an owl", "一只猫头鹰")),
+        (("grapes", "葡萄"), "food-drink", "food-fruit", ("grapes", "一个葡萄")),
+        (("OK button", "OK按钮"), "symbols", "alphanum", ("OK button", "OK按钮")),
+    ],
+)
+def test_an_emoji_is_named_as_people_would(
+    name: tuple[str, str], group: str, sub: str, first: tuple[str, str]
+) -> None:
+    short, longer = wording.emoji_wordings("emoji/x/1", drawing.Words(*name), group, sub)
+    assert short == drawing.Words(*first)
+    assert first[0].removeprefix("a ").removeprefix("an ") in longer.en
+
+
 @pytest.mark.parametrize(
     ("style", "options", "en", "zh"),
     [
@@ -144,7 +186,7 @@ def test_every_avatar_style_has_words_and_an_opening() -> None:
     ],
 )  # fmt: skip
 def test_attributes_become_sentences(style: str, options: dict[str, Any], en: str, zh: str) -> None:
-    caption, _ = avatars.describe(style, avatars.Avatar(WORDS[style], options))
+    caption = avatars.describe(style, avatars.Avatar(WORDS[style], options)).caption
     assert (caption.en, caption.zh) == (en, zh)
 
 

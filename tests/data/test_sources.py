@@ -65,6 +65,18 @@ def test_columns_can_be_named_and_pictures_be_elsewhere(tmp_path: Path) -> None:
         open_source(tmp_path / "rows.csv", Columns(captions={"en": "nope"}))
 
 
+def test_further_columns_make_further_captions(tmp_path: Path) -> None:
+    """A styled caption of every plain one, keywords and other wordings, each by its own kind."""
+    row = {"image": "a.png", "en": "red apple", "zh": "红苹果", "style_en": "flat", "en_kw": ["fruit", ""],
+           "en_more": ["an apple", "a red apple"]}  # fmt: skip
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    (record,) = open_source(tmp_path / "t.jsonl").records()
+    assert [(c.text, c.language, c.kind) for c in record.captions] == [
+        ("red apple", "en", "plain"), ("red apple, flat style", "en", "styled"), ("红苹果", "zh", "plain"),
+        ("fruit", "en", "keyword"), ("an apple", "en", "reworded"), ("a red apple", "en", "reworded"),
+    ]  # fmt: skip
+
+
 def test_a_table_without_captions_says_which_columns_it_has(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("file,number\na.png,3\n")

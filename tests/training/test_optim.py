@@ -89,13 +89,15 @@ def test_orthogonalised_is_nearly_orthogonal() -> None:
     assert values.min() > 0.6 and values.max() < 1.3
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("scale", ["rms", "spectral"])
-def test_muon_against_torch(scale: str) -> None:
+def test_muon_against_torch(scale: str, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """``torch.optim.Muon`` runs its iteration in bfloat16, so it agrees to bfloat16's rounding."""
+    monkeypatch.setattr("cogview.training.optim.multiplies_bf16", lambda: True)
     ours = nn.Linear(12, 8, bias=False)
     theirs, start = copy.deepcopy(ours), ours.weight.detach().clone()
     config = MuonConfig.model_validate({"kind": "muon", "lr": 0.05, "weight_decay": 0.1, "scale": scale})
-    mine = Muon(ours.named_parameters(), config)
+    mine = Muon(ours.named_parameters(), config, half)
     adjust = "match_rms_adamw" if scale == "rms" else "original"
     reference = torch.optim.Muon(theirs.parameters(), lr=0.05, weight_decay=0.1, adjust_lr_fn=adjust)
     for step in range(3):

@@ -25,6 +25,7 @@ from sources.drawing import (
     with_article,
     without_article,
 )
+from sources.wording import avatar_wording
 
 PER_STYLE = 3000
 WORDS = Path(__file__).with_name("avatar_words.yaml")
@@ -182,18 +183,55 @@ OPENINGS: dict[str, Opening] = {
 }
 
 
-def describe(style: str, avatar: Avatar) -> tuple[Words, list[Words]]:
-    """The whole caption, and the parts said after the opening."""
+@dataclass(frozen=True)
+class Description:
+    """What is said of an avatar: the opening, the parts after it, and the colour behind it."""
+
+    opening: Words
+    said: list[Words]
+    background: Words | None = None
+    sky: bool = False
+    loose: tuple[tuple[float, Words], ...] = ()
+
+    @property
+    def caption(self) -> Words:
+        """All of it, in the one form of the corpus."""
+        en = ", ".join([self.opening.en, *(words.en for words in self.said)])
+        zh = "，".join([self.opening.zh, *(words.zh for words in self.said)])
+        if self.background is None:
+            return Words(en, zh)
+        if self.sky:
+            return Words(f"{en}, {self.background.en} sky", f"{zh}，{self.background.zh}的天空")
+        behind = with_article(self.background.en)
+        return Words(f"{en}, on {behind} background", f"{zh}，{self.background.zh}背景")
+
+
+def describe(style: str, avatar: Avatar) -> Description:
+    """What the corpus says of an avatar."""
     background = avatar.colour("background") if avatar.words.get("background") else None
     opening = OPENINGS[style](avatar)
     said = [words for part in avatar.words["order"] if (words := avatar.say(part))]
-    en = ", ".join([opening.en, *(words.en for words in said)])
-    zh = "，".join([opening.zh, *(words.zh for words in said)])
-    if background and style == "landscape":
-        en, zh = f"{en}, {background.en} sky", f"{zh}，{background.zh}的天空"
-    elif background:
-        en, zh = f"{en}, on {with_article(background.en)} background", f"{zh}，{background.zh}背景"
-    return Words(en, zh), said
+    return Description(opening, said, background, style == "landscape", tuple(_loose(avatar)))
+
+
+def _loose(avatar: Avatar) -> Iterator[tuple[float, Words]]:
+    """What of an opening people leave out, and how often other wordings do."""
+    for part in ("body", "surface"):
+        if part in avatar.attributes:
+            yield 0.5, Words(*avatar.words["parts"][part][avatar.attributes[part]])
+    for part in ("body", "planet"):
+        if f"{part}_color" in avatar.attributes:
+            yield 0.15, avatar.must_colour(part)
+
+
+def reworded(key: str, words: dict[str, Any], described: Description) -> Words:
+    """The caption, or less of it, in other words."""
+    names = {
+        tongue: [words["name"][place], *words["also"][place]] for place, tongue in enumerate(("en", "zh"))
+    }
+    return avatar_wording(
+        key, names, described.opening, described.said, described.background, described.sky, described.loose
+    )
 
 
 def _split(style: str, number: int, attributes: dict[str, str]) -> str:
@@ -220,19 +258,20 @@ def style_drawings(style: str, words: dict[str, Any], count: int) -> Iterator[Dr
     for number in range(count):
         drawn = dicebear.Avatar(drawer, {"seed": f"{style}-{number}"})
         avatar = Avatar(words, drawn.to_json()["options"])
-        caption, said = describe(style, avatar)
+        described, key = describe(style, avatar), f"dice/{style}/{number}"
         yield Drawing(
-            key=f"dice/{style}/{number}",
+            key=key,
             source="dice",
             style=style,
             style_words=avatar.name,
             concept=f"dice:{style}",
-            caption=caption,
+            caption=described.caption,
             licence=licence,
             split=_split(style, number, avatar.attributes),
             draw=partial(render_svg, str(drawn)),
-            en_keywords=[part.en for part in said],
-            zh_keywords=[part.zh for part in said],
+            en_keywords=[part.en for part in described.said],
+            zh_keywords=[part.zh for part in described.said],
+            wordings=[reworded(key, words, described)],
             meta=avatar.attributes,
         )
 

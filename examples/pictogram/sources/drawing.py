@@ -50,7 +50,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One sample before it is drawn: captions, tags, licence, split, and ``draw`` for the picture."""
+    """One sample before it is drawn: captions, tags, licence, split, and ``draw`` for the picture.
+
+    ``wordings`` say what ``caption`` says, or less of it, in other words.
+    """
 
     key: str
     source: str
@@ -63,6 +66,7 @@ class Drawing:
     draw: Callable[[], Image.Image]
     en_keywords: list[str] = field(default_factory=list)
     zh_keywords: list[str] = field(default_factory=list)
+    wordings: list[Words] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
 

@@ -27,6 +27,7 @@ from sources.drawing import (
     render_svg,
     slug,
 )
+from sources.wording import emoji_wordings
 
 TONES = {
     "1F3FB": Words("light skin tone", "较浅肤色"),
@@ -36,6 +37,7 @@ TONES = {
     "1F3FF": Words("dark skin tone", "较深肤色"),
 }
 SAME_SHAPES = {"fluent-3d": "fluent-emoji"}  # near-duplicate drawings are held out together
+UNCOLOURED = frozenset(("fluent-emoji-high-contrast",))
 NAMING_SETS = ("fluent-emoji-flat", "noto", "twemoji", "fluent-emoji-high-contrast")
 
 
@@ -255,9 +257,10 @@ def _draw_icon(icons: dict[str, Any], name: str, flip: bool) -> Image.Image:
 
 def _drawing(names: EmojiNames, style: str, code_points: str, draw: Any, count: int = 1) -> Drawing:
     emoji = names.known[code_points]
+    key = f"emoji/{style}/{code_points}" + (f"~{count}" if count > 1 else "")
     return Drawing(
-        key=f"emoji/{style}/{code_points}" + (f"~{count}" if count > 1 else ""),
-        source="emoji",
+        key=key,
+        source="tone" if "skin" in emoji.meta else "mono" if style in UNCOLOURED else "emoji",
         style=style,
         style_words=STYLES[style].words,
         concept=emoji.concept,
@@ -267,5 +270,6 @@ def _drawing(names: EmojiNames, style: str, code_points: str, draw: Any, count: 
         draw=draw,
         en_keywords=emoji.keywords["en"],
         zh_keywords=emoji.keywords["zh"],
+        wordings=emoji_wordings(key, emoji.name, emoji.meta["group"], emoji.meta["sub"]),
         meta=emoji.meta,
     )

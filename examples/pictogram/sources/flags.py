@@ -11,6 +11,7 @@ from PIL import Image
 
 from sources.drawing import Drawing, Words, iconify_svg, load_json, render_svg
 from sources.emoji import split_of
+from sources.wording import flag_wordings
 
 
 def flag_drawings(packages: Path) -> Iterator[Drawing]:
@@ -47,5 +48,6 @@ def _drawing(icons: dict[str, Any], icon: str, name: Words) -> Drawing:
         draw=partial(_draw, icons, icon),
         en_keywords=["flag"],
         zh_keywords=["国旗"],
+        wordings=flag_wordings(name),
         meta={"territory": icon.upper()},
     )

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from sources.drawing import COLOURS, Drawing, Words, fraction, iconify_svg, load_json, render_svg
+from sources.wording import icon_wordings
 
 FILL, SECOND_FILL = "#2F88FF", "#43CCF8"
 PAINTS = {
@@ -95,6 +96,7 @@ def _drawing(icons: dict[str, Any], entry: dict[str, Any], colour: str | None) -
         draw=partial(_draw, icons, name, colour),
         en_keywords=[title.en],
         zh_keywords=[title.zh, *filter(None, (tag.strip() for tag in entry["tag"]))],
+        wordings=icon_wordings(f"icon/{name}/{colour or 'line'}", title, colour),
         meta={
             "category": entry["category"],
             "category_zh": entry["categoryCN"],

@@ -29,7 +29,7 @@ from cogview.data.sampling import EpochLoader, bucketed, draws, generator, plan_
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 
-PLAIN, STYLED, KEYWORD = (KINDS.index(kind) for kind in ("plain", "styled", "keyword"))
+PLAIN, STYLED, KEYWORD, REWORDED = range(len(KINDS))
 
 
 class TokenBatch(TypedDict):
@@ -63,19 +63,21 @@ class Mixture(Config):
     ``weights`` (by source, default 1): draws an epoch of each of its items. ``languages``: relative
     probabilities (empty = all equal; a language not named is not drawn unless an item has nothing else).
     ``style`` is the probability of the caption with the style phrase where there is one, ``keyword`` that
-    of a keyword in its place; both are one number, or one by source (sources not named: 0). ``empty`` drops
-    the text altogether, for classifier-free guidance.
+    of a keyword in its place, ``reworded`` that of another wording of a plain caption where it has some; each
+    is one number, or one by source (sources not named: 0). ``empty`` drops the text altogether, for
+    classifier-free guidance.
     """
 
     weights: dict[str, float] = Field(default_factory=dict)
     languages: dict[str, float] = Field(default_factory=dict)
     style: float | dict[str, float] = 0.5
     keyword: float | dict[str, float] = 0.0
+    reworded: float | dict[str, float] = 0.5
     empty: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        for name, value in (("style", self.style), ("keyword", self.keyword)):
+        for name, value in (("style", self.style), ("keyword", self.keyword), ("reworded", self.reworded)):
             chances = value.values() if isinstance(value, dict) else [value]
             if any(not 0 <= chance <= 1 for chance in chances):
                 raise ValueError(f"{name} must be a probability, 0 to 1")
@@ -277,11 +279,14 @@ class CaptionTable:
         language = self._language(items, mixture, uniform[0])
         counts = self.counts[items, language]  # (draws, kinds)
         sources = self.item_sources[items]
-        style, keyword = (
-            _by_source(chance, self.sources)[sources] for chance in (mixture.style, mixture.keyword)
+        style, keyword, reworded = (
+            _by_source(chance, self.sources)[sources]
+            for chance in (mixture.style, mixture.keyword, mixture.reworded)
         )
         kind = np.where(uniform[1] < style, STYLED, PLAIN)
         kind = np.where(uniform[2] < keyword, KEYWORD, kind)
+        other = (kind == PLAIN) & (rng.random(len(items)) < reworded)
+        kind = np.where(other & (counts[:, REWORDED] > 0), REWORDED, kind)
         kind = _available(kind, counts)
         rows = np.arange(len(items))
         count = counts[rows, kind]

@@ -7,8 +7,8 @@ from typing import Literal
 
 from PIL import Image
 
-CaptionKind = Literal["plain", "styled", "keyword"]
-KINDS: tuple[CaptionKind, ...] = ("plain", "styled", "keyword")
+CaptionKind = Literal["plain", "styled", "keyword", "reworded"]
+KINDS: tuple[CaptionKind, ...] = ("plain", "styled", "keyword", "reworded")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Caption:
     """One text for a picture.
 
     ``language`` is a short tag ("en", "zh", …; "" when unknown). ``kind`` tells a plain caption from one that
-    names the drawing style as well and from a mere keyword.
+    names the drawing style as well, from a mere keyword and from another wording of the plain one.
     """
 
     text: str

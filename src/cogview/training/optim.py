@@ -6,7 +6,8 @@ code).
 Muon (K. Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal one, found
 with five steps of a quintic Newton-Schulz iteration. ``torch.optim.Muon`` runs that in bfloat16 always,
 which is right on a GPU but on a CPU without fast bfloat16 products is about a hundred times slower than
-fp32. The one here computes in fp32 on a CPU and in bfloat16 on a GPU, matrices of one shape together.
+fp32. The one here computes in bfloat16 on a GPU, and on a CPU that has instructions for it where the run is
+in half precision; else in fp32. Matrices of one shape go together.
 
 Under FSDP parameters are DTensors, of which a rank holds some rows. AdamW works on those alone; Muon gathers
 a matrix's momentum, since what is orthogonal depends on all rows, and moves the rank's own.
@@ -22,6 +23,7 @@ from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
 from cogview.config import Config
+from cogview.transformer.processor import multiplies_bf16
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
@@ -103,11 +105,17 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype | None = 
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over 2-D parameters given as (name, parameter); decoupled weight decay as in AdamW."""
+    """Muon over 2-D parameters given as (name, parameter); decoupled weight decay as in AdamW.
 
-    def __init__(self, matrices: Iterable[tuple[str, nn.Parameter]], config: MuonConfig) -> None:
+    ``half``: bfloat16 will do on a CPU too, if that is the faster there.
+    """
+
+    def __init__(
+        self, matrices: Iterable[tuple[str, nn.Parameter]], config: MuonConfig, half: bool = False
+    ) -> None:
         named = list(matrices)
         self.config = config
+        self.dtype = torch.bfloat16 if half and multiplies_bf16() else None
         self.parts = {parameter: _parts(name, config.split) for name, parameter in named}
         super().__init__([parameter for _, parameter in named], {"lr": config.lr})
 
@@ -140,7 +148,7 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, pairs: list[tuple[Tensor, Tensor]], lr: float) -> None:
         weights, directions = [weight for weight, _ in pairs], torch.stack([part for _, part in pairs])
-        updates = orthogonalise(directions, self.config.steps)
+        updates = orthogonalise(directions, self.config.steps, self.dtype)
         torch._foreach_mul_(weights, 1 - lr * self.config.weight_decay)
         torch._foreach_add_(weights, list(updates.unbind(0)), alpha=-lr * self._scale(*directions.shape[-2:]))
 
@@ -159,7 +167,7 @@ class Muon(torch.optim.Optimizer):
             self._momentum(parameter), mesh, placements, shape=held.shape, stride=held.stride()
         )
         parts = torch.stack(direction.full_tensor().chunk(self.parts[parameter]))
-        update = orthogonalise(parts, self.config.steps).flatten(0, 1)
+        update = orthogonalise(parts, self.config.steps, self.dtype).flatten(0, 1)
         own = distribute_tensor(update, mesh, placements, src_data_rank=None)
         weight = local(parameter.detach())
         weight.mul_(1 - lr * self.config.weight_decay)
@@ -182,7 +190,8 @@ def hidden_matrices(model: nn.Module) -> set[int]:
 class PhaseOptimizer:
     """The optimizers of one phase behind one face: rates by factor, state by parameter name.
 
-    ``parameters`` are the phase's (name, parameter) pairs; ``matrices`` the ids of those Muon may take.
+    ``parameters`` are the phase's (name, parameter) pairs; ``matrices`` the ids of those Muon may take;
+    ``half``: the run is in half precision.
     """
 
     def __init__(
@@ -190,12 +199,13 @@ class PhaseOptimizer:
         parameters: Iterable[tuple[str, nn.Parameter]],
         config: AdamWConfig | MuonConfig,
         matrices: set[int],
+        half: bool = False,
     ) -> None:
         self.parameters = dict(parameters)
-        self.optimizers = list(self._make(config, matrices))
+        self.optimizers = list(self._make(config, matrices, half))
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
-    def _make(self, config: AnyOptimizer, matrices: set[int]) -> Iterator[torch.optim.Optimizer]:
+    def _make(self, config: AnyOptimizer, matrices: set[int], half: bool) -> Iterator[torch.optim.Optimizer]:
         rest = self.parameters
         lr = config.lr
         if isinstance(config, MuonConfig):
@@ -203,7 +213,7 @@ class PhaseOptimizer:
             rest = {name: value for name, value in rest.items() if name not in chosen}
             lr = config.adam_lr or config.lr
             if chosen:
-                yield Muon(chosen.items(), config)
+                yield Muon(chosen.items(), config, half)
         decayed = [value for value in rest.values() if value.ndim >= 2]
         plain = [value for value in rest.values() if value.ndim < 2]
         groups = [

@@ -139,8 +139,11 @@ class Trainer:
     def _phase(self, name: str) -> Phase:
         parameters = self.task.parameters(self.model, name)
         trained = [(key, value) for key, value in parameters if value.requires_grad]
-        optimizer = PhaseOptimizer(trained, self.task.optimizer(name), self.task.matrices(self.model))
-        return Phase(name, optimizer, self.recipe.loss_scaler if self.recipe.precision == "fp16" else None)
+        precision = self.recipe.precision
+        optimizer = PhaseOptimizer(
+            trained, self.task.optimizer(name), self.task.matrices(self.model), precision != "fp32"
+        )
+        return Phase(name, optimizer, self.recipe.loss_scaler if precision == "fp16" else None)
 
     # ------------------------------------------------------------------------------------------ the run
 

@@ -30,8 +30,9 @@ ROLES = {
     "caption": "captions",
     "keyword": "keywords",
     "style": "styles",
+    "more": "wordings",
 }
-LANGUAGE_ROLES = ("captions", "keywords", "styles")
+LANGUAGE_ROLES = ("captions", "keywords", "styles", "wordings")
 LANGUAGES = "ar|de|en|es|fa|fr|he|hi|it|ja|ko|nl|pl|pt|ru|th|tr|uk|vi|zh"
 LANGUAGE = re.compile(rf"^(?:(?:caption|text|title)_)?((?:{LANGUAGES})(?:-[A-Za-z]{{2,4}})?)$")
 
@@ -71,8 +72,9 @@ class Source(Protocol):
 class Columns(Config):
     """Which columns hold what. Empty fields are found from the columns' names.
 
-    ``captions``, ``keywords`` and ``styles`` map a language ("en", or "" for unknown) to a column. A style
-    is a phrase such as "flat"; it makes a second caption of every plain one by ``templates``.
+    ``captions``, ``keywords``, ``styles`` and ``wordings`` map a language ("en", or "" for unknown) to a
+    column. A style is a phrase such as "flat"; it makes a second caption of every plain one by ``templates``.
+    Wordings are further captions that say the same, or less, in other words.
     """
 
     image: str | None = None
@@ -82,6 +84,7 @@ class Columns(Config):
     captions: dict[str, str] = Field(default_factory=dict)
     keywords: dict[str, str] = Field(default_factory=dict)
     styles: dict[str, str] = Field(default_factory=dict)
+    wordings: dict[str, str] = Field(default_factory=dict)
     templates: dict[str, str] = Field(
         default={"": "{caption}, {style} style", "zh": "{caption}，{style}风格"}, validate_default=False
     )
@@ -121,6 +124,8 @@ class Columns(Config):
                 or {lang: f"{lang}_kw" for lang in captions if f"{lang}_kw" in names},
                 "styles": self.styles
                 or {lang: f"style_{lang}" for lang in captions if f"style_{lang}" in names},
+                "wordings": self.wordings
+                or {lang: f"{lang}_more" for lang in captions if f"{lang}_more" in names},
             }
         )
         absent = [name for name in done.all_names() if name not in names]
@@ -131,11 +136,12 @@ class Columns(Config):
     def all_names(self) -> list[str]:
         """Every column that is read, each once."""
         single = [self.image, self.key, self.source, self.split]
-        maps = [*self.captions.values(), *self.keywords.values(), *self.styles.values()]
-        return list(dict.fromkeys(name for name in [*single, *maps] if name))
+        maps = (self.captions, self.keywords, self.styles, self.wordings)
+        named = [name for columns in maps for name in columns.values()]
+        return list(dict.fromkeys(name for name in [*single, *named] if name))
 
     def read_captions(self, row: Mapping[str, Any]) -> tuple[Caption, ...]:
-        """All captions of a row: plain ones, with the style phrase, and keywords."""
+        """All captions of a row: plain ones, with the style phrase, keywords and other wordings."""
         found: list[Caption] = []
         for language, column in self.captions.items():
             plain = texts(row.get(column))
@@ -144,8 +150,9 @@ class Columns(Config):
             for style in texts(row.get(self.styles.get(language, ""))) if template else []:
                 styled = (template.format(caption=text, style=style) for text in plain)
                 found += [Caption(text, language, "styled") for text in styled]
-        for language, column in self.keywords.items():
-            found += [Caption(text, language, "keyword") for text in texts(row.get(column))]
+        for kind, columns in (("keyword", self.keywords), ("reworded", self.wordings)):
+            for language, column in columns.items():
+                found += [Caption(text, language, kind) for text in texts(row.get(column))]
         return tuple(dict.fromkeys(found))
 
 
