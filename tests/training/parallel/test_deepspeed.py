@@ -47,3 +47,14 @@ def test_curve_and_checkpoints(zero: int, data: Path, alone: dict[str, Path], tm
         np.testing.assert_allclose(
             curve(directory, "evaluate"), curve(alone["plain"], "evaluate"), rtol=0, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_curve_on_four_ranks(zero: int, data: Path, alone: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    given = recipe(data, parallel={"kind": "deepspeed", "zero": zero})
+    assert run(4, (given, tmp_path / "run")) == [""] * 4
+    for kind in ("train", "evaluate"):
+        np.testing.assert_allclose(
+            curve(tmp_path / "run", kind), curve(alone["plain"], kind), rtol=0, atol=1e-4
+        )
