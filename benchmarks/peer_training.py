@@ -60,19 +60,19 @@ TEXT, GRID, CODES, PIECES, HIDDEN = 64, 16, 4096, 8000, 512
 TOKENS = TEXT + GRID * GRID
 
 
-def write_data(directory: Path, items: int) -> None:
+def write_data(directory: Path, items: int, side: int = GRID) -> None:
     """Token shards of random codes and captions of 64 pieces."""
     rng = np.random.default_rng(0)
     pairs = [
         TokenItem(
-            str(number), rng.integers(0, CODES, GRID * GRID),
+            str(number), rng.integers(0, CODES, side * side),
             (TokenCaption(tuple(rng.integers(0, PIECES, TEXT).tolist()), "en", "plain"),), "random", "train",
         )
         for number in range(items)
     ]  # fmt: skip
-    layout = ShardLayout((GRID, GRID), "uint16", "uint16", ("en",), ("random",), ("train",))
+    layout = ShardLayout((side, side), "uint16", "uint16", ("en",), ("random",), ("train",))
     index = ShardIndex(
-        items=items, captions=items, grid=(GRID, GRID), codes_type="uint16", texts_type="uint16",
+        items=items, captions=items, grid=(side, side), codes_type="uint16", texts_type="uint16",
         vocabulary=Vocabulary(image_codes=CODES, text_pieces=PIECES), preprocessing=Preprocessing(size=128),
         image_tokenizer="0" * 16, text_tokenizer="0" * 64, languages=("en",), sources={"random": items},
         splits={"train": items}, shards=(write_shard(directory, "shard-00000", pairs, layout),),
