@@ -140,8 +140,8 @@ def test_other_wordings_say_nothing_that_is_not_so() -> None:
     ("name", "group", "sub", "first"),
     [
         (("cat face", "猫脸"), "animals-nature", "animal-mammal", ("a cat", "一只猫")),
-        (("man facepalming", "男生捂脸"), "people-body", "person-gesture", ("a man facepalming", "一个男生捂脸")),
-        (("owl, dark skin tone", "猫头鹰，较深肤色"), "animals-nature", "animal-bird", ("an owl", "一只猫头鹰")),
+        (("man crying", "男生泪脸"), "people-body", "person-gesture", ("a man crying", "一个男生泪脸")),
+        (("owl, dark skin tone", "枭，较深肤色"), "animals-nature", "animal-bird", ("an owl", "一只枭")),
         (("grapes", "葡萄"), "food-drink", "food-fruit", ("grapes", "一个葡萄")),
         (("OK button", "OK按钮"), "symbols", "alphanum", ("OK button", "OK按钮")),
     ],

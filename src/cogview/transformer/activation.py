@@ -30,12 +30,13 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class GeluWithSlope(torch.autograd.Function):
-    """x s(x) with s(x) = sigmoid(SCALE (x + CUBIC x^3)), and its slope s + x s (1 - s) SCALE (1 + 3 CUBIC x^2)."""
+    """x s with s = sigmoid(SCALE (x + CUBIC x^3)); its slope is s + x s (1 - s) SCALE (1 + 3 CUBIC x^2)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         out, slope = torch.empty_like(x.contiguous()), torch.empty_like(x.contiguous())
-        parts = [t.view(-1).split(CHUNK * torch.get_num_threads()) for t in (x.contiguous(), out, slope)]
+        size = CHUNK * torch.get_num_threads()
+        parts = [torch.split(t.view(-1), size) for t in (x.contiguous(), out, slope)]
         for given, value, rise in zip(*parts, strict=True):
             a = given.float()
             square = a * a

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from cogview.config import Config
-from cogview.data.samples import Caption
+from cogview.data.samples import Caption, CaptionKind
 from cogview.errors import CogViewError
 
 IMAGE_SUFFIXES = frozenset(
@@ -150,7 +150,8 @@ class Columns(Config):
             for style in texts(row.get(self.styles.get(language, ""))) if template else []:
                 styled = (template.format(caption=text, style=style) for text in plain)
                 found += [Caption(text, language, "styled") for text in styled]
-        for kind, columns in (("keyword", self.keywords), ("reworded", self.wordings)):
+        other: dict[CaptionKind, dict[str, str]] = {"keyword": self.keywords, "reworded": self.wordings}
+        for kind, columns in other.items():
             for language, column in columns.items():
                 found += [Caption(text, language, kind) for text in texts(row.get(column))]
         return tuple(dict.fromkeys(found))

@@ -71,7 +71,8 @@ def _parts(query: Tensor, mask: Tensor | None) -> Iterator[tuple[int, slice, Ten
 def _scores(query: Tensor, key: Tensor, scale: float, added: Tensor | None) -> Tensor:
     """float32 scores (heads, n, n) of bfloat16 queries and keys (heads, n, d)."""
     zero = added if added is not None else query.new_zeros((), dtype=torch.float32)
-    settings, before = torch.backends.mkldnn.matmul, torch.backends.mkldnn.matmul.fp32_precision
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
     settings.fp32_precision = "bf16"  # exact here: the factors are bfloat16 numbers, only the sums are not
     try:
         return torch.baddbmm(zero, query.float(), key.float().mT, beta=int(added is not None), alpha=scale)
