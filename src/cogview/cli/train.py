@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,10 +32,17 @@ def train(
     live: Annotated[
         bool, typer.Option("--live", help="Show losses, speed, memory and samples, as `cogview watch` does.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes", min=1, help="Share each batch among so many: on a CPU one a core is fastest."
+        ),
+    ] = 1,
 ) -> None:
     """Train a model from a recipe; stop it with Ctrl-C and go on with --resume.
 
-    On several processes (docs/parallel-training.md):
+    The result is the same on one process and on many, to rounding. On several machines or with restarts
+    (docs/parallel-training.md):
 
         torchrun --nproc-per-node 8 -m cogview.cli train recipe.yaml --set parallel.kind=fsdp --auto-resume
     """
@@ -42,7 +50,7 @@ def train(
 
     from cogview.errors import CogViewError
     from cogview.training.launch import begin, meet
-    from cogview.training.parallel_ranks import ElsewhereError
+    from cogview.training.parallel_ranks import ElsewhereError, launched_world
     from cogview.training.recipe import read_recipe, task_class
     from cogview.training.trainer import Trainer
 
@@ -52,6 +60,11 @@ def train(
             raise CogViewError("give a recipe, or --resume with --out to go on with a run")
         given = read_recipe(recipe or _saved(out), overrides or ())
         directory = out or Path("runs") / given.name
+        words = _words(recipe, overrides, directory, processes)
+        if processes > 1 and launched_world() == 1:
+            switches = {"--resume": resume, "--auto-resume": auto_resume, "--live": live}
+            words += [switch for switch, on in switches.items() if on]
+            raise typer.Exit(_launch(words, processes, given.parallel.kind))
         task = task_class(given.task)(given)
         ranks = meet(task, given)
     try:
@@ -64,7 +77,7 @@ def train(
         return
     message = f"done: {outcome.step} steps; the model is in {directory / 'model'}"
     if outcome.stopped:
-        command = _command(recipe, overrides, directory)
+        command = shlex.join(["cogview", *words, "--resume"])
         message = f"{outcome.stopped}: stopped after step {outcome.step}; go on with: {command}"
     console.print(message, markup=False, highlight=False, soft_wrap=True)
 
@@ -106,8 +119,17 @@ def _saved(out: Path | None) -> Path:
     return out / "recipe.yaml"
 
 
-def _command(recipe: Path | None, overrides: list[str] | None, directory: Path) -> str:
-    words = ["cogview", "train", *([str(recipe)] if recipe else [])]
+def _launch(words: list[str], processes: int, kind: str) -> int:
+    """Start this command so many times over; the exit code."""
+    from cogview.training.processes import run_processes
+
+    shared = ["--set", "parallel.kind=ddp"] if kind == "none" else []
+    return run_processes([sys.executable, "-m", "cogview.cli", *words, *shared], processes)
+
+
+def _words(recipe: Path | None, overrides: list[str] | None, directory: Path, processes: int) -> list[str]:
+    """The command that begins this run, after "cogview"."""
+    words = ["train", *([str(recipe)] if recipe else []), "--out", str(directory)]
     for override in overrides or []:
         words += ["--set", override]
-    return shlex.join([*words, "--resume", "--out", str(directory)])
+    return words + (["--processes", str(processes)] if processes > 1 else [])
