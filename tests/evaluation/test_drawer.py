@@ -11,8 +11,9 @@ from PIL import Image
 from cogview.errors import CogViewError
 from cogview.evaluation.captions import CaptionPlan
 from cogview.evaluation.drawer import ModelDrawer
+from cogview.hierarchy import load
 from cogview.pipeline import CogView
-from tests.generation import tiny
+from tests.generation import tiny, tiny2
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,19 @@ def test_descriptions_and_losses_of_pixels(drawer: ModelDrawer) -> None:
     assert by_chance == [drawer.family.caption(images[0], language="en", seed=0, temperature=0.7)[0][0].text]
     table = drawer.family.score(images, texts)
     assert drawer.losses(pictures, texts) == pytest.approx(np.diag(table), abs=1e-5)
+
+
+def test_a_coglm_is_asked_in_the_language_of_each_text(tmp_path: Path) -> None:
+    """[BOC] stands before Chinese, [BOE] before English, as where the family itself ranks pictures."""
+    drawer = ModelDrawer(str(tiny2.write(tmp_path)))
+    pictures, texts = np.zeros((2, 16, 16, 3), dtype=np.uint8), ["红色的圆", "a red circle"]
+    table = drawer.family.score([Image.fromarray(own) for own in pictures], texts)
+    assert drawer.losses(pictures, texts) == pytest.approx(np.diag(table), abs=1e-5)
+    _, losses = drawer.candidates("红色的圆", 2, 5, {})
+    made = load(drawer.directory).generate("红色的圆", n=2, seed=5)
+    assert losses == pytest.approx(load(drawer.directory).score(made, "红色的圆")[:, 0].tolist(), abs=1e-5)
+    [chosen] = load(drawer.directory).best_of(made, 1)
+    assert chosen.settings["best_of"]["caption_loss"] == pytest.approx(min(losses), abs=1e-4)
 
 
 def test_int8_is_told_and_computed(drawer: ModelDrawer) -> None:

@@ -193,12 +193,12 @@ def order(
     from cogview.evaluation.order import order_pictures, order_sheet
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.scorer import AlignmentScorer
-    from cogview.pipeline import CogView
+    from cogview.hierarchy import load
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling = {name: value for name, value in given.items() if value is not None}
     alignment = AlignmentScorer.from_directory(scorer) if scorer else None
-    family = CogView.from_pretrained(model, precision=precision)
+    family = load(model, precision=precision)
     with bar() as progress:
         report, images = order_pictures(family, prompt, n, seed, sampling, alignment, progress)
     try:

@@ -100,12 +100,10 @@ class ModelDrawer:
         self, prompt: str, n: int, seed: int, sampling: Sampling
     ) -> tuple[list[Image.Image], list[float]]:
         """``n`` pictures of a prompt and their caption losses; CogViewError before any where it has none."""
-        scorer = self.family.scorer
+        self.family.scored_pieces(prompt)
         pictures = self._drawn([prompt], n, seed, sampling, True)
-        pieces = self.family.scored_pieces(pictures[0].caption)
-        return [picture.image for picture in pictures], scorer.score(
-            [picture.codes for picture in pictures], [pieces]
-        ).tolist()
+        losses = self.family.score(pictures, pictures[0].caption)[:, 0]
+        return [picture.image for picture in pictures], losses.tolist()
 
     def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
         """A caption of each picture (n, size, size, 3)."""
@@ -115,6 +113,5 @@ class ModelDrawer:
 
     def losses(self, pictures: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.float64]:
         """The caption loss (n,) of each picture with its text."""
-        codes = [self.family.codes_of(Image.fromarray(picture)) for picture in pictures]
-        pieces = [self.family.scored_pieces(text) for text in texts]
-        return self.family.scorer.score(codes, pieces, [(i, i) for i in range(len(codes))])
+        pairs = zip(pictures, texts, strict=True)
+        return np.array([self.family.score(Image.fromarray(own), text)[0, 0] for own, text in pairs])

@@ -18,6 +18,7 @@ from cogview.data.images import square
 from cogview.evaluation.reports import versions
 from cogview.evaluation.scorer import AlignmentScorer
 from cogview.generation.engine import Progress
+from cogview.hierarchy import Hierarchy
 from cogview.pipeline import CogView
 
 COLUMNS, GAP, LINE = 10, 4, 14
@@ -58,10 +59,14 @@ def order_pictures(
 ) -> tuple[OrderReport, list[Image.Image]]:
     """Draw ``n`` pictures of a prompt and sort them; the report, and the pictures in its order.
 
+    Of a family that enlarges what it draws they are the small ones, which its caption loss reads.
     Raises CogViewError where the family has no caption role; before anything is drawn.
     """
     model.scored_pieces(prompt)
-    pictures = model.generate(prompt, n=n, seed=seed, progress=progress, **(sampling or {}))
+    ways: dict[str, Any] = dict(sampling or {})
+    if isinstance(model, Hierarchy):
+        ways = {"settings": ways, "first_stage_only": True}
+    pictures = model.generate(prompt, n=n, seed=seed, progress=progress, **ways)
     losses = model.score(pictures, pictures[0].caption)[:, 0]
     fits = None if alignment is None else _fits(alignment, [p.image for p in pictures], prompt)
     ranks = np.argsort(losses, kind="stable").tolist()
