@@ -36,6 +36,7 @@ from cogview.evaluation.avatars import (
     read_avatars,
     read_pictures,
     select,
+    spoken,
     statements,
 )
 from cogview.evaluation.classifier import AttributeReader
@@ -117,8 +118,9 @@ def evaluate_attributes(
         the
             work folder cannot be written.
     """
-    avatars = read_avatars(corpus, plan.source, plan.languages)
-    selection = select(avatars, reader.config.attributes, plan.count, plan.seed, plan.split)
+    attributes = reader.config.attributes
+    avatars = read_avatars(corpus, plan.source, spoken(attributes, plan.languages))
+    selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
     known = {avatar.key: avatar for avatar in avatars}
     chosen = [known[key] for key in selection.keys]
     shape = reader.config.preprocessing

@@ -300,6 +300,12 @@ def statements(avatar: Avatar, attributes: Iterable[Attribute]) -> dict[str, int
     return {name: label for name, label in labels.items() if label is not None}
 
 
+def spoken(attributes: Iterable[Attribute], languages: Sequence[str]) -> tuple[str, ...]:
+    """``languages``, and all in which the attributes are stated: what :func:`select` asks of captions."""
+    told = (name for attribute in attributes for one in attribute.classes for name in one.phrases)
+    return tuple(dict.fromkeys((*languages, *told)))
+
+
 def _pairs(stated: Mapping[str, int]) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
     return combinations(sorted(stated.items()), 2)
 

@@ -28,7 +28,7 @@ from cogview.config import Config, load_json
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.attributes import REAL, load_picture, read_answers, real_pictures, save_picture
-from cogview.evaluation.avatars import Avatar, Selection, corpus_fingerprint, read_avatars, select
+from cogview.evaluation.avatars import Avatar, Selection, corpus_fingerprint, read_avatars, select, spoken
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reports import versions
 from cogview.evaluation.scoring import Accuracy, Figure, score
@@ -109,8 +109,9 @@ def evaluate_best_of(
 
     Raises CogViewError as :func:`~cogview.evaluation.attributes.evaluate_attributes`.
     """
-    avatars = read_avatars(corpus, plan.source, plan.languages)
-    selection = select(avatars, reader.config.attributes, plan.count, plan.seed, plan.split)
+    attributes = reader.config.attributes
+    avatars = read_avatars(corpus, plan.source, spoken(attributes, plan.languages))
+    selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
     known = {avatar.key: avatar for avatar in avatars}
     chosen = [known[key] for key in selection.keys]
     shape, losses = reader.config.preprocessing, dict[str, float]()
