@@ -75,7 +75,8 @@ class Describing:
         if CAPTION not in self.roles.family.config.roles:
             name, there = self.roles.family.config.name, ", ".join(self.roles.family.config.roles)
             raise CogViewError(
-                f"the model {name} cannot describe or score pictures: it has {there}, no {CAPTION}"
+                f"the model {name} cannot describe or score pictures: it has {there}, no {CAPTION}; "
+                f"take a model with {CAPTION!r} (`cogview models` lists them)"
             )
         form, rows = self.roles.form(CAPTION), self.roles.family.check(CAPTION).vocab_size
         return Captioner(self.roles.engine(CAPTION, text_rows(form.vocabulary, rows)), form, self.text)

@@ -156,7 +156,10 @@ class Family:
         """A role's entry; CogViewError lists what the family has."""
         if name not in self.config.roles:
             there = ", ".join(self.config.roles)
-            raise CogViewError(f"the model {self.config.name} has no {name!r} role; it has {there}")
+            raise CogViewError(
+                f"the model {self.config.name} has no {name!r} role; it has {there}; ask for one of these "
+                f"or take a model with {name!r} (`cogview models` lists them)"
+            )
         return self.config.roles[name]
 
     def adapter(self, name: str | Path) -> Path:

@@ -63,12 +63,16 @@ class CogView2(CogView):
     ) -> None:
         form = family.role(BASE).sequences
         if not isinstance(form, CogLMFormat):
-            raise CogViewError(f"{family.config.name} cannot edit: its {BASE} model only draws ({form.kind})")
+            raise CogViewError(
+                f"{family.config.name} cannot edit: its {BASE} model only draws ({form.kind}); take one "
+                f"whose {BASE} is a CogLM, such as pictogram-2"
+            )
         if lora is not None:
-            raise CogViewError(f"the model {family.config.name} takes no adapters yet")
+            raise CogViewError(f"the model {family.config.name} takes no adapters yet; leave the adapter out")
         if sparse is not None:
             raise CogViewError(
-                f"the model {family.config.name} is a CogLM, which draws without sparse attention"
+                f"the model {family.config.name} is a CogLM, which draws without sparse attention; "
+                "leave it out"
             )
         self.family, self.precision, self.coglm = family, precision, form
         self.adapter: dict[str, Any] = {}

@@ -209,7 +209,10 @@ def open_weights(
         if base is None:
             _check(path, file, expected, packed)
         elif not packed:
-            raise CogViewError(f"{path}: lacks what it shares with {base}; this needs a whole model")
+            raise CogViewError(
+                f"{path}: lacks what it shares with {base}; this needs a whole model, as of a run or a "
+                "family assembled without --share"
+            )
         else:
             own = set(file.keys())  # type: ignore[no-untyped-call]
             _check(path, file, {name: x for name, x in expected.items() if name in own}, packed)
@@ -246,7 +249,10 @@ def _check(
     for name in wanted.keys() & names:
         if _dtype(file, name) == "I8" and len(wanted[name]) == 2:
             if not packed:
-                raise CogViewError(f"{path}: stored small, as int8 rows; this needs the float weights")
+                raise CogViewError(
+                    f"{path}: stored small, as int8 rows; this needs the float weights, as of a run or a "
+                    "family assembled without --small"
+                )
             wanted = wanted | {name + compact.SCALE: wanted[name][:1]}
     for name in sorted(names ^ set(wanted) if whole else set(wanted) - names):
         what = "is missing" if name in wanted else "does not belong there"
