@@ -17,6 +17,7 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        why = (error.strerror or str(error)).partition(" (while")[0]
         raise CogViewError(
-            f"cannot listen at {host}:{port} ({error.strerror or error}); give another --host or --port"
+            f"cannot listen at {host}:{port} ({why}); give another --host or --port"
         ) from error

@@ -127,6 +127,8 @@ def test_best_of_is_told_in_the_file(run: Callable[..., list[str]], tmp_path: Pa
         (["score", "IMAGE", "--text", " "], "the text ' ' is empty"),
         (["score", "IMAGE", "--texts", "none.txt"], "none.txt: cannot be read"),
         (["rerank", "a cat"], "give a prompt in quotes and its pictures"),
+        (["rerank", "IMAGE", "IMAGE"], "the prompt comes first"),
+        (["caption", "FOLDER"], "a folder; name the pictures in it"),
         (["rerank", "--lines", "TEXT"], "line 1: write a prompt, a tab"),
         (["rerank", "a cat", "IMAGE", "--lines", "TEXT"], "not both"),
         (["rerank", "a cat", "IMAGE", "none.png"], "none.png: "),
@@ -142,7 +144,7 @@ def test_mistakes_are_one_line(
     capsys: CaptureFixture[str],
 ) -> None:
     (tmp_path / "text.txt").write_text("no tab here\n")
-    places = {"IMAGE": str(images[0]), "TEXT": str(tmp_path / "text.txt")}
+    places = {"IMAGE": str(images[0]), "TEXT": str(tmp_path / "text.txt"), "FOLDER": str(tmp_path)}
     words = [places.get(word, word) for word in arguments]
     assert main([words[0], "--model", str(family), *words[1:]]) == 2
     told = capsys.readouterr().err

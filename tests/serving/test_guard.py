@@ -57,6 +57,8 @@ def test_a_key_is_needed_where_keys_are(serve: Serve) -> None:
     assert site.ask("/metrics").status == site.ask("/openapi.json").status == 401
     for path in ("/healthz", "/", "/studio/studio.css", "/studio/theme.css"):
         assert site.ask(path).status == 200
+    for path in ("/healthz", "/"):  # monitors ask for the head alone
+        assert (found := site.ask(path, method="HEAD")).status == 200 and not found.body
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -166,15 +166,27 @@ def test_finished_changed_and_restarted(
     with pytest.raises(CogViewError, match="seed was 0 and is now 1"):
         TrainOn(settings(folder, seed=1), out)
     other = stranger(tmp_path / "pictures", 6)
-    TrainOn(settings(other), tmp_path / "b", console=Console(file=said)).run("text")
+    TrainOn(settings(other), tmp_path / "b", console=Console(file=said)).run("pictures")
     (other / "new.png").write_bytes((other / "IMG_0000.png").read_bytes())
     with pytest.raises(CogViewError, match="changed since"):
         TrainOn(settings(other), tmp_path / "b")
-    words = ["train-on", str(other), "--out", str(tmp_path / "b"), "--size", "tiny", "--plan"]
-    assert main([*words, "--restart", "--set", "transformer.steps=5"]) == 0
-    assert "5 steps" in capsys.readouterr().err
+    words = ["train-on", str(other), "--out", str(tmp_path / "b"), "--size", "tiny"]
     assert main([*words, "--set", "transformer.steps=6"]) == 2
-    assert "--restart" in capsys.readouterr().err
+    assert "--set was " in capsys.readouterr().err
+    assert main([*words, "--plan", "--restart", "--set", "transformer.steps=5"]) == 0
+    assert "5 steps" in capsys.readouterr().err
+
+
+def test_looking_binds_to_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After --plan everything may change still: size, steps, the pictures; a mistake is told at once."""
+    data = stranger(tmp_path / "pictures", 6)
+    words = ["train-on", str(data), "--out", str(tmp_path / "m"), "--plan", "--size"]
+    for size, steps in (("tiny", 5), ("small", 7)):
+        assert main([*words, size, "--set", f"transformer.steps={steps}"]) == 0
+        assert f"{steps} steps" in capsys.readouterr().err
+        (data / f"{size}.png").write_bytes((data / "IMG_0000.png").read_bytes())
+    assert main([*words, "tiny", "--set", "transformer.stebs=5"]) == 2
+    assert "stebs" in capsys.readouterr().err
 
 
 def test_from_a_model_by_lora(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def edit(
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Keep tokens up to this probability; 1: all.", show_default="the model's"),
+        typer.Option(help="Keep tokens up to this probability; 1 or 0: all.", show_default="the model's"),
     ] = None,
     guidance: Annotated[
         float | None,

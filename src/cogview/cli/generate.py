@@ -40,7 +40,7 @@ def generate(
     file: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt on each line.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Pictures for each prompt.")] = 1,
+    n: Annotated[int, typer.Option("-n", min=1, max=10_000, help="Pictures for each prompt.")] = 1,
     seed: Annotated[
         int | None,
         typer.Option(help="Picture i of a seed is always the same one.", show_default="a new one each time"),
@@ -58,7 +58,7 @@ def generate(
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Keep tokens up to this probability; 1: all.", show_default="the model's"),
+        typer.Option(help="Keep tokens up to this probability; 1 or 0: all.", show_default="the model's"),
     ] = None,
     guidance: Annotated[
         float | None,
@@ -128,6 +128,14 @@ def generate(
     Each is a PNG file with prompt, seed, settings and model inside.
     With the same seed, picture i is the same picture alone and among others.
     Stopped early, what is finished is there.
+
+    Examples:
+
+      cogview generate "a blue monster, round eyes, red background" -n 4 --seed 7 -o out/ --grid
+
+      cogview generate "一只猫" --style 3d --best-of 8 -o out/
+
+      cogview generate --prompts prompts.txt --model pictogram-2 -o large/ --json
     """
     texts = [*(prompts or ()), *read_prompts(file)]
     if not texts:

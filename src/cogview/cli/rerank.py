@@ -95,6 +95,10 @@ def read_orders(prompt: str | None, images: Sequence[Path], file: Path | None) -
     if file is None:
         if prompt is None or not images:
             raise CogViewError("give a prompt in quotes and its pictures, or a file of both with --lines")
+        if Path(prompt).suffix and Path(prompt).is_file():
+            raise CogViewError(
+                f"{prompt}: the prompt comes first, and this is a file; give it in quotes before"
+            )
         return [Order(prompt, tuple(images))]
     if prompt is not None:
         raise CogViewError("give a prompt and pictures, or --lines, not both")

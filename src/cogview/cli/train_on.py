@@ -47,7 +47,7 @@ def train_on(
     translate: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Add Chinese captions, as in cogview data.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order of the data and samples.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     overrides: Annotated[
         list[str] | None,
@@ -101,7 +101,7 @@ def train_on(
     except room.Stopped as stopped:
         again = shlex.join(["cogview", *(word for word in sys.argv[1:] if word != "--restart")])
         console.print(f"{stopped}: go on with: {again}", markup=False, highlight=False, soft_wrap=True)
-        return
+        raise typer.Exit(130) from None  # there is no model yet: what was to follow must not
     if family is not None:
         typer.echo(f"{family.directory}: {family.config.name} {family.hash[:12]}")
         prompt = shlex.quote(job.state.survey.examples[0] if job.state.survey else "…")

@@ -89,7 +89,7 @@ def byte_count(data: bytes | Path) -> int:
     if isinstance(data, bytes):
         return len(data)
     if not data.is_file():
-        raise BadImage("missing file", str(data))
+        raise BadImage("missing file", "a folder; name the pictures in it" if data.is_dir() else "not found")
     return data.stat().st_size
 
 

@@ -129,6 +129,7 @@ def _failed(request: Request, error: Exception) -> JSONResponse:
 def _add_pages(app: FastAPI, server: Server) -> None:
     """The studio, what is served, how it goes."""
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def studio() -> FileResponse:
         return FileResponse(STATIC / "studio.html", media_type="text/html; charset=utf-8")
@@ -140,6 +141,7 @@ def _add_pages(app: FastAPI, server: Server) -> None:
         path = THEME if name == THEME.name else STATIC / name
         return FileResponse(path, media_type=FILES[name], headers={"Cache-Control": "no-cache"})
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def health() -> JSONResponse:
         if server.worker.closed:

@@ -89,7 +89,8 @@ def read_keys(path: Path) -> list[str]:
     try:
         lines = path.read_bytes()[:MAX_KEYS].decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CogViewError(f"{path}: cannot be read as a file of keys ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise CogViewError(f"{path}: cannot be read as a file of keys ({why})") from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys or min(map(len, keys)) < 16:
         raise CogViewError(f"{path}: expected API keys of 16 characters or more, one on each line")

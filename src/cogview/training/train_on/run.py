@@ -93,6 +93,9 @@ TITLES = {
 }
 STATE = "state.json"
 HELD_OUT = 0.05  # of the pictures, where there are enough
+LOOKED_AT = frozenset(("look", "text"))  # stages after which nothing is lost by beginning anew
+OPTIONS = {"source": "the folder", "start": "--from", "columns": "--column", "captions": "--caption",
+           "overrides": "--set"}  # fmt: skip
 DRAWN = 8  # captions drawn for the sample sheet, four pictures each
 
 
@@ -161,6 +164,7 @@ class TrainOn:
         self.known = _known(self.start) if self.start else None
         if settings.lora and not self.start:
             raise CogViewError("--lora adapts a model: name it with --from")
+        self._recipes(1)  # a mistake in --set is told before anything else
         self.plain, self.source = self._sources()
         self.state = self._state()
 
@@ -200,19 +204,29 @@ class TrainOn:
         path = self.work / STATE
         if not path.is_file():
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise CogViewError(f"{self.out} is there already; choose another --out, or --restart")
+                raise CogViewError(
+                    f"{self.out} is there already; choose another --out, or remove it yourself"
+                )
             return State(settings=self.settings, fingerprint=self.source.fingerprint())
         state = read_json(State, path)
+        changed = state.settings != self.settings or state.fingerprint != self.source.fingerprint()
+        if changed and not set(state.done) - LOOKED_AT and not any(self._started()):
+            return State(settings=self.settings, fingerprint=self.source.fingerprint())
         before, now = state.settings.model_dump(), self.settings.model_dump()
         for name in now:
             if before[name] != now[name]:
+                option, was, is_now = OPTIONS.get(name, f"--{name}"), _told(before[name]), _told(now[name])
                 raise CogViewError(
-                    f"{self.work}: {name} was {before[name]!r} and is now {now[name]!r}; "
-                    "go on with the same, or --restart"
+                    f"{self.work}: {option} was {was} and is now {is_now}; go on with the same, or --restart"
                 )
         if "model" not in state.done and state.fingerprint != self.source.fingerprint():
             raise CogViewError(f"{self.settings.source} changed since {self.work} was begun; --restart")
         return state
+
+    def _started(self) -> list[Path]:
+        """What the stages after the look have left."""
+        later = ("pictures", "image_tokenizer", "tokens", "transformer")
+        return [self.work / name for name in later if (self.work / name).exists()]
 
     def _save(self, **changes: Any) -> None:
         self.state = self.state.model_copy(update=changes)
@@ -342,7 +356,10 @@ class TrainOn:
     def recipes(self) -> tuple[ImageTokenizerRecipe | None, TransformerRecipe]:
         """Both recipes, as they will be run."""
         assert self.state.survey is not None
-        pictures, seed = self.state.survey.pictures, self.settings.seed
+        return self._recipes(self.state.survey.pictures)
+
+    def _recipes(self, pictures: int) -> tuple[ImageTokenizerRecipe | None, TransformerRecipe]:
+        seed = self.settings.seed
         first = (
             None if self.start else tokenizer_recipe(self.size, pictures, str(self.work / "pictures"), seed)
         )
@@ -474,6 +491,14 @@ def _known(start: Family) -> tuple[SequenceFormat, ImageTokenizerConfig]:
     return form, images.config
 
 
+def _told(value: Any) -> str:
+    """A setting as it was written on the command line."""
+    if value in (None, (), {}):
+        return "not given"
+    values = value if isinstance(value, tuple) else [value]
+    return " ".join(str(one) for one in values)
+
+
 def restart(out: Path, work: Path | None = None) -> None:
     """Remove what an earlier run left: its work directory, and its result if it made it."""
     folder = work or out.with_name(out.name + ".work")
@@ -482,4 +507,6 @@ def restart(out: Path, work: Path | None = None) -> None:
         if (out / FILE).is_file():
             shutil.rmtree(out)
     elif out.is_dir() and any(out.iterdir()):
-        raise CogViewError(f"{out} was not made by train-on (there is no {folder}); remove it yourself")
+        raise CogViewError(
+            f"{out} was not made by train-on, as far as can be seen (no {folder / STATE}); remove it yourself"
+        )
