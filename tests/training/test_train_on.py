@@ -22,7 +22,8 @@ from cogview.family import Family
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.train_on.look import convolution_work, fit_text_tokenizer, transformer_parameters
 from cogview.training.train_on.names import name_caption
-from cogview.training.train_on.run import Settings, Stopped, TrainOn
+from cogview.training.train_on.run import Stopped, TrainOn
+from cogview.training.train_on.settings import Settings
 from cogview.training.train_on.sizes import (
     SIZES,
     codes_for,

@@ -76,6 +76,7 @@ def train_on(
 
     from cogview.config import validate
     from cogview.training.train_on import run as room
+    from cogview.training.train_on.settings import Settings
 
     fields = {
         "source": str(source),
@@ -91,7 +92,7 @@ def train_on(
         "device": device,
         "overrides": tuple(overrides or ()),
     }
-    settings = validate(room.Settings, fields, "train-on")
+    settings = validate(Settings, fields, "train-on")
     if restart:
         room.restart(out, work)
     console = Console(stderr=True)

@@ -22,18 +22,16 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
-from pydantic import Field
 from rich.console import Console
 
-from cogview.config import Config, read_json
+from cogview.config import read_json
 from cogview.data.build import BuildSettings, build
 from cogview.data.decoding import workers_for
 from cogview.data.encoding import OnDevice
 from cogview.data.image_cache import build_image_cache
-from cogview.data.images import Limits
 from cogview.data.shards import Preprocessing, write_atomically
 from cogview.data.sources import (
     CaptionedSource,
@@ -62,13 +60,21 @@ from cogview.training.train_on.card import write_card
 from cogview.training.train_on.look import (
     Cost,
     Lengths,
-    Survey,
     describe,
     estimate,
     fit_text_tokenizer,
     survey,
 )
-from cogview.training.train_on.names import NamedSource, Policy
+from cogview.training.train_on.names import NamedSource
+from cogview.training.train_on.settings import (
+    LOOKED_AT,
+    STAGES,
+    STATE,
+    Settings,
+    Stage,
+    State,
+    check_settings,
+)
 from cogview.training.train_on.sizes import (
     Size,
     finish_recipes,
@@ -80,8 +86,6 @@ from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
 from cogview.vocabulary import Vocabulary
 
-Stage = Literal["look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model"]
-STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model")
 TITLES = {
     "look": "looking at the data",
     "text": "text tokenizer",
@@ -91,44 +95,8 @@ TITLES = {
     "transformer": "transformer",
     "model": "putting the model together",
 }
-STATE = "state.json"
 HELD_OUT = 0.05  # of the pictures, where there are enough
-LOOKED_AT = frozenset(("look", "text"))  # stages after which nothing is lost by beginning anew
-OPTIONS = {"source": "the folder", "start": "--from", "columns": "--column", "captions": "--caption",
-           "overrides": "--set"}  # fmt: skip
 DRAWN = 8  # captions drawn for the sample sheet, four pictures each
-
-
-class Settings(Config):
-    """What decides the result; a stopped run goes on only under the same settings."""
-
-    source: str
-    size: str = "small"
-    start: str | None = None
-    lora: int | None = Field(None, ge=1)
-    unnamed: Policy = "names"
-    columns: tuple[str, ...] = ()
-    images: str | None = None
-    captions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    translate: str | None = None
-    limits: Limits = Limits()
-    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    seed: int = 0
-    device: str = "auto"
-    overrides: tuple[str, ...] = ()
-
-
-class State(Config):
-    """``state.json``: the settings, the data's fingerprint, the stages that are done and what they found."""
-
-    format: Literal[1] = 1
-    settings: Settings
-    fingerprint: str = ""
-    done: tuple[Stage, ...] = ()
-    survey: Survey | None = None
-    lengths: Lengths | None = None
-    cost: Cost | None = None
-    facts: dict[str, float] = Field(default_factory=dict)
 
 
 class Stopped(Exception):
@@ -212,13 +180,7 @@ class TrainOn:
         changed = state.settings != self.settings or state.fingerprint != self.source.fingerprint()
         if changed and not set(state.done) - LOOKED_AT and not any(self._started()):
             return State(settings=self.settings, fingerprint=self.source.fingerprint())
-        before, now = state.settings.model_dump(), self.settings.model_dump()
-        for name in now:
-            if before[name] != now[name]:
-                option, was, is_now = OPTIONS.get(name, f"--{name}"), _told(before[name]), _told(now[name])
-                raise CogViewError(
-                    f"{self.work}: {option} was {was} and is now {is_now}; go on with the same, or --restart"
-                )
+        check_settings(state.settings, self.settings, self.work)
         if "model" not in state.done and state.fingerprint != self.source.fingerprint():
             raise CogViewError(f"{self.settings.source} changed since {self.work} was begun; --restart")
         return state
@@ -489,14 +451,6 @@ def _known(start: Family) -> tuple[SequenceFormat, ImageTokenizerConfig]:
     if not isinstance(images, ImageTokenizer):
         raise CogViewError(f"--from {start.config.name}: its image tokenizer has several levels")
     return form, images.config
-
-
-def _told(value: Any) -> str:
-    """A setting as it was written on the command line."""
-    if value in (None, (), {}):
-        return "not given"
-    values = value if isinstance(value, tuple) else [value]
-    return " ".join(str(one) for one in values)
 
 
 def restart(out: Path, work: Path | None = None) -> None:
