@@ -35,7 +35,7 @@ def train(
     processes: Annotated[
         int,
         typer.Option(
-            "--processes", min=1, help="Share each batch among so many: on a CPU one a core is fastest."
+            "--processes", min=1, help="Share each batch among so many processes of this machine: its GPUs."
         ),
     ] = 1,
 ) -> None:
