@@ -1,8 +1,8 @@
 """Other wordings of a caption, as people write prompts: articles, fewer parts, another order, other names.
 
 The captions of the sources all have one form ("blue cute monster, horns, smiling, on a red background"). A
-model that has read no other knows neither "a monster" nor "红色背景上的一只怪兽". Each function here says the same
-again, chosen by a generator that depends on the picture's key alone; nothing is said that is not so.
+model that has read no other knows neither "a monster" nor "一只怪兽，背景是红色的". Each function here says
+the same again, chosen by a generator that depends on the picture's key alone; nothing is said that is not so.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def avatar_wording(
     """An avatar's caption in other words.
 
     ``names``: what "en" and "zh" may call it, the first as the opening does. ``said`` are the parts after the
-    opening, of which some are left out, and ``loose`` the words of the opening that may be, each with its chance;
-    the same ones in both languages.
+    opening, of which some are left out, and ``loose`` the words of the opening that may be, each with its
+    chance; the same ones in both languages.
     """
     chance = random.Random(f"wording:{key}")
     for probability, word in loose:
