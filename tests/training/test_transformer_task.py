@@ -259,7 +259,7 @@ def test_command_trains_and_resumes(data: Path, tmp_path: Path, capsys: pytest.C
     path.write_text(dump_yaml(recipe(data, steps=4)))
     command(path, ["max_minutes=1e-9"], out)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"cogview train {path} --set max_minutes=1e-9 --resume --out {out}" in said
+    assert f"cogview train {path} --out {out} --set max_minutes=1e-9 --resume" in said
     command(None, ["max_minutes=null"], out, resume=True)
     assert (out / "model" / "model.safetensors").is_file()
     with pytest.raises(CogViewError, match="steps"):

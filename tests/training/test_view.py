@@ -129,7 +129,7 @@ def test_live_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
         )
         shown += read_until(terminal, rb"least[^$]*?items/s").decode(errors="replace")
         os.write(terminal, b"\x03")
-        said = read_until(terminal, rb"--resume --out [^\n]*\n").decode(errors="replace")
+        said = read_until(terminal, rb"--out [^\n]* --resume\r?\n").decode(errors="replace")
         assert process.wait(60) == 0
     finally:
         process.kill()
