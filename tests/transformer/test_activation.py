@@ -57,7 +57,9 @@ def test_a_transposed_input_keeps_its_places() -> None:
     assert torch.allclose(ours[0], theirs[0], atol=1e-6) and torch.allclose(ours[1], theirs[1], atol=1e-5)
 
 
-def test_without_gradients_it_is_the_kernel_itself() -> None:
+def test_without_gradients_or_in_float64_it_is_the_kernel_itself() -> None:
     x = torch.randn(64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         assert torch.equal(activation.gelu(x.requires_grad_()), F.gelu(x, approximate="tanh"))
+    for mine, reference in zip(*both(x.detach().double()), strict=True):
+        assert torch.equal(mine, reference)

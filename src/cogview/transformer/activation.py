@@ -23,8 +23,8 @@ CHUNK = 1 << 16  # numbers at a time for each thread: four float32 buffers stay 
 
 def gelu(x: Tensor) -> Tensor:
     """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) of x of any shape, same dtype."""
-    by_hand = x.device.type == "cpu" and x.numel() >= FEWEST and torch.is_grad_enabled() and x.requires_grad
-    if not by_hand or torch.compiler.is_compiling():
+    trained = torch.is_grad_enabled() and x.requires_grad and x.dtype != torch.float64
+    if x.device.type != "cpu" or x.numel() < FEWEST or not trained or torch.compiler.is_compiling():
         return F.gelu(x, approximate="tanh")
     return cast(Callable[[Tensor], Tensor], GeluWithSlope.apply)(x)
 
@@ -34,9 +34,10 @@ class GeluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        out, slope = torch.empty_like(x.contiguous()), torch.empty_like(x.contiguous())
+        x = x.contiguous()
+        out, slope = torch.empty_like(x), torch.empty_like(x)
         size = CHUNK * torch.get_num_threads()
-        parts = [torch.split(t.view(-1), size) for t in (x.contiguous(), out, slope)]
+        parts = [torch.split(t.view(-1), size) for t in (x, out, slope)]
         for given, value, rise in zip(*parts, strict=True):
             a = given.float()
             square = a * a
