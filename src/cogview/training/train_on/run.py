@@ -67,7 +67,6 @@ from cogview.training.train_on.look import (
 )
 from cogview.training.train_on.names import NamedSource
 from cogview.training.train_on.settings import (
-    LOOKED_AT,
     STAGES,
     STATE,
     Settings,
@@ -178,17 +177,17 @@ class TrainOn:
             return State(settings=self.settings, fingerprint=self.source.fingerprint())
         state = read_json(State, path)
         changed = state.settings != self.settings or state.fingerprint != self.source.fingerprint()
-        if changed and not set(state.done) - LOOKED_AT and not any(self._started()):
+        if changed and "model" not in state.done and not self._started():
             return State(settings=self.settings, fingerprint=self.source.fingerprint())
         check_settings(state.settings, self.settings, self.work)
         if "model" not in state.done and state.fingerprint != self.source.fingerprint():
             raise CogViewError(f"{self.settings.source} changed since {self.work} was begun; --restart")
         return state
 
-    def _started(self) -> list[Path]:
-        """What the stages after the look have left."""
+    def _started(self) -> bool:
+        """Whether there is more than a look to lose."""
         later = ("pictures", "image_tokenizer", "tokens", "transformer")
-        return [self.work / name for name in later if (self.work / name).exists()]
+        return any((self.work / name).exists() for name in later)
 
     def _save(self, **changes: Any) -> None:
         self.state = self.state.model_copy(update=changes)

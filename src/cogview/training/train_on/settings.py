@@ -16,7 +16,6 @@ from cogview.training.train_on.names import Policy
 Stage = Literal["look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model"]
 STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model")
 STATE = "state.json"
-LOOKED_AT = frozenset(("look", "text"))  # stages after which nothing is lost by beginning anew
 OPTIONS = {
     "source": "the folder", "start": "--from", "columns": "--column", "captions": "--caption",
     "overrides": "--set",
