@@ -97,7 +97,7 @@ def read_orders(prompt: str | None, images: Sequence[Path], file: Path | None) -
             raise CogViewError("give a prompt in quotes and its pictures, or a file of both with --lines")
         if Path(prompt).suffix and Path(prompt).is_file():
             raise CogViewError(
-                f"{prompt}: the prompt comes first, and this is a file; give it in quotes before"
+                f"{prompt}: the prompt comes first, and this is a file; put a sentence in front"
             )
         return [Order(prompt, tuple(images))]
     if prompt is not None:
