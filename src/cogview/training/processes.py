@@ -1,7 +1,8 @@
 """A run's processes on this machine, ``cogview train --processes``: start, pass signals on, wait for all.
 
-What ``torchrun`` does for one machine, without its restarts: each process learns from its environment who it
-is. They are a session of their own, so that Ctrl-C in a terminal reaches them once, through here.
+What ``torchrun`` does for one machine, without its restarts and without its own report below every mistake:
+each process learns from its environment who it is. They are a session of their own, so that Ctrl-C in a
+terminal reaches them once, through here.
 """
 
 from __future__ import annotations
