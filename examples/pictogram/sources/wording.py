@@ -113,7 +113,7 @@ def _avatar_zh(
 
 
 def emoji_wordings(key: str, name: Words, group: str | None, sub: str | None) -> list[Words]:
-    """Two further wordings of an emoji's name, the second longer than the first; one may be the name."""
+    """Two further wordings of an emoji's name, without its skin tone; one may be the name itself."""
     chance = random.Random(f"wording:{key}")
     short = Words(re.sub(r", [a-z-]+ skin tone", "", name.en), re.sub(r"，[^，]*肤色", "", name.zh))
     if re.search(r"\w face$", short.en) and short.zh.endswith("脸"):  # "cat face" is a cat
