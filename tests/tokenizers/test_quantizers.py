@@ -1,4 +1,4 @@
-"""The four codebook methods against brute force, closed forms and their defining properties."""
+"""The codebook methods against brute force, closed forms and their defining properties."""
 
 import pytest
 import torch
@@ -117,3 +117,45 @@ def test_kmeans_finds_separated_centres() -> None:
     points = centres.repeat_interleave(100, 0) + 0.1 * torch.randn(300, 2)
     found = kmeans(points, 3, 20)
     assert torch.cdist(centres, found).min(1).values.max() < 0.1
+
+
+def test_finite_scalar_codes_are_the_nearest_points_of_the_grid() -> None:
+    """Codes of random vectors against a search over the whole grid, and each code's own vector."""
+    torch.manual_seed(0)
+    q = make_quantizer("finite_scalar", 1000, 4)
+    assert q.codebook.shape == (1000, 4) and len(q.codebook.unique(dim=0)) == 1000
+    z = 2 * torch.randn(50, 4)
+    squashed = 2 / (1 + (-1.6 * z).exp()) - 1
+    nearest = (squashed[:, None] - q.codebook[None]).pow(2).sum(-1).argmin(1)
+    assert torch.equal(q.encode(z), nearest)
+    inside = q.codebook.clamp(-0.99, 0.99)  # a code's own vector, brought back through the squashing
+    assert torch.equal(q.encode(((1 + inside) / (1 - inside)).log() / 1.6), torch.arange(1000))
+
+
+def test_finite_scalar_passes_the_gradient_of_the_squashing_and_never_moves() -> None:
+    q = make_quantizer("finite_scalar", 1024, 4).train()
+    before = q.codebook.clone()
+    z = torch.randn(6, 4, requires_grad=True)
+    result = q(z)
+    (result.vectors.sum() + result.loss).backward()
+    expected = torch.autograd.functional.jacobian(
+        lambda x: (2 * torch.sigmoid(1.6 * x) - 1).sum(), z.detach()
+    )
+    torch.testing.assert_close(z.grad, expected)
+    assert q.restart(z.detach(), 1e9) == 0
+    q.initialise(torch.zeros(1024, 4))
+    assert torch.equal(q.codebook, before)
+
+
+def test_finite_scalar_uses_its_levels_evenly_on_a_normal_distribution() -> None:
+    torch.manual_seed(0)
+    q = make_quantizer("finite_scalar", 64, 2)
+    counts = torch.bincount(q.encode(torch.randn(20000, 2)), minlength=64)
+    assert codebook_perplexity(counts) > 55
+
+
+def test_finite_scalar_says_which_sizes_there_are() -> None:
+    with pytest.raises(ValueError, match=r"1000 \(code_dim 4\)"):
+        make_quantizer("finite_scalar", 999, 4)
+    with pytest.raises(ValueError, match="code_dim 5"):
+        make_quantizer("finite_scalar", 1000, 5)

@@ -159,3 +159,33 @@ def test_a_small_tokenizer_learns_to_reconstruct() -> None:
         optimizer.step()
     baseline = F.mse_loss(images.mean(0, keepdim=True).expand_as(images), images)
     assert F.mse_loss(model.eval()(images)[0], images) < 0.3 * baseline
+
+
+def test_an_encoder_may_read_less_than_the_decoder_returns() -> None:
+    """Codes of an image are those of its box-reduced copy; the decoder returns the full size."""
+    torch.manual_seed(0)
+    wide = tiny(
+        image_size=24, reduce=2, decoder_factors=(4, 3), decoder_channels=(8, 16), decoder_blocks=(0, 1)
+    )
+    assert wide.config.factor == 12 and wide.grid() == (2, 2)
+    narrow = tiny()
+    narrow.load_state_dict({k: v for k, v in wide.state_dict().items() if "decoder" not in k}, strict=False)
+    images = torch.rand(3, 3, 24, 24)
+    reduced = images.unflatten(2, (12, 2)).unflatten(4, (12, 2)).mean((3, 5))
+    assert torch.equal(wide.encode(images), narrow.encode(reduced))
+    assert wide.decode(wide.encode(images)).shape == images.shape
+    assert wide.fingerprint == narrow.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 24, "reduce": 2}, "enlarges 6 times"),
+        ({"decoder_factors": (6,)}, "same length"),
+        ({"architecture": "paper", "factors": (2, 2), "image_size": 16, "reduce": 2}, "mirrors"),
+        ({"method": "finite_scalar"}, "code_dim"),
+    ],
+)
+def test_decoders_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(**changes)

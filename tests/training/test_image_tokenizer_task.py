@@ -20,6 +20,7 @@ from cogview.tokenizers.quantizers import METHODS
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.launch import prepare_directory
 from cogview.training.recipe import read_recipe, task_class
+from cogview.training.tasks.image_tokenizer import crop_at
 from cogview.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,47 @@ def test_frozen_codes_stay_while_the_decoder_learns(tmp_path: Path, pictures: Pa
     )
     train = [line["l2"] for line in lines if line["kind"] == "train"]
     assert np.mean(train[-5:]) < np.mean(train[:5])
+
+
+def test_a_frozen_code_gets_a_wider_decoder_that_starts_untrained(tmp_path: Path, pictures: Path) -> None:
+    """The codes stay; the decoder has other settings, so only it is new, and it learns."""
+    fit(tmp_path / "a" / "run", pictures)
+    start = tmp_path / "a" / "run" / "model"
+    wider = "model.decoder_channels=[16, 24]"
+    lines = fit(
+        tmp_path / "b" / "run", pictures, f"init={start}", "frozen=[encoder, quantizer]", wider, "steps=40"
+    )
+    before, after = (ImageTokenizer.from_directory(d) for d in (start, tmp_path / "b" / "run" / "model"))
+    assert before.fingerprint == after.fingerprint
+    train = [line["l2"] for line in lines if line["kind"] == "train"]
+    assert np.mean(train[-5:]) < 0.5 * np.mean(train[:2])
+
+
+def test_another_codebook_may_start_from_a_trained_encoder(tmp_path: Path, pictures: Path) -> None:
+    fit(tmp_path / "a" / "run", pictures)
+    start = tmp_path / "a" / "run" / "model"
+    changes = ("model.method=finite_scalar", "model.codes=64", "model.code_dim=2")
+    fit(tmp_path / "b" / "run", pictures, f"init={start}", *changes, "warmup_steps=0", "steps=1")
+    before, after = (ImageTokenizer.from_directory(d) for d in (start, tmp_path / "b" / "run" / "model"))
+    kept = before.encoder[1].weight - after.encoder[1].weight  # one step from where the first run ended
+    assert 0 < kept.abs().max() < 0.01
+    assert after.codes == 64
+
+
+def test_an_encoder_of_another_shape_is_refused(tmp_path: Path, pictures: Path) -> None:
+    fit(tmp_path / "a" / "run", pictures)
+    start = tmp_path / "a" / "run" / "model"
+    with pytest.raises(CogViewError, match=r"does not fit the recipe's model: encoder"):
+        fit(tmp_path / "b" / "run", pictures, f"init={start}", "model.channels=[16, 16]")
+
+
+def test_a_perceptual_crop_is_a_square_of_the_image() -> None:
+    seen = {tuple(part.start for part in crop_at((12, 20), 8, seed)[2:]) for seed in range(2000)}
+    assert seen == {(top, left) for top in range(5) for left in range(13)}
+    images = torch.rand(2, 3, 12, 20)
+    assert images[crop_at((12, 20), 8, 1)].shape == (2, 3, 8, 8)
+    assert torch.equal(images[crop_at((12, 20), None, 1)], images)
+    assert images[crop_at((12, 20), 16, 1)].shape == (2, 3, 12, 16)
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path, pictures: Path) -> None:

@@ -1,11 +1,14 @@
-"""The codebook of the image tokenizer: four ways to train one interface.
+"""The codebook of the image tokenizer: five ways to train one interface.
 
-CogView, section 2.2, compares four methods and finds them evenly matched (Figure 2):
+CogView, section 2.2, compares the first four and finds them evenly matched (Figure 2):
 
 - ``nearest``         nearest code, straight-through estimator, codebook learned by gradient (VQ-VAE);
 - ``gumbel``          a Gumbel-softmax sample over negative squared distances, temperature lowered to 0;
 - ``moving_average``  nearest code, each code the moving average of its vectors (the paper's choice);
-- ``fixed``           nearest code, codebook never changed after initialisation.
+- ``fixed``           nearest code, codebook never changed after initialisation;
+- ``finite_scalar``   every coordinate is bounded and rounded to one of a few levels, so that the codebook is
+                      the grid of all combinations and nothing is learned (FSQ, Mentzer et al., 2023; bounded
+                      by the scaled sigmoid of iFSQ, arXiv 2601.17124, which uses the levels evenly).
 
 All take vectors ``(..., dim)`` and give back quantised vectors, codes and a loss. Usage and perplexity are
 measured on every training batch; codes that fell out of use can be restarted from the current batch.
@@ -23,7 +26,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Method = Literal["nearest", "gumbel", "moving_average", "fixed"]
+Method = Literal["nearest", "gumbel", "moving_average", "fixed", "finite_scalar"]
+
+# Levels of each coordinate for a number of codes (FSQ, table 1).
+LEVELS = {
+    64: (8, 8),
+    240: (8, 6, 5),
+    1000: (8, 5, 5, 5),
+    1024: (8, 8, 4, 4),
+    4096: (8, 8, 8, 8),
+    4375: (7, 5, 5, 5, 5),
+    15360: (8, 8, 8, 6, 5),
+}
 
 
 @dataclass(frozen=True)
@@ -243,6 +257,55 @@ class GumbelQuantizer(Quantizer):
         return Quantized(vectors, codes, self.kl * kl)
 
 
+class FiniteScalarQuantizer(Quantizer):
+    """Rounds each coordinate to evenly spaced levels in [-1, 1]; the codebook is their grid, never learned.
+
+    A coordinate z becomes ``2 sigmoid(1.6 z) - 1``, which a normal distribution fills evenly, and is rounded
+    to the nearest of its levels with a straight-through gradient. The last coordinate changes fastest.
+
+    Raises:
+        ValueError: no levels are known for this number of codes, or ``dim`` is not their number.
+    """
+
+    def __init__(self, codes: int, dim: int, commitment: float = 0.0) -> None:
+        levels = LEVELS.get(codes)
+        if levels is None or dim != len(levels):
+            known = ", ".join(f"{count} (code_dim {len(sides)})" for count, sides in LEVELS.items())
+            raise ValueError(f"finite_scalar: codes must be one of {known}; not {codes} (code_dim {dim})")
+        self.levels = levels
+        super().__init__(codes, dim, commitment)
+        self.register_buffer("codebook", self.initial_codebook())
+
+    def initial_codebook(self) -> Tensor:
+        """(codes, dim): the grid of all levels."""
+        return torch.cartesian_prod(*(torch.linspace(-1, 1, count) for count in self.levels))
+
+    def bounded(self, z: Tensor) -> Tensor:
+        """Vectors (..., dim) squashed into (-1, 1), float32."""
+        return 2 * torch.sigmoid(1.6 * z.float()) - 1
+
+    @torch.no_grad()
+    def encode(self, z: Tensor) -> Tensor:
+        codes = torch.zeros(z.shape[:-1], dtype=torch.int64, device=z.device)
+        for value, count in zip(self.bounded(z).unbind(-1), self.levels, strict=True):
+            codes = codes * count + ((value + 1) * (count - 1) / 2).round().long()
+        return codes
+
+    def forward(self, z: Tensor) -> Quantized:
+        codes = self.encode(z)
+        bounded = self.bounded(z)
+        if self.training:
+            self.count(codes)
+        vectors = bounded + (self.lookup(codes) - bounded).detach()
+        return Quantized(vectors.to(z.dtype), codes, self.commitment * bounded.new_zeros(()))
+
+    def restart(self, z: Tensor, below: float = 0.05) -> int:
+        return 0
+
+    def initialise(self, vectors: Tensor) -> None:
+        """Nothing to set: the grid is the codebook."""
+
+
 METHODS: dict[Method, type[Quantizer]] = {
     "nearest": NearestQuantizer,
     "gumbel": GumbelQuantizer,
@@ -253,7 +316,7 @@ METHODS: dict[Method, type[Quantizer]] = {
 
 def make_quantizer(method: Method, codes: int, dim: int, commitment: float | None = None) -> Quantizer:
     """A quantizer by the name of its method; ``commitment`` None takes the method's own default."""
-    kind = METHODS[method]
+    kind = FiniteScalarQuantizer if method == "finite_scalar" else METHODS[method]
     return kind(codes, dim) if commitment is None else kind(codes, dim, commitment)
 
 

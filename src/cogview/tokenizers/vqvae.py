@@ -7,6 +7,9 @@ Two architectures behind one class:
 - ``residual``  the default model's: pixels are folded into channels (no work at full resolution), residual
                 blocks at each level and one attention block at the code grid, mirrored in the decoder.
 
+Encoder and decoder need not be mirrors: the encoder may read images reduced by ``reduce`` while the decoder,
+wider and with steps of its own, returns them at full size. A new decoder does not change any code.
+
 Shapes: images ``(batch, 3, H, W)`` in [0, 1]; codes ``(batch, h * w)`` int64, row by row, with
 ``h = H / factor``.
 """
@@ -36,8 +39,10 @@ RELEASED_STD = (0.30379, 0.32279, 0.32800)
 class ImageTokenizerConfig(Config):
     """Everything that fixes an image tokenizer's weights and codes.
 
-    ``factors`` are the steps of the downsampling, first to last (their product is pixels per code side);
-    ``channels`` and ``blocks`` give the width and the residual blocks after each step.
+    ``factors`` are the encoder's downsampling steps, first to last; ``channels`` and ``blocks`` give the
+    width and the residual blocks after each step. ``reduce`` shrinks images by a box filter before the
+    encoder reads them. ``decoder_factors``, ``decoder_channels`` and ``decoder_blocks`` say the same of the
+    decoder, from the image inwards (None: as the encoder); its steps multiply to ``factor``.
     """
 
     architecture: Literal["paper", "residual"] = "residual"
@@ -45,6 +50,9 @@ class ImageTokenizerConfig(Config):
     factors: tuple[int, ...] = (3, 2)
     channels: tuple[int, ...] = (96, 192)
     blocks: tuple[int, ...] = (1, 2)
+    reduce: int = Field(1, ge=1)
+    decoder_factors: tuple[int, ...] | None = None
+    decoder_channels: tuple[int, ...] | None = None
     decoder_blocks: tuple[int, ...] | None = None
     attention: bool = True
     codes: int = Field(4096, ge=2)
@@ -62,12 +70,40 @@ class ImageTokenizerConfig(Config):
             raise ValueError(f"image_size {self.image_size} is not a multiple of the factor {self.factor}")
         if self.architecture == "paper" and set(self.factors) != {2}:
             raise ValueError("the paper's architecture halves at every step: factors must all be 2")
+        if self.architecture == "paper" and (
+            self.reduce > 1 or self.decoder_factors or self.decoder_channels
+        ):
+            raise ValueError("the paper's decoder mirrors its encoder: reduce and decoder_* do not apply")
+        factors, channels, blocks = self.decoder_steps
+        if not len(factors) == len(channels) == len(blocks):
+            raise ValueError("decoder_factors, decoder_channels and decoder_blocks must have the same length")
+        if math.prod(factors) != self.factor:
+            raise ValueError(
+                f"the decoder enlarges {math.prod(factors)} times, but a code is {self.factor} px wide; "
+                "give decoder_factors that multiply to reduce times the product of factors"
+            )
+        if self.method == "finite_scalar":
+            make_quantizer(self.method, self.codes, self.code_dim)
         return self
 
     @property
     def factor(self) -> int:
         """Pixels per code along one side."""
-        return math.prod(self.factors)
+        return self.reduce * math.prod(self.factors)
+
+    @property
+    def decoder_steps(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Factors, channels and blocks of the decoder, from the image inwards."""
+        return (
+            self.decoder_factors or self.factors,
+            self.decoder_channels or self.channels,
+            self.decoder_blocks or self.blocks,
+        )
+
+    @property
+    def normalisation(self) -> tuple[float, ...]:
+        """Mean and deviation that the encoder's input is scaled by."""
+        return (*self.mean, *self.std)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -159,10 +195,8 @@ def residual_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
 
 
 def residual_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
-    """The mirror: from the code grid outwards, each step unfolding channels into pixels."""
-    steps = list(zip(config.factors, config.channels, config.decoder_blocks or config.blocks, strict=True))[
-        ::-1
-    ]
+    """From the code grid outwards, each step unfolding channels into pixels."""
+    steps = list(zip(*config.decoder_steps, strict=True))[::-1]
     width = steps[0][1]
     layers: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1)]
     if config.attention:
@@ -214,6 +248,8 @@ class ImageTokenizer(nn.Module):
             raise CogViewError(
                 f"an image of {size} px does not divide into codes of {self.config.factor} px; resize it"
             )
+        if self.config.reduce > 1:
+            images = F.avg_pool2d(images, self.config.reduce)
         z = self.encoder((images - self.mean.to(images.dtype)) / self.std.to(images.dtype))
         return cast(Tensor, z.permute(0, 2, 3, 1))
 

@@ -13,7 +13,7 @@ step and picture, so that the ranks, however many, draw the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -46,12 +46,16 @@ from cogview.training.task import Metrics, State, Task
 
 
 class PerceptualTerm(Config):
-    """One LPIPS term: ``weight`` times its mean over the first ``share`` of every batch."""
+    """One LPIPS term: ``weight`` times its mean over the first ``share`` of every batch.
+
+    ``crop`` compares a random square of that many pixels instead of the whole image, which costs less.
+    """
 
     weights: Path
     network: Network = "vgg16"
     weight: float = Field(0.35, ge=0)
     share: float = Field(1.0, gt=0, le=1)
+    crop: int | None = Field(None, ge=32)
 
 
 class TokenizerLoss(Config):
@@ -106,6 +110,22 @@ class TokenizerTraining(nn.Module):
         self.discriminator = PatchDiscriminator() if adversarial else None
 
 
+def crop_at(size: Sequence[int], side: int | None, seed: int) -> tuple[slice, ...]:
+    """The index of a random square of ``side`` pixels in images (batch, 3, H, W) of ``size`` (H, W).
+
+    None, or a side that is not smaller than the image, is the whole image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    starts = [
+        int(torch.randint(max(1, whole - (side or whole) + 1), (1,), generator=generator)) for whole in size
+    ]
+    return (
+        slice(None),
+        slice(None),
+        *(slice(start, start + (side or whole)) for start, whole in zip(starts, size, strict=True)),
+    )
+
+
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB (batch,) of pictures (batch, 3, H, W) in [0, 1]."""
     return -10 * torch.log10((a - b).pow(2).mean((1, 2, 3)).clamp(min=1e-10))
@@ -134,13 +154,29 @@ class ImageTokenizerTask(Task):
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def initialize(self, model: nn.Module, directory: Path) -> None:
-        """Start from an exported tokenizer of the same architecture."""
-        tokenizer = ImageTokenizer.from_directory(directory)
-        if tokenizer.config.model_dump(exclude={"method", "commitment"}) != self.recipe.model.model_dump(
-            exclude={"method", "commitment"}
-        ):
-            raise CogViewError(f"init: the tokenizer in {directory} has another `model:` than the recipe")
-        cast(TokenizerTraining, model).tokenizer.load_state_dict(tokenizer.state_dict(), strict=False)
+        """Start from an exported tokenizer whose encoder is the same up to its last layer.
+
+        With ``frozen``, codebook and last layer must be the same too. What has another shape (a codebook of
+        another size, a wider decoder) starts untrained.
+        """
+        start, wanted = ImageTokenizer.from_directory(directory), self.recipe.model
+        tokenizer = cast(TokenizerTraining, model).tokenizer
+        mine, last = tokenizer.state_dict(), f"encoder.{len(tokenizer.encoder) - 1}."
+        fits = {
+            name: x for name, x in start.state_dict().items() if name in mine and x.shape == mine[name].shape
+        }
+        needed = [name for name in mine if name.startswith("encoder.") and not name.startswith(last)]
+        if self.recipe.frozen:
+            needed += [name for name in mine if name.startswith(last) or name == "quantizer.codebook"]
+        missing = [name for name in needed if name not in fits]
+        if missing or start.config.normalisation != wanted.normalisation:
+            reason = f"{missing[0]} has another shape" if missing else "it reads images in another range"
+            raise CogViewError(
+                f"init: the tokenizer in {directory} does not fit the recipe's model: {reason}"
+            )
+        if start.config.method != wanted.method and not self.recipe.frozen:  # the codebook starts afresh
+            fits = {name: x for name, x in fits.items() if not name.startswith("quantizer.")}
+        tokenizer.load_state_dict(fits, strict=False)
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Phase "model" trains the tokenizer (without frozen parts), "discriminator" the discriminator."""
@@ -223,7 +259,7 @@ class ImageTokenizerTask(Task):
         total = weights.l2 * l2 + weights.l1 * l1
         metrics: Metrics = {"l2": l2.detach() / 4, "psnr": psnr(painted, images).mean().detach()}
         for judge, term in self.judges:
-            distance = self._judged(judge, term, batch, images, painted)
+            distance = self._judged(judge, term, batch, images, painted, step)
             total = total + term.weight * distance
             metrics[f"lpips_{term.network}"] = distance.detach()
         if training.discriminator is not None and step > weights.adversarial_start * self.recipe.steps:
@@ -236,7 +272,13 @@ class ImageTokenizerTask(Task):
         return total + weights.quantizer * codebook_loss, metrics
 
     def _judged(
-        self, judge: LPIPS, term: PerceptualTerm, batch: ImageBatch, images: Tensor, painted: Tensor
+        self,
+        judge: LPIPS,
+        term: PerceptualTerm,
+        batch: ImageBatch,
+        images: Tensor,
+        painted: Tensor,
+        step: int,
     ) -> Tensor:
         """This rank's part of the mean distance over the first ``share`` of the whole batch.
 
@@ -246,7 +288,8 @@ class ImageTokenizerTask(Task):
         own = len(range(self.ranks.rank, judged, self.ranks.world))
         if not own:
             return images.new_zeros(())
-        distances: Tensor = judge(painted[:own], images[:own])
+        place = crop_at(images.shape[-2:], term.crop, seed_of(self.recipe.seed, step, 0))
+        distances: Tensor = judge(painted[:own][place], images[:own][place])
         return distances.sum() * (batch["whole"] / (judged * len(images)))
 
     def _discriminate(
