@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogview.data.loader import Mixture, TokenLoader
+from cogview.data.loader import Mixture, TokenLoader, thinned
 from cogview.data.samples import KINDS
 from cogview.data.sampling import bucketed, draws
 from cogview.data.shards import TokenCaption, TokenItem, TokenShards
@@ -238,3 +238,19 @@ def test_a_mixture_must_name_what_is_there(shards: TokenShards) -> None:
         Mixture(keyword={"a": 2.0})
     with pytest.raises(ValueError, match="style must be a probability"):
         Mixture(style=-0.1)
+
+
+def test_dropout_leaves_tokens_out_but_never_all(shards: TokenShards, items: list[TokenItem]) -> None:
+    """Every text is a subsequence of one of the item's captions; the share left out is the one asked for."""
+    texts = read(TokenLoader(shards, 8, mixture=Mixture(dropout=0.4), epochs=30))
+    whole = read(TokenLoader(shards, 8, mixture=Mixture(), epochs=30))
+    kept = sum(len(text) for _, batch in texts for text in batch)
+    assert 0.55 < kept / sum(len(text) for _, batch in whole for text in batch) < 0.8
+    for (drawn, batch), (_, full) in zip(texts, whole, strict=True):
+        for text, before, _item in zip(batch, full, drawn, strict=True):
+            places = iter(before)
+            assert all(piece in places for piece in text)
+            assert bool(text) == bool(before)
+    assert texts == read(TokenLoader(shards, 8, mixture=Mixture(dropout=0.4), epochs=30))
+    assert thinned([5, 6, 7], 0.5, 3) == thinned([5, 6, 7], 0.5, 3)
+    assert {len(thinned([5, 6], 0.5, seed)) for seed in range(40)} == {1, 2}

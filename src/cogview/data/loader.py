@@ -64,8 +64,8 @@ class Mixture(Config):
     probabilities (empty = all equal; a language not named is not drawn unless an item has nothing else).
     ``style`` is the probability of the caption with the style phrase where there is one, ``keyword`` that
     of a keyword in its place, ``reworded`` that of another wording of a plain caption where it has some; each
-    is one number, or one by source (sources not named: 0). ``empty`` drops the text altogether, for
-    classifier-free guidance.
+    is one number, or one by source (sources not named: 0). ``dropout`` leaves each text token out with this
+    probability, though never all of them; ``empty`` drops the text altogether, for classifier-free guidance.
     """
 
     weights: dict[str, float] = Field(default_factory=dict)
@@ -73,6 +73,7 @@ class Mixture(Config):
     style: float | dict[str, float] = 0.5
     keyword: float | dict[str, float] = 0.0
     reworded: float | dict[str, float] = 0.5
+    dropout: float = Field(default=0.0, ge=0, le=0.5)
     empty: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -95,11 +96,13 @@ def _by_source(chance: float | dict[str, float], sources: Sequence[str]) -> NDAr
 class TokenEpoch:
     """One epoch worked out: the item and the caption row (-1 = empty text) of every draw, and the batches.
 
+    seeds: (draws,) int64, for which tokens of the caption are left out.
     corners: (draws, 2) float64 in [0, 1), where a crop lies in its picture.
     """
 
     items: NDArray[np.int64]
     captions: NDArray[np.int64]
+    seeds: NDArray[np.int64]
     corners: NDArray[np.float64]
     batches: list[NDArray[np.int64]]
 
@@ -108,6 +111,16 @@ def shared_out(rows: NDArray[np.int64], rank: int, world: int) -> tuple[NDArray[
     """The rows of a batch that fall to a rank; where none do, the first as a stand-in, and False."""
     own = rows[rank::world]
     return (own, True) if len(own) else (rows[:1], False)
+
+
+def thinned(pieces: list[int], dropout: float, seed: int) -> list[int]:
+    """The pieces without those that chance leaves out, one at least; the same for the same seed."""
+    if not dropout or not pieces:
+        return pieces
+    drawn = np.random.Generator(np.random.Philox(seed)).random(len(pieces))
+    return [
+        piece for piece, value in zip(pieces, drawn, strict=True) if value >= dropout or value == drawn.max()
+    ]
 
 
 class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
@@ -146,9 +159,13 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         self._check()
         settings = plan_text(batch, seed, splits, sources, text_limit, window, *([crop] if crop else []))
         super().__init__(
-            read_state(state, plan_hash(shards.index.fingerprint, self.mixture.model_dump_json(), settings)),
+            read_state(state, plan_hash(shards.index.fingerprint, self._mixture_text(), settings)),
             epochs,
         )
+
+    def _mixture_text(self) -> str:
+        """The mixture as text; states of runs from before there was ``dropout`` stay valid."""
+        return self.mixture.model_dump_json(exclude=None if self.mixture.dropout else {"dropout"})
 
     def _check(self) -> None:
         if len(self.items) == 0:
@@ -187,8 +204,9 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         if self.text_limit is not None:
             lengths = np.minimum(lengths, self.text_limit)
         batches = bucketed(lengths, self.batch, self.window, generator(self.seed, epoch, "batches"))
+        seeds = generator(self.seed, epoch, "dropout").integers(0, 2**62, len(items))
         corners = generator(self.seed, epoch, "corners").random((len(items), 2))
-        return TokenEpoch(items, captions, corners, batches)
+        return TokenEpoch(items, captions, seeds, corners, batches)
 
     def count(self, plan: TokenEpoch) -> int:
         """How many batches an epoch has."""
@@ -199,7 +217,7 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
         rows, own = shared_out(plan.batches[batch], self.rank, self.world)
         items = plan.items[rows]
         batch_items = items.tolist() if own else []
-        texts = [self._text(int(caption)) for caption in plan.captions[rows]]
+        texts = [self._text(int(plan.captions[row]), int(plan.seeds[row])) for row in rows]
         if self.crop is None:
             codes = torch.from_numpy(self.shards.codes(items))
             languages = [self._language(int(caption)) for caption in plan.captions[rows]]
@@ -210,8 +228,9 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
     def _language(self, caption: int) -> str | None:
         return self.shards.languages[self.shards.languages_of[caption]] if caption >= 0 else None
 
-    def _text(self, caption: int) -> list[int]:
-        return self.shards.pieces(caption)[: self.text_limit] if caption >= 0 else []
+    def _text(self, caption: int, seed: int) -> list[int]:
+        pieces = self.shards.pieces(caption)[: self.text_limit] if caption >= 0 else []
+        return thinned(pieces, self.mixture.dropout, seed)
 
 
 class Crop:

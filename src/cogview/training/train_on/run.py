@@ -41,6 +41,7 @@ from cogview.data.sources import (
     command_translator,
     open_source,
 )
+from cogview.data.wordings import RewordedSource
 from cogview.errors import CogViewError
 from cogview.family import FILE, Defaults, Family
 from cogview.pipeline import CogView
@@ -95,6 +96,7 @@ TITLES = {
     "model": "putting the model together",
 }
 HELD_OUT = 0.05  # of the pictures, where there are enough
+WORDINGS = 8  # of each caption, so that the model knows it in other words too
 DRAWN = 8  # captions drawn for the sample sheet, four pictures each
 
 
@@ -207,7 +209,7 @@ class TrainOn:
         self._save(survey=found)
 
     def _text(self) -> None:
-        texts = [caption.text for record in self.source.records() for caption in record.captions]
+        texts = [caption.text for record in self.reworded.records() for caption in record.captions]
         self.work.mkdir(parents=True, exist_ok=True)
         known = self.start.text_tokenizer() if self.start else None
         tokenizer = known or fit_text_tokenizer(texts, self.size.pieces)
@@ -248,7 +250,7 @@ class TrainOn:
         texts = TextTokenizer.from_file(self.work / "text.model")
         with self.progress("encoding") as progress:
             build(
-                self.source,
+                self.reworded,
                 self.work / "tokens",
                 OnDevice(images, self.device),
                 texts,
@@ -288,6 +290,11 @@ class TrainOn:
         self._draw()
 
     # ------------------------------------------------------------------------------------------ parts
+
+    @property
+    def reworded(self) -> Source:
+        """The data as the transformer reads them: every caption in other wordings as well."""
+        return RewordedSource(self.source, WORDINGS)
 
     @property
     def image_size(self) -> int:

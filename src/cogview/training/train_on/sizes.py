@@ -150,7 +150,7 @@ def transformer_recipe(
         "steps": steps,
         "batch_size": size.steps.batch,
         "format": {"text_slots": size.text_slots, "image_positions": "fixed"},
-        "mixture": {"empty": 0.06},
+        "mixture": {"empty": 0.06, "reworded": 0.6, "dropout": 0.03},
         "schedule": {"kind": "linear", "warmup": 0.03, "hold": 0.4, "floor": 0.0},
         "precision": "bf16" if device.startswith("cuda") else "fp32",
     }

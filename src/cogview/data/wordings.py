@@ -1,0 +1,111 @@
+"""Other wordings of a caption, as people type prompts.
+
+A model that reads each caption in one form only ("red apple") does not know the same thing in another ("a
+red apple"): every unseen token moves it away from what it learned. The functions here vary what does not
+change the meaning, without knowing the words: articles and measure words, the order of the parts after the
+first, parts left out, a frame ("a picture of …"). Nothing is added that the caption does not say.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cogview.data.samples import Caption
+from cogview.data.sources.record import Record, Source, digest
+from cogview.data.sources.wrappers import HAN
+
+ARTICLE = re.compile(r"^(a|an|the|one|some)\s+", re.IGNORECASE)
+VOWEL_SOUND = re.compile(r"hour|honest|heir|(?!uni(?!n)|us[ea]|eu|one\b|once\b)[aeiou]", re.IGNORECASE)
+PLURAL = re.compile(
+    r"\b(\w+[^su\W]s|men|women|people|children|feet|teeth|two|three|four|many)\b", re.IGNORECASE
+)
+MEASURE = re.compile("^一[只个辆条朵棵把张件座匹头本杯块片架艘顶双副位幅碗盘颗台支根间栋群]")
+FRAMES_EN = ("a picture of {}", "an image of {}", "a drawing of {}", "{} picture", "draw {}", "{} image")
+FRAMES_ZH = ("{}的图片", "一张{}的图片", "画{}", "{}的图", "一幅{}的画", "{}图片")
+FRAMED = 0.25  # of the wordings have a frame
+
+
+def wordings(text: str, language: str, count: int, seed: int = 0) -> list[str]:
+    """Up to ``count`` different other wordings of a caption, the same for the same text and seed.
+
+    Args:
+        text: one caption.
+        language: "zh", "en" or "" (then it is Chinese if it has a Chinese character). Captions in
+            other languages keep their words; only their parts are left out or reordered.
+        count: how many are wanted; short captions may have fewer.
+        seed: another seed gives other wordings.
+    """
+    chance = random.Random(f"{seed}:{text}")
+    chinese = language.startswith("zh") or (not language and bool(HAN.search(text)))
+    vary = _vary_zh if chinese else _vary_en if language in ("", "en") else _vary_parts
+    found: dict[str, None] = {}
+    for _ in range(4 * count):
+        other = vary(text.strip().rstrip(".。"), chance)
+        if other and other != text:
+            found.setdefault(other)
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def _vary_en(text: str, chance: random.Random) -> str:
+    text = _vary_parts(text, chance)
+    bare = ARTICLE.sub("", text)
+    first = re.split(r",|\b(?:with|of|on|in)\b", bare, maxsplit=1)[0]
+    if bare and not PLURAL.search(first) and first[:1].islower():
+        one = ("an " if VOWEL_SOUND.match(bare) else "a ") + bare
+        text = chance.choice((bare, one, one, f"the {bare}"))
+    if chance.random() < FRAMED:
+        text = chance.choice(FRAMES_EN).format(text)
+    return text[:1].upper() + text[1:] if chance.random() < 0.15 else text
+
+
+def _vary_zh(text: str, chance: random.Random) -> str:
+    text = _vary_parts(text, chance, "，")
+    measured = MEASURE.match(text)
+    if measured and chance.random() < 0.5:
+        text = text[measured.end() :]
+    if "的" in text and chance.random() < 0.3:
+        text = re.sub(r"(?<=色)的", "", text)
+    if chance.random() < FRAMED:
+        text = chance.choice(FRAMES_ZH).format(text)
+    return text
+
+
+def _vary_parts(text: str, chance: random.Random, comma: str = ", ") -> str:
+    """Some of the parts between commas left out, those after the first in another order."""
+    first, *others = [part.strip() for part in re.split(r"[,，;；]", text)]
+    kept = [part for part in others if part and chance.random() < 0.75]
+    if chance.random() < 0.4:
+        chance.shuffle(kept)
+    return comma.join([first, *kept])
+
+
+class RewordedSource:
+    """A source whose plain captions come with up to ``count`` other wordings each (kind "reworded")."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source, self.count = source, count
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fingerprint(self) -> str:
+        """Changes with the source and the number of wordings."""
+        return digest([self.source.fingerprint(), f"wordings {self.count}"])
+
+    def records(self, start: int = 0) -> Iterator[Record]:
+        """The source's records from number ``start`` on."""
+        return map(self._reworded, self.source.records(start))
+
+    def _reworded(self, record: Record) -> Record:
+        added = [
+            Caption(text, caption.language, "reworded")
+            for caption in record.captions
+            if caption.kind == "plain"
+            for text in wordings(caption.text, caption.language, self.count)
+        ]
+        return replace(record, captions=tuple(dict.fromkeys([*record.captions, *added])))
