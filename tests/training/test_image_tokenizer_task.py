@@ -133,6 +133,23 @@ def test_another_codebook_may_start_from_a_trained_encoder(tmp_path: Path, pictu
     assert after.codes == 64
 
 
+@pytest.mark.parametrize("method", ["moving_average", "nearest"])
+def test_a_codebook_that_was_started_from_stays_what_it_was(
+    tmp_path: Path, pictures: Path, method: str
+) -> None:
+    """One step at a tiny rate: the codebook has moved a hundredth at most, not to where it was initialised."""
+    fit(tmp_path / "a" / "run", pictures, f"model.method={method}")
+    start = tmp_path / "a" / "run" / "model"
+    changes = (f"model.method={method}", "warmup_steps=0", "steps=1", "optimizer.lr=1e-6", "restart_every=0")
+    fit(tmp_path / "b" / "run", pictures, f"init={start}", *changes)
+    before, after = (
+        ImageTokenizer.from_directory(d).quantizer.codebook.detach()
+        for d in (start, tmp_path / "b" / "run" / "model")
+    )
+    used = before.norm(dim=1) > 0
+    assert ((before - after).norm(dim=1) / before.norm(dim=1))[used].median() < 0.02
+
+
 def test_an_encoder_of_another_shape_is_refused(tmp_path: Path, pictures: Path) -> None:
     fit(tmp_path / "a" / "run", pictures)
     start = tmp_path / "a" / "run" / "model"

@@ -177,6 +177,8 @@ class ImageTokenizerTask(Task):
         if start.config.method != wanted.method and not self.recipe.frozen:  # the codebook starts afresh
             fits = {name: x for name, x in fits.items() if not name.startswith("quantizer.")}
         tokenizer.load_state_dict(fits, strict=False)
+        if "quantizer.codebook" in fits and not self.recipe.frozen:  # with the averages that it is made of
+            tokenizer.quantizer.initialise(tokenizer.quantizer.codebook.detach().clone())
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Phase "model" trains the tokenizer (without frozen parts), "discriminator" the discriminator."""
