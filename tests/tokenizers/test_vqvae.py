@@ -1,5 +1,6 @@
 """Image tokenizers against the recorded original, closed forms and properties."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -177,10 +178,28 @@ def test_an_encoder_may_read_less_than_the_decoder_returns() -> None:
     assert wide.fingerprint == narrow.fingerprint
 
 
+def test_a_code_grid_need_not_divide_the_image() -> None:
+    """3 x 3 codes of 16 px where the steps alone would give 4 x 4; wider images keep the ratio."""
+    torch.manual_seed(0)
+    model = tiny(image_size=16, factors=(2, 2), resize=(3, 4))
+    assert model.grid() == (3, 3) and model.config.factor == Fraction(16, 3)
+    images = torch.rand(2, 3, 16, 32)
+    codes = model.encode(images)
+    assert codes.shape == (2, 18) and model.decode(codes, (3, 6)).shape == images.shape
+    with pytest.raises(CogViewError, match="multiples of 16"):
+        model.encode(torch.rand(1, 3, 16, 24))
+    plain = tiny(image_size=16, factors=(2, 2))
+    for own, other in zip(plain.state_dict().values(), model.state_dict().values(), strict=True):
+        own.copy_(other)
+    assert model.fingerprint != plain.fingerprint and plain.grid() == (4, 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 24, "reduce": 2}, "enlarges 6 times"),
+        ({"image_size": 24, "reduce": 2}, "multiply to 6"),
+        ({"resize": (2, 4)}, "lowest terms"),
+        ({"resize": (3, 4)}, "not a multiple of 24"),
         ({"decoder_factors": (6,)}, "same length"),
         ({"architecture": "paper", "factors": (2, 2), "image_size": 16, "reduce": 2}, "mirrors"),
         ({"method": "finite_scalar"}, "code_dim"),

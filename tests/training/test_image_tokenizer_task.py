@@ -137,7 +137,7 @@ def test_another_codebook_may_start_from_a_trained_encoder(tmp_path: Path, pictu
 def test_a_codebook_that_was_started_from_stays_what_it_was(
     tmp_path: Path, pictures: Path, method: str
 ) -> None:
-    """One step at a tiny rate: the codebook has moved a hundredth at most, not to where it was initialised."""
+    """One step at a tiny rate: the codebook has hardly moved, and not to where it was initialised."""
     fit(tmp_path / "a" / "run", pictures, f"model.method={method}")
     start = tmp_path / "a" / "run" / "model"
     changes = (f"model.method={method}", "warmup_steps=0", "steps=1", "optimizer.lr=1e-6", "restart_every=0")

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ class Conversion:
 
     vocabulary: Vocabulary
     fingerprints: tuple[str, str]
-    factor: int = 8
+    factor: int | Fraction = 8
     encode: Callable[[str], list[int]] | None = None
     language: str = "zh"
 
@@ -124,7 +125,7 @@ def convert(
         codes_type=layout.codes_type,
         texts_type=layout.texts_type,
         vocabulary=meaning.vocabulary,
-        preprocessing=Preprocessing(size=side * meaning.factor),
+        preprocessing=Preprocessing(size=int(side * meaning.factor)),
         image_tokenizer=meaning.fingerprints[0],
         text_tokenizer=meaning.fingerprints[1],
         languages=layout.languages,

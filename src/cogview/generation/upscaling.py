@@ -11,8 +11,10 @@ differs from a plain enlargement only in what that cannot know. Of that differen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -122,22 +124,24 @@ class Upscaler:
         return rows * columns * times**2
 
     @property
-    def _factor(self) -> int:
-        return self.images.config.factor
+    def _factor(self) -> Fraction:
+        """Pixels per code; images are padded to whole pixels and whole codes."""
+        return Fraction(self.images.config.factor)
 
     @property
     def _least(self) -> int:
         """The shortest side that can be read, in pixels."""
-        return max(self.form.context_grid or (1,)) * self._factor
+        return math.ceil(max(self.form.context_grid or (1,)) * self._factor)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of codes that cover a picture of (width, height)."""
-        return -(-size[1] // self._factor), -(-size[0] // self._factor)
+        pixels, codes = self._factor.as_integer_ratio()
+        return -(-size[1] // pixels) * codes, -(-size[0] // pixels) * codes
 
     def _padded(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 to (3, H', W') float, the last row and column repeated up to whole codes."""
         rows, columns = self._grid((pixels.shape[1], pixels.shape[0]))
-        more = (rows * self._factor - pixels.shape[0], columns * self._factor - pixels.shape[1])
+        more = (int(rows * self._factor) - pixels.shape[0], int(columns * self._factor) - pixels.shape[1])
         filled = np.pad(pixels, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge")
         return torch.from_numpy(filled).permute(2, 0, 1).float() / 255
 

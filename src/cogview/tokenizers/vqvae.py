@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Self, cast
 
@@ -51,6 +52,7 @@ class ImageTokenizerConfig(Config):
     channels: tuple[int, ...] = (96, 192)
     blocks: tuple[int, ...] = (1, 2)
     reduce: int = Field(1, ge=1)
+    resize: tuple[int, int] = (1, 1)
     decoder_factors: tuple[int, ...] | None = None
     decoder_channels: tuple[int, ...] | None = None
     decoder_blocks: tuple[int, ...] | None = None
@@ -66,30 +68,50 @@ class ImageTokenizerConfig(Config):
     def _consistent(self) -> Self:
         if not len(self.factors) == len(self.channels) == len(self.blocks):
             raise ValueError("factors, channels and blocks must have the same length")
-        if self.image_size % self.factor:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of the factor {self.factor}")
+        if min(self.resize) < 1 or math.gcd(*self.resize) > 1 or (self.resized and len(self.factors) < 2):
+            raise ValueError("resize must be a fraction in lowest terms, and between two steps at least")
+        if self.image_size % self.multiple:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {self.multiple}")
         if self.architecture == "paper" and set(self.factors) != {2}:
             raise ValueError("the paper's architecture halves at every step: factors must all be 2")
         if self.architecture == "paper" and (
-            self.reduce > 1 or self.decoder_factors or self.decoder_channels
+            self.reduce > 1 or self.resized or self.decoder_factors or self.decoder_channels
         ):
-            raise ValueError("the paper's decoder mirrors its encoder: reduce and decoder_* do not apply")
+            raise ValueError(
+                "the paper's decoder mirrors its encoder: reduce, resize, decoder_* do not apply"
+            )
         factors, channels, blocks = self.decoder_steps
         if not len(factors) == len(channels) == len(blocks):
             raise ValueError("decoder_factors, decoder_channels and decoder_blocks must have the same length")
-        if math.prod(factors) != self.factor:
+        if math.prod(factors) != self._steps:
             raise ValueError(
-                f"the decoder enlarges {math.prod(factors)} times, but a code is {self.factor} px wide; "
-                "give decoder_factors that multiply to reduce times the product of factors"
+                f"decoder_factors multiply to {math.prod(factors)}, but reduce and factors to {self._steps}"
             )
+        if self.resized and len(factors) < 2:
+            raise ValueError("resize must be between two steps at least, in the decoder too")
         if self.method == "finite_scalar":
             make_quantizer(self.method, self.codes, self.code_dim)
         return self
 
     @property
-    def factor(self) -> int:
-        """Pixels per code along one side."""
+    def _steps(self) -> int:
+        """What the encoder's steps make an image smaller by, without ``resize``."""
         return self.reduce * math.prod(self.factors)
+
+    @property
+    def resized(self) -> bool:
+        """Whether feature maps are resized on the way to the code grid."""
+        return self.resize != (1, 1)
+
+    @property
+    def factor(self) -> Fraction:
+        """Pixels per code along one side."""
+        return Fraction(self._steps * self.resize[1], self.resize[0])
+
+    @property
+    def multiple(self) -> int:
+        """What an image's sides must be multiples of, in pixels."""
+        return math.lcm(self.factor.numerator, self.reduce * self.factors[0] * self.resize[1])
 
     @property
     def decoder_steps(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -108,7 +130,8 @@ class ImageTokenizerConfig(Config):
     @property
     def grid(self) -> tuple[int, int]:
         """Codes (rows, columns) of a picture of ``image_size``."""
-        return self.image_size // self.factor, self.image_size // self.factor
+        side = int(self.image_size / self.factor)
+        return side, side
 
     @classmethod
     def cogview(cls) -> ImageTokenizerConfig:
@@ -161,6 +184,18 @@ class AttentionBlock(nn.Module):
         return cast(Tensor, x + self.out(y.transpose(-1, -2).reshape(b, c, h, w)))
 
 
+class Resize(nn.Module):
+    """Feature maps (batch, c, h, w) resized by ``ratio``, linearly between pixels."""
+
+    def __init__(self, ratio: Fraction) -> None:
+        super().__init__()
+        self.ratio = ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [int(side * self.ratio) for side in x.shape[-2:]]
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
 def paper_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
     """Appendix A: [conv 4x4 stride 2, ReLU] for every step, then 1x1 to the code's width."""
     layers: list[nn.Module] = []
@@ -185,7 +220,11 @@ def residual_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
     """Fold, residual blocks, fold, … to the code grid; the last level may attend globally."""
     layers: list[nn.Module] = []
     width = 3
-    for factor, channels, blocks in zip(config.factors, config.channels, config.blocks, strict=True):
+    for i, (factor, channels, blocks) in enumerate(
+        zip(config.factors, config.channels, config.blocks, strict=True)
+    ):
+        if i == 1 and config.resized:
+            layers.append(Resize(Fraction(*config.resize)))
         layers += [nn.PixelUnshuffle(factor), nn.Conv2d(width * factor**2, channels, 3, padding=1)]
         layers += [ResidualBlock(channels) for _ in range(blocks)]
         width = channels
@@ -207,6 +246,8 @@ def residual_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
         if after == 3:
             layers += [nn.GroupNorm(8, channels), nn.SiLU()]
         layers += [nn.Conv2d(channels, after * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
+        if i == 0 and config.resized:
+            layers.append(Resize(1 / Fraction(*config.resize)))
     return nn.Sequential(*layers)
 
 
@@ -238,15 +279,16 @@ class ImageTokenizer(nn.Module):
 
     def grid(self, size: int | None = None) -> tuple[int, int]:
         """Codes (rows, columns) of a square picture of ``size`` pixels (default: the tokenizer's own)."""
-        side = (self.config.image_size if size is None else size) // self.config.factor
+        side = int((self.config.image_size if size is None else size) / self.config.factor)
         return side, side
 
     def features(self, images: Tensor) -> Tensor:
         """Vectors (batch, h, w, code_dim) of images (batch, 3, H, W) in [0, 1], before quantisation."""
-        if images.shape[-1] % self.config.factor or images.shape[-2] % self.config.factor:
+        if images.shape[-1] % self.config.multiple or images.shape[-2] % self.config.multiple:
             size = f"{images.shape[-1]}x{images.shape[-2]}"
             raise CogViewError(
-                f"an image of {size} px does not divide into codes of {self.config.factor} px; resize it"
+                f"an image of {size} px does not divide into codes of {self.config.factor} px; "
+                f"its sides must be multiples of {self.config.multiple}"
             )
         if self.config.reduce > 1:
             images = F.avg_pool2d(images, self.config.reduce)
@@ -287,7 +329,9 @@ class ImageTokenizer(nn.Module):
         The decoder is left out on purpose: it may be improved without touching stored tokens. Weights are
         read as float16, the form they are kept in.
         """
-        digest = hashlib.sha256(json.dumps([self.config.mean, self.config.std, self.config.factors]).encode())
+        settings: list[object] = [self.config.mean, self.config.std, self.config.factors]
+        settings += [self.config.resize] if self.config.resized else []
+        digest = hashlib.sha256(json.dumps(settings).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if name.startswith("encoder.") or name == "quantizer.codebook":
                 digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
