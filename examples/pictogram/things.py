@@ -286,7 +286,7 @@ def load_classes(path: Path = CLASSES) -> dict[str, dict[str, str | None]]:
     return _read(path)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML in which a key that comes twice is an error."""
 
 
@@ -296,7 +296,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if key in keys[:place]:
             line = node.value[place][0].start_mark.line + 1
             raise ThingsError(f"{key!r} comes twice, again in line {line}")
-    return loader.construct_mapping(node, deep=True)
+    return dict(loader.construct_mapping(node, deep=True))
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
