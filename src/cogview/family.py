@@ -258,16 +258,25 @@ def installed() -> dict[str, Path]:
     return found
 
 
+def locate(name: str | Path) -> Path | None:
+    """The directory of a family given by path or by name, None where there is none.
+
+    A directory with ``family.json`` comes first, then the package's families, then the user's own: the one
+    order in which every command looks.
+    """
+    if (Path(name) / FILE).is_file():
+        return Path(name)
+    return installed().get(str(name))
+
+
 def find(name: str | Path) -> Path:
-    """The directory of a family given by path or by name; CogViewError names the nearest ones."""
-    path = Path(name)
-    if (path / FILE).is_file():
-        return path
-    if path.is_dir():
+    """As :func:`locate`; where there is none, CogViewError names the nearest ones."""
+    found = locate(name)
+    if found is not None:
+        return found
+    if Path(name).is_dir():
         raise CogViewError(f"{name} is a directory without {FILE}; give a model family's directory")
     known = installed()
-    if str(name) in known:
-        return known[str(name)]
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none installed'}"
     raise CogViewError(f"no model {str(name)!r}; {hint} (`cogview models` lists them)")

@@ -14,7 +14,6 @@ from cogview.cli.evaluate import _print_attributes, bars, evaluate
 from cogview.errors import CogViewError
 from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
 from cogview.evaluation.classifier import AttributeReader
-from cogview.evaluation.drawer import family_directory
 from cogview.evaluation.reconstruction import ReconstructionReport
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.evaluation.toy import CaptionDrawer
@@ -78,7 +77,7 @@ def test_mistakes_are_one_line(
     reader.save(tmp_path / "reader")
     known = ("attributes", "--corpus", corpus, "--model")
     assert "no classifier here" in failure(*known, "nothing", "--classifier", tmp_path)
-    assert "nothing: no model of that name" in failure(*known, "nothing", "--classifier", tmp_path / "reader")
+    assert "no model 'nothing'" in failure(*known, "nothing", "--classifier", tmp_path / "reader")
     assert "no Parquet file" in failure("train-classifier", "--corpus", tmp_path, "--out", tmp_path / "x")
     wrong = ("train-classifier", "--corpus", corpus, "--out", tmp_path / "x", "--rate", "-1")
     assert "rate: " in failure(*wrong)
@@ -90,16 +89,6 @@ def test_mistakes_are_one_line(
     (tmp_path / "file").write_text("")
     assert "cannot be written" in failure(*judged, "--limit", 2, "--out", tmp_path / "file" / "a.json")
     assert "cannot be written" in failure(*judged, "--limit", 2, "--sheet", tmp_path / "file" / "a.png")
-
-
-def test_a_family_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COGVIEW_HOME", str(tmp_path))
-    mine = tmp_path / "models" / "mine"
-    mine.mkdir(parents=True)
-    with pytest.raises(CogViewError, match="no model of that name"):
-        family_directory("mine")
-    (mine / "family.json").write_text("{}")
-    assert family_directory("mine") == family_directory(str(mine)) == mine
 
 
 def test_bars_follow_each_thing() -> None:

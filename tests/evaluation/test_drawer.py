@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from PIL import Image
 from cogview.errors import CogViewError
 from cogview.evaluation.captions import CaptionPlan
 from cogview.evaluation.drawer import ModelDrawer
+from cogview.family import PACKAGED, find
 from cogview.hierarchy import load
 from cogview.pipeline import CogView
+from cogview.provenance import model_hash
+from cogview.training.start import find_start
 from tests.generation import tiny, tiny2
 
 
@@ -74,3 +78,36 @@ def test_a_family_without_captions_is_refused_before_it_draws(tmp_path: Path) ->
 def test_only_a_family_of_several_steps_has_a_first(drawer: ModelDrawer) -> None:
     """What one experiment drew another finds, whether or not it asks for the first step."""
     assert ModelDrawer(str(drawer.directory), small=True).fingerprint == drawer.fingerprint
+
+
+def test_experiments_look_a_model_up_as_generate_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's copy of a shipped model stands behind the package's, everywhere."""
+    monkeypatch.setenv("COGVIEW_HOME", str(tmp_path))
+    made, models = tiny.write(tmp_path / "made"), tmp_path / "models"
+    mine, copy = (Path(shutil.copytree(made, models / name)) for name in ("mine", "pictogram"))
+    for name, expected in (("mine", mine), (str(copy), copy), ("pictogram", PACKAGED / "pictogram")):
+        assert ModelDrawer(name).directory == find(name) == expected == load_family(name)
+    with pytest.raises(CogViewError, match="no model 'min'; did you mean 'mine'"):
+        ModelDrawer("min")
+
+
+def load_family(name: str) -> Path:
+    return find_start(Path(name)).directory.parent
+
+
+def test_a_directory_of_the_models_name_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictogram").mkdir()
+    assert find("pictogram") == PACKAGED / "pictogram"
+    assert find_start(Path("pictogram")).directory == PACKAGED / "pictogram" / "base"
+    with pytest.raises(CogViewError, match=r"without family\.json"):
+        find(tmp_path)
+
+
+def test_pictures_of_another_precision_have_another_fingerprint(drawer: ModelDrawer) -> None:
+    plain, quick = drawer.fingerprint, ModelDrawer(str(drawer.directory), "int8").fingerprint
+    assert plain == model_hash(drawer.directory) and quick == f"{plain} int8"

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cogview.cli.app import main
+from cogview.cli.editing import FamilyEditor
 from cogview.errors import CogViewError
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.editing import FILE, Edit, EditingPlan, evaluate_editing, read_edits, readable
+from cogview.pipeline2 import CogView2
 from tests.evaluation import toy
 from tests.generation import tiny, tiny2
 
@@ -162,3 +164,10 @@ def test_the_command_edits_with_a_family(
         assert sheet.height >= 4 * toy.SIZE
     assert main([*words, "--model", str(tiny.write(tmp_path / "other"))]) == 2
     assert "only draws" in capsys.readouterr().err
+
+
+def test_edits_of_another_precision_are_not_those_of_fp32(tmp_path: Path) -> None:
+    """Both have one ``--work``, whose folders are keyed by the editor's fingerprint."""
+    family = tiny2.write(tmp_path)
+    plain, quick = (FamilyEditor(CogView2.from_pretrained(family, precision=p)) for p in ("fp32", "int8"))
+    assert quick.fingerprint == f"{plain.fingerprint} int8"

@@ -25,8 +25,11 @@ class FamilyEditor:
     """A family of CogView2's kind as what the experiment asks for; see :class:`evaluation.editing.Editor`."""
 
     def __init__(self, family: CogView2) -> None:
+        from cogview.evaluation.drawer import fingerprint
+
         self.family = family
-        self.name, self.fingerprint = family.family.config.name, family.model_hash
+        self.name = family.family.config.name
+        self.fingerprint = fingerprint(family.model_hash, family.precision)
 
     def edit(
         self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan

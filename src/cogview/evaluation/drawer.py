@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cogview.config import cache_dir, load_json
-from cogview.errors import CogViewError
+from cogview.config import load_json
+from cogview.family import find
 from cogview.generation.linear import Precision
 from cogview.provenance import model_hash
 
@@ -24,29 +24,25 @@ if TYPE_CHECKING:
 Sampling = Mapping[str, int | float | str]
 
 
-def family_directory(model: str) -> Path:
-    """The directory of a model family given by its path or by its name.
+def fingerprint(weights: str, precision: Precision, small: bool = False) -> str:
+    """All that pictures depend on beside prompts, seed and settings, as caches of pictures are keyed by it.
 
-    Raises:
-        CogViewError: there is none.
+    weights: the family's hash; precision: fp32 is not named, as most results are of it; small: of a family
+    that enlarges, the pictures of the first step.
     """
-    shipped = Path(__file__).parents[1] / "models"
-    places = [Path(model), cache_dir() / "models" / model, shipped / model]
-    for place in places:
-        if (place / "family.json").is_file():
-            return place
-    raise CogViewError(f"{model}: no model of that name or directory; see `cogview models`")
+    ways = ([] if precision == "fp32" else [precision]) + (["small"] if small else [])
+    return " ".join([weights, *ways])
 
 
 class ModelDrawer:
-    """The model family ``model`` (name or directory) for the experiments, read at first use.
+    """The model family ``model`` (looked up as ``generate`` does) for the experiments, read at first use.
 
     It is a drawer (``attributes.py``), it draws candidates (``best_of.py``) and describes (``captions.py``).
     small: of a family that enlarges what it draws, the pictures of the first step.
     """
 
     def __init__(self, model: str, precision: Precision = "fp32", small: bool = False) -> None:
-        self.directory = family_directory(model)
+        self.directory = find(model)
         self.name = self.directory.name
         self.precision = precision
         self.small = small and "direct" in load_json(self.directory / "family.json").get("roles", {})
@@ -60,8 +56,8 @@ class ModelDrawer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the family's weights and configurations."""
-        return model_hash(self.directory) + (" small" if self.small else "")
+        """SHA-256 over the family's weights and configurations, and how it computes (:func:`fingerprint`)."""
+        return fingerprint(model_hash(self.directory), self.precision, self.small)
 
     @property
     def image_tokenizer(self) -> Path:
