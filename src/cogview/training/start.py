@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cogview.config import load_json
 from cogview.errors import CogViewError
-from cogview.family import FILE, Family, Sequences, installed
+from cogview.family import Family, Sequences, locate
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
@@ -43,14 +43,13 @@ class Start:
                 )
 
 
-def find_start(init: Path, role: str = "base") -> Start:
-    """What ``init`` names; CogViewError where there is no model."""
-    if (init / FILE).is_file() or (not init.exists() and str(init) in installed()):
-        family = Family.find(init)
-        prints = family.config.fingerprints
-        entry = family.role(role)
-        directory = family.directory / entry.directory
-        return Start(directory, prints.image_tokenizer, prints.text_tokenizer, entry.sequences)
+def find_start(init: Path) -> Start:
+    """What ``init`` names: a family (its base), one of a family's roles (``pictogram/caption``), a run, or a
+    model's directory. CogViewError where there is no model."""
+    if locate(init) is not None:
+        return _of_family(init, "base")
+    if locate(init.parent) is not None and (found := _role_at(init)) is not None:
+        return _of_family(init.parent, found)
     directory = init if (init / "config.json").is_file() else init / "model"
     if not (directory / "config.json").is_file():
         raise CogViewError(f"init: {init} is no model; give a family's name, a run or a model's directory")
@@ -62,6 +61,19 @@ def find_start(init: Path, role: str = "base") -> Start:
         return Start(directory)
     known = {name: str(facts.get(name, "")) for name in names}
     return Start(directory, **known, sequences=_sequences(facts.get("sequences")))
+
+
+def _role_at(place: Path) -> str | None:
+    """The role of a family that stands at ``place``; None where it is another directory."""
+    roles = Family.find(place.parent).config.roles
+    return next((name for name, role in roles.items() if place.name in (name, role.directory)), None)
+
+
+def _of_family(place: Path, role: str) -> Start:
+    family = Family.find(place)
+    prints, entry = family.config.fingerprints, family.role(role)
+    directory = family.directory / entry.directory
+    return Start(directory, prints.image_tokenizer, prints.text_tokenizer, entry.sequences)
 
 
 def _sequences(given: object) -> Sequences | None:

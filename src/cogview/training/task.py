@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
+from cogview.training.first_loss import FirstLosses
 from cogview.training.meter import Work
 from cogview.training.optim import AdamWConfig, MuonConfig, hidden_matrices
 from cogview.training.parallel_ranks import Ranks
 from cogview.training.recipe import Recipe
+from cogview.transformer.storage import read_weights
 
 Metrics = dict[str, float | Tensor]
 State = dict[str, Any]
@@ -89,6 +89,13 @@ class Task(Protocol):
         """Load starting weights (recipe: ``init``) from a directory with ``model.safetensors``."""
         load_weights(model, directory)
 
+    def first_losses(self, model: nn.Module) -> FirstLosses | None:
+        """Losses of a part of the first batch: of the model as it starts, and of the one in ``init`` itself.
+
+        Called on rank 0, in eval mode, without gradients, after :meth:`initialize`. None: nothing to compare.
+        """
+        return None
+
     def compile(self, model: nn.Module) -> None:
         """Compile the model in place (recipe: ``compile``)."""
         model.compile()
@@ -137,6 +144,7 @@ class Task(Protocol):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`tensors` gave."""
+        return
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -160,19 +168,13 @@ def first_length(value: Any) -> int:
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:
-    """Load ``directory/model.safetensors`` into a model of the same shape; raises CogViewError otherwise."""
-    path = directory / "model.safetensors"
+    """Load ``directory/model.safetensors`` into a model of the same shape; raises CogViewError otherwise.
+
+    It is read as :meth:`Transformer.from_directory` reads it: int8 rows with their scales, and what a
+    neighbour stores for it.
+    """
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CogViewError(
-            f"init: {path} cannot be read ({error}); give a directory with model.safetensors"
-        ) from error
-    expected = model.state_dict()
-    for name, value in expected.items():
-        if name not in tensors:
-            raise CogViewError(f"init: {path} has no {name!r}; it holds another model")
-        if tensors[name].shape != value.shape:
-            found, wanted = tuple(tensors[name].shape), tuple(value.shape)
-            raise CogViewError(f"init: {path}: {name!r} is {found}, the recipe's model needs {wanted}")
-    model.load_state_dict({name: tensors[name] for name in expected})
+        state = read_weights(directory, model.state_dict(), torch.float32, "cpu")
+    except CogViewError as error:
+        raise CogViewError(f"init: {error}; leave `model:` out to take the architecture of init") from error
+    model.load_state_dict(state)

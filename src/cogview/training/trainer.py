@@ -30,7 +30,14 @@ from torch import Tensor, nn
 
 from cogview.errors import CogViewError
 from cogview.training.allocator import keep_freed_memory
-from cogview.training.checkpoint import Checkpoint, TrainState, flush, latest_checkpoint, set_aside
+from cogview.training.checkpoint import (
+    Checkpoint,
+    TrainState,
+    flush,
+    latest_checkpoint,
+    list_checkpoints,
+    set_aside,
+)
 from cogview.training.checkpoint_background import CheckpointWriter
 from cogview.training.ema import MovingAverage
 from cogview.training.launch import meet
@@ -99,6 +106,8 @@ class Trainer:
             torch.set_num_threads(recipe.threads)
         seed_all(recipe.seed)
         self.model = self.ranks.together(self._build)
+        place = (lambda model: None) if not recipe.compile else task.compile
+        self.ranks.together(lambda: self.engine.place(self.model.train(), place))
         self.phases = [self._phase(name) for name in task.phases]
         _freeze_all_but(self.model, [value for phase in self.phases for value in phase.parameters])
         self.engine.prepare(self.model, task, {phase.name: phase.optimizer for phase in self.phases})
@@ -125,6 +134,8 @@ class Trainer:
         model = self.task.build()
         if self.recipe.init:
             self.task.initialize(model, self.recipe.init)
+            if self.ranks.first and not list_checkpoints(self.directory / "checkpoints"):
+                self._check_start(model, self.recipe.init)
         if self.recipe.activation_checkpointing:
             switches = [m for m in model.modules() if hasattr(m, "checkpointing")]
             if not switches:
@@ -133,8 +144,15 @@ class Trainer:
                 )
             for module in switches:
                 module.checkpointing = True  # type: ignore[assignment]
-        self.engine.place(model.train(), self.task.compile if self.recipe.compile else lambda model: None)
         return model
+
+    def _check_start(self, model: nn.Module, init: Path) -> None:
+        """Compare the first batch's loss with that of the model in ``init``; CogViewError far above it."""
+        with preserved(), torch.no_grad():
+            found = self.task.first_losses(model.eval())
+        if found is not None:
+            found.check(str(init))
+            self._say(str(found))
 
     def _phase(self, name: str) -> Phase:
         parameters = self.task.parameters(self.model, name)

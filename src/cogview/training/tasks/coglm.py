@@ -9,6 +9,7 @@ of its languages, and [BOE] or [BOC] says in which.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
@@ -24,6 +25,7 @@ from cogview.coglm.regions import SHARE, released_mask, sample_boxes, sample_mas
 from cogview.config import Config
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.sequences import SequenceFormat
+from cogview.training.first_loss import FirstLosses
 from cogview.training.objective import Softmax, split_targets
 from cogview.training.recipe import Recipe
 from cogview.training.samples import Sampler, Samples
@@ -211,6 +213,22 @@ class CogLMTask(TransformerTask):
             return
         drawer = Transformer.from_directory(self.start.directory)
         model.load_state_dict(transferred(drawer.state_dict(), model.state_dict(), old, self.format))
+
+    def first_losses(self, model: nn.Module) -> FirstLosses:
+        """As of any transformer; from one that only draws, the picture's losses where this one draws too."""
+        old = self.start.sequences
+        if not isinstance(old, SequenceFormat):
+            return super().first_losses(model)
+        drawer, still = copy(self), TransformerTask(cast(Any, self.recipe))
+        drawer.recipe = self.recipe.model_copy(update={"strategies": Strategies(drawing=1, captioning=0)})
+        still.__dict__["format"] = old
+        batch = self._first_items(min(self.format.text_limit, old.text_limit))
+        start = drawer._parts(model, batch)
+        own = still._parts(Transformer.from_directory(self.start.directory), batch)
+        return FirstLosses({"image_loss": start["image_loss"]}, {"image_loss": own["image_loss"]}, {})
+
+    def _first_batch(self, batch: TokenBatch) -> dict[str, Tensor]:
+        return make_batch(self.format, self.recipe.strategies, batch, np.random.default_rng(self.recipe.seed))
 
     def _loader(self, seed: int, split: str, batch: int, **more: Any) -> TokenLoader:
         return TokenLoader(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
@@ -24,9 +25,10 @@ from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarg
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
+from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.recipe import Recipe
 from cogview.training.start import FACTS, Start, find_start
-from cogview.training.task import Metrics, State, Task
+from cogview.training.task import Metrics, State, Task, load_weights
 from cogview.training.tasks.transformer import VALIDATION_SEED, Validation
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -36,9 +38,10 @@ COPIED = {"decoder_qkv": "qkv", "decoder_out": "out"}
 
 
 class EnlargingRecipe(Recipe):
-    """What both recipes have. ``init`` is a CogLM: a family, a run or its directory. window: rows and columns
-    of the local attention; ``data``, ``split``, ``sources``, ``mixture`` and ``validation`` are as in the
-    transformer's recipe."""
+    """What both recipes have. ``init`` is a CogLM (a family, a run or its directory), or a model of the same
+    task to go on with (``pictogram-2/direct``). window: rows and columns of the local attention, by default
+    9 x 9 or those of the model in init; ``data``, ``split``, ``sources``, ``mixture`` and ``validation`` are
+    as in the transformer's recipe."""
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation"}
 
@@ -74,14 +77,6 @@ class IterativeRecipe(EnlargingRecipe):
     text_slots: PositiveInt = 16
     ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.2, 0.4, 0.6, 0.8, 0.9)
     trained: Literal["attention", "all"] = "all"
-
-
-def base_format(init: Path) -> CogLMFormat:
-    """The sequences of the CogLM that ``init`` names; CogViewError where it is another model."""
-    form = find_start(init).sequences
-    if not isinstance(form, CogLMFormat):
-        raise CogViewError(f"init: {init} is no CogLM; super-resolution starts from one (task: coglm)")
-    return form
 
 
 def hide(count: int, length: int, ratios: tuple[float, ...], generator: torch.Generator | None) -> Tensor:
@@ -131,7 +126,12 @@ class EnlargingTask(Task):
     @cached_property
     def base(self) -> tuple[CogLMFormat, TransformerConfig]:
         """The CogLM's sequences and configuration; CogViewError where its pictures are not the small ones."""
-        form, index = base_format(self.recipe.init), self.shards.index
+        form, index = self.start.sequences, self.shards.index
+        if not isinstance(form, CogLMFormat):
+            raise CogViewError(
+                f"init: {self.recipe.init} is no CogLM, nor a model of this task; super-resolution "
+                "starts from a CogLM (task: coglm)"
+            )
         sizes = form.vocabulary.image_codes, form.vocabulary.text_pieces
         found = index.vocabulary.image_codes, index.vocabulary.text_pieces
         if form.grid != index.context_grid or sizes != found:
@@ -146,10 +146,29 @@ class EnlargingTask(Task):
         """How many times larger a side gets."""
         return self.shards.index.grid[0] // self.base[0].grid[0]
 
+    @property
+    def own(self) -> DirectFormat | IterativeFormat | None:
+        """What the model in ``init`` reads, where it is of this task; CogViewError where the data differ."""
+        form, index = self.start.sequences, self.shards.index
+        if not isinstance(form, DirectFormat | IterativeFormat) or form.kind != self.name:
+            return None
+        small = form.small if isinstance(form, DirectFormat) else index.context_grid
+        if (form.grid, small) != (index.grid, index.context_grid):
+            raise CogViewError(
+                f"{self.recipe.data}: pictures of {index.grid} codes over {index.context_grid}; the "
+                f"model in init makes {form.grid} of {small}"
+            )
+        return form
+
     @cached_property
     def form(self) -> DirectFormat | IterativeFormat:
         """What the model reads."""
         raise NotImplementedError
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """The recipe's values of fields of the form, those that are left out only where init has none."""
+        chosen = [name for name in names if self.own is None or name in self.recipe.model_fields_set]
+        return {name: getattr(self.recipe, name) for name in chosen}
 
     @property
     def text_limit(self) -> int:
@@ -157,10 +176,36 @@ class EnlargingTask(Task):
         raise NotImplementedError
 
     def build(self) -> nn.Module:
-        return Transformer(enlarged_config(self.base[1], self.form))
+        config = self.start.config() if self.own else enlarged_config(self.base[1], self.form)
+        return Transformer(config)
+
+    def first_losses(self, model: nn.Module) -> FirstLosses | None:
+        """From a model of this task the same items' losses in both; None from a CogLM, which has no such."""
+        if self.own is None:
+            return None
+        batch, _ = next(iter(self.loader(None)))
+        first: Any = {name: cast(Any, values)[:ROWS] for name, values in batch.items()}
+        still = Transformer.from_directory(self.start.directory)
+        start, own = self._first_loss(model, self.form, first), self._first_loss(still, self.own, first)
+        now, then = self.form.model_dump(), self.own.model_dump()
+        return FirstLosses(
+            start, own, {name: (now[name], then[name]) for name in now if now[name] != then[name]}
+        )
+
+    def _first_loss(
+        self, model: nn.Module, form: DirectFormat | IterativeFormat, batch: TokenBatch
+    ) -> dict[str, float]:
+        """A model's loss on the CPU, the same codes hidden at every call."""
+        task, generator = copy(self), torch.Generator().manual_seed(VALIDATION_SEED)
+        task.__dict__["form"], task.device = form, torch.device("cpu")
+        loss, _ = task._loss(cast(Transformer, model), batch, generator)
+        return {"image_loss": float(loss)}
 
     def initialize(self, model: nn.Module, directory: Path) -> None:
-        """Begin from the CogLM's weights."""
+        """Begin from the CogLM's weights, or from a model's of this task."""
+        if self.own:
+            load_weights(model, self.start.directory)
+            return
         base, still = self.base[0], Transformer.from_directory(self.start.directory)
         rows, columns = self.form.grid
         numbers = torch.arange(rows * columns)
@@ -278,9 +323,9 @@ class DirectTask(EnlargingTask):
 
     @cached_property
     def form(self) -> DirectFormat:
-        base, config = self.base
-        form = DirectFormat.over(base, self.scale, config.max_positions)
-        return form.model_copy(update={"window": self.recipe.window, "across": self.recipe.across})
+        own = cast(DirectFormat | None, self.own)
+        form = own or DirectFormat.over(self.base[0], self.scale, self.base[1].max_positions)
+        return form.model_copy(update=self._given("window", "across"))
 
     @property
     def text_limit(self) -> int:
@@ -310,9 +355,9 @@ class IterativeTask(EnlargingTask):
 
     @cached_property
     def form(self) -> IterativeFormat:
-        base, config = self.base
-        own = {"window": self.recipe.window, "text_slots": self.recipe.text_slots}
-        return IterativeFormat.over(base, self.scale, config.max_positions).model_copy(update=own)
+        own = cast(IterativeFormat | None, self.own)
+        form = own or IterativeFormat.over(self.base[0], self.scale, self.base[1].max_positions)
+        return form.model_copy(update=self._given("window", "text_slots"))
 
     @property
     def text_limit(self) -> int:

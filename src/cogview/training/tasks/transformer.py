@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from copy import copy
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from cogview.data.loader import Crop, Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat, collate
+from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.meter import Work, transformer_work
 from cogview.training.objective import Softmax, sequence_loss, split_targets
 from cogview.training.recipe import Recipe
@@ -37,6 +39,12 @@ from cogview.transformer.config import AttentionConfig, TransformerConfig
 from cogview.transformer.lora import LoRAConfig, adapter_parameters, attach, save_adapter
 from cogview.transformer.model import Transformer
 
+LOSS_ONLY = {
+    "text_weight",
+    "image_weight",
+    "context_weight",
+    "weighting",
+}  # what is counted, not what is read
 VALIDATION_SEED = 20210526  # the day CogView's paper appeared; only the choice of captions hangs on it
 
 
@@ -254,6 +262,45 @@ class TransformerTask(Task):
         if self.recipe.lora:
             attach(model, self.recipe.lora)
 
+    def first_losses(self, model: nn.Module) -> FirstLosses:
+        """Of the first rows of the first batch: in the recipe's sequences, and in those of the start."""
+        own, still = self._as_started(), Transformer.from_directory(self.start.directory)
+        batch = self._first_items(min(self.format.text_limit, own.format.text_limit))
+        then = own.format.model_dump()
+        differs = {
+            name: (now, then[name])
+            for name, now in self.format.model_dump().items()
+            if name in then and now != then[name] and name not in LOSS_ONLY
+        }
+        return FirstLosses(self._parts(model, batch), own._parts(still, batch), differs)
+
+    def _as_started(self) -> TransformerTask:
+        """This task with the sequences that the model in ``init`` was trained on, if they are of this kind.
+
+        Of another kind, as for captions by a model that draws, the start is looked at in the recipe's.
+        """
+        known, task = self.start.sequences, copy(self)
+        if known is not None and (known.kind, known.grid) == (self.format.kind, self.format.grid):
+            task.__dict__["format"] = known
+        return task
+
+    def _first_items(self, text_limit: int) -> TokenBatch:
+        """The first rows of the first batch, texts cut to what both formats read."""
+        batch = next(_first((next(iter(self._batches(None))),), ROWS))
+        batch["texts"] = [text[:text_limit] for text in batch["texts"]]
+        return batch
+
+    def _parts(self, model: nn.Module, batch: TokenBatch) -> dict[str, float]:
+        """Mean losses of image and text tokens in nats, of those that a batch has."""
+        made = self._first_batch(batch)
+        _, parts = self.loss(model, made, 0, "model")
+        sizes = {"image_loss": len(made["image_at"]), "text_loss": len(made["text_at"])}
+        return {name: float(parts[name]) for name, size in sizes.items() if size}
+
+    def _first_batch(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Sequences of a batch."""
+        return make_batch(self.format, batch)
+
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
         """All, or the adapters' alone."""
         return adapter_parameters(model) if self.recipe.lora else model.named_parameters()
@@ -304,10 +351,12 @@ class TransformerTask(Task):
 
     def _visibility(self, batch: Any, layers: int, training: bool) -> Visibility | None:
         """Who sees whom in a batch; None is causal."""
-        attention = self.recipe.attention
-        if self.recipe.format.visibility == "prefix":
+        if self.format.visibility == "prefix":
             return Prefix(batch["prefix"])
-        if attention == "causal" or not training:
+        if not training:
+            return None
+        attention = self.recipe.attention
+        if attention == "causal":
             return None
         vocabulary, ids = self.format.vocabulary, batch["inputs"]
         image = ids < vocabulary.image_codes
@@ -414,5 +463,7 @@ def _first(loader: Iterable[tuple[TokenBatch, State]], items: int) -> Iterator[T
         )
         if "context" in batch:
             part["context"] = batch["context"][:items]
+        if "languages" in batch:
+            part["languages"] = batch["languages"][:items]
         yield part
         items -= len(part["texts"])

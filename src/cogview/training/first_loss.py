@@ -1,0 +1,53 @@
+"""The first loss of a run that starts from a model, beside what that model gives by itself.
+
+Weights that were read wrongly and a format that the model was not trained on look alike: the loss of the
+first batch is far above the model's own. Hours of training then only repair what was broken at the start,
+so that such a run is refused before its first step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cogview.errors import CogViewError
+
+ROWS = 8  # of the first batch; both models get the same, so that few suffice
+FACTOR, MARGIN = 1.5, 1.0  # what a start may be above the model's own loss, and nats a token
+
+
+@dataclass(frozen=True)
+class FirstLosses:
+    """Losses in nats a token, by name (``image_loss``, ``text_loss``), of the same items.
+
+    start: the model as training begins; own: the model in ``init`` by itself, on its own sequences; differs:
+    fields in which the recipe's sequences are not the model's, with both values.
+    """
+
+    start: Mapping[str, float]
+    own: Mapping[str, float]
+    differs: Mapping[str, tuple[object, object]]
+
+    def check(self, init: str) -> None:
+        """Raise CogViewError where the start is far above the model's own loss, or no number."""
+        for name in self.start.keys() & self.own.keys():
+            start, own = self.start[name], self.own[name]
+            if math.isfinite(start) and start <= FACTOR * own + MARGIN:
+                continue
+            reasons = [
+                f"{field} is {now!r}, the model has {then!r}" for field, (now, then) in self.differs.items()
+            ]
+            why = "; ".join(reasons[:4]) or "the weights did not arrive as they are stored"
+            raise CogViewError(
+                f"init: {init}: the first {name} is {start:,.2f} nats, the model's own on the same items is "
+                f"{own:,.2f}; training would start from noise ({why})"
+            )
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name} {value:.3f}"
+            + (f" (the model in init: {self.own[name]:.3f})" if name in self.own else "")
+            for name, value in self.start.items()
+        ]
+        return "first " + ", ".join(parts)
