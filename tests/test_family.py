@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.family import Family, FamilyConfig, Fingerprints, Role, find, installed, write_family
+from cogview.files import replace_directory
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
@@ -136,3 +139,84 @@ def test_a_failed_write_leaves_the_old_family(tiny: Path, parts: Path) -> None:
     with pytest.raises(CogViewError, match="not the tokenizer"):
         write_family(wrong, tiny, sources)
     assert Family(tiny).hash == before
+
+
+def sources(parts: Path) -> dict[str, Path]:
+    return {"image_tokenizer": parts / "image", "text.model": parts / "text.model", "base": parts / "base"}
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "hidden"])
+def test_what_is_no_family_is_never_replaced(what: str, tiny: Path, parts: Path, tmp_path: Path) -> None:
+    place = tmp_path / "photos"
+    if what == "file":
+        place.write_text("x")
+    else:
+        place.mkdir()
+        (place / (".thesis" if what == "hidden" else "thesis.txt")).write_text("x")
+    with pytest.raises(CogViewError, match="photos is"):
+        write_family(Family(tiny).config, place, sources(parts))
+    kept = place if what == "file" else next(place.iterdir())
+    assert kept.read_text() == "x" and list(tmp_path.glob("*.old")) == list(tmp_path.glob(".*")) == []
+
+
+def test_assemble_refuses_a_users_folder_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "photos.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("x")
+    assert main(["assemble", "photos", "--from", "pictogram"]) == 2
+    said = capsys.readouterr().err
+    assert "photos is not empty and no model family (it holds thesis.txt)" in said and said.count("\n") == 1
+    assert {path.parent.name for path in tmp_path.rglob("thesis.txt")} == {"photos", "photos.new"}
+
+
+def test_files_of_the_users_own_stay_beside_a_new_family(tiny: Path, parts: Path) -> None:
+    """What the old family had and the new one has not goes; anything else stays."""
+    (tiny / "notes.txt").write_text("mine")
+    (tiny / "more").mkdir()
+    (tiny / "more" / "a.png").write_text("mine")
+    config = Family(tiny).config
+    moved = {"base": Role(directory="first", sequences=config.roles["base"].sequences)}
+    new = sources(parts) | {"first": parts / "base"}
+    del new["base"]
+    write_family(config.model_copy(update={"roles": moved}), tiny, new)
+    assert (tiny / "notes.txt").read_text() == (tiny / "more" / "a.png").read_text() == "mine"
+    assert not (tiny / "base").exists() and (tiny / "first").is_dir()
+    assert [path.name for path in tiny.parent.iterdir() if path.suffix in (".old", ".part")] == []
+
+
+def test_two_at_once_do_not_break_each_other(tiny: Path, parts: Path) -> None:
+    config = Family(tiny).config
+    (tiny / "notes.txt").write_text("mine")
+
+    def write(number: int) -> None:
+        write_family(config, tiny, sources(parts))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(16)))
+    Family(tiny).transformer("base")
+    assert (tiny / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tiny.parent.iterdir() if path.suffix in (".old", ".part")] == []
+
+
+def test_a_rename_that_fails_leaves_the_old_family(tiny: Path, tmp_path: Path) -> None:
+    before = Family(tiny).hash
+    with pytest.raises(OSError):
+        replace_directory(tiny.with_name("nothing"), tiny)
+    assert Family(tiny).hash == before
+
+
+def test_where_names_cannot_be_exchanged_the_old_one_goes_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cogview.files._exchange", lambda one, other: False)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "what").write_text(name)
+    [aside] = replace_directory(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "what").read_text() == "new" and (aside / "what").read_text() == "old"
+    with pytest.raises(OSError):
+        replace_directory(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "what").read_text() == "new"

@@ -29,6 +29,7 @@ from cogview.coglm import CogLMFormat
 from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
 from cogview.config import Config, cache_dir, read_json
 from cogview.errors import CogViewError
+from cogview.files import replace_directory, spare_name
 from cogview.provenance import model_hash
 from cogview.sequences import SequenceFormat
 from cogview.vocabulary import Vocabulary
@@ -298,16 +299,33 @@ def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, P
     return Family(directory)
 
 
+def check_place(directory: str | Path) -> None:
+    """CogViewError where a family cannot take the place of what is there, as that is none."""
+    place = Path(directory)
+    if (place / FILE).is_file():
+        return
+    if place.is_dir():
+        taken = next(place.iterdir(), None)
+        if taken is not None:
+            raise CogViewError(
+                f"{directory} is not empty and no model family (it holds {taken.name}); choose another place"
+            )
+    elif place.exists():
+        raise CogViewError(f"{directory} is there and no directory; choose another one")
+
+
 @contextmanager
 def new_family(directory: str | Path, config: FamilyConfig) -> Iterator[Path]:
     """An empty directory to put a family's parts into.
 
-    At the end ``family.json`` is added, everything is checked, and the directory takes the place of
-    ``directory``; what was there until then stays where something goes wrong.
+    At the end ``family.json`` is added, everything is checked, and the directory takes the place of the
+    family in ``directory``, if there is one; until then, or where something goes wrong, that stays. Files
+    of the old directory that are no part of the family are kept. CogViewError where ``directory`` holds
+    something else.
     """
-    directory = Path(directory)
-    fresh = directory.with_name(directory.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    check_place(directory)
+    final = Path(directory).resolve()
+    fresh = spare_name(final)
     fresh.mkdir(parents=True)
     try:
         yield fresh
@@ -316,7 +334,23 @@ def new_family(directory: str | Path, config: FamilyConfig) -> Iterator[Path]:
         family.text_tokenizer(), family.image_tokenizer()
         for role in config.roles:
             family.check(role)
-        shutil.rmtree(directory, ignore_errors=True)
-        fresh.rename(directory)
+        check_place(directory)
+        for old in replace_directory(fresh, final):
+            _keep_others(old, final)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Move what is no part of the family in ``old`` to ``new``."""
+    try:
+        config = read_json(FamilyConfig, old / FILE)
+    except CogViewError:  # another version's, or damaged: what belongs to it cannot be told
+        parts = set[str]()
+    else:
+        places = [role.directory for role in config.roles.values()] + list(config.adapters.values())
+        parts = {config.image_tokenizer, config.text_tokenizer, config.clusters or FILE, *places}
+    for path in old.iterdir():
+        if path.name not in parts | {FILE, "card.md"} and not (new / path.name).exists():
+            path.rename(new / path.name)

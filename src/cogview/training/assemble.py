@@ -27,8 +27,10 @@ from cogview.family import (
     Fingerprints,
     Role,
     StyleDefaults,
+    check_place,
     write_family,
 )
+from cogview.files import write_file
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.images import read_image_tokenizer
@@ -107,6 +109,7 @@ def assemble(
     Raises CogViewError where a part is missing or trained with another tokenizer than the family's.
     """
     out, settings = Path(out), settings or FamilySettings()
+    check_place(out)
     if share and BASE not in roles:
         raise CogViewError("--share stores once what roles have in common with base; give --base too")
     tokenizers = _tokenizers(beside or start, image_tokenizer, text_tokenizer)
@@ -137,7 +140,7 @@ def assemble(
         config = validate(FamilyConfig, fields, str(out))
         family = write_family(config, out, parts | {f"lora-{name}": path for name, path in adapted.items()})
     if kept is not None:
-        (out / CARD).write_text(kept, encoding="utf-8")
+        write_file(out / CARD, kept)
     return family
 
 

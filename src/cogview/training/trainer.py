@@ -29,6 +29,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
+from cogview.files import replace_directory
 from cogview.training.allocator import keep_freed_memory
 from cogview.training.checkpoint import (
     Checkpoint,
@@ -408,8 +409,8 @@ class Trainer:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         self.task.export(model, part)
-        shutil.rmtree(final, ignore_errors=True)
-        part.replace(final)
+        for old in replace_directory(part, final):
+            shutil.rmtree(old, ignore_errors=True)
 
     def _plot(self) -> None:
         self._plotted_at = time.monotonic()

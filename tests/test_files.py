@@ -1,0 +1,73 @@
+"""Files that are whole or not there, on a disk that is full."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogview.cli.evaluate import write_sheet as write_rows
+from cogview.cli.generate import write, write_sheet
+from cogview.errors import CogViewError
+from cogview.files import write_file, write_image, write_new
+from cogview.generation.picture import Picture
+
+
+@contextmanager
+def full_disk(size: int = 500) -> Iterator[None]:
+    """Within, no file can grow over ``size`` bytes: a write stops in the middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def picture() -> Picture:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    codes = np.zeros(4, dtype=np.int64)
+    return Picture(Image.fromarray(pixels), codes, "a", "a", 0, 0, {}, "tiny", "0" * 64)
+
+
+def test_a_full_disk_leaves_no_part_of_a_picture(picture: Picture, tmp_path: Path) -> None:
+    rows = [np.asarray(picture.image)[None]]
+    for attempt in (
+        lambda: write(picture.png(), tmp_path, "a"),
+        lambda: write_sheet([picture], 1, tmp_path),
+        lambda: picture.save(tmp_path / "b.png"),
+        lambda: write_rows(tmp_path / "c.png", rows),
+    ):
+        with full_disk(), pytest.raises(CogViewError, match="cannot be written"):
+            attempt()
+        assert list(tmp_path.iterdir()) == []
+    assert write(picture.png(), tmp_path, "a").name == "a.png"  # and not a-2
+
+
+def test_what_was_there_stays_where_a_write_fails(picture: Picture, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture.save(path)
+    before = path.read_bytes()
+    with full_disk():
+        for attempt in (lambda: write_file(path, b"x" * 999), lambda: write_image(path, picture.image)):
+            with pytest.raises(OSError):
+                attempt()
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_content_keeps_its_name_and_another_gets_the_next(tmp_path: Path) -> None:
+    def name(number: int) -> Path:
+        return tmp_path / f"{number}.png"
+
+    assert [write_new(name, content).name for content in (b"a", b"b", b"a", b"b", b"c")] == [
+        "1.png", "2.png", "1.png", "2.png", "3.png",
+    ]  # fmt: skip
+    (tmp_path / "4.png").symlink_to(tmp_path / "nowhere")
+    assert write_new(name, b"d").name == "5.png"
+    assert len(list(tmp_path.iterdir())) == 5
