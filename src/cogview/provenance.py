@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue
 
 from cogview.config import Config, validate
 from cogview.errors import CogViewError
+from cogview.files import write_file
 
 KEY = "cogview"
 MODEL_FILES = (".json", ".model", ".safetensors")
@@ -89,7 +90,7 @@ def png_bytes(image: Image.Image, provenance: Provenance) -> bytes:
 def save_png(image: Image.Image, path: Path | str, provenance: Provenance) -> None:
     """Write :func:`png_bytes`; CogViewError where the place is not writable."""
     try:
-        Path(path).write_bytes(png_bytes(image, provenance))
+        write_file(Path(path), png_bytes(image, provenance))
     except OSError as error:
         raise CogViewError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -19,6 +19,7 @@ from cogview import page
 from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, explained, observe, regions
 from cogview.analysis.reading import reading
 from cogview.errors import CogViewError
+from cogview.files import write_file, write_image
 from cogview.generation.roles import BASE
 from cogview.pipeline import CogView, Picture
 from cogview.vocabulary import Vocabulary
@@ -249,10 +250,10 @@ def write(report: AttentionReport, directory: Path) -> Path:
             for rank, head in enumerate(report.best_heads(number)):
                 sheets[_name(number, word, rank)] = dotted(report.picture.image, head.words[number])
         for name, image in sheets.items():
-            image.save(directory / f"{name}.png")
-        (directory / "heads.json").write_text(json.dumps(facts(report), indent=1) + "\n", encoding="utf-8")
+            write_image(directory / f"{name}.png", image)
+        write_file(directory / "heads.json", json.dumps(facts(report), indent=1) + "\n")
         file = directory / "index.html"
-        file.write_text(whole_page(report, sheets), encoding="utf-8")
+        write_file(file, whole_page(report, sheets))
     except OSError as error:
         raise CogViewError(f"{directory}: cannot be written ({error.strerror or error})") from error
     return file

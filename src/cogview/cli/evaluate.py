@@ -332,10 +332,11 @@ def _fidelity_cells(own: Fidelity) -> list[str]:
 def write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) -> None:
     """Write the sheet of sets of pictures; CogViewError where the place is not writable."""
     from cogview.evaluation.sheets import sheet
+    from cogview.files import write_image
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet(rows, columns).save(path, "PNG")
+        write_image(path, sheet(rows, columns))
     except OSError as error:
         raise CogViewError(f"{path}: cannot be written ({error.strerror or error})") from None
 

@@ -239,18 +239,13 @@ def write(content: bytes, folder: Path, name: str) -> Path:
 
     The same picture is the same file: where it is there already, it stays.
     """
-    number, path = 1, folder / f"{name}.png"
+    from cogview.files import write_new
+
+    first = folder / f"{name}.png"
     try:
-        while path.exists():
-            if path.is_file() and path.read_bytes() == content:
-                return path
-            number += 1
-            path = folder / f"{name}-{number}.png"
-        with path.open("xb") as file:
-            file.write(content)
+        return write_new(lambda number: first if number == 1 else folder / f"{name}-{number}.png", content)
     except OSError as error:
-        raise CogViewError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return path
+        raise CogViewError(f"{first}: cannot be written ({error.strerror or error})") from error
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cogview.errors import CogViewError
+from cogview.files import write_file
 
 
 def report(
@@ -35,9 +35,7 @@ def report(
     text = build(sources, title, int(max_mb * 1e6))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, out)
+        write_file(out, text)
     except OSError as error:
         raise CogViewError(f"{out}: cannot be written ({error.strerror or error})") from None
     typer.echo(f"{out}: {len(text.encode()) / 1e6:.2f} MB")

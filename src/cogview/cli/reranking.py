@@ -9,6 +9,7 @@ import typer
 
 from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
+from cogview.files import write_image
 
 if TYPE_CHECKING:
     from cogview.evaluation.scoring import Accuracy, Figure
@@ -203,7 +204,7 @@ def order(
         report, images = order_pictures(family, prompt, n, seed, sampling, alignment, progress)
     try:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        order_sheet(report, images).save(sheet, "PNG")
+        write_image(sheet, order_sheet(report, images))
     except OSError as error:
         raise CogViewError(f"{sheet}: cannot be written ({error.strerror or error})") from None
     if out:

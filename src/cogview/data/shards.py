@@ -34,6 +34,7 @@ from pydantic import Field
 from cogview.config import Config, read_json
 from cogview.data.samples import KINDS, CaptionKind
 from cogview.errors import CogViewError
+from cogview.files import write_file
 from cogview.vocabulary import Vocabulary
 
 INDEX = "index.json"
@@ -133,12 +134,7 @@ class TokenItem:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file under a temporary name, flush it to disk, then rename it into place."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_file(path, text, durable=True)
 
 
 # ---------------------------------------------------------------------------------------------- writing

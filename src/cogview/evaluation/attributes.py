@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -43,6 +42,7 @@ from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reconstruction import reconstruct, to_tensor
 from cogview.evaluation.reports import versions
 from cogview.evaluation.scoring import Accuracy, Answers, score
+from cogview.files import write_image
 from cogview.tokenizers.images import AnyImageTokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -226,9 +226,7 @@ def draw_all(
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG that is either whole or not there."""
-    part = path.with_suffix(".part")
-    picture.convert("RGB").save(part, "PNG")
-    os.replace(part, path)
+    write_image(path, picture.convert("RGB"))
 
 
 def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:

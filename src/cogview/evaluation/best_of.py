@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from cogview.evaluation.avatars import Avatar, Selection, corpus_fingerprint, re
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reports import versions
 from cogview.evaluation.scoring import Accuracy, Figure, score
+from cogview.files import write_file
 
 if TYPE_CHECKING:
     from cogview.evaluation.distributions import Extractor
@@ -261,9 +261,7 @@ def _draw_all(
 
 
 def _write(path: Path, numbers: Sequence[float]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(list(numbers)), encoding="utf-8")
-    os.replace(part, path)
+    write_file(path, json.dumps(list(numbers)))
 
 
 def _losses(path: Path, most: int) -> list[float]:

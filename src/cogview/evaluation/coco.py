@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from cogview.evaluation.distributions import (
 from cogview.evaluation.drawing import WHOLE, run_folder
 from cogview.evaluation.intervals import mean_figure
 from cogview.evaluation.pictures import PictureSet
+from cogview.files import write_file
 from cogview.generation.picture import Picture
 from cogview.hierarchy import Hierarchy
 from cogview.pipeline import CogView
@@ -186,9 +186,7 @@ def translated(
                 f"--translate gave {sum(map(bool, found))} texts for {len(some)}, not one each"
             )
         known |= dict(zip(some, found, strict=True))
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(known, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_file(path, json.dumps(known, ensure_ascii=False, indent=0) + "\n")
         if progress:
             progress("translating", min(first + TOGETHER, len(new)), len(new))
     return [known[text] for text in captions]
@@ -229,9 +227,7 @@ def draw_all(
     paths = [folder / f"{i:06d}.png" for i in range(len(prompts))]
     for i in range(rank[0], len(prompts), rank[1]):
         if not paths[i].is_file():
-            part = paths[i].with_suffix(".part")
-            painter.draw(prompts[i], painter.plan.seed + i).save(part)
-            os.replace(part, paths[i])
+            painter.draw(prompts[i], painter.plan.seed + i).save(paths[i])
         if progress:
             progress("drawing", i + 1, len(prompts))
     return paths if all(path.is_file() for path in paths) else None

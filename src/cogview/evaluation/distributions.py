@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from cogview.evaluation.inception import InceptionExtractor, Preprocessing
 from cogview.evaluation.lite0 import SIZE, Lite0
 from cogview.evaluation.pictures import PictureSet, Shape, chunks, stacked
 from cogview.evaluation.reports import versions
+from cogview.files import replacing
 
 CHUNK = 64
 TOGETHER = 4  # pictures in a forward: what it needs then is kept by the allocator, not mapped anew each time
@@ -209,9 +209,8 @@ def describe(
 
 
 def _save(file: Path, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> None:
-    part = file.with_suffix(f".{os.getpid()}.npz")
-    np.savez(part, features=features, probabilities=probabilities)
-    part.replace(file)
+    with replacing(file) as part, part.open("wb") as opened:
+        np.savez(opened, features=features, probabilities=probabilities)
 
 
 def _load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -12,6 +12,7 @@ from typing import Any
 from cogview.errors import CogViewError
 from cogview.evaluation.fairness import AS_ASKED, TRAINING, WITH_WORDS, FairnessReport, Reading
 from cogview.evaluation.scoring import Figure
+from cogview.files import replacing
 
 COLOURS = {TRAINING: "#b8b8b8", AS_ASKED: "#d08a3c", WITH_WORDS: "#3c78b4"}
 
@@ -45,7 +46,8 @@ def write_figure(figure: Any, path: Path) -> None:
     """Write a figure in the format its file's name says; CogViewError where that cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        with replacing(path) as part:
+            figure.savefig(part, dpi=110, format=path.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise CogViewError(f"{path}: cannot be written ({error})") from None
 

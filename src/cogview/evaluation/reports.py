@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import cogview
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.files import write_file
 
 PACKAGES = ("torch", "numpy", "pillow")
 
@@ -33,8 +33,6 @@ def write_report(report: Config, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_file(path, report.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise CogViewError(f"{path}: cannot be written ({error.strerror})") from None

@@ -6,7 +6,6 @@ import base64
 import csv
 import html
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 import cogview
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.files import write_file
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Study
 from cogview.study.statistics import RESAMPLES, Figures, Interval, compute
 from cogview.study.store import Answer, Store
@@ -93,9 +93,7 @@ def write_report(store: Store, out: Path) -> tuple[Report, list[Path]]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_file(path, content)
     return path
 
 

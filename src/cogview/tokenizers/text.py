@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -21,6 +20,7 @@ import sentencepiece
 from numpy.typing import ArrayLike
 
 from cogview.errors import CogViewError
+from cogview.files import write_file
 
 MAX_MODEL_BYTES = 32 << 20
 MAX_LINE_BYTES = 1 << 16  # longer training texts are left out
@@ -69,9 +69,7 @@ class TextTokenizer:
 
     def save(self, path: Path | str) -> None:
         """Write the model; ``from_file`` reads it back to an equal one. Appears whole or not at all."""
-        partial = Path(f"{path}.partial")
-        partial.write_bytes(self.model)
-        os.replace(partial, path)
+        write_file(Path(path), self.model)
 
     def extended(self, pieces: Iterable[str]) -> TextTokenizer:
         """This tokenizer with more ordinary pieces of score 0 after its own, as icetk adds its controls.

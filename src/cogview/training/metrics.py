@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from cogview.files import replacing, write_file
 
 if TYPE_CHECKING:
     from cogview.training.trackers import Followers
@@ -77,12 +78,7 @@ class MetricsFile:
         if self.followers:
             self.followers.after = step
         kept = "".join(json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step)
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
+        write_file(self.path, kept, durable=True)
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines, in order, up to the first that is not whole (a kill or a full disk cut it short)."""
@@ -122,7 +118,8 @@ def plot_losses(metrics: Path, picture: Path) -> None:
         axes.legend()
     axes.grid(alpha=0.3)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=120)
+    with replacing(picture) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def loss_curves(metrics: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from cogview.config import Config, dump_yaml, load_yaml, validate
 from cogview.errors import CogViewError
+from cogview.files import write_file
 from cogview.training.optim import AdamWConfig, OptimizerConfig
 from cogview.training.parallel import Parallel
 from cogview.training.precision import LossScaler, Precision
@@ -136,9 +137,7 @@ def task_class(name: str) -> type[Task]:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Save a resolved recipe as YAML, every default written out."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(dump_yaml(recipe), encoding="utf-8")
-    part.replace(path)
+    write_file(path, dump_yaml(recipe))
 
 
 def check_same(saved: Recipe, given: Recipe, path: Path) -> None:

@@ -30,6 +30,7 @@ from cogview.config import Config
 from cogview.data.image_cache import ImageCache
 from cogview.data.loader import ImageBatch, ImageLoader
 from cogview.errors import CogViewError
+from cogview.files import write_image
 from cogview.tokenizers.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from cogview.tokenizers.perceptual import LPIPS, Network
 from cogview.tokenizers.quantizers import (
@@ -390,7 +391,7 @@ class ImageTokenizerTask(Task):
         rows = torch.cat([images, tokenizer.decode(tokenizer.encode(images)).clamp(0, 1)]).cpu()
         top, bottom = (torch.cat(list(part), dim=2) for part in rows.chunk(2))
         sheet = (torch.cat([top, bottom], dim=1).permute(1, 2, 0) * 255).round().byte().numpy()
-        Image.fromarray(sheet).save(directory / f"reconstructions-{step:08d}.png")
+        write_image(directory / f"reconstructions-{step:08d}.png", Image.fromarray(sheet))
 
     def export(self, model: nn.Module, directory: Path) -> None:
         cast(TokenizerTraining, model).tokenizer.save(directory)

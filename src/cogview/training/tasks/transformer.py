@@ -25,6 +25,7 @@ from cogview.config import Config
 from cogview.data.loader import Crop, Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
+from cogview.files import write_image
 from cogview.sequences import SequenceFormat, collate
 from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.meter import Work, transformer_work
@@ -434,7 +435,7 @@ class TransformerTask(Task):
         """A contact sheet of the recipe's prompts."""
         if self.sampler:
             sheet = self.sampler.sheet(cast(Transformer, model))
-            sheet.save(directory / f"samples-{step:08d}.png")
+            write_image(directory / f"samples-{step:08d}.png", sheet)
 
     def export(self, model: nn.Module, directory: Path) -> None:
         """The model (fp16) or its adapter, and ``training.json``: sequence format, tokenizers."""

@@ -44,6 +44,7 @@ from cogview.data.sources import (
 from cogview.data.wordings import RewordedSource
 from cogview.errors import CogViewError
 from cogview.family import FILE, Defaults, Family
+from cogview.files import write_image
 from cogview.pipeline import CogView
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
@@ -441,7 +442,7 @@ class TrainOn:
         sheet = Image.new("RGB", (4 * width, len(prompts) * height), "white")
         for number, picture in enumerate(pictures):
             sheet.paste(picture.image, (number % 4 * width, number // 4 * height))
-        sheet.save(self.out / "samples.png")
+        write_image(self.out / "samples.png", sheet)
         self._say(f"  {self.out / 'samples.png'}: {'; '.join(prompts)}")
 
     @staticmethod
