@@ -2,7 +2,8 @@
 
 A verb is one file beside this one and one line in ``VERBS``. The file exposes a function with typer's
 annotations (or a ``typer.Typer`` for a verb with verbs of its own); what it needs it imports, so ``--help``
-imports no PyTorch. Users' errors are one red line and exit code 2, Ctrl-C one line and 130.
+imports no PyTorch. Users' errors are one red line and exit code 2 (3 where training diverged), Ctrl-C one
+line and 130.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def fail(message: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; returns the exit code: 0, an error's own (2, 3), or 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # never fail on a character the terminal lacks
             stream.reconfigure(errors="backslashreplace")
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command.main(args=arguments, prog_name="cogview", standalone_mode=False)
     except CogViewError as error:
         fail(str(error))
-        return 2
+        return error.exit_code
     except UsageError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):

@@ -48,7 +48,7 @@ def train(
     """
     from rich.console import Console
 
-    from cogview.errors import CogViewError
+    from cogview.errors import CogViewError, TrainingDiverged
     from cogview.training.launch import begin, meet
     from cogview.training.parallel_ranks import ElsewhereError, launched_world
     from cogview.training.recipe import read_recipe, task_class
@@ -73,6 +73,10 @@ def train(
             outcome = Trainer(task, given, directory, quiet, ranks).fit(going_on)
     except ElsewhereError:
         raise typer.Exit(2) from None  # the rank that failed says why
+    except TrainingDiverged as error:
+        if ranks.first:
+            raise
+        raise typer.Exit(error.exit_code) from None  # all find it; the first one says it
     if not ranks.first:
         return
     message = f"done: {outcome.step} steps; the model is in {directory / 'model'}"

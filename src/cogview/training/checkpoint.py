@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.training.guard import GuardState
 from cogview.training.precision import LossScaler
 
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -35,8 +36,8 @@ class TrainState(Config):
     """Everything of a run that is not a tensor.
 
     ``loader``: the data loader's state after the last batch used; ``window``: metrics since the last log
-    line; ``skipped``: updates in a row left out because a gradient was not finite; ``ranks``: how many
-    processes wrote it; ``tensor``: how many of them shared a layer.
+    line; ``skipped``: updates in a row that were left out; ``guard``: the losses they are judged by;
+    ``ranks``: how many processes wrote it; ``tensor``: how many of them shared a layer.
     """
 
     format: Literal[1] = 1
@@ -48,6 +49,7 @@ class TrainState(Config):
     random: dict[str, Any] = Field(default_factory=dict)
     scalers: dict[str, LossScaler] = Field(default_factory=dict)
     window: dict[str, list[float]] = Field(default_factory=dict)
+    guard: GuardState = GuardState()
     ranks: int = Field(1, ge=1)
     tensor: int = Field(1, ge=1)
 
@@ -203,14 +205,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def latest_checkpoint(
-    directory: Path, warn: Callable[[str], None], inspect: Callable[[Path], str | None] = damage
+    directory: Path,
+    warn: Callable[[str], None],
+    inspect: Callable[[Path], str | None] = damage,
+    upto: int | None = None,
 ) -> Checkpoint | None:
     """The newest whole checkpoint, or None where there is none; ``warn`` gets a line for each damaged one.
 
-    ``inspect`` says what is wrong with one. Raises CogViewError where there are checkpoints and all are
-    damaged.
+    ``inspect`` says what is wrong with one; ``upto``: none after this step. Raises CogViewError where there
+    are checkpoints and all are damaged.
     """
-    paths = list_checkpoints(directory)
+    paths = [path for path in list_checkpoints(directory) if upto is None or int(path.name[5:]) <= upto]
     for path in reversed(paths):
         problem = inspect(path)
         if problem is None:

@@ -183,6 +183,8 @@ class Engine:
         """Add the gradients of a micro-batch."""
         loss.backward()  # type: ignore[no-untyped-call]
 
+    leaves_out: bool = True  # whether an update can be left out once its loss is known
+
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of all gradients together, the same on every rank."""
         return torch.nn.utils.get_total_norm(gradients)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cogview.errors import CogViewError
+from cogview.errors import TrainingDiverged
 from cogview.training.optim import PhaseOptimizer
 from cogview.training.parallel import Engine, Objective, Parallel, Sizes, lent
 from cogview.training.parallel_ranks import Ranks
@@ -58,6 +58,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 class DeepSpeed(Engine):
     """DeepSpeed's engine around the task's loss."""
+
+    leaves_out = False
 
     def __init__(self, ranks: Ranks, parallel: Parallel) -> None:
         super().__init__(ranks, parallel)
@@ -101,7 +103,7 @@ class DeepSpeed(Engine):
         self._engine.step()
         norm = torch.as_tensor(self._engine.get_global_grad_norm())
         if not norm.isfinite():
-            raise CogViewError(
+            raise TrainingDiverged(
                 "the gradient was not finite, and DeepSpeed has moved the weights by it; "
                 "go on from the last checkpoint with --resume, or use parallel.kind fsdp"
             )

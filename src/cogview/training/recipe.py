@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from cogview.config import Config, dump_yaml, load_yaml, validate
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.training.guard import Guard
 from cogview.training.optim import AdamWConfig, OptimizerConfig
 from cogview.training.parallel import Parallel
 from cogview.training.precision import LossScaler, Precision
@@ -55,7 +56,8 @@ class Recipe(Config):
     micro-batches of an update; ``seed`` decides weights, order and draws. ``init``: a directory to take
     starting weights from. ``max_minutes``: stop cleanly by then and leave a checkpoint. ``keep``: so many
     checkpoints, the last ones; ``keep_every``: and those at multiples of so many steps (0: none).
-    ``async_checkpoints``: write them beside the training. The fields in ``CHANGEABLE`` may differ on resume.
+    ``async_checkpoints``: write them beside the training. ``guard``: what is done about losses that run
+    away. The fields in ``CHANGEABLE`` may differ on resume.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
@@ -66,6 +68,7 @@ class Recipe(Config):
             "async_checkpoints",
             "parallel",
             "max_minutes",
+            "guard",
             "threads",
             "prefetch",
             "trackers",
@@ -100,6 +103,7 @@ class Recipe(Config):
     trackers: tuple[TrackerName, ...] = ()
     init: Path | None = None
     max_minutes: float | None = Field(None, gt=0)
+    guard: Guard = Guard()
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

@@ -47,6 +47,7 @@ class Task(Protocol):
     parallel: ClassVar[tuple[str, ...]] = ("ddp", "fsdp", "hsdp", "deepspeed")  # kinds it can train with
     recipe: Any
     device: torch.device = torch.device("cpu")  # set by the loop before build(), as is
+    spike: ClassVar[tuple[float, float]] = (50.0, 0.0)  # guard.Watch's factor and margin; loose, for any loss
     ranks: Ranks = Ranks()  # for losses that hang on more than a rank's own rows
 
     def __init__(self, recipe: Any) -> None:

@@ -1,8 +1,8 @@
 """The training loop for any task: accumulate, clip, step, log, checkpoint, evaluate, stop, resume.
 
 One step takes ``accumulation`` micro-batches; for each, every phase's loss is computed and its gradients
-added; then every phase's optimizer moves its own parameters. An update whose gradient is not finite is left
-out (as in the released code), and :data:`PATIENCE` of them in a row end the run.
+added; then every phase's optimizer moves its own parameters. An update whose loss runs away or whose gradient
+is not finite is left out; after many in a row the run rolls back, or ends (``guard.py``).
 
 A run directory holds ``recipe.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``samples/``,
 ``plots/`` and ``model/``, the exported result. A resumed run continues bit for bit on the same machine and
@@ -14,6 +14,7 @@ to do after a step, rank 0 alone writes logs, samples and model, and all write c
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import time
@@ -28,7 +29,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from cogview.errors import CogViewError
+from cogview.errors import CogViewError, TrainingDiverged
 from cogview.files import replace_directory
 from cogview.training.allocator import keep_freed_memory
 from cogview.training.checkpoint import (
@@ -41,6 +42,7 @@ from cogview.training.checkpoint import (
 )
 from cogview.training.checkpoint_background import CheckpointWriter
 from cogview.training.ema import MovingAverage
+from cogview.training.guard import Watch, bad_weight
 from cogview.training.launch import meet
 from cogview.training.meter import Meter
 from cogview.training.metrics import MetricsFile, Window, plot_losses
@@ -55,7 +57,7 @@ from cogview.training.rng import preserved, random_states, restore_random_states
 from cogview.training.task import Task
 from cogview.training.trackers import Followers
 
-PATIENCE = 50  # updates left out in a row before the run ends
+ENDING = 5  # updates left out at the very end of a run that ended badly
 PLOT_SECONDS = 60.0  # drawing takes a moment, so not at every evaluation
 
 
@@ -123,6 +125,9 @@ class Trainer:
             every=recipe.keep_every,
         )
         self.step, self.seconds, self.seen, self.skipped = 0, 0.0, 0, 0
+        factor, margin = task.spike
+        self.watch = Watch(factor if recipe.guard.spike is None else recipe.guard.spike, margin)
+        self._losses, self._why = list[Tensor](), ""
         self.loader_state: dict[str, Any] | None = None
         self.window = Window()
         dtype, split = DTYPES.get(recipe.precision, torch.float32), self.ranks.tensor
@@ -183,6 +188,9 @@ class Trainer:
                 stopped = ""
                 while self.step < self.recipe.steps and not stopped:
                     self._train_step(batches)
+                    if self.skipped >= self.recipe.guard.patience:
+                        self._roll_back()
+                        continue
                     stopped, overdue = self._agree(signals, began)
                     self._after_step(reporter, bool(stopped), overdue)
         finally:
@@ -207,7 +215,8 @@ class Trainer:
         intervals, last = self.recipe.intervals, self.step == self.recipe.steps
         if self.step % intervals.log == 0 or last:
             self._log(reporter)
-        if stopping or last or overdue or _due(self.step, intervals.checkpoint):
+        due = (overdue or _due(self.step, intervals.checkpoint)) and not self.skipped
+        if stopping or last or due:  # amid bad losses, good checkpoints are not pushed out
             self.save()
         if not stopping or last:
             self._evaluate_if_due()
@@ -216,9 +225,58 @@ class Trainer:
         if self._saved_step != self.step:
             self.save()
         self.writer.wait()
+        self._check_end()
         self._export()
         self._plot()
         self.metrics.close()
+
+    # ------------------------------------------------------------------------------------------ bad endings
+
+    def _roll_back(self) -> None:
+        """Go on from the last checkpoint with good losses after it, with the data that come next.
+
+        Raises TrainingDiverged where there is none, or that was tried often enough.
+        """
+        self.writer.wait()
+        guard, state, came = self.recipe.guard, self.watch.state, self.step
+        found = self.ranks.together(lambda: self._latest(state.sound)) if state.sound > 0 else None
+        if found is None or state.rollbacks == guard.rollbacks:
+            raise TrainingDiverged(f"step {came}: {self._story(found)}")
+        kept = self.loader_state, self.seen, self.seconds
+        self._restore(found)
+        self.loader_state, self.seen, self.seconds = kept
+        self._logged, self.skipped = (self.seen, self.seconds), 0
+        known = {"rollbacks": state.rollbacks + 1, "sound": self.step}
+        self.watch.state = self.watch.state.model_copy(update=known)
+        if self.ranks.first:
+            self.metrics.append("rollback", self.step, {"from": came, "why": self._why})
+        self._say(
+            f"step {came}: {self._why}, {guard.patience} times in a row: back to step {self.step}, "
+            "on with the data that come next"
+        )
+
+    def _story(self, found: Checkpoint | None) -> str:
+        """What went wrong, what was tried, what to do, in one line."""
+        guard, state = self.recipe.guard, self.watch.state
+        tried = f"; rolled back {state.rollbacks} times in vain" if state.rollbacks else ""
+        if found is None:
+            tried += "; there is no checkpoint from before"
+        return (
+            f"{self._why}, {guard.patience} times in a row{tried}; lower optimizer.lr, warm up for longer "
+            "(schedule.warmup), or take another precision"
+        )
+
+    def _check_end(self) -> None:
+        """Raise TrainingDiverged where the run is over and has not learnt but run away."""
+        if self.step < self.recipe.steps:
+            return
+        told = None
+        if self.skipped >= ENDING:
+            told = f"the last {self.skipped} updates were left out: {self._why}"
+        elif (ends := self.watch.ended_above()) is not None:
+            told = f"the loss rose from {ends[0]:.4g} to {ends[1]:.4g}"
+        if told is not None:
+            raise TrainingDiverged(f"step {self.step}: {told}; no model was exported; lower optimizer.lr")
 
     # ------------------------------------------------------------------------------------------ one step
 
@@ -231,15 +289,10 @@ class Trainer:
         for number in range(1, self.recipe.accumulation + 1):
             with self.engine.exchanging(number == self.recipe.accumulation):
                 self._accumulate(*self._next(batches))
-        moved = [self._update(phase) for phase in self.phases if phase.active]
+        moved = self._judged_updates()
         self.skipped = 0 if all(moved) else self.skipped + 1
         if not all(moved):
             self._tell_skipped(before)
-        if self.skipped >= PATIENCE:
-            raise CogViewError(
-                f"step {self.step}: the gradient was not finite {PATIENCE} times in a row; "
-                "start anew with a lower optimizer.lr or another precision"
-            )
         self.window.add({"lr": rates[0], "skipped": float(not all(moved))})
         self.window.add(self.task.after_step(self.model, self.step))
         if self.average and all(moved):
@@ -247,11 +300,36 @@ class Trainer:
         self.step += 1
         self.seconds += time.monotonic() - began
 
+    def _judged_updates(self) -> list[bool]:
+        """Update every phase unless the loss ran away; whether each was updated."""
+        loss, self._losses = self._loss_of_step(), []
+        scaled = (
+            self.phases[0].scaler is not None
+        )  # then the gradient is not finite either, and the scale falls
+        if loss is not None and not self.watch.good(loss) and self.engine.leaves_out:
+            high = f"the loss is {loss:.4g}, more than {self.watch.limit():.4g}"
+            self._why = high if math.isfinite(loss) else "the loss is not finite"
+            if math.isfinite(loss) or not scaled:
+                return [False]
+        moved = [self._update(phase) for phase in self.phases if phase.active]
+        if not all(moved):
+            self._why = "the gradient is not finite"
+        elif loss is not None:
+            self.watch.accept(loss, self.step)
+        return moved
+
+    def _loss_of_step(self) -> float | None:
+        """The first phase's loss over all micro-batches and ranks; None where it sat the step out."""
+        if not self._losses:
+            return None
+        return float(self.ranks.total(torch.stack(self._losses).sum()))
+
     def _tell_skipped(self, before: dict[str, Any] | None) -> None:
         """Name the batches of an update that was left out, by what they are of."""
         if self.ranks.first:
             keys = self.task.named(before, self.recipe.accumulation)
-            self.metrics.append("skipped", self.step + 1, {"loader": before, "keys": keys})
+            told = {"loader": before, "keys": keys, "why": self._why}
+            self.metrics.append("skipped", self.step + 1, told)
 
     def _factor(self) -> float:
         return self.recipe.schedule.factor(self.step, self.recipe.steps)
@@ -285,6 +363,9 @@ class Trainer:
                     scaled = scaled * (factors["loss"] * self.ranks.world)
                 self.engine.backward(scaled)
             phase.active = True
+            if phase is self.phases[0]:
+                share = factors["loss"] if factors else 1.0
+                self._losses.append(loss.detach().float() * share / self.recipe.accumulation)
             self._note({self._label("loss", phase): loss, **metrics}, factors)
 
     def _note(self, metrics: Mapping[str, float | Tensor], factors: dict[str, Tensor]) -> None:
@@ -405,6 +486,12 @@ class Trainer:
 
     def _write_model(self, model: nn.Module | None) -> None:
         assert model is not None
+        bad = bad_weight(model)
+        if bad is not None:
+            raise TrainingDiverged(
+                f"step {self.step}: {bad} holds numbers that are not finite or too large to be stored; no "
+                "model was exported; lower optimizer.lr"
+            )
         part, final = self.directory / "model.part", self.directory / "model"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -431,6 +518,7 @@ class Trainer:
             seconds=self.seconds,
             items=self.seen,
             skipped=self.skipped,
+            guard=self.watch.state,
             loader=self.loader_state,
             random=plain,
             scalers={phase.name: phase.scaler for phase in self.phases if phase.scaler},
@@ -453,13 +541,13 @@ class Trainer:
             "task": self.task.tensors(),
         }
 
-    def _latest(self) -> Checkpoint | None:
+    def _latest(self, upto: int | None = None) -> Checkpoint | None:
         directory = self.directory / "checkpoints"
         if self.ranks.world == 1:
-            return latest_checkpoint(directory, self._say)
+            return latest_checkpoint(directory, self._say, upto=upto)
         from cogview.training.checkpoint_sharded import inspect_together
 
-        return latest_checkpoint(directory, self._say, lambda path: inspect_together(path, self.ranks))
+        return latest_checkpoint(directory, self._say, lambda path: inspect_together(path, self.ranks), upto)
 
     def _restore(self, found: Checkpoint | None) -> None:
         if found is None:
@@ -470,7 +558,7 @@ class Trainer:
         generators = self._restore_tensors(found)
         for phase in self.phases:
             phase.scaler = state.scalers.get(phase.name)
-        self.step, self.skipped = state.step, state.skipped
+        self.step, self.skipped, self.watch.state = state.step, state.skipped, state.guard
         self.seconds, self.seen = state.seconds, state.items
         self.loader_state, self.window = state.loader, Window(state.window)
         self._logged, self._saved_step = (state.items, state.seconds), state.step

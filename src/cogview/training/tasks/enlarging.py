@@ -108,6 +108,7 @@ class EnlargingTask(Task):
 
     recipe: Any
     unit = "pictures"
+    spike: ClassVar[tuple[float, float]] = (2.0, 1.0)  # of nats a code
 
     @cached_property
     def shards(self) -> TokenShards:
