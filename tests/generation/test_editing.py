@@ -10,7 +10,16 @@ from PIL import Image
 
 from cogview.errors import CogViewError
 from cogview.generation import editing
-from cogview.generation.editing import checked, frame, mask_of_boxes, mask_of_image, paste, read_box, soften
+from cogview.generation.editing import (
+    checked,
+    frame,
+    mask_of_boxes,
+    mask_of_image,
+    paste,
+    read_box,
+    released_frame,
+    soften,
+)
 
 SIDES = st.integers(1, 40)
 
@@ -121,3 +130,26 @@ def test_masks_that_make_no_sense() -> None:
         checked(np.zeros((2, 3)), (3, 2))
     with pytest.raises(CogViewError, match="whole picture"):
         checked(np.ones((2, 3)), (3, 2))
+
+
+def test_the_releases_frame_centres_on_the_last_masked_pixel() -> None:
+    """Rows 100 to 199 and columns 10 to 110 of 480: a side of 144, the middles 149.5 and 60."""
+    found = released_frame((100 / 480, 10 / 480, 200 / 480, 111 / 480))
+    assert found.inner == (100, 10, 200, 111)
+    side = int(101 * 20 / 14)
+    top, left = (100 + 199 - side) // 2, max(0, (10 + 110 - side) // 2)
+    assert found.box == (top, left, top + side, left + side) == (77, 0, 221, 144)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_releases_frame_against_its_arithmetic(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (top, bottom), (left, right) = (sorted(rng.choice(480, 2, replace=False).tolist()) for _ in range(2))
+    found = released_frame((top / 480 + 1e-9, left / 480 + 1e-9, bottom / 480 + 1e-9, right / 480 + 1e-9))
+    side = max(int((bottom - top) * 20 / 14), int((right - left) * 20 / 14))
+    if side >= 480:
+        assert found.box == (0, 0, 480, 480)
+        return
+    ends = [((top + bottom - 1) - side) // 2, ((left + right - 1) - side) // 2]
+    ends = [min(max(0, start), 480 - side) for start in ends]
+    assert found.box == (ends[0], ends[1], ends[0] + side, ends[1] + side)

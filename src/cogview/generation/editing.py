@@ -78,12 +78,13 @@ def inner_box(mask: Mask) -> tuple[int, int, int, int]:
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
-def frame(mask: Mask, crop: Crop = "auto", smallest: int = 1) -> Frame:
+def frame(mask: Mask, crop: Crop = "auto", smallest: int = 1, to_last: bool = False) -> Frame:
     """What the model sees of a picture with this mask.
 
     ``tight``: a square of the masked part's longer side times 20/14, around its middle, moved inside the
     picture. ``auto``: the same, but no side below ``smallest``, so that nothing is enlarged. ``whole``: all.
-    Where the square does not fit, the picture's own side is taken.
+    Where the square does not fit, the picture's own side is taken. to_last: the middle is that between the
+    first and the last masked pixel, as in the release, which may be one pixel further up and left.
     """
     height, width = mask.shape
     inner = inner_box(mask)
@@ -94,7 +95,7 @@ def frame(mask: Mask, crop: Crop = "auto", smallest: int = 1) -> Frame:
     if crop == "whole" or side >= max(height, width):
         return Frame(mask, (0, 0, height, width), inner)
     (top, bottom), (left, right) = (
-        _centred(inner[i], inner[i + 2], side, limit) for i, limit in ((0, height), (1, width))
+        _centred(inner[i], inner[i + 2] - to_last, side, limit) for i, limit in ((0, height), (1, width))
     )
     return Frame(mask, (top, left, bottom, right), inner)
 
@@ -111,7 +112,7 @@ def released_frame(fractions: Sequence[float], size: int = 480) -> Frame:
     top, left, bottom, right = (int(size * value) for value in fractions)
     mask = np.zeros((size, size), dtype=np.bool_)
     mask[top:bottom, left:right] = True
-    return frame(checked(mask, (size, size), allow_full=True), "tight")
+    return frame(checked(mask, (size, size), allow_full=True), "tight", to_last=True)
 
 
 # ---------------------------------------------------------------------------------------------- masks
@@ -154,6 +155,19 @@ def mask_of_boxes(boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, i
             )
         mask[top:bottom, left:right] = True
     return mask
+
+
+def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:
+    """Four whole numbers of pixels; CogViewError for anything else. 12.0 is 12."""
+    try:
+        left, top, right, bottom = (int(value) for value in box)
+        if tuple(box) != (left, top, right, bottom):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise CogViewError(
+            f"the box {box!r:.60} is not four whole numbers of pixels (left, top, right, bottom)"
+        ) from None
+    return left, top, right, bottom
 
 
 def read_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
