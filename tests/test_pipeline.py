@@ -16,7 +16,8 @@ from cogview import CogView as Exported
 from cogview import provenance
 from cogview.errors import CogViewError
 from cogview.family import Family
-from cogview.generation.text_to_image import language, styled
+from cogview.generation.languages import language
+from cogview.generation.text_to_image import styled
 from cogview.pipeline import CogView, Picture
 from cogview.tokenizers.vqvae import ImageTokenizer
 from tests.generation import tiny

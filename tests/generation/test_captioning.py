@@ -14,7 +14,7 @@ from cogview.errors import CogViewError
 from cogview.generation.beams import search
 from cogview.generation.captioning import Captioner, Draft, text_rows
 from cogview.generation.engine import Engine, Ids, Writing
-from cogview.generation.languages import allowed_pieces, writing_of
+from cogview.generation.languages import allowed_pieces, is_chinese, language, writing_of
 from cogview.generation.sampling import Sampling, Streams, draw
 from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
@@ -143,7 +143,7 @@ def test_a_caption_keeps_to_its_language(language: str) -> None:
         ("▁red", {"en"}),
         ("红色", {"zh"}),
         ("，", set()),
-        ("。", {"zh"}),
+        ("。", set()),
         ("3", set()),
         ("T恤", {"zh", "en"}),
         ("<0xE7>", {"other"}),
@@ -210,3 +210,17 @@ def test_wrong_lengths_are_refused() -> None:
     for length in (0, 31):
         with pytest.raises(CogViewError, match=rf"{length} tokens; this model writes 1 to 30"):
             captioner().prompt(pictures(1)[0], length)
+
+
+@pytest.mark.parametrize(
+    ("text", "chinese"),
+    [
+        ("苹果", True), ("々", True), ("〇", True), ("林", True), ("𠀀", True),
+        ("a、b。「c」", False), ("a red apple", False), ("12!", False), ("りんご", False),
+    ],
+)  # fmt: skip
+def test_one_function_says_what_is_chinese(text: str, chinese: bool) -> None:
+    """ "、" was Chinese for captions and not for prompts."""
+    assert is_chinese(text) is chinese
+    assert language(text) == ("zh" if chinese else "en")
+    assert ("zh" in writing_of(text)) is chinese

@@ -20,9 +20,19 @@ from cogview.vocabulary import Vocabulary
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
-_HAN = re.compile("[\\u3001-\\u301f\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\U00020000-\\U0003ffff]")
+_HAN = re.compile("[\\u3005\\u3007\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\U00020000-\\U0003ffff]")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _CONTROL = re.compile("<(unk|s|/s|pad|n)>")
+
+
+def is_chinese(text: str) -> bool:
+    """Whether there is a Chinese character in a text; punctuation belongs to no language."""
+    return _HAN.search(text) is not None
+
+
+def language(text: str) -> Language:
+    """``zh`` for a text with a Chinese character in it, else ``en``."""
+    return "zh" if is_chinese(text) else "en"
 
 
 def writing_of(piece: str) -> set[str]:
@@ -33,7 +43,7 @@ def writing_of(piece: str) -> set[str]:
 
 
 def _writing(character: str) -> str:
-    if _HAN.match(character):
+    if is_chinese(character):
         return "zh"
     if not character.isalpha():
         return "" if character.isprintable() else "other"

@@ -6,7 +6,6 @@ The sequence is [ROI1] text [BASE] [BOI1] codes (CogView, section 2.1); a style 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -17,16 +16,10 @@ from PIL import Image
 from cogview.errors import CogViewError
 from cogview.generation import memory
 from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt, Watch
+from cogview.generation.languages import language
 from cogview.generation.sampling import Sampling
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
-
-_HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-
-
-def language(text: str) -> str:
-    """``zh`` for a text with a Chinese character in it, else ``en``."""
-    return "zh" if _HAN.search(text) else "en"
 
 
 def styled(text: str, phrases: Mapping[str, str], templates: Mapping[str, str]) -> str:
