@@ -87,7 +87,7 @@ def test_variations_are_as_sharp_as_drawings(model: Hierarchy) -> None:
     [small] = model.vary(drawn, "a red circle", share=0.5, seed=2, first_stage_only=True)
     assert np.array_equal(varied.codes, small.codes)
     assert varied.image.size == small.image.size == (48, 48)
-    large = model._enlarged_whole(small)
+    [large] = model.enlarge([small])
     assert np.array_equal(np.asarray(large.image), np.asarray(varied.image))
     assert varied.settings["super_resolution"] == "direct and iterative"
 
@@ -101,3 +101,28 @@ def test_the_command(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     facts = [read(path) for path in paths]
     kinds = [fact.settings.get("super_resolution") for fact in facts if fact is not None]
     assert kinds == ["direct and iterative", None]
+
+
+def test_progress_ends_with_the_last_step_and_never_falls(model: Hierarchy) -> None:
+    """All that is drawn counts, small and large; it was full before super-resolution began."""
+    small, large = model.coglm.codes, model.direct.form.codes
+    told: list[tuple[int, int]] = []
+
+    def note(done: int, total: int) -> None:
+        told.append((done, total))
+
+    def check(total: int) -> None:
+        done = [done for done, _ in told]
+        assert {found for _, found in told} == {total} and done == sorted(done) and done[-1] == total
+        told.clear()
+
+    model.generate("a cat", n=3, seed=1, batch_size=2, best_of=2, progress=note)
+    check(3 * (2 * small + 2 * large))
+    model.generate("a cat", n=3, seed=1, first_stage_only=True, progress=note)
+    check(3 * small)
+    list(model.enlarge(model.generate("a cat", n=2, seed=1, first_stage_only=True), progress=note))
+    check(2 * 2 * large)
+    model.vary(photo(48, 48), "a cat", seed=1, n=2, progress=note)
+    check(2 * (small + 2 * large))
+    model.edit(photo(48, 48), "a cat", boxes=(4, 4, 40, 40), n=2, seed=1, progress=note)
+    assert told[-1][0] == told[-1][1] == 2 * (small + 2 * large)

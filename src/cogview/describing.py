@@ -7,6 +7,7 @@ Pillow images or what ``generate`` gave, whose codes are then used as they are.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,9 +122,7 @@ class Describing:
         chance = seed is not None or any(value is not None for value in given.values())
         if beams is not None and chance:
             raise CogViewError("beams and a seed or sampling settings exclude each other; give one of them")
-        for name, value in (("n", n), ("beams", beams), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise CogViewError(f"{name} is {value}; it must be at least 1")
+        at_least_one(n=n, beams=beams, batch_size=batch_size)
         if beams is not None and beams < n:
             raise CogViewError(f"{n} captions need at least {n} beams, not {beams}")
         captioner = self.captioner
@@ -176,11 +175,8 @@ class Describing:
         Raises:
             CogViewError: no caption role, a file that is no picture, an empty or too long text.
         """
-        items, words = listed(pictures), [texts] if isinstance(texts, str) else list(texts)
-        if not words:
-            raise CogViewError("there is no text to score")
-        if batch_size is not None and batch_size < 1:
-            raise CogViewError(f"batch_size is {batch_size}; it must be at least 1")
+        items, words = listed(pictures), spoken(texts, "text to score")
+        at_least_one(batch_size=batch_size)
         scorer, pieces = self.scorer, [self.scored_pieces(text) for text in words]
         codes = [self.codes_of(item) for item in items]
         found = scorer.score(codes, pieces, released=released, batch_size=batch_size, progress=progress)
@@ -201,7 +197,11 @@ class Describing:
         return [Ranked(int(number), float(scores[number, 0])) for number in order]
 
     def best_of(self, pictures: Sequence[Picture], keep: int) -> list[Picture]:
-        """Of one prompt's pictures the ``keep`` with the lowest caption loss, the best first."""
+        """Of one prompt's pictures the ``keep`` with the lowest caption loss, the best first.
+
+        Raises CogViewError where there are no pictures, or fewer than ``keep``.
+        """
+        self._check_choice(pictures, keep)
         pieces = self.scored_pieces(pictures[0].caption)
         losses = self.scorer.score([picture.codes for picture in pictures], [pieces])
         chosen = []
@@ -210,6 +210,12 @@ class Describing:
             settings = {**pictures[number].settings, "best_of": facts}
             chosen.append(dataclasses.replace(pictures[number], settings=settings))
         return chosen
+
+    @staticmethod
+    def _check_choice(pictures: Sequence[Picture], keep: int) -> None:
+        at_least_one(keep=keep)
+        if len(pictures) < keep:
+            raise CogViewError(f"there are {len(pictures)} pictures; {keep} of them cannot be kept")
 
     def scored_pieces(self, text: str) -> list[int]:
         """A text's pieces; CogViewError where it is empty or longer than the caption model reads."""
@@ -237,11 +243,47 @@ class Describing:
 
 
 def listed(pictures: AnyPicture | Sequence[AnyPicture]) -> list[AnyPicture]:
-    """One picture or several as a list; CogViewError for none."""
-    items = [pictures] if isinstance(pictures, AnyPicture) else list(pictures)
+    """One picture or several as a list; CogViewError for none, and for what is none."""
+    items = [pictures] if isinstance(pictures, AnyPicture) else _items(pictures, "picture")
     if not items:
         raise CogViewError("there is no picture")
+    for item in items:
+        if not isinstance(item, AnyPicture):
+            raise CogViewError(f"{item!r:.60} is no picture; give a file or a Pillow image")
     return items
+
+
+def spoken(texts: str | Sequence[str], what: str = "prompt") -> list[str]:
+    """One text or several as a list; CogViewError for none, and for what is none."""
+    items = [texts] if isinstance(texts, str) else _items(texts, what)
+    if not items:
+        raise CogViewError(f"there is no {what}")
+    for item in items:
+        if not isinstance(item, str):
+            raise CogViewError(f"{item!r:.60} is no text; give a {what}, or a list of them")
+    return items
+
+
+def _items(given: Any, what: str) -> list[Any]:
+    try:
+        return list(given)
+    except TypeError:
+        raise CogViewError(f"{given!r:.60} is no {what}, nor a list of them") from None
+
+
+def whole_number(name: str, value: int) -> int:
+    """A whole number; CogViewError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise CogViewError(f"{name} is {value!r:.60}; give a whole number") from None
+
+
+def at_least_one(**counts: int | None) -> None:
+    """CogViewError for a number below 1; None is no number asked for."""
+    for name, value in counts.items():
+        if value is not None and whole_number(name, value) < 1:
+            raise CogViewError(f"{name} is {value}; it must be at least 1")
 
 
 def opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
@@ -258,7 +300,7 @@ def checked_seed(seed: int | None) -> int:
     """The seed, a new one for None; CogViewError out of range."""
     if seed is None:
         return secrets.randbits(32)
-    if not 0 <= seed <= MAX_SEED:
+    if not 0 <= whole_number("seed", seed) <= MAX_SEED:
         raise CogViewError(f"the seed {seed} is out of range; take one from 0 to {MAX_SEED}")
     return seed
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from cogview.describing import AnyPicture, checked_seed, opened
+from cogview.describing import AnyPicture, at_least_one, checked_seed, listed, opened, whole_number
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.generation.engine import Progress
@@ -129,7 +129,7 @@ class Enlarging:
             CogViewError: no such role, a file that is no picture, one too large, or settings out of range.
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-        items = [pictures] if isinstance(pictures, AnyPicture) else list(pictures)
+        items = listed(pictures)
         prompts = _each(prompt, len(items))
         check_counts(["-"] * len(items), 1, 0, batch_size)
         if not 0 <= detail <= 1:
@@ -218,9 +218,6 @@ def check_counts(prompts: Sequence[str], n: int, first: int, batch_size: int | N
     """CogViewError where there is nothing to do, or a number is out of range."""
     if not prompts:
         raise CogViewError("there is no prompt; say what to draw")
-    if n < 1:
-        raise CogViewError(f"n is {n}; ask for at least 1 picture")
-    if not 0 <= first <= MAX_SEED - n:
+    at_least_one(n=n, batch_size=batch_size)
+    if not 0 <= whole_number("first", first) <= MAX_SEED - n:
         raise CogViewError(f"first is {first}; pictures are counted from 0")
-    if batch_size is not None and batch_size < 1:
-        raise CogViewError(f"batch_size is {batch_size}; it must be at least 1")

@@ -9,7 +9,7 @@ step has a random stream a picture, so a picture does not depend on its batch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from PIL import Image
 
 from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
 from cogview.data.images import to_rgb
+from cogview.describing import at_least_one, spoken
 from cogview.errors import CogViewError
-from cogview.family import Family, StyleDefaults
+from cogview.family import StyleDefaults
 from cogview.generation.editing import Frame
 from cogview.generation.engine import Ids, Progress
 from cogview.generation.evidence import PAINTED, Evidence, Witness
@@ -35,6 +36,7 @@ from cogview.generation.hierarchical import (
 )
 from cogview.generation.linear import layers_dtype
 from cogview.generation.local_parallel import find_order, top_k_of
+from cogview.generation.progress import Parts
 from cogview.generation.sampling import Sampling
 from cogview.generation.text_to_image import paint
 from cogview.pipeline import CogView, Picture
@@ -50,9 +52,7 @@ def load(name: str | Path, **options: Any) -> CogView:
 
     ``options`` are those of :meth:`CogView.from_pretrained`.
     """
-    base = Family.find(name).config.roles.get("base")
-    kind = Hierarchy if base is not None and base.sequences.kind == "coglm" else CogView
-    return kind.from_pretrained(name, **options)
+    return CogView.from_pretrained(name, **options)
 
 
 class Hierarchy(CogView2):
@@ -84,50 +84,11 @@ class Hierarchy(CogView2):
     def _model(self, role: str) -> Any:
         return self.family.transformer(role, self.images_device, layers_dtype(self.precision))
 
-    def generate(  # type: ignore[override]
+    def draw_large(
         self,
         prompt: str | Sequence[str],
         n: int = 1,
         seed: int | None = None,
-        *,
-        style: str | None = None,
-        settings: Mapping[str, float | None] | None = None,
-        first: int = 0,
-        best_of: int = 1,
-        first_stage_only: bool = False,
-        truncate: bool = False,
-        order: str = ORDER,
-        fairness: str | Path | FairnessTable | None = None,
-        batch_size: int | None = None,
-        progress: Progress | None = None,
-        on_partial: Callable[[Picture], None] | None = None,
-    ) -> list[Picture]:
-        """Draw ``n`` pictures for each prompt and enlarge them; see :meth:`CogView.generate`.
-
-        Args:
-            settings: of the first step, as in :class:`Sampling`; default: the style's, then the family's.
-            best_of: draw so many small ones for each wanted, and enlarge those the prompt describes best.
-            first_stage_only: leave them small.
-            truncate: cut a prompt that is too long for a step; otherwise it is an error.
-            order: of the iterative step (``released``, ``diagonal``, ``confidence``).
-            fairness: as for :meth:`CogView.generate`.
-        """
-        wanted = [prompt] if isinstance(prompt, str) else list(prompt)
-        pictures = []
-        for picture in self.draw_large(
-            wanted, n, seed, style, settings, first, batch_size, progress, best_of, first_stage_only,
-            truncate, order, fairness,
-        ):  # fmt: skip
-            pictures.append(picture)
-            if on_partial is not None:
-                on_partial(picture)
-        return pictures
-
-    def draw_large(
-        self,
-        prompts: Sequence[str],
-        n: int = 1,
-        seed: int | None = None,
         style: str | None = None,
         settings: Mapping[str, float | None] | None = None,
         first: int = 0,
@@ -136,27 +97,39 @@ class Hierarchy(CogView2):
         best_of: int = 1,
         first_stage_only: bool = False,
         truncate: bool = False,
-        order: str = ORDER,
+        order: str | None = None,
         fairness: str | Path | FairnessTable | None = None,
     ) -> Iterator[Picture]:
-        """:meth:`generate` as an iterator; everything is checked before it is returned."""
-        find_order(order)
-        enlarge = self.enlarges and not first_stage_only
-        texts = [self.shortened(text, style) for text in prompts] if truncate else list(prompts)
-        if enlarge and not truncate:
+        """Pictures drawn small and enlarged; see :meth:`CogView.draw_large`."""
+        if not self.enlarges:
+            return super().draw_large(
+                prompt, n, seed, style, settings, first, batch_size, progress, best_of, first_stage_only,
+                truncate, order, fairness,
+            )  # fmt: skip
+        texts = self._cut(prompt, style) if truncate else spoken(prompt)
+        if first_stage_only:
+            if order is not None:
+                raise CogViewError("order is of the step that first_stage_only leaves out; give one of them")
+            return self.draw(texts, n, seed, style, settings, first, batch_size, progress, best_of, fairness)
+        find_order(order or ORDER)
+        if not truncate:
             self._check_lengths(texts, style)
-        sampling = self.sampling_for(settings, style).model_dump()
-        small = self.draw(texts, n, seed, style, sampling, first, batch_size, progress, best_of, fairness)
-        return self.enlarge(small, order=order, batch_size=batch_size) if enlarge else small
+        at_least_one(n=n, best_of=best_of)
+        drawn, enlarged = len(texts) * n * best_of * self.coglm.codes, len(texts) * n * self._large_codes
+        parts = Parts(progress, drawn + enlarged * len(self._upper))
+        small = self.draw(
+            texts, n, seed, style, settings, first, batch_size, parts.part(drawn), best_of, fairness
+        )
+        return self._in_parts(small, order or ORDER, batch_size, parts)
 
-    def shortened(self, prompt: str, style: str | None = None) -> str:
-        """A prompt cut at its end so that with its style it fits the first step."""
-        limit, words = self.coglm.text_limit, self.text.encode(prompt)
-        while len(self.text.encode(self.caption_for(prompt, style))) > limit and len(words) > 1:
-            excess = len(self.text.encode(self.caption_for(prompt, style))) - limit
-            words = words[: max(1, len(words) - excess)]
-            prompt = self.text.decode(words)
-        return prompt
+    @property
+    def _upper(self) -> tuple[str, ...]:
+        """The steps that enlarge."""
+        return tuple(role for role in (DIRECT, ITERATIVE) if role in self.family.config.roles)
+
+    @property
+    def _large_codes(self) -> int:
+        return self.family.role(DIRECT).sequences.codes
 
     def _check_lengths(self, prompts: Iterable[str], style: str | None) -> None:
         """CogViewError for a caption that is longer than what the direct model reads."""
@@ -178,7 +151,13 @@ class Hierarchy(CogView2):
         return (DIRECT,) if self.iterative is None else (DIRECT, ITERATIVE)
 
     def _large_part(
-        self, original: Image.Image, codes: Ids, area: Frame, pieces: Sequence[int], stream: tuple[int, int]
+        self,
+        original: Image.Image,
+        codes: Ids,
+        area: Frame,
+        pieces: Sequence[int],
+        stream: tuple[int, int],
+        parts: Parts,
     ) -> Image.Image:
         """The direct model enlarges what was drawn; outside the mask the picture's own large codes come back,
         and the iterative model draws again inside it alone, in view of them."""
@@ -194,6 +173,7 @@ class Hierarchy(CogView2):
             pairs=[stream],
             settings=self.direct_settings(),
             witnesses=witnesses,
+            progress=parts.part(self._large_codes),
         )
         large = np.where(region.ravel(), drawn, known)
         if self.iterative is not None:
@@ -205,13 +185,13 @@ class Hierarchy(CogView2):
                 settings=self.iterative_settings(),
                 region=region.reshape(1, -1),
                 witnesses=witnesses,
+                progress=parts.part(self._large_codes),
             )
         height, width = area.shape
         return paint(self.images, large[0], form.grid).resize((width, height), Image.Resampling.BICUBIC)
 
-    def _enlarged_whole(self, picture: Picture) -> Picture:
-        [large] = self.enlarge([picture])
-        return large
+    def _all_enlarged(self, pictures: list[Picture], batch_size: int | None, parts: Parts) -> list[Picture]:
+        return list(self._in_parts(pictures, ORDER, batch_size, parts))
 
     def enlarge(
         self,
@@ -225,9 +205,19 @@ class Hierarchy(CogView2):
 
         Raises CogViewError where a picture has not the small grid's codes.
         """
+        items = list(pictures) if progress is not None else pictures
+        count = len(items) if isinstance(items, list) else 0
+        parts = Parts(progress, count * self._large_codes * len(self._upper))
+        yield from self._in_parts(items, order, batch_size, parts)
+
+    def _in_parts(
+        self, pictures: Iterable[Picture], order: str, batch_size: int | None, parts: Parts
+    ) -> Iterator[Picture]:
+        """:meth:`enlarge`, each step of each batch a part of what is told."""
+        at_least_one(batch_size=batch_size)
         for _, alike in itertools.groupby(pictures, _style):
             while some := list(itertools.islice(alike, batch_size or TOGETHER)):
-                yield from self._enlarged(some, order, progress)
+                yield from self._enlarged(some, order, parts)
 
     def direct_settings(self, style: str | None = None) -> Sampling:
         """Sampling of the direct step: the style's settings over the family's over the release's."""
@@ -242,22 +232,30 @@ class Hierarchy(CogView2):
         released = [Sampling(top_k=top_k_of(turn + 1, turns)) for turn in range(turns)]
         return [_over(sampling, self.family.config.iterative) for sampling in released]
 
-    def _enlarged(self, some: Sequence[Picture], order: str, progress: Progress | None) -> Iterator[Picture]:
+    def _enlarged(self, some: Sequence[Picture], order: str, parts: Parts) -> Iterator[Picture]:
         texts = [self.text.encode(picture.caption)[: self.direct.form.text_limit] for picture in some]
         pairs = [(picture.seed, picture.index) for picture in some]
         together: dict[str, Any] = {
             "pairs": pairs,
             "batch_size": len(some),
-            "progress": progress,
             "witnesses": self.witnesses([picture.codes for picture in some]),
         }
         codes, settings = np.stack([picture.codes for picture in some]), self.direct_settings(_style(some[0]))
-        found = direct_super_resolution(self.direct, texts, codes, settings=settings, **together)
+        size = len(some) * self._large_codes
+        found = direct_super_resolution(
+            self.direct, texts, codes, settings=settings, progress=parts.part(size), **together
+        )
         facts: dict[str, Any] = {"super_resolution": "direct"}
         if self.iterative is not None:
             turns = self.iterative_settings(order)
             found = iterative_super_resolution(
-                self.iterative, texts, found, order=order, settings=turns, **together
+                self.iterative,
+                texts,
+                found,
+                order=order,
+                settings=turns,
+                progress=parts.part(size),
+                **together,
             )
             facts = {"super_resolution": "direct and iterative", "order": order}
         for picture, codes in zip(some, found, strict=True):

@@ -11,16 +11,25 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
 from cogview.config import validate
-from cogview.describing import Caption, Describing, Ranked, checked_seed
+from cogview.describing import (
+    AnyPicture,
+    Caption,
+    Describing,
+    Ranked,
+    at_least_one,
+    checked_seed,
+    spoken,
+)
 from cogview.enlarging import Enlarging, check_counts
 from cogview.errors import CogViewError
-from cogview.family import Family
+from cogview.family import Family, installed
 from cogview.generation.engine import Engine, Progress, Watch
 from cogview.generation.fairness import FairnessTable, Wording, wording
 from cogview.generation.linear import Precision
@@ -37,6 +46,7 @@ from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 
 DEFAULT = "pictogram"
+PIPELINES = {"coglm": "cogview.hierarchy:Hierarchy"}  # by the kind of a family's base; others: CogView
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,9 @@ class CogView(Describing, Enlarging):
     ) -> CogView:
         """Load a family by name (in the package or the user's models) or from its directory.
 
+        What it gives is the pipeline for the kind of family, with the same methods for each: what a family
+        cannot do is a CogViewError.
+
         Args:
             device: where to compute; a GPU if there is one, else the CPU.
             precision: ``fp32``; ``bf16`` or ``fp16`` for half the memory, for GPUs and (bf16) processors that
@@ -129,7 +142,8 @@ class CogView(Describing, Enlarging):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         family = Family.find(name)
         adapter = None if lora is None else (family.adapter(lora), lora_strength)
-        return cls(family, device, precision, deterministic, adapter, sparse)
+        kind = _pipeline_of(family) if cls is CogView else cls
+        return kind(family, device, precision, deterministic, adapter, sparse)
 
     @cached_property
     def model_hash(self) -> str:
@@ -141,6 +155,11 @@ class CogView(Describing, Enlarging):
         """The styles to choose from: name to {language: phrase}."""
         return self.family.config.styles
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether the family enlarges what it draws, in steps of its own."""
+        return False
+
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -148,6 +167,7 @@ class CogView(Describing, Enlarging):
         seed: int | None = None,
         *,
         style: str | None = None,
+        settings: Mapping[str, float | None] | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -157,41 +177,104 @@ class CogView(Describing, Enlarging):
         emphasis: float | None = None,
         first: int = 0,
         best_of: int = 1,
+        first_stage_only: bool = False,
+        truncate: bool = False,
+        order: str | None = None,
         fairness: str | Path | FairnessTable | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
         on_partial: Callable[[Picture], None] | None = None,
     ) -> list[Picture]:
-        """Draw ``n`` pictures for each prompt, in the order of the prompts.
+        """Draw ``n`` pictures for each prompt, in the order of the prompts; alike for every kind of family.
 
         Args:
             prompt: Chinese or English, one or several.
             seed: with the picture's index it decides the picture; default: a new one each time.
             style: one of :attr:`styles`, by its name or by its words.
-            temperature ... emphasis: see :class:`Sampling`; default: what suits the model.
+            settings: of drawing, by name, as in :class:`Sampling`; default: the style's, then the family's.
+            temperature ... emphasis: the same one by one, over ``settings``.
             first: index of the first picture; to draw picture 3 of a prompt alone, ``n=1, first=3``.
             best_of: draw so many for each picture wanted and keep the n of a prompt that the family's caption
                 model finds the prompt describes best, the best first (CogView, section 3.2).
+            first_stage_only: of a family that enlarges what it draws, leave pictures small.
+            truncate: cut a prompt that is too long; otherwise it is an error.
+            order: of the iterative step of a family that has one (``released``, ``diagonal``,
+                ``confidence``).
             fairness: a table of proportions (its file, or ``world``) by which words about people are added to
                 prompts that lack them (CogView, appendix D); each picture tells what was drawn. With
                 ``best_of``, each picture is then the best of its own candidates, which share their words.
             batch_size: the most pictures to draw at a time; it does not change them.
-            progress: called with the tokens drawn so far and their total.
+            progress: called with the tokens drawn so far and their total, of all steps.
             on_partial: called with each picture as soon as it is ready, before the rest is drawn.
 
         Raises:
-            CogViewError: an empty or too long prompt, an unknown style, a setting out of range.
+            CogViewError: an empty or too long prompt, an unknown style, a setting out of range, a step that
+                the family does not have.
         """
-        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-        given |= {"clusters": clusters, "cluster_temperature": cluster_temperature, "emphasis": emphasis}
+        own = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        own |= {"clusters": clusters, "cluster_temperature": cluster_temperature, "emphasis": emphasis}
+        given = {**(settings or {}), **{name: value for name, value in own.items() if value is not None}}
         pictures = []
-        for picture in self.draw(
-            prompt, n, seed, style, given, first, batch_size, progress, best_of, fairness
-        ):
+        for picture in self.draw_large(
+            prompt, n, seed, style, given, first, batch_size, progress, best_of, first_stage_only,
+            truncate, order, fairness,
+        ):  # fmt: skip
             pictures.append(picture)
             if on_partial is not None:
                 on_partial(picture)
         return pictures
+
+    def draw_large(
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        style: str | None = None,
+        settings: Mapping[str, float | None] | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        best_of: int = 1,
+        first_stage_only: bool = False,
+        truncate: bool = False,
+        order: str | None = None,
+        fairness: str | Path | FairnessTable | None = None,
+    ) -> Iterator[Picture]:
+        """:meth:`generate` as an iterator; everything is checked before it is returned."""
+        if first_stage_only or order is not None:
+            raise CogViewError(
+                f"{self.family.config.name} draws in one step; leave out first_stage_only and order"
+            )
+        texts = self._cut(prompt, style) if truncate else prompt
+        return self.draw(texts, n, seed, style, settings, first, batch_size, progress, best_of, fairness)
+
+    def _cut(self, prompt: str | Sequence[str], style: str | None) -> list[str]:
+        """All prompts, shortened."""
+        return [self.shortened(text, style) for text in spoken(prompt)]
+
+    def shortened(self, prompt: str, style: str | None = None) -> str:
+        """A prompt cut at its end so that with its style the model reads all of it."""
+        limit, words = self.form.text_limit, self.text.encode(prompt)
+        while len(self.text.encode(self.caption_for(prompt, style))) > limit and len(words) > 1:
+            excess = len(self.text.encode(self.caption_for(prompt, style))) - limit
+            words = words[: max(1, len(words) - excess)]
+            prompt = self.text.decode(words)
+        return prompt
+
+    def edit(self, picture: AnyPicture, prompt: str, **more: Any) -> list[Picture]:
+        """Draw what is masked anew (:meth:`CogView2.edit`); CogViewError: this family cannot."""
+        raise self._cannot_edit()
+
+    def vary(self, picture: AnyPicture, prompt: str = "", **more: Any) -> list[Picture]:
+        """Variations of a picture (:meth:`CogView2.vary`); CogViewError: this family cannot."""
+        raise self._cannot_edit()
+
+    def _cannot_edit(self) -> CogViewError:
+        able = [name for name, place in installed().items() if _kind(Family(place)) in PIPELINES]
+        return CogViewError(
+            f"{self.family.config.name} cannot edit: its {BASE} model only draws ({_kind(self.family)}); "
+            f"take a family whose {BASE} is a CogLM, such as {', '.join(able) or 'pictogram-2'}"
+        )
 
     def draw(
         self,
@@ -206,10 +289,9 @@ class CogView(Describing, Enlarging):
         best_of: int = 1,
         fairness: str | Path | FairnessTable | None = None,
     ) -> Iterator[Picture]:
-        """:meth:`generate` as an iterator; everything is checked before it is returned."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if best_of < 1:
-            raise CogViewError(f"best_of is {best_of}; it must be at least 1")
+        """:meth:`generate` as an iterator, of the first step alone; everything is checked at once."""
+        prompts = spoken(prompt)
+        at_least_one(n=n, best_of=best_of)
         check_counts(prompts, n * best_of, first, batch_size)
         seed = checked_seed(seed)
         words = wording(fairness, seed, best_of)
@@ -280,6 +362,7 @@ class CogView(Describing, Enlarging):
 
     def caption_for(self, prompt: str, style: str | None = None) -> str:
         """What the model reads for a prompt; CogViewError for an empty one or an unknown style."""
+        [prompt] = spoken(prompt)
         prompt = prompt.strip()
         if not prompt:
             raise CogViewError("the prompt is empty; say what to draw")
@@ -331,6 +414,19 @@ class CogView(Describing, Enlarging):
                 raise CogViewError(
                     f"{self.family.directory}: the tokenizer has {found} {what}, family.json says {wanted}"
                 )
+
+
+def _kind(family: Family) -> str:
+    """The kind of sequences of a family's base model; "" where it has none."""
+    base = family.config.roles.get(BASE)
+    return "" if base is None else base.sequences.kind
+
+
+def _pipeline_of(family: Family) -> type[CogView]:
+    """The class that runs a family."""
+    module, _, name = PIPELINES.get(_kind(family), "cogview.pipeline:CogView").partition(":")
+    found: type[CogView] = getattr(import_module(module), name)
+    return found
 
 
 def _adapt(model: Transformer, directory: Path, strength: float) -> dict[str, Any]:

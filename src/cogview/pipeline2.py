@@ -23,7 +23,7 @@ from cogview.coglm.captions import Captions
 from cogview.coglm.format import collate
 from cogview.coglm.regions import PATCH, sample_mask
 from cogview.data.images import BadImage, decode, to_rgb
-from cogview.describing import AnyPicture, Caption, checked_seed, listed
+from cogview.describing import AnyPicture, Caption, at_least_one, checked_seed, listed, spoken
 from cogview.errors import CogViewError
 from cogview.family import Family, StyleDefaults
 from cogview.generation import editing
@@ -31,11 +31,13 @@ from cogview.generation.captioning import Captioner, text_rows
 from cogview.generation.editing import Crop, Frame
 from cogview.generation.engine import Engine, Ids, Progress
 from cogview.generation.infilling import Hole, Order, fill
+from cogview.generation.languages import language
 from cogview.generation.linear import Precision, computing, layers_dtype
+from cogview.generation.progress import Parts
 from cogview.generation.roles import BASE
 from cogview.generation.sampling import Sampling
 from cogview.generation.step import pack
-from cogview.generation.text_to_image import language, paint
+from cogview.generation.text_to_image import paint
 from cogview.pipeline import CogView, Picture
 from cogview.tokenizers.clusters import read_labels
 from cogview.transformer.attention import MaskRegions
@@ -121,7 +123,7 @@ class CogView2(CogView):
 
     # ------------------------------------------------------------------------------------------ editing
 
-    def edit(
+    def edit(  # type: ignore[override]
         self,
         picture: AnyPicture,
         prompt: str,
@@ -160,34 +162,35 @@ class CogView2(CogView):
         Raises:
             CogViewError: a mask of another size, empty or full, a box outside, a prompt too long.
         """
+        at_least_one(n=n, best_of=best_of, batch_size=batch_size)
         original = _opened(picture)
         hole = self._mask(mask, boxes, original.size)
         text = self._ids(prompt, style)
         sampling = self.sampling(self._settings(settings, style, self.family.config.editing))
-        if best_of < 1:
-            raise CogViewError(f"best_of is {best_of}; it must be at least 1")
         jobs = self._streams(n * best_of, seed)
         area = editing.frame(hole, crop, self.size)
         whole = area.shape == hole.shape
         codes = self.codes_of(picture) if whole else self._codes(area.cut(_over_white(original)))
         holes = [Hole(text, codes, *job) for job in jobs]
         grid = area.grid_mask(self.coglm.grid)
+        steps = () if first_stage_only else self._steps(area.shape)
+        parts = Parts(progress, len(jobs) * (self.coglm.codes + len(steps) * self._large_codes))
+        report = parts.part(len(jobs) * self.coglm.codes)
         filled = fill(
-            self.engine, self.coglm, holes, grid, sampling, order, batch_size=batch_size, progress=progress
+            self.engine, self.coglm, holes, grid, sampling, order, batch_size=batch_size, progress=report
         )
         facts = {"task": "edit", "order": order, "crop": crop, "feather": feather, "box": list(area.box)}
-        steps = () if first_stage_only else self._steps(area.shape)
         facts |= {"super_resolution": " and ".join(steps)} if steps else {}
         pieces, made = self.encode(self.caption_for(prompt, style)), []
         for found, job in zip(filled, jobs, strict=True):
             draw = self._large_part if steps else self._small_part
-            image = editing.paste(original, draw(original, found, area, pieces, job), area, feather)
+            image = editing.paste(original, draw(original, found, area, pieces, job, parts), area, feather)
             if not whole:
                 found = self._codes(_over_white(image))  # of the whole, as of every picture
             made.append(self._picture(image, found, prompt, style, job, sampling, facts))
         return made if best_of == 1 else self.best_of(made, n)
 
-    def vary(
+    def vary(  # type: ignore[override]
         self,
         picture: AnyPicture,
         prompt: str = "",
@@ -205,42 +208,49 @@ class CogView2(CogView):
 
         The results are wholly the model's: as large as the original, but squares of the model's sharpness
         (of its second stage where there is one, the original is larger than the first, and unless
-        ``first_stage_only``).
+        ``first_stage_only``). Each has patches of its own and is drawn by itself; ``batch_size`` is the most
+        to enlarge at a time.
         """
         if not 0 < share <= 1:
             raise CogViewError(f"share is {share}; it lies between 0 and 1")
+        at_least_one(n=n, batch_size=batch_size)
         original = _opened(picture)
         text, sampling = self._ids(prompt, style, empty=True), self.sampling_for(settings, style)
         codes, made = self.codes_of(picture), list[Picture]()
         patch = max(1, min(PATCH, min(self.coglm.grid) // 3))
-        for number, job in enumerate(self._streams(n, seed)):
+        steps = () if first_stage_only else self._steps((original.height, original.width))
+        parts = Parts(progress, n * (self.coglm.codes + len(steps) * self._large_codes))
+        for job in self._streams(n, seed):
             mask = sample_mask(self.coglm.grid, np.random.default_rng(job), share, patch)
-            report = _part(progress, number, n)
-            [found] = fill(
-                self.engine, self.coglm, [Hole(text, codes, *job)], mask, sampling, progress=report
-            )
+            hole, report = Hole(text, codes, *job), parts.part(self.coglm.codes)
+            [found] = fill(self.engine, self.coglm, [hole], mask, sampling, progress=report)
             image, facts = paint(self.images, found, self.coglm.grid), {"task": "vary", "share": share}
-            small = self._picture(image, found, prompt, style, job, sampling, facts)
-            steps = () if first_stage_only else self._steps((original.height, original.width))
-            large = self._enlarged_whole(small) if steps else small
-            image = large.image.resize(original.size, Image.Resampling.BICUBIC)
-            made.append(replace(large, image=image, codes=found))
-        return made
+            made.append(self._picture(image, found, prompt, style, job, sampling, facts))
+        larger = self._all_enlarged(made, batch_size, parts) if steps else made
+        return [
+            replace(
+                large, image=large.image.resize(original.size, Image.Resampling.BICUBIC), codes=small.codes
+            )
+            for large, small in zip(larger, made, strict=True)
+        ]
 
-    def _enlarged_whole(self, picture: Picture) -> Picture:
-        """A picture by the models that enlarge."""
+    @property
+    def _large_codes(self) -> int:
+        """Codes of what a family that enlarges makes of a picture."""
+        return 0
+
+    def _all_enlarged(self, pictures: list[Picture], batch_size: int | None, parts: Parts) -> list[Picture]:
+        """Pictures by the models that enlarge."""
         raise NotImplementedError
 
     def _mask(self, mask: AnyMask | None, boxes: Box | Sequence[Box], size: tuple[int, int]) -> editing.Mask:
         """All that is masked, checked."""
-        given: Sequence[Box]
-        if isinstance(boxes, str) or (len(boxes) == 4 and all(isinstance(x, int) for x in boxes)):
-            given = [cast(Box, boxes)]
-        else:
-            given = cast(Sequence[Box], boxes)
+        given = _boxes(boxes)
         if mask is None and not given:
             raise CogViewError("nothing is masked; give a mask or a box")
-        read = [editing.read_box(box, size) if isinstance(box, str) else box for box in given]
+        read = [
+            editing.read_box(box, size) if isinstance(box, str) else editing.whole_box(box) for box in given
+        ]
         whole = editing.mask_of_boxes(read, size)
         if mask is None:
             return editing.checked(whole, size, where="the box")
@@ -253,14 +263,26 @@ class CogView2(CogView):
         return ()
 
     def _small_part(
-        self, original: Image.Image, codes: Ids, area: Frame, pieces: Sequence[int], stream: tuple[int, int]
+        self,
+        original: Image.Image,
+        codes: Ids,
+        area: Frame,
+        pieces: Sequence[int],
+        stream: tuple[int, int],
+        parts: Parts,
     ) -> Image.Image:
         """The part of the picture that was drawn, at the part's size, from its codes."""
         height, width = area.shape
         return paint(self.images, codes, self.coglm.grid).resize((width, height), Image.Resampling.BICUBIC)
 
     def _large_part(
-        self, original: Image.Image, codes: Ids, area: Frame, pieces: Sequence[int], stream: tuple[int, int]
+        self,
+        original: Image.Image,
+        codes: Ids,
+        area: Frame,
+        pieces: Sequence[int],
+        stream: tuple[int, int],
+        parts: Parts,
     ) -> Image.Image:
         """The same by the models that enlarge."""
         raise NotImplementedError
@@ -298,6 +320,7 @@ class CogView2(CogView):
         return super(CogView2, self._speaking(spoken)).caption(*arguments, language=spoken, **more)
 
     def best_of(self, pictures: Sequence[Picture], keep: int) -> list[Picture]:
+        self._check_choice(pictures, keep)
         return super(CogView2, self._speaking(language(pictures[0].caption))).best_of(pictures, keep)
 
     def _speaking(self, language: str) -> CogView2:
@@ -321,10 +344,12 @@ class CogView2(CogView):
         [BOE] or [BOC] stands before a text by its language. ``released``: the mean log-probability among all
         tokens, higher is better, after [BOC] whatever the language.
         """
+        words = spoken(texts, "text to score")
+        at_least_one(batch_size=batch_size)
         if released:
-            return self._released_scores(listed(pictures), [texts] if isinstance(texts, str) else list(texts))
+            return self._released_scores(listed(pictures), words)
         columns = []
-        for text in [texts] if isinstance(texts, str) else texts:
+        for text in words:
             score = super(CogView2, self._speaking(language(text))).score
             columns.append(score(pictures, text, batch_size=batch_size, progress=progress))
         return np.concatenate(columns, 1)
@@ -355,6 +380,7 @@ class CogView2(CogView):
 
     def _ids(self, prompt: str, style: str | None, empty: bool = False) -> Ids:
         """Ids of a prompt; CogViewError for an empty one, where that makes no sense, and one too long."""
+        [prompt] = spoken(prompt)
         if empty and not prompt.strip() and style is None:
             return self.coglm.text_ids(())
         return self.coglm.text_ids(self.encode(self.caption_for(prompt, style)))
@@ -378,8 +404,6 @@ class CogView2(CogView):
         return {**chosen, **usual, **given}
 
     def _streams(self, n: int, seed: int | None) -> list[tuple[int, int]]:
-        if n < 1:
-            raise CogViewError(f"n is {n}; ask for at least 1 picture")
         seed = checked_seed(seed)
         return [(seed, index) for index in range(n)]
 
@@ -437,11 +461,13 @@ def _mask_pixels(mask: AnyMask) -> editing.Mask:
     return np.asarray(mask, dtype=np.bool_)
 
 
-def _part(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """Progress over several pictures of equal work."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, parts * total)
+def _boxes(given: Box | Sequence[Box]) -> list[Box]:
+    """One box or several as a list."""
+    if isinstance(given, str):
+        return [given]
+    items = list(given)
+    one = len(items) == 4 and not any(isinstance(item, str | Sequence) for item in items)
+    return [cast(Box, tuple(items))] if one else cast(list[Box], items)
 
 
 __all__ = ["CogView2"]

@@ -137,7 +137,7 @@ def edit(
         "emphasis": emphasis,
     }
     assert isinstance(cogview, Hierarchy)
-    with bar() as show:
+    with bar("editing" if vary is None else "varying") as show:
         if vary is not None:
             pictures = cogview.vary(
                 image,

@@ -22,6 +22,7 @@ from cogview.errors import CogViewError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cogview.generation.progress import Parts
     from cogview.pipeline import CogView, Picture
     from cogview.transformer.config import ThreeRegionConfig
 
@@ -142,7 +143,8 @@ def generate(
         raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
     batch_size = batch_limit(max_batch)
     check_folder(out)
-    from cogview.hierarchy import Hierarchy, load
+    from cogview.generation.progress import Parts
+    from cogview.hierarchy import load
 
     started = time.monotonic()
     cogview = load(
@@ -167,25 +169,28 @@ def generate(
         for text in texts:
             cogview.encode(cogview.caption_for(text, style), cogview.upscaler.form)
     steps: dict[str, Any] = {"batch_size": batch_size, "best_of": best_of, "fairness": fairness}
-    way: Callable[..., Iterator[Picture]] = cogview.draw
-    if isinstance(cogview, Hierarchy):
-        way, steps = cogview.draw_large, steps | {"first_stage_only": first_stage_only, "truncate": truncate}
-    elif first_stage_only or truncate:
-        raise CogViewError(f"{model} draws in one step; leave out --first-stage-only and --truncate")
+    if first_stage_only and not cogview.enlarges:
+        raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
+    steps |= {"first_stage_only": first_stage_only, "truncate": truncate}
     with bar() as show, telling_what_is_done(made, out):
-        drawn = way(texts, n, seed, style, settings, progress=show, **steps)
-        for picture in drawn if upscale is None else enlarged(cogview, drawn, upscale, batch_size):
+        count = len(texts) * n
+        parts = Parts(show, count * best_of + (count * upscale**2 if upscale else 0))  # in pictures' areas
+        drawn = cogview.draw_large(
+            texts, n, seed, style, settings, progress=parts.part(count * best_of), **steps
+        )
+        for picture in drawn if upscale is None else enlarged(cogview, drawn, upscale, batch_size, parts):
             made.append((picture, write(picture.png(), out, name_for(picture))))
     sheet = write_sheet([picture for picture, _ in made], n, out) if grid else None
     report(made, sheet, time.monotonic() - started, as_json)
 
 
 def enlarged(
-    cogview: CogView, pictures: Iterator[Picture], times: int, batch_size: int | None
+    cogview: CogView, pictures: Iterator[Picture], times: int, batch_size: int | None, parts: Parts
 ) -> Iterator[Picture]:
     """Each picture enlarged, some at a time."""
     while some := list(itertools.islice(pictures, ENLARGED)):
-        yield from cogview.upscale(some, times=times, batch_size=batch_size)
+        report = parts.part(len(some) * times**2)
+        yield from cogview.upscale(some, times=times, batch_size=batch_size, progress=report)
 
 
 def three_region(text: str) -> ThreeRegionConfig:

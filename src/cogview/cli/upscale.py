@@ -103,7 +103,7 @@ def upscale(
         name = f"{images[len(made)].stem}-x{times}"
         made.append((picture, write(picture.png(), out, name)))
 
-    with bar() as show, telling_what_is_done(made, out):
+    with bar("upscaling") as show, telling_what_is_done(made, out):
         cogview.upscale(
             images,
             prompt,

@@ -202,10 +202,11 @@ class Painter:
 
     def draw(self, prompt: str, seed: int) -> Picture:
         """The picture, with all that made it."""
-        given: dict[str, Any] = dict(self.plan.sampling)
-        if isinstance(self.model, Hierarchy):
-            given = {"settings": given, "truncate": True}
-        picture = self.model.generate(prompt, n=1, seed=seed, best_of=self.plan.best_of, **given)[0]
+        given: Any = self.plan.sampling
+        cut = isinstance(self.model, Hierarchy)
+        [picture] = self.model.generate(
+            prompt, n=1, seed=seed, best_of=self.plan.best_of, settings=given, truncate=cut
+        )
         if self.plan.contrast == 1:
             return picture
         image = ImageEnhance.Contrast(picture.image).enhance(self.plan.contrast)

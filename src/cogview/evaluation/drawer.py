@@ -45,7 +45,8 @@ class ModelDrawer:
         self.directory = find(model)
         self.name = self.directory.name
         self.precision = precision
-        self.small = small and "direct" in load_json(self.directory / "family.json").get("roles", {})
+        self._enlarges = "direct" in load_json(self.directory / "family.json").get("roles", {})
+        self.small = small and self._enlarges
 
     @cached_property
     def family(self) -> CogView:
@@ -77,13 +78,9 @@ class ModelDrawer:
     def _drawn(
         self, prompts: list[str], n: int, seed: int, sampling: Sampling, small: bool, **more: Any
     ) -> list[Picture]:
-        """``n`` pictures for each prompt, by either kind of family."""
-        from cogview.hierarchy import Hierarchy
-
+        """``n`` pictures for each prompt, of the first step alone if ``small``."""
         given: Any = sampling
-        if isinstance(self.family, Hierarchy):
-            return self.family.generate(prompts, n, seed, settings=given, first_stage_only=small, **more)
-        return self.family.generate(prompts, n, seed, **given, **more)
+        return self.family.generate(prompts, n, seed, settings=given, first_stage_only=small, **more)
 
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
@@ -97,7 +94,7 @@ class ModelDrawer:
     ) -> tuple[list[Image.Image], list[float]]:
         """``n`` pictures of a prompt and their caption losses; CogViewError before any where it has none."""
         self.family.scored_pieces(prompt)
-        pictures = self._drawn([prompt], n, seed, sampling, True)
+        pictures = self._drawn([prompt], n, seed, sampling, self._enlarges)
         losses = self.family.score(pictures, pictures[0].caption)[:, 0]
         return [picture.image for picture in pictures], losses.tolist()
 

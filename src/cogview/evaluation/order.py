@@ -18,7 +18,6 @@ from cogview.data.images import square
 from cogview.evaluation.reports import versions
 from cogview.evaluation.scorer import AlignmentScorer
 from cogview.generation.engine import Progress
-from cogview.hierarchy import Hierarchy
 from cogview.pipeline import CogView
 
 COLUMNS, GAP, LINE = 10, 4, 14
@@ -63,10 +62,9 @@ def order_pictures(
     Raises CogViewError where the family has no caption role; before anything is drawn.
     """
     model.scored_pieces(prompt)
-    ways: dict[str, Any] = dict(sampling or {})
-    if isinstance(model, Hierarchy):
-        ways = {"settings": ways, "first_stage_only": True}
-    pictures = model.generate(prompt, n=n, seed=seed, progress=progress, **ways)
+    pictures = model.generate(
+        prompt, n=n, seed=seed, settings=sampling, first_stage_only=model.enlarges, progress=progress
+    )
     losses = model.score(pictures, pictures[0].caption)[:, 0]
     fits = None if alignment is None else _fits(alignment, [p.image for p in pictures], prompt)
     ranks = np.argsort(losses, kind="stable").tolist()

@@ -1,0 +1,152 @@
+"""Both shipped families take the same calls: each answers, or says in one line what it cannot do."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogview import CogView
+from cogview.errors import CogViewError
+from cogview.hierarchy import Hierarchy, load
+from cogview.pipeline2 import CogView2
+
+FAMILIES = ("pictogram", "pictogram-2")
+FEW = {"seed": 3, "temperature": 0.7, "settings": {"top_k": 5, "guidance": 1.0}}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> CogView:
+    return CogView.from_pretrained(request.param)
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    pixels = np.full((72, 72, 3), 255, dtype=np.uint8)
+    pixels[20:50, 20:50] = (200, 30, 30)
+    return Image.fromarray(pixels)
+
+
+def test_a_family_is_opened_by_any_of_its_doors() -> None:
+    """At commit a1c147c ``CogView.from_pretrained("pictogram-2")`` failed."""
+    assert type(CogView.from_pretrained("pictogram-2")) is type(load("pictogram-2")) is Hierarchy
+    assert type(CogView2.from_pretrained("pictogram-2")) is CogView2
+    assert type(CogView.from_pretrained("pictogram")) is type(load("pictogram")) is CogView
+
+
+def test_generate_takes_the_same_arguments(model: CogView) -> None:
+    """One by one or as ``settings``; the single ones count more."""
+    small = {"seed": 3, "first_stage_only": model.enlarges}
+    [one] = model.generate("a red apple", **{**FEW, **small})  # type: ignore[arg-type]
+    named = {"temperature": 0.7, "top_k": 5, "guidance": 1.0}
+    [other] = model.generate("a red apple", settings=named, **small)  # type: ignore[arg-type]
+    hot: dict[str, Any] = {"settings": {**named, "temperature": 9.0}, "temperature": 0.7, **small}
+    [third] = model.generate("a red apple", **hot)
+    assert one.image.tobytes() == other.image.tobytes() == third.image.tobytes()
+    assert one.settings["temperature"] == 0.7 and one.settings["top_k"] == 5
+
+
+PUBLIC: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "generate": (("a red apple",), FEW),
+    "draw": (("a red apple",), {"seed": 3}),
+    "edit": (("IMAGE", "a red apple"), {"boxes": (10, 10, 40, 40), "seed": 3, "first_stage_only": True}),
+    "vary": (("IMAGE", "a red apple"), {"seed": 3, "first_stage_only": True}),
+    "caption": (("IMAGE",), {"beams": 1, "language": "en"}),
+    "score": (("IMAGE", ["a red apple", "红色的苹果"]), {}),
+    "rerank": (("a red apple", ["IMAGE", "IMAGE"]), {}),
+    "upscale": (("IMAGE", "a red apple"), {"seed": 3}),
+    "shortened": (("a red apple",), {}),
+    "caption_for": (("a red apple",), {"style": "flat"}),
+    "encode": (("a red apple",), {}),
+}
+CANNOT = {("pictogram", "edit"), ("pictogram", "vary"), ("pictogram-2", "upscale")}
+
+
+def call(model: CogView, name: str, image: Image.Image) -> Any:
+    given, more = PUBLIC[name]
+
+    def put(value: Any) -> Any:
+        if isinstance(value, list):
+            return [put(item) for item in value]
+        return image if value == "IMAGE" else value
+
+    found = getattr(model, name)(*map(put, given), **more)
+    return list(found) if inspect.isgenerator(found) or hasattr(found, "__next__") else found
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_method_answers_or_says_it_cannot(name: str, model: CogView, image: Image.Image) -> None:
+    if (model.family.config.name, name) in CANNOT:
+        with pytest.raises(CogViewError, match=r"pictogram(-2)? "):
+            call(model, name, image)
+    else:
+        assert len(call(model, name, image)) > 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda m, i: m.generate(7), "7 is no prompt"),
+        (lambda m, i: m.generate(None), "None is no prompt"),
+        (lambda m, i: m.generate([]), "there is no prompt"),
+        (lambda m, i: m.generate(["a", 7]), "7 is no text"),
+        (lambda m, i: m.generate("a", n=0), "n is 0"),
+        (lambda m, i: m.generate("a", n=1.5), "n is 1.5; give a whole number"),
+        (lambda m, i: m.generate("a", seed="x"), "seed is 'x'"),
+        (lambda m, i: m.generate("a", batch_size=0), "batch_size is 0"),
+        (lambda m, i: m.generate("a", best_of=0), "best_of is 0"),
+        (lambda m, i: m.generate("a", order="sideways"), "order"),
+        (lambda m, i: m.generate("a", settings={"warmth": 1.0}), "warmth"),
+        (lambda m, i: m.best_of([], 1), "there are 0 pictures"),
+        (lambda m, i: m.best_of([], 0), "keep is 0"),
+        (lambda m, i: m.score(i, []), "there is no text to score"),
+        (lambda m, i: m.score([], "a"), "there is no picture"),
+        (lambda m, i: m.score(7, "a"), "7 is no picture"),
+        (lambda m, i: m.score(i, "a", batch_size=0), "batch_size is 0"),
+        (lambda m, i: m.caption(i, n=0), "n is 0"),
+        (lambda m, i: m.caption(None), "None is no picture"),
+        (lambda m, i: m.rerank("a", []), "there is no picture"),
+        (lambda m, i: m.upscale([]), "there is no picture"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_from_both(
+    ask: Callable[[CogView, Image.Image], Any], said: str, model: CogView, image: Image.Image
+) -> None:
+    with pytest.raises(CogViewError) as caught:
+        ask(model, image)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda m, i: m.edit(i, "a", boxes=(0, 0, 9, 9), batch_size=0), "batch_size is 0"),
+        (lambda m, i: m.edit(i, "a", boxes=(0, 0, 9, 9), batch_size=-1), "batch_size is -1"),
+        (lambda m, i: m.edit(i, "a", boxes=(0.5, 0, 9, 9)), "is not four whole numbers"),
+        (lambda m, i: m.edit(i, "a", boxes=[(0, 0, 9)]), "is not four whole numbers"),
+        (lambda m, i: m.edit(i, "a", boxes=[(0, 0, 9, "x")]), "is not four whole numbers"),
+        (lambda m, i: m.edit(i, 7, boxes=(0, 0, 9, 9)), "7 is no prompt"),
+        (lambda m, i: m.edit(i, "a", boxes=(0, 0, 9, 9), n=0), "n is 0"),
+        (lambda m, i: m.vary(i, "a", batch_size=0), "batch_size is 0"),
+        (lambda m, i: m.vary(i, "a", batch_size=-1), "batch_size is -1"),
+        (lambda m, i: m.vary(i, "a", n=0), "n is 0"),
+        (lambda m, i: m.generate("a", first_stage_only=True, order="diagonal"), "give one of them"),
+    ],
+)
+def test_what_makes_no_sense_of_an_edit_is_one_line(
+    ask: Callable[[CogView, Image.Image], Any], said: str, image: Image.Image
+) -> None:
+    with pytest.raises(CogViewError, match=said):
+        ask(CogView.from_pretrained("pictogram-2"), image)
+
+
+def test_a_box_of_whole_floats_is_a_box(image: Image.Image) -> None:
+    model = CogView.from_pretrained("pictogram-2")
+    assert isinstance(model, Hierarchy)
+    ways: dict[str, Any] = {"seed": 1, "first_stage_only": True}
+    one, two = (model.edit(image, "a", boxes=box, **ways)[0] for box in ((9, 9, 40, 40), (9.0, 9, 40, 40)))
+    assert one.image.tobytes() == two.image.tobytes()
