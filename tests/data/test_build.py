@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cogview.data.build import BuildSettings, build
+from cogview.config import read_json
+from cogview.data.build import REPORT, BuildSettings, build
+from cogview.data.check import Report
 from cogview.data.image_cache import ImageCache, build_image_cache
 from cogview.data.images import square
 from cogview.data.loader import ImageLoader, TokenLoader
@@ -236,15 +238,19 @@ def test_it_is_another_data_set_than_without(
 
 
 def test_pictures_may_be_three_times_smaller(
-    source: Source, images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
+    images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
 ) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / "in" / f"{number}.png").write_bytes(encoded(noise(36 + number, 50, number)))
+        (tmp_path / "in" / f"{number}.txt").write_text("a")
+    source = open_source(tmp_path / "in")
     thrice = LARGE.model_copy(update={"preprocessing": Preprocessing(size=36), "scale": 3})
-    found = build(source, tmp_path, images, texts, thrice)
+    found = build(source, tmp_path / "out", images, texts, thrice)
     assert (found.index.grid, found.index.context_grid) == ((6, 6), (2, 2))
     item = found[3]
-    large = Image.fromarray(
-        square(noise(20 + int(item.key[:2]), 30, int(item.key[:2])), Preprocessing(size=36))
-    )
+    number = int(Path(item.key).stem)
+    large = Image.fromarray(square(noise(36 + number, 50, number), Preprocessing(size=36)))
     small = torch.from_numpy(np.array(large.resize((12, 12), Image.Resampling.BILINEAR))).permute(2, 0, 1)
     np.testing.assert_array_equal(item.context, images.encode(small[None].float() / 255)[0].numpy())
     other = thrice.model_copy(update={"preprocessing": Preprocessing(size=24)})
@@ -293,3 +299,20 @@ def test_a_crop_as_large_as_the_picture_is_the_picture(doubled: TokenShards) -> 
 def test_crops_that_do_not_fit(doubled: TokenShards, size: tuple[int, int]) -> None:
     with pytest.raises(CogViewError, match="give multiples of 2, at most as large"):
         TokenLoader(doubled, 4, splits=None, crop=size)
+
+
+def test_what_super_resolution_cannot_learn_from_is_refused(
+    images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path
+) -> None:
+    """At commit a1c147c pictures of 20 pixels were targets of 144: "12 good, 0 rejected"."""
+    (tmp_path / "in").mkdir()
+    for number, size in enumerate((24, 40, 23, 20)):
+        Image.new("RGB", (60, size), (size, 0, 0)).save(tmp_path / "in" / f"{number}.png")
+        (tmp_path / "in" / f"{number}.txt").write_text("a")
+    source = open_source(tmp_path / "in")
+    build(source, tmp_path / "large", images, texts, LARGE)
+    report = read_json(Report, tmp_path / "large" / REPORT)
+    assert (report.good, report.rejected) == (2, {"too small": 2})
+    assert "60 x 23 pixels, at least 24 a side" in report.examples[0].message
+    plain = LARGE.model_copy(update={"super_resolution": False})
+    assert len(build(source, tmp_path / "small", images, texts, plain)) == 4

@@ -117,9 +117,16 @@ def test_bad_input_is_one_line(
     assert message in one_line(capsys)
 
 
-def test_build_for_super_resolution(folder: Path, tokenizers: list[str], tmp_path: Path) -> None:
-    """Pictures of twice the tokenizer's size unless told otherwise."""
+def test_build_for_super_resolution(
+    folder: Path, tokenizers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures of twice the tokenizer's size unless told otherwise; smaller ones are none."""
     out = str(tmp_path / "sr")
+    assert main(["data", "build", str(folder), out, *tokenizers, "--super-resolution"]) == 2
+    assert "too small" in one_line(capsys)
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(encoded(noise(24, 30, number)))
+    out = str(tmp_path / "larger")
     assert main(["data", "build", str(folder), out, *tokenizers, "--super-resolution"]) == 0
     index = TokenShards(out, hashes=True).index
     assert (index.preprocessing.size, index.grid, index.context_grid) == (24, (4, 4), (2, 2))

@@ -81,7 +81,8 @@ class TextEncoder(Protocol):
 class BuildSettings(Config):
     """How a data set is built. ``shard_records`` records of the source go into a shard.
 
-    super_resolution: tokenise each picture small too, ``scale`` times smaller a side. workers: processes that
+    super_resolution: tokenise each picture small too, ``scale`` times smaller a side; pictures smaller than
+    ``preprocessing.size`` show no details to learn and are refused. workers: processes that
     decode (0: this one, without limits of time and memory). ``batch`` and ``workers`` do not change the
     result.
     """
@@ -140,6 +141,10 @@ class Builder:
         share: Share | None = None,
     ) -> None:
         self.source, self.out, self.images, self.texts = source, Path(out), images, texts
+        if settings.super_resolution:
+            least = max(settings.limits.min_side, settings.preprocessing.size)
+            limits = settings.limits.model_copy(update={"min_side": least})
+            settings = settings.model_copy(update={"limits": limits})
         self.settings, self.share = settings, share or Share()
         self.records = len(source)
         self.blocks = -(-self.records // settings.shard_records)
@@ -170,7 +175,8 @@ class Builder:
         left_out = {"batch", "workers", "limits"} | (set() if self.small else {"super_resolution"})
         left_out |= {"scale"} if self.settings.scale == BuildSettings.model_fields["scale"].default else set()
         settings = self.settings.model_dump_json(exclude=left_out)
-        limits = self.settings.limits.model_dump_json(include=SIZES)
+        unset = SIZES if self.settings.limits.min_side > 1 else SIZES - {"min_side"}
+        limits = self.settings.limits.model_dump_json(include=unset)
         parts = [self.source.fingerprint(), self.images.fingerprint, self.texts.fingerprint, settings, limits]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -222,8 +228,9 @@ class Builder:
                 return None
             shards, names, report = join(self.out, self.blocks, self.layout)
             if not shards:
+                why = ", ".join(f"{count:,} {reason}" for reason, count in report.rejected.items())
                 raise CogViewError(
-                    f"not one usable sample among {self.records:,} records; `cogview data check` says why"
+                    f"not one usable sample among {self.records:,} records ({why}); see `cogview data check`"
                 )
             report.save(self.out / REPORT)
             index = self._index(shards, names, report)

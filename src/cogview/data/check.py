@@ -28,6 +28,7 @@ EXPLANATIONS = {
     "duplicate key": "another record has the same key; only the first is used",
     "too many bytes": "the picture file is over the limit; raise --max-bytes if that is intended",
     "too many pixels": "the picture is over the limit (a decompression bomb?); raise --max-pixels if not",
+    "too small": "super-resolution cannot learn details from a picture with fewer pixels than it is to make",
     "not an image": "the file is empty or in no known picture format",
     "truncated": "the picture file is cut off or damaged; copy it again",
     "too slow": "decoding took longer than the limit; raise --max-seconds if the picture is good",

@@ -22,8 +22,10 @@ from pydantic import Field
 from cogview.config import Config
 from cogview.data.shards import Preprocessing
 
-Reason = Literal["missing file", "too many bytes", "too many pixels", "not an image", "truncated"]
-SIZES = {"max_bytes", "max_pixels"}  # the limits that hang on the picture alone
+Reason = Literal[
+    "missing file", "too many bytes", "too many pixels", "too small", "not an image", "truncated"
+]
+SIZES = {"max_bytes", "max_pixels", "min_side"}  # the limits that hang on the picture alone
 RESAMPLE = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
@@ -35,13 +37,15 @@ RELEASED_STD = (0.30379, 0.32279, 0.32800)
 
 
 class Limits(Config):
-    """What is refused before decoding: files over ``max_bytes``, pictures over ``max_pixels``.
+    """What is refused before decoding: files over ``max_bytes``, pictures over ``max_pixels`` or with a side
+    under ``min_side``.
 
     And while decoding in a process of its own: what takes more than ``seconds`` or ``max_memory`` bytes.
     """
 
     max_bytes: int = Field(default=64 << 20, gt=0)
     max_pixels: int = Field(default=64_000_000, gt=0)
+    min_side: int = Field(default=1, ge=1)
     max_memory: int = Field(default=4 << 30, ge=256 << 20)
     seconds: float = Field(default=30.0, gt=0)
 
@@ -99,6 +103,9 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
         raise BadImage(
             "too many pixels", f"{image.width} x {image.height}, at most {limits.max_pixels:,} pixels"
         )
+    if min(image.size) < limits.min_side:
+        detail = f"{image.width} x {image.height} pixels, at least {limits.min_side} a side"
+        raise BadImage("too small", detail)
     animated = getattr(image, "n_frames", 1) > 1
     try:
         image.load()
