@@ -1,12 +1,18 @@
 """The benchmarks' own arithmetic and baselines, at small sizes; what they measure belongs to no test."""
 
+import json
+import re
 import runpy
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from cogview.family import PACKAGED
+from cogview.provenance import model_hash
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -63,3 +69,47 @@ def test_the_hierarchy_takes_one_forward_and_six() -> None:
     clock = iter(range(10_000))
     with torch.inference_mode():  # every step takes a tick: the base's 144 tokens and the 576 of the windows
         assert script["released"](24, 1, 32, lambda: float(next(clock)), 1) == 144 + 576
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+OF_MODELS = ("model_hash", "model_fingerprint", "judge_fingerprint")
+WORDS = "an earlier model"
+
+
+def hashes(data: Any) -> Iterator[str]:
+    """The SHA-256 of models in a stored result, by the names that the experiments give them."""
+    for name, value in data.items() if isinstance(data, dict) else ():
+        model = name in OF_MODELS or name.endswith(" fingerprint")
+        model = model or (name in ("hash", "fingerprint") and "model" in data)
+        if model and isinstance(value, str) and len(value.split()[0]) == 64:
+            yield value.split()[0]
+        yield from hashes(value)
+
+
+def stored(name: str) -> set[str]:
+    return set(hashes(json.loads((RESULTS / name).read_text(encoding="utf-8"))))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> set[str]:
+    return {model_hash(family) for family in PACKAGED.iterdir() if (family / "family.json").is_file()}
+
+
+def test_stored_results_are_of_the_shipped_models_or_said_to_be_of_earlier_ones(shipped: set[str]) -> None:
+    """A new model makes this fail until its figures are measured, or the old ones are named as such."""
+    said = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    table = said.split("## Of which model")[1].split("\n## ")[0]
+    named = set(re.findall(rf"^\| `([\w.]+)` \| .*{WORDS}.*$", table, re.MULTILINE))
+    found = {path.name: stored(path.name) for path in RESULTS.glob("*.json")}
+    assert sum(bool(models) for models in found.values()) > 20
+    assert {name for name, models in found.items() if models - shipped} == named
+
+
+@pytest.mark.parametrize("page", sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]))
+def test_a_paragraph_with_an_old_result_or_hash_says_so(page: Path, shipped: set[str]) -> None:
+    for paragraph in re.split(r"\n\s*\n", page.read_text(encoding="utf-8")):
+        files = re.findall(r"results/([\w.]+\.json)", paragraph)
+        old = {one for name in files for one in stored(name)} - shipped
+        shown = re.findall(r"`([0-9a-f]{12,64})`", paragraph)
+        old |= {one for one in shown if not any(whole.startswith(one) for whole in shipped)}
+        assert not old or "earlier model" in paragraph, paragraph[:200]
