@@ -150,3 +150,13 @@ def test_a_box_of_whole_floats_is_a_box(image: Image.Image) -> None:
     ways: dict[str, Any] = {"seed": 1, "first_stage_only": True}
     one, two = (model.edit(image, "a", boxes=box, **ways)[0] for box in ((9, 9, 40, 40), (9.0, 9, 40, 40)))
     assert one.image.tobytes() == two.image.tobytes()
+
+
+def test_settings_that_would_do_nothing_are_refused(image: Image.Image) -> None:
+    with pytest.raises(CogViewError, match="lora_strength is of an adapter"):
+        CogView.from_pretrained("pictogram", lora_strength=0.5)
+    model = CogView.from_pretrained("pictogram")
+    with pytest.raises(CogViewError, match="detail is of the faithful way"):
+        model.upscale(image, faithful=False, detail=0.5)
+    with pytest.raises(CogViewError, match="draws in one step"):
+        model.generate("a", first_stage_only=True)

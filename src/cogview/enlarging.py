@@ -134,6 +134,8 @@ class Enlarging:
         check_counts(["-"] * len(items), 1, 0, batch_size)
         if not 0 <= detail <= 1:
             raise CogViewError(f"detail is {detail}; give a number from 0 to 1")
+        if not faithful and detail != DETAIL:
+            raise CogViewError("detail is of the faithful way; leave it out, or faithful=False")
         self.upscaler.stages(times)
         sampling = self.sampling({"guidance": 1.0} | {k: v for k, v in given.items() if v is not None})
         seed = seed if seed is None else checked_seed(seed)

@@ -129,7 +129,7 @@ class Hierarchy(CogView2):
 
     @property
     def _large_codes(self) -> int:
-        return self.family.role(DIRECT).sequences.codes
+        return self.family.role(DIRECT).sequences.codes if self.enlarges else 0
 
     def _check_lengths(self, prompts: Iterable[str], style: str | None) -> None:
         """CogViewError for a caption that is longer than what the direct model reads."""

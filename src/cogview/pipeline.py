@@ -139,6 +139,8 @@ class CogView(Describing, Enlarging):
         """
         if precision not in get_args(Precision):
             raise CogViewError(f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}")
+        if lora is None and lora_strength != 1.0:
+            raise CogViewError("lora_strength is of an adapter; name one with lora")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         family = Family.find(name)
         adapter = None if lora is None else (family.adapter(lora), lora_strength)

@@ -62,6 +62,11 @@ def test_variations(place: Path, family: Path, capsys: pytest.CaptureFixture[str
         (["a", "--mask", "none.png"], "none.png"),
         (["a", "--box", "0,0,30,5"], "does not lie in the picture of 24 x 20"),
         (["a", "--box", "0,0,30"], "is not x0,y0,x1,y1"),
+        (["a", "--vary", "0.5", "--crop", "tight"], "--crop are of masks and boxes"),
+        (
+            ["a", "--vary", "0.5", "--order", "one_by_one", "--feather", "9"],
+            "--order, --feather are of masks",
+        ),
         (["a circle " * 40, "--box", "0,0,5,5"], "shorten it"),
         (["--box", "0,0,5,5"], "the prompt is empty"),
         (["a"], "say what is drawn anew"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from cogview.config import read_yaml
+from cogview.config import read_yaml, validate
 from cogview.errors import CogViewError
 from cogview.training import recipe as recipes
 from cogview.training.launch import pick_device, prepare_directory
@@ -22,6 +22,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 TRAINING = sorted(
     path for path in RECIPES.rglob("*.yaml") if path.parent.name != "fairness"
 )  # those are audits
+
+SIZES = {"layers": 1, "hidden": 16, "heads": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +168,25 @@ def test_the_papers_and_the_released_recipe_act_as_they_say() -> None:
     assert paper.model.embedding_gradient == 0.1
     assert (released.model.attention_relax, released.model.numerics) == (None, "released")
     assert released.model.embedding_gradient == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"model": {**SIZES, "attention_relax": 32}}, "attention_relax 32 does nothing with numerics fused"),
+        (
+            {"model": {**SIZES, "attention_relax": 32, "numerics": "released"}},
+            "does nothing with numerics released",
+        ),
+        ({"model": {**SIZES, "norm": "pre", "branch_gain": 0.5}}, "does nothing with norm pre"),
+        ({"format": {"context_weight": 0.5}}, "context_weight belongs to super_resolution"),
+        ({"format": {"context_positions": "aligned"}}, "context_positions belongs to super_resolution"),
+        ({"format": {"end": "[SEP]"}}, "end is of a caption"),
+        ({"padding_rows": True}, "padding_rows take part in the full softmax only"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(fields: dict[str, Any], said: str) -> None:
+    plain = {"task": "transformer", "name": "a", "data": "d", "steps": 1, "model": SIZES}
+    assert validate(TransformerRecipe, plain, "r")
+    with pytest.raises(CogViewError, match=said):
+        validate(TransformerRecipe, {**plain, **fields}, "r")

@@ -97,7 +97,8 @@ def written_out(model: Transformer, ids: Tensor, positions: Tensor) -> Tensor:
 @pytest.mark.parametrize("norm", ["pre", "post", "sandwich"])
 @pytest.mark.parametrize("numerics", ["fused", "written", "released"])
 def test_forward_is_what_the_figure_says(norm: str, numerics: str) -> None:
-    model = tiny_model(norm=norm, numerics=numerics, attention_relax=32.0).double()
+    relax = 32.0 if numerics == "written" else None
+    model = tiny_model(norm=norm, numerics=numerics, attention_relax=relax).double()
     ids, positions = tokens()
     torch.testing.assert_close(model(ids, positions + 3), written_out(model, ids, positions + 3))
 

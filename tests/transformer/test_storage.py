@@ -23,7 +23,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_float32_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    model = tiny_model(norm="post", embedding_gradient=0.1, attention_relax=32.0)
+    model = tiny_model(norm="post", embedding_gradient=0.1, attention_relax=32.0, numerics="written")
     model.save(tmp_path, torch.float32)
     again = Transformer.from_directory(tmp_path)
     assert again.config == model.config
@@ -31,6 +31,16 @@ def test_float32_comes_back_bit_for_bit(tmp_path: Path) -> None:
     ids, positions = tokens()
     assert torch.equal(again(ids, positions), model(ids, positions))
     assert all(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_what_did_nothing_in_an_earlier_config_is_dropped(saved: Path) -> None:
+    path = saved / "config.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "attention_relax": 32.0, "norm": "pre", "branch_gain": 0.5}))
+    config = storage.read_config(saved)
+    assert (config.attention_relax, config.branch_gain, config.norm) == (None, 1.0, "pre")
+    path.write_text(json.dumps({**told, "attention_relax": 32.0, "numerics": "written"}))
+    assert storage.read_config(saved).attention_relax == 32.0
 
 
 def test_half_on_disk_is_float32_in_memory(saved: Path) -> None:

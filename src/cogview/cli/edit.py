@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Order = Literal["together", "one_by_one"]
 Crop = Literal["auto", "whole", "tight"]
 
+FEATHER = 4  # pixels; as in generation.editing, which would import NumPy
+
 
 def edit(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any format and size.")],
@@ -69,7 +71,7 @@ def edit(
     ] = "auto",
     feather: Annotated[
         int, typer.Option(min=0, max=256, help="Pixels inside the mask over which the new sets in.")
-    ] = 4,
+    ] = FEATHER,
     temperature: Annotated[
         float | None, typer.Option(help="Below 1 safer, above 1 wilder.", show_default="the model's")
     ] = None,
@@ -120,6 +122,10 @@ def edit(
         raise CogViewError("say what is drawn anew: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
     if vary is None and not prompt.strip():
         raise CogViewError("the prompt is empty; say what the whole picture shall show")
+    given = {"--order": order != "together", "--crop": crop != "auto", "--feather": feather != FEATHER}
+    if vary is not None and any(given.values()):
+        names = ", ".join(name for name, here in given.items() if here)
+        raise CogViewError(f"{names} are of masks and boxes; leave them away with --vary")
     if vary is not None and best_of > 1:
         raise CogViewError("variations need not fit a sentence; leave --best-of away")
     batch_size = batch_limit(max_batch)

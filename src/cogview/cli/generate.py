@@ -173,10 +173,10 @@ def generate(
         raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
     steps |= {"first_stage_only": first_stage_only, "truncate": truncate}
     with bar() as show, telling_what_is_done(made, out):
-        count = len(texts) * n
-        parts = Parts(show, count * best_of + (count * upscale**2 if upscale else 0))  # in pictures' areas
+        codes = len(texts) * n * cogview.form.codes
+        parts = Parts(show, codes * (best_of + (upscale**2 if upscale else 0)))
         drawn = cogview.draw_large(
-            texts, n, seed, style, settings, progress=parts.part(count * best_of), **steps
+            texts, n, seed, style, settings, progress=parts.part(codes * best_of), **steps
         )
         for picture in drawn if upscale is None else enlarged(cogview, drawn, upscale, batch_size, parts):
             made.append((picture, write(picture.png(), out, name_for(picture))))
@@ -189,7 +189,7 @@ def enlarged(
 ) -> Iterator[Picture]:
     """Each picture enlarged, some at a time."""
     while some := list(itertools.islice(pictures, ENLARGED)):
-        report = parts.part(len(some) * times**2)
+        report = parts.part(len(some) * cogview.form.codes * times**2)
         yield from cogview.upscale(some, times=times, batch_size=batch_size, progress=report)
 
 

@@ -19,7 +19,7 @@ class TransformerConfig(Config):
     norm: where the LayerNorms stand (figure 4a). norm_relax: PB-relaxed LayerNorm; ``token`` divides each
     token by its own largest value, ``tensor`` the whole tensor by one value as the released code does (then
     the rows of a batch influence each other, slightly). attention_relax: alpha of equation 4, ``None`` is
-    off; it matters only where scores are kept in half precision (``written``).
+    off; for scores that are kept in half precision, so with ``written`` numerics only.
     embedding_gradient: factor on the gradient of the token embeddings (paper: 0.1). numerics: ``fused``
     kernels (scores in float32, one multiply-add for bias); ``written`` step by step in the tensors' own
     dtype; ``released`` bit for bit as the released code does it (hidden scores -10000, bias added apart).
@@ -55,6 +55,19 @@ class TransformerConfig(Config):
             raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
         return self
 
+    @model_validator(mode="after")
+    def _everything_does_something(self) -> Self:
+        if self.attention_relax is not None and self.numerics != "written":
+            raise ValueError(
+                f"attention_relax {self.attention_relax:g} does nothing with numerics {self.numerics}; set "
+                "numerics to written, or leave attention_relax out"
+            )
+        if self.branch_gain != 1 and self.norm != "sandwich":
+            raise ValueError(
+                f"branch_gain {self.branch_gain:g} is of Sandwich-LN and does nothing with norm {self.norm}"
+            )
+        return self
+
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
@@ -70,6 +83,7 @@ class TransformerConfig(Config):
             vocab_size=58240,
             max_positions=1089,
             attention_relax=32.0,
+            numerics="written",
             embedding_gradient=0.1,
             hidden_dropout=0.1,
             attention_dropout=0.1,

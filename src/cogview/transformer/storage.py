@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cogview.config import read_json
+from cogview.config import load_json, validate
 from cogview.errors import CogViewError
 from cogview.transformer import compact
 from cogview.transformer.config import TransformerConfig
@@ -115,7 +115,18 @@ def read_config(directory: str | Path) -> TransformerConfig:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise CogViewError(f"{directory}: no {CONFIG} there; is it a transformer's directory?")
-    return read_json(TransformerConfig, path)
+    return validate(TransformerConfig, _as_it_was(load_json(path)), str(path))
+
+
+def _as_it_was(data: Any) -> Any:
+    """A stored configuration without what did nothing, which earlier versions let pass."""
+    if not isinstance(data, dict):
+        return data
+    inert: dict[str, float | None] = (
+        {"attention_relax": None} if data.get("numerics", "fused") != "written" else {}
+    )
+    inert |= {"branch_gain": 1.0} if data.get("norm", "sandwich") != "sandwich" else {}
+    return {**data, **{name: value for name, value in inert.items() if name in data}}
 
 
 def read_weights(

@@ -108,6 +108,8 @@ class CogLMRecipe(Recipe):
     def _starts(self) -> Self:
         if self.init is None and self.model is None:
             raise ValueError("model: missing (there is no init to start from)")
+        if self.padding_rows and self.softmax != "full":
+            raise ValueError("padding_rows take part in the full softmax only; set softmax to full")
         return self
 
 

@@ -80,8 +80,13 @@ class FormatRecipe(Config):
     def _something_to_learn(self) -> Self:
         if not self.text_weight and not self.image_weight:
             raise ValueError("text_weight and image_weight are both 0: nothing would be learnt")
-        if self.window and self.kind != "super_resolution":
-            raise ValueError("window belongs to super_resolution")
+        if self.kind != "super_resolution":
+            ours = {"window": None, "context_weight": 1.0, "context_positions": "own"}
+            for name, usual in ours.items():
+                if getattr(self, name) != usual:
+                    raise ValueError(f"{name} belongs to super_resolution, but kind is {self.kind}")
+        if self.end and self.kind != "image_to_text":
+            raise ValueError(f"end is of a caption, but kind is {self.kind}")
         return self
 
 
@@ -128,6 +133,12 @@ class TransformerRecipe(Recipe):
     def _draws(self) -> Self:
         if self.samples and self.format.kind != "text_to_image":
             raise ValueError(f"samples are pictures, but format.kind is {self.format.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if self.padding_rows and self.softmax != "full":
+            raise ValueError("padding_rows take part in the full softmax only; set softmax to full")
         return self
 
     @model_validator(mode="after")
