@@ -16,9 +16,10 @@ the fingerprints of both tokenizers: a file that does not belong is one clear er
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -335,6 +336,8 @@ def new_family(directory: str | Path, config: FamilyConfig) -> Iterator[Path]:
         for role in config.roles:
             family.check(role)
         check_place(directory)
+        if final.is_dir():
+            _keep_others(final, fresh)  # before the exchange, so that a kill after it loses sight of nothing
         for old in replace_directory(fresh, final):
             _keep_others(old, final)
             shutil.rmtree(old, ignore_errors=True)
@@ -343,7 +346,7 @@ def new_family(directory: str | Path, config: FamilyConfig) -> Iterator[Path]:
 
 
 def _keep_others(old: Path, new: Path) -> None:
-    """Move what is no part of the family in ``old`` to ``new``."""
+    """Have in ``new`` as well what is no part of the family in ``old``, by hard links where there are any."""
     try:
         config = read_json(FamilyConfig, old / FILE)
     except CogViewError:  # another version's, or damaged: what belongs to it cannot be told
@@ -352,5 +355,18 @@ def _keep_others(old: Path, new: Path) -> None:
         places = [role.directory for role in config.roles.values()] + list(config.adapters.values())
         parts = {config.image_tokenizer, config.text_tokenizer, config.clusters or FILE, *places}
     for path in old.iterdir():
-        if path.name not in parts | {FILE, "card.md"} and not (new / path.name).exists():
-            path.rename(new / path.name)
+        if path.name in parts | {FILE, "card.md"} or os.path.lexists(new / path.name):
+            continue
+        with suppress(FileNotFoundError):  # another process has moved it
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, new / path.name, symlinks=True, copy_function=_link)
+            else:
+                _link(path, new / path.name)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """The same file under another name; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
