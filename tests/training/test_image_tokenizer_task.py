@@ -200,7 +200,7 @@ def test_without_held_out_pictures_a_run_still_ends_with_a_model(tmp_path: Path)
     [
         ("frozen=[encoder]", "frozen together"),
         ("warmup_steps=12", "leaves none"),
-        ("model.image_size=13", "multiple of the factor"),
+        ("model.image_size=13", "is not a multiple of 6"),
         ("model.kodes=8", "kodes"),
     ],
 )
