@@ -1,4 +1,4 @@
-"""What every source yields, and what they share: stable hashes, colour names, SVG to pixels."""
+"""What the sources share: words in both languages, stable hashes, colour names, SVG to pixels."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageChops
-
-SIZE = 144  # pixels: twice the tokenizer's 72, so that shrinking is a mean of four
-
-
-class Canvas:
-    """How large pictures are drawn, pixels a side; ``--size`` of corpus.py changes it before drawing."""
-
-    side = SIZE
-
+from PIL import Image
 
 COLOURS = {
     "red": "红色",
@@ -46,28 +36,6 @@ class Words:
 
     en: str
     zh: str
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One sample before it is drawn: captions, tags, licence, split, and ``draw`` for the picture.
-
-    ``wordings`` say what ``caption`` says, or less of it, in other words.
-    """
-
-    key: str
-    source: str
-    style: str
-    style_words: Words
-    concept: str
-    caption: Words
-    licence: str
-    split: str
-    draw: Callable[[], Image.Image]
-    en_keywords: list[str] = field(default_factory=list)
-    zh_keywords: list[str] = field(default_factory=list)
-    wordings: list[Words] = field(default_factory=list)
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def fraction(*parts: object) -> float:
@@ -152,38 +120,11 @@ def on_white(image: Image.Image) -> Image.Image:
     return white.convert("RGB")
 
 
-def render_svg(svg: str) -> Image.Image:
-    """An SVG that states its size, drawn in the corpus's square on white."""
+def render_svg(svg: str, side: int) -> Image.Image:
+    """An SVG rendered ``side`` pixels wide, RGBA (without ``dpi``, lengths in points fail)."""
     import resvg_py
 
-    data = resvg_py.svg_to_bytes(svg_string=svg, width=Canvas.side, height=Canvas.side)
-    return on_white(Image.open(io.BytesIO(bytes(data))))
-
-
-def render_any_svg(data: bytes, width: int) -> Image.Image:
-    """An SVG of any size and unit, ``width`` pixels wide on white (without dpi, lengths in points fail)."""
-    import resvg_py
-
-    text = data.decode("utf-8", "replace")
-    return on_white(
-        Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=text, width=width, dpi=96.0))))
-    )
-
-
-def trim(image: Image.Image) -> Image.Image:
-    """Cut the white border off."""
-    difference = ImageChops.difference(image, Image.new("RGB", image.size, "white"))
-    box = difference.point(([0] * 13 + [255] * 243) * 3).getbbox()  # a little off white counts as white
-    return image.crop(box) if box else image
-
-
-def square(image: Image.Image, size: int = 0, margin: float = 0.04) -> Image.Image:
-    """Centre the picture on a white square with a margin, then resize (0: to the canvas)."""
-    size = size or Canvas.side
-    side = int(max(image.size) * (1 + 2 * margin))
-    white = Image.new("RGB", (side, side), "white")
-    white.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return white.resize((size, size), Image.Resampling.LANCZOS)
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, dpi=96.0))))
 
 
 def iconify_svg(icons: dict[str, Any], name: str, body: str | None = None, flip: bool = False) -> str:

@@ -10,24 +10,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from sources.drawing import (
-    Canvas,
-    Drawing,
-    Words,
-    fraction,
-    iconify_svg,
-    load_json,
-    on_white,
-    render_svg,
-    slug,
-)
-from sources.wording import emoji_wordings
+from sources.drawing import Words, load_json, slug
+from sources.sprites import File, Icon, Picture, Sprite, icon_set
+from sources.thing_index import ThingIndex, normal
 
 TONES = {
     "1F3FB": Words("light skin tone", "较浅肤色"),
@@ -36,31 +24,15 @@ TONES = {
     "1F3FE": Words("medium-dark skin tone", "中等偏深肤色"),
     "1F3FF": Words("dark skin tone", "较深肤色"),
 }
-SAME_SHAPES = {"fluent-3d": "fluent-emoji"}  # near-duplicate drawings are held out together
 UNCOLOURED = frozenset(("fluent-emoji-high-contrast",))
+SETS = (
+    "noto", "noto-v1", "twemoji", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast",
+    "fluent-3d", "emojione", "fxemoji", "streamline-emojis",
+)  # fmt: skip
+MIRRORED = frozenset(("animals-nature", "food-drink", "travel-places", "objects", "activities"))
+RECOLOURED = frozenset(("food-drink", "travel-places", "objects", "activities", "animals-nature"))
+FACING = re.compile(r"\b(left|right|o'clock|thirty|oclock|clock|ABC|calendar|book|keyboard)\b")
 NAMING_SETS = ("fluent-emoji-flat", "noto", "twemoji", "fluent-emoji-high-contrast")
-
-
-@dataclass(frozen=True)
-class Style:
-    """A drawing style: its words and its licence."""
-
-    words: Words
-    licence: str
-
-
-STYLES = {
-    "noto": Style(Words("Noto cartoon", "谷歌卡通"), "Apache-2.0"),
-    "noto-v1": Style(Words("blob", "小团子"), "Apache-2.0"),
-    "twemoji": Style(Words("Twitter flat", "推特扁平"), "CC-BY-4.0"),
-    "fluent-emoji": Style(Words("glossy gradient", "渐变光泽"), "MIT"),
-    "fluent-emoji-flat": Style(Words("flat", "扁平"), "MIT"),
-    "fluent-emoji-high-contrast": Style(Words("black and white", "黑白"), "MIT"),
-    "fluent-3d": Style(Words("3D", "三维立体"), "MIT"),
-    "emojione": Style(Words("EmojiOne", "圆润卡通"), "CC-BY-4.0"),
-    "fxemoji": Style(Words("Firefox", "火狐"), "Apache-2.0"),
-    "streamline-emojis": Style(Words("outlined", "描边"), "CC-BY-4.0"),
-}
 
 
 @dataclass(frozen=True)
@@ -71,20 +43,6 @@ class Emoji:
     keywords: dict[str, list[str]]
     concept: str
     meta: dict[str, Any] = field(default_factory=dict)
-
-
-def normal(code_points: str) -> str:
-    """Code points as "1F468-200D-1F692": upper case, without variation selectors."""
-    return "-".join(part for part in code_points.upper().replace("_", "-").split("-") if part != "FE0F")
-
-
-def split_of(concept: str, style: str, code_points: str, count: int) -> str:
-    """test_concept: in no style's training part; test_comp: concept and style seen, not together."""
-    if fraction("concept", concept) < 0.02:
-        return "test_concept"
-    if fraction("cs", concept, SAME_SHAPES.get(style, style)) < 0.06:
-        return "test_comp"
-    return "val" if fraction("rnd", code_points, style, count) < 0.01 else "train"
 
 
 class EmojiNames:
@@ -212,64 +170,64 @@ def _tidy(name: Words) -> Words:
     return Words(en.replace(": ", ", "), re.sub(r"[:：]\s*", "，", zh))
 
 
-def emoji_drawings(packages: Path) -> Iterator[Drawing]:
+def emoji_sprites(packages: Path, things: ThingIndex) -> Iterator[Sprite]:
     """Every emoji in every style it is drawn in."""
     names = EmojiNames(packages)
-    for style in STYLES:
-        drawings = _three_d(names) if style == "fluent-3d" else _icon_set(names, style)
-        yield from drawings
+    for style in SETS:
+        entries = _three_d(names) if style == "fluent-3d" else _icons(names, style)
+        for name, code_points, picture in entries:
+            yield _sprite(names, things, style, name, code_points, picture)
 
 
-def _three_d(names: EmojiNames) -> Iterator[Drawing]:
+def _three_d(names: EmojiNames) -> Iterator[tuple[str, str, Picture]]:
     paths: dict[str, Path] = {}  # a few come twice, with and without a variation selector
     for path in sorted((names.packages / "fluent-3d" / "assets").glob("*.webp")):
         paths.setdefault(normal(path.stem), path)
     for code_points, path in paths.items():
         if code_points in names.known:
-            yield _drawing(names, "fluent-3d", code_points, partial(_open_scaled, path))
+            yield code_points.lower(), code_points, File(path)
 
 
-def _open_scaled(path: Path) -> Image.Image:
-    return on_white(Image.open(path)).resize((Canvas.side, Canvas.side), Image.Resampling.LANCZOS)
-
-
-def _icon_set(names: EmojiNames, style: str) -> Iterator[Drawing]:
-    icons = load_json(names.packages / style / "icons.json")
+def _icons(names: EmojiNames, style: str) -> Iterator[tuple[str, str, Picture]]:
+    folder = names.packages / style
+    icons = icon_set(folder)
     mirrored = [
         (name, alias["parent"], True)
         for name, alias in icons.get("aliases", {}).items()
         if alias.get("hFlip")
     ]
-    counts: dict[str, int] = {}
     for name, parent, flip in [(name, name, False) for name in icons["icons"]] + mirrored:
         if parent not in icons["icons"] or icons["icons"][parent].get("hidden"):
             continue
         code_points = names.find(style, name)
         if code_points:
-            counts[code_points] = counts.get(code_points, 0) + 1
-            draw = partial(_draw_icon, icons, parent, flip)
-            yield _drawing(names, style, code_points, draw, counts[code_points])
+            yield name, code_points, Icon(folder, parent, flip)
 
 
-def _draw_icon(icons: dict[str, Any], name: str, flip: bool) -> Image.Image:
-    return render_svg(iconify_svg(icons, name, flip=flip))
-
-
-def _drawing(names: EmojiNames, style: str, code_points: str, draw: Any, count: int = 1) -> Drawing:
+def _sprite(
+    names: EmojiNames, things: ThingIndex, style: str, name: str, code_points: str, picture: Picture
+) -> Sprite:
     emoji = names.known[code_points]
-    key = f"emoji/{style}/{code_points}" + (f"~{count}" if count > 1 else "")
-    return Drawing(
-        key=key,
-        source="tone" if "skin" in emoji.meta else "mono" if style in UNCOLOURED else "emoji",
+    toned = "skin" in emoji.meta
+    thing = None if toned else things.of_emoji(code_points) or things.of_icon(style, name)
+    return things.sprite(
+        f"{style}/{name}",
+        thing,
+        source="tone" if toned else "mono" if style in UNCOLOURED else "emoji",
         style=style,
-        style_words=STYLES[style].words,
         concept=emoji.concept,
-        caption=emoji.name,
-        licence=STYLES[style].licence,
-        split=split_of(emoji.concept, style, code_points, count),
-        draw=draw,
-        en_keywords=emoji.keywords["en"],
-        zh_keywords=emoji.keywords["zh"],
-        wordings=emoji_wordings(key, emoji.name, emoji.meta["group"], emoji.meta["sub"]),
-        meta=emoji.meta,
+        names=(emoji.name, *short_names(emoji.name)),
+        picture=picture,
+        mirror=emoji.meta["group"] in MIRRORED and not FACING.search(emoji.name.en),
+        recolour=emoji.meta["group"] in RECOLOURED,
+        meta={**emoji.meta, "code": code_points},
     )
+
+
+def short_names(name: Words) -> Iterator[Words]:
+    """What else an emoji may be called: without its skin tone, "cat" for "cat face"."""
+    short = Words(re.sub(r", [a-z-]+ skin tone", "", name.en), re.sub(r"，[^，]*肤色", "", name.zh))
+    if re.search(r"\w face$", short.en) and short.zh.endswith("脸"):
+        short = Words(short.en.removesuffix(" face"), short.zh[:-1] or short.zh)
+    if short != name:
+        yield short
