@@ -124,7 +124,9 @@ def render_svg(svg: str, side: int) -> Image.Image:
     """An SVG rendered ``side`` pixels wide, RGBA (without ``dpi``, lengths in points fail)."""
     import resvg_py
 
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, dpi=96.0))))
+    return Image.open(
+        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, dpi=96.0, skip_system_fonts=True)))
+    )
 
 
 def iconify_svg(icons: dict[str, Any], name: str, body: str | None = None, flip: bool = False) -> str:

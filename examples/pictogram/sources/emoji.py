@@ -138,10 +138,10 @@ class EmojiNames:
         return [word for word in words if "skin tone" not in word and "肤色" not in word]
 
     def _learn_set_names(self) -> None:
-        for icon_set in NAMING_SETS:
-            for code_points, name in load_json(self.packages / icon_set / "chars.json").items():
+        for name_set in NAMING_SETS:
+            for code_points, name in load_json(self.packages / name_set / "chars.json").items():
                 self._by_name.setdefault(name, normal(code_points))
-            aliases = load_json(self.packages / icon_set / "icons.json").get("aliases", {})
+            aliases = load_json(self.packages / name_set / "icons.json").get("aliases", {})
             for name, alias in aliases.items():
                 if not alias.get("hFlip") and alias["parent"] in self._by_name:
                     self._by_name.setdefault(name, self._by_name[alias["parent"]])

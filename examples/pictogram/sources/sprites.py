@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ class Picture(Protocol):
     """Where a sprite's pixels come from; hashable, so that what was rendered can be looked up."""
 
     def render(self, side: int, paint: str | None) -> Image.Image:
-        """The drawing, ``side`` pixels on its longer side; ``paint`` (``#rrggbb``) replaces its one colour."""
+        """The drawing, ``side`` pixels on its longer side, its one colour replaced by ``paint``."""
         ...
 
 
@@ -70,7 +70,8 @@ class Sprite:
     :data:`~sources.styles.STYLES`; thing: its id in ``things.yaml`` or ""; concept: what is shown, whatever
     the style; names: what it may be called, as pairs that say the same; house: whether it is its thing's
     drawing in the house style; mirror, recolour: whether its variants may; paints: whether ``image`` takes a
-    ``paint``; split: of the drawing as it is (``train``, ``test_comp``, ``test_concept``, ``style``, ``drop``).
+    ``paint`` (``#rrggbb``); split: of the drawing as it is (``train``, ``test_comp``, ``test_concept``,
+    ``style``, ``drop``).
     """
 
     key: str
@@ -135,7 +136,7 @@ def _cut(sprite: Sprite, paint: str | None) -> Image.Image:
     return large.crop(visible)
 
 
-@lru_cache(maxsize=None)
+@cache
 def icon_set(folder: Path) -> dict[str, Any]:
     """An Iconify set's ``icons.json``."""
     icons: dict[str, Any] = load_json(folder / "icons.json")

@@ -1,0 +1,160 @@
+"""Variants of a drawing: where it stands, how large, mirrored, in which colour, before what.
+
+A :class:`Variant` says all that decides the pixels; :func:`compose` makes them. :func:`variant` chooses the
+one of a number, always the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from backgrounds import PLAIN, SCENES, SIDE, Background
+from colours import PAINTS, recolour
+from PIL import Image
+from sources.sprites import Sprite
+
+PLACES = {
+    "top left": (0.0, 0.0), "top": (0.5, 0.0), "top right": (1.0, 0.0),
+    "left": (0.0, 0.5), "right": (1.0, 0.5),
+    "bottom left": (0.0, 1.0), "bottom": (0.5, 1.0), "bottom right": (1.0, 1.0),
+}  # fmt: skip
+MARGIN = 8  # pixels between a drawing and the edge
+STANDING = frozenset(kind for kind in SCENES if SCENES[kind].ground < 1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to show a drawing.
+
+    size: of its longer side, pixels; x, y: its centre, pixels (y: its foot, where it ``stands``); place: a
+    key of ``PLACES`` where it is small and at an edge, else ""; colour: a named one it was given, "" for its
+    own.
+    """
+
+    size: int
+    x: int
+    y: int
+    place: str = ""
+    mirrored: bool = False
+    colour: str = ""
+    background: Background = field(default_factory=Background)
+    stands: bool = False
+
+    @property
+    def natural(self) -> bool:
+        """Whether this is what a bare name means: large, in its own colours, on white."""
+        return not self.place and not self.colour and self.background.kind == "white"
+
+    def as_json(self) -> dict[str, Any]:
+        """A dictionary of numbers and texts; :meth:`from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Variant:
+        """The variant that :meth:`as_json` wrote."""
+        return cls(**{**data, "background": Background(**data["background"])})
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What share of a drawing's variants is plain to see, and what share is something else.
+
+    natural: on white in its own colours; coloured: recoloured on white; behind: before a background; both:
+    recoloured before one. The rest is natural but small and at an edge.
+    """
+
+    natural: float = 0.5
+    coloured: float = 0.14
+    behind: float = 0.2
+    both: float = 0.1
+
+
+def variant(
+    key: str, number: int, mix: Mix, colours: Sequence[str], own: Sequence[str], mirror: bool
+) -> Variant:
+    """The variant of a number (0 is the drawing itself, large and in the middle).
+
+    ``colours`` it may be given, ``own`` colours that no plain background should have; ``mirror``: whether it
+    may be turned round.
+    """
+    if number == 0:
+        return Variant(218, SIDE // 2, SIDE // 2)
+    chance = random.Random(f"variant:{key}:{number}")
+    what, colour, background = chance.random(), "", Background()
+    if colours and mix.natural <= what < mix.natural + mix.coloured + mix.both:
+        colour = chance.choice(colours)
+    both = mix.natural + mix.coloured <= what < mix.natural + mix.coloured + mix.both
+    rest = mix.natural + mix.coloured + mix.both
+    if both or rest <= what < rest + mix.behind:
+        background = _background(chance, [colour] if colour else own)
+    elif colour == "white":
+        background = _plain(chance, ["white"])
+    flipped = mirror and chance.random() < 0.5
+    edge = what >= rest + mix.behind or (what >= mix.natural and chance.random() < 0.12)
+    return _placed(chance, edge, flipped, colour, background)
+
+
+def _background(chance: random.Random, own: Sequence[str]) -> Background:
+    what = chance.random()
+    if what < 0.45:
+        return _plain(chance, own)
+    if what < 0.6:
+        return Background("gradient", _plain(chance, own).colour, chance.randrange(1 << 16))
+    fitting = [kind for kind in SCENES if not set(SCENES[kind].colours) & set(own[:1])]
+    return Background(chance.choice(fitting), "", chance.randrange(1 << 16))
+
+
+def _plain(chance: random.Random, own: Sequence[str]) -> Background:
+    colour = chance.choice([name for name in PLAIN if name not in own])
+    return Background("plain", colour, chance.randrange(1 << 16))
+
+
+def _placed(
+    chance: random.Random, edge: bool, mirrored: bool, colour: str, background: Background
+) -> Variant:
+    standing = background.kind in STANDING
+    if edge and not standing:
+        place, size = chance.choice(list(PLACES)), chance.randint(64, 104)
+        across, down = PLACES[place]
+        half = size // 2 + MARGIN
+        x, y = (round(half + part * (SIDE - 2 * half)) for part in (across, down))
+        return Variant(size, x, y, place, mirrored, colour, background)
+    size = chance.randint(176, 236) if chance.random() < 0.8 else chance.randint(128, 176)
+    if standing:
+        size = round(size * 0.8)
+    free = (SIDE - size) // 2 - 4
+    x, y = (SIDE // 2 + chance.randint(-free, free) // 2 for _ in range(2))
+    if standing:
+        y = round(chance.uniform(max(background.ground + 0.1, 0.8), 0.96) * SIDE)
+    return Variant(size, x, y, "", mirrored, colour, background, standing)
+
+
+def compose(sprite: Sprite, shown: Variant) -> Image.Image:
+    """A variant's pixels, RGB, 256 x 256; ValueError where the drawing is blank or cannot take the colour."""
+    image = coloured(sprite, shown.colour)
+    scale = shown.size / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    drawing = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if shown.mirrored:
+        drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture = shown.background.paint()
+    top = shown.y - (size[1] if shown.stands else size[1] // 2)
+    picture.paste(drawing, (shown.x - size[0] // 2, max(2, top)), drawing)
+    return picture
+
+
+@lru_cache(maxsize=256)
+def coloured(sprite: Sprite, colour: str) -> Image.Image:
+    """A drawing in a named colour ("": its own), trimmed, RGBA; ValueError where it cannot take it."""
+    if not colour:
+        return sprite.cut()
+    if sprite.paints:
+        return sprite.cut(PAINTS[colour])
+    painted = recolour(sprite.cut(), colour)
+    if painted is None:
+        raise ValueError(f"{sprite.key} cannot be {colour}")
+    return painted
