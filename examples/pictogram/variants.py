@@ -123,7 +123,7 @@ def _placed(
         half = size // 2 + MARGIN
         x, y = (round(half + part * (SIDE - 2 * half)) for part in (across, down))
         return Variant(size, x, y, place, mirrored, colour, background)
-    size = chance.randint(176, 236) if chance.random() < 0.8 else chance.randint(128, 176)
+    size = chance.randint(184, 238) if chance.random() < 0.85 else chance.randint(144, 184)
     if standing:
         size = round(size * 0.8)
     free = (SIDE - size) // 2 - 4

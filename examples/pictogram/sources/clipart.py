@@ -1,16 +1,14 @@
-"""Open Clip Art: public-domain drawings with English titles (Chinese where an emoji has the same name)."""
+"""Open Clip Art: public-domain drawings with English titles alone, so they serve the image tokenizer only."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
-from sources.drawing import Drawing, Words, fraction, render_any_svg, slug, square, trim
-from sources.emoji import EmojiNames
+from sources.drawing import Words, slug
+from sources.sprites import File, Sprite
+from sources.thing_index import ThingIndex
 
 FOLDER = "openclipart-svg/usr/share/openclipart/svg"
 MAX_BYTES = 600_000
@@ -19,21 +17,18 @@ SKIPPED = re.compile(
     r"|recreation/games/cards|transportation/(aiga|roadsigns))|theme"
 )
 NO_TITLE = re.compile(r"clip ?art|collection|icons|untitled|^\W*$|part of|aiga|svg|hash", re.IGNORECASE)
-NO_KEYWORD = frozenset(("hash", "unsorted", "icon", "theme", "clip_art"))
 
 
-def clipart_drawings(packages: Path) -> Iterator[Drawing]:
+def clipart_sprites(packages: Path, things: ThingIndex) -> Iterator[Sprite]:
     """The drawings of things; interface elements, flags, cards and the like are left out."""
-    chinese = EmojiNames(packages).titles()
     root = packages / FOLDER
     for path in sorted(root.rglob("*.svg")):
         name = path.relative_to(root).as_posix()
         if path.is_symlink() or SKIPPED.search(name) or path.stat().st_size > MAX_BYTES:
             continue
-        text = path.read_text("utf-8", "replace")
-        title = _title(text, path.stem)
+        title = _title(path.read_text("utf-8", "replace"), path.stem)
         if 2 <= len(title) <= 50:
-            yield _drawing(path, name, Words(title, chinese.get(title, "")), _keywords(text))
+            yield _sprite(things, path, name, Words(title, ""))
 
 
 def _title(svg: str, stem: str) -> str:
@@ -46,26 +41,15 @@ def _title(svg: str, stem: str) -> str:
     return re.sub(r"\s*\d+$", "", title)
 
 
-def _keywords(svg: str) -> list[str]:
-    found = re.findall(r"<rdf:li[^>]*>([^<]+)<", svg)
-    return [word for word in found if word not in NO_KEYWORD][:8]
-
-
-def _draw(path: Path) -> Image.Image:
-    return square(trim(render_any_svg(path.read_bytes(), 320)))
-
-
-def _drawing(path: Path, name: str, title: Words, keywords: list[str]) -> Drawing:
-    return Drawing(
-        key="clip/" + name.removesuffix(".svg"),
+def _sprite(things: ThingIndex, path: Path, name: str, title: Words) -> Sprite:
+    return things.sprite(
+        "openclipart/" + name.removesuffix(".svg"),
+        None,
         source="clip",
         style="openclipart",
-        style_words=Words("clip art", "剪贴画"),
         concept="clip:" + slug(title.en),
-        caption=title,
-        licence="public domain",
-        split="val" if fraction("clip", name) < 0.02 else "train",
-        draw=partial(_draw, path),
-        en_keywords=keywords,
+        names=(title,),
+        picture=File(path),
+        recolour=False,
         meta={"category": name.rpartition("/")[0]},
     )

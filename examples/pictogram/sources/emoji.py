@@ -31,6 +31,7 @@ SETS = (
 )  # fmt: skip
 MIRRORED = frozenset(("animals-nature", "food-drink", "travel-places", "objects", "activities"))
 RECOLOURED = frozenset(("food-drink", "travel-places", "objects", "activities", "animals-nature"))
+LETTERED = frozenset(("money", "mail", "computer", "office", "book-paper", "time", "transport-sign", "game"))
 FACING = re.compile(r"\b(left|right|o'clock|thirty|oclock|clock|ABC|calendar|book|keyboard)\b")
 NAMING_SETS = ("fluent-emoji-flat", "noto", "twemoji", "fluent-emoji-high-contrast")
 
@@ -218,10 +219,15 @@ def _sprite(
         concept=emoji.concept,
         names=(emoji.name, *short_names(emoji.name)),
         picture=picture,
-        mirror=emoji.meta["group"] in MIRRORED and not FACING.search(emoji.name.en),
+        mirror=_may_mirror(emoji),
         recolour=emoji.meta["group"] in RECOLOURED,
         meta={**emoji.meta, "code": code_points},
     )
+
+
+def _may_mirror(emoji: Emoji) -> bool:
+    meta = emoji.meta
+    return meta["group"] in MIRRORED and meta["sub"] not in LETTERED and not FACING.search(emoji.name.en)
 
 
 def short_names(name: Words) -> Iterator[Words]:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from sources.clipart import clipart_sprites
 from sources.emoji import emoji_sprites
+from sources.flags import flag_sprites
+from sources.icon_sets import game_icon_sprites, icon_set_sprites
+from sources.icons import icon_sprites
 from sources.sprites import Sprite
 from sources.thing_index import ThingIndex, one_house_each
 
 SOURCES: dict[str, Callable[[Path, ThingIndex], Iterator[Sprite]]] = {
     "emoji": emoji_sprites,
+    "icons": icon_set_sprites,
+    "icon": icon_sprites,
+    "game": game_icon_sprites,
+    "flag": flag_sprites,
+    "clip": clipart_sprites,
 }
 
 
-def listed(
-    packages: Path, things: Mapping[str, Any] | None = None, sources: Sequence[str] | None = None
-) -> list[Sprite]:
+def listed(packages: Path, things: ThingIndex, sources: Sequence[str] | None = None) -> list[Sprite]:
     """See :func:`sources.sprites.load_sprites`."""
-    index = ThingIndex(things or {})
-    sprites = (
-        sprite
-        for name in SOURCES
-        if sources is None or name in sources
-        for sprite in SOURCES[name](packages, index)
-    )
-    return list(one_house_each(sprites))
+    chosen = [name for name in SOURCES if sources is None or name in sources]
+    return list(one_house_each(sprite for name in chosen for sprite in SOURCES[name](packages, things)))

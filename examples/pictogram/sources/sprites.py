@@ -146,11 +146,12 @@ def icon_set(folder: Path) -> dict[str, Any]:
 def load_sprites(
     packages: Path, things: Mapping[str, Any] | None = None, sources: Sequence[str] | None = None
 ) -> list[Sprite]:
-    """All sprites of the unpacked packages, in a fixed order.
+    """All sprites of the unpacked packages, in a fixed order; the same list again for the same arguments.
 
-    ``things`` are the entries of ``things.yaml`` (default: that file, where it is there), ``sources`` the
-    sources to list (default: all but avatars, which are drawn from numbers).
+    ``things`` are the entries of ``things.yaml``, id to entry (default: none, no sprite shows a thing),
+    ``sources`` the sources to list (default: all; avatars are not among them, they are drawn from numbers).
     """
     from sources.listing import listed  # which lists what this module defines
+    from sources.thing_index import ThingIndex
 
-    return listed(packages, things, sources)
+    return listed(packages, ThingIndex(things or {}), sources)
