@@ -25,9 +25,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from sources.avatars import WORDS, Avatar, _split, describe, style_folder
-from sources.drawing import Words, colour_name, fraction, load_json, render_svg
+from sources.avatars import WORDS, Avatar, describe, split_of, style_folder
+from sources.drawing import Words, colour_name, fraction, load_json, on_white, render_svg
 
+SIDE = 144  # pixels that pictures are rendered at
 DIFFERENT = 24  # of 255, in any channel
 MARGIN = 3  # pixels of 72
 LARGEST = 0.7  # of the picture
@@ -84,7 +85,7 @@ class Style:
 def changed(style: Style, number: int) -> tuple[str, Drawn, Drawn] | None:
     """A held-out avatar, and the same with one attribute changed, by hashes; None where there is none."""
     before = style.drawn(number)
-    if _split(style.name, number, before.attributes) == "train":
+    if split_of(style.name, number, before.attributes) == "train":
         return None
     chance = fraction("edit", style.name, number)
     names = sorted(before.attributes)
@@ -127,7 +128,9 @@ def _style_tasks(style: Style, size: int) -> Iterator[tuple[dict[str, Any], list
             continue
         attribute, before, after = found
         box = Image.Resampling.BOX
-        pictures = [render_svg(drawn.svg).resize((size, size), box) for drawn in (before, after)]
+        pictures = [
+            on_white(render_svg(drawn.svg, SIDE)).resize((size, size), box) for drawn in (before, after)
+        ]
         mask = region(*pictures, box=not attribute.endswith("_color"))
         if not 0 < mask.mean() < LARGEST:
             continue

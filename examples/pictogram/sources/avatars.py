@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from sources.drawing import (
-    Drawing,
     Words,
     colour_name,
     fraction,
@@ -25,9 +25,10 @@ from sources.drawing import (
     with_article,
     without_article,
 )
+from sources.sprites import Sprite
 from sources.wording import avatar_wording
 
-PER_STYLE = 3000
+WORDINGS = 7  # other ways of saying an avatar, at most
 WORDS = Path(__file__).with_name("avatar_words.yaml")
 PAIRED = frozenset(
     (
@@ -234,46 +235,75 @@ def reworded(key: str, words: dict[str, Any], described: Description) -> Words:
     )
 
 
-def _split(style: str, number: int, attributes: dict[str, str]) -> str:
+def split_of(style: str, number: int, attributes: dict[str, str]) -> str:
     values = sorted(f"{part}={value}" for part, value in attributes.items() if part in PAIRED)
+    """``test_comp`` for a withheld pair of attributes, else ``val`` or ``train``."""
     if any(fraction("pair", style, *pair) < 0.03 for pair in itertools.combinations(values, 2)):
         return "test_comp"
     return "val" if fraction("dv", style, number) < 0.01 else "train"
 
 
-def avatar_drawings(per_style: int = PER_STYLE) -> Iterator[Drawing]:
-    """``per_style`` avatars of every style in ``avatar_words.yaml``, seeded by style and number."""
-    words = yaml.safe_load(WORDS.read_text("utf-8"))
-    for style in words:
-        yield from style_drawings(style, words[style], per_style)
+@dataclass(frozen=True)
+class Portrait:
+    """The picture of one avatar: a style of DiceBear and a number that seeds it."""
+
+    style: str
+    number: int
+
+    def render(self, side: int, paint: str | None) -> Image.Image:
+        """See :class:`~sources.sprites.Picture`; nothing here can be painted."""
+        return render_svg(str(_drawn(self.style, self.number)), side)
 
 
-def style_drawings(style: str, words: dict[str, Any], count: int) -> Iterator[Drawing]:
-    """The first ``count`` avatars of one style; ``words`` is its entry in ``avatar_words.yaml``."""
+def avatar_styles() -> list[str]:
+    """The avatar styles that are drawn."""
+    return list(_words())
+
+
+def avatar_sprite(style: str, number: int) -> Sprite:
+    """The avatar of a number, a whole picture with its background."""
+    words = _words()[style]
+    avatar = Avatar(words, _drawn(style, number).to_json()["options"])
+    described, key = describe(style, avatar), f"dice/{style}/{number}"
+    others = (reworded(f"{key}:{n}" if n else key, words, described) for n in range(WORDINGS))
+    return Sprite(
+        key=key,
+        source="dice",
+        style=style,
+        concept=f"dice:{style}",
+        names=(described.caption, *dict.fromkeys(others)),
+        licence=_definition(style)["meta"]["license"]["name"],
+        split=split_of(style, number, avatar.attributes),
+        picture=Portrait(style, number),
+        mirror=False,
+        recolour=False,
+        meta=avatar.attributes,
+    )
+
+
+@cache
+def _words() -> dict[str, dict[str, Any]]:
+    words: dict[str, dict[str, Any]] = yaml.safe_load(WORDS.read_text("utf-8"))
+    return words
+
+
+@cache
+def _definition(style: str) -> dict[str, Any]:
+    definition: dict[str, Any] = load_json(style_folder() / f"{style}.json")
+    return definition
+
+
+@cache
+def _drawer(style: str) -> Any:
     import dicebear
 
-    definition = load_json(style_folder() / f"{style}.json")
-    licence = definition["meta"]["license"]["name"]
-    drawer = dicebear.Style(definition)
-    for number in range(count):
-        drawn = dicebear.Avatar(drawer, {"seed": f"{style}-{number}"})
-        avatar = Avatar(words, drawn.to_json()["options"])
-        described, key = describe(style, avatar), f"dice/{style}/{number}"
-        yield Drawing(
-            key=key,
-            source="dice",
-            style=style,
-            style_words=avatar.name,
-            concept=f"dice:{style}",
-            caption=described.caption,
-            licence=licence,
-            split=_split(style, number, avatar.attributes),
-            draw=partial(render_svg, str(drawn)),
-            en_keywords=[part.en for part in described.said],
-            zh_keywords=[part.zh for part in described.said],
-            wordings=[reworded(key, words, described)],
-            meta=avatar.attributes,
-        )
+    return dicebear.Style(_definition(style))
+
+
+def _drawn(style: str, number: int) -> Any:
+    import dicebear
+
+    return dicebear.Avatar(_drawer(style), {"seed": f"{style}-{number}"})
 
 
 def style_folder() -> Path:

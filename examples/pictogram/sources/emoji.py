@@ -10,11 +10,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sources.drawing import Words, load_json, slug
-from sources.sprites import File, Icon, Picture, Sprite, icon_set
+from sources.sprites import File, Grammar, Icon, Picture, Sprite, icon_set
 from sources.thing_index import ThingIndex, normal
 
 TONES = {
@@ -32,6 +33,12 @@ SETS = (
 MIRRORED = frozenset(("animals-nature", "food-drink", "travel-places", "objects", "activities"))
 RECOLOURED = frozenset(("food-drink", "travel-places", "objects", "activities", "animals-nature"))
 LETTERED = frozenset(("money", "mail", "computer", "office", "book-paper", "time", "transport-sign", "game"))
+COUNTED = frozenset(("animals-nature", "food-drink", "travel-places", "objects", "activities", "people-body"))
+MEASURES = {
+    "animal-mammal": "只", "animal-bird": "只", "animal-amphibian": "只", "animal-reptile": "只",
+    "animal-marine": "条", "animal-bug": "只", "plant-flower": "朵", "plant-other": "棵",
+    "transport-ground": "辆", "transport-water": "艘", "transport-air": "架", "clothing": "件",
+}  # fmt: skip
 FACING = re.compile(r"\b(left|right|o'clock|thirty|oclock|clock|ABC|calendar|book|keyboard)\b")
 NAMING_SETS = ("fluent-emoji-flat", "noto", "twemoji", "fluent-emoji-high-contrast")
 
@@ -44,6 +51,12 @@ class Emoji:
     keywords: dict[str, list[str]]
     concept: str
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+@cache
+def emoji_names(packages: Path) -> EmojiNames:
+    """The emoji's names in some unpacked packages."""
+    return EmojiNames(packages)
 
 
 class EmojiNames:
@@ -173,7 +186,7 @@ def _tidy(name: Words) -> Words:
 
 def emoji_sprites(packages: Path, things: ThingIndex) -> Iterator[Sprite]:
     """Every emoji in every style it is drawn in."""
-    names = EmojiNames(packages)
+    names = emoji_names(packages)
     for style in SETS:
         entries = _three_d(names) if style == "fluent-3d" else _icons(names, style)
         for name, code_points, picture in entries:
@@ -219,10 +232,19 @@ def _sprite(
         concept=emoji.concept,
         names=(emoji.name, *short_names(emoji.name)),
         picture=picture,
+        grammar=grammar_of(emoji),
         mirror=_may_mirror(emoji),
         recolour=emoji.meta["group"] in RECOLOURED,
         meta={**emoji.meta, "code": code_points},
     )
+
+
+def grammar_of(emoji: Emoji) -> Grammar:
+    """How an emoji's name is used: only things and people are counted."""
+    name = emoji.name.en.split(" with ")[0].split(" of ")[0]
+    plural = re.search(r"([^s]s|\b(wo)?men|people|hands|feet|teeth)\b", name) is not None
+    measure = MEASURES.get(emoji.meta["sub"] or "", "个")
+    return Grammar(measure, plural, counted=emoji.meta["group"] in COUNTED and not plural)
 
 
 def _may_mirror(emoji: Emoji) -> bool:

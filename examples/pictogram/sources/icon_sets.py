@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
 
 from sources.drawing import Words
-from sources.emoji import EmojiNames
+from sources.emoji import emoji_names
 from sources.icons import PICTORIAL, icon_titles
 from sources.sprites import Icon, Sprite, icon_set
 from sources.thing_index import ThingIndex
@@ -44,6 +45,12 @@ SUFFIX = re.compile(r"-(flat|duo|fill)$")
 LETTERED = re.compile(r"\d|[a-z]-?\b(letter|text|logo|keyboard|code|sign|calendar|clock|time|abc)\b|logo")
 
 
+@cache
+def slug_names(packages: Path) -> SlugNames:
+    """Names of slugs, with those that some unpacked packages give."""
+    return SlugNames(packages)
+
+
 class SlugNames:
     """Names of slugs in both languages."""
 
@@ -51,7 +58,7 @@ class SlugNames:
         words = yaml.safe_load(WORDS.read_text("utf-8"))
         self.qualities: dict[str, str] = words["qualities"]
         self.nouns: dict[str, str] = {
-            **icon_titles(packages, PICTORIAL), **EmojiNames(packages).titles(), **words["nouns"]
+            **icon_titles(packages, PICTORIAL), **emoji_names(packages).titles(), **words["nouns"]
         }  # fmt: skip
 
     def find(self, slug: str) -> Words | None:
@@ -73,7 +80,7 @@ def look(icon_set_name: str, slug: str) -> str:
 
 def icon_set_sprites(packages: Path, things: ThingIndex) -> Iterator[Sprite]:
     """The coloured icon sets."""
-    names = SlugNames(packages)
+    names = slug_names(packages)
     for name in SETS:
         folder = packages / name
         for slug in icon_set(folder)["icons"]:
@@ -83,7 +90,7 @@ def icon_set_sprites(packages: Path, things: ThingIndex) -> Iterator[Sprite]:
 
 def game_icon_sprites(packages: Path, things: ThingIndex) -> Iterator[Sprite]:
     """Game Icons: silhouettes in one colour that can be painted."""
-    names, folder = SlugNames(packages), packages / "game-icons"
+    names, folder = slug_names(packages), packages / "game-icons"
     for slug in icon_set(folder)["icons"]:
         yield _sprite(names, things, folder, slug, ("currentColor",))
 

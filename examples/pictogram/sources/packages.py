@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sources.avatars import WORDS, style_folder
+from sources.avatars import avatar_styles, style_folder
 from sources.drawing import load_json
 
 
@@ -83,6 +83,58 @@ NPM = (
     Package(
         "icon-park-svg", "@icon-park/svg", "1.4.2", "IconPark", "ByteDance",
         "Apache-2.0", "https://github.com/bytedance/IconPark", "titles",
+    ),
+    Package(
+        "streamline-color", "@iconify-json/streamline-color", "1.2.2", "Streamline color", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-plump-color", "@iconify-json/streamline-plump-color", "1.2.2", "Streamline plump color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-flex-color", "@iconify-json/streamline-flex-color", "1.2.2", "Streamline flex color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-sharp-color", "@iconify-json/streamline-sharp-color", "1.2.2", "Streamline sharp color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-ultimate-color", "@iconify-json/streamline-ultimate-color", "1.2.2", "Streamline ultimate color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-freehand-color", "@iconify-json/streamline-freehand-color", "1.2.2", "Streamline freehand color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-cyber-color", "@iconify-json/streamline-cyber-color", "1.2.2", "Streamline cyber color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-kameleon-color", "@iconify-json/streamline-kameleon-color", "1.2.2", "Streamline kameleon color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "streamline-stickies-color", "@iconify-json/streamline-stickies-color", "1.2.2", "Streamline stickies color icons", "Streamline",
+        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Package(
+        "flat-color-icons", "@iconify-json/flat-color-icons", "1.2.3", "Flat Color Icons", "Icons8",
+        "MIT", "https://github.com/icons8/flat-Color-icons",
+    ),
+    Package(
+        "meteocons", "@iconify-json/meteocons", "1.2.4", "Meteocons", "Bas Milius",
+        "MIT", "https://github.com/basmilius/weather-icons",
+    ),
+    Package(
+        "fluent-color", "@iconify-json/fluent-color", "1.2.21", "Fluent UI System Color Icons", "Microsoft Corporation",
+        "MIT", "https://github.com/microsoft/fluentui-system-icons",
+    ),
+    Package(
+        "game-icons", "@iconify-json/game-icons", "1.2.4", "Game Icons", "Lorc, Delapouite and contributors (game-icons.net)",
+        "CC-BY-3.0", "https://github.com/game-icons/icons",
     ),
     Package(
         "circle-flags", "@iconify-json/circle-flags", "1.2.11", "Circle Flags", "HatScripts",
@@ -178,9 +230,3 @@ def attributions() -> Iterator[str]:
 
 def _maker(creator: str) -> str:
     return creator if creator == "DiceBear" else f"{creator}, remixed by DiceBear"
-
-
-def avatar_styles() -> list[str]:
-    """The avatar styles that are drawn."""
-    lines = WORDS.read_text("utf-8").splitlines()
-    return [line[:-1] for line in lines if line.endswith(":") and not line.startswith((" ", "#"))]

@@ -63,13 +63,24 @@ class File:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """How a name is used: its Chinese measure word; whether it is a plural or a mass and takes no article;
+    whether it can be counted at all ("OK button" cannot, nor "happy")."""
+
+    measure: str = "个"
+    plural: bool = False
+    mass: bool = False
+    counted: bool = True
+
+
+@dataclass(frozen=True)
 class Sprite:
     """One drawing, not rendered yet.
 
     key: unique, ``noto/dog-face``; source: the module that lists it (``emoji``, ``icon``, …); style: a key of
     :data:`~sources.styles.STYLES`; thing: its id in ``things.yaml`` or ""; concept: what is shown, whatever
-    the style; names: what it may be called, as pairs that say the same; house: whether it is its thing's
-    drawing in the house style; mirror, recolour: whether its variants may; paints: whether ``image`` takes a
+    the style; names: what it may be called, as pairs that say the same; house: whether it is its thing's drawing in
+    the house style; mirror, recolour: whether its variants may; paints: whether ``image`` takes a
     ``paint`` (``#rrggbb``); split: of the drawing as it is (``train``, ``test_comp``, ``test_concept``,
     ``style``, ``drop``).
     """
@@ -82,6 +93,7 @@ class Sprite:
     licence: str
     split: str
     picture: Picture
+    grammar: Grammar = field(default_factory=Grammar)
     thing: str = ""
     house: bool = False
     mirror: bool = True

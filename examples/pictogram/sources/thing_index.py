@@ -7,7 +7,7 @@ from typing import Any
 
 from sources.drawing import Words
 from sources.splits import drawing_split
-from sources.sprites import Picture, Sprite
+from sources.sprites import Grammar, Picture, Sprite
 from sources.styles import HOUSE, STYLES
 
 Entry = Mapping[str, Any]
@@ -16,6 +16,12 @@ Entry = Mapping[str, Any]
 def normal(code_points: str) -> str:
     """Code points as "1F468-200D-1F692": upper case, without variation selectors."""
     return "-".join(part for part in code_points.upper().replace("_", "-").split("-") if part != "FE0F")
+
+
+def grammar_of(entry: Entry) -> Grammar:
+    """How a thing's names are used; a plural that is the name itself has no singular."""
+    plural = entry.get("plural") is True or entry.get("plural") == entry["en"][0]
+    return Grammar(entry.get("measure", "个").removeprefix("一"), plural, bool(entry.get("mass")))
 
 
 class ThingIndex:
@@ -65,6 +71,7 @@ class ThingIndex:
         concept: str,
         names: tuple[Words, ...],
         picture: Picture,
+        grammar: Grammar | None = None,
         mirror: bool = True,
         recolour: bool = True,
         paints: bool = False,
@@ -76,6 +83,7 @@ class ThingIndex:
         if thing:
             entry = self.things[thing]
             house, names = self.is_house(thing, key, meta.get("code")), self.names(thing)
+            grammar = grammar_of(entry)
             mirror, recolour = entry.get("mirror", True), entry.get("recolour", True)
         rare = bool(self.rare.intersection((thing, concept)))
         return Sprite(
@@ -87,6 +95,7 @@ class ThingIndex:
             licence=licence or STYLES[style].licence,
             split=drawing_split(thing or concept, style, house, rare),
             picture=picture,
+            grammar=grammar or Grammar(),
             thing=thing or "",
             house=house,
             mirror=mirror,

@@ -1,0 +1,213 @@
+"""Captions of drawings in both languages: every pair says the same, and nothing that is not so.
+
+A bare name ("cat", "a cat", 一只猫) means the house style, large, in its own colours, on white. What differs
+from that is always said: another style, a colour given, a background, a place at the edge. Dense captions say
+the colours measured from the pixels besides.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sources.drawing import COLOURS, Words, with_article
+from sources.sprites import Sprite
+from variants import Variant
+
+from cogview.data.samples import Caption, CaptionKind
+
+FRAMES = (
+    Words("a picture of {en}", "{zh}的图片"),
+    Words("a picture of {en}", "一张{zh}的图片"),
+    Words("an image of {en}", "{zh}的图像"),
+    Words("a drawing of {en}", "{zh}的画"),
+    Words("draw {en}", "画{zh}"),
+    Words("please draw {en}", "请画{zh}"),
+    Words("draw me {en}", "给我画{zh}"),
+    Words("show me {en}", "给我看{zh}"),
+    Words("I want {en}", "我想要{zh}"),
+    Words("an illustration of {en}", "{zh}的插图"),
+)
+STYLED = (
+    Words("{en}, {style_en} style", "{zh}，{style_zh}风格"),
+    Words("{en}, {style_en} style", "{zh}，{style_zh}风格"),
+    Words("{en} in {style_en} style", "{style_zh}风格，{zh}"),
+    Words("{en} in the {style_en} style", "{style_zh}风格的画：{zh}"),
+    Words("{style_en} style, {en}", "{style_zh}风格：{zh}"),
+    Words("a {style_en} style picture of {en}", "一张{style_zh}风格的图片：{zh}"),
+)
+PLACES = {
+    "top left": Words("in the top left corner", "在左上角"),
+    "top": Words("at the top", "在上方"),
+    "top right": Words("in the top right corner", "在右上角"),
+    "left": Words("on the left side", "在左侧"),
+    "right": Words("on the right side", "在右侧"),
+    "bottom left": Words("in the bottom left corner", "在左下角"),
+    "bottom": Words("at the bottom", "在下方"),
+    "bottom right": Words("in the bottom right corner", "在右下角"),
+}
+WHITE = (
+    Words("on a white background", "白色背景"),
+    Words("white background", "背景是白色的"),
+)
+NAMES = 4  # of a drawing that one row says, at most
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one row shows, as far as captions go: the drawing, its variant, and its measured colours."""
+
+    sprite: Sprite
+    variant: Variant
+    colours: tuple[str, ...]
+
+
+def captions(key: str, shown: Shown) -> tuple[Caption, ...]:
+    """The captions of a row, the same for the same key; each text once a language."""
+    chance = random.Random(f"captions:{key}")
+    pairs = list(
+        _house(chance, shown) if shown.sprite.house or _is_own(shown.sprite) else _other(chance, shown)
+    )
+    made = [
+        Caption(tidy(text), language, kind)
+        for kind, words in pairs
+        for language, text in (("en", words.en), ("zh", words.zh))
+    ]
+    return tuple(dict.fromkeys(made))
+
+
+def _is_own(sprite: Sprite) -> bool:
+    """Whether a drawing of no everyday thing may go by its bare name: it is in the house style."""
+    return sprite.style == "noto" and not sprite.thing
+
+
+Said = Iterator[tuple[CaptionKind, Words]]
+
+
+def _house(chance: random.Random, shown: Shown) -> Said:
+    names = _some_names(chance, shown.sprite)
+    for place, name in enumerate(names):
+        yield "plain", _subject(chance, shown, name, article=place % 2 == 1)
+    yield "plain", _subject(chance, shown, names[0], article=True)
+    for frame in chance.sample(FRAMES, 3):
+        words = _subject(chance, shown, chance.choice(names), article=True)
+        yield "reworded", Words(frame.en.format(en=words.en), frame.zh.format(zh=words.zh))
+    for _ in range(2):
+        yield "reworded", _dense(chance, shown, chance.choice(names))
+    words = _subject(chance, shown, chance.choice(names), article=chance.random() < 0.5)
+    yield "styled", _in_style(STYLED[0], words, shown.sprite)
+
+
+def _other(chance: random.Random, shown: Shown) -> Said:
+    names = _some_names(chance, shown.sprite)
+    for place, name in enumerate(names):
+        words = _subject(chance, shown, name, article=place % 2 == 1)
+        yield "styled", _in_style(STYLED[0], words, shown.sprite)
+    for form in STYLED[2:]:
+        words = _subject(chance, shown, chance.choice(names), article=True)
+        yield "reworded", _in_style(form, words, shown.sprite)
+    for form in chance.sample(STYLED, 2):
+        yield "reworded", _in_style(form, _dense(chance, shown, chance.choice(names)), shown.sprite)
+
+
+def _avatar(sprite: Sprite) -> Said:
+    """An avatar's sentence, then the same or less in other words."""
+    first, *others = sprite.names
+    yield "plain", first
+    for words in others:
+        yield "reworded", words
+
+
+def _in_style(form: Words, words: Words, sprite: Sprite) -> Words:
+    style = sprite.style_words
+    en = form.en.format(en=words.en, style_en=style.en)
+    return Words(re.sub(r"^a (?=[aeiouAEIOU])", "an ", en), form.zh.format(zh=words.zh, style_zh=style.zh))
+
+
+def _some_names(chance: random.Random, sprite: Sprite) -> list[Words]:
+    """The first name and some others."""
+    first, *others = sprite.names
+    return [first, *chance.sample(others, min(len(others), NAMES - 1))]
+
+
+def _subject(chance: random.Random, shown: Shown, name: Words, article: bool) -> Words:
+    """The name with all that must be said: colour given, place, background."""
+    small = bool(shown.variant.place)
+    noun = _noun(chance, shown.sprite, name, shown.variant.colour, small, article)
+    return _with_parts(chance, noun, _must_be_said(chance, shown))
+
+
+def _noun(
+    chance: random.Random, sprite: Sprite, name: Words, colour: str, small: bool, article: bool
+) -> Words:
+    """A noun phrase: "a small red car", 一辆小小的红色汽车."""
+    en = " ".join(filter(None, ("small" if small else "", colour, name.en)))
+    zh = COLOURS[colour] + chance.choice(("的", "")) if colour else ""
+    zh = ("小小的" if small else "") + zh + name.zh
+    grammar = sprite.grammar
+    if article and grammar.counted:
+        if not grammar.mass and not grammar.plural and not name.en.startswith(("the ", "a ", "an ")):
+            en = with_article(en)
+        if not name.zh.startswith(("一", "两", "几")):
+            zh = f"一{grammar.measure}{zh}"
+    return Words(en, zh)
+
+
+def _must_be_said(chance: random.Random, shown: Shown) -> list[Words]:
+    parts = [PLACES[shown.variant.place]] if shown.variant.place else []
+    phrases = shown.variant.background.phrases
+    return [*parts, chance.choice(phrases)] if phrases else parts
+
+
+def _with_parts(chance: random.Random, noun: Words, parts: Sequence[Words]) -> Words:
+    en, zh = noun.en, noun.zh
+    for part in parts:
+        loose = part.en.startswith(("on ", "in ", "at ", "with ", "against ", "under ", "among "))
+        en += (" " if loose and chance.random() < 0.7 else ", ") + part.en
+        zh += ("" if part.zh.startswith("在") and chance.random() < 0.4 else "，") + part.zh
+    return Words(en, zh)
+
+
+def _dense(chance: random.Random, shown: Shown, name: Words) -> Words:
+    """The subject with its measured colours, its background and, where small, its place."""
+    colours = () if shown.variant.colour else _sayable(shown)
+    small = bool(shown.variant.place)
+    if len(colours) == 1 or (colours and chance.random() < 0.3):
+        noun = _noun(chance, shown.sprite, name, colours[0] if len(colours) == 1 else "", small, True)
+    else:
+        noun = _noun(chance, shown.sprite, name, shown.variant.colour, small, True)
+    parts = list(_must_be_said(chance, shown))
+    if len(colours) > 1:
+        noun = _with_parts(chance, noun, [_colour_list(chance, colours)])
+    if shown.variant.background.kind == "white":
+        parts.append(chance.choice(WHITE))
+    return _with_parts(chance, noun, parts)
+
+
+def _sayable(shown: Shown) -> tuple[str, ...]:
+    return () if shown.sprite.meta.get("group") in ("people-body", "flags") else shown.colours
+
+
+def _colour_list(chance: random.Random, colours: Sequence[str]) -> Words:
+    """Measured colours, the largest first, as a phrase."""
+    first, *rest = colours
+    zh_rest = "和".join(COLOURS[name] for name in rest)
+    both = [*colours[:-1]]
+    listed = Words(
+        f"{', '.join(both)} and {colours[-1]}",
+        "、".join(COLOURS[name] for name in both) + f"和{COLOURS[colours[-1]]}",
+    )
+    forms = (
+        listed,
+        Words(f"mostly {first} with some {' and '.join(rest)}", f"主要是{COLOURS[first]}，还有{zh_rest}"),
+        Words(f"in {listed.en}", f"颜色是{listed.zh}"),
+    )
+    return chance.choice(forms)
+
+
+def tidy(text: str) -> str:
+    """Without doubled words and stray spaces; "an" before vowels."""
+    text = re.sub(r"\ba (?=[aeiou])", "an ", text)
+    return re.sub(r"\s+", " ", text.replace("的的", "的")).strip()
