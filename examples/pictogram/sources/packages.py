@@ -35,6 +35,30 @@ class Package:
 MICROSOFT = "https://github.com/microsoft/fluentui-emoji"
 CLDR = "https://cldr.unicode.org"
 
+LOOKS = ("plump", "flex", "sharp", "ultimate", "freehand", "cyber", "kameleon", "stickies")
+STREAMLINE = tuple(
+    Package(
+        f"streamline-{name}color",
+        f"@iconify-json/streamline-{name}color",
+        "1.2.2",
+        f"Streamline {name.replace('-', ' ')}color icons",
+        "Streamline",
+        "CC-BY-4.0",
+        "https://github.com/webalys-hq/streamline-vectors",
+    )
+    for name in (
+        "",
+        "plump-",
+        "flex-",
+        "sharp-",
+        "ultimate-",
+        "freehand-",
+        "cyber-",
+        "kameleon-",
+        "stickies-",
+    )
+)
+
 NPM = (
     Package(
         "noto", "@iconify-json/noto", "1.2.9", "Noto Emoji", "Google Inc",
@@ -84,42 +108,7 @@ NPM = (
         "icon-park-svg", "@icon-park/svg", "1.4.2", "IconPark", "ByteDance",
         "Apache-2.0", "https://github.com/bytedance/IconPark", "titles",
     ),
-    Package(
-        "streamline-color", "@iconify-json/streamline-color", "1.2.2", "Streamline color", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-plump-color", "@iconify-json/streamline-plump-color", "1.2.2", "Streamline plump color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-flex-color", "@iconify-json/streamline-flex-color", "1.2.2", "Streamline flex color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-sharp-color", "@iconify-json/streamline-sharp-color", "1.2.2", "Streamline sharp color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-ultimate-color", "@iconify-json/streamline-ultimate-color", "1.2.2", "Streamline ultimate color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-freehand-color", "@iconify-json/streamline-freehand-color", "1.2.2", "Streamline freehand color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-cyber-color", "@iconify-json/streamline-cyber-color", "1.2.2", "Streamline cyber color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-kameleon-color", "@iconify-json/streamline-kameleon-color", "1.2.2", "Streamline kameleon color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
-    Package(
-        "streamline-stickies-color", "@iconify-json/streamline-stickies-color", "1.2.2", "Streamline stickies color icons", "Streamline",
-        "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors",
-    ),
+    *STREAMLINE,
     Package(
         "flat-color-icons", "@iconify-json/flat-color-icons", "1.2.3", "Flat Color Icons", "Icons8",
         "MIT", "https://github.com/icons8/flat-Color-icons",
@@ -129,12 +118,12 @@ NPM = (
         "MIT", "https://github.com/basmilius/weather-icons",
     ),
     Package(
-        "fluent-color", "@iconify-json/fluent-color", "1.2.21", "Fluent UI System Color Icons", "Microsoft Corporation",
-        "MIT", "https://github.com/microsoft/fluentui-system-icons",
+        "fluent-color", "@iconify-json/fluent-color", "1.2.21", "Fluent UI System Color Icons",
+        "Microsoft Corporation", "MIT", "https://github.com/microsoft/fluentui-system-icons",
     ),
     Package(
-        "game-icons", "@iconify-json/game-icons", "1.2.4", "Game Icons", "Lorc, Delapouite and contributors (game-icons.net)",
-        "CC-BY-3.0", "https://github.com/game-icons/icons",
+        "game-icons", "@iconify-json/game-icons", "1.2.4", "Game Icons",
+        "Lorc, Delapouite and contributors (game-icons.net)", "CC-BY-3.0", "https://github.com/game-icons/icons",
     ),
     Package(
         "circle-flags", "@iconify-json/circle-flags", "1.2.11", "Circle Flags", "HatScripts",

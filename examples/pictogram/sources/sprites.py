@@ -79,8 +79,8 @@ class Sprite:
 
     key: unique, ``noto/dog-face``; source: the module that lists it (``emoji``, ``icon``, …); style: a key of
     :data:`~sources.styles.STYLES`; thing: its id in ``things.yaml`` or ""; concept: what is shown, whatever
-    the style; names: what it may be called, as pairs that say the same; house: whether it is its thing's drawing in
-    the house style; mirror, recolour: whether its variants may; paints: whether ``image`` takes a
+    the style; names: what it may be called, as pairs that say the same; house: whether it is its thing's
+    drawing in the house style; mirror, recolour: whether its variants may; paints: whether ``image`` takes a
     ``paint`` (``#rrggbb``); split: of the drawing as it is (``train``, ``test_comp``, ``test_concept``,
     ``style``, ``drop``).
     """
