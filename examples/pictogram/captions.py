@@ -165,7 +165,7 @@ def _with_parts(chance: random.Random, noun: Words, parts: Sequence[Words]) -> W
     en, zh = noun.en, noun.zh
     for part in parts:
         loose = part.en.startswith(("on ", "in ", "at ", "with ", "against ", "under ", "among "))
-        en += (" " if loose and chance.random() < 0.7 else ", ") + part.en
+        en += (" " if loose and "," not in en and chance.random() < 0.7 else ", ") + part.en
         zh += ("" if part.zh.startswith("在") and chance.random() < 0.4 else "，") + part.zh
     return Words(en, zh)
 

@@ -1,161 +1,185 @@
-"""Build the bilingual corpus of the pictogram model out of ordinary packages.
+"""The bilingual corpus of the pictogram model, rendered from ordinary packages.
 
     python corpus.py fetch         download the pinned packages (npm, apt-get and dpkg-deb are needed)
-    python corpus.py build         draw every picture and write Parquet files
-    python corpus.py finish        mark test pictures whose pixels are also in the training part
+    python corpus.py plan          measure every drawing and write the tables of rows
+    python corpus.py sheet         contact sheets of random rows with their captions, to look at
+    python corpus.py cache         render pictures for training the image tokenizer
+    python corpus.py build         write rows as Parquet files, for other tools
     python corpus.py attributions  write who made what into NOTICE
 
-A row is one picture (144 x 144, lossless WebP) with its captions, style words, keywords, licence and split;
-see README.md. ``build`` depends on nothing but the packages' versions: keys, captions and splits never
-change. ``build --size 216 --share 0.1`` draws a tenth of them larger, for super-resolution.
+A row is one variant of one drawing with its captions; it is rendered when it is read (``tokens.py`` makes
+token shards of the rows). See README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
-import itertools
 import json
+import random
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from sources.avatars import avatar_drawings
-from sources.clipart import clipart_drawings
-from sources.drawing import SIZE, Canvas, Drawing, fraction, square
-from sources.emoji import emoji_drawings
-from sources.flags import flag_drawings
-from sources.icons import icon_drawings
+from PIL import Image, ImageDraw, ImageFont
+from plan import Row, measured, plan, read_rows, read_settings, tokenizer_rows, write_rows
+from rows_source import RowsSource, Sprites, captions_of, render
+from sources.drawing import fraction
 from sources.packages import FetchError, attributions, fetch
+from sources.sprites import load_sprites
+from things import load_things
 
-Row = dict[str, Any]
+from cogview.data.image_cache import build_image_cache
+from cogview.data.shards import Preprocessing
+from cogview.errors import CogViewError
+
 ROWS_PER_FILE = 8000
-LIST_COLUMNS = ("en_kw", "zh_kw", "en_more", "zh_more")
+SHEET = 24  # rows on a contact sheet
 BEGIN, END = "--- pictogram corpus: begin ---", "--- pictogram corpus: end ---"
 
-SOURCES: dict[str, Callable[[Path], Iterator[Drawing]]] = {
-    "emoji": emoji_drawings,
-    "icon": icon_drawings,
-    "flag": flag_drawings,
-    "dice": lambda packages: avatar_drawings(),
-    "clip": clipart_drawings,
-}
+
+def sampled(rows: Sequence[Row], limit: int | None) -> list[Row]:
+    """At most ``limit`` rows, with whole drawings of every source; all where there is no limit."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    share = limit / len(rows)
+    return [row for row in rows if fraction("limit", row.sprite) < share][:limit]
 
 
-class BlankError(Exception):
-    """The picture is (almost) of one colour."""
+def table(work: Path, name: str = "rows") -> Path:
+    """Where a table of rows lies."""
+    return work / f"{name}.jsonl"
 
 
-@dataclass
-class Writer:
-    """Collects rows and writes them to numbered Parquet files."""
-
-    folder: Path
-    source: str
-    rows: list[Row] = field(default_factory=list)
-    parts: int = 0
-    written: int = 0
-
-    def add(self, row: Row) -> None:
-        """Add one row; a full file is written."""
-        self.rows.append(row)
-        if len(self.rows) == ROWS_PER_FILE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was collected."""
-        if not self.rows:
-            return
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-
-        kinds = {name: arrow.string() for name in self.rows[0]} | {"image": arrow.binary()}
-        kinds |= {name: arrow.list_(arrow.string()) for name in LIST_COLUMNS}
-        schema = arrow.schema(list(kinds.items()))
-        path = self.folder / f"{self.source}-{self.parts:03d}.parquet"
-        parquet.write_table(arrow.Table.from_pylist(self.rows, schema=schema), path, compression="zstd")
-        self.written += len(self.rows)
-        self.parts += 1
-        self.rows = []
+def open_rows(packages: Path, work: Path, name: str = "rows", limit: int | None = None) -> RowsSource:
+    """The rows that ``plan`` wrote, as a source; CogViewError where there are none."""
+    path = table(work, name)
+    if not path.is_file():
+        raise CogViewError(f"{path} is not there; run corpus.py plan first")
+    return RowsSource(sampled(read_rows(path), limit), Sprites(load_sprites(packages, load_things())), path)
 
 
-def pixels(drawing: Drawing) -> Image.Image:
-    """The drawing at the corpus's size; raises BlankError where there is nothing to see."""
-    image = drawing.draw()
-    if image.size != (Canvas.side, Canvas.side):
-        image = square(image, margin=0)
-    if np.asarray(image).std() < 2:
-        raise BlankError("blank")
-    return image
+def write_plan(packages: Path, work: Path, pictures: int, limit: int | None) -> None:
+    """Measure the drawings, write the tables ``rows`` and ``tokenizer`` and print what they hold."""
+    settings, sprites = read_settings(), load_sprites(packages, load_things())
+    share = 1.0 if limit is None else min(1.0, limit / len(sprites))
+    if share < 1:
+        sprites = [sprite for sprite in sprites if fraction("limit", sprite.concept) < share]
+        settings = settings.scaled(share)
+    facts = measured(sprites, work / "facts.jsonl", settings)
+    rows = list(plan(sprites, facts, settings))
+    report(rows, write_rows(rows, table(work)))
+    chosen = tokenizer_rows(sprites, facts, rows, settings, round(pictures * share))
+    write_rows(chosen, table(work, "tokenizer"))
+    print(f"{len(chosen):,} pictures for the image tokenizer")
 
 
-def row_of(drawing: Drawing) -> Row:
-    """One row of the corpus; draws the picture."""
-    image = pixels(drawing)
+def report(rows: Sequence[Row], counts: Counter[tuple[str, str]]) -> None:
+    """Print counts by source and split, and the things with the fewest rows to train on."""
+    splits = sorted({split for _, split in counts})
+    print("source".ljust(10), *(split.rjust(13) for split in splits))
+    for source in dict.fromkeys(row.source for row in rows):
+        print(source.ljust(10), *(f"{counts[source, split]:,}".rjust(13) for split in splits))
+    print(f"{len(rows):,} rows")
+    house = Counter(row.thing for row in rows if row.source == "house" and row.split == "train")
+    if house:
+        fewest = ", ".join(f"{thing} {count}" for thing, count in house.most_common()[:-6:-1])
+        print(f"{len(house):,} things in training, the fewest rows: {fewest}")
+
+
+def write_sheets(source: RowsSource, out: Path, count: int, seed: int, only: Sequence[str] = ()) -> None:
+    """Contact sheets of random rows, 24 each, with some captions."""
+    rows = [row for row in source.rows if not only or row.source in only]
+    chosen = random.Random(seed).sample(rows, min(count, len(rows)))
+    out.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(range(0, len(chosen), SHEET)):
+        path = out / f"sheet-{number:02d}.png"
+        _sheet(source.sprites, chosen[start : start + SHEET]).save(path)
+        print(path)
+
+
+def _sheet(sprites: Sprites, rows: Iterable[Row]) -> Image.Image:
+    sheet = Image.new("RGB", (4 * 420, 6 * 150), "white")
+    draw, font = ImageDraw.Draw(sheet), _font()
+    for place, row in enumerate(rows):
+        sprite, left, top = sprites[row.sprite], place % 4 * 420, place // 4 * 150
+        sheet.paste(render(sprite, row).resize((140, 140)), (left, top))
+        chance = random.Random(row.key)
+        said = captions_of(sprite, row)
+        lines = [f"{row.key} · {row.split}"]
+        for language in ("en", "zh"):
+            texts = [caption.text for caption in said if caption.language == language]
+            lines += chance.sample(texts, min(4, len(texts)))
+        for number, text in enumerate(lines):
+            draw.text((left + 146, top + 15 * number), text[:52], fill="black", font=font)
+    return sheet
+
+
+def _font() -> Any:
+    """A font with Chinese characters, where the system has one that Pillow finds."""
+    for name in (
+        "NotoSansCJK-Regular.ttc",
+        "NotoSansSC-Regular.otf",
+        "wqy-microhei.ttc",
+        "DroidSansFallbackFull.ttf",
+    ):
+        try:
+            return ImageFont.truetype(name, 11)
+        except OSError:
+            continue
+    return ImageFont.load_default(11)
+
+
+def build(source: RowsSource, out: Path) -> None:
+    """Write rows as Parquet files that ``cogview data check`` and other tools read."""
+    out.mkdir(parents=True, exist_ok=True)
+    for part, start in enumerate(range(0, len(source), ROWS_PER_FILE)):
+        rows = source.rows[start : start + ROWS_PER_FILE]
+        _write_parquet([_columns(source.sprites, row) for row in rows], out / f"rows-{part:03d}.parquet")
+    print(f"{len(source):,} rows in {out}")
+
+
+def _columns(sprites: Sprites, row: Row) -> dict[str, Any]:
+    sprite = sprites[row.sprite]
     file = io.BytesIO()
-    image.save(file, "WEBP", lossless=True, quality=70, method=2)
+    render(sprite, row).save(file, "WEBP", lossless=True, quality=70, method=2)
+    said = captions_of(sprite, row)
+    columns = {
+        f"{language}{suffix}": [
+            caption.text
+            for caption in said
+            if caption.language == language and (caption.kind == "plain") == (suffix == "")
+        ]
+        for language in ("en", "zh")
+        for suffix in ("", "_more")
+    }
     return {
-        "key": drawing.key,
-        "source": drawing.source,
-        "style": drawing.style,
-        "style_en": drawing.style_words.en,
-        "style_zh": drawing.style_words.zh,
-        "concept": drawing.concept,
-        "en": drawing.caption.en,
-        "zh": drawing.caption.zh,
-        "en_kw": drawing.en_keywords,
-        "zh_kw": drawing.zh_keywords,
-        "en_more": [words.en for words in drawing.wordings],
-        "zh_more": [words.zh for words in drawing.wordings],
-        "meta": json.dumps(drawing.meta, ensure_ascii=False),
-        "licence": drawing.licence,
-        "split": drawing.split,
-        "sha1": hashlib.sha1(image.tobytes()).hexdigest(),
+        "key": row.key,
+        "source": row.source,
+        "style": row.style,
+        "thing": row.thing,
+        "concept": sprite.concept,
+        **columns,
+        "meta": json.dumps(dict(sprite.meta), ensure_ascii=False),
+        "variant": json.dumps(row.variant.as_json()),
+        "licence": row.licence,
+        "split": row.split,
         "image": file.getvalue(),
     }
 
 
-def sampled(drawings: Iterator[Drawing], share: float) -> Iterator[Drawing]:
-    """About this share of the drawings, always the same ones."""
-    return (drawing for drawing in drawings if share >= 1 or fraction("share", drawing.key) < share)
-
-
-def build_source(source: str, packages: Path, out: Path, limit: int | None, share: float = 1) -> None:
-    """Draw one source and write its files; what cannot be drawn is listed in ``SOURCE.bad.json``."""
-    writer, bad = Writer(out, source), list[tuple[str, str]]()
-    for drawing in itertools.islice(sampled(SOURCES[source](packages), share), limit):
-        try:
-            writer.add(row_of(drawing))
-        except Exception as error:  # the renderer raises many kinds for odd SVG
-            bad.append((drawing.key, str(error).splitlines()[0][:100]))
-    writer.flush()
-    (out / f"{source}.bad.json").write_text(json.dumps(bad, ensure_ascii=False, indent=0), "utf-8")
-    print(f"{source}: {writer.written} pictures, {len(bad)} left out", flush=True)
-
-
-def finish(out: Path) -> None:
-    """Mark as ``drop`` every test or validation picture whose very pixels are also in the training part."""
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    files = sorted(out.glob("*.parquet"))
-    facts = [parquet.read_table(file, columns=["sha1", "split"]).to_pylist() for file in files]
-    train = {row["sha1"] for rows in facts for row in rows if row["split"] == "train"}
-    dropped = 0
-    for file, rows in zip(files, facts, strict=True):
-        leaks = [row["split"] != "train" and row["sha1"] in train for row in rows]
-        splits = ["drop" if leak else row["split"] for leak, row in zip(leaks, rows, strict=True)]
-        table = parquet.read_table(file)
-        place = table.schema.get_field_index("split")
-        table = table.set_column(place, table.schema.field(place), arrow.array(splits))
-        parquet.write_table(table, file, compression="zstd")
-        dropped += sum(leaks)
-    print(f"{dropped} pictures left the test parts: they are in the training part as well")
+    kinds = {
+        name: arrow.list_(arrow.string()) if isinstance(value, list) else arrow.string()
+        for name, value in rows[0].items()
+    }
+    schema = arrow.schema(list((kinds | {"image": arrow.binary()}).items()))
+    parquet.write_table(arrow.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
 def write_attributions(notice: Path) -> None:
@@ -169,8 +193,10 @@ def write_attributions(notice: Path) -> None:
 
 
 def _section() -> Iterator[str]:
-    yield "The pictogram model was trained on pictures and names from the works below. Their pictures were"
-    yield "rendered at 144 x 144 pixels on white, some recoloured or mirrored. None is in this package."
+    yield "The pictogram models were trained on pictures and names from the works below. Their pictures were"
+    yield "rendered at up to 256 x 256 pixels, many recoloured, mirrored or placed on other backgrounds."
+    yield "None is in this package."
+    yield "CC BY 3.0: https://creativecommons.org/licenses/by/3.0/."
     yield "CC BY 4.0: https://creativecommons.org/licenses/by/4.0/. The Apache License 2.0 is in LICENSE."
     yield ""
     yield from attributions()
@@ -179,37 +205,43 @@ def _section() -> Iterator[str]:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Build the pictogram corpus.")
-    parser.add_argument("command", choices=["fetch", "build", "finish", "attributions"])
-    parser.add_argument(
-        "--packages", type=Path, default=Path("packages"), help="where the packages are unpacked"
-    )
-    parser.add_argument("--out", type=Path, default=Path("corpus"), help="where the Parquet files go")
+    parser.add_argument("command", choices=["fetch", "plan", "sheet", "cache", "build", "attributions"])
+    parser.add_argument("--packages", type=Path, default=Path("packages"), help="where packages are unpacked")
+    parser.add_argument("--work", type=Path, default=Path("corpus"), help="where the tables of rows lie")
+    parser.add_argument("--out", type=Path, help="where sheets, the picture cache or Parquet files go")
     parser.add_argument("--notice", type=Path, default=Path(__file__).parents[2] / "NOTICE")
-    parser.add_argument("--only", nargs="*", choices=list(SOURCES), default=list(SOURCES), metavar="SOURCE")
-    parser.add_argument("--limit", type=int, help="draw only the first few of each source")
-    parser.add_argument("--share", type=float, default=1, help="draw about this share of each source")
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels a side")
+    parser.add_argument("--only", nargs="*", default=[], metavar="SOURCE", help="sources to show on sheets")
+    parser.add_argument("--count", type=int, default=48, help="rows to show on sheets")
+    parser.add_argument("--pictures", type=int, default=60_000, help="pictures for the image tokenizer")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side of cached pictures")
+    parser.add_argument("--seed", type=int, default=0, help="which rows to show")
+    parser.add_argument("--limit", type=int, help="about so many drawings (plan) or rows, for a trial")
     return parser.parse_args()
 
 
 def main() -> None:
     """Run one command."""
     options = arguments()
+    out = options.out or options.work / options.command
     if options.command == "fetch":
         fetch(options.packages)
-    elif options.command == "build":
-        options.out.mkdir(parents=True, exist_ok=True)
-        Canvas.side = options.size
-        for source in options.only:
-            build_source(source, options.packages, options.out, options.limit, options.share)
-    elif options.command == "finish":
-        finish(options.out)
-    else:
+    elif options.command == "plan":
+        write_plan(options.packages, options.work, options.pictures, options.limit)
+    elif options.command == "attributions":
         write_attributions(options.notice)
+    else:
+        name = "tokenizer" if options.command == "cache" else "rows"
+        source = open_rows(options.packages, options.work, name, options.limit)
+        if options.command == "sheet":
+            write_sheets(source, out, options.count, options.seed, options.only)
+        elif options.command == "cache":
+            build_image_cache(source, out, Preprocessing(size=options.size, resample="box"))
+        else:
+            build(source, out)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (FetchError, FileNotFoundError) as error:
+    except (CogViewError, FetchError, FileNotFoundError) as error:
         sys.exit(f"corpus.py: {error}")

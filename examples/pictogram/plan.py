@@ -54,6 +54,11 @@ class Settings(Config):
     mix: dict[str, float]
     icon_mix: dict[str, float]
 
+    def scaled(self, share: float) -> Settings:
+        """The numbers of rows for a share of the drawings."""
+        names = ("house", "things", "emoji", "icons", "flags", "avatars", "avatars_tokenizer")
+        return self.model_copy(update={name: round(share * getattr(self, name)) for name in names})
+
 
 def read_settings(path: Path = SETTINGS) -> Settings:
     """The numbers of ``plan.yaml``."""

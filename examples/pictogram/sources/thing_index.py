@@ -84,7 +84,8 @@ class ThingIndex:
             entry = self.things[thing]
             house, names = self.is_house(thing, key, meta.get("code")), self.names(thing)
             grammar = grammar_of(entry)
-            mirror, recolour = entry.get("mirror", True), entry.get("recolour", True)
+            mirror = entry.get("mirror", True)
+            recolour = entry.get("recolour", True) and meta.get("group") != "people-body"
         rare = bool(self.rare.intersection((thing, concept)))
         return Sprite(
             key=key,
