@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
-from sources.drawing import COLOURS, Words
+from sources.drawing import COLOURS, Words, with_article
 
 SIDE = 256
 RGB = tuple[int, int, int]
@@ -69,18 +69,17 @@ class Background:
             return ()
         if self.kind in SCENES:
             return SCENES[self.kind].phrases
-        article = "an" if self.colour[0] in "aeiou" else "a"
-        zh = COLOURS[self.colour]
+        en, zh = with_article(self.colour), COLOURS[self.colour]
         if self.kind == "gradient":
             return (
-                Words(f"on {article} {self.colour} gradient background", f"{zh}渐变背景"),
+                Words(f"on {en} gradient background", f"{zh}渐变背景"),
                 Words(f"{self.colour} gradient background", f"背景是{zh}渐变"),
             )
         return (
-            Words(f"on {article} {self.colour} background", f"{zh}背景"),
+            Words(f"on {en} background", f"{zh}背景"),
             Words(f"{self.colour} background", f"{zh}的背景"),
-            Words(f"with {article} {self.colour} background", f"背景是{zh}的"),
-            Words(f"against {article} {self.colour} background", f"在{zh}背景前"),
+            Words(f"with {en} background", f"背景是{zh}的"),
+            Words(f"against {en} background", f"在{zh}背景前"),
         )
 
 

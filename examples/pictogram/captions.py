@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sources.drawing import COLOURS, Words, with_article
 from sources.sprites import Sprite
+from sources.styles import HOUSE
 from variants import Variant
 
 from cogview.data.samples import Caption, CaptionKind
@@ -36,7 +37,7 @@ STYLED = (
     Words("{en} in {style_en} style", "{style_zh}风格，{zh}"),
     Words("{en} in the {style_en} style", "{style_zh}风格的画：{zh}"),
     Words("{style_en} style, {en}", "{style_zh}风格：{zh}"),
-    Words("a {style_en} style picture of {en}", "一张{style_zh}风格的图片：{zh}"),
+    Words("{a_style_en} style picture of {en}", "一张{style_zh}风格的图片：{zh}"),
 )
 PLACES = {
     "top left": Words("in the top left corner", "在左上角"),
@@ -79,8 +80,8 @@ def captions(key: str, shown: Shown) -> tuple[Caption, ...]:
 
 
 def _is_own(sprite: Sprite) -> bool:
-    """Whether a drawing of no everyday thing may go by its bare name: it is in the house style."""
-    return sprite.style == "noto" and not sprite.thing
+    """Whether a drawing may go by its bare name, which is no everyday thing's: it is in the house style."""
+    return sprite.style == HOUSE
 
 
 Said = Iterator[tuple[CaptionKind, Words]]
@@ -122,8 +123,8 @@ def _avatar(sprite: Sprite) -> Said:
 
 def _in_style(form: Words, words: Words, sprite: Sprite) -> Words:
     style = sprite.style_words
-    en = form.en.format(en=words.en, style_en=style.en)
-    return Words(re.sub(r"^a (?=[aeiouAEIOU])", "an ", en), form.zh.format(zh=words.zh, style_zh=style.zh))
+    en = form.en.format(en=words.en, style_en=style.en, a_style_en=with_article(style.en))
+    return Words(en, form.zh.format(zh=words.zh, style_zh=style.zh))
 
 
 def _some_names(chance: random.Random, sprite: Sprite) -> list[Words]:
@@ -208,6 +209,5 @@ def _colour_list(chance: random.Random, colours: Sequence[str]) -> Words:
 
 
 def tidy(text: str) -> str:
-    """Without doubled words and stray spaces; "an" before vowels."""
-    text = re.sub(r"\ba (?=[aeiou])", "an ", text)
+    """Without doubled words and stray spaces."""
     return re.sub(r"\s+", " ", text.replace("的的", "的")).strip()

@@ -164,7 +164,7 @@ def group_of(sprite: Sprite) -> Group | None:
         return None
     if sprite.house:
         return "house"
-    if sprite.thing:
+    if sprite.thing and sprite.style != HOUSE:
         return "things"
     if sprite.source == "icon" and not sprite.meta["pictorial"]:
         return None
@@ -220,7 +220,7 @@ def row_source(sprite: Sprite) -> str:
     """What a row's source is called: its group, with skin tones and silhouettes apart."""
     if sprite.house:
         return "house"
-    return "thing" if sprite.thing else sprite.source
+    return "thing" if sprite.thing and sprite.style != HOUSE else sprite.source
 
 
 def row_split(sprite: Sprite, number: int, shown: Variant, free: frozenset[str]) -> str:

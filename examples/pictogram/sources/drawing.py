@@ -50,9 +50,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain.replace("&", "and").replace("'", "")).strip("-")
 
 
+VOWEL = re.compile(
+    r"(?!uni(?!m|n)|use|usu|eu|one\b|once|ufo\b|u-)[aeiou]|hour|honest|heir|x-ray", re.IGNORECASE
+)
+
+
 def with_article(text: str) -> str:
-    """The text with "a" or "an" before it."""
-    return ("an " if text[:1].lower() in "aeiou" else "a ") + text
+    """The text with "a" or "an" before it, by the sound of its first word."""
+    return ("an " if VOWEL.match(text) else "a ") + text
 
 
 def without_article(text: str) -> str:

@@ -230,7 +230,7 @@ def _sprite(
         source="tone" if toned else "mono" if style in UNCOLOURED else "emoji",
         style=style,
         concept=emoji.concept,
-        names=(emoji.name, *short_names(emoji.name)),
+        names=(emoji.name, *other_names(emoji)),
         picture=picture,
         grammar=grammar_of(emoji),
         mirror=_may_mirror(emoji),
@@ -252,10 +252,12 @@ def _may_mirror(emoji: Emoji) -> bool:
     return meta["group"] in MIRRORED and meta["sub"] not in LETTERED and not FACING.search(emoji.name.en)
 
 
-def short_names(name: Words) -> Iterator[Words]:
-    """What else an emoji may be called: without its skin tone, "cat" for "cat face"."""
-    short = Words(re.sub(r", [a-z-]+ skin tone", "", name.en), re.sub(r"，[^，]*肤色", "", name.zh))
-    if re.search(r"\w face$", short.en) and short.zh.endswith("脸"):
-        short = Words(short.en.removesuffix(" face"), short.zh[:-1] or short.zh)
-    if short != name:
-        yield short
+def other_names(emoji: Emoji) -> Iterator[Words]:
+    """What else an emoji may be called: "cat" for "cat face", "owl with dark skin" for "owl, dark skin"."""
+    name = emoji.name
+    if "skin" in emoji.meta:
+        tone = TONES[emoji.meta["skin"]]
+        en, zh = name.en.removesuffix(f", {tone.en}"), name.zh.removesuffix(f"，{tone.zh}")
+        yield Words(f"{en} with {tone.en}", f"{tone.zh}的{zh}")
+    elif re.search(r"\w face$", name.en) and name.zh.endswith("脸"):
+        yield Words(name.en.removesuffix(" face"), name.zh[:-1] or name.zh)

@@ -57,14 +57,15 @@ class SlugNames:
     def __init__(self, packages: Path) -> None:
         words = yaml.safe_load(WORDS.read_text("utf-8"))
         self.qualities: dict[str, str] = words["qualities"]
-        self.nouns: dict[str, str] = {
-            **icon_titles(packages, PICTORIAL), **emoji_names(packages).titles(), **words["nouns"]
-        }  # fmt: skip
+        self.nouns: dict[str, str] = {**emoji_names(packages).titles(), **words["nouns"]}
+        self.whole: dict[str, str] = {**icon_titles(packages, PICTORIAL), **self.nouns}
 
     def find(self, slug: str) -> Words | None:
-        """The name that a slug says: a noun known here, with any qualities before it."""
+        """The name that a slug says: one known here, or a noun with any qualities before it."""
         words = re.sub(r"-\d+$", "", SUFFIX.sub("", slug)).split("-")
-        for place in range(len(words)):
+        if " ".join(words) in self.whole:
+            return Words(" ".join(words), self.whole[" ".join(words)])
+        for place in range(1, len(words)):
             noun = " ".join(words[place:])
             if noun in self.nouns and all(word in self.qualities for word in words[:place]):
                 zh = "".join(self.qualities[word] for word in words[:place]) + self.nouns[noun]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sources.drawing import Words, load_json
-from sources.sprites import Icon, Sprite, icon_set
+from sources.sprites import Grammar, Icon, Sprite, icon_set
 from sources.thing_index import ThingIndex
 
 FILL, SECOND_FILL = "#2F88FF", "#43CCF8"
@@ -19,6 +19,7 @@ PICTORIAL = frozenset(
         "Measurement", "Constellation", "Peoples", "Hardware", "Others", "Graphics", "Money",
     )
 )  # fmt: skip
+COUNTED = frozenset(("Foods", "Animals", "Clothes", "Music", "Baby", "Makeups", "Build", "Hardware"))
 NUMBER = "(one|two|three|four|five|six|seven|eight|nine|ten|[0-9]+)"
 
 
@@ -55,6 +56,7 @@ def _sprite(folder: Path, things: ThingIndex, entry: dict[str, Any], filled: boo
         concept="iconpark:" + re.sub(rf"-{NUMBER}$", "", name),
         names=(_titles(entry),),
         picture=Icon(folder, name, paints=(FILL, SECOND_FILL) if filled else ()),
+        grammar=Grammar(counted=entry["category"] in COUNTED),
         mirror=False,
         recolour=filled,
         paints=filled,

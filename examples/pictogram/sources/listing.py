@@ -11,7 +11,7 @@ from sources.flags import flag_sprites
 from sources.icon_sets import game_icon_sprites, icon_set_sprites
 from sources.icons import icon_sprites
 from sources.sprites import Sprite
-from sources.thing_index import ThingIndex, one_house_each
+from sources.thing_index import ThingIndex
 
 SOURCES: dict[str, Callable[[Path, ThingIndex], Iterator[Sprite]]] = {
     "emoji": emoji_sprites,
@@ -26,4 +26,4 @@ SOURCES: dict[str, Callable[[Path, ThingIndex], Iterator[Sprite]]] = {
 def listed(packages: Path, things: ThingIndex, sources: Sequence[str] | None = None) -> list[Sprite]:
     """See :func:`sources.sprites.load_sprites`."""
     chosen = [name for name in SOURCES if sources is None or name in sources]
-    return list(one_house_each(sprite for name in chosen for sprite in SOURCES[name](packages, things)))
+    return [sprite for name in chosen for sprite in SOURCES[name](packages, things)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sources.drawing import Words
@@ -31,14 +31,15 @@ class ThingIndex:
         self.things, self.rare = things, frozenset(rare)
         self._emoji: dict[str, str] = {}
         self._icons: dict[tuple[str, str], str] = {}
-        self._house: dict[str, str] = {}
-        self._bare: dict[Words, str] = {}
         for thing, entry in things.items():
             for code_points in entry.get("emoji", ()):
                 self._emoji.setdefault(normal(code_points), thing)
             for style, slugs in entry.get("icons", {}).items():
                 for slug in slugs:
                     self._icons.setdefault((style, slug), thing)
+
+        self._houses: dict[str, str] = {}  # the first that is met, where a set has two
+        self._bare = {name.lower() for entry in things.values() for name in (*entry["en"], *entry["zh"])}
 
     def of_emoji(self, code_points: str) -> str | None:
         """The thing that an emoji shows."""
@@ -51,10 +52,16 @@ class ThingIndex:
     def is_house(self, thing: str, key: str, code_points: str | None) -> bool:
         """Whether a drawing is the one that the thing's bare name means."""
         entry = self.things[thing]
-        if entry.get("house"):
-            return bool(entry["house"] == key)
         emoji = entry.get("emoji", ())
-        return bool(emoji) and key.startswith(f"{HOUSE}/") and normal(emoji[0]) == code_points
+        if entry.get("house"):
+            meant = entry["house"] == key
+        else:
+            meant = bool(emoji) and key.startswith(f"{HOUSE}/") and normal(emoji[0]) == code_points
+        return meant and self._houses.setdefault(thing, key) == key
+
+    def is_bare(self, name: Words) -> bool:
+        """Whether a name, in either language, means an everyday thing and so its house drawing."""
+        return name.en.lower() in self._bare or name.zh in self._bare
 
     def names(self, thing: str) -> tuple[Words, ...]:
         """A thing's names in pairs; the shorter list begins again."""
@@ -78,14 +85,20 @@ class ThingIndex:
         meta: Mapping[str, Any] | None = None,
         licence: str | None = None,
     ) -> Sprite:
-        """A sprite; the thing it shows decides its names and what its variants may."""
+        """A sprite; the thing it shows decides its names and what its variants may.
+
+        Other drawings in the house style keep their own names, as far as these mean no thing.
+        """
         house, meta = False, meta or {}
         if thing:
             entry = self.things[thing]
-            house, names = self.is_house(thing, key, meta.get("code")), self.names(thing)
-            grammar = grammar_of(entry)
+            house = self.is_house(thing, key, meta.get("code"))
             mirror = entry.get("mirror", True)
             recolour = entry.get("recolour", True) and meta.get("group") != "people-body"
+        if thing and (house or style != HOUSE):
+            names, grammar = self.names(thing), grammar_of(self.things[thing])
+        elif style == HOUSE:
+            names = tuple(name for name in names if not self.is_bare(name))
         rare = bool(self.rare.intersection((thing, concept)))
         return Sprite(
             key=key,
@@ -104,15 +117,3 @@ class ThingIndex:
             paints=paints,
             meta=meta,
         )
-
-
-def one_house_each(sprites: Iterator[Sprite]) -> Iterator[Sprite]:
-    """The sprites, with at most one house drawing a thing: the first."""
-    from dataclasses import replace
-
-    seen = set[str]()
-    for sprite in sprites:
-        if sprite.house and sprite.thing in seen:
-            sprite = replace(sprite, house=False)
-        seen |= {sprite.thing} if sprite.house else set()
-        yield sprite
