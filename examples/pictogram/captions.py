@@ -66,17 +66,20 @@ class Shown:
 
 
 def captions(key: str, shown: Shown) -> tuple[Caption, ...]:
-    """The captions of a row, the same for the same key; each text once a language."""
+    """The captions of a row, the same for the same key; as many in each language."""
     chance = random.Random(f"captions:{key}")
-    pairs = list(
-        _house(chance, shown) if shown.sprite.house or _is_own(shown.sprite) else _other(chance, shown)
-    )
-    made = [
-        Caption(tidy(text), language, kind)
-        for kind, words in pairs
+    if shown.sprite.source == "dice":
+        pairs = _avatar(shown.sprite)
+    elif shown.sprite.house or _is_own(shown.sprite):
+        pairs = _house(chance, shown)
+    else:
+        pairs = _other(chance, shown)
+    unique = dict.fromkeys((kind, Words(tidy(words.en), tidy(words.zh))) for kind, words in pairs)
+    return tuple(
+        Caption(text, language, kind)
+        for kind, words in unique
         for language, text in (("en", words.en), ("zh", words.zh))
-    ]
-    return tuple(dict.fromkeys(made))
+    )
 
 
 def _is_own(sprite: Sprite) -> bool:

@@ -34,6 +34,7 @@ SAID = 0.14  # share of the drawing from which a colour is said
 MAIN = 0.35  # share that a recoloured drawing must have of its colour
 DOMINANT = 0.38  # share of the drawing that a hue cluster must have to be recoloured
 ALONE = 0.72  # share of all coloured pixels that it must have
+GREY = 0.65  # share of light and grey pixels from which a drawing without a hue is recoloured
 WIDTH = 28.0  # degrees of hue on either side that belong to a cluster
 Channel = NDArray[np.float32]
 
@@ -78,6 +79,13 @@ def said_colours(image: Image.Image, most: int = 3) -> tuple[str, ...]:
     return tuple(name for name, share in shares(image).items() if share >= SAID)[:most]
 
 
+def main_colour(image: Image.Image) -> str:
+    """The named colour of the largest part of an RGBA drawing, "" where that is little."""
+    found = shares(image)
+    name = next(iter(found), "")
+    return name if name and found[name] >= MAIN else ""
+
+
 def rgb(code: str) -> tuple[int, int, int]:
     """A hexadecimal colour as three bytes."""
     code = code.lstrip("#")
@@ -95,45 +103,50 @@ def recolour(image: Image.Image, colour: str) -> Image.Image | None:
     painted = repaint(image, PAINTS[colour])
     if painted is None:
         return None
-    found = shares(painted)
-    main = next(iter(found), "")
-    return painted if main == colour and found[main] >= MAIN else None
+    return painted if main_colour(painted) == colour else None
 
 
-def repaint(image: Image.Image, paint: str) -> Image.Image | None:
-    """The RGBA drawing with its dominant hue turned into the paint's; None where there is no such hue."""
+def repaint(image: Image.Image, paint: str, slack: float = 0.0) -> Image.Image | None:
+    """The RGBA drawing with its dominant hue turned into the paint's; None where there is no such hue.
+
+    ``slack``: by what share it may dominate less, where a smaller rendering was measured before.
+    """
     channels = np.asarray(image.convert("RGB").convert("HSV"), dtype=np.float32)
     hue, saturation, value = channels[..., 0] * (360 / 255), channels[..., 1], channels[..., 2]
     solid = np.asarray(image.getchannel("A")) > 128
-    part = _hue_part(hue, saturation, value, solid)
+    part = _hue_part(hue, saturation, value, solid, 1 - slack)
     if part is None:
-        part = _grey_part(saturation, value, solid)
+        part = _grey_part(saturation, value, solid, 1 - slack)
     if part is None:
         return None
     return _painted(image, (hue, saturation, value), part, solid, paint)
 
 
-def _hue_part(hue: Channel, saturation: Channel, value: Channel, solid: NDArray[np.bool_]) -> Channel | None:
+def _hue_part(
+    hue: Channel, saturation: Channel, value: Channel, solid: NDArray[np.bool_], strict: float
+) -> Channel | None:
     """How far each pixel belongs to the dominant hue, 0 to 1; None where none dominates."""
     coloured = solid & (saturation > 55) & (value > 45)
-    total = int(solid.sum())
+    total = strict * int(solid.sum())
     if coloured.sum() < DOMINANT * total:
         return None
     counts = np.bincount((hue[coloured] // 10).astype(int) % 36, minlength=36).astype(float)
     window = counts + sum(np.roll(counts, shift) for shift in (-2, -1, 1, 2))
     centre = int(np.argmax(window)) * 10 + 5
     near = coloured & (_apart(hue, centre) <= WIDTH)
-    if near.sum() < max(DOMINANT * total, ALONE * coloured.sum()):
+    if near.sum() < max(DOMINANT * total, strict * ALONE * coloured.sum()):
         return None
     offset = float(np.mean(_signed(hue[near], centre)))
     distance = _apart(hue, centre + offset)
     return np.clip((WIDTH + 14 - distance) / 12, 0, 1) * np.clip((saturation - 22) / 40, 0, 1)
 
 
-def _grey_part(saturation: Channel, value: Channel, solid: NDArray[np.bool_]) -> Channel | None:
+def _grey_part(
+    saturation: Channel, value: Channel, solid: NDArray[np.bool_], strict: float
+) -> Channel | None:
     """The light and grey pixels of a drawing that is little else; None otherwise."""
     grey = solid & (saturation < 50) & (value > 90)
-    if grey.sum() < 0.6 * solid.sum():
+    if grey.sum() < strict * GREY * solid.sum():
         return None
     return np.clip((75 - saturation) / 30, 0, 1) * np.clip((value - 60) / 40, 0, 1)
 

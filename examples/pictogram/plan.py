@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from colours import NAMES, said_colours
+from colours import NAMES, PAINTS, main_colour, recolour, said_colours
 from PIL import Image
 from pydantic import Field
 from sources.avatars import avatar_sprite, avatar_styles
@@ -24,7 +24,7 @@ from sources.drawing import fraction
 from sources.splits import VALIDATION, withheld_colour
 from sources.sprites import Sprite
 from sources.styles import HOUSE
-from variants import Mix, Variant, coloured, variant
+from variants import Mix, Variant, variant
 
 from cogview.config import Config
 
@@ -108,30 +108,28 @@ class Row:
 def measure(sprite: Sprite, tried: Sequence[str]) -> Facts:
     """Render a drawing and measure it, also in the colours that it may be tried in."""
     try:
-        image = sprite.cut()
+        image = sprite.small()
     except ValueError:  # the renderer's word for odd SVG, and ours for a blank
         return Facts("")
     own = said_colours(image)
-    small = image.resize((64, 64), Image.Resampling.BOX)
-    pixels = hashlib.sha1(small.tobytes()).hexdigest()
-    return Facts(pixels, own, tuple(name for name in tried if name not in own and _takes(sprite, name)))
+    tiny = image.resize((64, 64), Image.Resampling.BOX)
+    pixels = hashlib.sha1(tiny.tobytes()).hexdigest()
+    others = (name for name in tried if name not in own)
+    return Facts(pixels, own, tuple(name for name in others if _takes(sprite, image, name)))
 
 
-def _takes(sprite: Sprite, colour: str) -> bool:
-    try:
-        painted = coloured(sprite, colour)
-    except ValueError:
-        return False
-    return not sprite.paints or colour in said_colours(painted)
+def _takes(sprite: Sprite, image: Image.Image, colour: str) -> bool:
+    if sprite.paints:
+        return main_colour(sprite.small(PAINTS[colour])) == colour
+    return recolour(image, colour) is not None
 
 
 def tried_colours(sprite: Sprite, count: int) -> list[str]:
-    """All colours for house drawings and those that are painted, else some, chosen by hash."""
+    """The colours that a drawing is tried in: all for house drawings, else some, chosen by hash."""
     if not sprite.recolour or not sprite.names:
         return []
-    if sprite.house or sprite.paints:
-        return list(NAMES)
-    return sorted(NAMES, key=lambda name: fraction("try", sprite.key, name))[:count]
+    order = sorted(NAMES, key=lambda name: fraction("try", sprite.key, name))
+    return order if sprite.house else order[:count]
 
 
 def measured(sprites: Iterable[Sprite], path: Path, settings: Settings) -> dict[str, Facts]:
@@ -298,13 +296,18 @@ def tokenizer_rows(
 ) -> list[Row]:
     """The image tokenizer's mixture: every trained drawing once, then variants up to ``count`` in all."""
     usable = [sprite for sprite in without_leaks(sprites, facts) if sprite.split == "train"]
-    once = [row for sprite in usable for row in rows_of(sprite, 1, facts[sprite.key], settings, frozenset())]
+    once = [_first_trained(sprite, facts[sprite.key], settings) for sprite in usable]
     avatars = [row for row in avatar_rows(settings.avatars_tokenizer) if row.split == "train"]
     there = {row.key for row in once}
     others = [row for row in rows if row.split == "train" and row.key not in there and row.source != "dice"]
     order = sorted(others, key=lambda row: fraction("tokenizer", row.key))
     chosen = [*once, *avatars, *order][:count]
     return sorted(chosen, key=lambda row: (row.sprite, row.variant.colour, row.key))
+
+
+def _first_trained(sprite: Sprite, facts: Facts, settings: Settings) -> Row:
+    rows = rows_of(sprite, 8, facts, settings, frozenset())
+    return next(row for row in rows if row.split == "train")
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> Counter[tuple[str, str]]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from backgrounds import PLAIN, SCENES, SIDE, Background
-from colours import PAINTS, recolour
+from colours import PAINTS, repaint
 from PIL import Image
 from sources.sprites import Sprite
 
@@ -154,7 +154,7 @@ def coloured(sprite: Sprite, colour: str) -> Image.Image:
         return sprite.cut()
     if sprite.paints:
         return sprite.cut(PAINTS[colour])
-    painted = recolour(sprite.cut(), colour)
+    painted = repaint(sprite.cut(), PAINTS[colour], slack=0.1)
     if painted is None:
         raise ValueError(f"{sprite.key} cannot be {colour}")
     return painted

@@ -112,14 +112,16 @@ class Sprite:
 
     def box(self, paint: str | None = None) -> Box:
         """Left, top, right, bottom of what is visible in :meth:`image`; ValueError where nothing is."""
-        box = self.image(paint).getchannel("A").point(_IS_VISIBLE).getbbox()
-        if box is None:
-            raise ValueError(f"{self.key} is blank")
-        return box
+        return _visible(self.image(paint), self.key)
 
     def cut(self, paint: str | None = None) -> Image.Image:
         """The visible part, RGBA, its longer side about 256 pixels; ValueError where nothing is visible."""
         return _cut(self, paint)
+
+    def small(self, paint: str | None = None) -> Image.Image:
+        """The visible part of the drawing at half the size, for measuring; ValueError where nothing is."""
+        image = self.picture.render(SIDE // 2, paint).convert("RGBA")
+        return image.crop(_visible(image, self.key))
 
 
 _IS_VISIBLE = [0] * (VISIBLE + 1) + [255] * (255 - VISIBLE)
@@ -144,8 +146,14 @@ def _cut(sprite: Sprite, paint: str | None) -> Image.Image:
     if scale < 1.25:
         return sprite.image(paint).crop(box)
     large = sprite.picture.render(min(round(SIDE * scale), 4 * SIDE), paint).convert("RGBA")
-    visible = large.getchannel("A").point(_IS_VISIBLE).getbbox()
-    return large.crop(visible)
+    return large.crop(_visible(large, sprite.key))
+
+
+def _visible(image: Image.Image, key: str) -> Box:
+    box = image.getchannel("A").point(_IS_VISIBLE).getbbox()
+    if box is None:
+        raise ValueError(f"{key} is blank")
+    return box
 
 
 @cache
