@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sources.drawing import COLOURS, Words, with_article
+from sources.drawing import COLOURS, Name, Words, with_article
 from sources.sprites import Sprite
 from sources.styles import HOUSE
 from variants import Variant
@@ -53,6 +53,9 @@ WHITE = (
     Words("on a white background", "白色背景"),
     Words("white background", "背景是白色的"),
 )
+SMALL = Words("small", "小小的")
+COLOUR_WORD = re.compile(rf"\b({'|'.join(COLOURS)}|grey|gold|golden)\b", re.IGNORECASE)
+COLOUR_CHARACTER = re.compile("[红橙黄绿青蓝紫粉棕黑白灰金]")
 NAMES = 4  # of a drawing that one row says, at most
 
 
@@ -91,7 +94,7 @@ Said = Iterator[tuple[CaptionKind, Words]]
 
 
 def _house(chance: random.Random, shown: Shown) -> Said:
-    names = _some_names(chance, shown.sprite)
+    names = _some_names(chance, shown)
     for place, name in enumerate(names):
         yield "plain", _subject(chance, shown, name, article=place % 2 == 1)
     yield "plain", _subject(chance, shown, names[0], article=True)
@@ -105,7 +108,7 @@ def _house(chance: random.Random, shown: Shown) -> Said:
 
 
 def _other(chance: random.Random, shown: Shown) -> Said:
-    names = _some_names(chance, shown.sprite)
+    names = _some_names(chance, shown)
     for place, name in enumerate(names):
         words = _subject(chance, shown, name, article=place % 2 == 1)
         yield "styled", _in_style(STYLED[0], words, shown.sprite)
@@ -130,33 +133,34 @@ def _in_style(form: Words, words: Words, sprite: Sprite) -> Words:
     return Words(en, form.zh.format(zh=words.zh, style_zh=style.zh))
 
 
-def _some_names(chance: random.Random, sprite: Sprite) -> list[Words]:
-    """The first name and some others."""
-    first, *others = sprite.names
+def _some_names(chance: random.Random, shown: Shown) -> list[Name]:
+    """The first name and some others, none that says a colour where another was given."""
+    first, *others = shown.sprite.names
+    if shown.variant.colour:
+        others = [name for name in others if not says_colour(name)]
     return [first, *chance.sample(others, min(len(others), NAMES - 1))]
 
 
-def _subject(chance: random.Random, shown: Shown, name: Words, article: bool) -> Words:
+def _subject(chance: random.Random, shown: Shown, name: Name, article: bool) -> Words:
     """The name with all that must be said: colour given, place, background."""
-    small = bool(shown.variant.place)
-    noun = _noun(chance, shown.sprite, name, shown.variant.colour, small, article)
-    return _with_parts(chance, noun, _must_be_said(chance, shown))
+    return _with_parts(chance, _noun(chance, name, _qualities(shown), article), _must_be_said(chance, shown))
 
 
-def _noun(
-    chance: random.Random, sprite: Sprite, name: Words, colour: str, small: bool, article: bool
-) -> Words:
+def _qualities(shown: Shown, *more: Words) -> list[Words]:
+    """What is said before a name: small, the colour given, and more."""
+    colour = [_colour(shown.variant.colour)] if shown.variant.colour else []
+    return [*([SMALL] if shown.variant.place else []), *colour, *more]
+
+
+def _noun(chance: random.Random, name: Name, qualities: Sequence[Words], article: bool) -> Words:
     """A noun phrase: "a small red car", 一辆小小的红色汽车."""
-    en = " ".join(filter(None, ("small" if small else "", colour, name.en)))
-    zh = COLOURS[colour] + chance.choice(("的", "")) if colour else ""
-    zh = ("小小的" if small else "") + zh + name.zh
-    grammar = sprite.grammar
-    if article and grammar.counted:
-        if not grammar.mass and not grammar.plural and not name.en.startswith(("the ", "a ", "an ")):
-            en = with_article(en)
-        if not name.zh.startswith(("一", "两", "几")):
-            zh = f"一{grammar.measure}{zh}"
-    return Words(en, zh)
+    en = " ".join(quality.en for quality in qualities)
+    zh = "".join(quality.zh + ("的" if chance.random() < 0.6 else "") for quality in qualities)
+    return name.one(Words(en, zh)) if article else Words(f"{en} {name.en}".strip(), zh + name.zh)
+
+
+def _colour(name: str) -> Words:
+    return Words(name, COLOURS[name])
 
 
 def _must_be_said(chance: random.Random, shown: Shown) -> list[Words]:
@@ -174,24 +178,35 @@ def _with_parts(chance: random.Random, noun: Words, parts: Sequence[Words]) -> W
     return Words(en, zh)
 
 
-def _dense(chance: random.Random, shown: Shown, name: Words) -> Words:
-    """The subject with its measured colours, its background and, where small, its place."""
-    colours = () if shown.variant.colour else _sayable(shown)
-    small = bool(shown.variant.place)
-    if len(colours) == 1 or (colours and chance.random() < 0.3):
-        noun = _noun(chance, shown.sprite, name, colours[0] if len(colours) == 1 else "", small, True)
-    else:
-        noun = _noun(chance, shown.sprite, name, shown.variant.colour, small, True)
-    parts = list(_must_be_said(chance, shown))
-    if len(colours) > 1:
-        noun = _with_parts(chance, noun, [_colour_list(chance, colours)])
-    if shown.variant.background.kind == "white":
-        parts.append(chance.choice(WHITE))
-    return _with_parts(chance, noun, parts)
+def _dense(chance: random.Random, shown: Shown, name: Name) -> Words:
+    """The subject with what can be seen: aspects or measured colours, background and, where small, place."""
+    natural, colours, listed = shown.sprite.aspects, _sayable(shown), list[Words]()
+    more: list[Words] = []
+    if natural and not shown.variant.colour and chance.random() < 0.6:
+        aspect = chance.choice(natural)
+        if aspect.en in COLOURS:
+            more = [aspect]
+        else:
+            listed = [Words(f"with {aspect.en}", f"有{aspect.zh}")]
+    elif len(colours) == 1:
+        more = [_colour(colours[0])]
+    elif colours:
+        listed = [_colour_list(chance, colours)]
+    if more and (says_colour(name)):
+        more = []
+    noun = _noun(chance, name, _qualities(shown, *more), article=True)
+    behind = [chance.choice(WHITE)] if shown.variant.background.kind == "white" else []
+    return _with_parts(chance, noun, [*listed, *_must_be_said(chance, shown), *behind])
 
 
 def _sayable(shown: Shown) -> tuple[str, ...]:
-    return () if shown.sprite.meta.get("group") in ("people-body", "flags") else shown.colours
+    unsaid = shown.variant.colour or shown.sprite.meta.get("group") in ("people-body", "flags")
+    return () if unsaid else shown.colours
+
+
+def says_colour(name: Words) -> bool:
+    """Whether a name says a colour by itself: "red apple", 红灯笼."""
+    return bool(COLOUR_WORD.search(name.en) or COLOUR_CHARACTER.search(name.zh))
 
 
 def _colour_list(chance: random.Random, colours: Sequence[str]) -> Words:

@@ -28,8 +28,8 @@ from plan import Row, measured, plan, read_rows, read_settings, tokenizer_rows, 
 from rows_source import RowsSource, Sprites, captions_of, render
 from sources.drawing import fraction
 from sources.packages import FetchError, attributions, fetch
-from sources.sprites import load_sprites
-from things import load_things
+from sources.sprites import Sprite, load_sprites
+from things import load_rare, load_things
 
 from cogview.data.image_cache import build_image_cache
 from cogview.data.shards import Preprocessing
@@ -48,6 +48,12 @@ def sampled(rows: Sequence[Row], limit: int | None) -> list[Row]:
     return [row for row in rows if fraction("limit", row.sprite) < share][:limit]
 
 
+def all_sprites(packages: Path) -> list[Sprite]:
+    """The drawings of everyday things and of everything else."""
+    things = load_things()
+    return load_sprites(packages, things, [rare.emoji for rare in load_rare(things=things).values()])
+
+
 def table(work: Path, name: str = "rows") -> Path:
     """Where a table of rows lies."""
     return work / f"{name}.jsonl"
@@ -58,12 +64,12 @@ def open_rows(packages: Path, work: Path, name: str = "rows", limit: int | None 
     path = table(work, name)
     if not path.is_file():
         raise CogViewError(f"{path} is not there; run corpus.py plan first")
-    return RowsSource(sampled(read_rows(path), limit), Sprites(load_sprites(packages, load_things())), path)
+    return RowsSource(sampled(read_rows(path), limit), Sprites(all_sprites(packages)), path)
 
 
 def write_plan(packages: Path, work: Path, pictures: int, limit: int | None) -> None:
     """Measure the drawings, write the tables ``rows`` and ``tokenizer`` and print what they hold."""
-    settings, sprites = read_settings(), load_sprites(packages, load_things())
+    settings, sprites = read_settings(), all_sprites(packages)
     share = 1.0 if limit is None else min(1.0, limit / len(sprites))
     if share < 1:
         sprites = [sprite for sprite in sprites if fraction("limit", sprite.concept) < share]

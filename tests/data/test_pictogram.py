@@ -27,7 +27,8 @@ from captions import Shown, captions  # noqa: E402
 from rows_source import ChainSource, RowsSource, Sprites, captions_of, render  # noqa: E402
 from sources import avatars, drawing, packages, splits, styles  # noqa: E402
 from sources.sprites import Sprite, load_sprites  # noqa: E402
-from sources.thing_index import ThingIndex, normal  # noqa: E402
+from sources.thing_index import normal  # noqa: E402
+from things import Thing, load_things  # noqa: E402
 from variants import PLACES, Mix, Variant, compose, variant  # noqa: E402
 
 sys.path.remove(str(ROOT))
@@ -38,10 +39,22 @@ SETTINGS = planning.read_settings().model_copy(
             "avatars_tokenizer": 22}
 )  # fmt: skip
 
+UNCOLOURED = (  # colours that a name, a style or a landscape has anyway, in each language
+    "blue circle|blue sky|green (grass|hills)|blue shape icon|black and white style",
+    "蓝色圆|绿色的山丘|蓝色块图标|黑白风格",
+)
+
 
 @pytest.fixture(scope="module")
-def sprites(tmp_path_factory: pytest.TempPathFactory) -> list[Sprite]:
-    return load_sprites(make_packages(tmp_path_factory.mktemp("packages")), THINGS)
+def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Thing]:
+    path = tmp_path_factory.mktemp("things") / "things.yaml"
+    path.write_text(THINGS, "utf-8")
+    return load_things(path)
+
+
+@pytest.fixture(scope="module")
+def sprites(things: dict[str, Thing], tmp_path_factory: pytest.TempPathFactory) -> list[Sprite]:
+    return load_sprites(make_packages(tmp_path_factory.mktemp("packages")), things)
 
 
 @pytest.fixture(scope="module")
@@ -109,34 +122,34 @@ def test_things_are_found_by_code_point_and_slug(sprites: list[Sprite]) -> None:
     assert named(sprites, "twemoji/cat").thing == "cat" and not named(sprites, "twemoji/cat").house
     assert named(sprites, "streamline-color/cat-flat").thing == "cat"
     assert named(sprites, "streamline-plump-color/cat").thing == ""
-    assert named(sprites, "twemoji/cat").names[:2] == (
-        drawing.Words("cat", "猫"),
-        drawing.Words("kitty", "小猫"),
-    )
-    assert Counter(sprite.thing for sprite in sprites if sprite.house) == dict.fromkeys(THINGS, 1)
+    names = drawing.Name("cat", "猫", "a", "只"), drawing.Name("kitty", "小猫", "a", "只")
+    assert named(sprites, "twemoji/cat").names == names
+
+
+def test_every_thing_has_one_house_drawing(sprites: list[Sprite], things: dict[str, Thing]) -> None:
+    assert Counter(sprite.thing for sprite in sprites if sprite.house) == dict.fromkeys(things, 1)
+    wolf = named(sprites, "game-icons/wolf-head")
+    assert wolf.house and next(iter(colours.shares(wolf.cut()))) == "gray"
+    assert next(iter(colours.shares(wolf.cut("#e03131")))) == "red"
 
 
 def test_other_drawings_in_the_house_style_keep_their_own_names(sprites: list[Sprite]) -> None:
     face = named(sprites, "noto/cat-face")
     assert face.thing == "cat" and not face.house
-    assert face.names == (drawing.Words("cat face", "猫脸"),)  # "cat" is the other drawing's
+    assert face.names == (drawing.Name("cat face", "猫脸", "a", "只"),)  # "cat" is the other drawing's
 
 
 def test_people_are_never_recoloured(sprites: list[Sprite]) -> None:
     assert not any(sprite.recolour for sprite in sprites if sprite.thing == "girl")
 
 
-def test_a_named_house_is_preferred() -> None:
-    index = ThingIndex({"cat": {**THINGS["cat"], "house": "twemoji/cat"}})
-    assert index.is_house("cat", "twemoji/cat", "1F408")
-    assert not index.is_house("cat", "noto/cat", "1F408")
-
-
 def test_slugs_are_named_where_both_languages_have_a_word(sprites: list[Sprite]) -> None:
-    assert named(sprites, "game-icons/wooden-fence").names == (drawing.Words("wooden fence", "木制的栅栏"),)
+    assert named(sprites, "game-icons/wooden-fence").names == (
+        drawing.Name("wooden fence", "木制的栅栏", "a", "个"),
+    )
     assert named(sprites, "game-icons/xyzzy").names == ()
-    assert named(sprites, "icon-park/line-two").names == (drawing.Words("line", "线"),)
-    assert named(sprites, "icon-park/an-apple").names == (drawing.Words("apple", "果"),)
+    assert named(sprites, "icon-park/line-two").names == (drawing.Name("line", "线"),)
+    assert named(sprites, "icon-park/an-apple").names == (drawing.Name("apple", "果", "a", "个"),)
     assert not any(sprite.key.endswith("/brand") for sprite in sprites)
 
 
@@ -276,7 +289,7 @@ def test_facts_are_kept_where_they_were_found(sprites: list[Sprite], tmp_path: P
 
 def test_every_thing_has_its_minimum(rows: list[planning.Row]) -> None:
     house = Counter(row.thing for row in rows if row.source == "house" and row.split == "train")
-    assert set(house) == set(THINGS)
+    assert set(house) == {"cat", "apple", "car", "girl", "wolf"}
     assert min(house.values()) >= 100
     assert len(rows) < 300_000
 
@@ -318,14 +331,12 @@ def test_hashes_withhold_about_what_they_should() -> None:
     )
 
 
-def test_rare_things_are_withheld_wholly(tmp_path: Path) -> None:
-    index = ThingIndex(THINGS, rare=["apple"])
-    from sources.listing import listed
-
-    found = [
-        sprite for sprite in listed(make_packages(tmp_path), index, ["emoji"]) if sprite.thing == "apple"
-    ]
-    assert {sprite.split for sprite in found} == {"test_concept", "style"}
+def test_rare_emoji_are_withheld_wholly(things: dict[str, Thing], tmp_path: Path) -> None:
+    found = load_sprites(make_packages(tmp_path), things, rare=["1F34C"], sources=["emoji"])
+    rare = [sprite for sprite in found if sprite.concept == "1F34C"]
+    assert len(rare) == len(EMOJI_SETS) + 1
+    assert {sprite.split for sprite in rare} == {"test_concept", "style"}
+    assert "test_concept" not in {sprite.split for sprite in found if sprite.concept != "1F34C"}
 
 
 def test_test_drawings_whose_pixels_are_trained_on_are_dropped(sprites: list[Sprite]) -> None:
@@ -368,7 +379,7 @@ def said(row: planning.Row, by_key: Sprites, language: str) -> list[str]:
 
 
 def test_other_styles_are_always_said(rows: list[planning.Row], by_key: Sprites) -> None:
-    others = [row for row in rows if row.source != "dice" and not row.key.startswith("noto/")]
+    others = [row for row in rows if row.source not in ("dice", "house") and not row.key.startswith("noto/")]
     assert len(others) > 200
     for row in others:
         words = styles.STYLES[row.style].words
@@ -376,8 +387,10 @@ def test_other_styles_are_always_said(rows: list[planning.Row], by_key: Sprites)
         assert all(words.zh in text for text in said(row, by_key, "zh"))
 
 
-def test_bare_names_are_for_natural_house_drawings_alone(rows: list[planning.Row], by_key: Sprites) -> None:
-    bare = {name for entry in THINGS.values() for name in (*entry["en"], *entry["zh"])}
+def test_bare_names_are_for_natural_house_drawings_alone(
+    rows: list[planning.Row], by_key: Sprites, things: dict[str, Thing]
+) -> None:
+    bare = {name for thing in things.values() for name in (*thing.en, *thing.zh)}
     bare |= {f"a {name}" for name in bare} | {"an apple", "an automobile", "一只猫", "一辆汽车", "一个苹果"}
     found = Counter()
     for row in rows:
@@ -385,7 +398,7 @@ def test_bare_names_are_for_natural_house_drawings_alone(rows: list[planning.Row
         if texts & bare:
             assert by_key[row.sprite].house and row.variant.natural, row.key
             found[row.thing] += 1
-    assert set(found) == set(THINGS)
+    assert set(found) == set(things)
 
 
 def test_what_is_not_natural_is_always_said(rows: list[planning.Row], by_key: Sprites) -> None:
@@ -406,7 +419,9 @@ def test_both_languages_say_as_much(rows: list[planning.Row], by_key: Sprites) -
         for en, zh in zip(english, chinese, strict=True):
             assert not re.search(r"[\u4e00-\u9fff]", en) and re.search(r"[\u4e00-\u9fff]", zh)
             for word, colour in drawing.COLOURS.items() if row.source != "dice" else ():
-                natural = re.sub("blue circle|blue sky|green (grass|hills)|blue shape icon|black and white style", "", en)
+                natural = re.sub(
+                    "blue circle|blue sky|green (grass|hills)|blue shape icon|black and white style", "", en
+                )
                 natural_zh = re.sub("蓝色圆|绿色的山丘|蓝色块图标|黑白风格", "", zh)
                 assert bool(re.search(rf"\b{word}\b", natural)) == (colour in natural_zh) or (
                     word == "green" and "绿草地" in zh

@@ -23,14 +23,14 @@ EMOJI_SETS = (
     "emojione", "fxemoji", "streamline-emojis",
 )  # fmt: skip
 STREAMLINE = ("", "plump-", "flex-", "sharp-", "ultimate-", "freehand-", "cyber-", "kameleon-", "stickies-")
-THINGS: dict[str, dict[str, Any]] = {
-    "cat": {"en": ["cat", "kitty"], "zh": ["猫", "小猫"], "measure": "只", "emoji": ["1F408", "1F431"],
-            "icons": {"streamline-color": ["cat"]}},
-    "apple": {"en": ["apple"], "zh": ["苹果"], "measure": "个", "emoji": ["1F34E"]},
-    "car": {"en": ["car", "automobile"], "zh": ["汽车", "轿车"], "measure": "辆", "emoji": ["1F697"],
-            "mirror": False},
-    "girl": {"en": ["girl"], "zh": ["女孩"], "measure": "个", "emoji": ["1F467"]},
-}  # fmt: skip
+THINGS = """
+cat: {en: [cat, kitty], zh: [猫, 小猫], measure: 只, group: animal, emoji: [1F408, 1F431],
+  icons: {streamline-color: [cat]}, aspects: [{en: orange, zh: 橙色}, {en: a dot, zh: 一个圆点}]}
+apple: {en: [apple], zh: [苹果], measure: 个, group: fruit, emoji: [1F34E]}
+car: {en: [car, automobile], zh: [汽车, 轿车], measure: 辆, group: vehicle, emoji: [1F697], mirror: false}
+girl: {en: [girl], zh: [女孩], measure: 个, group: person, emoji: [1F467]}
+wolf: {en: [wolf], zh: [狼], measure: 只, group: animal, house: game-icons/wolf-head, paint: gray}
+"""
 
 
 def dump(path: Path, data: Any) -> None:

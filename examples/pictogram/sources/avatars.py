@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from sources.drawing import (
+    Name,
     Words,
     colour_name,
     fraction,
@@ -271,7 +272,7 @@ def avatar_sprite(style: str, number: int) -> Sprite:
         source="dice",
         style=style,
         concept=f"dice:{style}",
-        names=(described.caption, *dict.fromkeys(others)),
+        names=tuple(Name(name.en, name.zh) for name in dict.fromkeys((described.caption, *others))),
         licence=_definition(style)["meta"]["license"]["name"],
         split=split_of(style, number, avatar.attributes),
         picture=Portrait(style, number),

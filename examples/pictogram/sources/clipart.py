@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sources.drawing import Words, slug
+from sources.drawing import Name, slug
 from sources.sprites import File, Sprite
 from sources.thing_index import ThingIndex
 
@@ -28,7 +28,7 @@ def clipart_sprites(packages: Path, things: ThingIndex) -> Iterator[Sprite]:
             continue
         title = _title(path.read_text("utf-8", "replace"), path.stem)
         if 2 <= len(title) <= 50:
-            yield _sprite(things, path, name, Words(title, ""))
+            yield _sprite(things, path, name, Name(title, ""))
 
 
 def _title(svg: str, stem: str) -> str:
@@ -41,14 +41,14 @@ def _title(svg: str, stem: str) -> str:
     return re.sub(r"\s*\d+$", "", title)
 
 
-def _sprite(things: ThingIndex, path: Path, name: str, title: Words) -> Sprite:
+def _sprite(things: ThingIndex, path: Path, name: str, title: Name) -> Sprite:
     return things.sprite(
         "openclipart/" + name.removesuffix(".svg"),
         None,
         source="clip",
         style="openclipart",
         concept="clip:" + slug(title.en),
-        names=(title,),
+        names=(),
         picture=File(path),
         recolour=False,
         meta={"category": name.rpartition("/")[0]},

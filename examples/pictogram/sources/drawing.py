@@ -38,6 +38,24 @@ class Words:
     zh: str
 
 
+@dataclass(frozen=True)
+class Name(Words):
+    """A name in both languages and how it is used: its English article ("a", "the", "a pair of" or none) and
+    its Chinese measure word (or none)."""
+
+    article: str = ""
+    measure: str = ""
+
+    def one(self, before: Words) -> Words:
+        """The thing once, with words before its name: "a red car", "a pair of scissors", 一辆红色的汽车."""
+        en, zh = f"{before.en} {self.en}".strip(), f"{before.zh}{self.zh}"
+        if self.article == "a" or (self.article == "the" and before.en):
+            en = with_article(en)
+        elif self.article:
+            en = f"{self.article} {en}"
+        return Words(en, f"一{self.measure}{zh}" if self.measure else zh)
+
+
 def fraction(*parts: object) -> float:
     """A number in [0, 1) that depends on the parts alone: splits never change between builds."""
     digest = hashlib.sha1("\0".join(map(str, parts)).encode()).digest()

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sources.drawing import Words, load_json, slug
-from sources.sprites import File, Grammar, Icon, Picture, Sprite, icon_set
+from sources.drawing import Name, Words, load_json, slug
+from sources.sprites import File, Icon, Picture, Sprite, icon_set
 from sources.thing_index import ThingIndex, normal
 
 TONES = {
@@ -223,28 +223,28 @@ def _sprite(
 ) -> Sprite:
     emoji = names.known[code_points]
     toned = "skin" in emoji.meta
-    thing = None if toned else things.of_emoji(code_points) or things.of_icon(style, name)
+    thing = None if toned else things.of_emoji(style, code_points) or things.of_icon(style, name)
     return things.sprite(
         f"{style}/{name}",
         thing,
         source="tone" if toned else "mono" if style in UNCOLOURED else "emoji",
         style=style,
         concept=emoji.concept,
-        names=(emoji.name, *other_names(emoji)),
+        names=names_of(emoji),
         picture=picture,
-        grammar=grammar_of(emoji),
         mirror=_may_mirror(emoji),
         recolour=emoji.meta["group"] in RECOLOURED,
         meta={**emoji.meta, "code": code_points},
     )
 
 
-def grammar_of(emoji: Emoji) -> Grammar:
-    """How an emoji's name is used: only things and people are counted."""
-    name = emoji.name.en.split(" with ")[0].split(" of ")[0]
-    plural = re.search(r"([^s]s|\b(wo)?men|people|hands|feet|teeth)\b", name) is not None
-    measure = MEASURES.get(emoji.meta["sub"] or "", "个")
-    return Grammar(measure, plural, counted=emoji.meta["group"] in COUNTED and not plural)
+def names_of(emoji: Emoji) -> tuple[Name, ...]:
+    """An emoji's names; only things and people are counted, and what is no plural."""
+    noun = emoji.name.en.split(" with ")[0].split(" of ")[0]
+    plural = re.search(r"([^s]s|\b(wo)?men|people|hands|feet|teeth)\b", noun)
+    counted = emoji.meta["group"] in COUNTED and not plural
+    article, measure = ("a", MEASURES.get(emoji.meta["sub"] or "", "个")) if counted else ("", "")
+    return tuple(Name(name.en, name.zh, article, measure) for name in (emoji.name, *other_names(emoji)))
 
 
 def _may_mirror(emoji: Emoji) -> bool:

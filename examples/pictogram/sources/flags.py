@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sources.drawing import Words, load_json, without_article
+from sources.drawing import Name, Words, load_json, without_article
 from sources.sprites import Icon, Sprite, icon_set
 from sources.thing_index import ThingIndex
 
@@ -35,9 +35,9 @@ def _sprite(folder: Path, things: ThingIndex, icon: str, name: Words) -> Sprite:
         style="circle-flags",
         concept=concept,
         names=(
-            Words(f"flag of {name.en}", f"{name.zh}的旗帜"),
-            Words(f"the flag of {without_article(name.en)}", f"{name.zh}国旗"),
-            Words(f"{name.en} flag", f"{name.zh}旗"),
+            Name(f"flag of {name.en}", f"{name.zh}的旗帜", "the"),
+            Name(f"flag of {without_article(name.en)}", f"{name.zh}国旗", "the"),
+            Name(f"{name.en} flag", f"{name.zh}旗", "the"),
         ),
         picture=Icon(folder, icon),
         mirror=False,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from sources.drawing import Words
+from sources.drawing import Name, Words
 from sources.emoji import emoji_names
 from sources.icons import PICTORIAL, icon_titles
 from sources.sprites import Icon, Sprite, icon_set
@@ -41,6 +41,12 @@ LOOKS = {
     "meteocons": {"": "-line", "fill": ""},
 }
 WORDS = Path(__file__).with_name("icon_words.yaml")
+WEATHER = frozenset(
+    (
+        "clear day", "cloudy", "overcast", "rain", "snow", "sleet", "hail", "fog", "mist", "haze", "smoke",
+        "drizzle", "wind", "humidity", "dust", "money", "grass", "meat", "bread", "milk", "corn", "garlic",
+    )
+)  # fmt: skip
 SUFFIX = re.compile(r"-(flat|duo|fill)$")
 LETTERED = re.compile(r"\d|[a-z]-?\b(letter|text|logo|keyboard|code|sign|calendar|clock|time|abc)\b|logo")
 
@@ -107,9 +113,14 @@ def _sprite(
         source="game" if paints else "icons",
         style=look(folder.name, slug),
         concept="icon:" + (found.en.replace(" ", "-") if found else re.sub(r"-\d+$", "", base)),
-        names=(found,) if found and not plain else (),
+        names=(Name(found.en, found.zh, *_counted(found)),) if found and not plain else (),
         picture=Icon(folder, slug, paints=paints),
         mirror=not LETTERED.search(slug),
         recolour=bool(paints),
         paints=bool(paints),
     )
+
+
+def _counted(name: Words) -> tuple[str, str]:
+    """Article and measure word: none for plurals and the weather."""
+    return ("", "") if re.search(r"[^s]s$", name.en) or name.en in WEATHER else ("a", "个")

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from sources.drawing import Words, load_json
-from sources.sprites import Grammar, Icon, Sprite, icon_set
+from sources.drawing import Name, load_json
+from sources.sprites import Icon, Sprite, icon_set
 from sources.thing_index import ThingIndex
 
 FILL, SECOND_FILL = "#2F88FF", "#43CCF8"
@@ -39,11 +39,12 @@ def icon_titles(packages: Path, categories: Collection[str]) -> dict[str, str]:
     return {title.en: title.zh for title in titles}
 
 
-def _titles(entry: dict[str, Any]) -> Words:
+def _titles(entry: dict[str, Any]) -> Name:
     title = entry["title"].strip()
     zh = re.sub(r"[-－_ ]*[0-9０-９一二三四五]?$", "", title) or title
     en = re.sub(rf"-{NUMBER}$", "", entry["name"]).replace("-", " ")
-    return Words(re.sub(r"^an? ", "", en), zh)
+    article, measure = ("a", "个") if entry["category"] in COUNTED else ("", "")
+    return Name(re.sub(r"^an? ", "", en), zh, article, measure)
 
 
 def _sprite(folder: Path, things: ThingIndex, entry: dict[str, Any], filled: bool) -> Sprite:
@@ -56,7 +57,6 @@ def _sprite(folder: Path, things: ThingIndex, entry: dict[str, Any], filled: boo
         concept="iconpark:" + re.sub(rf"-{NUMBER}$", "", name),
         names=(_titles(entry),),
         picture=Icon(folder, name, paints=(FILL, SECOND_FILL) if filled else ()),
-        grammar=Grammar(counted=entry["category"] in COUNTED),
         mirror=False,
         recolour=filled,
         paints=filled,

@@ -6,16 +6,19 @@ composed from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from sources.drawing import Words, iconify_svg, load_json, render_svg
+from sources.drawing import Name, Words, iconify_svg, load_json, render_svg
 from sources.styles import STYLES
+
+if TYPE_CHECKING:
+    from things import Thing
 
 SIDE = 256
 VISIBLE = 8  # of 255: less opaque pixels do not count for the box
@@ -32,18 +35,22 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Icon:
-    """One icon of an Iconify set; where ``paints`` are given, those colours of it can be replaced."""
+    """One icon of an Iconify set; where ``paints`` are given, those colours of it can be replaced.
+
+    own: the paint that it has by itself ("": as in the set).
+    """
 
     folder: Path
     name: str
     flip: bool = False
     paints: tuple[str, ...] = ()
+    own: str = ""
 
     def render(self, side: int, paint: str | None) -> Image.Image:
         icons = icon_set(self.folder)
         body = icons["icons"][self.name]["body"]
-        for old in self.paints if paint else ():
-            body = body.replace(old, paint)
+        for old in self.paints if paint or self.own else ():
+            body = body.replace(old, paint or self.own)
         return render_svg(iconify_svg(icons, self.name, body, self.flip), side)
 
 
@@ -63,42 +70,31 @@ class File:
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """How a name is used: its Chinese measure word; whether it is a plural or a mass and takes no article;
-    whether it can be counted at all ("OK button" cannot, nor "happy")."""
-
-    measure: str = "个"
-    plural: bool = False
-    mass: bool = False
-    counted: bool = True
-
-
-@dataclass(frozen=True)
 class Sprite:
     """One drawing, not rendered yet.
 
     key: unique, ``noto/dog-face``; source: the module that lists it (``emoji``, ``icon``, …); style: a key of
     :data:`~sources.styles.STYLES`; thing: its id in ``things.yaml`` or ""; concept: what is shown, whatever
-    the style; names: what it may be called, as pairs that say the same; house: whether it is its thing's
-    drawing in the house style; mirror, recolour: whether its variants may; paints: whether ``image`` takes a
-    ``paint`` (``#rrggbb``); split: of the drawing as it is (``train``, ``test_comp``, ``test_concept``,
-    ``style``, ``drop``).
+    the style; names: what it may be called; house: whether it is its thing's drawing in the house style;
+    mirror, recolour: whether its variants may; aspects: what of it can be said besides; paints: whether
+    ``image`` takes a ``paint`` (``#rrggbb``); split: of the drawing as it is (``train``, ``test_comp``,
+    ``test_concept``, ``style``, ``drop``).
     """
 
     key: str
     source: str
     style: str
     concept: str
-    names: tuple[Words, ...]
+    names: tuple[Name, ...]
     licence: str
     split: str
     picture: Picture
-    grammar: Grammar = field(default_factory=Grammar)
     thing: str = ""
     house: bool = False
     mirror: bool = True
     recolour: bool = True
     paints: bool = False
+    aspects: tuple[Words, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -164,14 +160,18 @@ def icon_set(folder: Path) -> dict[str, Any]:
 
 
 def load_sprites(
-    packages: Path, things: Mapping[str, Any] | None = None, sources: Sequence[str] | None = None
+    packages: Path,
+    things: Mapping[str, Thing] | None = None,
+    rare: Collection[str] = (),
+    sources: Sequence[str] | None = None,
 ) -> list[Sprite]:
     """All sprites of the unpacked packages, in a fixed order; the same list again for the same arguments.
 
-    ``things`` are the entries of ``things.yaml``, id to entry (default: none, no sprite shows a thing),
-    ``sources`` the sources to list (default: all; avatars are not among them, they are drawn from numbers).
+    ``things`` are the entries of ``things.yaml`` (default: none, no sprite shows a thing), ``rare`` the code
+    points of emoji that are withheld wholly, ``sources`` the sources to list (default: all; avatars are not
+    among them, they are drawn from numbers).
     """
     from sources.listing import listed  # which lists what this module defines
     from sources.thing_index import ThingIndex
 
-    return listed(packages, ThingIndex(things or {}), sources)
+    return listed(packages, ThingIndex(things or {}, rare), sources)

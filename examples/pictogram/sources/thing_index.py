@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from sources.drawing import Words
-from sources.splits import drawing_split
-from sources.sprites import Grammar, Picture, Sprite
-from sources.styles import HOUSE, STYLES
+from colours import PAINTS
+from things import Thing
 
-Entry = Mapping[str, Any]
+from sources.drawing import Name, Words
+from sources.splits import drawing_split
+from sources.sprites import Icon, Picture, Sprite
+from sources.styles import HOUSE, STYLES
 
 
 def normal(code_points: str) -> str:
@@ -18,32 +20,44 @@ def normal(code_points: str) -> str:
     return "-".join(part for part in code_points.upper().replace("_", "-").split("-") if part != "FE0F")
 
 
-def grammar_of(entry: Entry) -> Grammar:
-    """How a thing's names are used; a plural that is the name itself has no singular."""
-    plural = entry.get("plural") is True or entry.get("plural") == entry["en"][0]
-    return Grammar(entry.get("measure", "个").removeprefix("一"), plural, bool(entry.get("mass")))
+def names_of(thing: Thing) -> tuple[Name, ...]:
+    """A thing's names in pairs, with their articles and measure words; the shorter list begins again."""
+    pairs = []
+    for place in range(max(len(thing.en), len(thing.zh))):
+        en, zh = thing.en[place % len(thing.en)], thing.zh[place % len(thing.zh)]
+        article = {"the": "the", "none": ""}.get(thing.article or "", "a")
+        if en in thing.mass:
+            article = ""
+        elif thing.unit == "pair" and en.endswith("s"):
+            article = "a pair of"
+        pairs.append(Name(en, zh, article, thing.measure_of(zh)))
+    return tuple(pairs)
 
 
 class ThingIndex:
-    """The things by their drawings. ``rare`` names the concepts and things withheld wholly."""
+    """The things by their drawings. ``rare``: code points of emoji that are withheld wholly."""
 
-    def __init__(self, things: Mapping[str, Entry], rare: Collection[str] = ()) -> None:
-        self.things, self.rare = things, frozenset(rare)
-        self._emoji: dict[str, str] = {}
-        self._icons: dict[tuple[str, str], str] = {}
-        for thing, entry in things.items():
-            for code_points in entry.get("emoji", ()):
-                self._emoji.setdefault(normal(code_points), thing)
-            for style, slugs in entry.get("icons", {}).items():
-                for slug in slugs:
-                    self._icons.setdefault((style, slug), thing)
-
+    def __init__(self, things: Mapping[str, Thing], rare: Collection[str] = ()) -> None:
+        self.things, self.rare = things, frozenset(map(normal, rare))
+        self._emoji = {normal(code): key for key, thing in things.items() for code in thing.emoji}
+        self._icons = {
+            (icon_set, slug): key
+            for key, thing in things.items()
+            for icon_set, slugs in thing.icons.items()
+            for slug in slugs
+        }
+        for key, thing in things.items():
+            icon_set, _, slug = thing.house.partition("/")
+            if slug:
+                self._icons[icon_set, slug] = key
         self._houses: dict[str, str] = {}  # the first that is met, where a set has two
-        self._bare = {name.lower() for entry in things.values() for name in (*entry["en"], *entry["zh"])}
+        self._bare = {name.lower() for thing in things.values() for name in (*thing.en, *thing.zh)}
 
-    def of_emoji(self, code_points: str) -> str | None:
-        """The thing that an emoji shows."""
-        return self._emoji.get(normal(code_points))
+    def of_emoji(self, icon_set: str, code_points: str) -> str | None:
+        """The thing that an emoji shows in a set."""
+        code = normal(code_points)
+        thing = self._emoji.get(code)
+        return thing if thing and icon_set not in self.things[thing].not_in.get(code, ()) else None
 
     def of_icon(self, icon_set: str, slug: str) -> str | None:
         """The thing that an icon of a set shows."""
@@ -51,22 +65,14 @@ class ThingIndex:
 
     def is_house(self, thing: str, key: str, code_points: str | None) -> bool:
         """Whether a drawing is the one that the thing's bare name means."""
-        entry = self.things[thing]
-        emoji = entry.get("emoji", ())
-        if entry.get("house"):
-            meant = entry["house"] == key
-        else:
-            meant = bool(emoji) and key.startswith(f"{HOUSE}/") and normal(emoji[0]) == code_points
+        icon_set, drawing = self.things[thing].house_drawing
+        style, _, slug = key.partition("/")
+        meant = style == icon_set and drawing in (slug, code_points)
         return meant and self._houses.setdefault(thing, key) == key
 
     def is_bare(self, name: Words) -> bool:
         """Whether a name, in either language, means an everyday thing and so its house drawing."""
         return name.en.lower() in self._bare or name.zh in self._bare
-
-    def names(self, thing: str) -> tuple[Words, ...]:
-        """A thing's names in pairs; the shorter list begins again."""
-        en, zh = self.things[thing]["en"], self.things[thing]["zh"]
-        return tuple(Words(en[n % len(en)], zh[n % len(zh)]) for n in range(max(len(en), len(zh))))
 
     def sprite(
         self,
@@ -76,44 +82,45 @@ class ThingIndex:
         source: str,
         style: str,
         concept: str,
-        names: tuple[Words, ...],
+        names: tuple[Name, ...],
         picture: Picture,
-        grammar: Grammar | None = None,
         mirror: bool = True,
         recolour: bool = True,
         paints: bool = False,
         meta: Mapping[str, Any] | None = None,
-        licence: str | None = None,
     ) -> Sprite:
         """A sprite; the thing it shows decides its names and what its variants may.
 
         Other drawings in the house style keep their own names, as far as these mean no thing.
         """
-        house, meta = False, meta or {}
+        house, meta, aspects = False, meta or {}, ()
         if thing:
             entry = self.things[thing]
             house = self.is_house(thing, key, meta.get("code"))
-            mirror = entry.get("mirror", True)
-            recolour = entry.get("recolour", True) and meta.get("group") != "people-body"
-        if thing and (house or style != HOUSE):
-            names, grammar = self.names(thing), grammar_of(self.things[thing])
-        elif style == HOUSE:
+            mirror = entry.mirror
+            recolour = entry.recolour and meta.get("group") != "people-body"
+            if house or style != HOUSE:
+                names = names_of(entry)
+            if house:
+                aspects = entry.aspects
+                if entry.paint and isinstance(picture, Icon):
+                    picture = replace(picture, own=PAINTS[entry.paint])
+        if style == HOUSE and not house:
             names = tuple(name for name in names if not self.is_bare(name))
-        rare = bool(self.rare.intersection((thing, concept)))
         return Sprite(
             key=key,
             source=source,
             style=style,
             concept=concept,
             names=names,
-            licence=licence or STYLES[style].licence,
-            split=drawing_split(thing or concept, style, house, rare),
+            licence=STYLES[style].licence,
+            split=drawing_split(thing or concept, style, house, rare=concept in self.rare),
             picture=picture,
-            grammar=grammar or Grammar(),
             thing=thing or "",
             house=house,
             mirror=mirror,
             recolour=recolour,
             paints=paints,
+            aspects=aspects,
             meta=meta,
         )
