@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.tiny_packages import THINGS, make_packages
+from tests.data.tiny_packages import EMOJI_SETS, THINGS, make_packages
 
 ROOT = Path(__file__).parents[2] / "examples" / "pictogram"
 if not ROOT.is_dir():
