@@ -51,7 +51,8 @@ def sampled(rows: Sequence[Row], limit: int | None) -> list[Row]:
 def all_sprites(packages: Path) -> list[Sprite]:
     """The drawings of everyday things and of everything else."""
     things = load_things()
-    return load_sprites(packages, things, [rare.emoji for rare in load_rare(things=things).values()])
+    rare = load_rare(things=things)
+    return load_sprites(packages, things, [*rare, *(entry.emoji for entry in rare.values())])
 
 
 def table(work: Path, name: str = "rows") -> Path:
@@ -151,15 +152,9 @@ def _columns(sprites: Sprites, row: Row) -> dict[str, Any]:
     sprite = sprites[row.sprite]
     file = io.BytesIO()
     render(sprite, row).save(file, "WEBP", lossless=True, quality=70, method=2)
-    said = captions_of(sprite, row)
-    columns = {
-        f"{language}{suffix}": [
-            caption.text
-            for caption in said
-            if caption.language == language and (caption.kind == "plain") == (suffix == "")
-        ]
+    texts = {
+        language: [one.text for one in captions_of(sprite, row) if one.language == language]
         for language in ("en", "zh")
-        for suffix in ("", "_more")
     }
     return {
         "key": row.key,
@@ -167,7 +162,8 @@ def _columns(sprites: Sprites, row: Row) -> dict[str, Any]:
         "style": row.style,
         "thing": row.thing,
         "concept": sprite.concept,
-        **columns,
+        **{language: said[0] for language, said in texts.items()},
+        **{f"{language}_more": said[1:] for language, said in texts.items()},
         "meta": json.dumps(dict(sprite.meta), ensure_ascii=False),
         "variant": json.dumps(row.variant.as_json()),
         "licence": row.licence,

@@ -168,7 +168,7 @@ def load_sprites(
     """All sprites of the unpacked packages, in a fixed order; the same list again for the same arguments.
 
     ``things`` are the entries of ``things.yaml`` (default: none, no sprite shows a thing), ``rare`` the code
-    points of emoji that are withheld wholly, ``sources`` the sources to list (default: all; avatars are not
+    points and slugs of what is withheld wholly, ``sources`` the sources to list (default: all; avatars are not
     among them, they are drawn from numbers).
     """
     from sources.listing import listed  # which lists what this module defines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -35,10 +36,11 @@ def names_of(thing: Thing) -> tuple[Name, ...]:
 
 
 class ThingIndex:
-    """The things by their drawings. ``rare``: code points of emoji that are withheld wholly."""
+    """The things by their drawings. ``rare``: code points of emoji that are withheld wholly, and slugs."""
 
     def __init__(self, things: Mapping[str, Thing], rare: Collection[str] = ()) -> None:
         self.things, self.rare = things, frozenset(map(normal, rare))
+        self._rare_slugs = re.compile(rf"\b({'|'.join(map(re.escape, rare)) or '$.'})\b")
         self._emoji = {normal(code): key for key, thing in things.items() for code in thing.emoji}
         self._icons = {
             (icon_set, slug): key
@@ -69,6 +71,10 @@ class ThingIndex:
         style, _, slug = key.partition("/")
         meant = style == icon_set and drawing in (slug, code_points)
         return meant and self._houses.setdefault(thing, key) == key
+
+    def is_rare(self, key: str, concept: str) -> bool:
+        """Whether a drawing shows what is withheld wholly, by its code points or its slug."""
+        return concept in self.rare or bool(self._rare_slugs.search(key.partition("/")[2]))
 
     def is_bare(self, name: Words) -> bool:
         """Whether a name, in either language, means an everyday thing and so its house drawing."""
@@ -114,7 +120,9 @@ class ThingIndex:
             concept=concept,
             names=names,
             licence=STYLES[style].licence,
-            split=drawing_split(thing or concept, style, house, rare=concept in self.rare),
+            split=drawing_split(
+                thing or concept, style, house, rare=not thing and self.is_rare(key, concept)
+            ),
             picture=picture,
             thing=thing or "",
             house=house,
