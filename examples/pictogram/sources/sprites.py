@@ -167,8 +167,8 @@ def load_sprites(
 ) -> list[Sprite]:
     """All sprites of the unpacked packages, in a fixed order; the same list again for the same arguments.
 
-    ``things`` are the entries of ``things.yaml`` (default: none, no sprite shows a thing), ``rare`` the code
-    points and slugs of what is withheld wholly, ``sources`` the sources to list (default: all; avatars are not
+    ``things``: the entries of ``things.yaml`` (default: none, no sprite shows a thing); ``rare``: the code
+    points and slugs of what is withheld wholly; ``sources``: those to list (default: all; avatars are not
     among them, they are drawn from numbers).
     """
     from sources.listing import listed  # which lists what this module defines

@@ -113,6 +113,7 @@ class ThingIndex:
                     picture = replace(picture, own=PAINTS[entry.paint])
         if style == HOUSE and not house:
             names = tuple(name for name in names if not self.is_bare(name))
+        rare = not thing and self.is_rare(key, concept)
         return Sprite(
             key=key,
             source=source,
