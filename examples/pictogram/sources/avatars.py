@@ -261,6 +261,13 @@ def avatar_styles() -> list[str]:
     return list(_words())
 
 
+def avatar_phrases() -> Iterator[Words]:
+    """What the styles and the variants of their parts are called."""
+    for style in _words().values():
+        yield Words(*style["name"])
+        yield from (Words(*pair) for part in style["parts"].values() for pair in part.values() if pair)
+
+
 def avatar_sprite(style: str, number: int) -> Sprite:
     """The avatar of a number, a whole picture with its background."""
     words = _words()[style]

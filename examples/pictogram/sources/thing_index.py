@@ -121,9 +121,7 @@ class ThingIndex:
             concept=concept,
             names=names,
             licence=STYLES[style].licence,
-            split=drawing_split(
-                thing or concept, style, house, rare=not thing and self.is_rare(key, concept)
-            ),
+            split=drawing_split(thing or concept, style, house, rare),
             picture=picture,
             thing=thing or "",
             house=house,
