@@ -16,11 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cogview.tokenizers.text import TextTokenizer
 from corpus import open_rows
 from rows_source import RowsSource, captions_of
 from sources.avatars import avatar_phrases
 from sources.drawing import COLOURS
+
+from cogview.tokenizers.text import TextTokenizer
 
 COMMON = ("的", "里", "着", "一个", "一颗", "穿", "戴", "发", "背景", "风格", ",", "、", *COLOURS.values())
 PHRASES = ("flat style", "three-dimensional style", "icon style", "background", "on a", "with", "wearing a")
