@@ -21,15 +21,17 @@ from cogview.data.samples import Caption, CaptionKind
 
 FRAMES = (
     Words("a picture of {en}", "{zh}的图片"),
-    Words("a picture of {en}", "一张{zh}的图片"),
+    Words("a picture of {en}", "图片：{zh}"),
     Words("an image of {en}", "{zh}的图像"),
     Words("a drawing of {en}", "{zh}的画"),
+    Words("a drawing of {en}", "一幅画：{zh}"),
     Words("draw {en}", "画{zh}"),
     Words("please draw {en}", "请画{zh}"),
     Words("draw me {en}", "给我画{zh}"),
     Words("show me {en}", "给我看{zh}"),
     Words("I want {en}", "我想要{zh}"),
     Words("an illustration of {en}", "{zh}的插图"),
+    Words("an illustration of {en}", "插图：{zh}"),
 )
 STYLED = (
     Words("{en}, {style_en} style", "{zh}，{style_zh}风格"),
@@ -56,6 +58,7 @@ WHITE = (
 SMALL = Words("small", "小小的")
 COLOUR_WORD = re.compile(rf"\b({'|'.join(COLOURS)}|grey|gold|golden)\b", re.IGNORECASE)
 COLOUR_CHARACTER = re.compile("[红橙黄绿青蓝紫粉棕黑白灰金]")
+UNSAID = frozenset(("people-body", "flags", "smileys-emotion"))  # whose colours go without saying
 NAMES = 4  # of a drawing that one row says, at most
 
 
@@ -98,8 +101,9 @@ def _house(chance: random.Random, shown: Shown) -> Said:
     for place, name in enumerate(names):
         yield "plain", _subject(chance, shown, name, article=place % 2 == 1)
     yield "plain", _subject(chance, shown, names[0], article=True)
-    for frame in chance.sample(FRAMES, 3):
+    for _ in range(3):
         words = _subject(chance, shown, chance.choice(names), article=True)
+        frame = chance.choice([one for one in FRAMES if "，" not in words.zh or not one.zh.startswith("{")])
         yield "reworded", Words(frame.en.format(en=words.en), frame.zh.format(zh=words.zh))
     for _ in range(2):
         yield "reworded", _dense(chance, shown, chance.choice(names))
@@ -200,7 +204,7 @@ def _dense(chance: random.Random, shown: Shown, name: Name) -> Words:
 
 
 def _sayable(shown: Shown) -> tuple[str, ...]:
-    unsaid = shown.variant.colour or shown.sprite.meta.get("group") in ("people-body", "flags")
+    unsaid = shown.variant.colour or shown.sprite.meta.get("group") in UNSAID
     return () if unsaid else shown.colours
 
 

@@ -176,16 +176,13 @@ def weight_of(sprite: Sprite, settings: Settings) -> float:
     return settings.house_weight if sprite.style == HOUSE and sprite.source == "emoji" else 1.0
 
 
-def shared_out(sprites: Sequence[Sprite], rows: int, settings: Settings, group: Group) -> dict[str, int]:
+def shared_out(sprites: Sequence[Sprite], rows: int, settings: Settings) -> dict[str, int]:
     """How many variants each drawing of a group has; withheld drawings have few."""
     counts = {sprite.key: settings.withheld for sprite in sprites if sprite.split != "train"}
-    trained = [sprite for sprite in sprites if sprite.split == "train"]
-    weights = {sprite.key: weight_of(sprite, settings) for sprite in trained}
+    weights = {sprite.key: weight_of(sprite, settings) for sprite in sprites if sprite.split == "train"}
     scale = max(0, rows - sum(counts.values())) / max(1e-9, sum(weights.values()))
     for key, weight in weights.items():
         counts[key] = int(weight * scale + fraction("rows", key))
-        if group == "house":
-            counts[key] = max(counts[key], settings.house_minimum)
     return counts
 
 
@@ -193,7 +190,7 @@ def rows_of(
     sprite: Sprite, count: int, facts: Facts, settings: Settings, free: frozenset[str]
 ) -> Iterator[Row]:
     """The variants of a drawing; ``free`` are its thing's natural colours, which are never withheld."""
-    mix = Mix(**(settings.icon_mix if sprite.paints else settings.mix))
+    mix = Mix(**(settings.icon_mix if sprite.paints and not sprite.house else settings.mix))
     shown = (
         variant(sprite.key, number, mix, facts.takes, facts.colours, sprite.mirror) for number in range(count)
     )
@@ -247,10 +244,10 @@ def natural_colours(sprites: Iterable[Sprite], facts: Mapping[str, Facts]) -> di
 def without_leaks(sprites: Sequence[Sprite], facts: Mapping[str, Facts]) -> list[Sprite]:
     """The drawings that can be rendered; withheld ones that are trained on elsewhere have split ``drop``."""
     seen = [sprite for sprite in sprites if facts[sprite.key].pixels]
-    trained = {facts[sprite.key].pixels for sprite in seen if sprite.split == "train"}
+    pixels = {facts[sprite.key].pixels for sprite in seen if sprite.split == "train"}
     return [
         replace(sprite, split="drop")
-        if sprite.split != "train" and facts[sprite.key].pixels in trained
+        if sprite.split != "train" and facts[sprite.key].pixels in pixels
         else sprite
         for sprite in seen
     ]
@@ -272,12 +269,21 @@ def plan(sprites: Sequence[Sprite], facts: Mapping[str, Facts], settings: Settin
         "icons": settings.icons,
         "flags": settings.flags,
     }
-    for group, rows in budgets.items():
-        counts = shared_out(groups[group], rows, settings, group)
+    for group, budget in budgets.items():
+        counts = shared_out(groups[group], budget, settings)
         for sprite in groups[group]:
-            own = free.get(subject(sprite), frozenset())
-            yield from rows_of(sprite, counts[sprite.key], facts[sprite.key], settings, own)
+            own, count = free.get(subject(sprite), frozenset()), counts[sprite.key]
+            rows = list(rows_of(sprite, count, facts[sprite.key], settings, own))
+            while sprite.house and (missing := settings.house_minimum - trained(rows)) > 0:
+                count += missing
+                rows = list(rows_of(sprite, count, facts[sprite.key], settings, own))
+            yield from rows
     yield from avatar_rows(settings.avatars)
+
+
+def trained(rows: Iterable[Row]) -> int:
+    """How many rows are trained on."""
+    return sum(row.split == "train" for row in rows)
 
 
 def avatar_rows(count: int) -> Iterator[Row]:
