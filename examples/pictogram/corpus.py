@@ -28,7 +28,7 @@ from plan import Row, measured, plan, read_rows, read_settings, tokenizer_rows, 
 from rows_source import RowsSource, Sprites, captions_of, render
 from sources.drawing import fraction
 from sources.packages import FetchError, attributions, fetch
-from sources.sprites import Sprite, load_sprites
+from sources.sprites import SIDE, Sprite, load_sprites
 from things import load_rare, load_things
 
 from cogview.data.image_cache import build_image_cache
@@ -60,12 +60,17 @@ def table(work: Path, name: str = "rows") -> Path:
     return work / f"{name}.jsonl"
 
 
-def open_rows(packages: Path, work: Path, name: str = "rows", limit: int | None = None) -> RowsSource:
-    """The rows that ``plan`` wrote, as a source; CogViewError where there are none."""
+def open_rows(
+    packages: Path, work: Path, name: str = "rows", limit: int | None = None, side: int = SIDE
+) -> RowsSource:
+    """The rows that ``plan`` wrote, as a source of pictures of (at least) ``side`` pixels.
+
+    Raises CogViewError where there are none.
+    """
     path = table(work, name)
     if not path.is_file():
         raise CogViewError(f"{path} is not there; run corpus.py plan first")
-    return RowsSource(sampled(read_rows(path), limit), Sprites(all_sprites(packages)), path)
+    return RowsSource(sampled(read_rows(path), limit), Sprites(all_sprites(packages)), path, side)
 
 
 def write_plan(packages: Path, work: Path, pictures: int, limit: int | None) -> None:
@@ -215,7 +220,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], metavar="SOURCE", help="sources to show on sheets")
     parser.add_argument("--count", type=int, default=48, help="rows to show on sheets")
     parser.add_argument("--pictures", type=int, default=60_000, help="pictures for the image tokenizer")
-    parser.add_argument("--size", type=int, default=256, help="pixels a side of cached pictures")
+    parser.add_argument("--size", type=int, default=SIDE, help="pixels a side of cached pictures")
     parser.add_argument("--seed", type=int, default=0, help="which rows to show")
     parser.add_argument("--limit", type=int, help="about so many drawings (plan) or rows, for a trial")
     return parser.parse_args()
@@ -233,7 +238,7 @@ def main() -> None:
         write_attributions(options.notice)
     else:
         name = "tokenizer" if options.command == "cache" else "rows"
-        source = open_rows(options.packages, options.work, name, options.limit)
+        source = open_rows(options.packages, options.work, name, options.limit, options.size)
         if options.command == "sheet":
             write_sheets(source, out, options.count, options.seed, options.only)
         elif options.command == "cache":

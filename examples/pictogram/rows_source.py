@@ -11,7 +11,8 @@ from captions import Shown, captions
 from PIL import Image
 from plan import WHOLE, Row
 from sources.avatars import avatar_sprite
-from sources.sprites import Sprite
+from sources.drawing import on_white
+from sources.sprites import SIDE, Sprite
 from variants import compose
 
 from cogview.data.samples import Caption
@@ -31,12 +32,13 @@ class Sprites:
         return self._known[key]
 
 
-def render(sprite: Sprite, row: Row) -> Image.Image:
-    """A row's picture, RGB, 256 x 256 pixels; ValueError where the drawing cannot be rendered."""
+def render(sprite: Sprite, row: Row, side: int = SIDE) -> Image.Image:
+    """A row's picture, RGB, 256 x 256 pixels; ValueError where the drawing cannot be rendered.
+
+    Avatars, which are whole pictures, are ``side`` pixels a side.
+    """
     if row.variant == WHOLE:
-        white = Image.new("RGB", (256, 256), "white")
-        white.paste(sprite.image(), (0, 0), sprite.image())
-        return white
+        return on_white(sprite.picture.render(side, None))
     return compose(sprite, row.variant)
 
 
@@ -46,10 +48,13 @@ def captions_of(sprite: Sprite, row: Row) -> tuple[Caption, ...]:
 
 
 class RowsSource:
-    """The rows of a table; ``table`` is the file that they were read from, for error messages."""
+    """The rows of a table; ``table`` is the file that they were read from, for error messages.
 
-    def __init__(self, rows: Sequence[Row], sprites: Sprites, table: Path) -> None:
-        self.rows, self.sprites, self.table = rows, sprites, table
+    side: pixels a side that will be used in the end; avatars are not rendered larger than that.
+    """
+
+    def __init__(self, rows: Sequence[Row], sprites: Sprites, table: Path, side: int = SIDE) -> None:
+        self.rows, self.sprites, self.table, self.side = rows, sprites, table, side
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,7 +64,7 @@ class RowsSource:
         lines = (row.line() for row in self.rows)
         first = {row.source: row for row in reversed(self.rows)}
         said = (repr(captions_of(self.sprites[row.sprite], row)) for row in first.values())
-        return hashlib.sha256("\n".join([*lines, *said]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([str(self.side), *lines, *said]).encode()).hexdigest()
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """The records from number ``start`` on; a drawing that fails is a record with a problem."""
@@ -69,7 +74,7 @@ class RowsSource:
     def _record(self, row: Row, place: str) -> Record:
         sprite = self.sprites[row.sprite]
         try:
-            image, problem = uncompressed(render(sprite, row)), ""
+            image, problem = uncompressed(render(sprite, row, self.side)), ""
         except ValueError as error:
             image, problem = b"", str(error).splitlines()[0]
         return Record(row.key, image, captions_of(sprite, row), row.source, row.split, place, problem)

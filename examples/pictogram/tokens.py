@@ -45,7 +45,7 @@ def main() -> None:
         preprocessing=Preprocessing(size=options.size, resample="box"), batch=options.batch
     )
     builder = Builder(
-        open_rows(options.packages, options.work, "rows", options.limit),
+        open_rows(options.packages, options.work, "rows", options.limit, options.size),
         options.out,
         read_image_tokenizer(options.image_tokenizer),
         TextTokenizer.from_file(options.text_tokenizer),
