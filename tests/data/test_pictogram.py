@@ -26,6 +26,7 @@ import plan as planning  # noqa: E402
 from captions import Shown, captions  # noqa: E402
 from rows_source import ChainSource, RowsSource, Sprites, captions_of, render  # noqa: E402
 from sources import avatars, drawing, packages, splits, styles  # noqa: E402
+from sources.icon_sets import look  # noqa: E402
 from sources.sprites import Sprite, load_sprites  # noqa: E402
 from sources.thing_index import normal  # noqa: E402
 from things import Thing, load_things  # noqa: E402
@@ -157,6 +158,12 @@ def test_three_whole_styles_are_withheld(sprites: list[Sprite], rows: list[plann
     withheld = ("noto-v1/", "streamline-freehand-color/", "streamline-kameleon-color/")
     for item in (*sprites, *rows):
         assert (item.split == "style") == item.key.startswith(withheld), item.key
+
+
+def test_no_house_drawing_is_in_a_withheld_style() -> None:
+    for thing in load_things().values():
+        icon_set, slug = thing.house_drawing
+        assert not styles.STYLES[look(icon_set, slug)].withheld, thing.key
 
 
 def test_code_points_lose_their_variation_selector() -> None:

@@ -115,9 +115,9 @@ class EmojiNames:
     def _add(self, code_points: str) -> None:
         entry, parent = self._base["en"][code_points]
         tones = [part for part in code_points.split("-") if part in TONES]
-        if (
-            len(tones) > 1 or parent.get("group") is None
-        ):  # two-person mixes are badly named; single flag letters
+        if len(tones) > 1:  # two-person mixes are badly named
+            return
+        if self._groups.get(parent.get("group"), "component") == "component":  # single flag letters, tones
             return
         concept = "-".join(part for part in code_points.split("-") if part not in TONES)
         origin = normal(parent["hexcode"]) if tones else code_points
@@ -126,7 +126,7 @@ class EmojiNames:
             return
         name = _tidy(Words(en, zh))
         meta = {
-            "group": self._groups.get(parent["group"]),
+            "group": self._groups[parent["group"]],
             "sub": self._subgroups.get(parent.get("subgroup")),
         }
         if tones:
