@@ -186,10 +186,8 @@ def shared_out(sprites: Sequence[Sprite], rows: int, settings: Settings) -> dict
     return counts
 
 
-def rows_of(
-    sprite: Sprite, count: int, facts: Facts, settings: Settings, free: frozenset[str]
-) -> Iterator[Row]:
-    """The variants of a drawing; ``free`` are its thing's natural colours, which are never withheld."""
+def rows_of(sprite: Sprite, count: int, facts: Facts, settings: Settings) -> Iterator[Row]:
+    """The variants of a drawing."""
     mix = Mix(**(settings.icon_mix if sprite.paints and not sprite.house else settings.mix))
     shown = (
         variant(sprite.key, number, mix, facts.takes, facts.colours, sprite.mirror) for number in range(count)
@@ -199,11 +197,11 @@ def rows_of(
             key=f"{sprite.key}#{number}",
             sprite=sprite.key,
             source=row_source(sprite),
-            split=row_split(sprite, number, one, free),
+            split=row_split(sprite, number, one),
             thing=sprite.thing,
             style=sprite.style,
             licence=sprite.licence,
-            colours=(one.colour,) if one.colour else facts.colours,
+            colours=(one.colour,) if one.colour else sayable_colours(sprite, facts.colours),
             variant=one,
         )
         for number, one in enumerate(shown)
@@ -218,11 +216,11 @@ def row_source(sprite: Sprite) -> str:
     return "thing" if sprite.thing and sprite.style != HOUSE else sprite.source
 
 
-def row_split(sprite: Sprite, number: int, shown: Variant, free: frozenset[str]) -> str:
+def row_split(sprite: Sprite, number: int, shown: Variant) -> str:
     """A drawing's split; of a trained one, recoloured variants may be withheld and a few validate."""
     if sprite.split != "train":
         return sprite.split
-    if shown.colour and shown.colour not in free and withheld_colour(subject(sprite), shown.colour):
+    if shown.colour and withheld_colour(subject(sprite), shown.colour):
         return "test_comp"
     return "val" if fraction("val", sprite.key, number) < VALIDATION else "train"
 
@@ -232,13 +230,10 @@ def subject(sprite: Sprite) -> str:
     return sprite.thing or sprite.concept
 
 
-def natural_colours(sprites: Iterable[Sprite], facts: Mapping[str, Facts]) -> dict[str, frozenset[str]]:
-    """The main colours that each thing's trained drawings have as they are."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for sprite in sprites:
-        if sprite.split == "train":
-            found[subject(sprite)] |= set(facts[sprite.key].colours[:1])
-    return {name: frozenset(colours) for name, colours in found.items()}
+def sayable_colours(sprite: Sprite, colours: Sequence[str]) -> tuple[str, ...]:
+    """The colours that captions may say: of other drawings than the house's, none that is withheld."""
+    name = subject(sprite)
+    return tuple(colour for colour in colours if sprite.house or not withheld_colour(name, colour))
 
 
 def without_leaks(sprites: Sequence[Sprite], facts: Mapping[str, Facts]) -> list[Sprite]:
@@ -256,7 +251,6 @@ def without_leaks(sprites: Sequence[Sprite], facts: Mapping[str, Facts]) -> list
 def plan(sprites: Sequence[Sprite], facts: Mapping[str, Facts], settings: Settings) -> Iterator[Row]:
     """All rows but scenes, group by group, the variants of a drawing together."""
     usable = without_leaks(sprites, facts)
-    free = natural_colours(usable, facts)
     groups: dict[Group, list[Sprite]] = defaultdict(list)
     for sprite in usable:
         group = group_of(sprite)
@@ -272,11 +266,11 @@ def plan(sprites: Sequence[Sprite], facts: Mapping[str, Facts], settings: Settin
     for group, budget in budgets.items():
         counts = shared_out(groups[group], budget, settings)
         for sprite in groups[group]:
-            own, count = free.get(subject(sprite), frozenset()), counts[sprite.key]
-            rows = list(rows_of(sprite, count, facts[sprite.key], settings, own))
+            count = counts[sprite.key]
+            rows = list(rows_of(sprite, count, facts[sprite.key], settings))
             while sprite.house and (missing := settings.house_minimum - trained(rows)) > 0:
                 count += missing
-                rows = list(rows_of(sprite, count, facts[sprite.key], settings, own))
+                rows = list(rows_of(sprite, count, facts[sprite.key], settings))
             yield from rows
     yield from avatar_rows(settings.avatars)
 
@@ -312,7 +306,7 @@ def tokenizer_rows(
 
 
 def _first_trained(sprite: Sprite, facts: Facts, settings: Settings) -> Row:
-    rows = rows_of(sprite, 8, facts, settings, frozenset())
+    rows = rows_of(sprite, 8, facts, settings)
     return next(row for row in rows if row.split == "train")
 
 

@@ -15,7 +15,10 @@ def withheld_style(subject: str, style: str) -> bool:
 
 
 def withheld_colour(subject: str, colour: str) -> bool:
-    """Whether a thing recoloured to this colour is withheld; its natural colours never are."""
+    """Whether a thing recoloured to this colour is withheld, and the colour unsaid of what has it anyway.
+
+    The natural colours of house drawings are said all the same: prompts of withheld pairs leave them out.
+    """
     return fraction("cc", subject, colour) < COLOUR_SHARE
 
 
