@@ -41,11 +41,11 @@ BEGIN, END = "--- pictogram corpus: begin ---", "--- pictogram corpus: end ---"
 
 
 def sampled(rows: Sequence[Row], limit: int | None) -> list[Row]:
-    """At most ``limit`` rows, with whole drawings of every source; all where there is no limit."""
+    """At most ``limit`` rows of all sources, chosen by hash; all where there is no limit."""
     if limit is None or limit >= len(rows):
         return list(rows)
     share = limit / len(rows)
-    return [row for row in rows if fraction("limit", row.sprite) < share][:limit]
+    return [row for row in rows if fraction("limit", row.key) < share][:limit]
 
 
 def all_sprites(packages: Path) -> list[Sprite]:

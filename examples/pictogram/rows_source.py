@@ -43,8 +43,8 @@ def render(sprite: Sprite, row: Row, side: int = SIDE) -> Image.Image:
 
 
 def captions_of(sprite: Sprite, row: Row) -> tuple[Caption, ...]:
-    """A row's captions, from the table alone: nothing is rendered."""
-    return captions(row.key, Shown(sprite, row.variant, row.colours))
+    """A row's captions, from the table alone: nothing is rendered; none of a drawing without names."""
+    return () if not sprite.names else captions(row.key, Shown(sprite, row.variant, row.colours))
 
 
 class RowsSource:

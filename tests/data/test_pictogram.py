@@ -475,6 +475,23 @@ def test_the_tokenizer_sees_every_trained_drawing_once(
     assert "openclipart/animals/fish_someone_01" in trained and "fluent-color/add-16" in trained
 
 
+def test_pictures_for_the_tokenizer_are_cached(
+    sprites: list[Sprite],
+    facts: dict[str, planning.Facts],
+    rows: list[planning.Row],
+    by_key: Sprites,
+    tmp_path: Path,
+) -> None:
+    from cogview.data.image_cache import build_image_cache
+    from cogview.data.shards import Preprocessing
+
+    chosen = planning.tokenizer_rows(sprites, facts, rows, SETTINGS, 400)[::20]
+    assert any(not by_key[row.sprite].names for row in chosen)  # pictures without captions are wanted too
+    source = RowsSource(chosen, by_key, Path("tokenizer.jsonl"), side=64)
+    cache = build_image_cache(source, tmp_path, Preprocessing(size=64, resample="box"))
+    assert list(cache.keys) == [row.key for row in chosen]
+
+
 def test_rows_become_parquet_that_the_library_reads(
     rows: list[planning.Row], by_key: Sprites, tmp_path: Path
 ) -> None:
@@ -489,9 +506,10 @@ def test_rows_become_parquet_that_the_library_reads(
     assert min(report.captions["en"], report.captions["zh"]) > 5 * len(some)
 
 
-def test_limits_keep_whole_drawings(rows: list[planning.Row]) -> None:
+def test_limits_keep_rows_of_all_sources(rows: list[planning.Row]) -> None:
     some = corpus.sampled(rows, 200)
-    assert 0 < len(some) <= 200
+    assert 150 < len(some) <= 200
+    assert {row.source for row in some} >= {"house", "thing", "emoji", "dice"}
     assert corpus.sampled(rows, None) == rows
     assert some == corpus.sampled(rows, 200)
 
