@@ -1,0 +1,413 @@
+"""Scenes: one to four everyday things of the house style, composed from their drawings, each from its number.
+
+The six tasks are GenEval's (``cogview.evaluation.scenes``): one thing in a place or of a size, two things,
+a count, a colour, a position, a colour for each of two; a few show three or four different things. What a
+picture shows decides its split: with a withheld combination (``withheld.py``) it is ``test_comp``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+from cogview.evaluation.scenes import directions
+
+from sources.drawing import fraction
+from sources.scene_layout import (
+    EDGE,
+    SIDE,
+    Box,
+    Outline,
+    apart,
+    diagonal,
+    overlapping,
+    rows,
+    single,
+    stacked,
+)
+from sources.withheld import (
+    colour_withheld,
+    count_withheld,
+    pair_withheld,
+    place_withheld,
+    relation_withheld,
+)
+
+COUNT = 80_000
+TEST, VAL = 0.05, 0.01  # shares of the scenes that are drawn for the splits test_comp and val
+TASKS = {"one": 14, "two": 18, "count": 20, "colour": 12, "position": 22, "colours": 10, "more": 4}
+RELATIONS = {"left": 30, "right": 20, "above": 17, "below": 10, "on": 13, "behind": 10}
+BACKDROPS = {"white": 56, "plain": 14, "gradient": 8, "landscape": 22}
+LANDSCAPES = ("grass", "sea", "sky", "night", "snow", "room")
+FLOATING = frozenset(("sky", "night"))  # landscapes without a ground to stand on
+CLASHES: dict[str, frozenset[str]] = {  # colours that a drawing would vanish in, by landscape
+    "grass": frozenset(("green",)),
+    "sea": frozenset(("blue", "cyan")),
+    "sky": frozenset(("blue", "cyan", "white")),
+    "night": frozenset(("black", "blue", "purple")),
+    "snow": frozenset(("white",)),
+    "room": frozenset(("brown", "orange")),
+}
+PLAIN = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "gray", "black")
+GRADIENTS = (
+    ("blue", "pink"), ("purple", "pink"), ("orange", "yellow"), ("pink", "yellow"), ("cyan", "blue"),
+    ("purple", "blue"), ("green", "yellow"), ("white", "gray"), ("white", "blue"), ("white", "pink"),
+    ("orange", "purple"), ("green", "cyan"),
+)  # fmt: skip
+SIZES = {"small": (80, 104), "medium": (128, 176), "large": (214, 244)}
+ROWS: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((1,),),
+    2: ((2,), (1, 1)),
+    3: ((3,), (1, 2), (2, 1), (1, 1, 1)),
+    4: ((2, 2), (2, 2), (1, 3), (3, 1)),
+}
+
+
+@dataclass(frozen=True)
+class SceneThing:
+    """What a scene needs of a thing: how it is called and counted, its outline, the colours it can have.
+
+    ``en`` holds pairs of singular and plural, the usual name first; ``counted``: it can be shown twice or
+    more under a number; ``own``: the colour most of its drawing has; ``support``: others can stand on it;
+    ``clashes``: landscapes that show it already (a cloud in the sky).
+    """
+
+    key: str
+    en: tuple[tuple[str, str], ...]
+    zh: tuple[str, ...]
+    measure: str
+    outline: Outline
+    own: str
+    colours: tuple[str, ...] = ()
+    counted: bool = True
+    mirror: bool = True
+    support: bool = False
+    clashes: frozenset[str] = frozenset()
+
+    @property
+    def paints(self) -> tuple[str, ...]:
+        """The colours it may be painted in, withheld ones too: all but its own."""
+        return tuple(colour for colour in self.colours if colour != self.own)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One thing in a scene; ``colour`` is None where it is drawn in its own."""
+
+    thing: str
+    box: Box
+    colour: str | None = None
+    mirror: bool = False
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """What is behind: ``white``, ``plain`` (one colour), ``gradient`` (upper, lower), or a landscape."""
+
+    kind: str
+    colours: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows. ``relation`` is the first thing's to the second, ``size`` and ``place`` of one.
+
+    ``placed`` is in the order in which captions may name them; where things overlap, :attr:`painted` gives
+    the order in which they are drawn.
+    """
+
+    number: int
+    task: str
+    split: str
+    backdrop: Backdrop
+    placed: tuple[Placed, ...]
+    relation: str | None = None
+    size: str | None = None
+    place: tuple[int, int] | None = None
+
+    @property
+    def painted(self) -> tuple[Placed, ...]:
+        """From back to front."""
+        return self.placed[::-1] if self.relation == "on" else self.placed
+
+    def spec(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A scene before its split is known."""
+
+    task: str
+    backdrop: Backdrop
+    placed: tuple[Placed, ...]
+    relation: str | None = None
+    size: str | None = None
+    place: tuple[int, int] | None = None
+
+
+def shown_relations(scene: Scene | Draft) -> Iterator[tuple[str, Placed, Placed]]:
+    """Every relation between two different things that the picture shows, said or not."""
+    if scene.relation in ("on", "behind"):
+        yield scene.relation, scene.placed[0], scene.placed[1]
+        return
+    for first, second in combinations(scene.placed, 2):
+        if first.thing != second.thing:
+            for relation in sorted(directions(first.box, second.box)):
+                yield relation, first, second
+
+
+def withheld(scene: Scene | Draft) -> list[str]:
+    """The withheld combinations that the picture shows, whatever its captions say; empty for training."""
+    names = [one.thing for one in scene.placed]
+    kinds = sorted(set(names))
+    place = scene.backdrop.kind
+    found = [f"{one.thing} {one.colour}" for one in scene.placed if one.colour and _paint_withheld(one)]
+    found += [f"{name} x{names.count(name)}" for name in kinds if count_withheld(name, names.count(name))]
+    found += [f"{a} + {b}" for a, b in combinations(kinds, 2) if pair_withheld(a, b)]
+    found += [
+        f"{first.thing} {relation} {second.thing}"
+        for relation, first, second in shown_relations(scene)
+        if relation_withheld(relation, first.thing, second.thing)
+    ]
+    if place in LANDSCAPES:
+        found += [f"{name} in {place}" for name in kinds if place_withheld(name, place)]
+    return found
+
+
+def _paint_withheld(one: Placed) -> bool:
+    return one.colour is not None and colour_withheld(one.thing, one.colour)
+
+
+@dataclass
+class Composer:
+    """Makes the scenes of a list of things; the same number and things give the same scene."""
+
+    things: Sequence[SceneThing]
+    by_key: dict[str, SceneThing] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_key = {thing.key: thing for thing in self.things}
+        self.counted = [thing for thing in self.things if thing.counted]
+        self.painted = [thing for thing in self.things if thing.paints]
+        self.supports = [thing for thing in self.things if thing.support]
+        self.makers: dict[str, Callable[[random.Random], Draft | None]] = {
+            "one": self._one,
+            "two": self._two,
+            "count": self._count,
+            "colour": self._colour,
+            "position": self._position,
+            "colours": self._colours,
+            "more": self._more,
+        }
+
+    def scene(self, number: int) -> Scene:
+        """The scene of a number, of the split that its hash chooses."""
+        chance = random.Random(f"scene:{number}")
+        wanted = fraction("scene-split", number)
+        split = "test_comp" if wanted < TEST else "val" if wanted < TEST + VAL else "train"
+        task = _choose(chance, TASKS)
+        for _ in range(2000):
+            draft = self.makers[task](chance)
+            if draft and bool(withheld(draft)) == (split == "test_comp"):
+                return Scene(number=number, split=split, **{name: getattr(draft, name) for name in DRAFT})
+        raise ValueError(f"scene {number}: no {task} scene for {split} among these {len(self.things)} things")
+
+    def scenes(self, count: int = COUNT) -> Iterator[Scene]:
+        """The first scenes."""
+        return map(self.scene, range(count))
+
+    # ------------------------------------------------------------------------------------------ tasks
+
+    def _one(self, chance: random.Random) -> Draft | None:
+        thing = chance.choice(self.things)
+        backdrop = self._backdrop(chance, [(thing, None)], white=30)
+        size = chance.choice((*SIZES, None))
+        place = (0, 0)
+        if backdrop.kind not in LANDSCAPES or backdrop.kind in FLOATING:
+            while place == (0, 0) and size in ("small", "medium") and chance.random() < 0.6:
+                place = (chance.choice((-1, 0, 1)), chance.choice((-1, 0, 1)))
+        low, high = SIZES[size or "medium"]
+        if backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING:
+            high = min(high, 200)
+            box = single(chance, thing.outline, min(low, high), high, (0, 0))
+            box = _grounded(chance, box)
+        else:
+            box = single(chance, thing.outline, low, high, place)
+        placed = Placed(thing.key, box, mirror=self._mirror(chance, thing))
+        said = size if size != "medium" else None
+        return Draft("one", backdrop, (placed,), size=said, place=place if place != (0, 0) else None)
+
+    def _two(self, chance: random.Random) -> Draft | None:
+        cast = [(thing, self._some_paint(chance, thing, 0.1)) for thing in chance.sample(self.things, 2)]
+        return self._in_rows(chance, "two", cast, ((2,), (2,), (2,), (1, 1)), slant=0.15)
+
+    def _count(self, chance: random.Random) -> Draft | None:
+        thing, count = chance.choice(self.counted), chance.choice((2, 2, 3, 3, 4))
+        cast = [(thing, self._some_paint(chance, thing, 0.25))] * count
+        return self._in_rows(chance, "count", cast, ROWS[count], alike=True, slant=0.1 if count < 4 else 0)
+
+    def _colour(self, chance: random.Random) -> Draft | None:
+        thing = chance.choice(self.painted)
+        colour = chance.choice(thing.paints)
+        backdrop = self._backdrop(chance, [(thing, colour)])
+        box = single(chance, thing.outline, 120, 216, (0, 0))
+        if backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING:
+            box = _grounded(chance, single(chance, thing.outline, 110, 190, (0, 0)))
+        placed = Placed(thing.key, box, colour, self._mirror(chance, thing))
+        return Draft("colour", backdrop, (placed,))
+
+    def _colours(self, chance: random.Random) -> Draft | None:
+        first, second = chance.sample(self.painted, 2)
+        colour = chance.choice(first.paints)
+        others = [paint for paint in second.paints if paint != colour]
+        if not others:
+            return None
+        cast = [(first, colour), (second, chance.choice(others))]
+        return self._in_rows(chance, "colours", cast, ((2,), (2,), (1, 1)))
+
+    def _more(self, chance: random.Random) -> Draft | None:
+        count = chance.choice((3, 3, 4))
+        things = chance.sample(self.things, count if chance.random() < 0.6 else 2)
+        several = [thing for thing in things if thing.counted]
+        if len(things) < count and not several:
+            return None
+        while len(things) < count:  # two kinds: some more of one of them, beside it
+            again = chance.choice(several)
+            things.insert(things.index(again), again)
+        forms = ROWS[count][:1] if count == 4 else ((3,), (3,), (1, 2), (2, 1))
+        return self._in_rows(chance, "more", [(thing, None) for thing in things], forms)
+
+    def _position(self, chance: random.Random) -> Draft | None:
+        relation = _choose(chance, RELATIONS)
+        if relation == "on" and self.supports:
+            second = chance.choice(self.supports)
+            first = chance.choice([thing for thing in self.things if thing != second])
+        else:
+            first, second = chance.sample(self.things, 2)
+        cast = [(thing, self._some_paint(chance, thing, 0.15)) for thing in (first, second)]
+        if relation in ("on", "behind"):
+            return self._overlapping(chance, relation, cast)
+        down = relation in ("above", "below")
+        swapped = relation in ("right", "below")
+        draft = self._in_rows(chance, "position", cast[::-1] if swapped else cast, ((1, 1) if down else (2,),))
+        if draft is None:
+            return None
+        placed = draft.placed[::-1] if swapped else draft.placed
+        found = directions(placed[0].box, placed[1].box)
+        return replace(draft, placed=placed, relation=relation) if found == {relation} else None
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def _overlapping(
+        self, chance: random.Random, relation: str, cast: Sequence[tuple[SceneThing, str | None]]
+    ) -> Draft | None:
+        outlines = [thing.outline for thing, _ in cast]
+        boxes = stacked(chance, *outlines) if relation == "on" else overlapping(chance, *outlines)
+        if boxes is None or _same_look(*cast):
+            return None
+        backdrop = self._backdrop(chance, cast, landscapes=("sky", "night", "grass", "snow", "room"))
+        if backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING:
+            boxes = _lowered(boxes, SIDE - EDGE - chance.randint(4, 16))
+        return Draft("position", backdrop, self._placed(chance, cast, boxes), relation)
+
+    def _in_rows(
+        self,
+        chance: random.Random,
+        task: str,
+        cast: Sequence[tuple[SceneThing, str | None]],
+        forms: Sequence[tuple[int, ...]],
+        alike: bool = False,
+        slant: float = 0,
+    ) -> Draft | None:
+        outlines, lengths = [thing.outline for thing, _ in cast], chance.choice(forms)
+        if chance.random() < slant:
+            boxes = diagonal(chance, outlines)
+            backdrop = self._backdrop(chance, cast, landscapes=("sky", "night"))
+        else:
+            flat = len(lengths) == 1
+            backdrop = self._backdrop(chance, cast, landscapes=LANDSCAPES if flat else ("sky", "night"))
+            ground = backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING
+            boxes = rows(chance, outlines, lengths, alike, chance.randint(196, 240) if ground else None)
+        if not all(apart(first, second) for first, second in combinations(boxes, 2)):
+            return None
+        return Draft(task, backdrop, self._placed(chance, cast, boxes))
+
+    def _placed(
+        self, chance: random.Random, cast: Sequence[tuple[SceneThing, str | None]], boxes: Sequence[Box]
+    ) -> tuple[Placed, ...]:
+        turned = {thing.key: self._mirror(chance, thing) for thing, _ in cast}
+        return tuple(
+            Placed(thing.key, box, colour, turned[thing.key])
+            for (thing, colour), box in zip(cast, boxes, strict=True)
+        )
+
+    def _mirror(self, chance: random.Random, thing: SceneThing) -> bool:
+        return thing.mirror and chance.random() < 0.25
+
+    def _some_paint(self, chance: random.Random, thing: SceneThing, share: float) -> str | None:
+        return chance.choice(thing.paints) if thing.paints and chance.random() < share else None
+
+    def _backdrop(
+        self,
+        chance: random.Random,
+        cast: Sequence[tuple[SceneThing, str | None]],
+        white: int = BACKDROPS["white"],
+        landscapes: Sequence[str] = LANDSCAPES,
+    ) -> Backdrop:
+        """A backdrop that none of the things vanishes in; white where none was found."""
+        looks = {colour or thing.own for thing, colour in cast}
+        kind = _choose(chance, BACKDROPS | {"white": white})
+        for _ in range(8):
+            if kind == "plain":
+                colour = chance.choice(PLAIN)
+                if colour not in looks and not looks & NEAR.get(colour, frozenset()):
+                    return Backdrop("plain", (colour,))
+            elif kind == "gradient":
+                pair = chance.choice(GRADIENTS)
+                if not looks & set(pair):
+                    return Backdrop("gradient", pair if chance.random() < 0.5 else pair[::-1])
+            elif kind == "landscape":
+                place = chance.choice(landscapes)
+                if not looks & CLASHES[place] and not any(place in thing.clashes for thing, _ in cast):
+                    return Backdrop(place)
+        return Backdrop("white")
+
+
+DRAFT = ("task", "backdrop", "placed", "relation", "size", "place")
+NEAR: Mapping[str, frozenset[str]] = {  # plain colours that are too close to see a drawing of the other on
+    "red": frozenset(("orange", "pink", "brown")),
+    "orange": frozenset(("red", "brown", "yellow")),
+    "yellow": frozenset(("orange",)),
+    "cyan": frozenset(("blue",)),
+    "blue": frozenset(("cyan", "purple")),
+    "purple": frozenset(("blue", "pink")),
+    "pink": frozenset(("purple", "red")),
+    "brown": frozenset(("red", "orange", "black")),
+    "gray": frozenset(("white",)),
+    "black": frozenset(("brown",)),
+}
+
+
+def _choose(chance: random.Random, weights: Mapping[str, int]) -> str:
+    return chance.choices(list(weights), list(weights.values()))[0]
+
+
+def _grounded(chance: random.Random, box: Box) -> Box:
+    foot = SIDE - EDGE - chance.randint(8, 34)
+    return box[0], foot - (box[3] - box[1]), box[2], foot
+
+
+def _lowered(boxes: Sequence[Box], foot: int) -> list[Box]:
+    down = foot - max(box[3] for box in boxes)
+    return [(left, top + down, right, bottom + down) for left, top, right, bottom in boxes]
+
+
+def _same_look(first: tuple[SceneThing, str | None], second: tuple[SceneThing, str | None]) -> bool:
+    """Whether two overlapping things would run into one another: both of one colour."""
+    looks = [colour or thing.own for thing, colour in (first, second)]
+    return looks[0] == looks[1]

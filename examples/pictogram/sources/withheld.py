@@ -1,0 +1,40 @@
+"""Combinations that no training picture shows, though both parts are trained on: decided by hashes of names.
+
+A source asks here before it draws a thing in a colour, a number, a place or beside another, so that what is
+withheld from scenes is withheld from every other picture too. The colour that a drawing has of itself is
+never withheld: every picture of the thing shows it.
+"""
+
+from __future__ import annotations
+
+from sources.drawing import fraction
+
+PAIR, COLOUR, COUNT, RELATION, PLACE = 0.08, 0.1, 0.12, 0.1, 0.08  # shares of all combinations of a kind
+MIRRORED = {"right": "left", "below": "above"}  # "a right of b" is withheld where "b left of a" is
+
+
+def pair_withheld(first: str, second: str) -> bool:
+    """Whether two different things are never shown together, in whatever order they are given."""
+    return fraction("scene-pair", *sorted((first, second))) < PAIR
+
+
+def colour_withheld(thing: str, colour: str) -> bool:
+    """Whether the thing is never painted in the colour."""
+    return fraction("scene-colour", thing, colour) < COLOUR
+
+
+def count_withheld(thing: str, count: int) -> bool:
+    """Whether so many of the thing, two or more, are never shown together."""
+    return count > 1 and fraction("scene-count", thing, count) < COUNT
+
+
+def relation_withheld(relation: str, first: str, second: str) -> bool:
+    """Whether the first thing is never shown left of, right of, above, below, on or behind the second."""
+    if relation in MIRRORED:
+        relation, first, second = MIRRORED[relation], second, first
+    return fraction("scene-relation", relation, first, second) < RELATION
+
+
+def place_withheld(thing: str, place: str) -> bool:
+    """Whether the thing is never shown in a landscape (``grass``, ``sea``, …)."""
+    return fraction("scene-place", thing, place) < PLACE
