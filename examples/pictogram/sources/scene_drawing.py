@@ -1,4 +1,4 @@
-"""Draws scenes: a backdrop, then the drawings of the things over it, sharp at any size up to the drawings' own."""
+"""Draws scenes: a backdrop, then the things' drawings over it, sharp at any size up to the drawings' own."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def _gradient(upper: str, lower: str, side: int) -> Image.Image:
     return Image.fromarray(np.repeat(column[:, None].round().astype(np.uint8), side, axis=1))
 
 
-def _wave(chance: random.Random, side: int, height: float, swing: float, waves: float) -> list[tuple[float, float]]:
+def _wave(
+    chance: random.Random, side: int, height: float, swing: float, waves: float
+) -> list[tuple[float, float]]:
     """A polygon: everything under a wavy line at ``height`` of the picture."""
     start, points = chance.uniform(0, 2 * np.pi), 48
     x = np.linspace(0, side, points)
@@ -123,14 +125,22 @@ def _snow(chance: random.Random, side: int) -> Image.Image:
     draw.polygon(_wave(chance, side, height, 0.035, chance.uniform(0.6, 1.2)), "#edf4fa")
     draw.polygon(_wave(chance, side, height + 0.12, 0.025, chance.uniform(0.6, 1.2)), "#ffffff")
     for _ in range(40):
-        x, y, r = chance.uniform(0, side), chance.uniform(0, height) * side, chance.uniform(0.004, 0.01) * side
+        x, y, r = (
+            chance.uniform(0, side),
+            chance.uniform(0, height) * side,
+            chance.uniform(0.004, 0.01) * side,
+        )
         draw.ellipse((x - r, y - r, x + r, y + r), "white")
     return image
 
 
 def _room(chance: random.Random, side: int) -> Image.Image:
     wall, floor, board = chance.choice(
-        (("#f6e7cf", "#c99e6e", "#fffaf0"), ("#dbe9ee", "#b98d62", "#ffffff"), ("#e6ecd9", "#c4a27a", "#fbfdf5"))
+        (
+            ("#f6e7cf", "#c99e6e", "#fffaf0"),
+            ("#dbe9ee", "#b98d62", "#ffffff"),
+            ("#e6ecd9", "#c4a27a", "#fbfdf5"),
+        )
     )
     image = Image.new("RGB", (side, side), wall)
     draw = ImageDraw.Draw(image)

@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import Any
 
 from cogview.evaluation.scenes import directions
-
 from sources.drawing import fraction
 from sources.scene_layout import (
     EDGE,
@@ -28,13 +27,8 @@ from sources.scene_layout import (
     single,
     stacked,
 )
-from sources.withheld import (
-    colour_withheld,
-    count_withheld,
-    pair_withheld,
-    place_withheld,
-    relation_withheld,
-)
+from sources.splits import withheld_colour
+from sources.withheld import count_withheld, pair_withheld, place_withheld, relation_withheld
 
 COUNT = 80_000
 TEST, VAL = 0.05, 0.01  # shares of the scenes that are drawn for the splits test_comp and val
@@ -71,8 +65,8 @@ class SceneThing:
     """What a scene needs of a thing: how it is called and counted, its outline, the colours it can have.
 
     ``en`` holds pairs of singular and plural, the usual name first; ``counted``: it can be shown twice or
-    more under a number; ``own``: the colour most of its drawing has; ``support``: others can stand on it;
-    ``clashes``: landscapes that show it already (a cloud in the sky).
+    more under a number; ``own``: the colour most of its drawing has, ``plain``: enough to say so;
+    ``support``: others can stand on it; ``clashes``: landscapes that show it already (a cloud in the sky).
     """
 
     key: str
@@ -81,6 +75,7 @@ class SceneThing:
     measure: str
     outline: Outline
     own: str
+    plain: bool = False
     colours: tuple[str, ...] = ()
     counted: bool = True
     mirror: bool = True
@@ -166,7 +161,8 @@ def withheld(scene: Scene | Draft) -> list[str]:
     names = [one.thing for one in scene.placed]
     kinds = sorted(set(names))
     place = scene.backdrop.kind
-    found = [f"{one.thing} {one.colour}" for one in scene.placed if one.colour and _paint_withheld(one)]
+    painted = {(one.thing, one.colour) for one in scene.placed if one.colour}
+    found = [f"{name} {colour}" for name, colour in sorted(painted) if withheld_colour(name, colour)]
     found += [f"{name} x{names.count(name)}" for name in kinds if count_withheld(name, names.count(name))]
     found += [f"{a} + {b}" for a, b in combinations(kinds, 2) if pair_withheld(a, b)]
     found += [
@@ -177,10 +173,6 @@ def withheld(scene: Scene | Draft) -> list[str]:
     if place in LANDSCAPES:
         found += [f"{name} in {place}" for name in kinds if place_withheld(name, place)]
     return found
-
-
-def _paint_withheld(one: Placed) -> bool:
-    return one.colour is not None and colour_withheld(one.thing, one.colour)
 
 
 @dataclass
@@ -231,7 +223,7 @@ class Composer:
         if backdrop.kind not in LANDSCAPES or backdrop.kind in FLOATING:
             while place == (0, 0) and size in ("small", "medium") and chance.random() < 0.6:
                 place = (chance.choice((-1, 0, 1)), chance.choice((-1, 0, 1)))
-        low, high = SIZES[size or "medium"]
+        low, high = (100, 140) if place != (0, 0) and size == "medium" else SIZES[size or "medium"]
         if backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING:
             high = min(high, 200)
             box = single(chance, thing.outline, min(low, high), high, (0, 0))
@@ -294,7 +286,9 @@ class Composer:
             return self._overlapping(chance, relation, cast)
         down = relation in ("above", "below")
         swapped = relation in ("right", "below")
-        draft = self._in_rows(chance, "position", cast[::-1] if swapped else cast, ((1, 1) if down else (2,),))
+        draft = self._in_rows(
+            chance, "position", cast[::-1] if swapped else cast, ((1, 1) if down else (2,),)
+        )
         if draft is None:
             return None
         placed = draft.placed[::-1] if swapped else draft.placed

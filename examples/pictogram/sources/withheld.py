@@ -1,26 +1,20 @@
 """Combinations that no training picture shows, though both parts are trained on: decided by hashes of names.
 
-A source asks here before it draws a thing in a colour, a number, a place or beside another, so that what is
-withheld from scenes is withheld from every other picture too. The colour that a drawing has of itself is
-never withheld: every picture of the thing shows it.
+Of pictures of several things: pairs, counts, relations and places. Which colours of a thing and which styles
+are withheld is in ``splits.py``.
 """
 
 from __future__ import annotations
 
 from sources.drawing import fraction
 
-PAIR, COLOUR, COUNT, RELATION, PLACE = 0.08, 0.1, 0.12, 0.1, 0.08  # shares of all combinations of a kind
+PAIR, COUNT, RELATION, PLACE = 0.08, 0.12, 0.1, 0.08  # shares of all combinations of a kind
 MIRRORED = {"right": "left", "below": "above"}  # "a right of b" is withheld where "b left of a" is
 
 
 def pair_withheld(first: str, second: str) -> bool:
     """Whether two different things are never shown together, in whatever order they are given."""
     return fraction("scene-pair", *sorted((first, second))) < PAIR
-
-
-def colour_withheld(thing: str, colour: str) -> bool:
-    """Whether the thing is never painted in the colour."""
-    return fraction("scene-colour", thing, colour) < COLOUR
 
 
 def count_withheld(thing: str, count: int) -> bool:

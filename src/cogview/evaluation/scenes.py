@@ -39,9 +39,9 @@ class Asked(Config):
 
 
 class ScenePrompt(Config):
-    """A prompt in both languages and what a picture of it must show; ``relation`` is the first's to the second.
+    """A prompt in both languages and what a picture of it must show.
 
-    ``place`` is the landscape, said but not scored.
+    ``relation`` is the first thing's to the second, ``place`` a landscape that is said but not scored.
     """
 
     id: str
@@ -144,7 +144,7 @@ def directions(first: Box, second: Box) -> frozenset[Relation]:
 
 
 def is_on(first: Box, second: Box) -> bool:
-    """Whether the first box stands on the second: over its middle line, its foot at or a little under its top."""
+    """Whether the first box stands on the second: over it, with its foot at its top or a little lower."""
     middle, (_, height) = _centre(first)[0], _centre(first)
     slack = MARGIN * (first[3] - first[1] + second[3] - second[1])
     inside = second[0] <= middle <= second[2]
