@@ -13,30 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from backgrounds import Background
+
 from cogview.evaluation.scenes import directions
 from sources.drawing import COLOURS, Words
-from sources.scenes import LANDSCAPES, Backdrop, Placed, Scene, SceneThing
+from sources.scenes import Placed, Scene, SceneThing
 
 WORDINGS = 6
 NUMBERS = {2: ("two", "两"), 3: ("three", "三"), 4: ("four", "四")}
 SHORT_ZH = frozenset(("red", "yellow", "green", "blue", "white", "black"))  # 红苹果, but not 橙苹果
 SOUNDS_LIKE_YOU = re.compile(r"(uni(?!n)|us[aeiou]|eu|one\b|ufo|ukulele|utensil)", re.I)
-PLACES_EN: Mapping[str, tuple[str, ...]] = {
-    "grass": ("on the grass", "on grass", "on a meadow", "on the lawn", "on a green meadow"),
-    "sea": ("on the sea", "at sea", "on the water", "in the sea"),
-    "sky": ("in the sky", "in the blue sky", "up in the sky"),
-    "night": ("at night", "under a starry sky", "in the night sky", "under the stars"),
-    "snow": ("in the snow", "on snow", "on a snowy field", "in a snowy landscape"),
-    "room": ("in a room", "indoors", "inside a room"),
-}
-PLACES_ZH: Mapping[str, tuple[str, ...]] = {
-    "grass": ("草地上", "草坪上", "绿色的草地上"),
-    "sea": ("海上", "大海上", "海面上"),
-    "sky": ("天上", "天空中", "蓝天上"),
-    "night": ("夜空下", "星空下", "夜空中", "夜晚的星空下"),
-    "snow": ("雪地里", "雪地上"),
-    "room": ("房间里", "屋里", "室内"),
-}
 SPOTS_EN = {
     (-1, -1): "top left", (0, -1): "top", (1, -1): "top right", (-1, 0): "left", (1, 0): "right",
     (-1, 1): "bottom left", (0, 1): "bottom", (1, 1): "bottom right",
@@ -94,8 +80,15 @@ JOINED_EN = (
     *("{a} and {b}",) * 9,
     *("{a}, {b}", "{a} & {b}", "{a} with {b}", "{a} plus {b}", "{a} together with {b}"),
 )
-JOINED_ZH = ("{a}和{b}",) * 7 + ("{a}、{b}", "{a}与{b}", "{a}，{b}", "{a}跟{b}", "{a} {b}", "{a}还有{b}")
-LISTED_EN = re.compile(r",|\b(left|right|top|bottom|above|below|middle)$")  # a backdrop follows after a comma
+JOINED_ZH = ("{a}和{b}",) * 7 + ("{a}与{b}", "{a}跟{b}", "{a}还有{b}")
+LOOSE_ZH = ("{a}、{b}", "{a}，{b}", "{a} {b}")
+LISTED_EN = re.compile(r",|\b(left|right|top|bottom|above|below|middle)$")  # what follows, follows a comma
+FOLLOWS_EN = re.compile(r"(on|in|at|with|against|under|among|by|inside)\b")
+WHITE = (
+    Words("on a white background", "白色背景"),
+    Words("white background", "背景是白色的"),
+    Words("with a white background", "在白色背景上"),
+)
 OPPOSITE = {"right": "left", "below": "above"}
 
 
@@ -115,12 +108,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Said:
-    """What one wording says: things with their colours, and whether relation, size, place and backdrop."""
+    """What one wording says: things with their colours, and whether relation, size, place and background."""
 
     groups: tuple[Group, ...]
     relation: str | None
     single: bool
-    backdrop: bool
+    background: bool
 
 
 def captions(scene: Scene, things: Mapping[str, SceneThing], count: int = WORDINGS) -> list[Words]:
@@ -165,7 +158,7 @@ def _said(chance: random.Random, scene: Scene, things: Mapping[str, SceneThing],
     if chance.random() < silent:
         relation = None
     single = turn < 2 or chance.random() < 0.6
-    if scene.backdrop.kind == "white":
+    if scene.background.kind == "white":
         behind = chance.random() < (0.5 if dense else 0.06 if turn else 0)
     else:
         behind = turn < 2 or chance.random() < 0.85
@@ -223,8 +216,8 @@ def _english(chance: random.Random, scene: Scene, said: Said) -> str:
         side = {"top": "at the top", "bottom": "at the bottom"}.get(spot, f"on the {spot}")
         corner = (f"in the {spot} corner", f"at the {spot}", f"in the {spot}")
         text += " " + (chance.choice(corner) if " " in spot else side)
-    if said.backdrop:
-        text = _with_backdrop_en(chance, scene.backdrop, text)
+    if said.background:
+        text = _with_background_en(chance, scene.background, text)
     elif said.relation is None and chance.random() < 0.07:
         text = chance.choice(("a picture of {}", "a drawing of {}", "draw {}", "an image of {}")).format(text)
     return text[:1].upper() + text[1:] + "." if chance.random() < 0.06 else text
@@ -257,20 +250,14 @@ def _side_by_side(groups: Sequence[Group]) -> bool:
     return found in ({"left"}, {"right"})
 
 
-def _with_backdrop_en(chance: random.Random, backdrop: Backdrop, text: str) -> str:
-    if backdrop.kind in LANDSCAPES:
-        place = chance.choice(PLACES_EN[backdrop.kind])
-        close = f"{text}, {place}" if LISTED_EN.search(text) else f"{text} {place}"
-        return chance.choice((close,) * 4 + (f"{text}, {place}", f"{place}, {text}"))
-    if backdrop.kind == "gradient":
-        upper, lower = backdrop.colours
-        between = chance.choice((f"{upper} and {lower} ", f"{upper} to {lower} ", ""))
-        what = f"{between}gradient background"
-    else:
-        what = f"{backdrop.colours[0] if backdrop.colours else 'white'} background"
-    comma = "," if LISTED_EN.search(text) else ""
-    forms = [f"{text}{comma} on {article(what)}"] * 3 + [f"{text}{comma} against {article(what)}"]
-    forms += [f"{text}{comma} with {article(what)}", f"{text}, {what}", f"{what}, {text}"]
+def _phrase(chance: random.Random, background: Background) -> Words:
+    return chance.choice(background.phrases or WHITE)
+
+
+def _with_background_en(chance: random.Random, background: Background, text: str) -> str:
+    phrase = _phrase(chance, background).en
+    close = FOLLOWS_EN.match(phrase) and not LISTED_EN.search(text)
+    forms = [f"{text} {phrase}" if close else f"{text}, {phrase}"] * 5 + [f"{phrase}, {text}"]
     return chance.choice(forms)
 
 
@@ -309,8 +296,9 @@ def _chinese(chance: random.Random, scene: Scene, said: Said) -> str:
         spot = chance.choice(("", "画面", "图片")) + SPOTS_ZH[scene.place]
         forms = (f"{text}在{spot}", f"{spot}的{text}", f"{spot}有{nouns[0][1]}")
         text, sentence = chance.choice(forms), True
-    if said.backdrop:
-        text = _with_backdrop_zh(chance, scene.backdrop, text, sentence, counted or said.groups[0].count > 1)
+    if said.background:
+        counted = counted or said.groups[0].count > 1
+        text = _with_background_zh(chance, scene.background, text, sentence, counted)
     elif not sentence and not re.search("[， ]", text) and chance.random() < 0.07:
         text = chance.choice(("画{}", "{}的图片", "{}的图")).format(text)
     return text + "。" if chance.random() < 0.05 else text
@@ -330,7 +318,7 @@ def _core_zh(
         elif _side_by_side(said.groups) and chance.random() < 0.3:
             form, joined = chance.choice(BESIDE_ZH), False
         else:
-            form = chance.choice([form for form in JOINED_ZH if not said.backdrop or form[3] not in "，、 "])
+            form = chance.choice(JOINED_ZH if said.background else JOINED_ZH + LOOSE_ZH)
         for letter, noun in zip("ab", nouns, strict=True):
             if "的" in noun[0]:  # 青色的雨伞右边, not 青色的雨伞的右边
                 form = form.replace(f"{{{letter}0}}的", f"{{{letter}0}}")
@@ -343,26 +331,14 @@ def _core_zh(
     return "、".join(styled[:-1]) + "和" + styled[-1], False
 
 
-def _with_backdrop_zh(
-    chance: random.Random, backdrop: Backdrop, text: str, sentence: bool, counted: bool
+def _with_background_zh(
+    chance: random.Random, background: Background, text: str, sentence: bool, counted: bool
 ) -> str:
-    if backdrop.kind in LANDSCAPES:
-        place = chance.choice(PLACES_ZH[backdrop.kind])
-        if sentence:
-            return chance.choice((f"{place}，{text}", f"{text}，在{place}"))
-        forms = [f"{text}在{place}", f"{place}的{text}", f"{text}，在{place}"]
-        return chance.choice([*forms, *([f"{place}有{text}"] * 2 if counted else ())])
-    if backdrop.kind == "gradient":
-        upper, lower = (COLOURS[colour] for colour in backdrop.colours)
-        what = chance.choice((f"{upper}到{lower}的渐变背景", f"{upper}和{lower}的渐变背景", "渐变背景"))
-        return chance.choice((f"{text}，{what}", f"{what}，{text}"))
-    paint = COLOURS[backdrop.colours[0] if backdrop.colours else "white"]
-    forms = [
-        f"{text}，{paint}背景",
-        f"{paint}背景，{text}",
-        f"{text}，背景是{paint}的",
-        f"{text}，{paint[0]}底",
-    ]
-    if not sentence:
-        forms += [f"{paint}背景上的{text}", *([f"{paint}背景上有{text}"] if counted else ())]
-    return chance.choice(forms)
+    phrase = _phrase(chance, background).zh
+    if not phrase.startswith("在"):
+        return chance.choice((f"{text}，{phrase}", f"{text}，{phrase}", f"{phrase}，{text}"))
+    place = phrase[1:]
+    if sentence:
+        return chance.choice((f"{place}，{text}", f"{text}，{phrase}"))
+    forms = [f"{text}{phrase}", f"{place}的{text}", f"{text}，{phrase}"]
+    return chance.choice([*forms, *([f"{place}有{text}"] * 2 if counted else ())])

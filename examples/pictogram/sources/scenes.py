@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
+from backgrounds import PLAIN, Background
+from backgrounds import SCENES as LANDSCAPE
+
 from cogview.evaluation.scenes import directions
 from sources.drawing import fraction
 from sources.scene_layout import (
-    EDGE,
-    SIDE,
     Box,
     Outline,
     apart,
@@ -34,23 +35,21 @@ COUNT = 80_000
 TEST, VAL = 0.05, 0.01  # shares of the scenes that are drawn for the splits test_comp and val
 TASKS = {"one": 14, "two": 18, "count": 20, "colour": 12, "position": 22, "colours": 10, "more": 4}
 RELATIONS = {"left": 30, "right": 20, "above": 17, "below": 10, "on": 13, "behind": 10}
-BACKDROPS = {"white": 56, "plain": 14, "gradient": 8, "landscape": 22}
-LANDSCAPES = ("grass", "sea", "sky", "night", "snow", "room")
-FLOATING = frozenset(("sky", "night"))  # landscapes without a ground to stand on
-CLASHES: dict[str, frozenset[str]] = {  # colours that a drawing would vanish in, by landscape
-    "grass": frozenset(("green",)),
-    "sea": frozenset(("blue", "cyan")),
-    "sky": frozenset(("blue", "cyan", "white")),
-    "night": frozenset(("black", "blue", "purple")),
-    "snow": frozenset(("white",)),
-    "room": frozenset(("brown", "orange")),
+BACKGROUNDS = {"white": 56, "plain": 14, "gradient": 8, "landscape": 22}
+LANDSCAPES = tuple(LANDSCAPE)
+FLOATING = frozenset(kind for kind in LANDSCAPES if LANDSCAPE[kind].ground == 1)  # no ground to stand on
+SHOWN: Mapping[str, frozenset[str]] = {  # things that landscapes show already: none is put before those
+    "cloud": frozenset(("sky", "meadow", "hills", "beach", "sea")),
+    "moon": frozenset(("night",)),
+    "star": frozenset(("night", "space")),
+    "sun": frozenset(("sunset", "desert")),
+    "window": frozenset(("room",)),
+    "sea": frozenset(("sea", "beach", "underwater")),
+    "mountain": frozenset(("hills",)),
+    "snowflake": frozenset(("snow",)),
+    "bubbles": frozenset(("underwater",)),
 }
-PLAIN = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "gray", "black")
-GRADIENTS = (
-    ("blue", "pink"), ("purple", "pink"), ("orange", "yellow"), ("pink", "yellow"), ("cyan", "blue"),
-    ("purple", "blue"), ("green", "yellow"), ("white", "gray"), ("white", "blue"), ("white", "pink"),
-    ("orange", "purple"), ("green", "cyan"),
-)  # fmt: skip
+FEET = (210, 246)  # where things stand on a ground, pixels from above
 SIZES = {"small": (80, 104), "medium": (128, 176), "large": (214, 244)}
 ROWS: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((1,),),
@@ -66,7 +65,7 @@ class SceneThing:
 
     ``en`` holds pairs of singular and plural, the usual name first; ``counted``: it can be shown twice or
     more under a number; ``own``: the colour most of its drawing has, ``plain``: enough to say so;
-    ``support``: others can stand on it; ``clashes``: landscapes that show it already (a cloud in the sky).
+    ``support``: others can stand on it.
     """
 
     key: str
@@ -80,7 +79,6 @@ class SceneThing:
     counted: bool = True
     mirror: bool = True
     support: bool = False
-    clashes: frozenset[str] = frozenset()
 
     @property
     def paints(self) -> tuple[str, ...]:
@@ -99,14 +97,6 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Backdrop:
-    """What is behind: ``white``, ``plain`` (one colour), ``gradient`` (upper, lower), or a landscape."""
-
-    kind: str
-    colours: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Scene:
     """What a picture shows. ``relation`` is the first thing's to the second, ``size`` and ``place`` of one.
 
@@ -117,7 +107,7 @@ class Scene:
     number: int
     task: str
     split: str
-    backdrop: Backdrop
+    background: Background
     placed: tuple[Placed, ...]
     relation: str | None = None
     size: str | None = None
@@ -138,7 +128,7 @@ class Draft:
     """A scene before its split is known."""
 
     task: str
-    backdrop: Backdrop
+    background: Background
     placed: tuple[Placed, ...]
     relation: str | None = None
     size: str | None = None
@@ -160,7 +150,7 @@ def withheld(scene: Scene | Draft) -> list[str]:
     """The withheld combinations that the picture shows, whatever its captions say; empty for training."""
     names = [one.thing for one in scene.placed]
     kinds = sorted(set(names))
-    place = scene.backdrop.kind
+    place = scene.background.kind
     painted = {(one.thing, one.colour) for one in scene.placed if one.colour}
     found = [f"{name} {colour}" for name, colour in sorted(painted) if withheld_colour(name, colour)]
     found += [f"{name} x{names.count(name)}" for name in kinds if count_withheld(name, names.count(name))]
@@ -217,14 +207,14 @@ class Composer:
 
     def _one(self, chance: random.Random) -> Draft | None:
         thing = chance.choice(self.things)
-        backdrop = self._backdrop(chance, [(thing, None)], white=30)
+        background = self._background(chance, [(thing, None)], white=30)
         size = chance.choice((*SIZES, None))
         place = (0, 0)
-        if backdrop.kind not in LANDSCAPES or backdrop.kind in FLOATING:
+        if background.kind not in LANDSCAPES or background.kind in FLOATING:
             while place == (0, 0) and size in ("small", "medium") and chance.random() < 0.6:
                 place = (chance.choice((-1, 0, 1)), chance.choice((-1, 0, 1)))
         low, high = (100, 140) if place != (0, 0) and size == "medium" else SIZES[size or "medium"]
-        if backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING:
+        if background.kind in LANDSCAPES and background.kind not in FLOATING:
             high = min(high, 200)
             box = single(chance, thing.outline, min(low, high), high, (0, 0))
             box = _grounded(chance, box)
@@ -232,7 +222,7 @@ class Composer:
             box = single(chance, thing.outline, low, high, place)
         placed = Placed(thing.key, box, mirror=self._mirror(chance, thing))
         said = size if size != "medium" else None
-        return Draft("one", backdrop, (placed,), size=said, place=place if place != (0, 0) else None)
+        return Draft("one", background, (placed,), size=said, place=place if place != (0, 0) else None)
 
     def _two(self, chance: random.Random) -> Draft | None:
         cast = [(thing, self._some_paint(chance, thing, 0.1)) for thing in chance.sample(self.things, 2)]
@@ -246,12 +236,12 @@ class Composer:
     def _colour(self, chance: random.Random) -> Draft | None:
         thing = chance.choice(self.painted)
         colour = chance.choice(thing.paints)
-        backdrop = self._backdrop(chance, [(thing, colour)])
+        background = self._background(chance, [(thing, colour)])
         box = single(chance, thing.outline, 120, 216, (0, 0))
-        if backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING:
+        if background.kind in LANDSCAPES and background.kind not in FLOATING:
             box = _grounded(chance, single(chance, thing.outline, 110, 190, (0, 0)))
         placed = Placed(thing.key, box, colour, self._mirror(chance, thing))
-        return Draft("colour", backdrop, (placed,))
+        return Draft("colour", background, (placed,))
 
     def _colours(self, chance: random.Random) -> Draft | None:
         first, second = chance.sample(self.painted, 2)
@@ -304,10 +294,10 @@ class Composer:
         boxes = stacked(chance, *outlines) if relation == "on" else overlapping(chance, *outlines)
         if boxes is None or _same_look(*cast):
             return None
-        backdrop = self._backdrop(chance, cast, landscapes=("sky", "night", "grass", "snow", "room"))
-        if backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING:
-            boxes = _lowered(boxes, SIDE - EDGE - chance.randint(4, 16))
-        return Draft("position", backdrop, self._placed(chance, cast, boxes), relation)
+        background = self._background(chance, cast, landscapes=LANDSCAPES)
+        if background.kind in LANDSCAPES and background.kind not in FLOATING:
+            boxes = _lowered(boxes, chance.randint(220, FEET[1]))
+        return Draft("position", background, self._placed(chance, cast, boxes), relation)
 
     def _in_rows(
         self,
@@ -321,15 +311,15 @@ class Composer:
         outlines, lengths = [thing.outline for thing, _ in cast], chance.choice(forms)
         if chance.random() < slant:
             boxes = diagonal(chance, outlines)
-            backdrop = self._backdrop(chance, cast, landscapes=("sky", "night"))
+            background = self._background(chance, cast, landscapes=sorted(FLOATING))
         else:
             flat = len(lengths) == 1
-            backdrop = self._backdrop(chance, cast, landscapes=LANDSCAPES if flat else ("sky", "night"))
-            ground = backdrop.kind in LANDSCAPES and backdrop.kind not in FLOATING
-            boxes = rows(chance, outlines, lengths, alike, chance.randint(196, 240) if ground else None)
+            background = self._background(chance, cast, landscapes=LANDSCAPES if flat else sorted(FLOATING))
+            ground = background.kind in LANDSCAPES and background.kind not in FLOATING
+            boxes = rows(chance, outlines, lengths, alike, chance.randint(*FEET) if ground else None)
         if not all(apart(first, second) for first, second in combinations(boxes, 2)):
             return None
-        return Draft(task, backdrop, self._placed(chance, cast, boxes))
+        return Draft(task, background, self._placed(chance, cast, boxes))
 
     def _placed(
         self, chance: random.Random, cast: Sequence[tuple[SceneThing, str | None]], boxes: Sequence[Box]
@@ -346,33 +336,30 @@ class Composer:
     def _some_paint(self, chance: random.Random, thing: SceneThing, share: float) -> str | None:
         return chance.choice(thing.paints) if thing.paints and chance.random() < share else None
 
-    def _backdrop(
+    def _background(
         self,
         chance: random.Random,
         cast: Sequence[tuple[SceneThing, str | None]],
-        white: int = BACKDROPS["white"],
+        white: int = BACKGROUNDS["white"],
         landscapes: Sequence[str] = LANDSCAPES,
-    ) -> Backdrop:
-        """A backdrop that none of the things vanishes in; white where none was found."""
+    ) -> Background:
+        """A background that none of the things vanishes in; white where none was found."""
         looks = {colour or thing.own for thing, colour in cast}
-        kind = _choose(chance, BACKDROPS | {"white": white})
+        kind = _choose(chance, BACKGROUNDS | {"white": white})
         for _ in range(8):
-            if kind == "plain":
-                colour = chance.choice(PLAIN)
-                if colour not in looks and not looks & NEAR.get(colour, frozenset()):
-                    return Backdrop("plain", (colour,))
-            elif kind == "gradient":
-                pair = chance.choice(GRADIENTS)
-                if not looks & set(pair):
-                    return Backdrop("gradient", pair if chance.random() < 0.5 else pair[::-1])
+            if kind in ("plain", "gradient"):
+                colour = chance.choice(list(PLAIN))
+                if not looks & ({colour} | NEAR.get(colour, frozenset())):
+                    return Background(kind, colour, chance.randrange(1 << 16))
             elif kind == "landscape":
                 place = chance.choice(landscapes)
-                if not looks & CLASHES[place] and not any(place in thing.clashes for thing, _ in cast):
-                    return Backdrop(place)
-        return Backdrop("white")
+                shown = any(place in SHOWN.get(thing.key, ()) for thing, _ in cast)
+                if not looks & set(LANDSCAPE[place].colours) and not shown:
+                    return Background(place, "", chance.randrange(1 << 16))
+        return Background()
 
 
-DRAFT = ("task", "backdrop", "placed", "relation", "size", "place")
+DRAFT = ("task", "background", "placed", "relation", "size", "place")
 NEAR: Mapping[str, frozenset[str]] = {  # plain colours that are too close to see a drawing of the other on
     "red": frozenset(("orange", "pink", "brown")),
     "orange": frozenset(("red", "brown", "yellow")),
@@ -392,7 +379,7 @@ def _choose(chance: random.Random, weights: Mapping[str, int]) -> str:
 
 
 def _grounded(chance: random.Random, box: Box) -> Box:
-    foot = SIDE - EDGE - chance.randint(8, 34)
+    foot = chance.randint(*FEET)
     return box[0], foot - (box[3] - box[1]), box[2], foot
 
 

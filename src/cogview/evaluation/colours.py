@@ -111,7 +111,7 @@ def _ring(picture: Pixels, left: int, top: int, right: int, bottom: int) -> Pixe
 
 def _background(pixels: Pixels, ring: Pixels) -> NDArray[np.bool_]:
     """Which pixels (n, 3) are like the colours common in the ring (m, 3)."""
-    cells, place, counts = np.unique(ring >> 4, axis=0, return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(ring >> 4, axis=0, return_inverse=True, return_counts=True)
     alike = np.zeros(len(pixels), bool)
     for number in np.flatnonzero(counts >= COMMON * len(ring)):
         mean = ring[place.reshape(-1) == number].mean(0)
