@@ -124,11 +124,15 @@ def captions(scene: Scene, things: Mapping[str, SceneThing], count: int = WORDIN
     chance = random.Random(f"scene-words:{scene.number}")
     found: dict[Words, None] = {}
     for turn in range(3 * count):
-        said = _said(chance, scene, things, turn)
-        found[Words(_english(chance, scene, said), _chinese(chance, scene, said))] = None
+        found[wording(chance, scene, _said(chance, scene, things, turn))] = None
         if len(found) == count:
             break
     return list(found)
+
+
+def wording(chance: random.Random, scene: Scene, said: Said) -> Words:
+    """What is said, in both languages; not always in the same order."""
+    return Words(_english(chance, scene, said), _chinese(chance, scene, said))
 
 
 def groups_of(scene: Scene, things: Mapping[str, SceneThing], own: bool) -> list[Group]:

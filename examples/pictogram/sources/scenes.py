@@ -226,12 +226,12 @@ class Composer:
 
     def _two(self, chance: random.Random) -> Draft | None:
         cast = [(thing, self._some_paint(chance, thing, 0.1)) for thing in chance.sample(self.things, 2)]
-        return self._in_rows(chance, "two", cast, ((2,), (2,), (2,), (1, 1)), slant=0.15)
+        return self.in_rows(chance, "two", cast, ((2,), (2,), (2,), (1, 1)), slant=0.15)
 
     def _count(self, chance: random.Random) -> Draft | None:
         thing, count = chance.choice(self.counted), chance.choice((2, 2, 3, 3, 4))
         cast = [(thing, self._some_paint(chance, thing, 0.25))] * count
-        return self._in_rows(chance, "count", cast, ROWS[count], alike=True, slant=0.1 if count < 4 else 0)
+        return self.in_rows(chance, "count", cast, ROWS[count], alike=True, slant=0.1 if count < 4 else 0)
 
     def _colour(self, chance: random.Random) -> Draft | None:
         thing = chance.choice(self.painted)
@@ -250,7 +250,7 @@ class Composer:
         if not others:
             return None
         cast = [(first, colour), (second, chance.choice(others))]
-        return self._in_rows(chance, "colours", cast, ((2,), (2,), (1, 1)))
+        return self.in_rows(chance, "colours", cast, ((2,), (2,), (1, 1)))
 
     def _more(self, chance: random.Random) -> Draft | None:
         count = chance.choice((3, 3, 4))
@@ -262,7 +262,7 @@ class Composer:
             again = chance.choice(several)
             things.insert(things.index(again), again)
         forms = ROWS[count][:1] if count == 4 else ((3,), (3,), (1, 2), (2, 1))
-        return self._in_rows(chance, "more", [(thing, None) for thing in things], forms)
+        return self.in_rows(chance, "more", [(thing, None) for thing in things], forms)
 
     def _position(self, chance: random.Random) -> Draft | None:
         relation = _choose(chance, RELATIONS)
@@ -272,11 +272,19 @@ class Composer:
         else:
             first, second = chance.sample(self.things, 2)
         cast = [(thing, self._some_paint(chance, thing, 0.15)) for thing in (first, second)]
+        return self.position(chance, relation, cast)
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def position(
+        self, chance: random.Random, relation: str, cast: Sequence[tuple[SceneThing, str | None]]
+    ) -> Draft | None:
+        """A scene whose first thing is ``relation`` to the second; None where they do not go so."""
         if relation in ("on", "behind"):
             return self._overlapping(chance, relation, cast)
         down = relation in ("above", "below")
         swapped = relation in ("right", "below")
-        draft = self._in_rows(
+        draft = self.in_rows(
             chance, "position", cast[::-1] if swapped else cast, ((1, 1) if down else (2,),)
         )
         if draft is None:
@@ -284,8 +292,6 @@ class Composer:
         placed = draft.placed[::-1] if swapped else draft.placed
         found = directions(placed[0].box, placed[1].box)
         return replace(draft, placed=placed, relation=relation) if found == {relation} else None
-
-    # ------------------------------------------------------------------------------------------ parts
 
     def _overlapping(
         self, chance: random.Random, relation: str, cast: Sequence[tuple[SceneThing, str | None]]
@@ -299,7 +305,7 @@ class Composer:
             boxes = _lowered(boxes, chance.randint(220, FEET[1]))
         return Draft("position", background, self._placed(chance, cast, boxes), relation)
 
-    def _in_rows(
+    def in_rows(
         self,
         chance: random.Random,
         task: str,
@@ -308,6 +314,7 @@ class Composer:
         alike: bool = False,
         slant: float = 0,
     ) -> Draft | None:
+        """A scene of things in rows of one of the forms, ``slant`` of them diagonally; None where too near."""
         outlines, lengths = [thing.outline for thing, _ in cast], chance.choice(forms)
         if chance.random() < slant:
             boxes = diagonal(chance, outlines)
@@ -343,20 +350,29 @@ class Composer:
         white: int = BACKGROUNDS["white"],
         landscapes: Sequence[str] = LANDSCAPES,
     ) -> Background:
-        """A background that none of the things vanishes in; white where none was found."""
+        """A background that no thing vanishes in: never white behind what is painted white."""
         looks = {colour or thing.own for thing, colour in cast}
-        kind = _choose(chance, BACKGROUNDS | {"white": white})
-        for _ in range(8):
-            if kind in ("plain", "gradient"):
+        weights = BACKGROUNDS | {"white": 0 if "white" in {colour for _, colour in cast} else white}
+        for _ in range(50):
+            kind = _choose(chance, weights)
+            if kind == "landscape":
+                place = chance.choice(landscapes)
+                if self.fits(place, cast):
+                    return Background(place, "", chance.randrange(1 << 16))
+            elif kind != "white":
                 colour = chance.choice(list(PLAIN))
                 if not looks & ({colour} | NEAR.get(colour, frozenset())):
                     return Background(kind, colour, chance.randrange(1 << 16))
-            elif kind == "landscape":
-                place = chance.choice(landscapes)
-                shown = any(place in SHOWN.get(thing.key, ()) for thing, _ in cast)
-                if not looks & set(LANDSCAPE[place].colours) and not shown:
-                    return Background(place, "", chance.randrange(1 << 16))
+            else:
+                break
         return Background()
+
+    @staticmethod
+    def fits(place: str, cast: Sequence[tuple[SceneThing, str | None]]) -> bool:
+        """Whether the things can be put before a landscape: it has not their colour and shows none of them."""
+        looks = {colour or thing.own for thing, colour in cast}
+        shown = any(place in SHOWN.get(thing.key, ()) for thing, _ in cast)
+        return not shown and not looks & set(LANDSCAPE[place].colours)
 
 
 DRAFT = ("task", "background", "placed", "relation", "size", "place")

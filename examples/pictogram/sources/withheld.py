@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sources.drawing import fraction
 
-PAIR, COUNT, RELATION, PLACE = 0.08, 0.12, 0.1, 0.08  # shares of all combinations of a kind
+PAIR, COUNT, RELATION, PLACE = 0.08, 0.2, 0.1, 0.08  # shares of all combinations of a kind
 MIRRORED = {"right": "left", "below": "above"}  # "a right of b" is withheld where "b left of a" is
 
 
