@@ -21,7 +21,6 @@ from typing import Any
 
 from backgrounds import Background
 from sources.drawing import Words
-from sources.scene_cast import load_cast
 from sources.scene_layout import single
 from sources.scene_words import NUMBERS, Said, article, groups_of, wording
 from sources.scenes import FEET, FLOATING, LANDSCAPES, ROWS, Composer, Draft, Placed, Scene, SceneThing
@@ -185,6 +184,8 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Write both files, and the pictures where they are asked for."""
+    from sources.scene_cast import load_cast
+
     parser = argparse.ArgumentParser(description="Write the prompts of the evaluation.")
     parser.add_argument("--packages", type=Path, default=Path("packages"))
     parser.add_argument("--out", type=Path, default=FOLDER)

@@ -284,9 +284,7 @@ class Composer:
             return self._overlapping(chance, relation, cast)
         down = relation in ("above", "below")
         swapped = relation in ("right", "below")
-        draft = self.in_rows(
-            chance, "position", cast[::-1] if swapped else cast, ((1, 1) if down else (2,),)
-        )
+        draft = self.in_rows(chance, "position", cast[::-1] if swapped else cast, ((1, 1) if down else (2,),))
         if draft is None:
             return None
         placed = draft.placed[::-1] if swapped else draft.placed
@@ -314,7 +312,7 @@ class Composer:
         alike: bool = False,
         slant: float = 0,
     ) -> Draft | None:
-        """A scene of things in rows of one of the forms, ``slant`` of them diagonally; None where too near."""
+        """A scene of things in rows of one of the forms, some diagonally; None where they are too near."""
         outlines, lengths = [thing.outline for thing, _ in cast], chance.choice(forms)
         if chance.random() < slant:
             boxes = diagonal(chance, outlines)
@@ -369,7 +367,7 @@ class Composer:
 
     @staticmethod
     def fits(place: str, cast: Sequence[tuple[SceneThing, str | None]]) -> bool:
-        """Whether the things can be put before a landscape: it has not their colour and shows none of them."""
+        """Whether things can be put before a landscape: it has not their colour and shows none of them."""
         looks = {colour or thing.own for thing, colour in cast}
         shown = any(place in SHOWN.get(thing.key, ()) for thing, _ in cast)
         return not shown and not looks & set(LANDSCAPE[place].colours)
@@ -400,7 +398,9 @@ def _grounded(chance: random.Random, box: Box) -> Box:
 
 
 def _lowered(boxes: Sequence[Box], foot: int) -> list[Box]:
-    down = foot - max(box[3] for box in boxes)
+    """Boxes moved so that the lowest ends at ``foot``, or lower where they would reach out at the top."""
+    lowest, highest = max(box[3] for box in boxes), min(box[1] for box in boxes)
+    down = max(foot - lowest, 2 - highest)
     return [(left, top + down, right, bottom + down) for left, top, right, bottom in boxes]
 
 

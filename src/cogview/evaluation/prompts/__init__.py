@@ -1,0 +1,71 @@
+"""The prompts of ``eval scenes`` and ``eval things``, which ship with the package.
+
+``scenes.jsonl``: one scene a line, in both languages, from combinations that no training picture shows.
+``things.jsonl``: one everyday thing a line, with what people type for it. ``examples/pictogram/prompts.py``
+writes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from cogview.config import Config
+from cogview.errors import CogViewError
+from cogview.evaluation.scenes import ScenePrompt
+
+T = TypeVar("T", bound=Config)
+SCENES, THINGS = (Path(__file__).with_name(f"{name}.jsonl") for name in ("scenes", "things"))
+
+
+class ThingNames(Config):
+    """What people type for one thing, the usual name first."""
+
+    thing: str
+    en: tuple[str, ...] = Field(min_length=1)
+    zh: tuple[str, ...] = Field(min_length=1)
+
+    def prompts(self, language: Literal["en", "zh"]) -> tuple[str, ...]:
+        """Its wordings in one language."""
+        return self.en if language == "en" else self.zh
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CogViewError(f"{path}: cannot be read: {error}") from None
+    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+
+
+def _read(path: Path, kind: type[T]) -> tuple[T, ...]:
+    found = []
+    for number, line in _lines(path):
+        try:
+            found.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CogViewError(f"{path}:{number}: {where or 'line'}: {first['msg']}") from None
+    return tuple(found)
+
+
+def scene_prompts(path: Path = SCENES) -> tuple[ScenePrompt, ...]:
+    """The prompts of a file of scenes.
+
+    Raises:
+        CogViewError: the file cannot be read, or a line is not a :class:`ScenePrompt`.
+    """
+    return _read(path, ScenePrompt)
+
+
+def thing_names(path: Path = THINGS) -> tuple[ThingNames, ...]:
+    """The things of a file and their wordings.
+
+    Raises:
+        CogViewError: the file cannot be read, or a line is not a :class:`ThingNames`.
+    """
+    return _read(path, ThingNames)
