@@ -22,7 +22,7 @@ from typing import Any
 from backgrounds import Background
 from sources.drawing import Words
 from sources.scene_layout import single
-from sources.scene_words import NUMBERS, Said, article, groups_of, wording
+from sources.scene_words import NUMBERS, Said, groups_of, said_once, wording
 from sources.scenes import FEET, FLOATING, LANDSCAPES, ROWS, Composer, Draft, Placed, Scene, SceneThing
 from sources.splits import withheld_colour
 from sources.withheld import count_withheld, pair_withheld, place_withheld, relation_withheld
@@ -166,10 +166,10 @@ def scene_row(scene: Scene, words: Words) -> dict[str, Any]:
 
 def thing_row(thing: SceneThing) -> dict[str, Any]:
     """A line of ``things.jsonl``: a thing and what people type for it."""
-    en = [form for name, _ in thing.en for form in (name, article(name) if thing.counted else name)]
+    en = [form for noun in thing.en for form in (noun.name, said_once(noun))]
     en += [f"a picture of {en[1]}", f"draw {en[1]}", f"{en[0]} drawing"]
-    zh = [form for name in thing.zh for form in (name, f"一{thing.measure}{name}")]
-    zh += [f"{thing.zh[0]}的图片", f"画{zh[1]}", f"一张{thing.zh[0]}的图"]
+    zh = [form for name, measure in thing.zh for form in (name, f"一{measure}{name}")]
+    zh += [f"{zh[0]}的图片", f"画{zh[1]}", f"一张{zh[0]}的图"]
     return {"thing": thing.key} | {
         language: list(dict.fromkeys(forms))[:NAMES] for language, forms in (("en", en), ("zh", zh))
     }

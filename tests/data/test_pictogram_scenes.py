@@ -28,7 +28,7 @@ from sources import scene_words, splits, withheld  # noqa: E402
 from sources.drawing import COLOURS, fraction  # noqa: E402
 from sources.scene_drawing import House  # noqa: E402
 from sources.scene_layout import LEAST, Outline, covered  # noqa: E402
-from sources.scenes import LANDSCAPES, Composer, Placed, Scene, SceneThing  # noqa: E402
+from sources.scenes import LANDSCAPES, Composer, Noun, Placed, Scene, SceneThing  # noqa: E402
 
 sys.path.remove(str(ROOT))
 
@@ -73,12 +73,11 @@ def cast() -> tuple[tuple[SceneThing, ...], House]:
         image = drawings[en].cut()
         takes = tuple(name for name in NAMES if number % 2 == 0 and recolour(image, name))
         several = plural[0] if plural else f"{en}s"
-        named = ((en, several), (f"toy {en}", f"toy {several}"))
+        named = (Noun(en, several), Noun(f"toy {en}", f"toy {several}"))
         thing = SceneThing(
             key=en,
             en=named,
-            zh=(zh,),
-            measure=measure,
+            zh=((zh, measure),),
             outline=Outline.of(image),
             own=next(iter(shares(image))),
             plain=number % 5 == 0,
@@ -229,9 +228,10 @@ Mention = tuple[str, int, str | None]  # thing, count, colour
 
 def mentions_en(text: str) -> tuple[list[Mention], str]:
     """What an English caption mentions, in order, and the caption with ①, ②, ③ in their places."""
-    names = {form: (thing.key, n) for thing in cast()[0] for pair in thing.en for n, form in enumerate(pair)}
-    names |= {pair[0]: (thing.key, -1) for thing in cast()[0] for pair in thing.en if pair[0] == pair[1]}
-    forms = "|".join(sorted(names, key=len, reverse=True))
+    nouns = [(thing.key, noun) for thing in cast()[0] for noun in thing.en]
+    names = {noun.name: (key, 0) for key, noun in nouns} | {noun.plural: (key, 1) for key, noun in nouns}
+    names |= {noun.name: (key, -1) for key, noun in nouns if noun.name == noun.plural}
+    forms = "|".join(sorted(map(str, names), key=len, reverse=True))
     number = "|".join(NUMBERS_EN)
     size = "small|little|tiny|big|large|huge"
     pattern = rf"\b(?:({number}) )?(?:({size}) )?(?:({'|'.join(COLOURS)}) )?\b({forms})\b"
@@ -250,19 +250,19 @@ def mentions_en(text: str) -> tuple[list[Mention], str]:
 
 def mentions_zh(text: str) -> tuple[list[Mention], str]:
     """The same of a Chinese caption; a number needs the thing's own measure word."""
-    names = {name: thing for thing in cast()[0] for name in thing.zh}
+    names = {name: (thing.key, measure) for thing in cast()[0] for name, measure in thing.zh}
     paints = {zh: en for en, zh in COLOURS.items()} | {zh[0]: en for en, zh in COLOURS.items()}
     forms = "|".join(sorted(names, key=len, reverse=True))
     paint = "|".join(sorted(paints, key=len, reverse=True))
-    measure = "|".join({thing.measure for thing in names.values()})
+    measure = "|".join({measure for _, measure in names.values()})
     size = "很小的|小小的|很大的|大大的|巨大的"
     pattern = rf"(?:([{''.join(NUMBERS_ZH)}])({measure}))?(?:{size})?(?:({paint})的?)?({forms})"
     found: list[Mention] = []
     rest, start = list[str](), 0
     for match in re.finditer(pattern, text):
-        thing = names[match[4]]
-        assert match[2] in (None, thing.measure), text
-        found.append((thing.key, NUMBERS_ZH.get(match[1] or "一", 1), paints.get(match[3] or "")))
+        key, own = names[match[4]]
+        assert match[2] in (None, own), text
+        found.append((key, NUMBERS_ZH.get(match[1] or "一", 1), paints.get(match[3] or "")))
         rest.append(text[start : match.start()] + LETTERS[len(found) - 1])
         start = match.end()
     return found, "".join(rest) + text[start:]

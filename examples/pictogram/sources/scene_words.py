@@ -17,7 +17,7 @@ from backgrounds import Background
 
 from cogview.evaluation.scenes import directions
 from sources.drawing import COLOURS, Words
-from sources.scenes import Placed, Scene, SceneThing
+from sources.scenes import Noun, Placed, Scene, SceneThing
 
 WORDINGS = 6
 NUMBERS = {2: ("two", "两"), 3: ("three", "三"), 4: ("four", "四")}
@@ -198,16 +198,26 @@ def article(text: str) -> str:
 
 def noun_en(chance: random.Random, group: Group, style: str, size: str | None = None) -> str:
     """A group in English; ``style`` is ``article``, ``bare`` or ``one``, for what there is one of."""
-    names = group.thing.en
-    singular, plural = names[0] if chance.random() < 0.6 else chance.choice(names)
+    nouns = [noun for noun in group.thing.en if noun.plural or group.count == 1]
+    noun = nouns[0] if chance.random() < 0.6 else chance.choice(nouns)
     words = [word for word in (size, group.colour) if word]
     if group.count > 1:
         number = str(group.count) if chance.random() < 0.15 else NUMBERS[group.count][0]
-        return " ".join([number, *words, plural])
-    text = " ".join([*words, singular])
-    if style == "bare" or not group.thing.counted:
+        text = " ".join([*words, str(noun.plural)])
+        return f"{number} {noun.unit}s of {text}" if noun.unit else f"{number} {text}"
+    text = " ".join([*words, noun.name])
+    return text if style == "bare" else said_once(noun, text, "one" if style == "one" else "")
+
+
+def said_once(noun: Noun, text: str = "", number: str = "") -> str:
+    """A noun with its article, or a number in its place; ``text``: the noun with what stands before it."""
+    text = text or noun.name
+    if not noun.article:
         return text
-    return f"one {text}" if style == "one" else article(text)
+    if noun.article == "the":
+        return f"the {text}"
+    text = f"{noun.unit} of {text}" if noun.unit else text
+    return f"{number} {text}" if number else article(text)
 
 
 def _english(chance: random.Random, scene: Scene, said: Said) -> str:
@@ -271,12 +281,12 @@ def _with_background_en(chance: random.Random, background: Background, text: str
 def noun_zh(chance: random.Random, group: Group, size: str | None = None) -> tuple[str, str]:
     """A group in Chinese without and with its measure word; what there are more of always has it."""
     names = group.thing.zh
-    name = names[0] if chance.random() < 0.6 else chance.choice(names)
+    name, measure = names[0] if chance.random() < 0.6 else chance.choice(names)
     text = (size or "") + _coloured_zh(chance, name, group.colour, bool(size))
     if group.count > 1:
         number = str(group.count) if chance.random() < 0.12 else NUMBERS[group.count][1]
-        return (f"{number}{group.thing.measure}{text}",) * 2
-    return text, f"一{group.thing.measure}{text}"
+        return (f"{number}{measure}{text}",) * 2
+    return text, f"一{measure}{text}"
 
 
 def _coloured_zh(chance: random.Random, name: str, colour: str | None, sized: bool) -> str:

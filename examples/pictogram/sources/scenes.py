@@ -60,25 +60,40 @@ ROWS: dict[int, tuple[tuple[int, ...], ...]] = {
 
 
 @dataclass(frozen=True)
+class Noun:
+    """An English name: ``article`` is "a", "the" or "" (bread, scissors), ``plural`` is None for the last.
+
+    ``unit`` stands before it where it is counted: "pair" of jeans.
+    """
+
+    name: str
+    plural: str | None
+    article: str = "a"
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class SceneThing:
     """What a scene needs of a thing: how it is called and counted, its outline, the colours it can have.
 
-    ``en`` holds pairs of singular and plural, the usual name first; ``counted``: it can be shown twice or
-    more under a number; ``own``: the colour most of its drawing has, ``plain``: enough to say so;
-    ``support``: others can stand on it.
+    ``en`` are its names, the usual one first, and ``zh`` those with their measure words; ``own``: the colour
+    most of its drawing has, ``plain``: enough to say so; ``support``: others can stand on it.
     """
 
     key: str
-    en: tuple[tuple[str, str], ...]
-    zh: tuple[str, ...]
-    measure: str
+    en: tuple[Noun, ...]
+    zh: tuple[tuple[str, str], ...]
     outline: Outline
     own: str
     plain: bool = False
     colours: tuple[str, ...] = ()
-    counted: bool = True
     mirror: bool = True
     support: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether two or more can be shown under a number."""
+        return any(noun.plural for noun in self.en)
 
     @property
     def paints(self) -> tuple[str, ...]:
