@@ -13,24 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
 from backgrounds import Background
 from sources.drawing import Words
 from sources.scene_layout import single
-from sources.scene_words import NUMBERS, Said, groups_of, said_once, wording
+from sources.scene_words import Said, groups_of, said_once, wording
 from sources.scenes import FEET, FLOATING, LANDSCAPES, ROWS, Composer, Draft, Placed, Scene, SceneThing
 from sources.splits import withheld_colour
 from sources.withheld import count_withheld, pair_withheld, place_withheld, relation_withheld
 
 EACH = 360  # prompts a task
+ROUNDS = 10  # in which combinations may come again
+MOST_TRIED = 1_000_000
 NAMES = 5  # wordings of a thing's name, at most
-RELATIONS = {"left": 90, "right": 90, "above": 70, "below": 60, "on": 50}
+RELATIONS = {"left": 25, "right": 25, "above": 20, "below": 15, "on": 15}
 FOLDER = Path(__file__).parents[2] / "src" / "cogview" / "evaluation" / "prompts"
+NO_OBJECTS = frozenset(("symbol", "face", "body"))  # groups that scenes are not asked of
+UNPAINTED = frozenset(("person", "sky"))  # groups of which no colour is asked
 Cast = tuple[tuple[SceneThing, str | None], ...]
 
 
@@ -38,8 +41,8 @@ class Asker:
     """Scenes of withheld combinations, the same for the same things."""
 
     def __init__(self, things: Sequence[SceneThing]) -> None:
-        self.composer = Composer(things)
-        self.things = things
+        self.things = [_by_one_name(thing) for thing in things if thing.group not in NO_OBJECTS]
+        self.composer = Composer(self.things)
         self.chance = random.Random("scene-prompts")
         self.makers: dict[str, Callable[[], Iterator[Draft]]] = {
             "one": self._one,
@@ -51,19 +54,18 @@ class Asker:
         }
 
     def scenes(self, each: int = EACH) -> Iterator[tuple[Scene, Words]]:
-        """``each`` scenes and prompts of every task; again from the first where combinations are few."""
+        """``each`` scenes and prompts of every task; combinations that are few come again in other words."""
         number = 0
         for maker in self.makers.values():
             asked: set[Words] = set()
-            for _ in range(20):
-                for draft in maker():
-                    scene = Scene(number, split="test_comp", **vars(draft))
-                    words = self._words(scene)
-                    if len(asked) < each and words not in asked:
-                        asked.add(words)
-                        number += 1
-                        yield scene, words
-                if len(asked) >= each:
+            for draft in maker():
+                scene = Scene(number, split="test_comp", **vars(draft))
+                words = self._words(scene)
+                if words not in asked:
+                    asked.add(words)
+                    number += 1
+                    yield scene, words
+                if len(asked) == each:
                     break
 
     def _words(self, scene: Scene) -> Words:
@@ -74,8 +76,21 @@ class Asker:
             groups, relation = groups[::-1], {"right": "left", "below": "above"}[relation]
         return wording(self.chance, scene, Said(tuple(groups), relation, True, place))
 
-    def _shuffled(self, found: Iterator[Any]) -> list[Any]:
-        return (every := list(found)) and self.chance.sample(every, len(every))
+    def _rounds(self, found: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """All combinations in any order, several times."""
+        every = list(found)
+        for _ in range(ROUNDS):
+            yield from self.chance.sample(every, len(every))
+
+    def _pairs(self, things: Sequence[SceneThing]) -> Iterator[tuple[SceneThing, SceneThing]]:
+        """Withheld pairs of the things, without end where there are any."""
+        for _ in range(MOST_TRIED):
+            first, second = self.chance.sample(things, 2)
+            if pair_withheld(first.key, second.key):
+                yield first, second
+
+    def _painted(self) -> list[SceneThing]:
+        return [thing for thing in self.composer.painted if thing.group not in UNPAINTED]
 
     def _one(self) -> Iterator[Draft]:
         pairs = (
@@ -84,7 +99,7 @@ class Asker:
             for place in LANDSCAPES
             if place_withheld(thing.key, place) and self.composer.fits(place, ((thing, None),))
         )
-        for thing, place in self._shuffled(pairs):
+        for thing, place in self._rounds(pairs):
             left, top, right, bottom = single(self.chance, thing.outline, 120, 170, (0, 0))
             if place not in FLOATING:
                 top, bottom = FEET[0] + 20 - (bottom - top), FEET[0] + 20
@@ -92,52 +107,44 @@ class Asker:
             yield Draft("one", Background(place, "", self.chance.randrange(1 << 16)), (placed,))
 
     def _two(self) -> Iterator[Draft]:
-        pairs = (pair for pair in combinations(self.things, 2) if pair_withheld(*(one.key for one in pair)))
-        for first, second in self._shuffled(pairs):
+        for first, second in self._pairs(self.things):
             yield from self._drawn("two", ((first, None), (second, None)), ((2,), (1, 1)))
 
     def _count(self) -> Iterator[Draft]:
         counts = (
             (thing, count)
             for thing in self.composer.counted
-            for count in NUMBERS
+            for count in (2, 3, 4)
             if count_withheld(thing.key, count)
         )
-        for thing, count in self._shuffled(counts):
+        for thing, count in self._rounds(counts):
             yield from self._drawn("count", ((thing, None),) * count, ROWS[count], alike=True)
 
     def _colour(self) -> Iterator[Draft]:
         painted = (
             (thing, colour)
-            for thing in self.composer.painted
+            for thing in self._painted()
             for colour in thing.paints
             if withheld_colour(thing.key, colour)
         )
-        for cast in self._shuffled(painted):
-            yield from self._drawn("colour", (cast,), ((1,),))
+        for thing, colour in self._rounds(painted):
+            yield from self._drawn("colour", ((thing, colour),), ((1,),))
 
     def _colours(self) -> Iterator[Draft]:
-        pairs = combinations(self.composer.painted, 2)
-        withheld = (pair for pair in pairs if pair_withheld(*(one.key for one in pair)))
-        for first, second in self._shuffled(withheld):
+        for first, second in self._pairs(self._painted()):
             colours = [(a, b) for a in first.paints for b in second.paints if a != b]
             if colours:
                 a, b = self.chance.choice(colours)
                 yield from self._drawn("colours", ((first, a), (second, b)), ((2,), (1, 1)))
 
     def _position(self) -> Iterator[Draft]:
-        for relation, most in RELATIONS.items():
-            seconds = self.composer.supports if relation == "on" else self.things
-            pairs = [
-                (first, second)
-                for first, second in permutations(self.things, 2)
-                if second in seconds and relation_withheld(relation, first.key, second.key)
-            ]
-            found = 0
-            for first, second in self.chance.sample(pairs, len(pairs)):
+        for _ in range(MOST_TRIED):
+            relation = self.chance.choices(list(RELATIONS), list(RELATIONS.values()))[0]
+            second = self.chance.choice(self.composer.supports if relation == "on" else self.things)
+            first = self.chance.choice(self.things)
+            if first != second and relation_withheld(relation, first.key, second.key):
                 draft = self.composer.position(self.chance, relation, ((first, None), (second, None)))
-                if draft and found < most:
-                    found += 1
+                if draft:
                     yield replace(draft, background=Background())
 
     def _drawn(
@@ -149,6 +156,13 @@ class Asker:
             white = any(colour == "white" for _, colour in cast)
             behind = Background("plain", "blue") if white else Background()
             yield replace(draft, background=behind)
+
+
+def _by_one_name(thing: SceneThing) -> SceneThing:
+    """The thing by its usual name alone: what is asked is the scene, not the vocabulary."""
+    counted = [noun for noun in thing.en if noun.plural]
+    en = tuple(dict.fromkeys([thing.en[0], *counted[:1]]))
+    return replace(thing, en=en, zh=thing.zh[:1])
 
 
 def scene_row(scene: Scene, words: Words) -> dict[str, Any]:
@@ -168,7 +182,7 @@ def thing_row(thing: SceneThing) -> dict[str, Any]:
     """A line of ``things.jsonl``: a thing and what people type for it."""
     en = [form for noun in thing.en for form in (noun.name, said_once(noun))]
     en += [f"a picture of {en[1]}", f"draw {en[1]}", f"{en[0]} drawing"]
-    zh = [form for name, measure in thing.zh for form in (name, f"一{measure}{name}")]
+    zh = [form for name, measure in thing.zh for form in (name, f"一{measure}{name}" if measure else name)]
     zh += [f"{zh[0]}的图片", f"画{zh[1]}", f"一张{zh[0]}的图"]
     return {"thing": thing.key} | {
         language: list(dict.fromkeys(forms))[:NAMES] for language, forms in (("en", en), ("zh", zh))

@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -80,7 +81,7 @@ def cast() -> tuple[tuple[SceneThing, ...], House]:
             zh=((zh, measure),),
             outline=Outline.of(image),
             own=next(iter(shares(image))),
-            plain=number % 5 == 0,
+            natural=next(iter(shares(image))) if number % 5 == 0 else None,
             colours=takes,
             support=en in SUPPORTS,
         )
@@ -320,7 +321,7 @@ def check(text: str, found: list[Mention], rest: str, scene: Scene, says: dict[s
     for thing, count, colour in found:
         painted = next(paint for name, paint in groups if name == thing)
         assert len(groups[thing, painted]) == count, text
-        assert colour == painted or (painted is None and colour == by_key()[thing].own), text
+        assert colour == painted or (painted is None and colour == by_key()[thing].natural), text
         members.append(groups[thing, painted])
     if re.search(BESIDE, rest):
         boxes = [one.box for one in scene.placed]
@@ -377,12 +378,32 @@ def test_chinese_is_well_formed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noun", "said"),
-    [("apple", "an apple"), ("car", "a car"), ("unicorn", "a unicorn"), ("umbrella", "an umbrella"),
-     ("hourglass", "an hourglass"), ("orange cat", "an orange cat"), ("one-way sign", "a one-way sign")],
+    ("noun", "style", "said"),
+    [
+        (Noun("apple", "apples"), "article", "an apple"), (Noun("apple", "apples"), "one", "one apple"),
+        (Noun("apple", "apples"), "bare", "apple"), (Noun("bread", None, ""), "article", "bread"),
+        (Noun("sun", None, "the"), "article", "the sun"),
+        (Noun("jeans", "jeans", unit="pair"), "article", "a pair of jeans"),
+        (Noun("jeans", "jeans", unit="pair"), "one", "one pair of jeans"),
+    ],
 )  # fmt: skip
-def test_articles_follow_the_sound(noun: str, said: str) -> None:
-    assert scene_words.article(noun) == said
+def test_nouns_take_their_articles(noun: Noun, style: str, said: str) -> None:
+    thing = replace(by_key()["apple"], en=(noun,))
+    group = scene_words.Group(thing, (Placed("apple", (0, 0, 9, 9)),), None)
+    assert scene_words.noun_en(random.Random(0), group, style) == said
+
+
+def test_a_name_that_says_a_colour_or_a_size_is_not_given_another() -> None:
+    thing = replace(
+        by_key()["apple"],
+        en=(Noun("salad", "salads"), Noun("green salad", "green salads")),
+        zh=(("猫", "只"), ("小猫", "只"), ("白猫", "只")),
+    )
+    placed, chance = (Placed("apple", (0, 0, 9, 9)),), random.Random(0)
+    for _ in range(40):
+        said = scene_words.noun_en(chance, scene_words.Group(thing, placed, "red"), "bare")
+        assert said == "red salad"
+        assert scene_words.noun_zh(chance, scene_words.Group(thing, placed, None), "很大的")[0] == "很大的猫"
 
 
 # ------------------------------------------------------------------------------------------------ pictures

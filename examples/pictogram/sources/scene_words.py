@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from backgrounds import Background
+from things import COLOUR_CHARACTERS, COLOUR_WORDS, EN_NUMBERS, ZH_NUMBERS, with_article
 
 from cogview.evaluation.scenes import directions
 from sources.drawing import COLOURS, Words
 from sources.scenes import Noun, Placed, Scene, SceneThing
 
 WORDINGS = 6
-NUMBERS = {2: ("two", "两"), 3: ("three", "三"), 4: ("four", "四")}
 SHORT_ZH = frozenset(("red", "yellow", "green", "blue", "white", "black"))  # 红苹果, but not 橙苹果
-SOUNDS_LIKE_YOU = re.compile(r"(uni(?!n)|us[aeiou]|eu|one\b|ufo|ukulele|utensil)", re.I)
 SPOTS_EN = {
     (-1, -1): "top left", (0, -1): "top", (1, -1): "top right", (-1, 0): "left", (1, 0): "right",
     (-1, 1): "bottom left", (0, 1): "bottom", (1, 1): "bottom right",
@@ -31,6 +30,9 @@ SPOTS_ZH = {
     (-1, -1): "左上角", (0, -1): "上方", (1, -1): "右上角", (-1, 0): "左边", (1, 0): "右边",
     (-1, 1): "左下角", (0, 1): "下方", (1, 1): "右下角",
 }  # fmt: skip
+# Names that say a size or a colour themselves: "a red green salad", 巨大的小猫.
+SIZED_EN = re.compile(r"\b(small|little|tiny|big|large|huge|baby|giant)\b")
+SIZED_ZH = re.compile("^[小大]")
 SIZES_EN = {"small": ("small", "little", "tiny"), "large": ("big", "large", "huge")}
 SIZES_ZH = {"small": ("很小的", "小小的"), "large": ("很大的", "大大的", "巨大的")}
 RELATED_EN: Mapping[str, tuple[str, ...]] = {  # {a} is the first thing, {b} the second
@@ -140,7 +142,7 @@ def groups_of(scene: Scene, things: Mapping[str, SceneThing], own: bool) -> list
     found = []
     for thing, colour in dict.fromkeys((one.thing, one.colour) for one in scene.placed):
         placed = tuple(one for one in scene.placed if (one.thing, one.colour) == (thing, colour))
-        natural = things[thing].own if own and things[thing].plain else None
+        natural = things[thing].natural if own else None
         found.append(Group(things[thing], placed, colour or natural))
     return found
 
@@ -190,19 +192,23 @@ def _in_row(groups: Sequence[Group]) -> list[Group] | None:
 # ---------------------------------------------------------------------------------------------- English
 
 
-def article(text: str) -> str:
-    """ "a" or "an", as the text sounds."""
-    vowel = text[:1].lower() in "aeiou" and not SOUNDS_LIKE_YOU.match(text)
-    return f"{'an' if vowel or re.match('hour|honest|x-ray|mri', text, re.I) else 'a'} {text}"
+def _fitting(names: Sequence[str], said: bool, colours: re.Pattern[str], sizes: re.Pattern[str]) -> list[int]:
+    """The places of names that say no size or colour themselves; the first, where every one does."""
+    if not said:
+        return list(range(len(names)))
+    return [n for n, name in enumerate(names) if not (colours.search(name) or sizes.search(name))] or [0]
 
 
 def noun_en(chance: random.Random, group: Group, style: str, size: str | None = None) -> str:
     """A group in English; ``style`` is ``article``, ``bare`` or ``one``, for what there is one of."""
     nouns = [noun for noun in group.thing.en if noun.plural or group.count == 1]
+    said = bool(size or group.colour)
+    fitting = _fitting([noun.name for noun in nouns], said, COLOUR_WORDS, SIZED_EN)
+    nouns = [nouns[place] for place in fitting]
     noun = nouns[0] if chance.random() < 0.6 else chance.choice(nouns)
     words = [word for word in (size, group.colour) if word]
     if group.count > 1:
-        number = str(group.count) if chance.random() < 0.15 else NUMBERS[group.count][0]
+        number = str(group.count) if chance.random() < 0.15 else EN_NUMBERS[group.count]
         text = " ".join([*words, str(noun.plural)])
         return f"{number} {noun.unit}s of {text}" if noun.unit else f"{number} {text}"
     text = " ".join([*words, noun.name])
@@ -217,7 +223,7 @@ def said_once(noun: Noun, text: str = "", number: str = "") -> str:
     if noun.article == "the":
         return f"the {text}"
     text = f"{noun.unit} of {text}" if noun.unit else text
-    return f"{number} {text}" if number else article(text)
+    return f"{number} {text}" if number else with_article(text)
 
 
 def _english(chance: random.Random, scene: Scene, said: Said) -> str:
@@ -280,13 +286,16 @@ def _with_background_en(chance: random.Random, background: Background, text: str
 
 def noun_zh(chance: random.Random, group: Group, size: str | None = None) -> tuple[str, str]:
     """A group in Chinese without and with its measure word; what there are more of always has it."""
-    names = group.thing.zh
+    names = [one for one in group.thing.zh if one[1] or group.count == 1]
+    said = bool(size or group.colour)
+    fitting = _fitting([name for name, _ in names], said, COLOUR_CHARACTERS, SIZED_ZH)
+    names = [names[place] for place in fitting]
     name, measure = names[0] if chance.random() < 0.6 else chance.choice(names)
     text = (size or "") + _coloured_zh(chance, name, group.colour, bool(size))
     if group.count > 1:
-        number = str(group.count) if chance.random() < 0.12 else NUMBERS[group.count][1]
+        number = str(group.count) if chance.random() < 0.12 else ZH_NUMBERS[group.count]
         return (f"{number}{measure}{text}",) * 2
-    return text, f"一{measure}{text}"
+    return text, f"一{measure}{text}" if measure else text
 
 
 def _coloured_zh(chance: random.Random, name: str, colour: str | None, sized: bool) -> str:
@@ -296,7 +305,7 @@ def _coloured_zh(chance: random.Random, name: str, colour: str | None, sized: bo
     forms = [f"{paint}的{name}"] * 2
     if len(name) > 1 and not sized:
         forms.append(f"{paint}{name}")
-    if colour in SHORT_ZH and len(name) > 1:
+    if colour in SHORT_ZH and len(name) == 2:
         forms.append(f"{paint[0]}{name}")
     return chance.choice(forms)
 

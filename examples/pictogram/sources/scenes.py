@@ -76,8 +76,9 @@ class Noun:
 class SceneThing:
     """What a scene needs of a thing: how it is called and counted, its outline, the colours it can have.
 
-    ``en`` are its names, the usual one first, and ``zh`` those with their measure words; ``own``: the colour
-    most of its drawing has, ``plain``: enough to say so; ``support``: others can stand on it.
+    ``en`` are its names, the usual one first, and ``zh`` those with their measure words ("" for none);
+    ``own``: the colour most of its drawing has, ``natural``: one that people would call it by; ``support``:
+    others can stand on it; ``group``: what kind of thing it is (``animal``, ``symbol``, …).
     """
 
     key: str
@@ -85,15 +86,16 @@ class SceneThing:
     zh: tuple[tuple[str, str], ...]
     outline: Outline
     own: str
-    plain: bool = False
+    natural: str | None = None
     colours: tuple[str, ...] = ()
     mirror: bool = True
     support: bool = False
+    group: str = ""
 
     @property
     def counted(self) -> bool:
         """Whether two or more can be shown under a number."""
-        return any(noun.plural for noun in self.en)
+        return any(noun.plural for noun in self.en) and any(measure for _, measure in self.zh)
 
     @property
     def paints(self) -> tuple[str, ...]:
