@@ -20,11 +20,14 @@ from typing import Any
 
 from backgrounds import Background
 from sources.drawing import Words
+from sources.scene_cast import load_cast, natural_colours
 from sources.scene_layout import single
 from sources.scene_words import Said, groups_of, said_once, wording
 from sources.scenes import FEET, FLOATING, LANDSCAPES, ROWS, Composer, Draft, Placed, Scene, SceneThing
 from sources.splits import withheld_colour
+from sources.sprites import load_sprites
 from sources.withheld import count_withheld, pair_withheld, place_withheld, relation_withheld
+from things import load_things
 
 EACH = 360  # prompts a task
 ROUNDS = 10  # in which combinations may come again
@@ -125,7 +128,7 @@ class Asker:
             (thing, colour)
             for thing in self._painted()
             for colour in thing.paints
-            if withheld_colour(thing.key, colour)
+            if colour not in thing.free and withheld_colour(thing.key, colour)
         )
         for thing, colour in self._rounds(painted):
             yield from self._drawn("colour", ((thing, colour),), ((1,),))
@@ -198,14 +201,15 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Write both files, and the pictures where they are asked for."""
-    from sources.scene_cast import load_cast
-
     parser = argparse.ArgumentParser(description="Write the prompts of the evaluation.")
     parser.add_argument("--packages", type=Path, default=Path("packages"))
+    parser.add_argument("--work", type=Path, default=Path("corpus"), help="where measurements are kept")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--pictures", type=Path, help="a folder for a PNG of every scene")
     options = parser.parse_args()
-    things, house = load_cast(options.packages)
+    things, house = load_cast(options.packages, options.work)
+    natural = natural_colours(load_sprites(options.packages, load_things()))
+    things = [replace(thing, free=natural[thing.key]) for thing in things]
     found = list(Asker(things).scenes())
     rows = [scene_row(scene, words) for scene, words in found]
     options.out.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from colours import shares
+from colours import said_colours, shares
 from plan import Facts, measured, read_settings
 from things import Thing, load_things, many, one
 
@@ -17,14 +18,13 @@ from sources.sprites import Sprite, load_sprites
 
 LEFT_OUT = frozenset(("landscape",))  # groups whose drawings are whole views, not things
 FULL = 0.97  # share of its box that a view fills
-SUPPORTS = frozenset(
+SUPPORTS = frozenset(  # whose house drawing has a top that something can stand on
     (
-        "table", "chair", "bed", "sofa", "bench", "desk", "cardboard-box", "suitcase", "briefcase", "book",
-        "car", "bus", "truck", "taxi", "tram", "train", "minivan", "pickup-truck", "ship", "skateboard",
-        "drum", "piano", "tv", "gift", "cake", "horse", "elephant", "camel", "turtle", "pig", "cow",
-        "whale", "plate", "log", "bathtub", "washing-machine", "refrigerator", "microwave", "oven", "radio",
-        "basket", "bucket", "wardrobe", "bookshelf", "printer", "toolbox", "treasure-chest", "pumpkin",
-        "house", "cheese", "bread", "pancakes", "hamburger", "toaster", "tank", "tractor", "mushroom",
+        "table", "chair", "bed", "sofa", "bench", "desk", "cardboard-box", "briefcase", "car",
+        "bus", "truck", "taxi", "tram", "train", "minivan", "pickup-truck", "ship", "skateboard", "drum",
+        "tv", "gift", "cake", "horse", "elephant", "camel", "turtle", "pig", "cow", "plate",
+        "bathtub", "washing-machine", "refrigerator", "radio", "bucket", "bookshelf", "printer",
+        "treasure-chest", "pumpkin", "house", "cheese", "bread", "pancakes", "hamburger", "tank", "tractor",
     )
 )  # fmt: skip
 
@@ -35,6 +35,18 @@ def load_cast(packages: Path, work: Path) -> tuple[list[SceneThing], House]:
     sprites = [sprite for sprite in load_sprites(packages, things) if sprite.house]
     facts = measured(sprites, work / "facts.jsonl", read_settings())
     return cast(sprites, facts, things), House({sprite.thing: sprite for sprite in sprites})
+
+
+def natural_colours(sprites: Iterable[Sprite]) -> dict[str, frozenset[str]]:
+    """The main colours that each thing has in any drawing that is trained on: never withheld (``plan.py``)."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for sprite in sprites:
+        if sprite.thing and sprite.split == "train":
+            try:
+                found[sprite.thing] |= set(said_colours(sprite.cut())[:1])
+            except ValueError:  # it cannot be rendered
+                continue
+    return {thing: frozenset(colours) for thing, colours in found.items()}
 
 
 def cast(
@@ -62,7 +74,7 @@ def _thing(sprite: Sprite, thing: Thing, fact: Facts, outline: Outline) -> Scene
         outline=outline,
         own=next(iter(shares(sprite.cut()))),
         natural=natural[0] if len(natural) == 1 else None,
-        colours=fact.takes,
+        colours=tuple(colour for colour in fact.takes if colour not in natural),
         mirror=thing.mirror,
         support=thing.key in SUPPORTS,
     )
