@@ -38,7 +38,7 @@ def load_cast(packages: Path, work: Path) -> tuple[list[SceneThing], House]:
 
 
 def natural_colours(sprites: Iterable[Sprite]) -> dict[str, frozenset[str]]:
-    """The main colours that each thing has in any drawing that is trained on: never withheld (``plan.py``)."""
+    """The main colours of each thing in any drawing that is trained on: never withheld (``plan.py``)."""
     found: dict[str, set[str]] = defaultdict(set)
     for sprite in sprites:
         if sprite.thing and sprite.split == "train":
