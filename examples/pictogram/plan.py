@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from backgrounds import SCENES
 from colours import NAMES, PAINTS, main_colour, recolour, said_colours
 from PIL import Image
 from pydantic import Field
@@ -24,6 +25,7 @@ from sources.drawing import fraction
 from sources.splits import VALIDATION, withheld_colour
 from sources.sprites import Sprite
 from sources.styles import HOUSE
+from sources.withheld import place_withheld
 from variants import Mix, Variant, variant
 
 from cogview.config import Config
@@ -217,10 +219,13 @@ def row_source(sprite: Sprite) -> str:
 
 
 def row_split(sprite: Sprite, number: int, shown: Variant) -> str:
-    """A drawing's split; of a trained one, recoloured variants may be withheld and a few validate."""
+    """A drawing's split; of a trained one, colours and landscapes may be withheld and a few validate."""
     if sprite.split != "train":
         return sprite.split
     if shown.colour and withheld_colour(subject(sprite), shown.colour):
+        return "test_comp"
+    place = shown.background.kind
+    if place in SCENES and place_withheld(subject(sprite), place):
         return "test_comp"
     return "val" if fraction("val", sprite.key, number) < VALIDATION else "train"
 

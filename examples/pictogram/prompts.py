@@ -1,6 +1,6 @@
 """Write the prompts that ``cogview eval scenes`` and ``cogview eval things`` ask a model for.
 
-    python prompts.py --packages packages
+    python prompts.py --packages packages --work corpus    after corpus.py plan
 
 Scenes: GenEval's six tasks in both languages, each prompt with what a picture of it must show, from
 combinations that no training picture has (``sources/withheld.py``, ``sources/splits.py``). Things: the bare
@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from backgrounds import Background
+from scenes_source import load_cast
 from sources.drawing import Words
-from sources.scene_cast import load_cast, natural_colours
 from sources.scene_layout import single
 from sources.scene_words import Said, groups_of, said_once, wording
 from sources.scenes import FEET, FLOATING, LANDSCAPES, ROWS, Composer, Draft, Placed, Scene, SceneThing
 from sources.splits import withheld_colour
-from sources.sprites import load_sprites
 from sources.withheld import count_withheld, pair_withheld, place_withheld, relation_withheld
-from things import load_things
 
 EACH = 360  # prompts a task
 ROUNDS = 10  # in which combinations may come again
@@ -128,7 +126,7 @@ class Asker:
             (thing, colour)
             for thing in self._painted()
             for colour in thing.paints
-            if colour not in thing.free and withheld_colour(thing.key, colour)
+            if withheld_colour(thing.key, colour)
         )
         for thing, colour in self._rounds(painted):
             yield from self._drawn("colour", ((thing, colour),), ((1,),))
@@ -208,8 +206,6 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a folder for a PNG of every scene")
     options = parser.parse_args()
     things, house = load_cast(options.packages, options.work)
-    natural = natural_colours(load_sprites(options.packages, load_things()))
-    things = [replace(thing, free=natural[thing.key]) for thing in things]
     found = list(Asker(things).scenes())
     rows = [scene_row(scene, words) for scene, words in found]
     options.out.mkdir(parents=True, exist_ok=True)

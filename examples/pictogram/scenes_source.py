@@ -5,16 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from corpus import all_sprites
+from plan import measured, read_settings
 from rows_source import uncompressed
+from sources.scene_cast import cast
 from sources.scene_drawing import House
 from sources.scene_words import captions
 from sources.scenes import COUNT, Composer, Scene, SceneThing
+from things import load_things
 
 from cogview.data.samples import Caption
 from cogview.data.sources import Record
 
 CHECKED = 200  # scenes whose specification and captions decide the fingerprint
+
+
+def load_cast(packages: Path, work: Path) -> tuple[list[SceneThing], House]:
+    """The things for scenes and their drawings; what ``corpus.py plan`` has not measured is measured now."""
+    sprites = [sprite for sprite in all_sprites(packages) if sprite.house]
+    facts = measured(sprites, work / "facts.jsonl", read_settings())
+    return cast(sprites, facts, load_things()), House({sprite.thing: sprite for sprite in sprites})
+
+
+def open_scenes(packages: Path, work: Path, count: int = COUNT) -> ScenesSource:
+    """The first ``count`` scenes, as a source."""
+    return ScenesSource(*load_cast(packages, work), count)
 
 
 class ScenesSource:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from corpus import open_rows
 from rows_source import RowsSource, captions_of
+from scenes_source import ScenesSource, open_scenes
 from sources.avatars import avatar_phrases
 from sources.drawing import COLOURS
+from sources.scenes import COUNT
 
 from cogview.tokenizers.text import TextTokenizer
 
@@ -31,11 +33,14 @@ CUTS = re.compile(
 HAN = re.compile("[\u4e00-\u9fff]")
 
 
-def captions(source: RowsSource) -> Iterator[str]:
-    """Every caption of the training rows."""
+def captions(source: RowsSource, scenes: ScenesSource) -> Iterator[str]:
+    """Every caption of the training rows and scenes."""
     for row in source.rows:
         if row.split == "train":
             yield from (caption.text for caption in captions_of(source.sprites[row.sprite], row))
+    for scene in scenes.composer.scenes(len(scenes)):
+        if scene.split == "train":
+            yield from (caption.text for caption in scenes.captions(scene))
 
 
 def fragments(text: str) -> list[str]:
@@ -52,9 +57,9 @@ def whole_words() -> list[str]:
     return sorted(word for word in words if 1 <= len(word) <= 6)
 
 
-def training_texts(source: RowsSource) -> Iterator[str]:
+def training_texts(source: RowsSource, scenes: ScenesSource) -> Iterator[str]:
     """Each fragment as often as the square root of its count, at most 30 times; common words more."""
-    counts = Counter(part for text in captions(source) for part in fragments(text))
+    counts = Counter(part for text in captions(source, scenes) for part in fragments(text))
     for part, count in counts.items():
         yield from [part] * min(30, round(count**0.5))
     yield from COMMON * 100
@@ -70,8 +75,10 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=7500)
     parser.add_argument("--limit", type=int, help="about so many rows, for a trial")
     given = parser.parse_args()
+    rows = open_rows(given.packages, given.work, limit=given.limit)
+    count = COUNT if given.limit is None else given.limit // 3
     tokenizer = TextTokenizer.train(
-        training_texts(open_rows(given.packages, given.work, limit=given.limit)),
+        training_texts(rows, open_scenes(given.packages, given.work, count)),
         pieces=given.pieces,
         user_defined=whole_words(),
     )

@@ -1,4 +1,4 @@
-"""Token shards of the corpus: every row is rendered when it is read, encoded and written.
+"""Token shards of the corpus: every row and scene is rendered when it is read, encoded and written.
 
 python tokens.py --image-tokenizer runs/tokenizer/model --text-tokenizer work/text.model --out work/shards
 
@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 
 from corpus import open_rows
+from rows_source import ChainSource
+from scenes_source import open_scenes
+from sources.scenes import COUNT
 
 from cogview.data.build import Builder, BuildSettings, Share
 from cogview.data.shards import Preprocessing
@@ -33,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--scenes", type=int, default=COUNT, help="composed scenes, after all rows")
     parser.add_argument("--limit", type=int, help="about so many rows, for a trial")
     parser.add_argument("--restart", action="store_true", help="begin again where another build lies")
     return parser.parse_args()
@@ -44,8 +48,10 @@ def main() -> None:
     settings = BuildSettings(
         preprocessing=Preprocessing(size=options.size, resample="box"), batch=options.batch
     )
+    rows = open_rows(options.packages, options.work, "rows", options.limit, options.size)
+    count = options.scenes if options.limit is None else min(options.scenes, options.limit // 3)
     builder = Builder(
-        open_rows(options.packages, options.work, "rows", options.limit, options.size),
+        ChainSource([rows, open_scenes(options.packages, options.work, count)]),
         options.out,
         read_image_tokenizer(options.image_tokenizer),
         TextTokenizer.from_file(options.text_tokenizer),

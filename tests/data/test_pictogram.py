@@ -29,6 +29,7 @@ from sources import avatars, drawing, packages, splits, styles  # noqa: E402
 from sources.icon_sets import look  # noqa: E402
 from sources.sprites import Sprite, load_sprites  # noqa: E402
 from sources.thing_index import normal  # noqa: E402
+from sources.withheld import place_withheld  # noqa: E402
 from things import Thing, load_things  # noqa: E402
 from variants import PLACES, Mix, Variant, compose, variant  # noqa: E402
 
@@ -310,14 +311,15 @@ def test_a_withheld_combination_is_in_no_training_row(rows: list[planning.Row], 
         name = sprite.thing or sprite.concept
         style = splits.withheld_style(name, row.style) and not sprite.house
         given = bool(row.variant.colour) and splits.withheld_colour(name, row.variant.colour)
-        if style or given:
+        place = place_withheld(name, row.variant.background.kind) and row.variant.background.kind != "white"
+        if style or given or place:
             assert row.split not in ("train", "val"), row.key
-            found["style" if style else "colour"] += 1
+            found["style" if style else "colour" if given else "place"] += 1
         else:
             assert row.split != "test_comp", row.key
         if not sprite.house and not row.variant.colour:
             assert not any(splits.withheld_colour(name, colour) for colour in row.colours), row.key
-    assert found["style"] and found["colour"]
+    assert found["style"] and found["colour"] and found["place"]
 
 
 def test_hashes_withhold_about_what_they_should() -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from cogview.data.images import decode
 from cogview.evaluation.colours import box_colour
+from cogview.evaluation.prompts import scene_prompts
 from cogview.evaluation.scenes import Detection, ScenePrompt, judge
 
 ROOT = Path(__file__).parents[2] / "examples" / "pictogram"
@@ -23,13 +25,19 @@ if not ROOT.is_dir():
     pytest.skip("the examples are not here", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
+import plan  # noqa: E402
 import prompts  # noqa: E402
+from backgrounds import Background  # noqa: E402
 from colours import NAMES, recolour, shares  # noqa: E402
-from sources import scene_words, splits, withheld  # noqa: E402
+from scenes_source import ScenesSource  # noqa: E402
+from sources import scene_words, splits, sprites, withheld  # noqa: E402
 from sources.drawing import COLOURS, fraction  # noqa: E402
+from sources.scene_cast import noun  # noqa: E402
 from sources.scene_drawing import House  # noqa: E402
 from sources.scene_layout import LEAST, Outline, covered  # noqa: E402
 from sources.scenes import LANDSCAPES, Composer, Noun, Placed, Scene, SceneThing  # noqa: E402
+from things import load_things  # noqa: E402
+from variants import Variant  # noqa: E402
 
 sys.path.remove(str(ROOT))
 
@@ -50,14 +58,14 @@ class Shape:
     paints = False
 
     def __init__(self, number: int) -> None:
-        wide, high = ((256, 256), (256, 180), (150, 256), (256, 130))[number % 4]
+        wide, high = ((128, 128), (128, 90), (76, 128), (128, 66))[number % 4]
         self.image = Image.new("RGBA", (wide, high))
         draw, colour = ImageDraw.Draw(self.image), HUES[number % len(HUES)]
         inside = (0, 0, wide - 1, high - 1)
         if number % 3 == 0:
             draw.ellipse(inside, colour)
         elif number % 3 == 1:
-            draw.rounded_rectangle(inside, 30, colour)
+            draw.rounded_rectangle(inside, 15, colour)
         else:
             draw.polygon([(0, high - 1), (wide // 2, 0), (wide - 1, high - 1)], colour)
 
@@ -452,3 +460,72 @@ def test_a_thing_s_names_are_its_prompts() -> None:
     row = prompts.thing_row(by_key()["apple"])
     assert row["en"][:2] == ["apple", "an apple"] and row["zh"][:2] == ["苹果", "一个苹果"]
     assert len(row["en"]) == len(set(row["en"])) == 5 and len(row["zh"]) == len(set(row["zh"])) == 5
+
+
+def test_the_shipped_prompts_are_of_withheld_combinations_of_real_things() -> None:
+    known = load_things()
+    for prompt in scene_prompts():
+        names = [asked.thing for asked in prompt.asked]
+        assert set(names) <= set(known)
+        combinations_of = {
+            "one": ("place", names[0], prompt.place),
+            "two": ("pair", *sorted(names)),
+            "count": ("count", names[0], prompt.asked[0].count),
+            "colour": ("colour", names[0], prompt.asked[0].colour),
+            "colours": ("pair", *sorted(names)),
+        }
+        if prompt.relation:
+            turned = prompt.relation in ("right", "below")
+            relation = {"right": "left", "below": "above"}.get(prompt.relation, prompt.relation)
+            assert is_withheld(relation, *(names[::-1] if turned else names)), prompt
+        else:
+            kind, *parts = combinations_of[prompt.task]
+            assert is_withheld(str(kind), *parts), prompt
+
+
+# ------------------------------------------------------------------------------------------------- corpus
+
+
+def test_every_thing_is_said_well_in_every_number() -> None:
+    """The list's real names, as scenes use them."""
+    chance = random.Random(0)
+    for entry in load_things().values():
+        thing = replace(
+            by_key()["apple"],
+            key=entry.key,
+            en=tuple(noun(entry, name) for name in entry.en),
+            zh=tuple((name, entry.measure_of(name)) for name in entry.zh),
+        )
+        for count in (1, 2, 3, 4) if thing.counted else (1,):
+            group = scene_words.Group(thing, (Placed(entry.key, (0, 0, 9, 9)),) * count, None)
+            for style in ("article", "bare", "one"):
+                en = scene_words.noun_en(chance, group, style)
+                zh = scene_words.noun_zh(chance, group)
+                assert not re.search(r"\b(a|an|the|one) (a|an|the)\b|\s\s|None", en), en
+                assert re.match("(two|three|four|[234]) ", en) if count > 1 else True
+                assert all(re.search("[一-鿿]", text) and "None" not in text for text in zh)
+                assert count == 1 or re.match("[两三四234][一-鿿]", zh[1])
+
+
+def test_a_source_reads_on_from_any_number() -> None:
+    things, house = cast()
+    source = ScenesSource(things, house, 30)
+    records = list(source.records())
+    assert len(records) == len(source) == 30 and not any(record.problem for record in records)
+    assert list(source.records(20)) == records[20:]
+    for record in records:
+        assert isinstance(record.image, bytes) and decode(record.image).image.size == (256, 256)
+        said = [(caption.text, caption.language) for caption in record.captions]
+        assert len(set(said)) == len(said) and {language for _, language in said} == {"en", "zh"}
+    assert source.fingerprint() == ScenesSource(things, house, 30).fingerprint()
+    assert source.fingerprint() != ScenesSource(things[:-1], house, 30).fingerprint()
+
+
+def test_single_drawings_keep_out_of_withheld_landscapes_too() -> None:
+    drawing = sprites.Sprite(
+        "noto/cat", "emoji", "noto", "cat", (), "Apache-2.0", "train", sprites.File(Path()), thing="cat"
+    )
+    for place in LANDSCAPES:
+        shown = Variant(200, 128, 128, background=Background(place))
+        split = plan.row_split(drawing, 1, shown)
+        assert (split == "test_comp") is withheld.place_withheld("cat", place)

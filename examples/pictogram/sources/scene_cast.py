@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from colours import said_colours, shares
-from plan import Facts, measured, read_settings
-from things import Thing, load_things, many, one
+from colours import shares
+from plan import Facts
+from things import Thing, many, one
 
 from sources.drawing import COLOURS
-from sources.scene_drawing import House
 from sources.scene_layout import Outline
 from sources.scenes import Noun, SceneThing
-from sources.sprites import Sprite, load_sprites
+from sources.sprites import Sprite
 
 LEFT_OUT = frozenset(("landscape",))  # groups whose drawings are whole views, not things
 FULL = 0.97  # share of its box that a view fills
@@ -27,26 +24,6 @@ SUPPORTS = frozenset(  # whose house drawing has a top that something can stand 
         "treasure-chest", "pumpkin", "house", "cheese", "bread", "pancakes", "hamburger", "tank", "tractor",
     )
 )  # fmt: skip
-
-
-def load_cast(packages: Path, work: Path) -> tuple[list[SceneThing], House]:
-    """The things for scenes and their drawings; measured once, kept in ``facts.jsonl`` of the work folder."""
-    things = load_things()
-    sprites = [sprite for sprite in load_sprites(packages, things) if sprite.house]
-    facts = measured(sprites, work / "facts.jsonl", read_settings())
-    return cast(sprites, facts, things), House({sprite.thing: sprite for sprite in sprites})
-
-
-def natural_colours(sprites: Iterable[Sprite]) -> dict[str, frozenset[str]]:
-    """The main colours of each thing in any drawing that is trained on: never withheld (``plan.py``)."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for sprite in sprites:
-        if sprite.thing and sprite.split == "train":
-            try:
-                found[sprite.thing] |= set(said_colours(sprite.cut())[:1])
-            except ValueError:  # it cannot be rendered
-                continue
-    return {thing: frozenset(colours) for thing, colours in found.items()}
 
 
 def cast(

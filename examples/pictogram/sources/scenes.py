@@ -78,8 +78,7 @@ class SceneThing:
 
     ``en`` are its names, the usual one first, and ``zh`` those with their measure words ("" for none);
     ``own``: the colour most of its drawing has, ``natural``: one that people would call it by; ``support``:
-    others can stand on it; ``group``: what kind of thing it is (``animal``, ``symbol``, …); ``free``: colours
-    that are not withheld, since it has them in other styles.
+    others can stand on it; ``group``: what kind of thing it is (``animal``, ``symbol``, …).
     """
 
     key: str
@@ -92,7 +91,6 @@ class SceneThing:
     mirror: bool = True
     support: bool = False
     group: str = ""
-    free: frozenset[str] = frozenset()
 
     @property
     def counted(self) -> bool:
