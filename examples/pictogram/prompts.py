@@ -75,7 +75,7 @@ class Asker:
         relation, place = scene.relation, scene.background.kind in LANDSCAPES
         if relation in ("right", "below"):
             groups, relation = groups[::-1], {"right": "left", "below": "above"}[relation]
-        return wording(self.chance, scene, Said(tuple(groups), relation, True, place))
+        return wording(self.chance, scene, Said(tuple(groups), relation, None, place))
 
     def _rounds(self, found: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         """All combinations in any order, several times."""

@@ -364,15 +364,19 @@ def test_positions_are_said_in_most_captions_of_their_scenes_and_both_ways_round
     assert ways[""] < sum(ways.values()) * 0.65
 
 
-def test_backgrounds_are_said_in_the_first_caption_and_only_where_they_are() -> None:
+def test_what_differs_from_a_plain_picture_is_always_said() -> None:
     for scene in scenes(1500):
         first, *others = scene_words.captions(scene, by_key())
         phrases = [phrase.en for phrase in scene.background.phrases]
         if scene.background.kind == "white":
             assert "background" not in first.en
         else:
-            assert any(phrase in first.en.lower() for phrase in phrases)
-        for words in others:
+            for words in (first, *others):
+                assert any(phrase in words.en.lower() for phrase in phrases)
+        for words in (first, *others):
+            assert scene.size != "small" or re.search(r"\b(small|little|tiny)\b", words.en.lower())
+            assert scene.relation != "behind" or re.search("behind|front", words.en)
+            assert not scene.place or re.search("left|right|top|bottom", words.en)
             if "background" in words.en and scene.background.kind == "white":
                 assert "white background" in words.en.lower()
 

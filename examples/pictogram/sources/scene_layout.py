@@ -111,13 +111,14 @@ def rows(
     assert sum(lengths) == len(outlines)
     boxes: list[Box] = []
     shrink = chance.uniform(0.82, 1)
+    narrow = min(right - left for left, right in _cells(max(lengths)))
     level = base is not None or chance.random() < 0.5
     for (top, bottom), length in zip(_cells(len(lengths)), lengths, strict=True):
         high = min(bottom - top, 165 if len(lengths) == 1 else bottom - top)
         foot = base if base is not None else bottom - (bottom - top - high) * chance.uniform(0.2, 0.8)
         for left, right in _cells(length):
             outline = outlines[len(boxes)]
-            wide = min(right - left, 165)
+            wide = narrow if alike else min(right - left, 165)
             width, height = outline.size(wide, high)
             factor = shrink if alike else chance.uniform(0.82, 1)
             factor = max(factor, min(1, LEAST / max(width, height)))

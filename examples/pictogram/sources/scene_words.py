@@ -2,7 +2,8 @@
 
 Every wording comes from a generator that depends on the scene's number alone. The first says what the scene
 was made for and what is behind; others leave parts out, name the things in the other order, say a relation
-the other way round, or say all there is.
+the other way round, or say all there is. As in all captions of the corpus a bare name means the thing alone,
+in its own colours, on white: what differs is always said.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SPOTS_ZH = {
 }  # fmt: skip
 # Names that say a size or a colour themselves: "a red green salad", 巨大的小猫.
 SIZED_EN = re.compile(r"\b(small|little|tiny|big|large|huge|baby|giant)\b")
-SIZED_ZH = re.compile("^[小大]")
+SIZED_ZH = re.compile("^[小大]|彩")
 SIZES_EN = {"small": ("small", "little", "tiny"), "large": ("big", "large", "huge")}
 SIZES_ZH = {"small": ("很小的", "小小的"), "large": ("很大的", "大大的", "巨大的")}
 RELATED_EN: Mapping[str, tuple[str, ...]] = {  # {a} is the first thing, {b} the second
@@ -110,11 +111,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Said:
-    """What one wording says: things with their colours, and whether relation, size, place and background."""
+    """What one wording says besides the place: things with their colours, relation, size, background."""
 
     groups: tuple[Group, ...]
     relation: str | None
-    single: bool
+    size: str | None
     background: bool
 
 
@@ -161,18 +162,15 @@ def _said(chance: random.Random, scene: Scene, things: Mapping[str, SceneThing],
     groups = groups_of(scene, things, own=dense or (turn > 1 and chance.random() < 0.15))
     relation = relation_of(scene, *groups) if len(groups) == 2 else None
     silent = (0 if turn < 2 else 0.25) if scene.task == "position" else (0 if dense else 0.7)
-    if chance.random() < silent:
+    if relation not in ("on", "behind") and chance.random() < silent:
         relation = None
-    single = turn < 2 or chance.random() < 0.6
-    if scene.background.kind == "white":
-        behind = chance.random() < (0.5 if dense else 0.06 if turn else 0)
-    else:
-        behind = turn < 2 or chance.random() < 0.85
+    size = scene.size if scene.size == "small" or turn < 2 or chance.random() < 0.5 else None
+    behind = scene.background.kind != "white" or chance.random() < (0.5 if dense else 0.06 if turn else 0)
     if relation in OPPOSITE:
         groups, relation = groups[::-1], OPPOSITE[relation]
     elif relation is None and scene.relation not in ("on", "behind") and chance.random() < 0.4:
         groups.reverse()
-    return Said(tuple(groups), relation, single, behind)
+    return Said(tuple(groups), relation, size, behind)
 
 
 def _in_row(groups: Sequence[Group]) -> list[Group] | None:
@@ -228,10 +226,10 @@ def said_once(noun: Noun, text: str = "", number: str = "") -> str:
 
 def _english(chance: random.Random, scene: Scene, said: Said) -> str:
     style = chance.choices(("article", "bare", "one"), (74, 20, 6))[0]
-    size = chance.choice(SIZES_EN[scene.size]) if said.single and scene.size else None
+    size = chance.choice(SIZES_EN[said.size]) if said.size else None
     nouns = [noun_en(chance, group, style, size) for group in said.groups]
     text = _core_en(chance, scene, said, nouns)
-    if said.single and scene.place:
+    if scene.place:
         spot = SPOTS_EN[scene.place]
         side = {"top": "at the top", "bottom": "at the bottom"}.get(spot, f"on the {spot}")
         corner = (f"in the {spot} corner", f"at the {spot}", f"in the {spot}")
@@ -311,11 +309,11 @@ def _coloured_zh(chance: random.Random, name: str, colour: str | None, sized: bo
 
 
 def _chinese(chance: random.Random, scene: Scene, said: Said) -> str:
-    size = chance.choice(SIZES_ZH[scene.size]) if said.single and scene.size else None
+    size = chance.choice(SIZES_ZH[said.size]) if said.size else None
     counted = chance.random() < 0.55
     nouns = [noun_zh(chance, group, size) for group in said.groups]
     text, sentence = _core_zh(chance, said, nouns, counted)
-    if said.single and scene.place:
+    if scene.place:
         spot = chance.choice(("", "画面", "图片")) + SPOTS_ZH[scene.place]
         forms = (f"{text}在{spot}", f"{spot}的{text}", f"{spot}有{nouns[0][1]}")
         text, sentence = chance.choice(forms), True
