@@ -490,6 +490,34 @@ def test_the_shipped_prompts_are_of_withheld_combinations_of_real_things() -> No
 # ------------------------------------------------------------------------------------------------- corpus
 
 
+class Silhouette:
+    """A drawing of one colour that is drawn in any paint."""
+
+    paints = True
+
+    def cut(self, paint: str | None = None) -> Image.Image:
+        return Image.new("RGBA", (128, 128), paint or "black")
+
+
+def test_a_drawing_of_one_colour_is_drawn_in_its_paint() -> None:
+    house = House({"disc": Silhouette()})
+    for colour in ("red", "blue", "white"):
+        painted = house.placed(Placed("disc", (10, 10, 60, 60), colour))
+        assert painted.size == (50, 50)
+        assert next(iter(shares(painted))) == colour
+    assert next(iter(shares(house.placed(Placed("disc", (10, 10, 60, 60)))))) == "black"
+
+
+def test_a_colour_that_a_drawing_cannot_have_is_an_error() -> None:
+    stripes = Image.new("RGBA", (64, 64), "#e03131")
+    for number, colour in enumerate(HUES):
+        stripes.paste(Image.new("RGBA", (64, 10), colour), (0, 10 * number))
+    shape = Shape(0)
+    shape.image = stripes
+    with pytest.raises(ValueError, match="stripes cannot be painted blue"):
+        House({"stripes": shape}).placed(Placed("stripes", (0, 0, 90, 90), "blue"))
+
+
 def test_every_thing_is_said_well_in_every_number() -> None:
     """The list's real names, as scenes use them."""
     chance = random.Random(0)
