@@ -22,10 +22,11 @@ from backgrounds import Background
 from scenes_source import load_cast
 from sources.drawing import Words
 from sources.scene_layout import single
-from sources.scene_words import Said, groups_of, said_once, wording
+from sources.scene_words import Said, groups_of, wording
 from sources.scenes import FEET, FLOATING, LANDSCAPES, ROWS, Composer, Draft, Placed, Scene, SceneThing
 from sources.splits import withheld_colour
 from sources.withheld import count_withheld, pair_withheld, place_withheld, relation_withheld
+from things import Thing, load_things, one
 
 EACH = 360  # prompts a task
 ROUNDS = 10  # in which combinations may come again
@@ -179,11 +180,11 @@ def scene_row(scene: Scene, words: Words) -> dict[str, Any]:
     return row | ({"place": scene.background.kind} if scene.background.kind in LANDSCAPES else {})
 
 
-def thing_row(thing: SceneThing) -> dict[str, Any]:
-    """A line of ``things.jsonl``: a thing and what people type for it."""
-    en = [form for noun in thing.en for form in (noun.name, said_once(noun))]
+def thing_row(thing: Thing) -> dict[str, Any]:
+    """A line of ``things.jsonl``: a thing and what people type for it, the usual names first."""
+    en = [form for name in thing.en for form in (name, one(thing, name))]
     en += [f"a picture of {en[1]}", f"draw {en[1]}", f"{en[0]} drawing"]
-    zh = [form for name, measure in thing.zh for form in (name, f"一{measure}{name}" if measure else name)]
+    zh = [form for name in thing.zh for form in (name, one(thing, name))]
     zh += [f"{zh[0]}的图片", f"画{zh[1]}", f"一张{zh[0]}的图"]
     return {"thing": thing.key} | {
         language: list(dict.fromkeys(forms))[:NAMES] for language, forms in (("en", en), ("zh", zh))
@@ -210,7 +211,7 @@ def main() -> None:
     rows = [scene_row(scene, words) for scene, words in found]
     options.out.mkdir(parents=True, exist_ok=True)
     write(options.out / "scenes.jsonl", rows)
-    write(options.out / "things.jsonl", [thing_row(thing) for thing in things])
+    write(options.out / "things.jsonl", [thing_row(thing) for thing in load_things().values()])
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
         for (scene, _), row in zip(found, rows, strict=True):

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from cogview.data.images import decode
 from cogview.evaluation.colours import box_colour
-from cogview.evaluation.prompts import scene_prompts
+from cogview.evaluation.prompts import scene_prompts, thing_names
 from cogview.evaluation.scenes import Detection, ScenePrompt, judge
 
 ROOT = Path(__file__).parents[2] / "examples" / "pictogram"
@@ -461,7 +461,7 @@ def test_other_scenes_fail_a_prompt() -> None:
 
 
 def test_a_thing_s_names_are_its_prompts() -> None:
-    row = prompts.thing_row(by_key()["apple"])
+    row = prompts.thing_row(load_things()["apple"])
     assert row["en"][:2] == ["apple", "an apple"] and row["zh"][:2] == ["苹果", "一个苹果"]
     assert len(row["en"]) == len(set(row["en"])) == 5 and len(row["zh"]) == len(set(row["zh"])) == 5
 
@@ -561,3 +561,8 @@ def test_single_drawings_keep_out_of_withheld_landscapes_too() -> None:
         shown = Variant(200, 128, 128, background=Background(place))
         split = plan.row_split(drawing, 1, shown)
         assert (split == "test_comp") is withheld.place_withheld("cat", place)
+
+
+def test_the_shipped_names_are_those_of_all_things() -> None:
+    rows = [prompts.thing_row(thing) for thing in load_things().values()]
+    assert [names.model_dump(mode="json") for names in thing_names()] == rows
