@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from cogview.generation import sampling
-from cogview.generation.sampling import Sampling, Streams
+from cogview.generation.sampling import Streams
+from cogview.generation.settings import Sampling
 from cogview.generation.step import Decoder, pack, step
 from cogview.sequences import SequenceFormat
 from cogview.transformer.attention import View, kernels

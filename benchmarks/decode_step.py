@@ -27,7 +27,7 @@ import torch
 
 from cogview.generation.engine import Engine, Job, Prompt
 from cogview.generation.linear import Precision
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import Decoder, pack, step
 from cogview.sequences import SequenceFormat
 from cogview.transformer.cache import KVCache

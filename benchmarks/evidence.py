@@ -21,7 +21,7 @@ from PIL import Image
 from cogview.evaluation.reconstruction import fidelity, measure
 from cogview.evaluation.upscaling import Pixels, Plan, held_out
 from cogview.generation.evidence import KNOWN, PAINTED
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.super_resolution import Small, enlarge
 from cogview.generation.upscaling import Original, Upscaler
 from cogview.pipeline import CogView

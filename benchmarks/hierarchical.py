@@ -35,7 +35,7 @@ from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarg
 from cogview.generation.engine import Engine
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.generation.linear import Precision
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.super_resolution import Small, enlarge, sliding_windows
 from cogview.generation.text_to_image import draw_codes

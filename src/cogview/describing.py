@@ -27,8 +27,8 @@ from cogview.generation.captioning import Captioner, Draft, text_rows
 from cogview.generation.engine import Ids, Progress
 from cogview.generation.picture import Picture
 from cogview.generation.roles import CAPTION, Roles
-from cogview.generation.sampling import MAX_SEED, Sampling
 from cogview.generation.scoring import Scorer, check_text
+from cogview.generation.settings import Sampling, check_seed
 from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
 
@@ -298,11 +298,7 @@ def opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
 
 def checked_seed(seed: int | None) -> int:
     """The seed, a new one for None; CogViewError out of range."""
-    if seed is None:
-        return secrets.randbits(32)
-    if not 0 <= whole_number("seed", seed) <= MAX_SEED:
-        raise CogViewError(f"the seed {seed} is out of range; take one from 0 to {MAX_SEED}")
-    return seed
+    return secrets.randbits(32) if seed is None else check_seed(whole_number("seed", seed))
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:

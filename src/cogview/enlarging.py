@@ -21,7 +21,7 @@ from cogview.family import Family
 from cogview.generation.engine import Progress
 from cogview.generation.picture import Picture
 from cogview.generation.roles import UPSCALING, Roles
-from cogview.generation.sampling import MAX_SEED, Sampling
+from cogview.generation.settings import MAX_SEED, Sampling
 from cogview.generation.super_resolution import scale_of
 from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler
 from cogview.provenance import read as read_provenance

@@ -136,6 +136,29 @@ class FamilyConfig(Config):
                     raise ValueError(f"{field}.{name}: there is no such style")
         return self
 
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What the family's models can do: generate, edit, upscale, caption, score."""
+        base = self.roles.get("base")
+        edits = base is not None and base.sequences.kind == "coglm"
+        found = [
+            *(["generate"] if base is not None else []),
+            *(["edit"] if edits else []),
+            *(["upscale"] if "super_resolution" in self.roles else []),
+            *(["caption", "score"] if edits or "caption" in self.roles else []),
+        ]
+        return tuple(found)
+
+    def style(self, name: str) -> dict[str, str]:
+        """A style's words by language, found by its name or by its words."""
+        for known, phrases in self.styles.items():
+            if name.strip().lower() in (known.lower(), *(phrase.lower() for phrase in phrases.values())):
+                return phrases
+        words = [word for known, phrases in self.styles.items() for word in (known, *phrases.values())]
+        close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
+        there = f"there are {', '.join(self.styles)}" if self.styles else "this model has no styles"
+        raise CogViewError(f"no style {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}{there}")
+
 
 class Family:
     """A family directory, opened: its configuration, and its parts when they are asked for."""

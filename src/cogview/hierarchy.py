@@ -37,7 +37,7 @@ from cogview.generation.hierarchical import (
 from cogview.generation.linear import layers_dtype
 from cogview.generation.local_parallel import find_order, top_k_of
 from cogview.generation.progress import Parts
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.text_to_image import paint
 from cogview.pipeline import CogView, Picture
 from cogview.pipeline2 import CogView2

@@ -6,7 +6,6 @@ make the same picture again, alone or in any batch.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from cogview.generation.fairness import FairnessTable, Wording, wording
 from cogview.generation.linear import Precision
 from cogview.generation.picture import Picture
 from cogview.generation.roles import BASE, UPSCALING, Roles
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.sparse import Sparse
 from cogview.generation.text_to_image import draw_codes, paint, styled
 from cogview.sequences import SequenceFormat
@@ -374,13 +373,7 @@ class CogView(Describing, Enlarging):
 
     def style(self, name: str) -> dict[str, str]:
         """A style's words by language, found by its name or by its words."""
-        for known, phrases in self.styles.items():
-            if name.strip().lower() in (known.lower(), *(phrase.lower() for phrase in phrases.values())):
-                return phrases
-        words = [word for known, phrases in self.styles.items() for word in (known, *phrases.values())]
-        close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
-        there = f"there are {', '.join(self.styles)}" if self.styles else "this model has no styles"
-        raise CogViewError(f"no style {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}{there}")
+        return self.family.config.style(name)
 
     def encode(self, caption: str, form: SequenceFormat | None = None) -> list[int]:
         """A caption's text pieces; CogViewError where they are more than the model (of ``form``) reads."""

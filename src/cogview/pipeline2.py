@@ -35,7 +35,7 @@ from cogview.generation.languages import language
 from cogview.generation.linear import Precision, computing, layers_dtype
 from cogview.generation.progress import Parts
 from cogview.generation.roles import BASE
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import paint
 from cogview.pipeline import CogView, Picture

@@ -56,6 +56,19 @@ def test_the_lines_say_the_same(mine: Path, capsys: pytest.CaptureFixture[str]) 
     assert f"torch {importlib.metadata.version('torch')}" in text
 
 
+def test_the_threads_and_their_reason_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    main(["doctor"])
+    assert "threads   3 (OMP_NUM_THREADS is set); --threads changes it\n" in capsys.readouterr().out
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)["device"]
+    assert 1 <= found["threads"] <= found["cores"]
+    assert found["threads_reason"].startswith(f"{found['cores']} core")
+
+
 def test_a_foreign_tokenizer_is_a_problem(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It loads, and would draw wrong pictures."""
     TextTokenizer.train(["a red circle", "a blue square"] * 20, pieces=270).save(mine / "text.model")

@@ -246,3 +246,16 @@ def test_sparse_attention_is_another_picture_and_told(
     for wrong in ("1,2", "a,b,c", "0,1,1", "64;4;256"):
         assert run(*words, "--sparse", wrong) == 2
         assert "--sparse" in capsys.readouterr().err
+
+
+def test_threads_and_device_are_those_asked_for(
+    run: Callable[..., int], capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    before, asked = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for given in (3, 1):
+        assert run("a red circle", "--seed", 7, "--threads", given, "--device", "cpu") == 0
+    assert run("a red circle", "--seed", 7) == 0
+    assert asked[:2] == [3, 1] and 1 <= asked[2] <= max(before, os.cpu_count() or 1)
+    assert run("a red circle", "--device", "cuda:63") == 2
+    assert "--device cuda:63 is not available here; use auto or cpu" in capsys.readouterr().err

@@ -333,8 +333,6 @@ NO_ROLE = (
 @pytest.mark.parametrize(
     ("model", "role", "words"),
     [
-        (TWO, "super_resolution", ("upscale", "tiny.png")),
-        (TWO, "super_resolution", ("generate", APPLE, "--upscale", "2")),
         (TWO, "caption", ("inspect stability", "--role", "caption")),
         (ONE, "direct", ("inspect stability", "--role", "direct")),
         (ONE, "iterative", ("inspect stability", "--role", "iterative")),
@@ -352,8 +350,10 @@ def test_a_role_that_is_missing(
 @pytest.mark.parametrize(
     ("model", "words", "says"),
     [
-        (ONE, ("edit", "small.png", APPLE, "--box", "0,0,9,9"), "cannot edit: .* such as pictogram-2$"),
-        (ONE, ("edit", "small.png", "--vary", "0.5"), "cannot edit: .* such as pictogram-2$"),
+        (TWO, ("upscale", "tiny.png"), "cannot enlarge pictures; take --model pictogram$"),
+        (TWO, ("generate", APPLE, "--upscale", "2"), "cannot enlarge pictures; take --model pictogram$"),
+        (ONE, ("edit", "small.png", APPLE, "--box", "0,0,9,9"), "cannot edit .*; take --model pictogram-2$"),
+        (ONE, ("edit", "small.png", "--vary", "0.5"), "cannot edit pictures; take --model pictogram-2$"),
         (
             ONE,
             ("eval editing", "edits", "--classifier", "classifier"),

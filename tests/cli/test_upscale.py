@@ -160,4 +160,6 @@ def test_no_picture_and_no_role(run: Callable[..., int], tmp_path: Path, capsys:
     assert (
         main(["generate", "red", "--model", str(plain), "-o", str(tmp_path / "out"), "--upscale", "2"]) == 2
     )
-    assert capsys.readouterr().err.count("no 'super_resolution' role; it has base") == 2
+    assert (
+        capsys.readouterr().err.count("the model tiny cannot enlarge pictures; take --model pictogram") == 2
+    )

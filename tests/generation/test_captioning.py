@@ -15,7 +15,8 @@ from cogview.generation.beams import search
 from cogview.generation.captioning import Captioner, Draft, text_rows
 from cogview.generation.engine import Engine, Ids, Writing
 from cogview.generation.languages import allowed_pieces, is_chinese, language, writing_of
-from cogview.generation.sampling import Sampling, Streams, draw
+from cogview.generation.sampling import Streams, draw
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
 from cogview.transformer.attention import Prefix

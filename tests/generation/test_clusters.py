@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Job
-from cogview.generation.sampling import Sampling, Streams, by_cluster, draw, restrict
+from cogview.generation.sampling import Streams, by_cluster, draw, restrict
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
 from cogview.transformer.attention import Emphasis, Prefix

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cogview.errors import CogViewError
 from cogview.generation import engine as engine_module
 from cogview.generation.engine import ROWS, Engine, Job, LeftPadded, Prompt
-from cogview.generation.sampling import Sampling, Streams, draw, guide, restrict
+from cogview.generation.sampling import Streams, draw, guide, restrict
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
 from cogview.transformer.cache import KVCache

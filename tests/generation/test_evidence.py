@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cogview.generation import upscaling
 from cogview.generation.engine import Engine, Job
 from cogview.generation.evidence import WIDTH, Witness, neighbour_distance
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
 from cogview.pipeline import CogView

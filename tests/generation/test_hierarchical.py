@@ -12,7 +12,7 @@ import torch
 from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary

@@ -14,7 +14,8 @@ from cogview.coglm.regions import runs
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
 from cogview.generation.infilling import Hole, Order, Style, arrange, fill, prompt_of
-from cogview.generation.sampling import Sampling, Streams, draw, restrict
+from cogview.generation.sampling import Streams, draw, restrict
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.transformer.attention import Dense
 from tests.generation import tiny, tiny2

@@ -16,7 +16,8 @@ from cogview.generation.local_parallel import (
     find_order,
     top_k_of,
 )
-from cogview.generation.sampling import Sampling, Streams
+from cogview.generation.sampling import Streams
+from cogview.generation.settings import Sampling
 
 CODES = 50
 GREEDY = Sampling(top_k=1)

@@ -14,8 +14,8 @@ from cogview.errors import CogViewError
 from cogview.generation.captioning import text_rows
 from cogview.generation.engine import Engine
 from cogview.generation.released import Rules, caption_scores, fill
-from cogview.generation.sampling import Sampling
 from cogview.generation.scoring import Scorer
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.importers.cogview1 import rename
 from cogview.sequences import SequenceFormat

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import Job
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.sparse import Sparse, sample_recent_pivots
 from cogview.generation.step import pack
 from cogview.transformer.attention import Causal

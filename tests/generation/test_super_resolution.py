@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
 from cogview.generation.released import fill
-from cogview.generation.sampling import Sampling, Streams, draw, guide, restrict
+from cogview.generation.sampling import Streams, draw, guide, restrict
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.super_resolution import (
     STREAMS,

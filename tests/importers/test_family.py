@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.family import Family
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.text_to_image import draw_codes
 from cogview.importers.checkpoint import load_weights
 from cogview.importers.family import released_format

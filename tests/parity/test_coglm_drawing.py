@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cogview.generation.engine import Engine, Job
-from cogview.generation.sampling import Sampling, by_cluster, keep_top_k
+from cogview.generation.sampling import by_cluster, keep_top_k
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
 from cogview.transformer.attention import Emphasis, MaskRegions, Prefix

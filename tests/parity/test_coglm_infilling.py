@@ -9,7 +9,7 @@ import torch
 from cogview.generation.editing import released_frame
 from cogview.generation.engine import Engine
 from cogview.generation.infilling import Hole, arrange, fill, prompt_of
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.transformer.attention import Emphasis, Staircase
 from tests.parity.cogview2 import coglm, facts, form, recorded

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.generation.local_parallel import RELEASED, LocalParallel
-from cogview.generation.sampling import Sampling, Streams
+from cogview.generation.sampling import Streams
+from cogview.generation.settings import Sampling
 from cogview.transformer.attention import View
 
 SMALL, LARGE = 20, 60

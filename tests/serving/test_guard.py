@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from cogview.listening import is_loopback
 from cogview.serving.guard import Rules
-from cogview.serving.run import hosts_for, is_loopback
+from cogview.serving.run import hosts_for
 from tests.serving.conftest import GENERATIONS, Site, png
 
 Serve = Callable[..., Site]

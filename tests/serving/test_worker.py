@@ -240,7 +240,9 @@ def test_what_cannot_be_served_is_one_line(
 
 def test_what_could_be_served_can_be_checked(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(family), "--port", "0", "--check"]) == 0
-    assert re.fullmatch(r"studio +http://127\.0\.0\.1:\d+/\napi .+/v1\n", capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"studio +http://127\.0\.0\.1:\d+/\napi .+/v1\n", printed.out)
+    assert printed.err.startswith(f"loading {family}: ")
 
 
 def test_the_model_that_edits_is_served_where_there_is_one(home: Path, editor: Path) -> None:

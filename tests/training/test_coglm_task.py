@@ -14,7 +14,7 @@ from cogview.config import dump_yaml, validate
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Job
 from cogview.generation.infilling import Hole, fill
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
 from cogview.training.launch import prepare_directory

@@ -26,7 +26,7 @@ from cogview.data.shards import (
 )
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.training.launch import prepare_directory
 from cogview.training.tasks.enlarging import (
     DirectRecipe,

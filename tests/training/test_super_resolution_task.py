@@ -25,7 +25,7 @@ from cogview.data.shards import (
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.generation.engine import Engine
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.super_resolution import Small, enlarge
 from cogview.sequences import SequenceFormat

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import drawer_name, existing, model_name
 from cogview.cli.precision import Precision, PrecisionOption
 from cogview.errors import CogViewError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 40
 DataHelp = "A folder of pictures with captions, a table, or a folder of Parquet files."
-DataOption = Annotated[Path, typer.Option("--data", help=DataHelp)]
+DataOption = Annotated[Path, typer.Option("--data", callback=existing, help=DataHelp)]
 SourceOption = Annotated[str | None, typer.Option(help="Only rows of this source.")]
 FirstStageOption = Annotated[
     bool,
@@ -30,10 +31,16 @@ def train_scorer(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="The scorer's directory.")],
     model: Annotated[
-        str, typer.Option(help="The family whose text pieces it reads: a name or a directory.")
+        str,
+        typer.Option(
+            callback=model_name, help="The family whose text pieces it reads: a name or a directory."
+        ),
     ] = "pictogram",
     text_tokenizer: Annotated[
-        Path | None, typer.Option(help="A SentencePiece model instead of the family's.", show_default=False)
+        Path | None,
+        typer.Option(
+            callback=existing, help="A SentencePiece model instead of the family's.", show_default=False
+        ),
     ] = None,
     size: Annotated[int, typer.Option(min=16, help="Side of the pictures it reads, in pixels.")] = 72,
     epochs: Annotated[float, typer.Option(help="Passes over the training pictures.")] = 3.0,
@@ -52,7 +59,7 @@ def train_scorer(
 
     cogview eval train-scorer --data corpus --out runs/scorer
     """
-    from cogview.cli.evaluate import bars
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.scorer_training import ScorerTraining, train_from_data, up_to_date
 
@@ -80,12 +87,15 @@ def _text(model: str, file: Path | None) -> TextTokenizer:
 
 
 def alignment(
-    scorer: Annotated[Path, typer.Option("--scorer", help="What `cogview eval train-scorer` wrote.")],
+    scorer: Annotated[
+        Path, typer.Option("--scorer", callback=existing, help="What `cogview eval train-scorer` wrote.")
+    ],
     data: DataOption,
     models: Annotated[
         list[str] | None,
         typer.Option(
             "--model",
+            callback=drawer_name,
             help="Draw the captions by this model (name or directory), too; nearest-training takes the "
             "training picture with the nearest caption. May be given several times.",
             show_default="the pictures of --data only",
@@ -126,7 +136,8 @@ def alignment(
 
     cogview eval alignment --scorer runs/scorer --data corpus --split test_comp -n 500 --model pictogram
     """
-    from cogview.cli.evaluate import bars, write_sheet
+    from cogview.cli.evaluate import write_sheet
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.alignment import AlignmentPlan, evaluate_alignment
     from cogview.evaluation.captioned import read_captioned

@@ -9,9 +9,11 @@ line and 130.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import typer
 import typer.core
 import typer.main
 
+import cogview.threads  # noqa: F401  (begins to measure how busy the machine is)
 from cogview import __version__
 from cogview.errors import CogViewError
 
@@ -179,5 +182,21 @@ def _usage(error: Any) -> int:
         typer.echo(error.format_message())
         return 0
     path = error.ctx.command_path if error.ctx else "cogview"
-    fail(f"{error.format_message()} (see {path} --help)")
+    fail(f"{_what_is_wrong(error)} (see {path} --help)")
     return 2
+
+
+def _what_is_wrong(error: Any) -> str:
+    """The error's message; for an unknown command or option with the nearest that there is."""
+    message: str = error.format_message()
+    command = error.ctx.command if error.ctx else None
+    unknown = re.match(r"No such (command '(?P<command>[^']+)'|option: (?P<option>\S+))", message)
+    if unknown is None or command is None:
+        return message
+    if unknown["command"] is not None:
+        given, known = unknown["command"], command.list_commands(error.ctx)
+    else:
+        given = unknown["option"]
+        known = [name for option in command.params for name in (*option.opts, *option.secondary_opts)]
+    close = difflib.get_close_matches(given, [name for name in known if len(name) > 2], n=1)
+    return unknown[0] + (f"; did you mean {close[0]}?" if close else "")

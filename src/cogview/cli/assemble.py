@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -24,14 +25,22 @@ def assemble(
         list[str] | None, typer.Option("--role", metavar="ROLE=RUN", help="A model for a role (caption=…).")
     ] = None,
     image_tokenizer: Annotated[
-        Path | None, typer.Option("--image-tokenizer", metavar="RUN", help="The image tokenizer's run.")
+        Path | None,
+        typer.Option(
+            "--image-tokenizer", callback=existing, metavar="RUN", help="The image tokenizer's run."
+        ),
     ] = None,
     text_tokenizer: Annotated[
-        Path | None, typer.Option("--text-tokenizer", metavar="FILE", help="The text tokenizer (.model).")
+        Path | None,
+        typer.Option(
+            "--text-tokenizer", callback=existing, metavar="FILE", help="The text tokenizer (.model)."
+        ),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="FAMILY", help="Take what is not given from this family."),
+        typer.Option(
+            "--from", callback=model_name, metavar="FAMILY", help="Take what is not given from this family."
+        ),
     ] = None,
     share: Annotated[
         bool, typer.Option("--share", help="Store weights that a role has in common with base once.")
@@ -47,7 +56,9 @@ def assemble(
     ] = 0,
     settings: Annotated[
         Path | None,
-        typer.Option("--settings", metavar="YAML", help="Styles, templates and sampling defaults."),
+        typer.Option(
+            "--settings", callback=existing, metavar="YAML", help="Styles, templates and sampling defaults."
+        ),
     ] = None,
     style: Annotated[
         list[str] | None,
@@ -70,7 +81,8 @@ def assemble(
     top_p: Annotated[float | None, typer.Option(help="Sampling default.", min=0, max=1)] = None,
     guidance: Annotated[float | None, typer.Option(help="Sampling default.", min=0)] = None,
     card: Annotated[
-        Path | None, typer.Option("--card", help="The model card (default: the one already in OUT).")
+        Path | None,
+        typer.Option("--card", callback=existing, help="The model card (default: the one already in OUT)."),
     ] = None,
 ) -> None:
     """Put trained parts together as a family.

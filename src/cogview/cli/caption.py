@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import bar
+from cogview.cli.opening import (
+    DeviceOption,
+    Place,
+    ThreadsOption,
+    check_model,
+    check_pictures,
+    check_sampling,
+    open_model,
+)
 from cogview.cli.precision import PrecisionOption
+from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -53,6 +62,8 @@ def caption(
     ] = "pictogram",
     as_json: Annotated[bool, typer.Option("--json", help="Print captions and settings as JSON.")] = False,
     precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
 ) -> None:
     """Describe pictures.
@@ -68,10 +79,11 @@ def caption(
     """
     if not images:
         raise CogViewError("give the pictures to describe")
-    batch_size = batch_limit(max_batch)
-    from cogview.hierarchy import load
-
-    cogview = load(model, precision=precision)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    check_pictures(images)
+    family = check_model(model, "caption")
+    check_sampling(family, {"temperature": temperature, "top_k": top_k, "top_p": top_p}, seed)
+    cogview = open_model(family, place)
     options: dict[str, Any] = {
         "language": lang,
         "beams": beams,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
 
 
@@ -20,13 +21,16 @@ class Protocol(StrEnum):
 
 def coco(
     captions: Annotated[
-        Path, typer.Option("--captions", help="captions_val2014.json, or a file in its format.")
+        Path,
+        typer.Option("--captions", callback=existing, help="captions_val2014.json, or a file in its format."),
     ],
-    images: Annotated[Path, typer.Option("--images", help="The folder of its pictures.")],
-    model: Annotated[str, typer.Option("--model", help="A model's name or directory.")],
+    images: Annotated[Path, typer.Option("--images", callback=existing, help="The folder of its pictures.")],
+    model: Annotated[str, typer.Option("--model", callback=model_name, help="A model's name or directory.")],
     weights: Annotated[
         Path,
-        typer.Option("--weights", help="What `cogview import inception` (or `lite0`) wrote."),
+        typer.Option(
+            "--weights", callback=existing, help="What `cogview import inception` (or `lite0`) wrote."
+        ),
     ],
     protocol: Annotated[
         Protocol, typer.Option(help="cogview: best of 60, contrast 1.5. cogview2: best of 16, one a picture.")
@@ -72,7 +76,7 @@ def coco(
     --weights inception.safetensors --translate 'python translate.py' --out coco.json
     """
     from cogview.cli.distributions import listed, show
-    from cogview.cli.evaluate import bars
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.coco import PROTOCOLS, CocoPlan, evaluate_coco
     from cogview.evaluation.distributions import DistributionPlan, open_extractor

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
+from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ ColumnOption = Annotated[
 ]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option("--images", help="The folder of a table's pictures (default: its own)."),
+    typer.Option("--images", callback=existing, help="The folder of a table's pictures (default: its own)."),
 ]
 CaptionOption = Annotated[
     list[str] | None,
@@ -121,7 +121,7 @@ def check_command(
 
     opened = _open(source, column, images, caption, (translate, translations), validation)
     limits, processes = _limits(max_bytes, max_pixels, max_seconds), _workers(workers, opened)
-    with _progress("checking") as progress:
+    with bar("checking", "count") as progress:
         found = check(opened, limits, progress, processes)
     if report:
         _save_report(found, report)
@@ -139,15 +139,24 @@ def build_command(
     ],
     image_tokenizer: Annotated[
         Path | None,
-        typer.Option("--image-tokenizer", help="An image tokenizer's directory.", show_default=False),
+        typer.Option(
+            "--image-tokenizer", callback=existing, help="An image tokenizer's directory.", show_default=False
+        ),
     ] = None,
     text_tokenizer: Annotated[
         Path | None,
-        typer.Option("--text-tokenizer", help="A text tokenizer's .model file.", show_default=False),
+        typer.Option(
+            "--text-tokenizer", callback=existing, help="A text tokenizer's .model file.", show_default=False
+        ),
     ] = None,
     tokenizers: Annotated[
         str | None,
-        typer.Option("--tokenizers", metavar="FAMILY", help="Both tokenizers of a model, to finetune it."),
+        typer.Option(
+            "--tokenizers",
+            callback=model_name,
+            metavar="FAMILY",
+            help="Both tokenizers of a model, to finetune it.",
+        ),
     ] = None,
     column: ColumnOption = None,
     images: ImagesOption = None,
@@ -212,16 +221,19 @@ def build_command(
 
     cogview data build pets/ tokens/ --tokenizers pictogram --rank 3 --ranks 16
     """
-    from cogview.data.build import TRANSLATIONS, Builder, BuildSettings
+    from cogview.data.shards import TRANSLATIONS
+
+    images_at, texts_at = _tokenizers(image_tokenizer, text_tokenizer, tokenizers)
+    kept = translations or out / TRANSLATIONS
+    opened = _open(source, column, images, caption, (translate, kept), validation)
+    _preprocessing(size or 1, resample)
+    from cogview.data.build import Builder, BuildSettings
     from cogview.data.encoding import OnDevice, encoding_device
     from cogview.tokenizers.images import read_image_tokenizer
     from cogview.tokenizers.text import TextTokenizer
 
     share = _share(rank, ranks)
-    images_at, texts_at = _tokenizers(image_tokenizer, text_tokenizer, tokenizers)
     encoder, pieces = read_image_tokenizer(images_at), TextTokenizer.from_file(texts_at)
-    kept = translations or out / TRANSLATIONS
-    opened = _open(source, column, images, caption, (translate, kept), validation)
     settings = BuildSettings(
         preprocessing=_preprocessing(
             size or encoder.image_size * (scale if super_resolution else 1), resample
@@ -234,7 +246,7 @@ def build_command(
         workers=_workers(workers, opened),
     )
     builder = Builder(opened, out, OnDevice(encoder, encoding_device(device)), pieces, settings, share)
-    with _progress("encoding") as progress:
+    with bar("encoding", "count") as progress:
         found = builder.run(restart, progress)
     if found.report:
         _show(found.report, as_json)
@@ -250,14 +262,24 @@ def build_command(
 def convert_command(
     released: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A flat int32 file or an LMDB of CogView's.", show_default=False),
+        typer.Argument(
+            callback=existing,
+            metavar="FILE",
+            help="A flat int32 file or an LMDB of CogView's.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The directory for the shards.", show_default=False)
     ],
     tokenizers: Annotated[
         str,
-        typer.Option("--tokenizers", metavar="FAMILY", help="The imported family whose ids the data are."),
+        typer.Option(
+            "--tokenizers",
+            callback=model_name,
+            metavar="FAMILY",
+            help="The imported family whose ids the data are.",
+        ),
     ],
     validation: ValidationOption = 0.02,
 ) -> None:
@@ -273,7 +295,7 @@ def convert_command(
         images.config.factor,
         family.text_tokenizer().encode,
     )
-    with _progress("converting") as progress:
+    with bar("converting", "count") as progress:
         shards = convert(released, out, meaning, validation, progress)
     typer.echo(f"{len(shards):,} pairs in {out}")
 
@@ -299,11 +321,11 @@ def cache_command(
     as_json: JsonOption = False,
 ) -> None:
     """Decode every picture once into one file, for training an image tokenizer (captions are not needed)."""
-    from cogview.data.image_cache import build_image_cache
-
     preprocessing, limits = _preprocessing(size, resample), _limits(max_bytes, max_pixels, max_seconds)
     opened = _open(source, column, images, caption, (translate, translations), validation)
-    with _progress("decoding") as progress:
+    from cogview.data.image_cache import build_image_cache
+
+    with bar("decoding", "count") as progress:
         processes = _workers(workers, opened)
         cache = build_image_cache(opened, out, preprocessing, limits, progress, processes)
     _show(cache.index.report, as_json)
@@ -438,16 +460,3 @@ def _save_report(report: Report, path: Path) -> None:
 
 def _show(report: Report, as_json: bool) -> None:
     typer.echo(report.model_dump_json(indent=2) if as_json else "\n".join(report.lines()))
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

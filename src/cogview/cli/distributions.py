@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from cogview.cli.arguments import existing
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -19,12 +20,18 @@ PlaceHelp = "A folder of pictures, or a corpus of Parquet files."
 
 
 def pictures(
-    reference: Annotated[Path, typer.Argument(help=f"The real pictures. {PlaceHelp}", show_default=False)],
-    drawn: Annotated[Path, typer.Argument(help=f"The pictures to judge. {PlaceHelp}", show_default=False)],
+    reference: Annotated[
+        Path, typer.Argument(callback=existing, help=f"The real pictures. {PlaceHelp}", show_default=False)
+    ],
+    drawn: Annotated[
+        Path,
+        typer.Argument(callback=existing, help=f"The pictures to judge. {PlaceHelp}", show_default=False),
+    ],
     weights: Annotated[
         Path,
         typer.Option(
             "--weights",
+            callback=existing,
             help="What `cogview import lite0` or `cogview import inception` wrote.",
             show_default=False,
         ),
@@ -70,7 +77,7 @@ def pictures(
 
     cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
     """
-    from cogview.cli.evaluate import bars
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.distributions import DistributionPlan, compare_pictures, open_extractor
     from cogview.evaluation.drawing import rank_of
@@ -99,7 +106,9 @@ def compare(
     reports: Annotated[
         list[Path],
         typer.Argument(
-            help="What --out of `eval pictures`, `coco` or `alignment` wrote.", show_default=False
+            callback=existing,
+            help="What --out of `eval pictures`, `coco` or `alignment` wrote.",
+            show_default=False,
         ),
     ],
 ) -> None:

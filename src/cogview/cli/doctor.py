@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ import cogview
 from cogview.config import cache_dir, load_json
 from cogview.errors import CogViewError
 from cogview.provenance import model_hash
+from cogview.threads import choose, cores
 
 NEEDED = ("torch", "numpy", "pillow", "safetensors", "sentencepiece", "pydantic", "typer", "rich", "pyyaml")
 OPTIONAL = ("matplotlib", "pyarrow", "lmdb", "scipy", "fastapi", "uvicorn", "deepspeed", "huggingface-hub")
@@ -39,11 +39,13 @@ def device() -> dict[str, Any]:
 
     from cogview.transformer.processor import multiplies_bf16
 
+    chosen = choose()
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "cores": len(cores()),
+        "threads": chosen.threads,
+        "threads_reason": chosen.reason,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "bf16": multiplies_bf16(),
         "gpus": [{"name": gpu.name, "memory": gpu.total_memory} for gpu in gpus],
@@ -136,8 +138,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"versions  {', '.join(present)}",
         f"absent    {', '.join(absent) or 'nothing'}",
         f"machine   {machine['platform']}",
-        f"processor {machine['cores']} cores, {machine['threads']} threads, {machine['capability']}"
+        f"processor {machine['cores']} cores, {machine['capability']}"
         f"{', bf16 instructions' if machine['bf16'] else ''}",
+        f"threads   {machine['threads']} ({machine['threads_reason']}); --threads changes it",
         *(f"gpu       {gpu['name']}, {_gib(gpu['memory'])}" for gpu in machine["gpus"]),
         f"memory    {_gib(ram['available'])} available of {_gib(ram['total'])}",
         f"device    {machine['used']}",

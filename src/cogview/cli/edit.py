@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import bar, check_folder, write, write_sheet
+from cogview.cli.generate import check_folder, write, write_sheet
+from cogview.cli.opening import (
+    DeviceOption,
+    Place,
+    ThreadsOption,
+    check_model,
+    check_pictures,
+    check_sampling,
+    open_model,
+)
 from cogview.cli.precision import PrecisionOption
+from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -102,6 +112,8 @@ def edit(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
 ) -> None:
     """Draw part of a picture anew, by a sentence.
@@ -128,12 +140,9 @@ def edit(
         raise CogViewError(f"{names} are of masks and boxes; leave them away with --vary")
     if vary is not None and best_of > 1:
         raise CogViewError("variations need not fit a sentence; leave --best-of away")
-    batch_size = batch_limit(max_batch)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
     check_folder(out)
-    from cogview.hierarchy import Hierarchy
-
-    started = time.monotonic()
-    cogview = Hierarchy.from_pretrained(model, precision=precision, deterministic=deterministic)
+    check_pictures([image, *([mask] if mask else [])])
     settings = {
         "temperature": temperature,
         "top_k": top_k,
@@ -142,6 +151,13 @@ def edit(
         "clusters": clusters,
         "emphasis": emphasis,
     }
+    family = check_model(model, "edit")
+    check_sampling(family, settings, seed, style)
+    check_boxes(image, box or ())
+    from cogview.hierarchy import Hierarchy
+
+    started = time.monotonic()
+    cogview = open_model(family, place, deterministic=deterministic)
     assert isinstance(cogview, Hierarchy)
     with bar("editing" if vary is None else "varying") as show:
         if vary is not None:
@@ -179,6 +195,20 @@ def edit(
     paths = [write(p.png(), out, f"{image.stem}-{kind}-{p.seed}-{p.index:02d}") for p in pictures]
     sheet = write_sheet(pictures, n, out) if grid else None
     report(image, pictures, paths, sheet, time.monotonic() - started, as_json)
+
+
+def check_boxes(image: Path, boxes: Sequence[str]) -> None:
+    """CogViewError for a box that is none, or does not lie in the picture."""
+    from PIL import Image
+
+    from cogview.generation.editing import mask_of_boxes, read_box
+
+    if not boxes:
+        return
+    with Image.open(image) as file:
+        turned = file.getexif().get(0x0112, 1) >= 5  # stored lying on its side
+        size = file.size[::-1] if turned else file.size
+    mask_of_boxes([read_box(box, size) for box in boxes], size)
 
 
 def report(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
@@ -49,12 +50,18 @@ class FamilyEditor:
 
 def editing(
     tasks: Annotated[
-        Path, typer.Argument(metavar="TASKS", help="A folder with edits.jsonl, as edits.py writes it.")
+        Path,
+        typer.Argument(
+            callback=existing, metavar="TASKS", help="A folder with edits.jsonl, as edits.py writes it."
+        ),
     ],
     classifier: Annotated[
-        Path, typer.Option("--classifier", help="What `cogview eval train-classifier` wrote.")
+        Path,
+        typer.Option("--classifier", callback=existing, help="What `cogview eval train-classifier` wrote."),
     ],
-    model: Annotated[str, typer.Option("--model", help="A model's name or directory.")] = "pictogram-2",
+    model: Annotated[
+        str, typer.Option("--model", callback=model_name, help="A model's name or directory.")
+    ] = "pictogram-2",
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="The first n tasks.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides what is drawn.")] = 0,
     language: Annotated[
@@ -84,7 +91,8 @@ def editing(
 
       cogview eval editing edits --model pictogram-2 --classifier classifier --sheet edits.png
     """
-    from cogview.cli.evaluate import bars, write_sheet
+    from cogview.cli.evaluate import write_sheet
+    from cogview.cli.progress import bars
     from cogview.evaluation.classifier import AttributeReader
     from cogview.evaluation.editing import EditingPlan, evaluate_editing
     from cogview.evaluation.reports import write_report

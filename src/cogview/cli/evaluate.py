@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cogview.cli import alignment, coco, distributions, editing, fairness, reranking, spread, upscaling
+from cogview.cli.arguments import drawer_name, existing
 from cogview.cli.precision import PrecisionOption
+from cogview.cli.progress import bars
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ evaluate = typer.Typer(
 
 CorpusOption = Annotated[
     Path,
-    typer.Option("--corpus", help="The folder of Parquet files with the avatars and their attributes."),
+    typer.Option(
+        "--corpus",
+        callback=existing,
+        help="The folder of Parquet files with the avatars and their attributes.",
+    ),
 ]
 SourceOption = Annotated[str, typer.Option("--source", help="Which rows of the corpus; '' for all.")]
 OutOption = Annotated[
@@ -45,25 +49,6 @@ SheetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
 
 
-@contextlib.contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function (what, done, of how many) that shows a bar for each thing, on a terminal only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        yield show
-
-
 # ------------------------------------------------------------------------------------- attributes
 
 
@@ -73,13 +58,15 @@ def attributes(
         str,
         typer.Option(
             "--model",
+            callback=drawer_name,
             help="A model's name or directory; nearest-training takes the training picture with the nearest "
             "caption.",
         ),
     ],
     corpus: CorpusOption,
     classifier: Annotated[
-        Path, typer.Option("--classifier", help="What `cogview eval train-classifier` wrote.")
+        Path,
+        typer.Option("--classifier", callback=existing, help="What `cogview eval train-classifier` wrote."),
     ],
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many held-out combinations.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the combinations and the pictures.")] = 0,
@@ -93,7 +80,9 @@ def attributes(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            "--tokenizer", help="Image tokenizer whose reconstructions are read too (default: the model's)."
+            "--tokenizer",
+            callback=existing,
+            help="Image tokenizer whose reconstructions are read too (default: the model's).",
         ),
     ] = None,
     precision: PrecisionOption = "fp32",
@@ -251,14 +240,21 @@ def _share(value: object) -> str:
 
 @evaluate.command()
 def tokenizer(
-    directory: Annotated[Path, typer.Option("--tokenizer", help="The image tokenizer's directory.")],
+    directory: Annotated[
+        Path, typer.Option("--tokenizer", callback=existing, help="The image tokenizer's directory.")
+    ],
     data: Annotated[
-        Path, typer.Option("--data", help="A folder of pictures, a table or a folder of Parquet files.")
+        Path,
+        typer.Option(
+            "--data", callback=existing, help="A folder of pictures, a table or a folder of Parquet files."
+        ),
     ],
     split: Annotated[str, typer.Option(help="Which split; '' for all.")] = "val",
     lpips: Annotated[
         Path | None,
-        typer.Option("--lpips", help="LPIPS weights (VGG16), as `cogview import lpips` writes them."),
+        typer.Option(
+            "--lpips", callback=existing, help="LPIPS weights (VGG16), as `cogview import lpips` writes them."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, evenly spaced.")] = None,
     resample: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
 
 if TYPE_CHECKING:
@@ -15,15 +16,23 @@ if TYPE_CHECKING:
 
 def fairness(
     audit: Annotated[
-        Path, typer.Argument(help="A YAML file of prompt sets, such as recipes/fairness/avatars.yaml.")
+        Path,
+        typer.Argument(
+            callback=existing, help="A YAML file of prompt sets, such as recipes/fairness/avatars.yaml."
+        ),
     ],
-    model: Annotated[str, typer.Option("--model", help="A model's name or directory.")],
+    model: Annotated[str, typer.Option("--model", callback=model_name, help="A model's name or directory.")],
     classifier: Annotated[
-        Path, typer.Option("--classifier", help="What `cogview eval train-classifier` wrote.")
+        Path,
+        typer.Option("--classifier", callback=existing, help="What `cogview eval train-classifier` wrote."),
     ],
     corpus: Annotated[
         Path | None,
-        typer.Option("--corpus", help="Also give the shares in its training pictures, and check the reader."),
+        typer.Option(
+            "--corpus",
+            callback=existing,
+            help="Also give the shares in its training pictures, and check the reader.",
+        ),
     ] = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Pictures for each set and way.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Decides words and pictures.")] = 0,
@@ -49,7 +58,7 @@ def fairness(
 
     cogview eval fairness recipes/fairness/avatars.yaml --model pictogram --classifier runs/classifier
     """
-    from cogview.cli.evaluate import bars
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.classifier import AttributeReader
     from cogview.evaluation.drawer import ModelDrawer

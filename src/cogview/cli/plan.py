@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cogview.cli.arguments import existing
+
 if TYPE_CHECKING:
     from cogview.training.plan import Plan, Work
     from cogview.transformer.config import TransformerConfig
@@ -15,7 +17,9 @@ ACCELERATORS = "A100: 312, H100 and H200: 989, V100: 125 (fp16), RTX 4090: 165"
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A transformer's recipe.", show_default=False)],
+    recipe: Annotated[
+        Path, typer.Argument(callback=existing, help="A transformer's recipe.", show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe.")
     ] = None,

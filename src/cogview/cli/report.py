@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cogview.cli.arguments import existing
 from cogview.errors import CogViewError
 from cogview.files import write_file
 
@@ -16,6 +17,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
+            callback=existing,
             help="Runs, models, .json reports, pictures, or folders of these.",
             show_default=False,
         ),

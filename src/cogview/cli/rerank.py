@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import bar, check_folder, read_prompts
+from cogview.cli.generate import check_folder, read_prompts
+from cogview.cli.opening import (
+    DeviceOption,
+    Place,
+    ThreadsOption,
+    check_model,
+    check_pictures,
+    open_model,
+)
 from cogview.cli.precision import PrecisionOption
+from cogview.cli.progress import bar
 from cogview.cli.score import measure
 from cogview.errors import CogViewError
 
@@ -54,6 +63,8 @@ def rerank(
     ] = "pictogram",
     as_json: Annotated[bool, typer.Option("--json", help="Print the order as JSON.")] = False,
     precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
 ) -> None:
     """Sort pictures by how well a prompt describes them (CogView's self-reranking).
@@ -68,12 +79,12 @@ def rerank(
     all that is written in them, named by their rank. The model needs a caption role.
     """
     orders = read_orders(prompt, images or [], file)
-    batch_size = batch_limit(max_batch)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    check_pictures(path for order in orders for path in order.images)
+    family = check_model(model, "score")
     if keep is not None:
         check_folder(out)
-    from cogview.hierarchy import load
-
-    cogview = load(model, precision=precision)
+    cogview = open_model(family, place)
     results = []
     for number, order in enumerate(orders, 1):
         with bar("scoring") as show:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 from cogview.files import write_image
@@ -14,9 +15,16 @@ from cogview.files import write_image
 if TYPE_CHECKING:
     from cogview.evaluation.scoring import Accuracy, Figure
 
-ModelOption = Annotated[str, typer.Option("--model", help="A model's name or directory.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", callback=model_name, help="A model's name or directory.")
+]
 CorpusOption = Annotated[
-    Path, typer.Option("--corpus", help="The folder of Parquet files with the avatars and their attributes.")
+    Path,
+    typer.Option(
+        "--corpus",
+        callback=existing,
+        help="The folder of Parquet files with the avatars and their attributes.",
+    ),
 ]
 SourceOption = Annotated[str, typer.Option("--source", help="Which rows of the corpus; '' for all.")]
 SplitOption = Annotated[str, typer.Option(help="The held-out split.")]
@@ -50,7 +58,7 @@ def captions(
     The true captions give the ceiling, captions of other pictures the floor. Also: how often a picture's own
     caption has a lower caption loss than another's.
     """
-    from cogview.cli.evaluate import bars
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.captions import CaptionPlan, evaluate_captions
     from cogview.evaluation.drawer import ModelDrawer
@@ -86,7 +94,8 @@ def best_of(
     model: ModelOption,
     corpus: CorpusOption,
     classifier: Annotated[
-        Path, typer.Option("--classifier", help="What `cogview eval train-classifier` wrote.")
+        Path,
+        typer.Option("--classifier", callback=existing, help="What `cogview eval train-classifier` wrote."),
     ],
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many held-out combinations.")] = 200,
     sizes: Annotated[str, typer.Option(help="Numbers of candidates, with commas.")] = "1,4,16",
@@ -104,11 +113,17 @@ def best_of(
     ),
     scorer: Annotated[
         Path | None,
-        typer.Option("--scorer", help="Rank by `cogview eval train-scorer`'s network, too, in CLIP's place."),
+        typer.Option(
+            "--scorer",
+            callback=existing,
+            help="Rank by `cogview eval train-scorer`'s network, too, in CLIP's place.",
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="What `cogview import lite0` wrote: FID, KID, IS too."),
+        typer.Option(
+            "--weights", callback=existing, help="What `cogview import lite0` wrote: FID, KID, IS too."
+        ),
     ] = None,
     out: OutOption = None,
     plot: Annotated[
@@ -123,7 +138,8 @@ def best_of(
 
     cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
     """
-    from cogview.cli.evaluate import bars, write_sheet
+    from cogview.cli.evaluate import write_sheet
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.best_of import BestOfPlan, curves, evaluate_best_of
     from cogview.evaluation.classifier import AttributeReader
@@ -177,7 +193,9 @@ def order(
     guidance: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
     scorer: Annotated[
         Path | None,
-        typer.Option("--scorer", help="Tell how far `cogview eval train-scorer`'s network agrees."),
+        typer.Option(
+            "--scorer", callback=existing, help="Tell how far `cogview eval train-scorer`'s network agrees."
+        ),
     ] = None,
     precision: PrecisionOption = "fp32",
     sheet: Annotated[Path, typer.Option("--sheet", help="The picture of all, the best first (PNG).")] = Path(
@@ -190,7 +208,7 @@ def order(
 
     cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
     """
-    from cogview.cli.generate import bar
+    from cogview.cli.progress import bar
     from cogview.evaluation.order import order_pictures, order_sheet
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.scorer import AlignmentScorer

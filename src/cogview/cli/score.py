@@ -9,8 +9,17 @@ from typing import Annotated
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import bar, read_prompts
+from cogview.cli.generate import read_prompts
+from cogview.cli.opening import (
+    DeviceOption,
+    Place,
+    ThreadsOption,
+    check_model,
+    check_pictures,
+    open_model,
+)
 from cogview.cli.precision import PrecisionOption
+from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 
@@ -33,6 +42,8 @@ def score(
     ] = "pictogram",
     as_json: Annotated[bool, typer.Option("--json", help="Print every number as JSON.")] = False,
     precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
 ) -> None:
     """Caption losses of pictures and texts, in nats a token: low where the text describes the picture well.
@@ -51,10 +62,9 @@ def score(
         raise CogViewError("give the pictures to score")
     if not words:
         raise CogViewError("give a text with --text, or a file of texts with --texts")
-    batch_size = batch_limit(max_batch)
-    from cogview.hierarchy import load
-
-    cogview = load(model, precision=precision)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    check_pictures(images)
+    cogview = open_model(check_model(model, "score"), place)
     with bar("scoring") as show:
         table = cogview.score(list(images), words, released=released, batch_size=batch_size, progress=show)
     if as_json:

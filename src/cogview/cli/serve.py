@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cogview.cli.opening import DeviceOption, Place, ThreadsOption, check_model, torch_device, use_threads
 from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
@@ -45,6 +46,8 @@ def serve(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     check: Annotated[
         bool, typer.Option("--check", help="Read the models, see that the port is free, and stop.")
     ] = False,
@@ -67,22 +70,34 @@ def serve(
     names = models or default_models()
     if lora is not None and len(names) > 1:
         raise CogViewError("--lora goes with one model; serve the others apart")
-    from cogview.listening import listen
-    from cogview.serving import run  # refused at once where libraries are missing
+    import cogview.serving  # noqa: F401  (refused at once where libraries are missing)
+    from cogview.listening import is_loopback, listen, read_keys
 
-    if not run.is_loopback(host) and api_key_file is None and not without_key:
+    if not is_loopback(host) and api_key_file is None and not without_key:
         raise CogViewError(
             f"--host {host} lets other machines in; add --api-key-file FILE, or --without-key if all may draw"
         )
-    keys = [] if api_key_file is None else run.read_keys(api_key_file)
+    keys = [] if api_key_file is None else read_keys(api_key_file)
+    place = Place(device, threads, precision)
+    families = [check_model(name) for name in names]
+    if lora is not None:
+        families[0].adapter(lora)
     listener = listen(host, port)
+    typer.echo(f"loading {', '.join(names)}: some seconds, and more on a busy machine", err=True)
+    from cogview.serving import run
     from cogview.serving.app import Server
     from cogview.serving.guard import Rules
     from cogview.serving.metrics import Metrics
     from cogview.serving.served import Models
     from cogview.serving.worker import Worker
 
-    options = {"precision": precision, "deterministic": deterministic, "lora": lora}
+    use_threads(threads, *(family.directory for family in families))
+    options = {
+        "device": torch_device(place),
+        "precision": precision,
+        "deterministic": deterministic,
+        "lora": lora,
+    }
     loaded, metrics = Models.load(names, **options), Metrics()
     rules = Rules(run.hosts_for(host), keys, max_upload << 20)
     server = Server(loaded, Worker(metrics, queue, timeout, together), metrics, rules)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
 
 if TYPE_CHECKING:
@@ -20,11 +21,15 @@ def diversity(
     pictures: Annotated[
         Path,
         typer.Argument(
-            help="A folder of pictures, best drawn here (they tell their prompts), or a corpus of Parquet."
+            callback=existing,
+            help="A folder of pictures, best drawn here (they tell their prompts), or a corpus of Parquet.",
         ),
     ],
     weights: Annotated[
-        Path, typer.Option("--weights", help="What `cogview import lite0` or `inception` wrote.")
+        Path,
+        typer.Option(
+            "--weights", callback=existing, help="What `cogview import lite0` or `inception` wrote."
+        ),
     ],
     split: Annotated[str | None, typer.Option(help="Of a corpus: only this split.")] = None,
     source: Annotated[str | None, typer.Option(help="Of a corpus: only rows of this source.")] = None,
@@ -50,7 +55,7 @@ def diversity(
 
     cogview eval diversity corpus --split test_concept --prompts en --weights lite0.safetensors
     """
-    from cogview.cli.evaluate import bars
+    from cogview.cli.progress import bars
     from cogview.evaluation.distributions import open_extractor
     from cogview.evaluation.diversity import DiversityPlan, column, evaluate_diversity
     from cogview.evaluation.pictures import open_set
@@ -78,7 +83,7 @@ def _distance(figure: Figure | None) -> str:
 
 
 def speed(
-    model: Annotated[str, typer.Option("--model", help="A model's name or directory.")],
+    model: Annotated[str, typer.Option("--model", callback=model_name, help="A model's name or directory.")],
     batches: Annotated[str, typer.Option(help="Pictures drawn at a time, with commas.")] = "1,4",
     repeats: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 3,
     prompt: Annotated[str | None, typer.Option(help="What to draw.", show_default="a monster")] = None,
@@ -91,7 +96,7 @@ def speed(
     cogview eval speed --model pictogram --batches 1,4,16
     """
     from cogview.cli.distributions import listed
-    from cogview.cli.evaluate import bars
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.speed import SpeedPlan, measure_speed

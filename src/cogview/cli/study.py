@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import existing
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def create(
     captions: Annotated[
         Path,
         typer.Option(
+            callback=existing,
             help="A table (CSV, TSV, JSONL) with columns key and en, zh or caption; or a text of one a line.",
             show_default=False,
         ),
@@ -87,7 +89,10 @@ def create(
 
 @study.command()
 def serve(
-    folder: Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="STUDY", help="The study's folder.", show_default=False),
+    ],
     raters: Annotated[
         int | None, typer.Option(min=1, help="Invite so many raters in all; default those invited before.")
     ] = None,
@@ -130,7 +135,10 @@ def serve(
 
 @study.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="STUDY", help="The study's folder.", show_default=False),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder to write; default STUDY/report.")
     ] = None,

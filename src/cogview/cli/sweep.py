@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.arguments import existing
+
 if TYPE_CHECKING:
     from cogview.training.sweep import Result
 
 
 def sweep(
-    recipe: Annotated[Path, typer.Argument(help="The YAML recipe.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(callback=existing, help="The YAML recipe.", show_default=False)],
     over: Annotated[
         list[str],
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -48,17 +49,21 @@ def train(
     """
     from rich.console import Console
 
+    from cogview.config import load_yaml
     from cogview.errors import CogViewError, TrainingDiverged
-    from cogview.training.launch import begin, meet
-    from cogview.training.parallel_ranks import ElsewhereError, launched_world
-    from cogview.training.recipe import read_recipe, task_class
-    from cogview.training.trainer import Trainer
 
     console = Console(stderr=True)
     with _said_once():
         if recipe is None and not (resume and out):
             raise CogViewError("give a recipe, or --resume with --out to go on with a run")
-        given = read_recipe(recipe or _saved(out), overrides or ())
+        path = recipe or _saved(out)
+        load_yaml(path, overrides or ())  # before PyTorch is imported
+        from cogview.training.launch import begin, meet
+        from cogview.training.parallel_ranks import ElsewhereError, launched_world
+        from cogview.training.recipe import read_recipe, task_class
+        from cogview.training.trainer import Trainer
+
+        given = read_recipe(path, overrides or ())
         directory = out or Path("runs") / given.name
         words = _words(recipe, overrides, directory, processes)
         if processes > 1 and launched_world() == 1:
@@ -90,12 +95,11 @@ def train(
 def _said_once() -> Iterator[None]:
     """Of several processes on a machine, which all find the same mistake, the first one says it."""
     from cogview.errors import CogViewError
-    from cogview.training.parallel_ranks import local_rank
 
     try:
         yield
     except CogViewError:
-        if local_rank():
+        if os.environ.get("LOCAL_RANK", "0") != "0":
             raise typer.Exit(2) from None
         raise
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from cogview.cli.arguments import existing, model_name
+from cogview.cli.progress import bar
 
 
 def train_on(
@@ -17,6 +19,7 @@ def train_on(
         Path,
         typer.Argument(
             metavar="FOLDER",
+            callback=existing,
             help="Pictures, captioned or not: a folder, a table, an archive (see docs/data.md).",
             show_default=False,
         ),
@@ -24,10 +27,17 @@ def train_on(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="MODEL", help="The model's directory.", show_default=False)
     ],
-    size: Annotated[str, typer.Option(help="tiny, small, base or large.")] = "small",
+    size: Annotated[
+        Literal["tiny", "small", "base", "large"], typer.Option(help="tiny, small, base or large.")
+    ] = "small",
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="FAMILY", help="Go on from this model and its tokenizers: pictogram."),
+        typer.Option(
+            "--from",
+            callback=model_name,
+            metavar="FAMILY",
+            help="Go on from this model and its tokenizers: pictogram.",
+        ),
     ] = None,
     lora: Annotated[
         int | None, typer.Option(help="With --from: train an adapter of this rank only.", min=1)
@@ -39,7 +49,9 @@ def train_on(
     column: Annotated[
         list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help="As in cogview data.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder of a table's pictures.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(callback=existing, help="The folder of a table's pictures.")
+    ] = None,
     caption: Annotated[
         list[str] | None,
         typer.Option("--caption", metavar="[LANG=]TEXT", help="One caption for every picture."),
@@ -96,7 +108,7 @@ def train_on(
     if restart:
         room.restart(out, work)
     console = Console(stderr=True)
-    job = room.TrainOn(settings, out, work, console, _progress)
+    job = room.TrainOn(settings, out, work, console, partial(bar, unit="count"))
     try:
         family = job.run("text" if plan else "model")
     except room.Stopped as stopped:
@@ -113,9 +125,3 @@ def _captions(given: list[str]) -> dict[str, tuple[str, ...]]:
     from cogview.cli.data import _captions as parse
 
     return {language: tuple(texts) for language, texts in parse(given).items()} if given else {}
-
-
-def _progress(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    from cogview.cli.data import _progress as bar
-
-    return bar(title)

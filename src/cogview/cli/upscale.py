@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import bar, check_folder, telling_what_is_done, write
+from cogview.cli.generate import check_folder, telling_what_is_done, write
+from cogview.cli.opening import (
+    DeviceOption,
+    Place,
+    ThreadsOption,
+    check_model,
+    check_pictures,
+    check_sampling,
+    check_times,
+    open_model,
+)
 from cogview.cli.precision import PrecisionOption
+from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -52,7 +63,10 @@ def upscale(
         ),
     ] = True,
     detail: Annotated[
-        float, typer.Option(help="With --faithful: how much of what was drawn to show, 0 (bicubic) to 1.")
+        float,
+        typer.Option(
+            min=0, max=1, help="With --faithful: how much of what was drawn to show, 0 (bicubic) to 1."
+        ),
     ] = 0.6,
     model: Annotated[
         str, typer.Option(help="A model's name (see cogview models) or directory.")
@@ -76,6 +90,8 @@ def upscale(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
 ) -> None:
     """Enlarge pictures, drawing the details they do not show.
@@ -91,12 +107,16 @@ def upscale(
     """
     if not images:
         raise CogViewError("give the pictures to enlarge")
-    batch_size = batch_limit(max_batch)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
     check_folder(out)
-    from cogview.hierarchy import load
+    check_pictures(images)
+    family = check_model(model, "upscale")
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    check_sampling(family, settings, seed)
+    check_times(family, times)
 
     started = time.monotonic()
-    cogview = load(model, precision=precision, deterministic=deterministic)
+    cogview = open_model(family, place, deterministic=deterministic)
     made: list[tuple[Picture, Path]] = []
 
     def keep(picture: Picture) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cogview.cli.arguments import existing, model_name
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -17,12 +18,20 @@ Network = Literal["vgg16", "alexnet"]
 
 def upscaling(
     data: Annotated[
-        Path, typer.Option("--data", help="A folder of pictures, a table or a folder of Parquet files.")
+        Path,
+        typer.Option(
+            "--data", callback=existing, help="A folder of pictures, a table or a folder of Parquet files."
+        ),
     ],
     lpips: Annotated[
-        Path, typer.Option("--lpips", help="LPIPS weights, as `cogview import lpips` writes them.")
+        Path,
+        typer.Option(
+            "--lpips", callback=existing, help="LPIPS weights, as `cogview import lpips` writes them."
+        ),
     ],
-    model: Annotated[str, typer.Option("--model", help="A model's name or directory.")] = "pictogram",
+    model: Annotated[
+        str, typer.Option("--model", callback=model_name, help="A model's name or directory.")
+    ] = "pictogram",
     network: Annotated[
         Network, typer.Option(help="Which network's weights those are; alexnet is 13 times cheaper.")
     ] = "vgg16",
@@ -69,7 +78,8 @@ def upscaling(
 
       cogview eval upscaling --model pictogram-2 --data corpus216/ --lpips vgg16.safetensors -n 50
     """
-    from cogview.cli.evaluate import bars, write_sheet
+    from cogview.cli.evaluate import write_sheet
+    from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.data.shards import Preprocessing
     from cogview.evaluation.enlarging import evaluate_enlarging

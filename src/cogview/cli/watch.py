@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from cogview.cli.arguments import existing
+
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="The run's directory.", show_default=False)],
+    run: Annotated[Path, typer.Argument(callback=existing, help="The run's directory.", show_default=False)],
     once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
     interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON and end.")] = False,

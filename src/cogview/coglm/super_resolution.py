@@ -16,20 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor
 
 from cogview.coglm.format import BEGIN, CogLMFormat
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.transformer.attention import CrossResolution, Local, Visibility, Window
 from cogview.transformer.config import TransformerConfig
 from cogview.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # a family's configuration is read without PyTorch
+    import torch
+    from torch import Tensor
+
+    from cogview.transformer.attention import CrossResolution, Local, Visibility
 
 Side = tuple[PositiveInt, PositiveInt]
 PAD = 0  # the id in a text's empty places
@@ -84,10 +87,14 @@ class _LargeFormat(Config):
 
     def large_positions(self) -> Tensor:
         """int64 (codes,), rows of the base's table and then of the extra one."""
+        import torch
+
         return torch.arange(self.first_position, self.first_position + self.codes)
 
     def pictures(self, codes: ArrayLike | Tensor, count: int) -> Tensor:
         """Codes (b, count) int64, their number and range checked; CogViewError."""
+        import torch
+
         ids = torch.as_tensor(codes).long()
         ids = ids.flatten(1) if ids.dim() > 1 else ids[None]
         if ids.shape[1] != count:
@@ -99,6 +106,8 @@ class _LargeFormat(Config):
 
     def _words(self, texts: Items[ArrayLike]) -> tuple[Tensor, Tensor, Tensor]:
         """Texts of pieces, right-aligned: ids and positions (b, text_slots), and empty places (b,)."""
+        import torch
+
         shape = len(texts), self.text_slots
         ids, positions = np.full(shape, PAD, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         empty = np.full(len(texts), self.text_slots, dtype=np.int64)
@@ -172,11 +181,15 @@ class DirectFormat(_LargeFormat):
 
     def visibility(self, empty: Tensor | int = 0) -> CrossResolution:
         """Who sees whom; empty: places before each text."""
+        from cogview.transformer.attention import CrossResolution, Window
+
         windows = Window(*self.window), Window(*self.across)
         return CrossResolution(self.text_slots, self.small, self.grid, *windows, empty)
 
     def inputs(self, texts: Items[ArrayLike], codes: ArrayLike | Tensor) -> Inputs:
         """texts: pieces of each; codes: (b, small rows * columns). CogViewError for what does not fit."""
+        import torch
+
         longest = max((np.size(text) for text in texts), default=0)
         if longest > self.text_limit:
             limit = f"direct super-resolution takes {self.text_limit}"
@@ -218,12 +231,16 @@ class IterativeFormat(_LargeFormat):
 
     def visibility(self, empty: Tensor | int = 0) -> Local:
         """Who sees whom; empty: places before each text."""
+        from cogview.transformer.attention import Local, Window
+
         return Local(self.grid, Window(*self.window), self.text_slots, empty)
 
     def inputs(
         self, texts: Items[ArrayLike], codes: ArrayLike | Tensor, mask: Tensor | None = None
     ) -> Inputs:
         """texts: pieces of each; codes: (b, rows * columns); mask: bool, the same, what is [MASK] instead."""
+        import torch
+
         words, places, empty = self._words([np.ravel(text)[: self.text_slots] for text in texts])
         large = self.pictures(codes, self.codes)
         if len(large) != len(words):

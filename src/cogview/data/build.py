@@ -38,6 +38,7 @@ from cogview.data.images import SIZES, Limits, square
 from cogview.data.samples import Sample
 from cogview.data.shards import (
     INDEX,
+    TRANSLATIONS,
     Preprocessing,
     ShardEntry,
     ShardIndex,
@@ -53,7 +54,6 @@ from cogview.vocabulary import Vocabulary
 
 JOURNAL = "build.json"
 REPORT = "report.json"
-TRANSLATIONS = "translations"  # where captions that were translated for a build are kept
 Progress = Callable[[int, int], None]
 
 

@@ -69,6 +69,19 @@ class Decoded:
 def decode(data: bytes | Path, limits: Limits | None = None) -> Decoded:
     """Decode a picture (its bytes or its path) to RGB, upright, over white; raises BadImage."""
     limits = limits or Limits()
+    with _opened(data, limits) as image:
+        return _load(image, limits)
+
+
+def check_header(path: Path, limits: Limits | None = None) -> None:
+    """Raise BadImage for a file that :func:`decode` refuses before it reads pixels."""
+    limits = limits or Limits()
+    with _opened(path, limits) as image:
+        _check_pixels(image, limits)
+
+
+def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
+    """The picture with its header read; raises BadImage."""
     size = byte_count(data)
     if size > limits.max_bytes:
         raise BadImage("too many bytes", f"{size:,} bytes, at most {limits.max_bytes:,}")
@@ -77,15 +90,13 @@ def decode(data: bytes | Path, limits: Limits | None = None) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+            return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except Image.DecompressionBombError as error:
         raise BadImage("too many pixels", f"more than {limits.max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
         raise BadImage("not an image", "no known picture format") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImage("truncated", str(error)) from error
-    with image:
-        return _load(image, limits)
 
 
 def byte_count(data: bytes | Path) -> int:
@@ -93,19 +104,22 @@ def byte_count(data: bytes | Path) -> int:
     if isinstance(data, bytes):
         return len(data)
     if not data.is_file():
-        raise BadImage("missing file", "a folder; name the pictures in it" if data.is_dir() else "not found")
+        raise BadImage("missing file", "a folder; name the pictures in it" if data.is_dir() else "")
     return data.stat().st_size
 
 
-def _load(image: Image.Image, limits: Limits) -> Decoded:
-    pixels = image.width * image.height
-    if pixels > limits.max_pixels:
+def _check_pixels(image: Image.Image, limits: Limits) -> None:
+    if image.width * image.height > limits.max_pixels:
         raise BadImage(
             "too many pixels", f"{image.width} x {image.height}, at most {limits.max_pixels:,} pixels"
         )
     if min(image.size) < limits.min_side:
         detail = f"{image.width} x {image.height} pixels, at least {limits.min_side} a side"
         raise BadImage("too small", detail)
+
+
+def _load(image: Image.Image, limits: Limits) -> Decoded:
+    _check_pixels(image, limits)
     animated = getattr(image, "n_frames", 1) > 1
     try:
         image.load()

@@ -38,6 +38,7 @@ from cogview.files import write_file
 from cogview.vocabulary import Vocabulary
 
 INDEX = "index.json"
+TRANSLATIONS = "translations"  # where captions that were translated for a build are kept
 IntegerType = Literal["uint8", "uint16", "uint32"]
 
 ITEM = np.dtype([("first", "<u4"), ("captions", "<u2"), ("source", "<u2"), ("split", "u1")])

@@ -17,7 +17,7 @@ from cogview.errors import CogViewError
 from cogview.generation.beams import Beam, search
 from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt, Writing
 from cogview.generation.languages import allowed_pieces
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.vocabulary import Vocabulary

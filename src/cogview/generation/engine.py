@@ -23,7 +23,8 @@ from torch import Tensor
 
 from cogview.errors import CogViewError
 from cogview.generation import memory, sampling, step
-from cogview.generation.sampling import Sampling, Streams
+from cogview.generation.sampling import Streams
+from cogview.generation.settings import Sampling
 from cogview.generation.sparse import Sparse
 from cogview.generation.step import Decoder
 from cogview.transformer.attention import Causal, Emphasis, Prefix, View, Visibility

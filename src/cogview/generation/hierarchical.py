@@ -33,7 +33,8 @@ from cogview.generation.local_parallel import (
     find_order,
     top_k_of,
 )
-from cogview.generation.sampling import MAX_SEED, Sampling, Streams
+from cogview.generation.sampling import Streams
+from cogview.generation.settings import MAX_SEED, Sampling
 from cogview.transformer.model import Transformer
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from cogview.coglm import CogLMFormat
 from cogview.coglm.regions import runs
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.transformer.attention import Staircase
 
 Order = Literal["together", "one_by_one"]

@@ -26,7 +26,8 @@ from torch import Tensor
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.generation import sampling
-from cogview.generation.sampling import Sampling, Streams
+from cogview.generation.sampling import Streams
+from cogview.generation.settings import Sampling
 
 ROWS = 256  # places whose logits are held at a time
 TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six turns

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.generation.sampling import Sampling, restrict
+from cogview.generation.sampling import restrict
+from cogview.generation.settings import Sampling
 from cogview.transformer.cache import KVCache
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary

@@ -26,7 +26,7 @@ import numpy as np
 from cogview.errors import CogViewError
 from cogview.generation.engine import BATCH, Engine, Ids, Job, Progress, Prompt
 from cogview.generation.evidence import Evidence
-from cogview.generation.sampling import MAX_SEED, Sampling
+from cogview.generation.settings import MAX_SEED, Sampling
 from cogview.sequences import SequenceFormat
 
 Size = tuple[int, int]

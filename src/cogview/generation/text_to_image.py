@@ -17,7 +17,7 @@ from cogview.errors import CogViewError
 from cogview.generation import memory
 from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt, Watch
 from cogview.generation.languages import language
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
 

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Ids, Progress
 from cogview.generation.evidence import KNOWN, PAINTED, Evidence, Witness
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.super_resolution import Small, enlarge, scale_of
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer

@@ -13,29 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from PIL import Image
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from cogview import __version__
-from cogview.errors import CogViewError
-from cogview.serving.errors import OURS, ApiError
-
-try:
-    from fastapi import FastAPI, Request
-    from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-    from starlette.concurrency import run_in_threadpool
-    from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect
-except ImportError as error:
-    raise CogViewError(
-        f"the server needs {error.name}; install it with: pip install 'cogview[serve]'"
-    ) from None
-
 from cogview.describing import Caption
 from cogview.listening import THEME
 from cogview.serving import tasks
 from cogview.serving.answers import Answer, event_stream
 from cogview.serving.drawing import Drawing
+from cogview.serving.errors import OURS, ApiError
 from cogview.serving.forms import Files, in_time, read_form
 from cogview.serving.guard import Guard, Rules
 from cogview.serving.metrics import Metrics

@@ -17,7 +17,7 @@ from cogview.describing import checked_seed
 from cogview.errors import CogViewError
 from cogview.generation.engine import Progress
 from cogview.generation.roles import CAPTION, UPSCALING
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.hierarchy import DIRECT, Hierarchy
 from cogview.pipeline import Picture, Wanted
 from cogview.sequences import SequenceFormat

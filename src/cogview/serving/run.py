@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cogview.errors import CogViewError
-from cogview.listening import LOOPBACK, listen
+import uvicorn
+
+from cogview.listening import LOOPBACK, is_loopback, listen
 from cogview.serving.app import Server, application
 from cogview.serving.guard import Rules
 from cogview.serving.metrics import Metrics
@@ -22,15 +21,6 @@ from cogview.serving.served import Models
 from cogview.serving.worker import Worker
 
 CONNECTIONS = 512
-MAX_KEYS = 1 << 20
-
-try:
-    import python_multipart  # noqa: F401  (reads forms)
-    import uvicorn
-except ImportError as error:
-    raise CogViewError(
-        f"the server needs {error.name}; install it with: pip install 'cogview[serve]'"
-    ) from None
 
 
 class _Uvicorn(uvicorn.Server):
@@ -69,32 +59,9 @@ class _Uvicorn(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def hosts_for(host: str) -> frozenset[str]:
     """Names a server answers to: any where others may reach it, which need a key."""
     return frozenset({*LOOPBACK, host}) if is_loopback(host) else frozenset({"*"})
-
-
-def read_keys(path: Path) -> list[str]:
-    """The keys in a file, one a line; CogViewError where there is none, or a short one."""
-    try:
-        lines = path.read_bytes()[:MAX_KEYS].decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CogViewError(f"{path}: cannot be read as a file of keys ({why})") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not keys or min(map(len, keys)) < 16:
-        raise CogViewError(f"{path}: expected API keys of 16 characters or more, one on each line")
-    return keys
 
 
 def serve(server: Server, listener: socket.socket) -> None:

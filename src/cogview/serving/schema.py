@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cogview.generation.sampling import MAX_SEED
+from cogview.generation.settings import MAX_SEED
 from cogview.generation.upscaling import DETAIL
 from cogview.serving.errors import ApiError
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cogview.errors import CogViewError
-from cogview.generation.roles import BASE, CAPTION, UPSCALING
 from cogview.hierarchy import Hierarchy, load
 from cogview.pipeline import CogView
-from cogview.pipeline2 import CogView2
 from cogview.serving.errors import ApiError
 
 
@@ -27,11 +25,7 @@ class Served:
     @cached_property
     def abilities(self) -> tuple[str, ...]:
         """What can be asked of it: generate, edit, upscale, caption, score."""
-        roles, edits = self.cogview.family.config.roles, isinstance(self.cogview, CogView2)
-        found = ["generate"] if BASE in roles else []
-        found += ["edit"] if edits else []
-        found += ["upscale"] if UPSCALING in roles else []
-        return (*found, *(("caption", "score") if edits or CAPTION in roles else ()))
+        return self.cogview.family.config.abilities
 
     def require(self, ability: str) -> None:
         """ApiError where it cannot."""

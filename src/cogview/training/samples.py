@@ -13,7 +13,7 @@ from torch import Tensor
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Job, Prompt
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.images import read_image_tokenizer
