@@ -1,15 +1,13 @@
-"""The recorded runs of the released transformer, and how far ours is from them.
-
-``python -m tests.parity.cogview1`` prints, as JSON, the largest difference of each run that is reproduced bit
-for bit where PyTorch computes with the same kernels (AVX2) as when it was recorded.
-"""
+"""The recorded runs of the released transformer, and its algorithm in a few lines of PyTorch."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from cogview.importers.cogview1 import infer_config, rename
 from cogview.transformer.attention import ThreeRegion
@@ -68,12 +66,42 @@ def sparse() -> tuple[ThreeRegion, dict[str, Tensor]]:
 DENSE = ("dense_a", "dense_a_single", "dense_a_nosandwich", "dense_a_fp16cpu")
 
 
-def main() -> None:
-    differences = {name: largest_difference(dense(name)[0], recorded(name)["logits"]) for name in DENSE}
-    for i, state in enumerate(dense("dense_a")[1]):
-        differences[f"dense_a hidden.{i}"] = largest_difference(state, recorded("dense_a")[f"hidden.{i}"])
-    print(json.dumps({"kernels": torch.backends.cpu.get_cpu_capability(), "differences": differences}))
+def released_layer_norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    largest = x.abs().max() / 8
+    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    return F.layer_norm(x / largest, weight.shape, weight, bias, 1e-5)
 
 
-if __name__ == "__main__":
-    main()
+def released_logits(state: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
+    """Logits (b, n, v) of the released transformer, causal, in its order of operations; nothing of ours is
+    called, only the weights have our names."""
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def linear_then_bias(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, state[f"{name}.weight"]) + state[f"{name}.bias"]
+
+    def after(y: Tensor, name: str) -> Tensor:
+        return released_layer_norm(y, state, name) if f"{name}.weight" in state else y
+
+    x = F.embedding(ids, state["tokens.weight"]) + F.embedding(positions, state["positions.weight"])
+    batch, length, hidden = x.shape
+    mask = torch.ones(length, length, dtype=x.dtype).tril()
+    layer = 0
+    while f"blocks.{layer}.attention.qkv.weight" in state:
+        name = f"blocks.{layer}"
+        y = linear(released_layer_norm(x, state, f"{name}.attention_branch.norm_in"), f"{name}.attention.qkv")
+        query, key, value = (
+            part.view(batch, length, HEADS, hidden // HEADS).permute(0, 2, 1, 3) for part in y.chunk(3, -1)
+        )
+        scores = torch.matmul(query / math.sqrt(hidden // HEADS), key.transpose(-1, -2))
+        scores = torch.mul(scores, mask) - 10000.0 * (1.0 - mask)
+        context = torch.matmul(F.softmax(scores, dim=-1), value).permute(0, 2, 1, 3).contiguous()
+        y = linear_then_bias(context.view(batch, length, hidden), f"{name}.attention.out")
+        x = x + after(y, f"{name}.attention_branch.norm_out")
+        y = linear(released_layer_norm(x, state, f"{name}.mlp_branch.norm_in"), f"{name}.mlp.up")
+        y = 0.5 * y * (1.0 + torch.tanh(0.7978845608028654 * y * (1.0 + 0.044715 * y * y)))
+        x = x + after(linear_then_bias(y, f"{name}.mlp.down"), f"{name}.mlp_branch.norm_out")
+        layer += 1
+    return F.linear(released_layer_norm(x, state, "norm"), state["tokens.weight"])

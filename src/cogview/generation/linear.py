@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
-from cogview.transformer.processor import multiplies_bf16
+from cogview.transformer.processor import adds_bytes_exactly, multiplies_bf16
 
 Linear = Callable[[Tensor], Tensor]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -93,7 +93,7 @@ def int8(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Line
 
 def _levels() -> int:
     """Steps on each side of 0 for inputs; without VNNI pairs of products must fit into 16 bits: 7 bits do."""
-    return INT8 if torch.cpu._is_vnni_supported() else INT8 // 2
+    return INT8 if adds_bytes_exactly() else INT8 // 2
 
 
 def choose(precision: Precision, device: torch.device, dtype: torch.dtype) -> Callable[..., Linear]:

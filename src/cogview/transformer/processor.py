@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 
 import torch
+
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")  # oneDNN's names
 
 
 @functools.cache
 def multiplies_bf16() -> bool:
     """Whether products in bfloat16 are faster than in float32 here; elsewhere they are emulated."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() or _limit() in WITHOUT_BF16:
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return True
+
+
+@functools.cache
+def adds_bytes_exactly() -> bool:
+    """Whether oneDNN adds products of bytes in 32 bits (VNNI), found by trying.
+
+    Elsewhere it adds them by twos in 16 bits, which overflow where both factors use all their bits.
+    """
+    weight, x = torch.full((16, 64), 127, dtype=torch.int8), torch.full((1, 64), 255, dtype=torch.uint8)
+    packed = torch.ops.onednn.qlinear_prepack(weight, list(x.shape))
+    zeros, to_float = torch.zeros(16, dtype=torch.int32), (torch.float32, "none", [], "")
+    sums = torch.ops.onednn.qlinear_pointwise.default(
+        x, 1.0, 0, packed, torch.ones(16), zeros, None, 1.0, 0, *to_float
+    )
+    return bool((sums == 64 * 127 * 255).all())
+
+
+def _limit() -> str:
+    """The instructions that oneDNN is told to stop at, by the environment."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
