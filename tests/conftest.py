@@ -8,10 +8,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 before = os.environ.get("PYTHONPATH")  # children test this tree too, whatever is installed
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), *([before] if before else [])])
 
+import random  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 
 import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import torch  # noqa: E402
 
 hypothesis.settings.register_profile("cogview", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("cogview")
@@ -23,3 +26,30 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("COGVIEW_HOME", str(folder))
     yield folder
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers for a test, alone and after any others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a release of CogView2, at a tiny size."""
+    from tests.importers.release2 import write_release
+
+    return write_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="session")
+def imported(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The family that `cogview import cogview2` makes of it."""
+    from cogview.cli.app import main
+    from tests.importers.release2 import options
+
+    out = tmp_path_factory.mktemp("models") / "cogview2"
+    assert main(options(release, out)) == 0
+    return out

@@ -14,11 +14,10 @@ from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.hierarchy import Hierarchy, load
 from cogview.provenance import read
-from tests.importers.test_cogview2 import imported, release  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def tiny(imported: Path) -> Hierarchy:  # noqa: F811
+def tiny(imported: Path) -> Hierarchy:
     found = load(imported)
     assert isinstance(found, Hierarchy)
     return found
@@ -97,7 +96,7 @@ def test_a_long_prompt_is_cut_only_when_asked(tiny: Hierarchy) -> None:
 
 
 def test_the_command_draws_large_and_small(
-    imported: Path,  # noqa: F811
+    imported: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -118,7 +117,7 @@ def test_the_command_draws_large_and_small(
 
 
 def test_the_speed_of_a_model_of_several_steps(
-    imported: Path,  # noqa: F811
+    imported: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     line = ["eval", "speed", "--model", str(imported), "--batches", "2", "--repeats", "1", "--json"]
@@ -154,7 +153,7 @@ def test_the_steps_that_enlarge_have_settings_of_their_own(tiny: Hierarchy, tmp_
     assert [p.codes.tolist() for p in mixed] == [drawn.codes.tolist(), other.codes.tolist()]
 
 
-def test_a_familys_own_settings_lie_over_the_releases(imported: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_familys_own_settings_lie_over_the_releases(imported: Path, tmp_path: Path) -> None:
     shutil.copytree(imported, tmp_path / "own")
     facts = json.loads((tmp_path / "own" / "family.json").read_text())
     facts["iterative"] = {"temperature": 0.5}

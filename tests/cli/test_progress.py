@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cogview.cli.progress import EVERY, FIRST, Lines, bar, bars
@@ -30,6 +32,22 @@ def test_long_work_says_how_much_is_left() -> None:
 
 def test_work_of_hours() -> None:
     assert told([72.0]) == ["drawing: 1 %, about 1 h 58 min left"]
+
+
+def test_on_a_terminal_everything_has_its_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("COLUMNS", "100")
+    with bars() as shows:
+        for what, done in (("drawing zh", 1), ("drawing en", 3), ("drawing zh", 2)):
+            shows(what, done, 7)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).splitlines()
+    assert any("drawing zh" in line and "2/7" in line for line in lines)
+    assert any("drawing en" in line and "3/7" in line for line in lines)
+    with bar("enlarging") as show:
+        show(1, 4)
+    assert "25%" in capsys.readouterr().err
 
 
 def test_work_that_is_done_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:

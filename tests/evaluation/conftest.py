@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cogview.evaluation.classifier import AttributeReader
@@ -21,3 +22,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reader(corpus: Path) -> AttributeReader:
     return train_from_corpus(corpus, TRAINING, size=toy.SIZE, rare=8)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same numbers for a test, whichever ran before it."""
+    return np.random.default_rng(0)

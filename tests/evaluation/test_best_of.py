@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
@@ -18,30 +15,9 @@ from cogview.evaluation.best_of import BestOfPlan, BestOfReport, curves, evaluat
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.plots import plot_curves
 from cogview.evaluation.scoring import Figure
-from tests.evaluation.toy import COLOURS, RGB, CaptionDrawer
+from tests.evaluation.toy import COLOURS, RGB, Guessing
 
 PLAN = BestOfPlan(count=12, sizes=(1, 2, 4), bootstrap=50)
-
-
-@dataclass
-class Guessing:
-    """The first candidate has the wrong colour, later ones at every second prompt too but for the last."""
-
-    honest: bool = True
-    patience: int = 1_000
-    name: str = "guessing"
-    fingerprint: str = "0"
-    drawn: list[str] = field(default_factory=list)
-
-    def candidates(
-        self, prompt: str, n: int, seed: int, sampling: Mapping[str, int | float | str]
-    ) -> tuple[list[Image.Image], list[float]]:
-        if len(self.drawn) == self.patience:
-            raise KeyboardInterrupt
-        self.drawn.append(prompt)
-        wrong = [i == 0 or (seed % 2 == 1 and i < n - 1) for i in range(n)]
-        pictures = [CaptionDrawer(wrong_colour=bad).draw([prompt], 0, {})[0] for bad in wrong]
-        return pictures, [float(bad == self.honest) for bad in wrong]
 
 
 def test_accuracy_rises_with_the_candidates(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:

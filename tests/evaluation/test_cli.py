@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from cogview.cli.evaluate import _print_attributes, bars, evaluate
+from cogview.cli.evaluate import _print_attributes, evaluate
 from cogview.errors import CogViewError
 from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
 from cogview.evaluation.classifier import AttributeReader
@@ -76,7 +76,7 @@ def test_mistakes_are_one_line(
     monkeypatch.setenv("COGVIEW_HOME", str(tmp_path / "home"))
     reader.save(tmp_path / "reader")
     known = ("attributes", "--corpus", corpus, "--model")
-    assert "no classifier here" in failure(*known, "nothing", "--classifier", tmp_path)
+    assert "no classifier here" in failure(*known, "pictogram", "--classifier", tmp_path)
     assert "no model 'nothing'" in failure(*known, "nothing", "--classifier", tmp_path / "reader")
     assert "no Parquet file" in failure("train-classifier", "--corpus", tmp_path, "--out", tmp_path / "x")
     wrong = ("train-classifier", "--corpus", corpus, "--out", tmp_path / "x", "--rate", "-1")
@@ -84,17 +84,11 @@ def test_mistakes_are_one_line(
     judged = ("tokenizer", "--tokenizer", tokenizer, "--data", corpus)
     assert "no readable picture of split 'best'" in failure(*judged, "--split", "best")
     assert "resample" in failure(*judged, "--resample", "magic")
-    assert "LPIPS" in failure(*judged, "--lpips", tmp_path / "none.safetensors")
+    assert "none.safetensors: cannot be read" in failure(*judged, "--lpips", tmp_path / "none.safetensors")
     assert "config.json" in failure("tokenizer", "--tokenizer", tmp_path, "--data", corpus)
     (tmp_path / "file").write_text("")
     assert "cannot be written" in failure(*judged, "--limit", 2, "--out", tmp_path / "file" / "a.json")
     assert "cannot be written" in failure(*judged, "--limit", 2, "--sheet", tmp_path / "file" / "a.png")
-
-
-def test_bars_follow_each_thing() -> None:
-    with bars() as progress:
-        for what in ("drawing zh", "drawing en", "drawing zh"):
-            progress(what, 1, 2)
 
 
 def test_the_table_says_what_the_report_says(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from cogview.cli.app import main
@@ -33,20 +32,10 @@ from cogview.evaluation.reports import write_report
 from cogview.hierarchy import load
 from cogview.pipeline import CogView
 from cogview.provenance import read as read_provenance
+from tests.evaluation.toy import Pixels
 from tests.generation import tiny, tiny2
 
 PICTURES, EACH = 6, 3
-
-
-class Pixels:
-    """Means of the colours and of the halves; counts what it is asked."""
-
-    name, fingerprint, size = "Pixels", "0" * 8, 16
-
-    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values = pictures.astype(np.float32) / 255
-        found = np.concatenate([values.mean((1, 2)), values[:, :8].mean((1, 2))], 1)
-        return found, found[:, :3] / found[:, :3].sum(1, keepdims=True)
 
 
 @pytest.fixture(scope="module")

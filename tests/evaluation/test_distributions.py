@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import linalg
 
@@ -25,32 +24,16 @@ from cogview.evaluation.pictures import Shape, open_set
 from cogview.evaluation.reports import write_report
 from cogview.evaluation.scoring import Figure
 from cogview.provenance import Provenance, save_png
-
-RNG = np.random.default_rng(0)
-
-
-class Thumbnail:
-    """The pixels of a tiny copy as features, mean colours as classes; counts what it is asked."""
-
-    name, fingerprint, size = "Thumbnail", "0" * 8, 4
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        self.seen += len(pictures)
-        values = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
-        colours = pictures.mean((1, 2)) + 1.0
-        return values[:, :6], (colours / colours.sum(1, keepdims=True)).astype(np.float32)
+from tests.evaluation.toy import Thumbnail
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
+def folders(rng: np.random.Generator, tmp_path: Path) -> tuple[Path, Path]:
     """Two folders of ten pictures; the second says what made it."""
     for name, low in (("real", 0), ("drawn", 90)):
         (tmp_path / name).mkdir()
         for i in range(10):
-            image = Image.fromarray(RNG.integers(low, 255, (20, 24, 3), dtype=np.uint8))
+            image = Image.fromarray(rng.integers(low, 255, (20, 24, 3), dtype=np.uint8))
             facts = Provenance(software="t", prompt=f"p{i}", seed=1, model="m", model_hash="h")
             if name == "drawn":
                 save_png(image, tmp_path / name / f"{i}.png", facts)
@@ -59,8 +42,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "real", tmp_path / "drawn"
 
 
-def test_fid_is_the_frechet_distance_of_the_two_gaussians() -> None:
-    a, b = RNG.normal(size=(300, 5)), RNG.normal(0.5, 2, size=(200, 5)) @ RNG.normal(size=(5, 5))
+def test_fid_is_the_frechet_distance_of_the_two_gaussians(rng: np.random.Generator) -> None:
+    a, b = rng.normal(size=(300, 5)), rng.normal(0.5, 2, size=(200, 5)) @ rng.normal(size=(5, 5))
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = linalg.sqrtm(s @ t).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s + t - 2 * root)
@@ -68,8 +51,8 @@ def test_fid_is_the_frechet_distance_of_the_two_gaussians() -> None:
     assert fid(a, a) == pytest.approx(0, abs=1e-8)
 
 
-def test_kid_is_the_unbiased_squared_mmd() -> None:
-    a, b, n = RNG.normal(size=(12, 3)), RNG.normal(0.3, 1, size=(12, 3)), 12
+def test_kid_is_the_unbiased_squared_mmd(rng: np.random.Generator) -> None:
+    a, b, n = rng.normal(size=(12, 3)), rng.normal(0.3, 1, size=(12, 3)), 12
 
     def kernel(x: Any, y: Any) -> Any:
         return (x @ y / 3 + 1) ** 3
@@ -137,8 +120,8 @@ def test_the_place_of_a_set_may_differ() -> None:
     assert difference(a, b) == "z is 2 in the one and 1 in the other"
 
 
-def test_blur_smooths_and_shape_is_square() -> None:
-    noise = Image.fromarray(RNG.integers(0, 255, (40, 60, 3), dtype=np.uint8))
+def test_blur_smooths_and_shape_is_square(rng: np.random.Generator) -> None:
+    noise = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
     sharp, soft = (Shape(32, 16, blur).array(noise).astype(float) for blur in (0, 4))
     assert sharp.shape == (16, 16, 3) and soft.std() < sharp.std() / 3
 

@@ -26,7 +26,7 @@ from cogview.evaluation.lite0 import Lite0
 from cogview.evaluation.pictures import open_set
 from cogview.evaluation.speed import SpeedReport, timing
 from cogview.provenance import Provenance, save_png
-from tests.evaluation.test_coco import Pixels
+from tests.evaluation.toy import Pixels
 from tests.generation import tiny
 
 

@@ -22,19 +22,19 @@ from cogview.evaluation.distributions import (
 )
 from cogview.evaluation.pictures import open_set
 
-RNG = np.random.default_rng(0)
 
-
-def features(count: int, width: int, shift: float = 0.0) -> NDArray[np.float64]:
+def features(rng: np.random.Generator, count: int, width: int, shift: float = 0.0) -> NDArray[np.float64]:
     """Correlated normal features."""
     mix = np.random.default_rng(5).normal(size=(width, width))
-    return RNG.normal(shift, 1, size=(count, width)) @ mix + shift
+    return rng.normal(shift, 1, size=(count, width)) @ mix + shift
 
 
 @pytest.mark.parametrize(("n", "m", "width"), [(40, 50, 4), (9, 7, 30), (60, 12, 20)])
-def test_the_nuclear_norm_gives_the_frechet_distance(n: int, m: int, width: int) -> None:
+def test_the_nuclear_norm_gives_the_frechet_distance(
+    rng: np.random.Generator, n: int, m: int, width: int
+) -> None:
     """More pictures than features, fewer, and one of each; scipy takes the root of the product."""
-    a, b = features(n, width), features(m, width, 0.4)
+    a, b = features(rng, n, width), features(rng, m, width, 0.4)
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = linalg.sqrtm(s @ t).real if min(n, m) > width else None
     found = intervals.frechet(a, b)
@@ -45,10 +45,10 @@ def test_the_nuclear_norm_gives_the_frechet_distance(n: int, m: int, width: int)
     assert intervals.frechet(a, a) == pytest.approx(0, abs=1e-9 * np.trace(s))
 
 
-def test_two_gaussians_have_their_known_distance() -> None:
+def test_two_gaussians_have_their_known_distance(rng: np.random.Generator) -> None:
     """Of N(0, 1) and N(3, 4) per axis: 9 + (1 - 2)^2."""
     n = 200_001
-    normal = np.sort(RNG.normal(size=n))
+    normal = np.sort(rng.normal(size=n))
     normal = (normal - normal.mean()) / normal.std(ddof=1)
     a, b = normal[:, None], 3 + 2 * normal[:, None]
     assert intervals.frechet(a, b) == pytest.approx(10, rel=1e-9)
@@ -61,20 +61,22 @@ def repeated(rows: NDArray[Any], own: NDArray[Any]) -> NDArray[Any]:
     return np.repeat(rows, own.astype(int), axis=0)
 
 
-def test_weights_are_repetitions() -> None:
-    a, b = features(12, 5), features(9, 5, 0.3)
+def test_weights_are_repetitions(rng: np.random.Generator) -> None:
+    a, b = features(rng, 12, 5), features(rng, 9, 5, 0.3)
     u, v = (intervals.weights(len(x), 1, 3)[0] for x in (a, b))
     assert u.sum() == 12 and (u != 1).any()
     assert intervals.frechet(a, b, u, v) == pytest.approx(
         intervals.frechet(repeated(a, u), repeated(b, v)), rel=1e-9
     )
-    p = RNG.dirichlet(np.ones(6), size=12)
+    p = rng.dirichlet(np.ones(6), size=12)
     assert intervals.inception(p, u) == pytest.approx(intervals.inception(repeated(p, u)), rel=1e-12)
 
 
-def test_the_squared_mmd_leaves_a_picture_and_itself_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_squared_mmd_leaves_a_picture_and_itself_out(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(intervals, "BLOCK", 5)
-    a, b = features(12, 5), features(9, 5, 0.3)
+    a, b = features(rng, 12, 5), features(rng, 9, 5, 0.3)
     plain = intervals.mmd(a, b)[0]
     assert plain == pytest.approx(_loops(a, b, np.ones(12), np.ones(9)), rel=1e-9)
     u, v = intervals.weights(12, 2, 3), intervals.weights(9, 2, 4)
@@ -98,14 +100,14 @@ def _loops(a: NDArray[Any], b: NDArray[Any], u: NDArray[Any], v: NDArray[Any]) -
     return within(a, u) + within(b, v) - 2 * float(across) / float(u.sum() * v.sum())
 
 
-def test_resampled_sets_of_one_picture_are_left_out() -> None:
+def test_resampled_sets_of_one_picture_are_left_out(rng: np.random.Generator) -> None:
     """Of three pictures every ninth resampled set repeats one, and has no pair."""
-    low, high = intervals.mmd_interval(features(3, 6), features(3, 6, 1.0), 0.5, 200, 0)
+    low, high = intervals.mmd_interval(features(rng, 3, 6), features(rng, 3, 6, 1.0), 0.5, 200, 0)
     assert np.isfinite([low, high]).all() and low < 0.5 < high
 
 
-def test_the_inception_score_is_torchmetrics() -> None:
-    p = RNG.dirichlet(np.ones(8) / 3, size=50)
+def test_the_inception_score_is_torchmetrics(rng: np.random.Generator) -> None:
+    p = rng.dirichlet(np.ones(8) / 3, size=50)
     expected = inception_score(p, DistributionPlan(splits=1)).value
     assert intervals.inception(p) == pytest.approx(expected, rel=1e-6)
 
@@ -119,10 +121,10 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
     assert 0.88 <= hits / 200 <= 0.99
 
 
-def test_intervals_shrink_with_more_pictures_and_hold_the_figure() -> None:
+def test_intervals_shrink_with_more_pictures_and_hold_the_figure(rng: np.random.Generator) -> None:
     widths = []
     for n in (40, 160):
-        a, b = features(n, 3), features(n, 3, 0.5)
+        a, b = features(rng, n, 3), features(rng, n, 3, 0.5)
         value = intervals.frechet(a, b)
         low, high = intervals.frechet_interval(a, b, value, 200, 0)
         assert 0 <= low < value < high

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cogview.errors import CogViewError
-from tests.evaluation.test_distributions import Thumbnail
+from tests.evaluation.toy import Thumbnail
 from tests.generation import tiny
 
 PLACE = Path(__file__).parents[2] / "examples" / "paper_tables" / "run.py"

@@ -20,8 +20,7 @@ from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.report_page import build
 from cogview.evaluation.reports import write_report
 from cogview.training.metrics import MetricsFile
-from tests.evaluation.test_best_of import Guessing
-from tests.evaluation.toy import CaptionDrawer
+from tests.evaluation.toy import CaptionDrawer, Guessing
 
 VOID = {"meta", "img", "br"}
 

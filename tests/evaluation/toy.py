@@ -10,12 +10,15 @@ from __future__ import annotations
 import io
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色", "grey": "灰色"}
@@ -158,3 +161,50 @@ class CaptionDrawer:
             return "flag", {"first_color": colour, "way": said(LIES)}
         mark = {"mark": "dot1"} if "dot" in prompt or "圆点" in prompt else {}
         return "blot", {"body_color": colour, "shape": said(SHAPES), **mark}
+
+
+class Pixels:
+    """Means of the colours and of the halves; counts what it is asked."""
+
+    name, fingerprint, size = "Pixels", "0" * 8, 16
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        values = pictures.astype(np.float32) / 255
+        found = np.concatenate([values.mean((1, 2)), values[:, :8].mean((1, 2))], 1)
+        return found, found[:, :3] / found[:, :3].sum(1, keepdims=True)
+
+
+class Thumbnail:
+    """The pixels of a tiny copy as features, mean colours as classes; counts what it is asked."""
+
+    name, fingerprint, size = "Thumbnail", "0" * 8, 4
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self.seen += len(pictures)
+        values = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
+        colours = pictures.mean((1, 2)) + 1.0
+        return values[:, :6], (colours / colours.sum(1, keepdims=True)).astype(np.float32)
+
+
+@dataclass
+class Guessing:
+    """The first candidate has the wrong colour, later ones at every second prompt too but for the last."""
+
+    honest: bool = True
+    patience: int = 1_000
+    name: str = "guessing"
+    fingerprint: str = "0"
+    drawn: list[str] = field(default_factory=list)
+
+    def candidates(
+        self, prompt: str, n: int, seed: int, sampling: Mapping[str, int | float | str]
+    ) -> tuple[list[Image.Image], list[float]]:
+        if len(self.drawn) == self.patience:
+            raise KeyboardInterrupt
+        self.drawn.append(prompt)
+        wrong = [i == 0 or (seed % 2 == 1 and i < n - 1) for i in range(n)]
+        pictures = [CaptionDrawer(wrong_colour=bad).draw([prompt], 0, {})[0] for bad in wrong]
+        return pictures, [float(bad == self.honest) for bad in wrong]

@@ -14,8 +14,6 @@ from scipy import stats
 from torch import Tensor
 
 from cogview.generation.sampling import (
-    MAX_SEED,
-    Sampling,
     Streams,
     draw,
     guide,
@@ -23,6 +21,7 @@ from cogview.generation.sampling import (
     keep_top_p,
     restrict,
 )
+from cogview.generation.settings import MAX_SEED, Sampling
 
 RELEASED = Path(__file__).parents[1] / "fixtures/cogview1/topk_topp_op.safetensors"
 rows = st.lists(st.integers(-8, 8).map(lambda x: x / 2), min_size=1, max_size=12)  # ties are common

@@ -15,7 +15,7 @@ from cogview.generation.step import pack
 from cogview.transformer.attention import Causal
 from cogview.transformer.config import ThreeRegionConfig
 from tests.generation import tiny
-from tests.generation.test_engine import CODES, SETTINGS, by_hand, make_engine, prompts, tokens
+from tests.generation.engines import CODES, SETTINGS, by_hand, make_engine, prompts, tokens
 
 
 def sparse(window: int, times: int, pivots: int) -> Sparse:

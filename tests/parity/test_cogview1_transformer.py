@@ -44,7 +44,7 @@ def test_dense(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dense_a", "dense_a_single", "dense_a_nosandwich", "dense_a_fp16cpu"])
 def test_dense_is_the_released_algorithm_to_the_bit(name: str) -> None:
-    """Its operations in its order: with the same kernels on both sides, whichever they are, no bit differs."""
+    """Its operations in its order: with the same kernels on both sides, whichever, no bit differs."""
     state, inputs = state_dict("model_a"), recorded(name)
     if name == "dense_a_nosandwich":
         state = {key: tensor for key, tensor in state.items() if "norm_out" not in key}

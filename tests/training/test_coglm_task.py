@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cogview.coglm import CogLMFormat
-from cogview.config import dump_yaml, validate
+from cogview.config import dump_yaml
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine, Job
 from cogview.generation.infilling import Hole, fill
@@ -23,33 +22,11 @@ from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies, dra
 from cogview.training.trainer import Trainer
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
-from tests.training.test_transformer_task import VOCABULARY, caption, picture, write_data
+from tests.training.coglm_runs import FIXED, recipe
+from tests.training.runs import caption, picture
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-FIXED = {"layers": 2, "hidden": 32, "heads": 2, "norm_relax": "none"}
 GREEDY = Sampling(top_k=1)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("tokens"), caption, VOCABULARY, "1" * 16, "2" * 64)
-
-
-def recipe(data: Path, **changes: Any) -> CogLMRecipe:
-    given = {
-        "task": "coglm",
-        "name": "tiny",
-        "data": str(data),
-        "steps": 150,
-        "batch_size": 16,
-        "threads": 1,
-        "model": FIXED,
-        "format": {"text_slots": 8},
-        "optimizer": {"kind": "muon", "lr": 0.02},
-        "strategies": {"drawing": 1, "captioning": 1, "editing": 1, "share": 0.5},
-        "intervals": {"evaluate": 150, "sample": 0},
-    }
-    return validate(CogLMRecipe, given | changes, "recipe")
 
 
 @pytest.fixture(scope="module")

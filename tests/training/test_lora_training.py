@@ -19,10 +19,11 @@ from cogview.data.sources import open_source
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.training.checkpoint import list_checkpoints
+from cogview.training.tasks.transformer import TransformerTask
 from cogview.training.trainer import Trainer
 from cogview.transformer.lora import adapter_parameters
 from tests.generation import tiny
-from tests.training.test_transformer_task import TransformerTask, fit, recipe
+from tests.training.runs import fit, recipe
 
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1}
 

@@ -21,15 +21,10 @@ from cogview.training.plan import (
 )
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from tests.training.planning import loss_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = TransformerConfig(layers=3, hidden=64, heads=4, vocab_size=512, max_positions=96, norm="pre")
-
-
-def loss_of(model: Transformer, batch: int, length: int) -> torch.Tensor:
-    ids = torch.zeros(batch, length, dtype=torch.int64)
-    logits = model.logits(model(ids, torch.arange(length)))
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
 
 
 def test_flops_are_those_that_torch_counts() -> None:

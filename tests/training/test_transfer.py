@@ -19,8 +19,8 @@ from cogview.training.transfer import position_rows, token_rows
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
-from tests.training.test_coglm_task import recipe as coglm_recipe
-from tests.training.test_transformer_task import VOCABULARY, caption, picture, recipe, write_data
+from tests.training.coglm_runs import recipe as coglm_recipe
+from tests.training.runs import VOCABULARY, caption, picture, recipe, write_data
 
 
 @pytest.fixture(scope="module")

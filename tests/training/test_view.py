@@ -17,7 +17,7 @@ from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.training.checkpoint import list_checkpoints
 from cogview.training.view import facts, loss_names, read_run, render, sparkline
-from tests.training.test_transformer_task import VOCABULARY, caption, write_data
+from tests.training.runs import VOCABULARY, caption, write_data
 from tests.training.tiny import TinyRecipe, run
 
 

@@ -13,7 +13,7 @@ def existing(value: Any) -> Any:
     """The path or paths; CogViewError for one that does not exist."""
     for path in _listed(value):
         if not path.exists():
-            raise CogViewError(f"{path}: no such file or folder")
+            raise CogViewError(f"{path}: cannot be read (no such file or folder)")
     return value
 
 

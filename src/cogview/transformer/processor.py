@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+from typing import Any
 
 import torch
 
@@ -29,7 +30,8 @@ def adds_bytes_exactly() -> bool:
     """
     weight, x = torch.full((16, 64), 127, dtype=torch.int8), torch.full((1, 64), 255, dtype=torch.uint8)
     packed = torch.ops.onednn.qlinear_prepack(weight, list(x.shape))
-    zeros, to_float = torch.zeros(16, dtype=torch.int32), (torch.float32, "none", [], "")
+    zeros = torch.zeros(16, dtype=torch.int32)
+    to_float: tuple[Any, ...] = (torch.float32, "none", [], "")
     sums = torch.ops.onednn.qlinear_pointwise.default(
         x, 1.0, 0, packed, torch.ones(16), zeros, None, 1.0, 0, *to_float
     )

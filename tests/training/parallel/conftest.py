@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.training.parallel.world import recipe, run, train
-from tests.training.test_transformer_task import VOCABULARY, caption, write_data
+from tests.training.runs import VOCABULARY, caption, write_data
 
 # What makes a run's curve. Whatever the number of ranks, it is that of one process.
 SETTINGS: dict[str, dict[str, Any]] = {

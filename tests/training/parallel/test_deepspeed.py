@@ -9,8 +9,7 @@ import pytest
 from cogview.errors import CogViewError
 from cogview.training.parallel import check_launch
 from cogview.training.tasks.transformer import TransformerTask
-from tests.training.parallel.test_resume import SAVED, cut_back
-from tests.training.parallel.world import curve, recipe, run, train
+from tests.training.parallel.world import SAVED, curve, cut_back, recipe, run, train
 
 
 def test_without_it_one_line_says_so(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

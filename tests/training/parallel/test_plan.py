@@ -17,7 +17,7 @@ from cogview.training.recipe import Recipe, task_class
 from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
 from tests.training.parallel.world import recipe, run
-from tests.training.test_plan import loss_of
+from tests.training.planning import loss_of
 
 BATCH, LENGTH = 4, 12
 MODEL = {"layers": 6, "hidden": 64, "heads": 4, "norm_relax": "none"}

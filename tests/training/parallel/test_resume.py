@@ -12,20 +12,10 @@ import numpy as np
 import pytest
 
 from cogview.training.checkpoint import list_checkpoints
-from tests.training.parallel.world import curve, launch, recipe, run, train
+from tests.training.parallel.world import SAVED, curve, cut_back, launch, recipe, run, train, wait_for
 
 TOLERANCE = 1e-4
 FSDP = {"kind": "fsdp"}
-SAVED = 20
-
-
-def cut_back(run_directory: Path, to: Path) -> Path:
-    """A copy of a run whose last checkpoint is that of step 20."""
-    shutil.copytree(run_directory, to)
-    for path in list_checkpoints(to / "checkpoints"):
-        if path.name != f"step-{SAVED:08d}":
-            shutil.rmtree(path)
-    return to
 
 
 @pytest.mark.parametrize(
@@ -63,13 +53,6 @@ def test_goes_on_with_other_ranks(
         assert run(world, (given, directory)) == [""] * world
     assert f"resuming at step {SAVED}" in (tmp_path / "said-0.txt").read_text()
     np.testing.assert_allclose(curve(directory), curve(alone[settings]), rtol=0, atol=TOLERANCE)
-
-
-def wait_for(directory: Path, lines: int, limit: float = 900) -> None:
-    path, end = directory / "metrics.jsonl", time.monotonic() + limit
-    while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < end, "the run does not get on"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cogview.config import dump_yaml
-from tests.training.parallel.test_resume import wait_for
-from tests.training.parallel.world import curve, recipe
+from tests.training.parallel.world import curve, recipe, wait_for
 
 ROOT = Path(__file__).parents[3]
 

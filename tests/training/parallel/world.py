@@ -22,6 +22,7 @@ from rich.console import Console
 
 from cogview.config import validate
 from cogview.errors import CogViewError
+from cogview.training.checkpoint import list_checkpoints
 from cogview.training.launch import begin, meet
 from cogview.training.metrics import MetricsFile
 from cogview.training.recipe import Recipe, task_class
@@ -162,3 +163,22 @@ def curve(directory: Path, kind: str = "train") -> list[float]:
     """The losses of a run, every step."""
     lines = MetricsFile(directory / "metrics.jsonl").lines()
     return [line["loss"] for line in lines if line["kind"] == kind]
+
+
+SAVED = 20
+
+
+def cut_back(run_directory: Path, to: Path) -> Path:
+    """A copy of a run whose last checkpoint is that of step 20."""
+    shutil.copytree(run_directory, to)
+    for path in list_checkpoints(to / "checkpoints"):
+        if path.name != f"step-{SAVED:08d}":
+            shutil.rmtree(path)
+    return to
+
+
+def wait_for(directory: Path, lines: int, limit: float = 900) -> None:
+    path, end = directory / "metrics.jsonl", time.monotonic() + limit
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < end, "the run does not get on"
+        time.sleep(0.01)
