@@ -3,6 +3,8 @@
 #   make picture    draw pictures with the model in this repository (into pictures/)
 #   make test       run the tests
 #
+# and for every change: make test-quick, the tests that take no time.
+#
 # Both make a virtual environment in .venv first, with uv if it is there and pip if not. To choose:
 #
 #   PYTHON  the interpreter to start from, 3.11 or later
@@ -11,7 +13,7 @@
 #           libraries; where pip knows a place with CPU builds (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL, which
 #           are passed on to uv), the CPU build of this version is taken instead. TORCH= takes any version
 #           that the package allows.
-#   PROMPTS, OUT, WORKERS  what to draw, where to, and how many processes test
+#   PROMPTS, OUT, WORKERS, PYTEST  what to draw, where to, how many processes test, more options for pytest
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -32,13 +34,19 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test lint format clean
+.PHONY: picture test test-quick test-shuffled lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
 
 test: $(VENV)/.cogview-dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST)
+
+test-quick: $(VENV)/.cogview-dev
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST)
+
+test-shuffled: $(VENV)/.cogview-dev
+	$(BIN)/python -m pytest -n $(WORKERS) -p randomly $(PYTEST)
 
 lint: $(VENV)/.cogview-dev
 	$(BIN)/ruff check

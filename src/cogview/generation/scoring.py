@@ -10,6 +10,7 @@ the end, so what is filled up behind them changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from cogview.transformer.attention import Causal, Prefix
 from cogview.transformer.cache import KVCache
 
 Pair = tuple[int, int]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,13 @@ class Scorer:
         logits = (decoder.rows.stop - decoder.rows.start) * longest
         wide = 4 * length * decoder.config.hidden * (8 + 2 * decoder.config.ffn_multiple)
         row = 2 * memory.bytes_per_row(decoder.config, length, 0, decoder.dtype) + wide + 12 * logits
-        fit = memory.rows_that_fit(self.engine.free(decoder.device), row)
-        return min(asked or BATCH.get(decoder.device.type, BATCH["cpu"]), fit)
+        free, cache = (
+            self.engine.free(decoder.device),
+            KVCache.size_in_bytes(decoder.config, 2, length, decoder.dtype),
+        )
+        size = min(asked or BATCH.get(decoder.device.type, BATCH["cpu"]), memory.rows_that_fit(free, row))
+        log.info("%s", memory.Plan(decoder.size, cache, row - cache, free, size))
+        return size
 
     @torch.inference_mode()
     def _score(
@@ -158,6 +165,7 @@ def _halved(size: int, error: Exception) -> int:
         raise CogViewError(
             "out of memory with one picture; close other programs, or take a smaller model"
         ) from error
+    log.warning("out of memory with %d at a time; going on with %d", size, size // 2)
     return size // 2
 
 
