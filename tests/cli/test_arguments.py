@@ -83,7 +83,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["generate", "a cat", "--style", "glosy"], "no style 'glosy'; did you mean 'glossy'?"),
     (["generate", "a cat", "--lora", "none"], "no adapter 'none'"),
     (["generate", "a cat", "--fairness", "none.yaml"], "none.yaml: no such table"),
-    (["generate", "a cat", "--truncate"], "draws in one step"),
+    (["generate", "a cat", "--first-stage-only"], "draws in one step"),
     (
         ["generate", "a cat", "--upscale", "2", "--model", "pictogram-2"],
         "cannot enlarge pictures; take --model",

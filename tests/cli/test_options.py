@@ -177,9 +177,9 @@ ROWS: dict[str, dict[str, Row]] = {
         "order": (
             ["--order", "one_by_one"],
             both(other_pixels, told(order="one_by_one")),
-            ["--box", "18,0,24,20", "--temperature", "9"],
+            ["--box", "18,0,24,20"],
         ),
-        "crop": (["--crop", "tight"], both(other_pixels, told(crop="tight")), None),
+        "crop": (["--crop", "whole"], both(other_pixels, told(crop="whole")), None),
         "feather": (["--feather", "0"], both(other_pixels, told(feather=0)), None),
         "grid": (["--grid"], lambda a, b: set(b.pixels) - set(a.pixels) == {"grid-7.png"}, None),
     },
