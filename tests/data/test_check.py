@@ -119,3 +119,30 @@ def test_reports_are_saved_and_read_back(mess: Path, tmp_path: Path) -> None:
     report = check(open_source(mess), LIMITS)
     report.save(tmp_path / "report.json")
     assert Report.model_validate(json.loads((tmp_path / "report.json").read_text())) == report
+
+
+def test_what_a_folder_holds_besides_is_told(tmp_path: Path) -> None:
+    """Orphan captions, the same file twice, pictures that were held sideways."""
+    picture = encoded(noise(6, 4))
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(picture if name != "c" else encoded(noise(5, 5)))
+        (tmp_path / f"{name}.txt").write_text(f"a picture {name}")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "d.jpg", exif=exif)
+    (tmp_path / "d.txt").write_text("a red one")
+    (tmp_path / "gone.txt").write_text("its picture was deleted")
+    (tmp_path / "gone.zh.txt").write_text("图片已删除", encoding="utf-8")
+    report = check(open_source(tmp_path))
+    assert (report.good, report.twins, report.orphans) == (4, 1, 2)
+    assert report.conversions == {"turned upright (EXIF)": 1}
+    said = "\n".join(report.lines())
+    assert "the same picture file again: 1" in said and "caption files without a picture: 2" in said
+
+
+def test_a_caption_that_is_not_utf8_says_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise(4, 4)))
+    (tmp_path / "a.txt").write_bytes("une fenêtre".encode("latin-1"))
+    report = check(open_source(tmp_path))
+    assert report.rejected == {"unreadable record": 1}
+    assert "iconv -f ISO-8859-1 -t UTF-8" in report.examples[0].message

@@ -61,6 +61,15 @@ def test_check_reports_everything_and_ends_with_2(
     assert captured.err.strip().endswith("2 of 5 records cannot be used: 1 not an image, 1 missing caption")
 
 
+def test_pictures_without_a_caption_are_no_fault(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`train-on` takes them."""
+    (folder / "1.txt").unlink()
+    assert main(["data", "check", str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert "5 records: 4 good, 1 rejected" in printed.out
+    assert "1 pictures have no caption: build leaves them out, train-on calls them after" in printed.err
+
+
 def test_build_makes_shards_and_counts_what_is_broken(
     folder: Path, tmp_path: Path, tokenizers: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

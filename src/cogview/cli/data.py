@@ -116,17 +116,24 @@ def check_command(
     report: ReportOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every record, count what is good and explain what is not. Exit code 2 if anything was rejected."""
+    """Read every record, count what is good and explain what is not.
+
+    Exit code 2 if a picture or a caption cannot be used. Pictures that only lack a caption are counted, too;
+    train-on calls them after their files.
+    """
     from cogview.data.check import check
 
     opened = _open(source, column, images, caption, (translate, translations), validation)
-    limits, processes = _limits(max_bytes, max_pixels, max_seconds), _workers(workers, opened)
+    limits, processes = limits_of(max_bytes, max_pixels, max_seconds), _workers(workers, opened)
     with bar("checking", "count") as progress:
         found = check(opened, limits, progress, processes)
     if report:
         _save_report(found, report)
     _show(found, as_json)
-    if found.bad:
+    if found.bad == found.nameless > 0:
+        told = "build leaves them out, train-on calls them after their files (--unnamed)"
+        typer.echo(f"{found.nameless:,} pictures have no caption: {told}", err=True)
+    elif found.bad:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.rejected.items())
         raise CogViewError(f"{source}: {found.bad:,} of {found.records:,} records cannot be used: {reasons}")
 
@@ -240,7 +247,7 @@ def build_command(
         ),
         super_resolution=super_resolution,
         scale=scale,
-        limits=_limits(max_bytes, max_pixels, max_seconds),
+        limits=limits_of(max_bytes, max_pixels, max_seconds),
         shard_records=shard_records,
         batch=batch,
         workers=_workers(workers, opened),
@@ -321,7 +328,7 @@ def cache_command(
     as_json: JsonOption = False,
 ) -> None:
     """Decode every picture once into one file, for training an image tokenizer (captions are not needed)."""
-    preprocessing, limits = _preprocessing(size, resample), _limits(max_bytes, max_pixels, max_seconds)
+    preprocessing, limits = _preprocessing(size, resample), limits_of(max_bytes, max_pixels, max_seconds)
     opened = _open(source, column, images, caption, (translate, translations), validation)
     from cogview.data.image_cache import build_image_cache
 
@@ -436,7 +443,7 @@ def _bytes(count: int) -> str:
     return f"{count} bytes"
 
 
-def _limits(max_bytes: int | None, max_pixels: int | None, seconds: float | None = None) -> Limits:
+def limits_of(max_bytes: int | None, max_pixels: int | None, seconds: float | None = None) -> Limits:
     from cogview.config import validate
     from cogview.data.images import Limits
 

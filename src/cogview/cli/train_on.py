@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from cogview.cli.arguments import existing, model_name
+from cogview.cli.data import BytesOption, PixelsOption, SecondsOption, limits_of
 from cogview.cli.progress import bar
 
 
@@ -59,6 +60,9 @@ def train_on(
     translate: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Add Chinese captions, as in cogview data.")
     ] = None,
+    max_bytes: BytesOption = None,
+    max_pixels: PixelsOption = None,
+    max_seconds: SecondsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order of the data and samples.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     overrides: Annotated[
@@ -100,6 +104,7 @@ def train_on(
         "images": str(images) if images else None,
         "captions": _captions(caption or []),
         "translate": translate,
+        "limits": limits_of(max_bytes, max_pixels, max_seconds),
         "seed": seed,
         "device": device,
         "overrides": tuple(overrides or ()),

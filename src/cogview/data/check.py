@@ -6,6 +6,7 @@ Nothing a record holds is fatal: a record either becomes a :class:`~cogview.data
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from cogview.config import Config
 from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing, write_atomically
-from cogview.data.sources import Record, Source
+from cogview.data.sources import FolderSource, Record, Source
 
 EXPLANATIONS = {
     "unreadable record": "the line, row or caption file cannot be read; see its message",
@@ -90,7 +91,8 @@ def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None
 class Report(Config):
     """What a check or a build found. ``examples`` holds the first 1000 rejections of every reason.
 
-    picture_bytes: of the good pictures' files.
+    picture_bytes: of the good pictures' files. twins: good records with the same picture file as another one.
+    orphans: caption files without a picture.
     """
 
     records: int = 0
@@ -102,6 +104,13 @@ class Report(Config):
     conversions: dict[str, int] = Field(default_factory=dict)
     rejected: dict[str, int] = Field(default_factory=dict)
     examples: tuple[Rejection, ...] = ()
+    twins: int = 0
+    orphans: int = 0
+
+    @property
+    def nameless(self) -> int:
+        """How many were rejected for want of a caption only; `cogview train-on` can use them."""
+        return self.rejected.get("missing caption", 0)
 
     @property
     def bad(self) -> int:
@@ -121,6 +130,8 @@ class Report(Config):
                     f"  {title}: " + ", ".join(f"{name or 'untagged'} {n:,}" for name, n in counts.items())
                 )
         out += [f"  converted: {name}, {count:,}" for name, count in self.conversions.items()]
+        out += [f"  the same picture file again: {self.twins:,}"] if self.twins else []
+        out += [f"  caption files without a picture: {self.orphans:,}"] if self.orphans else []
         for reason, count in self.rejected.items():
             out.append(f"  rejected: {reason}, {count:,} ({EXPLANATIONS.get(reason, '')})")
             same = [example for example in self.examples if example.reason == reason]
@@ -215,9 +226,31 @@ def check(
     from cogview.data.decoding import Decoders  # which reads records as this module does
 
     tally, seen, total = Tally(), set[str](), len(source)
+    pictures, twins = set[bytes](), 0
     with Decoders(limits or Limits(), GLANCE, workers) as decoders:
         for record, reading in decoders.readings(source.records()):
-            tally.add(reading.unless_in(seen, record))
+            reading = reading.unless_in(seen, record)
+            tally.add(reading)
+            if reading.sample is not None:
+                content = _digest(record.image)
+                twins += content in pictures
+                pictures.add(content)
             if progress:
                 progress(tally.records, total)
-    return tally.report()
+    return tally.report().model_copy(update={"twins": twins, "orphans": _orphans(source)})
+
+
+def _digest(image: bytes | Path | None) -> bytes:
+    """A hash of a picture's file."""
+    if isinstance(image, Path):
+        with image.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    return hashlib.blake2b(image or b"").digest()
+
+
+def _orphans(source: Source) -> int:
+    """Caption files without a picture, in the folder that is inside ``source``, if it is one."""
+    inner: object = source
+    while not isinstance(inner, FolderSource) and hasattr(inner, "source"):
+        inner = inner.source
+    return len(inner.orphans) if isinstance(inner, FolderSource) else 0

@@ -26,6 +26,7 @@ Reason = Literal[
     "missing file", "too many bytes", "too many pixels", "too small", "not an image", "truncated"
 ]
 SIZES = {"max_bytes", "max_pixels", "min_side"}  # the limits that hang on the picture alone
+ORIENTATION = 0x0112  # the EXIF tag that says how a picture was held
 RESAMPLE = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
@@ -122,6 +123,7 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
     _check_pixels(image, limits)
     animated = getattr(image, "n_frames", 1) > 1
     try:
+        turned = image.getexif().get(ORIENTATION, 1) != 1
         image.load()
         upright = ImageOps.exif_transpose(image)
     except MemoryError:
@@ -134,6 +136,7 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
         raise BadImage("truncated", str(error)) from error
     converted, how = to_rgb(upright)
     notes = ("first frame of an animation",) if animated else ()
+    notes += ("turned upright (EXIF)",) if turned else ()
     return Decoded(converted, notes + ((how,) if how else ()))
 
 

@@ -36,6 +36,13 @@ class FolderSource:
         return path.suffix.lower() in IMAGE_SUFFIXES or path.with_suffix("") in self._beside
 
     @property
+    def orphans(self) -> list[Path]:
+        """Caption files that have no picture beside them."""
+        stems = {path.with_suffix("") for path in self.paths}
+        pictured = {text for stem in stems for _, text in self._beside.get(stem, [])}
+        return sorted({text for found in self._beside.values() for _, text in found} - pictured)
+
+    @property
     def captioned(self) -> bool:
         """Whether any picture has a caption file beside it."""
         return any(path.with_suffix("") in self._beside for path in self.paths)
@@ -57,7 +64,13 @@ class FolderSource:
         try:
             captions, problem = tuple(self._captions(path)), ""
         except (OSError, UnicodeDecodeError) as error:
-            captions, problem = (), f"the caption file cannot be read as UTF-8: {error}"
+            captions, problem = (
+                (),
+                (
+                    f"the caption file cannot be read as UTF-8 ({error}); save it as UTF-8, for example with "
+                    "iconv -f ISO-8859-1 -t UTF-8"
+                ),
+            )
         return Record(key, path, captions, self.root.resolve().name, "", str(path), problem)
 
     def _captions(self, path: Path) -> Iterator[Caption]:

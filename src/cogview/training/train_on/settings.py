@@ -18,7 +18,7 @@ STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tok
 STATE = "state.json"
 OPTIONS = {
     "source": "the folder", "start": "--from", "columns": "--column", "captions": "--caption",
-    "overrides": "--set",
+    "overrides": "--set", "limits": "--max-bytes, --max-pixels or --max-seconds",
 }  # fmt: skip
 
 
