@@ -81,7 +81,7 @@ def test_a_dumped_recipe_reads_back_equal(lr: float) -> None:
         ("name: a\nstpes: 3", [], "stpes: no such key; did you mean 'steps'?"),
         ("name: a\noptimizer: {learn: 3}", [], "optimizer.learn: no such key"),
         ("steps: 3", [], "name: missing"),
-        ("name: a\nsteps: many", [], "steps: Input should be a valid integer"),
+        ("name: a\nsteps: many", [], "steps: must be a whole number (got 'many')"),
         ("name: a\nsteps: many\nx: 1", [], "(and 1 more)"),
         ("name: a\nname: b", [], "line 2: the key 'name' stands twice"),
         ("name: [a", [], "recipe.yaml: line 1"),

@@ -150,6 +150,38 @@ def _known_keys(model: Any) -> Iterator[str]:
         yield from _known_keys(inner)
 
 
+SENTENCES = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a text",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be keys and values",
+    "model_type": "must be keys and values",
+    "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "too_short": "must have {min_length} or more entries",
+}
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What is wrong, in a sentence about the file rather than about Python's types."""
+    known = SENTENCES.get(error["type"])
+    if known is not None:
+        return known.format(**error.get("ctx", {}))
+    return error["msg"].removeprefix("Value error, ").replace("\n", " ")
+
+
 def _explain(error: ErrorDetails, model: type[pydantic.BaseModel]) -> str:
     """One error of a validation as ``field: what is wrong``."""
     field = ".".join(str(part) for part in error["loc"])
@@ -158,7 +190,7 @@ def _explain(error: ErrorDetails, model: type[pydantic.BaseModel]) -> str:
         return f"{field}: no such key" + (f"; did you mean {close[0]!r}?" if close else "")
     if error["type"] == "missing":
         return f"{field}: missing"
-    message = error["msg"].removeprefix("Value error, ").replace("\n", " ")
+    message = _sentence(error)
     given = "" if error["type"] in ("value_error", "assertion_error") else f" (got {error['input']!r:.80})"
     return f"{field}: {message}{given}" if field else message
 

@@ -94,9 +94,9 @@ def test_stopped_early_what_is_finished_is_there(
     run: Callable[..., int], tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     @contextlib.contextmanager
-    def pressing_ctrl_c() -> Iterator[Callable[[int, int], None]]:
-        def show(done: int, total: int) -> None:
-            if done > 2 * 16 + 5:
+    def pressing_ctrl_c() -> Iterator[Callable[[float, float], None]]:
+        def show(done: float, total: float) -> None:
+            if done / total > (2 * 16 + 5) / (4 * 16):
                 raise KeyboardInterrupt
 
         yield show
@@ -260,3 +260,10 @@ def test_threads_and_device_are_those_asked_for(
     assert asked[:2] == [3, 1] and 1 <= asked[2] <= max(before, os.cpu_count() or 1)
     assert run("a red circle", "--device", "cuda:63") == 2
     assert "--device cuda:63 is not available here; use auto or cpu" in capsys.readouterr().err
+
+
+def test_words_that_the_model_hardly_knows_are_told(capsys: CaptureFixture[str]) -> None:
+    family = Family.find("pictogram")
+    verb.tell_unfamiliar(family, ["a red apple", "un chat rouge", "rouge"])
+    verb.tell_unfamiliar(family, ["a red apple", "一只红色的猫"])
+    assert capsys.readouterr().err == "pictogram reads English and Chinese; it hardly knows: rouge\n"

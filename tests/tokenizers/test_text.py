@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
+from cogview.family import Family
 from cogview.tokenizers.text import MAX_MODEL_BYTES, TextTokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/cogview2"
@@ -176,3 +177,22 @@ def test_bad_input_is_one_line(tmp_path: Path, trained: TextTokenizer) -> None:
         with pytest.raises(CogViewError) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_words_of_other_languages_are_unfamiliar() -> None:
+    """Of the default model, which was trained on Chinese and English captions of drawings."""
+    tokenizer = Family.find("pictogram").text_tokenizer()
+    assert tokenizer.unfamiliar("a red apple with two leaves, 一只蓝色的猫") == []
+    assert tokenizer.unfamiliar("un chat rouge") == ["rouge"]
+    assert tokenizer.unfamiliar("красная кошка") == ["красная", "кошка"]
+    assert tokenizer.unfamiliar("赤いリンゴ, 12 🐱") == ["赤いリンゴ"]
+
+
+def test_too_many_pieces_and_too_few_are_told_in_numbers() -> None:
+    texts = ["a red circle", "a blue square"] * 20
+    with pytest.raises(
+        CogViewError, match=r"^text tokenizer of 9000 pieces: the texts suffice for \d+ at most$"
+    ):
+        TextTokenizer.train(texts, pieces=9000)
+    with pytest.raises(CogViewError, match=r"^text tokenizer of 5 pieces: their characters alone need \d+$"):
+        TextTokenizer.train(texts, pieces=5, byte_fallback=False)

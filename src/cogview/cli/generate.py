@@ -34,6 +34,7 @@ from cogview.errors import CogViewError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cogview.family import Family
     from cogview.generation.progress import Parts
     from cogview.pipeline import CogView, Picture
     from cogview.transformer.config import ThreeRegionConfig
@@ -42,6 +43,7 @@ COLUMNS = 8  # of a contact sheet, at most
 GAP = 2  # pixels between its pictures
 NAME_LENGTH = 40  # characters of a prompt in a file's name
 OWN = ("best_of", "fairness")  # settings that differ from picture to picture
+WORDS = 5  # unfamiliar ones that are named
 ENLARGED = 8  # pictures enlarged together; they are written then
 
 
@@ -182,6 +184,7 @@ def generate(
     if first_stage_only and "direct" not in family.config.roles:
         raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
     regions = None if sparse is None else three_region(sparse)
+    tell_unfamiliar(family, texts)
     from cogview.generation.progress import Parts
 
     started = time.monotonic()
@@ -210,6 +213,18 @@ def generate(
             made.append((picture, write(picture.png(), out, name_for(picture))))
     sheet = write_sheet([picture for picture, _ in made], n, out) if grid else None
     report(made, sheet, time.monotonic() - started, as_json)
+
+
+def tell_unfamiliar(family: Family, texts: Sequence[str]) -> None:
+    """Say on stderr which words of the prompts the model hardly knows, such as those of other languages."""
+    tokenizer = family.text_tokenizer()
+    words = dict.fromkeys(word for text in texts for word in tokenizer.unfamiliar(text))
+    if words:
+        shown = ", ".join([*words][:WORDS]) + (", …" if len(words) > WORDS else "")
+        languages = " and ".join(
+            {"en": "English", "zh": "Chinese"}.get(x, x) for x in family.config.templates
+        )
+        typer.echo(f"{family.config.name} reads {languages}; it hardly knows: {shown}", err=True)
 
 
 def enlarged(

@@ -135,9 +135,8 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
     ) as error:  # decoders raise anything on damaged data: SyntaxError, struct.error, IndexError, …
         raise BadImage("truncated", str(error)) from error
     converted, how = to_rgb(upright)
-    notes = ("first frame of an animation",) if animated else ()
-    notes += ("turned upright (EXIF)",) if turned else ()
-    return Decoded(converted, notes + ((how,) if how else ()))
+    notes = {"first frame of an animation": animated, "turned upright (EXIF)": turned, how: bool(how)}
+    return Decoded(converted, tuple(note for note, true in notes.items() if true))
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:

@@ -23,8 +23,10 @@ from cogview.errors import CogViewError
 from cogview.files import write_file
 
 MAX_MODEL_BYTES = 32 << 20
+SPELLS_ALL = 1000  # pieces; fewer are letters and syllables mostly
 MAX_LINE_BYTES = 1 << 16  # longer training texts are left out
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 Normalization = Literal["nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"]
 
 
@@ -119,6 +121,19 @@ class TextTokenizer:
         """The strings that :meth:`encode` sees one piece each in, unknown ones as they are written."""
         return list(map(str, self._processor.EncodeAsPieces(self._bytes(text, keep_newlines))))
 
+    def unfamiliar(self, text: str) -> list[str]:
+        """The words of a text that were hardly seen in training: spelled in bytes, or by less than two Latin
+        letters a piece. None where the tokenizer is so small that it spells all words."""
+        found = list[str]()
+        if self.pieces < SPELLS_ALL:
+            return found
+        for word in re.findall(r"[^\W\d_]+", text):
+            pieces = self.split(word)
+            latin = all(ord(letter) < 0x250 for letter in word)
+            if any(_BYTE.fullmatch(piece) for piece in pieces) or (latin and len(word) < 2 * len(pieces) > 4):
+                found.append(word)
+        return found
+
     def _bytes(self, text: str, keep_newlines: bool) -> bytes:
         if keep_newlines and self.newline is not None:
             text = text.replace("\n", self.newline)
@@ -185,10 +200,18 @@ class TextTokenizer:
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            said = re.sub(r"(?s)^.*\] |^INTERNAL: (\w+: )?|\n.*$", "", str(error))
-            reason = said.strip() or "there are no texts to learn from"
-            raise CogViewError(f"text tokenizer of {pieces} pieces: {reason}") from error
+            raise CogViewError(f"text tokenizer of {pieces} pieces: {_reason(str(error))}") from error
         return cls(model.getvalue())
+
+
+def _reason(said: str) -> str:
+    """What SentencePiece says, for people."""
+    if most := re.search(r"value <= (\d+)", said):
+        return f"the texts suffice for {most[1]} at most"
+    if least := re.search(r"required_chars\. \d+ vs (\d+)", said):
+        return f"their characters alone need {least[1]}"
+    plain = re.sub(r"(?s)^.*\] |^INTERNAL: (\w+: )?|\n.*$", "", said).strip()
+    return plain or "there are no texts to learn from"
 
 
 def _field(number: int, content: bytes) -> bytes:

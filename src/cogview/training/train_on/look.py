@@ -124,8 +124,8 @@ def fit_text_tokenizer(texts: Sequence[str], pieces: int) -> TextTokenizer:
         try:
             return TextTokenizer.train(texts, pieces)
         except CogViewError as error:
-            limit = re.search(r"value <= (\d+)", str(error))
-            needed = re.search(r"required_chars. \d+ vs (\d+)", str(error))
+            limit = re.search(r"suffice for (\d+) at most", str(error))
+            needed = re.search(r"characters alone need (\d+)", str(error))
             if not limit and not needed:
                 raise
             pieces = int(limit[1]) if limit else int(needed[1]) + 8 if needed else pieces
