@@ -20,6 +20,47 @@ hypothesis.settings.register_profile("cogview", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("cogview")
 
 
+SLOW = (  # rooms and files that train models, start processes or draw with the shipped models
+    "analysis/test_stability_example.py",
+    "cli/test_options.py",
+    "cli/test_shipped_models.py",
+    "data/test_building_at_scale.py",
+    "data/test_pictogram.py",
+    "evaluation",
+    "hostile",
+    "importers",
+    "serving/test_studio.py",
+    "serving/test_worker.py",
+    "study/test_browser.py",
+    "test_benchmarks.py",
+    "test_interface.py",
+    "test_readme.py",
+    "training/parallel",
+    "training/test_assemble.py",
+    "training/test_assemble_hierarchy.py",
+    "training/test_coglm_task.py",
+    "training/test_enlarging_task.py",
+    "training/test_fashion_and_style.py",
+    "training/test_hierarchical_tokenizer_task.py",
+    "training/test_image_tokenizer_task.py",
+    "training/test_kill.py",
+    "training/test_lora_training.py",
+    "training/test_super_resolution_task.py",
+    "training/test_sweep.py",
+    "training/test_train_on.py",
+    "training/test_transfer.py",
+    "training/test_transformer_task.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-quick` leaves out; a single slow test has the marker itself."""
+    slow = [Path(__file__).parent / name for name in SLOW]
+    for item in items:
+        if any(place in (item.path, *item.path.parents) for place in slow):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache folder of the test's own."""

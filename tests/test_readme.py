@@ -8,6 +8,8 @@ that shrink them, and but for the README, which draws with the packaged model, a
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import runpy
 import shlex
@@ -15,6 +17,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,10 +28,12 @@ from PIL import Image, ImageDraw
 from cogview.cli.app import main
 from cogview.coglm import CogLMFormat
 from cogview.coglm.format import END
-from cogview.family import FamilyConfig, Fingerprints, Role, write_family
+from cogview.family import Family, FamilyConfig, Fingerprints, Role, write_family
+from cogview.provenance import read
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.training.metrics import MetricsFile
 from cogview.transformer.model import Transformer, TransformerConfig
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
@@ -195,8 +200,11 @@ def settings(values: dict[str, object]) -> list[str]:
 def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """One command of a ``sh`` block: it must end with 0 (``make`` and ``pip``: what it names must exist)."""
     if words[0] == "cogview":
+        capsys.readouterr()
         code = main([*words[1:], *smaller(words)])
-        assert code == 0, f"{shlex.join(words)}: {capsys.readouterr().err}"
+        printed = capsys.readouterr()
+        assert code == 0, f"{shlex.join(words)}: {printed.err}"
+        look_at_result(words, printed.out)
     elif words[0] == "python":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [*words[1:], *settings({"steps": 3, "warmup_steps": 1} | TINY_CODES)])
@@ -212,6 +220,72 @@ def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         raise AssertionError(
             f"no way to run {shlex.join(words)}; use a plain block for what is not to be run"
         )
+
+
+def option(words: list[str], *names: str) -> str | None:
+    """The value of an option in a command, None where it is not given."""
+    found = [value for name, value in pairwise(words) if name in names]
+    return found[-1] if found else None
+
+
+def look_at_result(words: list[str], out: str) -> None:
+    """What a command leaves is what it says: pictures that tell their model, models that open, runs with
+    finite losses, reports that parse; what leaves nothing prints something."""
+    said, verb = shlex.join(words), words[1]
+    if verb in ("generate", "edit", "upscale"):
+        look_at_pictures(words, out)
+    elif verb in ("caption", "score", "rerank", "models", "doctor", "plan", "watch"):
+        assert json.loads(out) if "--json" in words else out.strip(), said
+    elif verb in ("train-on", "assemble"):
+        family = Family(option(words, "--out", "-o") or words[2])
+        for role in family.config.roles:
+            weights = family.transformer(role).state_dict().values()
+            assert all(weight.isfinite().all() for weight in weights), said
+    elif verb == "train":
+        look_at_run(words)
+    elif verb == "data" and words[2] in ("build", "convert", "cache", "text-tokenizer"):
+        assert Path(words[4]).exists(), said
+    elif (made := option(words, "--out", "-o")) is not None:
+        look_at_files(Path(made), said)
+    else:
+        assert out.strip(), said
+
+
+def look_at_pictures(words: list[str], out: str) -> None:
+    """Every picture that is named is there, says what made it and is not of one colour."""
+    if "--json" in words:
+        named = [one if isinstance(one, str) else one["path"] for one in json.loads(out)["pictures"]]
+    else:
+        named = [line for line in out.splitlines() if not Path(line).name.startswith("grid-")]
+    assert named, shlex.join(words)
+    for path in named:
+        told = read(path)
+        assert told is not None and len(told.model_hash) == 64, path
+        with Image.open(path) as image:
+            assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 1, path
+
+
+def look_at_run(words: list[str]) -> None:
+    """A run's losses are numbers, and its model is there unless it was stopped."""
+    recipe = words[2] if words[2].endswith(".yaml") else None
+    name = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))["name"] if recipe else ""
+    directory = Path(option(words, "--out") or f"runs/{name}")
+    losses = [line["loss"] for line in MetricsFile(directory / "metrics.jsonl").lines() if "loss" in line]
+    assert losses and all(math.isfinite(loss) for loss in losses), shlex.join(words)
+    assert any((directory / "model").glob("*.safetensors")), shlex.join(words)
+
+
+def look_at_files(made: Path, said: str) -> None:
+    """A folder with something in it, or a file that is what its name says."""
+    if made.is_dir():
+        assert any(made.rglob("*")), said
+        return
+    content = made.read_bytes()
+    assert content, said
+    if made.suffix == ".json":
+        assert json.loads(content), said
+    if made.suffix == ".html":
+        assert b"</html>" in content, said
 
 
 def run_page(page: Path, capsys: pytest.CaptureFixture[str], only: str = "") -> None:
