@@ -42,7 +42,11 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 prompts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 
 
-@given(prompts, st.integers(0, 2**64 - 1), st.dictionaries(st.text(max_size=5), st.integers() | st.none()))
+@given(
+    prompts,
+    st.integers(0, 2**64 - 1),
+    st.dictionaries(st.text(max_size=5), st.integers(-(2**63), 2**63) | st.none()),
+)
 def test_facts_come_back_and_pixels_stay(prompt: str, seed: int, settings: dict[str, int | None]) -> None:
     facts = FACTS.model_copy(update={"prompt": prompt, "seed": seed, "settings": settings})
     data = png_bytes(PIXELS, facts)

@@ -7,9 +7,9 @@ work is one :class:`~cogview.errors.CogViewError` naming the file and the field,
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
+import reprlib
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,9 +18,13 @@ import pydantic
 import yaml
 from pydantic_core import ErrorDetails
 
+from cogview import untrusted
 from cogview.errors import CogViewError
+from cogview.untrusted import MAX_INTEGER
 
-MAX_BYTES = 4 << 20  # a recipe or a config is small; a larger file is something else
+MAX_BYTES = 4 << 20  # of a JSON file; a larger one is something else
+MAX_YAML_BYTES = 512 << 10  # PyYAML takes ten seconds for a megabyte
+MAX_NUMBER = 64  # characters of a number in YAML
 
 
 class Config(pydantic.BaseModel):
@@ -35,26 +39,68 @@ C = TypeVar("C", bound=pydantic.BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the booleans and numbers of 1.2 (``no`` is text, ``3e-4`` a number) and no double keys."""
+    """YAML with the booleans and numbers of 1.2 (``no`` is text, ``3e-4`` a number) and no double keys.
+
+    Aliases, which can make a short text endless, tags, which name types, and whole numbers over 64 bits are
+    refused.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
         first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float", ":timestamp"))]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, f"*{event.anchor}: write it out, aliases are not read", mark
+            )
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise yaml.composer.ComposerError(
+                None, None, "tags (!) are not read; put texts into quotes", mark
+            )
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys: list[Any] = []
+        keys: set[Hashable] = set()
         for node_of_key, _ in node.value:
             key = self.construct_object(node_of_key, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a list or a mapping", node_of_key.start_mark
+                )
             if key in keys:
-                said = f"the key {key!r} stands twice"
+                said = f"the key {key!r:.100} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, said, node_of_key.start_mark)
-            keys.append(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number of a sensible length; whole ones have 64 bits at most."""
+        said = None
+        if len(node.value) > MAX_NUMBER:
+            said = f"a number of {len(node.value):,} characters"
+        elif node.tag.endswith(":float"):
+            return self.construct_yaml_float(node)
+        elif abs(number := self.construct_yaml_int(node)) > MAX_INTEGER:
+            said = f"{number}: over 64 bits"
+        else:
+            return number
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes so that version 1.1 and 1.2 agree: a text that either takes for something else is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Everything is written out."""
+        return True
 
 
 _FLOAT = re.compile(
@@ -72,19 +118,10 @@ def cache_dir() -> Path:
     return Path(home) if home else Path(caches or Path.home() / ".cache") / "cogview"
 
 
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CogViewError(f"{path}: {path.stat().st_size:,} bytes is too large for a configuration file")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise CogViewError(f"{path}: not a UTF-8 text file") from error
-
-
 def parse_yaml(text: str, where: str) -> Any:
     """The plain data in YAML ``text``; CogViewError names ``where`` and the line when it is not YAML."""
+    if len(text) > MAX_YAML_BYTES:
+        raise CogViewError(f"{where}: {len(text):,} characters are too many for a file of settings")
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -122,7 +159,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file with ``overrides`` (each ``a.b=c``) set in it, in order."""
-    data = parse_yaml(_read(Path(path)), str(path))
+    data = parse_yaml(untrusted.read_text(path, MAX_YAML_BYTES), str(path))
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -133,11 +170,8 @@ def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]
 
 
 def load_json(path: Path | str) -> Any:
-    """The data in a JSON file."""
-    try:
-        return json.loads(_read(Path(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CogViewError(f"{path}: not valid JSON ({str(error).splitlines()[0]})") from error
+    """The data in a JSON file (:func:`cogview.untrusted.parse_json`)."""
+    return untrusted.load_json(path, MAX_BYTES)
 
 
 def _known_keys(model: Any) -> Iterator[str]:
@@ -184,14 +218,18 @@ def _sentence(error: ErrorDetails) -> str:
 
 def _explain(error: ErrorDetails, model: type[pydantic.BaseModel]) -> str:
     """One error of a validation as ``field: what is wrong``."""
-    field = ".".join(str(part) for part in error["loc"])
+    field = ".".join(f"{part!s:.100}" for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(error["loc"][-1]), set(_known_keys(model)), n=1)
+        close = difflib.get_close_matches(f"{error['loc'][-1]!s:.100}", set(_known_keys(model)), n=1)
         return f"{field}: no such key" + (f"; did you mean {close[0]!r}?" if close else "")
     if error["type"] == "missing":
         return f"{field}: missing"
     message = _sentence(error)
-    given = "" if error["type"] in ("value_error", "assertion_error") else f" (got {error['input']!r:.80})"
+    given = (
+        ""
+        if error["type"] in ("value_error", "assertion_error")
+        else f" (got {reprlib.repr(error['input']):.80})"
+    )
     return f"{field}: {message}{given}" if field else message
 
 
@@ -200,7 +238,7 @@ def validate(model: type[C], data: Any, where: str) -> C:
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
-        first, *others = error.errors()
+        first, *others = error.errors(include_url=False)
         more = f" (and {len(others)} more)" if others else ""
         raise CogViewError(f"{where}: {_explain(first, model)}{more}") from error
 

@@ -70,25 +70,25 @@ class Fingerprints(Config):
 class Defaults(Config):
     """Sampling settings that suit the family; 0 (``top_k``, ``top_p``) and 1 (``guidance``) are off."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     top_k: int = Field(0, ge=0)
     top_p: float = Field(0.0, ge=0, le=1)
-    guidance: float = Field(1.0, ge=0)
+    guidance: float = Field(1.0, ge=0, allow_inf_nan=False)
     clusters: int = Field(0, ge=0)
-    cluster_temperature: float = Field(1.0, gt=0)
-    emphasis: float = 0.0
+    cluster_temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    emphasis: float = Field(0.0, ge=-100, le=100)
 
 
 class StyleDefaults(Config):
     """Sampling settings that suit a style; None is the family's."""
 
-    temperature: float | None = Field(None, gt=0)
+    temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=0)
     top_p: float | None = Field(None, ge=0, le=1)
-    guidance: float | None = Field(None, ge=0)
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False)
     clusters: int | None = Field(None, ge=0)
-    cluster_temperature: float | None = Field(None, gt=0)
-    emphasis: float | None = None
+    cluster_temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
+    emphasis: float | None = Field(None, ge=-100, le=100)
 
 
 class FamilyConfig(Config):

@@ -38,6 +38,7 @@ from cogview.generation.roles import BASE
 from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import paint
+from cogview.picture_files import open_picture
 from cogview.pipeline import CogView, Picture
 from cogview.tokenizers.clusters import read_labels
 from cogview.transformer.attention import MaskRegions
@@ -441,10 +442,10 @@ def _opened(picture: AnyPicture) -> Image.Image:
             rgb = decode(Path(picture)).image  # refuses what is dangerous or broken
         except BadImage as error:
             raise CogViewError(f"{picture}: {error}") from error
-        with Image.open(picture) as file:
-            image = ImageOps.exif_transpose(file)
-            if not image.has_transparency_data:
+        with open_picture(picture) as file:
+            if not file.has_transparency_data:
                 return rgb
+            image = ImageOps.exif_transpose(file)
     return image.convert("RGBA") if image.has_transparency_data else to_rgb(image)[0]
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import Field, JsonValue
 
-from cogview.config import Config, validate
+from cogview.config import Config, load_json, validate
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.picture_files import open_picture
+from cogview.untrusted import is_regular, open_regular, parse_json
 
 KEY = "cogview"
 MODEL_FILES = (".json", ".model", ".safetensors")
@@ -50,10 +50,10 @@ def model_hash(directory: Path | str) -> str:
     try:
         found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
         for name, path in [*sorted(found.items()), *_neighbours(root)]:
-            if path.suffix in MODEL_FILES and path.is_file():
-                with path.open("rb") as file:
+            if path.suffix in MODEL_FILES and is_regular(path):
+                with open_regular(path) as file:
                     content = hashlib.file_digest(file, "sha256").hexdigest()
-                whole.update(f"{name}\0{content}\n".encode())
+                whole.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
     except OSError as error:
         raise CogViewError(f"{error.filename or root}: cannot be read ({error.strerror})") from error
     return whole.hexdigest()
@@ -62,14 +62,14 @@ def model_hash(directory: Path | str) -> str:
 def _neighbours(root: Path) -> list[tuple[str, Path]]:
     """Name and path of every file of the tokenizers that ``root``'s family.json names outside of it."""
     try:
-        facts = json.loads((root / "family.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = load_json(root / "family.json")
+    except CogViewError:
         return []
     fields = ("image_tokenizer", "text_tokenizer")
     places = [str(facts.get(field, "")) for field in fields] if isinstance(facts, dict) else []
     found = []
     for place in places:
-        if place.startswith("../"):
+        if place.startswith("../") and "\0" not in place:
             files = [root / place, *(root / place).rglob("*")]
             found += sorted((f"{place}/{path.relative_to(root / place).as_posix()}", path) for path in files)
     return found
@@ -105,8 +105,8 @@ def read(picture: Path | str | bytes) -> Provenance | None:
     if text is None:
         return None
     try:
-        data: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = parse_json(text, where)
+    except CogViewError as error:
         raise CogViewError(f"{where}: its provenance is damaged") from error
     return validate(Provenance, data, f"{where}: its provenance")
 
@@ -114,12 +114,15 @@ def read(picture: Path | str | bytes) -> Provenance | None:
 def _text(file: Path | io.BytesIO, where: str) -> str | None:
     """Our entry among the text entries before the pixels; Pillow bounds their size."""
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             text = image.info.get(KEY)
     except UnidentifiedImageError as error:
         raise CogViewError(f"{where}: not a picture") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CogViewError(f"{where}: cannot be read as a picture ({error})") from error
+    except (CogViewError, MemoryError):
+        raise
+    except Exception as error:  # readers of damaged headers raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CogViewError(f"{where}: cannot be read as a picture ({reason:.300})") from error
     return str(text) if isinstance(text, str) else None
 
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from cogview.config import Config
 from cogview.errors import CogViewError
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 Recount = Literal["inference", "finetune"]
+MOST_SLOTS = 1 << 16
+Side = Annotated[int, Field(ge=1, le=1 << 10)]  # codes of a picture
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,15 @@ class SequenceFormat(Config):
 
     kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
     vocabulary: Vocabulary
-    text_slots: int = Field(64, ge=1)
-    grid: tuple[PositiveInt, PositiveInt]
-    context_grid: tuple[PositiveInt, PositiveInt] | None = None
+    text_slots: int = Field(64, ge=1, le=MOST_SLOTS)
+    grid: tuple[Side, Side]
+    context_grid: tuple[Side, Side] | None = None
     image_positions: Literal["index", "fixed"] = "fixed"
     size: str = "[BASE]"
     end: str | None = None
-    text_weight: float = Field(1.0, ge=0)
-    image_weight: float = Field(1.0, ge=0)
-    context_weight: float = Field(1.0, ge=0)
+    text_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    image_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    context_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     context_positions: Literal["own", "aligned"] = "own"
     weighting: Literal["target", "released"] = "target"
     visibility: Literal["causal", "prefix"] = "causal"

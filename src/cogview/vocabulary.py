@@ -43,6 +43,7 @@ CONTROLS: tuple[str, ...] = (
     *(f"[POS{i}]" for i in range(9)),
 )
 COGVIEW2_CONTROLS = ("<start_of_image>", "<start_of_english>", "<start_of_chinese>")
+MOST = 1 << 24  # ids of a kind
 COMMON = "common"  # punctuation and digits, part of every language
 COGVIEW2_LANGUAGES = (
     (COMMON, 0, 100),
@@ -60,11 +61,11 @@ class Vocabulary(Config):
     of text pieces, in order, where they are sorted by language.
     """
 
-    image_codes: int = Field(ge=1)
-    text_pieces: int = Field(ge=0)
-    controls: tuple[str, ...] = CONTROLS
-    multiple: int = Field(128, ge=1)
-    languages: tuple[tuple[str, int, int], ...] = ()
+    image_codes: int = Field(ge=1, le=MOST)
+    text_pieces: int = Field(ge=0, le=MOST)
+    controls: tuple[str, ...] = Field(CONTROLS, max_length=4096)
+    multiple: int = Field(128, ge=1, le=1 << 20)
+    languages: tuple[tuple[str, int, int], ...] = Field((), max_length=4096)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from cogview import pickles
 from cogview.data.images import released_tensor
 from cogview.data.released import (
     CompactBinary,
@@ -19,7 +20,6 @@ from cogview.data.released import (
     released_repeats,
     released_sequence,
     released_splits,
-    safe_unpickle,
     split_fractions,
 )
 from cogview.errors import CogViewError
@@ -54,7 +54,6 @@ def test_compact_binary_gives_the_released_sequences() -> None:
 
 
 def test_lmdb_gives_the_released_sequences() -> None:
-    pytest.importorskip("lmdb")
     expected = load_file(FIXTURES / "data_lmdb.safetensors")
     vocabulary = Vocabulary.cogview()
     tokens, pairs = TokenLmdb(FIXTURES / "tok.lmdb"), TextCodeLmdb(FIXTURES / "tc.lmdb")
@@ -95,7 +94,7 @@ def test_pickles_with_more_than_arrays_are_refused(
     value: object, protocol: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CogViewError, match="here: "):
-        safe_unpickle(pickle.dumps(value, protocol), "here")
+        pickles.load(pickle.dumps(value, protocol), "here")
     assert capsys.readouterr().out == ""
 
 
@@ -106,22 +105,21 @@ def test_arrays_of_old_and_new_numpy_are_read(protocol: int, core: bytes) -> Non
     data = pickle.dumps(("text", array), protocol)
     if protocol < 4:  # module names without a length prefix can be exchanged in place
         data = data.replace(b"numpy._core", core)
-    text, back = safe_unpickle(data, "here")
+    text, back = pickles.load(data, "here")
     assert text == "text"
     np.testing.assert_array_equal(back, array)
 
 
 def test_damaged_files_give_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("lmdb")
     cut = tmp_path / "cut.bin"
     cut.write_bytes((FIXTURES / "compact.bin").read_bytes()[:-3])
     with pytest.raises(CogViewError, match="not whole rows"):
         CompactBinary(cut)
     with pytest.raises(CogViewError, match="does not exist"):
         CompactBinary(tmp_path / "none.bin")
-    with pytest.raises(CogViewError, match="not a readable LMDB"):
+    with pytest.raises(CogViewError, match=r"none\.lmdb.*cannot be read"):
         TokenLmdb(tmp_path / "none.lmdb")
     with pytest.raises(CogViewError, match="cut: not a pickle"):
-        safe_unpickle(pickle.dumps(np.arange(100))[:50], "cut")
+        pickles.load(pickle.dumps(np.arange(100))[:50], "cut")
     with pytest.raises(CogViewError, match="not a pair"):
         TextCodeLmdb(FIXTURES / "tok.lmdb")[0]

@@ -169,7 +169,7 @@ def test_what_is_no_source_is_one_line(tmp_path: Path, name: str, message: str) 
 def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing")
-    with pytest.raises(CogViewError, match="not a readable Parquet file"):
+    with pytest.raises(CogViewError, match="not a readable Parquet"):
         open_source(tmp_path / "x.parquet")
 
 

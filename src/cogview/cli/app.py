@@ -83,6 +83,16 @@ Your own pictures, each with its caption beside it (cat.png and cat.txt) or none
 
 Every verb explains itself: cogview VERB --help."""
 
+MEMORY_SIGNS = (  # in the messages of PyTorch, oneDNN, the dynamic linker and the import system
+    "out of memory",
+    "not enough memory",
+    "t allocate memory",
+    "failed to map segment",
+    "could not create a",
+    "bad_alloc",
+    "error return without exception set",
+)
+
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
@@ -171,9 +181,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that vanished
         fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         return 2
+    except (MemoryError, RuntimeError, ImportError, SystemError) as error:
+        if not _is_memory(error):
+            raise
+        fail("out of memory; close other programs, or ask for less (--max-batch 1, smaller pictures)")
+        return 2
     if code == 130:
         fail("interrupted")
     return code if isinstance(code, int) else 0
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether an error, or what it comes from, says that memory ran out."""
+    found: BaseException | None = error
+    while found is not None:
+        said = str(found).lower()
+        if isinstance(found, MemoryError) or any(sign in said for sign in MEMORY_SIGNS):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def _usage(error: Any) -> int:

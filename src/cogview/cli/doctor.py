@@ -18,7 +18,7 @@ from cogview.provenance import model_hash
 from cogview.threads import choose, cores
 
 NEEDED = ("torch", "numpy", "pillow", "safetensors", "sentencepiece", "pydantic", "typer", "rich", "pyyaml")
-OPTIONAL = ("matplotlib", "pyarrow", "lmdb", "scipy", "fastapi", "uvicorn", "deepspeed", "huggingface-hub")
+OPTIONAL = ("matplotlib", "pyarrow", "scipy", "fastapi", "uvicorn", "deepspeed", "huggingface-hub")
 GIB = 1 << 30
 
 

@@ -30,6 +30,7 @@ from cogview.cli.opening import (
 from cogview.cli.precision import PrecisionOption
 from cogview.cli.progress import bar
 from cogview.errors import CogViewError
+from cogview.untrusted import read_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cogview.pipeline import CogView, Picture
     from cogview.transformer.config import ThreeRegionConfig
 
+MAX_PROMPTS = 64 << 20  # bytes of a file of prompts
 COLUMNS = 8  # of a contact sheet, at most
 GAP = 2  # pixels between its pictures
 NAME_LENGTH = 40  # characters of a prompt in a file's name
@@ -254,12 +256,7 @@ def read_prompts(file: Path | None, what: str = "prompt") -> list[str]:
     """The lines of a UTF-8 file that are not empty."""
     if file is None:
         return []
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise CogViewError(f"{file}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise CogViewError(f"{file}: not a UTF-8 text file") from error
+    lines = read_text(file, MAX_PROMPTS, "utf-8-sig").splitlines()
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise CogViewError(f"{file}: there is no {what} in it; write one on each line")

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from cogview.coglm.regions import runs
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.sequences import Sequence
+from cogview.sequences import MOST_SLOTS, Sequence, Side
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ class CogLMFormat(Config):
 
     kind: Literal["coglm"] = "coglm"
     vocabulary: Vocabulary
-    text_slots: int = Field(64, ge=2)
-    grid: tuple[PositiveInt, PositiveInt]
-    image_start: int = Field(0, ge=0)
+    text_slots: int = Field(64, ge=2, le=MOST_SLOTS)
+    grid: tuple[Side, Side]
+    image_start: int = Field(0, ge=0, le=1 << 20)
     begin: str = BEGIN
     languages: dict[str, str] = Field(default_factory=lambda: {"en": ENGLISH, "zh": CHINESE})
     end: str | None = None
-    text_weight: float = Field(1.0, ge=0)
-    image_weight: float = Field(1.0, ge=0)
+    text_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    image_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

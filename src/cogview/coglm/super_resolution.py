@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from cogview import sequences
 from cogview.coglm.format import BEGIN, CogLMFormat
 from cogview.config import Config
 from cogview.errors import CogViewError
@@ -34,7 +35,8 @@ if TYPE_CHECKING:  # a family's configuration is read without PyTorch
 
     from cogview.transformer.attention import CrossResolution, Local, Visibility
 
-Side = tuple[PositiveInt, PositiveInt]
+Side = tuple[sequences.Side, sequences.Side]
+Position = Annotated[int, Field(ge=1, le=1 << 24)]
 PAD = 0  # the id in a text's empty places
 
 
@@ -63,10 +65,10 @@ class _LargeFormat(Config):
     """
 
     vocabulary: Vocabulary
-    text_slots: int = Field(ge=1)
+    text_slots: int = Field(ge=1, le=sequences.MOST_SLOTS)
     grid: Side
     window: Side = (9, 9)
-    first_position: PositiveInt
+    first_position: Position
     begin: str = BEGIN
 
     @model_validator(mode="after")
@@ -132,10 +134,10 @@ class DirectFormat(_LargeFormat):
     """
 
     kind: Literal["direct_super_resolution"] = "direct_super_resolution"
-    text_slots: int = Field(64, ge=1)
+    text_slots: int = Field(64, ge=1, le=sequences.MOST_SLOTS)
     small: Side
     across: Side = (5, 5)
-    image_start: PositiveInt
+    image_start: Position
 
     @model_validator(mode="after")
     def _whole_times(self) -> Self:
@@ -211,7 +213,7 @@ class IterativeFormat(_LargeFormat):
     """
 
     kind: Literal["iterative_super_resolution"] = "iterative_super_resolution"
-    text_slots: int = Field(16, ge=1)
+    text_slots: int = Field(16, ge=1, le=sequences.MOST_SLOTS)
 
     @property
     def text_limit(self) -> int:

@@ -36,6 +36,7 @@ from cogview.errors import CogViewError
 from cogview.vocabulary import Vocabulary
 
 SHARD_ITEMS = 4096
+LONGEST = 8192  # characters or ids of a text
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def convert(
     if not len(pairs):
         raise CogViewError(f"{path} holds no pairs")
     side = math.isqrt(len(pairs[0].codes))
+    if not side:
+        raise CogViewError(f"{path}, row 1: no image codes")
     layout = ShardLayout(
         grid=(side, side),
         codes_type=smallest_type(meaning.vocabulary.image_codes),
@@ -157,7 +160,11 @@ def _pieces(text: NDArray[np.int64] | str, meaning: Conversion, place: str) -> l
     if isinstance(text, str):
         if meaning.encode is None:
             raise CogViewError(f"{place}: the text is not tokenised; name its family with --tokenizers")
+        if len(text) > LONGEST:
+            raise CogViewError(f"{place}: a text of {len(text):,} characters; at most {LONGEST:,} are read")
         return meaning.encode(text)
+    if len(text) > LONGEST:
+        raise CogViewError(f"{place}: a text of {len(text):,} ids; at most {LONGEST:,} are read")
     pieces = text - meaning.vocabulary.texts.start
     _check(pieces, meaning.vocabulary.text_pieces, f"{place}: a text id")
     found: list[int] = pieces.tolist()

@@ -7,6 +7,7 @@ index is written last: without it there is no cache.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,8 +27,10 @@ from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing, name_positions, write_atomically
 from cogview.data.sources import Source
 from cogview.errors import CogViewError
+from cogview.untrusted import load_json
 
 INDEX = "images.json"
+MAX_INDEX = 1 << 30  # bytes
 PIXELS = "images.bin"
 
 
@@ -55,11 +58,20 @@ class ImageCache:
         self.item_sources = np.array(self.index.item_sources, dtype=np.int64)
         self.item_splits = np.array(self.index.item_splits, dtype=np.int64)
         self.size = self.index.preprocessing.size
+        self._check()
         self.pixels = self._map()
+
+    def _check(self) -> None:
+        """CogViewError for an index that does not fit itself."""
+        items = len(self.keys)
+        for numbers, names in ((self.item_sources, self.sources), (self.item_splits, self.splits)):
+            there = len(numbers) == items and (not items or 0 <= numbers.min() <= numbers.max() < len(names))
+            if not there:
+                raise CogViewError(f"{self.directory / INDEX} is damaged: a source or split is not there")
 
     def _map(self) -> NDArray[np.uint8]:
         shape = (len(self.keys), self.size, self.size, 3)
-        path, expected = self.directory / PIXELS, int(np.prod(shape))
+        path, expected = self.directory / PIXELS, math.prod(shape)
         size = path.stat().st_size if path.is_file() else 0
         if size != expected:
             raise CogViewError(
@@ -96,9 +108,9 @@ class ImageCache:
 def _read_index(directory: Path) -> CacheIndex:
     path = directory / INDEX
     try:
-        return CacheIndex.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise CogViewError(f"no picture cache in {directory}; build it first") from None
+        if not path.exists():
+            raise CogViewError(f"no picture cache in {directory}; build it first")
+        return CacheIndex.model_validate(load_json(path, MAX_INDEX))
     except ValidationError as error:
         raise CogViewError(f"{path} is damaged: {error.errors()[0]['msg']}; build the cache again") from error
 

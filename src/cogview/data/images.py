@@ -8,7 +8,6 @@ exactly, with its quirk of dropping the alpha channel and its normalisation).
 
 from __future__ import annotations
 
-import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.data.shards import Preprocessing
+from cogview.picture_files import open_picture
+from cogview.untrusted import is_regular
 
 Reason = Literal[
     "missing file", "too many bytes", "too many pixels", "too small", "not an image", "truncated"
@@ -33,6 +34,8 @@ RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+LONGEST = 64  # times its width
+STRIP = 1 << 20  # pixels that are converted together
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
 
@@ -91,22 +94,33 @@ def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+            return open_picture(data)
     except Image.DecompressionBombError as error:
         raise BadImage("too many pixels", f"more than {limits.max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
         raise BadImage("not an image", "no known picture format") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise BadImage("truncated", str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # readers of headers raise anything, too
+        raise BadImage("truncated", _line(error)) from error
 
 
 def byte_count(data: bytes | Path) -> int:
     """Size of a picture file; raises BadImage where there is none."""
     if isinstance(data, bytes):
         return len(data)
-    if not data.is_file():
-        raise BadImage("missing file", "a folder; name the pictures in it" if data.is_dir() else "")
+    if not is_regular(data):
+        raise BadImage(
+            "missing file", "a folder; name the pictures in it" if _is_folder(data) else "not found"
+        )
     return data.stat().st_size
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _check_pixels(image: Image.Image, limits: Limits) -> None:
@@ -121,11 +135,12 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
 
 def _load(image: Image.Image, limits: Limits) -> Decoded:
     _check_pixels(image, limits)
-    animated = getattr(image, "n_frames", 1) > 1
     try:
+        animated = getattr(image, "is_animated", False)
         turned = image.getexif().get(ORIENTATION, 1) != 1
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        converted, how = to_rgb(image)
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -133,10 +148,13 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
     except (
         Exception
     ) as error:  # decoders raise anything on damaged data: SyntaxError, struct.error, IndexError, …
-        raise BadImage("truncated", str(error)) from error
-    converted, how = to_rgb(upright)
+        raise BadImage("truncated", _line(error)) from error
     notes = {"first frame of an animation": animated, "turned upright (EXIF)": turned, how: bool(how)}
     return Decoded(converted, tuple(note for note, true in notes.items() if true))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
@@ -144,25 +162,50 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy(), ""
     if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        white = Image.new("RGBA", layers.size, "white")
-        white.alpha_composite(layers)
-        return white.convert("RGB"), "alpha over white"
+        return _over_white(image), "alpha over white"
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _deep_grey(image).convert("RGB"), "deep grey to 8 bits"
     names = {"1": "black and white", "L": "grey", "P": "palette", "CMYK": "CMYK"}
     return image.convert("RGB"), names.get(image.mode, image.mode)
 
 
+def _over_white(image: Image.Image) -> Image.Image:
+    """RGB of a picture with transparency, a million pixels at a time: a composite takes six copies."""
+    flat, step = Image.new("RGB", image.size), max(1, STRIP // image.width)
+    for top in range(0, image.height, step):
+        layers = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
+        white = Image.new("RGBA", layers.size, "white")
+        white.alpha_composite(layers)
+        flat.paste(white.convert("RGB"), (0, top))
+    return flat
+
+
 def _deep_grey(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    top = 65535.0 if image.mode != "F" else max(float(values.max()), 1.0)
-    return Image.fromarray(np.clip(values / top * 255.0 + 0.5, 0, 255).astype(np.uint8))
+    """Eight bits of each value; a million pixels at a time, which take eight bytes each meanwhile."""
+    values, step = np.asarray(image), max(1, STRIP // image.width)
+    grey = np.empty(values.shape, np.uint8)
+    parts = range(0, image.height, step)
+    tops = [np.nan_to_num(values[at : at + step].astype(np.float64)).max() for at in parts]
+    top = 65535.0 if image.mode != "F" else max(*tops, 1.0)
+    for at in parts:
+        part = np.nan_to_num(values[at : at + step].astype(np.float64))
+        grey[at : at + step] = np.clip(part / top * 255.0 + 0.5, 0, 255)
+    return Image.fromarray(grey)
 
 
 def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """Resize so that the shorter side is ``size``; the longer is cut to whole pixels, as in torchvision."""
+    """Resize so that the shorter side is ``size``; the longer is cut to whole pixels, as in torchvision.
+
+    Of a picture over 64 times as long as it is wide only the middle is looked at, so that a line of pixels
+    does not become a picture of gigabytes.
+    """
     short, long = min(image.size), max(image.size)
+    if long > LONGEST * short:
+        box = [0, 0, *image.size]
+        axis, first = int(image.height > image.width), (long - LONGEST * short) // 2
+        box[axis], box[axis + 2] = first, first + LONGEST * short
+        image = image.crop((box[0], box[1], box[2], box[3]))
+        long = LONGEST * short
     other = max(size, int(size * long / short))
     shape = (size, other) if image.width <= image.height else (other, size)
     return image if shape == image.size else image.resize(shape, resample)

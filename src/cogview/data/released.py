@@ -1,8 +1,8 @@
 """The data files of the original CogView code, read without trusting them.
 
 - :class:`CompactBinary`: a flat int32 file, a row = 64 text ids (-1 = none) and 1024 image codes;
-- :class:`TokenLmdb`: LMDB of pickled sequences; :class:`TextCodeLmdb`: of pickled (text, codes) pairs.
-  Pickles are read by an unpickler that knows numpy arrays and nothing else.
+- :class:`TokenLmdb`: LMDB of pickled sequences; :class:`TextCodeLmdb`: of pickled (text, codes) pairs
+  (:mod:`cogview.lmdbs`, :mod:`cogview.pickles`).
 
 Text ids in these files are ids of CogView's whole vocabulary (piece + 8192), not bare pieces. How the
 released code turned them into training sequences is :func:`released_sequence`, how it repeated, shuffled
@@ -11,11 +11,7 @@ and split its data :class:`RandomMapping` and :func:`released_splits`.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import io
 import itertools
-import pickle
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,44 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cogview import pickles
 from cogview.errors import CogViewError
+from cogview.lmdbs import Lmdb
+from cogview.untrusted import is_regular
 from cogview.vocabulary import Vocabulary
 
 TEXT_SLOTS = 64
 IMAGE_CODES = 1024
 LENGTH = 1089
-
-ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numbers, strings, tuples, lists and numpy arrays; anything else is an UnpicklingError."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        if module.startswith("numpy.core"):
-            module = module.replace("numpy.core", "numpy._core", 1)
-        return getattr(importlib.import_module(module), name)
-
-
-def safe_unpickle(data: bytes, place: str) -> Any:
-    """The object in a pickle; raises CogViewError where it is damaged or holds more than data."""
-    try:
-        value = ArrayUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise CogViewError(f"{place}: not a pickle of plain arrays ({error}); it is not read") from error
-    if isinstance(value, np.ndarray) and value.dtype.hasobject:
-        raise CogViewError(f"{place}: an array of Python objects; it is not read")
-    return value
+MAX_ITEM = 1 << 20  # ids of one sample
 
 
 @dataclass(frozen=True)
@@ -82,7 +50,7 @@ class CompactBinary:
         self, path: str | Path, text_slots: int = TEXT_SLOTS, image_codes: int = IMAGE_CODES
     ) -> None:
         self.path, self.text_slots = Path(path), text_slots
-        if not self.path.is_file():
+        if not is_regular(self.path):
             raise CogViewError(f"{self.path} does not exist; give a file of the released compact format")
         size, row = self.path.stat().st_size, 4 * (text_slots + image_codes)
         if size == 0 or size % row:
@@ -100,38 +68,25 @@ class CompactBinary:
         return ReleasedPair(text[text >= 0], row[self.text_slots :])
 
 
-@functools.cache
-def _environment(path: Path) -> Any:
-    """The LMDB environment at a path; LMDB allows one a process, so it is shared and stays open."""
-    try:
-        lmdb: Any = importlib.import_module("lmdb")
-    except ImportError as error:
-        raise CogViewError(
-            "reading LMDB needs lmdb; install it with `pip install 'cogview[data]'`"
-        ) from error
-    try:
-        return lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir(), create=False)
-    except lmdb.Error as error:
-        raise CogViewError(f"{path} is not a readable LMDB: {error}") from error
-
-
 class _Lmdb:
     """An LMDB directory with the keys "length" and "0", "1", … (decimal, ASCII)."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._environment = _environment(self.path.resolve())
+        self._data = Lmdb(self.path)
         length = self._value("length")
-        if not length.isdigit():
-            raise CogViewError(f"{self.path}: its length is not a number; the file is foreign")
+        if not length.isdigit() or len(length) > 20 or int(length) > len(self._data):
+            raise CogViewError(
+                f"{self.path}: its length is {length[:20]!r}, it has {len(self._data):,} entries; "
+                "the file is truncated or foreign"
+            )
         self._length = int(length)
 
     def _value(self, key: str) -> bytes:
-        with self._environment.begin() as transaction:
-            value = transaction.get(key.encode())
+        value = self._data.get(key.encode())
         if value is None:
             raise CogViewError(f"{self.path}: key {key!r} is missing; the file is truncated or foreign")
-        return bytes(value)
+        return value
 
     def __len__(self) -> int:
         return self._length
@@ -139,13 +94,22 @@ class _Lmdb:
     def _read(self, index: int) -> Any:
         if not 0 <= index < self._length:
             raise IndexError(index)
-        return safe_unpickle(self._value(str(index)), f"{self.path}, key {index}")
+        return pickles.load(self._value(str(index)), f"{self.path}, key {index}")
 
     def _array(self, value: Any, index: int) -> NDArray[np.int64]:
-        array = np.asarray(value)
-        if array.ndim == 0 or array.dtype.kind not in "iu":
+        """Whole numbers, an array or a list of them (or of rows of them, as codes may be stored), as (n,)."""
+        array = value if isinstance(value, np.ndarray) else _array_of(value)
+        if array is None or array.ndim == 0 or array.dtype.kind not in "iu" or array.size > MAX_ITEM:
             raise CogViewError(f"{self.path}, key {index}: not an array of whole numbers")
-        return array.astype(np.int64).reshape(-1)  # codes may be stored as a grid
+        return np.asarray(array).astype(np.int64).reshape(-1)
+
+
+def _array_of(value: Any) -> NDArray[np.int64] | None:
+    """A list of numbers, or of rows of them, as an array; None for anything else."""
+    rows = value if isinstance(value, list | tuple) else []
+    flat = [number for row in rows for number in (row if isinstance(row, list | tuple) else [row])]
+    fits = all(type(number) is int and abs(number) < 1 << 63 for number in flat)
+    return np.array(flat, dtype=np.int64) if flat and fits else None
 
 
 class TokenLmdb(_Lmdb):

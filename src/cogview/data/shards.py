@@ -25,16 +25,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cogview.config import Config, read_json
 from cogview.data.samples import KINDS, CaptionKind
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.untrusted import is_regular, read_bytes
 from cogview.vocabulary import Vocabulary
 
 INDEX = "index.json"
@@ -65,20 +66,24 @@ class ShardFile(Config):
     sha256: str
 
 
+FileName = Annotated[str, Field(pattern=r"^[a-z_]+$")]
+Side = Annotated[int, Field(ge=1, le=1 << 12)]
+
+
 class ShardEntry(Config):
     """One shard: its directory, how much it holds and its files."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     items: int = Field(ge=0)
     captions: int = Field(ge=0)
     pieces: int = Field(ge=0)
-    files: dict[str, ShardFile]
+    files: dict[FileName, ShardFile]
 
 
 class Preprocessing(Config):
     """How pictures were made square: the shorter side resized to ``size``, then the centre cut out."""
 
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=1 << 14)
     resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
 
 
@@ -91,8 +96,8 @@ class ShardIndex(Config):
     version: Literal[1] = 1
     items: int = Field(ge=0)
     captions: int = Field(ge=0)
-    grid: tuple[int, int]
-    context_grid: tuple[int, int] | None = None
+    grid: tuple[Side, Side]
+    context_grid: tuple[Side, Side] | None = None
     codes_type: IntegerType
     texts_type: IntegerType
     vocabulary: Vocabulary
@@ -104,6 +109,32 @@ class ShardIndex(Config):
     sources: dict[str, int]
     splits: dict[str, int]
     shards: tuple[ShardEntry, ...]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        for field in ("items", "captions"):
+            if sum(getattr(entry, field) for entry in self.shards) != getattr(self, field):
+                raise ValueError(f"{field}: the shards hold another number")
+        if len(set(self.languages)) != len(self.languages) or tuple(self.kinds) != KINDS[: len(self.kinds)]:
+            raise ValueError("languages or kinds: a name twice, or an unknown one")
+        for entry in self.shards:
+            for name, size in self.sizes(entry).items():
+                if name not in entry.files or size not in (None, entry.files[name].bytes):
+                    raise ValueError(f"shards: {entry.name}/{name} has another size than its items take")
+        return self
+
+    def sizes(self, entry: ShardEntry) -> dict[str, int | None]:
+        """The bytes of a shard's files as its counts have them; None where any number may be right."""
+        code, text = np.dtype(self.codes_type).itemsize, np.dtype(self.texts_type).itemsize
+        small = self.context_grid
+        return {
+            "codes": entry.items * self.grid[0] * self.grid[1] * code,
+            **({"context": entry.items * small[0] * small[1] * code} if small else {}),
+            "texts": entry.pieces * text,
+            "captions": entry.captions * CAPTION.itemsize,
+            "items": entry.items * ITEM.itemsize,
+            "keys": None,
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -243,7 +274,7 @@ def check_sizes(directory: Path, index: ShardIndex, hashes: bool = False) -> Non
     for entry in index.shards:
         for name, expected in entry.files.items():
             path = directory / entry.name / f"{name}.bin"
-            if not path.is_file():
+            if not is_regular(path):
                 raise CogViewError(f"{path} is missing; build the shards again")
             size = path.stat().st_size
             if size != expected.bytes:
@@ -287,16 +318,49 @@ class TokenShards:
         self.languages_of: NDArray[np.int64] = _join([part["language"] for part in captions], np.int64)
         self.kinds_of: NDArray[np.int64] = _join([part["kind"] for part in captions], np.int64)
         self._caption_firsts: NDArray[np.int64] = _join([part["first"] for part in captions], np.int64)
+        self._check(offsets)
+
+    def _check(self, offsets: NDArray[np.int64]) -> None:
+        """CogViewError for a number in the tables that leads nowhere, which hashes do not find."""
+        shards, texts = self.index.shards, [len(part) for part in self._texts]
+        ends = np.repeat(np.array(texts, np.int64), [entry.captions for entry in shards])
+        last = np.repeat(offsets + [entry.captions for entry in shards], [entry.items for entry in shards])
+        first = np.repeat(offsets, [entry.items for entry in shards])
+        for what, fine in (
+            (
+                "a caption's pieces",
+                (self._caption_firsts >= 0) & (self._caption_firsts + self.lengths <= ends),
+            ),
+            ("a caption's language", self.languages_of < len(self.languages)),
+            ("a caption's kind", self.kinds_of < len(self.index.kinds)),
+            ("an item's source", self.item_sources < len(self.sources)),
+            ("an item's split", self.item_splits < len(self.splits)),
+            (
+                "an item's captions",
+                (self.first_caption >= first) & (self.first_caption + self.caption_count <= last),
+            ),
+        ):
+            if not fine.all():
+                raise CogViewError(
+                    f"{self.directory}: {what} is not there; the shards are damaged, build again"
+                )
+        if int(self.caption_count.sum()) != len(self.lengths):
+            raise CogViewError(
+                f"{self.directory}: captions without an item; the shards are damaged, build again"
+            )
 
     def _map(self, entry: ShardEntry, name: str, dtype: Any) -> NDArray[Any]:
         path = self.directory / entry.name / f"{name}.bin"
-        shape: tuple[int, ...] = (path.stat().st_size // np.dtype(dtype).itemsize,)
+        shape: tuple[int, ...] = (entry.files[name].bytes // np.dtype(dtype).itemsize,)
         grid = {"codes": self.index.grid, "context": self.index.context_grid}.get(name)
         if grid:
             shape = (entry.items, grid[0] * grid[1])
         if shape[0] == 0:
             return np.zeros(shape, dtype)
-        return np.memmap(path, dtype, "r", shape=shape)
+        try:
+            return np.memmap(path, dtype, "r", shape=shape)
+        except (OSError, ValueError) as error:
+            raise CogViewError(f"{path} cannot be mapped ({error}); build the shards again") from error
 
     def __len__(self) -> int:
         return self.index.items
@@ -304,8 +368,19 @@ class TokenShards:
     @cached_property
     def keys(self) -> list[str]:
         """The items' keys, in order (read from disk at first use)."""
-        parts = [(self.directory / entry.name / "keys.bin").read_text("utf-8") for entry in self.index.shards]
-        return "".join(parts).split("\n")[:-1]
+        parts = [
+            read_bytes(self.directory / entry.name / "keys.bin", entry.files["keys"].bytes)
+            for entry in self.index.shards
+        ]
+        try:
+            keys = b"".join(parts).decode("utf-8").split("\n")[:-1]
+        except UnicodeDecodeError as error:
+            raise CogViewError(
+                f"{self.directory}: keys that are not UTF-8; the shards are damaged"
+            ) from error
+        if len(keys) != len(self):
+            raise CogViewError(f"{self.directory}: {len(keys):,} keys of {len(self):,} items; build again")
+        return keys
 
     def select(
         self, splits: Sequence[str] | None = None, sources: Sequence[str] | None = None
@@ -342,6 +417,10 @@ class TokenShards:
         for shard in np.unique(shards):
             rows = shards == shard
             out[rows] = parts[shard][numbers[rows] - self._item_starts[shard]]
+        if out.size and out.max() >= self.index.vocabulary.image_codes:
+            raise CogViewError(
+                f"{self.directory}: an image code outside the codebook; the shards are damaged"
+            )
         return out
 
     def pieces(self, caption: int) -> list[int]:
@@ -349,6 +428,10 @@ class TokenShards:
         shard = int(np.searchsorted(self._caption_starts, caption, side="right")) - 1
         first = int(self._caption_firsts[caption])
         ids: list[int] = self._texts[shard][first : first + int(self.lengths[caption])].tolist()
+        if ids and max(ids) >= self.index.vocabulary.text_pieces:
+            raise CogViewError(
+                f"{self.directory}: a piece outside the text tokenizer; the shards are damaged"
+            )
         return ids
 
     def captions(self, item: int) -> tuple[TokenCaption, ...]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,10 +32,16 @@ class ReaderConfig(Config):
     format: Literal[1] = 1
     attributes: tuple[Attribute, ...] = Field(min_length=1)
     preprocessing: Preprocessing
-    widths: tuple[int, ...] = (24, 48, 96)
-    blocks: tuple[int, ...] = (1, 1, 2)
-    looks: int = Field(4, ge=1)
+    widths: weights.Widths = (24, 48, 96)
+    blocks: weights.Depths = (1, 1, 2)
+    looks: int = Field(4, ge=1, le=1 << 10)
     facts: dict[str, str | int | float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _same_depth(self) -> Self:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("widths and blocks must have the same length")
+        return self
 
     @property
     def image_size(self) -> int:
@@ -171,6 +177,5 @@ class AttributeReader(nn.Module):
             CogViewError: files missing, damaged, of another format or not fitting each other.
         """
         weights.require(directory, "classifier", "cogview eval train-classifier")
-        reader = cls(read_json(ReaderConfig, directory / weights.CONFIG))
-        weights.load(reader, directory, "classifier")
-        return reader.eval()
+        config = read_json(ReaderConfig, directory / weights.CONFIG)
+        return weights.load(lambda: cls(config), directory, "classifier").eval()

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import ImageEnhance
 from pydantic import ConfigDict, Field
 
+from cogview import untrusted
 from cogview.config import Config, validate
 from cogview.data.sources import command_translator
 from cogview.errors import CogViewError
@@ -125,14 +126,7 @@ def read_captions(path: Path, images: Path) -> list[Chosen]:
     Raises:
         CogViewError: not such a file, or a caption of a picture that it does not name.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise CogViewError(f"{path}: too large for a file of captions")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError):
-        raise CogViewError(f"{path}: not JSON; give captions_val2014.json or a file like it") from None
+    data = untrusted.load_json(path, MOST_BYTES)
     found = validate(_Captions, data, f"{path}: not captions in COCO's format")
     names = {image.id: image.file_name for image in found.images}
     lost = next((a for a in found.annotations if a.image_id not in names), None)
@@ -176,7 +170,7 @@ def translated(
         CogViewError: the command fails, or does not give a text for each.
     """
     path, translate = folder / "translations.json", command_translator(command)
-    known: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    known: dict[str, str] = untrusted.load_json(path, MOST_BYTES) if path.is_file() else {}
     new = [text for text in dict.fromkeys(captions) if text not in known]
     for first in range(0, len(new), TOGETHER):
         some = new[first : first + TOGETHER]

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cogview.config import Config
@@ -34,6 +33,7 @@ from cogview.evaluation.lite0 import SIZE, Lite0
 from cogview.evaluation.pictures import PictureSet, Shape, chunks, stacked
 from cogview.evaluation.reports import versions
 from cogview.files import replacing
+from cogview.tensors import open_tensors
 
 CHUNK = 64
 TOGETHER = 4  # pictures in a forward: what it needs then is kept by the allocator, not mapped anew each time
@@ -79,11 +79,10 @@ def open_extractor(path: Path, canvas: int = 256, preprocessing: str = "pytorch-
         CogViewError: no such file, or another network's; an unknown preprocessing.
     """
     try:
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-    except (OSError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
-        raise CogViewError(f"{path}: cannot be read ({first}); `cogview import lite0` makes one") from None
+        with open_tensors(path) as file:
+            names = set(file.keys())  # type: ignore[no-untyped-call]
+    except CogViewError as error:
+        raise CogViewError(f"{error}; `cogview import lite0` makes one") from None
     if "fc.weight" not in names and "Conv2d_1a_3x3.conv.weight" not in names:
         return Lite0Extractor(path)
     if preprocessing not in get_args(Preprocessing):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from cogview import untrusted
 from cogview.config import Config, validate
 from cogview.data.images import BadImage, decode, square
 from cogview.errors import CogViewError
@@ -36,6 +37,7 @@ from cogview.evaluation.reports import versions
 from cogview.evaluation.scoring import Share, group_of
 
 FILE = "edits.jsonl"
+MAX_TASKS = 256 << 20  # bytes of the file
 EDITED, ANSWER, ORIGINAL = "edited", "true answer", "original"
 
 Progress = Callable[[str, int, int], None]
@@ -121,16 +123,9 @@ class Task:
 def read_edits(folder: Path) -> list[Edit]:
     """The rows of ``folder/edits.jsonl``; CogViewError where a line is no task."""
     path = folder / FILE
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CogViewError(f"{path}: cannot be read; give the folder that edits.py wrote") from error
     found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            given = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CogViewError(f"{path}, line {number}: not JSON") from error
+    for number, line in enumerate(untrusted.read_text(path, MAX_TASKS).splitlines(), 1):
+        given = untrusted.parse_json(line, f"{path}, line {number}")
         found.append(validate(Edit, given, f"{path}, line {number}"))
     if not found:
         raise CogViewError(f"{path}: no tasks in it")

@@ -21,13 +21,14 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.importers.checkpoint import load_pickle
+from cogview.tensors import load_tensors
+from cogview.untrusted import open_regular
 
 Preprocessing = Literal["pytorch-fid", "tensorflow"]
 SIZE, FEATURES, CLASSES = 299, 2048, 1008
@@ -226,12 +227,9 @@ class Inception(nn.Module):
         """Read what ``cogview import inception`` wrote; CogViewError where it is missing or another file."""
         model = cls()
         try:
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
-            first = str(error).splitlines()[0]
-            raise CogViewError(
-                f"{path}: cannot be read ({first}); make it with `cogview import inception`"
-            ) from None
+            state = load_tensors(path)
+        except CogViewError as error:
+            raise CogViewError(f"{error}; make it with `cogview import inception`") from None
         model.load_state_dict(_checked(state, str(path)), strict=False)
         return model.eval()
 
@@ -277,14 +275,11 @@ def import_inception(source: str | Path, out: str | Path) -> bool:
     """
     source = Path(source)
     if source.suffix == ".safetensors":
-        try:
-            state: object = load_file(source)
-        except (OSError, SafetensorError) as error:
-            raise CogViewError(f"{source}: cannot be read ({str(error).splitlines()[0]})") from None
+        state: object = load_tensors(source)
     else:
         state = load_pickle(source)
     weights = {name: x.clone() for name, x in _checked(state, str(source)).items()}
-    with source.open("rb") as file:
+    with open_regular(source) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, out, {"network": "inception-2015-12-05", "source_sha256": digest})

@@ -12,13 +12,13 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.importers.checkpoint import load_pickle
+from cogview.tensors import build_fitting
 
 SIZE, FEATURES, CLASSES = 224, 1280, 1000
 # kernel, stride, expansion, width, blocks
@@ -97,15 +97,11 @@ class Lite0(nn.Module):
     def from_file(cls, path: str | Path) -> Lite0:
         """Read what ``cogview import lite0`` wrote; CogViewError where it is missing or another file."""
         try:
-            state = load_file(path)
-            model = cls()
-            model.load_state_dict(state)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            first = str(error).splitlines()[0]
+            return build_fitting(cls, path, "EfficientNet-Lite0 weights").eval()
+        except CogViewError as error:
             raise CogViewError(
-                f"{path}: not EfficientNet-Lite0 weights ({first}); make the file with `cogview import lite0`"
+                f"not EfficientNet-Lite0 weights ({error}); make the file with `cogview import lite0`"
             ) from None
-        return model.eval()
 
 
 _BLOCK = re.compile(r"_blocks\.(\d+)\._(expand_conv|bn0|depthwise_conv|bn1|project_conv|bn2)\.(.+)")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from PIL import Image, ImageFilter
 from cogview.data.images import RESAMPLE, BadImage, centre_crop, decode, resize_shorter
 from cogview.errors import CogViewError
 from cogview.evaluation.avatars import read_rows
+from cogview.picture_files import open_picture
 from cogview.provenance import Provenance, read
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -63,8 +63,8 @@ class PictureSet:
         found: Counter[str] = Counter()
         for _, entry in self.entries:
             with (
-                contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
-                Image.open(io.BytesIO(entry) if isinstance(entry, bytes) else entry) as image,
+                contextlib.suppress(Exception),  # readers of damaged headers raise anything
+                open_picture(entry) as image,
             ):
                 found[f"{image.width} x {image.height}"] += 1
         return tuple(size for size, _ in found.most_common())

@@ -14,10 +14,10 @@ from statistics import fmean
 from typing import Any
 
 import pydantic
-from PIL import Image
 
 from cogview import page
 from cogview.config import load_json
+from cogview.data.images import BadImage, decode
 from cogview.errors import CogViewError
 from cogview.evaluation.alignment import AlignmentReport
 from cogview.evaluation.attributes import AttributeReport
@@ -32,10 +32,12 @@ from cogview.evaluation.scoring import Accuracy, Figure
 from cogview.evaluation.upscaling import UpscalingReport
 from cogview.page import Section
 from cogview.training.metrics import MetricsFile, loss_curves
+from cogview.untrusted import read_text, readable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 POINTS = 300  # of a curve, at most
 ROWS, DEPTH, TEXT = 40, 4, 20_000  # of what is not known: lines of a table, levels, characters of a text
+MAX_TEXT = 16 << 20  # bytes of a text file that is shown
 SAMPLES = 2  # the first and the last sheets of a run
 
 
@@ -77,7 +79,7 @@ def read_source(source: Path) -> list[Part]:
     if not source.is_file():
         raise CogViewError(f"{source}: no such file or folder")
     if source.suffix.lower() in PICTURES:
-        return [Part(source.name, (source,), "".join)]
+        return [Part(readable(source.name), (source,), "".join)]
     if source.suffix == ".json":
         return [_json(source)]
     raise CogViewError(f"{source}: give a run's folder, a model's, a .json report or a picture")
@@ -97,12 +99,11 @@ def _directory(source: Path) -> list[Part]:
 
 def _embedded(path: Path, limit: int) -> str:
     try:
-        with Image.open(path) as image:
-            image.load()
-            shown = min(2 * image.width, 432) if image.width <= 216 else None
-            return page.picture(image.convert("RGB"), limit, path.name, shown)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = decode(path).image
+    except BadImage as error:
         raise CogViewError(f"{path}: cannot be read as a picture ({error})") from None
+    shown = min(2 * image.width, 432) if image.width <= 216 else None
+    return page.picture(image, limit, readable(path.name), shown)
 
 
 # ------------------------------------------------------------------------------------- runs and models
@@ -125,7 +126,7 @@ def _run(folder: Path) -> Part:
                 shown.append(page.details(name, page.preformatted(_text(folder / name))))
         return "\n".join(shown)
 
-    return Part(f"run {folder.resolve().name}", chosen, body)
+    return Part(f"run {readable(folder.resolve().name)}", chosen, body)
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
@@ -158,14 +159,11 @@ def _model(folder: Path) -> Part:
         told = page.preformatted(_text(card)) if card.is_file() else page.paragraph("no card")
         return told + page.details("family.json", page.preformatted(_text(folder / "family.json")))
 
-    return Part(f"model {folder.resolve().name}", (), body)
+    return Part(f"model {readable(folder.resolve().name)}", (), body)
 
 
 def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CogViewError(f"{path}: cannot be read ({error})") from None
+    text = read_text(path, MAX_TEXT)
     return text if len(text) <= TEXT else f"{text[:TEXT]}\n… ({len(text):,} characters)"
 
 
@@ -182,8 +180,8 @@ def _json(path: Path) -> Part:
             continue
         told = [(name, data[name]) for name in ("facts", "manifest", "plan", "selection") if name in data]
         rest = "".join(page.details(name, plain(value)) for name, value in told)
-        return _written(f"{kind}: {path.stem}", show(report) + rest)
-    return _written(path.stem, plain(data))
+        return _written(f"{kind}: {readable(path.stem)}", show(report) + rest)
+    return _written(readable(path.stem), plain(data))
 
 
 def _written(title: str, body: str) -> Part:

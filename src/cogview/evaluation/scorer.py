@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,17 +40,25 @@ class ScorerConfig(Config):
     """
 
     format: Literal[1] = 1
-    pieces: int = Field(ge=1)
+    pieces: int = Field(ge=1, le=1 << 24)
     preprocessing: Preprocessing
-    size: int = Field(192, ge=2)
-    widths: tuple[int, ...] = (24, 48, 96, 192)
-    blocks: tuple[int, ...] = (0, 1, 1, 1)
-    hidden: int = Field(128, ge=8)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    length: int = Field(64, ge=1)
+    size: int = Field(192, ge=2, le=1 << 14)
+    widths: weights.Widths = (24, 48, 96, 192)
+    blocks: weights.Depths = (0, 1, 1, 1)
+    hidden: int = Field(128, ge=8, le=1 << 14)
+    layers: int = Field(2, ge=1, le=64)
+    heads: int = Field(4, ge=1, le=1 << 10)
+    length: int = Field(64, ge=1, le=1 << 14)
     text_tokenizer: str = ""
     facts: dict[str, str | int | float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("widths and blocks must have the same length")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
+        return self
 
 
 class PictureTower(nn.Module):
@@ -174,9 +182,7 @@ class AlignmentScorer(nn.Module):
         text = TextTokenizer.from_file(directory / "text.model")
         if text.pieces != config.pieces or text.fingerprint != config.text_tokenizer:
             raise CogViewError(f"{directory}: text.model is not the tokenizer the scorer was trained with")
-        scorer = cls(config, text)
-        weights.load(scorer, directory, "scorer")
-        return scorer.eval()
+        return weights.load(lambda: cls(config, text), directory, "scorer").eval()
 
 
 def _unit(vectors: Tensor) -> Vectors:

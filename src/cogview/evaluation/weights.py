@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import Field
+from safetensors.torch import save_file
 from torch import nn
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.tensors import build_fitting
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+M = TypeVar("M", bound=nn.Module)
+# Of the networks' configurations: what a larger one asks for is something else.
+Widths = Annotated[tuple[Annotated[int, Field(ge=2, le=1 << 13)], ...], Field(min_length=1, max_length=10)]
+Depths = Annotated[tuple[Annotated[int, Field(ge=0, le=64)], ...], Field(min_length=1, max_length=10)]
 
 
 def fingerprint(config: Config, model: nn.Module, more: bytes = b"") -> str:
@@ -39,10 +46,9 @@ def require(directory: Path, what: str, verb: str) -> None:
         raise CogViewError(f"{directory}: no {what} here; make one with `{verb}`")
 
 
-def load(model: nn.Module, directory: Path, what: str) -> None:
-    """Read the weights that :func:`save` wrote; CogViewError where they are damaged or another network's."""
+def load(make: Callable[[], M], directory: Path, what: str) -> M:
+    """The network with the weights that :func:`save` wrote; CogViewError where they do not fit."""
     try:
-        model.load_state_dict(load_file(directory / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CogViewError(f"{directory}: damaged or foreign {what}: {reason}") from None
+        return build_fitting(make, directory / WEIGHTS, what)
+    except CogViewError as error:
+        raise CogViewError(f"{directory}: damaged or foreign {what}: {error}") from None

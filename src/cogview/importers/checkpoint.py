@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import warnings
 import zipfile
@@ -24,11 +25,15 @@ from torch import Tensor
 
 from cogview.config import load_json
 from cogview.errors import CogViewError
+from cogview.pickles import scan
+from cogview.untrusted import check_regular, open_regular
 
 MODEL_CONFIG = "model_config.json"
 TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
 SHARD = re.compile(r"mp_rank_(\d{2,3})_model_states\.pt")
 MAX_TRACKER_BYTES = 64
+MAX_PICKLE = 64 << 20  # bytes
+LEGACY_PICKLES = 5  # before PyTorch 1.6: magic number, version, system, content, names of storages
 READ = 1 << 20  # bytes at a time
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -50,12 +55,15 @@ def is_mapped(path: Path) -> bool:
     Raises:
         CogViewError: a zip whose content is compressed, so that its numbers cannot be mapped.
     """
+    check_regular(path)
     try:
         if not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as file:
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist())
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # struct.error, BadZipFile, UnicodeDecodeError, …
         raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
     if packed:
         raise CogViewError(f"{path}: refused, compressed inside, which PyTorch never writes")
@@ -76,7 +84,9 @@ def check_sums(path: Path) -> None:
                 with file.open(entry) as part:
                     while entry.CRC and part.read(READ):  # 0: written without
                         pass
-            except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+            except MemoryError:
+                raise
+            except Exception as error:
                 raise CogViewError(f"{path}: damaged, {entry.filename} is not what was written") from error
 
 
@@ -88,11 +98,12 @@ def load_pickle(path: Path) -> Any:
     Raises:
         CogViewError: no such file, not PyTorch's, or it names something outside that list.
     """
+    _look_at_pickles(path)
     try:
         with torch.serialization.safe_globals(list(ALLOWED)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path))
-    except CogViewError:
+    except (CogViewError, MemoryError):
         raise
     except UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
@@ -104,6 +115,29 @@ def load_pickle(path: Path) -> Any:
         raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # whatever a file made to break its reader may raise
         raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
+
+
+def _look_at_pickles(path: Path) -> None:
+    """CogViewError for a file whose pickles would take memory by what they say, not by what they hold."""
+    try:
+        if is_mapped(path):
+            with zipfile.ZipFile(path) as file:
+                names = [entry for entry in file.infolist() if entry.filename.endswith(".pkl")]
+                for entry in names:
+                    if entry.file_size > MAX_PICKLE:
+                        raise UnpicklingError(f"a pickle of {entry.file_size:,} bytes")
+                    del entry.CRC  # PyTorch may write without; check_sums looks at them
+                    scan(io.BytesIO(file.read(entry)))
+            return
+        with open_regular(path) as whole:
+            head = io.BytesIO(whole.read(MAX_PICKLE))
+        for _ in range(LEGACY_PICKLES):
+            scan(head)
+    except (CogViewError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "damaged"
+        raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint ({reason:.200})") from error
 
 
 def map_weights(path: Path) -> dict[str, Tensor]:
@@ -118,10 +152,22 @@ def map_weights(path: Path) -> dict[str, Tensor]:
     weights = content.get("module", content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
         raise CogViewError(f"{path}: no weights there; they are expected under the key 'module'")
+    _check_size(path, weights)
     for name, x in weights.items():
         if x.layout != torch.strided or x.device.type != "cpu" or x.dtype not in FLOATS:
             raise CogViewError(f"{path}: {name!s:.80} is not a plain tensor of floats")
     return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def _check_size(path: Path, weights: Mapping[Any, Tensor]) -> None:
+    """CogViewError for tensors that are larger than what the file holds of them, as repeated views are.
+
+    A tensor may be there under two names (tied embeddings), not more.
+    """
+    plain = [x for x in weights.values() if x.layout == torch.strided]
+    wide = any(x.numel() * x.element_size() > x.untyped_storage().nbytes() for x in plain)
+    if wide or sum(x.numel() * x.element_size() for x in plain) > 2 * path.stat().st_size:
+        raise CogViewError(f"{path}: refused, its tensors are larger than the file")
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -136,9 +182,9 @@ def step_directory(directory: Path) -> Path:
     tracker = next((directory / name for name in TRACKERS if (directory / name).is_file()), None)
     if tracker is None:
         raise CogViewError(f"{directory}: neither {TRACKERS[0]} nor mp_rank_*_model_states.pt is there")
-    with open(tracker, "rb") as file:
+    with open_regular(tracker) as file:
         iteration = file.read(MAX_TRACKER_BYTES).decode("ascii", "replace").strip()
-    if iteration != "release" and not iteration.isdecimal():
+    if iteration != "release" and not (iteration.isdecimal() and iteration.isascii()):
         raise CogViewError(f"{tracker}: expected an iteration or 'release', found {iteration[:20]!r}")
     return directory / iteration
 

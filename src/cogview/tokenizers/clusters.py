@@ -6,18 +6,22 @@ CogView2 groups its 20,000 codes into 500 clusters. Labels are made once and sto
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cogview.errors import CogViewError
+from cogview.tensors import load_tensors
+from cogview.untrusted import read_bytes
 
 FILE = "clusters.safetensors"
+MAX_BYTES = 64 << 20
 COUNT = 500  # of 20,000 codes
 ROUNDS = 100
 
@@ -95,16 +99,27 @@ def read_labels(path: Path | str, codes: int) -> Tensor:
     """
     try:
         if Path(path).suffix == ".npy":
-            labels = torch.from_numpy(np.load(path, allow_pickle=False))
+            data = read_bytes(path, MAX_BYTES)
+            if _npy_items(data) > len(data):
+                raise ValueError("shorter than it says")
+            labels = torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
         else:
-            labels = load_file(path)["labels"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            labels = load_tensors(path)["labels"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError) as error:
         raise CogViewError(f"{path}: not a file of cluster labels (.safetensors or .npy)") from error
     if labels.shape != (codes,) or labels.is_floating_point() or labels.is_complex():
         raise CogViewError(f"{path}: labels of shape {tuple(labels.shape)} do not fit {codes} image codes")
     if not 0 <= int(labels.min()) <= int(labels.max()) < codes:
         raise CogViewError(f"{path}: a label is not from 0 to {codes - 1}")
     return labels.long()
+
+
+def _npy_items(data: bytes) -> int:
+    """How many numbers a ``.npy`` says that it holds, without reading them; ValueError."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return math.prod(read(file)[0])
 
 
 def cluster_codebook(

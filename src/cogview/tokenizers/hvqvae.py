@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Annotated, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -26,9 +26,10 @@ from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import MovingAverageQuantizer, Quantized
 from cogview.tokenizers.storage import CONFIG, load_weights, save_weights
-from cogview.tokenizers.vqvae import RELEASED_MEAN, RELEASED_STD
+from cogview.tokenizers.vqvae import MAX_SIDE, RELEASED_MEAN, RELEASED_STD, Finite, Positive
 
-Levels = tuple[int, ...]
+Levels = tuple[Annotated[int, Field(ge=1, le=64)], ...]
+Attending = Annotated[tuple[Annotated[int, Field(ge=0, le=16)], ...], Field(max_length=16)]
 ROWS = 1024  # vectors whose distances to all codes are held at a time
 
 
@@ -42,20 +43,20 @@ class HierarchicalConfig(Config):
     """
 
     architecture: Literal["hierarchical"] = "hierarchical"
-    image_size: int = Field(160, ge=4)
+    image_size: int = Field(160, ge=4, le=MAX_SIDE)
     rate: int = 8
-    channels: int = Field(128, ge=1)
-    multipliers: Levels = (1, 2, 4)
-    blocks: int = Field(2, ge=1)
-    decoders: tuple[Levels, ...] = ((1, 1, 1, 2, 4), (1, 1, 2, 4), (1, 2, 4))
-    attention: tuple[Levels, ...] = ((4,), (), ())
-    features: int = Field(256, ge=1)
-    codes: int = Field(20_000, ge=2)
-    code_dim: int = Field(256, ge=1)
-    groups: int = Field(32, ge=1)
-    commitment: float = Field(1.0, ge=0)
-    mean: tuple[float, float, float] = RELEASED_MEAN
-    std: tuple[float, float, float] = RELEASED_STD
+    channels: int = Field(128, ge=1, le=1 << 13)
+    multipliers: Levels = Field((1, 2, 4), min_length=1, max_length=8)
+    blocks: int = Field(2, ge=1, le=64)
+    decoders: tuple[Levels, ...] = Field(((1, 1, 1, 2, 4), (1, 1, 2, 4), (1, 2, 4)), max_length=8)
+    attention: tuple[Attending, ...] = Field(((4,), (), ()), max_length=8)
+    features: int = Field(256, ge=1, le=1 << 14)
+    codes: int = Field(20_000, ge=2, le=1 << 24)
+    code_dim: int = Field(256, ge=1, le=1 << 16)
+    groups: int = Field(32, ge=1, le=1 << 13)
+    commitment: float = Field(1.0, ge=0, allow_inf_nan=False)
+    mean: tuple[Finite, Finite, Finite] = RELEASED_MEAN
+    std: tuple[Positive, Positive, Positive] = RELEASED_STD
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

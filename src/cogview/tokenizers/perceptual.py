@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
+from cogview.tensors import build_fitting
 
 Network = Literal["vgg16", "alexnet"]
 
@@ -84,13 +83,10 @@ class LPIPS(nn.Module):
         Raises:
             CogViewError: the file is missing, damaged, or holds another network.
         """
-        model = cls(network, depth)
         try:
-            model.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise CogViewError(f"cannot read {network} LPIPS weights from {path}: {reason}") from None
-        return model.eval()
+            return build_fitting(lambda: cls(network, depth), path, f"{network} LPIPS weights").eval()
+        except CogViewError as error:
+            raise CogViewError(f"cannot read {network} LPIPS weights: {error}") from None
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Activations of each compared group, every position scaled to unit length over its channels."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.tensors import load_tensors, misfit, open_tensors, shapes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -35,15 +35,12 @@ def load_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> dict[
         CogViewError: missing, damaged, or another model's; said before any weight is read.
     """
     path = Path(directory) / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            wanted = {name: tuple(x.shape) for name, x in expected.items()}
-            wrong = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
-            if wrong:
-                raise CogViewError(f"{path} does not fit its {CONFIG}: {wrong[0]}")
-            return {name: file.get_tensor(name) for name in expected}
-    except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise CogViewError(f"cannot read the image tokenizer in {directory}: {reason}") from None
+    with open_tensors(path) as file:
+        wrong = misfit(shapes(file), expected)
+    if wrong:
+        raise CogViewError(f"{path} does not fit its {CONFIG}: {wrong}")
+    found = load_tensors(path)
+    other = next((name for name, x in found.items() if not x.is_floating_point()), None)
+    if other is not None:
+        raise CogViewError(f"{path}: {other} holds no floats")
+    return found

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.untrusted import read_bytes
 
 MAX_MODEL_BYTES = 32 << 20
 SPELLS_ALL = 1000  # pieces; fewer are letters and syllables mostly
@@ -62,12 +63,7 @@ class TextTokenizer:
     @classmethod
     def from_file(cls, path: Path | str, newline: str | None = None) -> TextTokenizer:
         """The tokenizer in a SentencePiece ``.model`` file."""
-        try:
-            with Path(path).open("rb") as file:
-                model = file.read(MAX_MODEL_BYTES + 1)
-        except OSError as error:
-            raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
-        return cls(model, newline, where=str(path))
+        return cls(read_bytes(path, MAX_MODEL_BYTES), newline, where=str(path))
 
     def save(self, path: Path | str) -> None:
         """Write the model; ``from_file`` reads it back to an equal one. Appears whole or not at all."""

@@ -21,7 +21,7 @@ import json
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Annotated, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -35,6 +35,22 @@ from cogview.tokenizers.storage import CONFIG, load_weights, save_weights
 
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
+MAX_SIDE = 4096  # pixels of a picture
+Step = Annotated[int, Field(ge=1, le=64)]
+Factors = Annotated[tuple[Step, ...], Field(min_length=1, max_length=8)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 14)], ...], Field(min_length=1, max_length=8)]
+Blocks = Annotated[tuple[Annotated[int, Field(ge=0, le=64)], ...], Field(min_length=1, max_length=8)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _check_widths(channels: tuple[int, ...], attention: bool) -> None:
+    """ValueError for a width that norms (8 groups) or attention (heads of about 64) cannot divide."""
+    odd = next((width for width in channels if width % 8), None)
+    if odd is not None:
+        raise ValueError(f"channels {odd} is not a multiple of 8")
+    if attention and channels[-1] % (heads := max(1, channels[-1] // 64)):
+        raise ValueError(f"channels {channels[-1]} does not divide into {heads} heads of attention")
 
 
 class ImageTokenizerConfig(Config):
@@ -47,22 +63,22 @@ class ImageTokenizerConfig(Config):
     """
 
     architecture: Literal["paper", "residual"] = "residual"
-    image_size: int = Field(72, ge=4)
-    factors: tuple[int, ...] = (3, 2)
-    channels: tuple[int, ...] = (96, 192)
-    blocks: tuple[int, ...] = (1, 2)
-    reduce: int = Field(1, ge=1)
-    resize: tuple[int, int] = (1, 1)
-    decoder_factors: tuple[int, ...] | None = None
-    decoder_channels: tuple[int, ...] | None = None
-    decoder_blocks: tuple[int, ...] | None = None
+    image_size: int = Field(72, ge=4, le=MAX_SIDE)
+    factors: Factors = (3, 2)
+    channels: Widths = (96, 192)
+    blocks: Blocks = (1, 2)
+    reduce: int = Field(1, ge=1, le=64)
+    resize: tuple[Step, Step] = (1, 1)
+    decoder_factors: Factors | None = None
+    decoder_channels: Widths | None = None
+    decoder_blocks: Blocks | None = None
     attention: bool = True
-    codes: int = Field(4096, ge=2)
-    code_dim: int = Field(32, ge=1)
+    codes: int = Field(4096, ge=2, le=1 << 24)
+    code_dim: int = Field(32, ge=1, le=1 << 16)
     method: Method = "moving_average"
-    commitment: float | None = None
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    commitment: float | None = Field(None, ge=0, allow_inf_nan=False)
+    mean: tuple[Finite, Finite, Finite] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -72,6 +88,9 @@ class ImageTokenizerConfig(Config):
             raise ValueError("resize must be a fraction in lowest terms, and between two steps at least")
         if self.image_size % self.multiple:
             raise ValueError(f"image_size {self.image_size} is not a multiple of {self.multiple}")
+        if self.architecture == "residual":
+            for widths in (self.channels, self.decoder_steps[1]):
+                _check_widths(widths, self.attention)
         if self.architecture == "paper" and set(self.factors) != {2}:
             raise ValueError("the paper's architecture halves at every step: factors must all be 2")
         if self.architecture == "paper" and (
@@ -348,8 +367,11 @@ class ImageTokenizer(nn.Module):
         Raises:
             CogViewError: files missing, damaged, or of another architecture.
         """
-        model = cls(read_json(ImageTokenizerConfig, Path(directory) / CONFIG))
-        state = load_weights(directory, model._stored())
+        config = read_json(ImageTokenizerConfig, Path(directory) / CONFIG)
+        with torch.device("meta"):  # what the configuration asks for is compared before it takes memory
+            expected = cls(config)._stored()
+        state = load_weights(directory, expected)
+        model = cls(config)
         model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
         # Channels last in memory: convolutions on a CPU run twice as fast.
         return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

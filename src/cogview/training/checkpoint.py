@@ -26,8 +26,10 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.training.guard import GuardState
 from cogview.training.precision import LossScaler
+from cogview.untrusted import read_bytes
 
 MANIFEST, STATE = "manifest.json", "state.json"
+MAX_MANIFEST, MAX_STATE = 64 << 20, 1 << 30  # bytes
 NAME = re.compile(r"step-(\d{8,})")
 PART = ".part"
 
@@ -172,8 +174,8 @@ def damage(path: Path, rank: int = 0, world: int = 1) -> str | None:
     ``rank`` of ``world`` looks at its part of the files only.
     """
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    except OSError:
+        manifest = Manifest.model_validate_json(read_bytes(path / MANIFEST, MAX_MANIFEST))
+    except CogViewError:
         return f"{MANIFEST} is missing"
     except ValidationError:
         return f"{MANIFEST} is unreadable"
@@ -191,14 +193,14 @@ def damage(path: Path, rank: int = 0, world: int = 1) -> str | None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint whose :func:`damage` is None; raises CogViewError where it is of another format."""
     try:
-        state = TrainState.model_validate_json((path / STATE).read_bytes())
+        state = TrainState.model_validate_json(read_bytes(path / STATE, MAX_STATE))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CogViewError(
             f"{path / STATE}: {place}: {first['msg']}; it was written by another version"
         ) from error
-    if Manifest.model_validate_json((path / MANIFEST).read_bytes()).sharded:
+    if Manifest.model_validate_json(read_bytes(path / MANIFEST, MAX_MANIFEST)).sharded:
         return Checkpoint(path, state, {}, sharded=True)
     tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
     return Checkpoint(path, state, tensors)

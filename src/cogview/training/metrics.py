@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cogview.files import replacing, write_file
+from cogview.training.metric_lines import read_lines
 
 if TYPE_CHECKING:
     from cogview.training.trackers import Followers
@@ -74,22 +75,15 @@ class MetricsFile:
             self.followers.close()
 
     def truncate(self, step: int) -> None:
-        """Drop every line after ``step`` and a last line that was cut short, atomically."""
+        """Drop every line after ``step`` and damaged ones, atomically."""
         if self.followers:
             self.followers.after = step
         kept = "".join(json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step)
         write_file(self.path, kept, durable=True)
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines, in order, up to the first that is not whole (a kill or a full disk cut it short)."""
-        data = self.path.read_bytes() if self.path.exists() else b""
-        found = []
-        for line in data.splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break
-        return found
+        """All lines in order, but those that a kill or a full disk damaged."""
+        return read_lines(self.path)
 
     def has(self, kind: str, step: int) -> bool:
         """Whether there is a line of this kind for this step."""
@@ -127,6 +121,7 @@ def loss_curves(metrics: Path) -> dict[tuple[str, str], list[tuple[int, float]]]
     curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for line in MetricsFile(metrics).lines():
         for name, value in line.items():
-            if (name == "loss" or name.endswith("_loss")) and value is not None:
+            is_loss = name == "loss" or name.endswith("_loss")
+            if is_loss and value is not None and line["kind"] in ("train", "evaluate"):
                 curves.setdefault((line["kind"], name), []).append((line["step"], value))
     return curves

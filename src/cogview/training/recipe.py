@@ -93,8 +93,8 @@ class Recipe(Config):
     activation_checkpointing: bool = False
     compile: bool = False
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    threads: int | None = Field(None, ge=1)
-    prefetch: int = Field(2, ge=0)
+    threads: int | None = Field(None, ge=1, le=4096)
+    prefetch: int = Field(2, ge=0, le=4096)
     intervals: Intervals = Intervals()
     keep: int = Field(3, ge=1)
     keep_every: int = Field(0, ge=0)
@@ -125,8 +125,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe, ``overrides`` ("a.b=c", the value as in YAML) applied; raises CogViewError."""
     data = load_yaml(path, overrides)
     name = data.get("task")
-    if name not in TASKS:
-        raise CogViewError(f"{path}: task: {name!r} is not one of {', '.join(TASKS)}")
+    if not isinstance(name, str) or name not in TASKS:
+        raise CogViewError(f"{path}: task: {name!r:.100} is not one of {', '.join(TASKS)}")
     return validate(task_class(name).recipe_class, data, str(path))
 
 

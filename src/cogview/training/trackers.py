@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cogview.errors import CogViewError
+from cogview.picture_files import open_picture
 
 TrackerName = Literal["tensorboard", "wandb"]
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
@@ -153,6 +154,6 @@ class Followers:
             self._shown.add(path)
             name, _, number = path.stem.rpartition("-")
             at = int(number) if number.isdecimal() else step
-            with Image.open(path) as image:
+            with open_picture(path) as image:
                 for tracker in self._open or []:
                     tracker.picture(name or path.stem, at, image)

@@ -6,7 +6,6 @@ the process that trains: ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` an
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+import pydantic
+from pydantic import Field
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -23,11 +23,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cogview.config import load_yaml, validate
 from cogview.errors import CogViewError
+from cogview.training.metric_lines import read_lines
 from cogview.training.progress import duration
+from cogview.untrusted import is_regular
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SHOWN_SAMPLES = 3
+MAX_DIGITS = 15  # of a step
 SILENT = 120.0  # seconds without a new line after which a run is called silent, at least
 
 
@@ -86,32 +90,30 @@ class RunView:
         return [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
 
 
+class _Recipe(pydantic.BaseModel):
+    """What is shown of a recipe; the rest of it is not looked at."""
+
+    name: str
+    steps: int = Field(ge=1)
+    task: str = ""
+
+
 def read_run(directory: Path) -> RunView:
     """Read what there is of a run; raises CogViewError where there is none."""
-    try:
-        recipe = yaml.safe_load((directory / "recipe.yaml").read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise CogViewError(
-            f"{directory} holds no run (no recipe.yaml in it); give a run's directory"
-        ) from error
+    path = directory / "recipe.yaml"
+    if not is_regular(path):
+        raise CogViewError(f"{directory} holds no run (no recipe.yaml in it); give a run's directory")
+    recipe = validate(_Recipe, load_yaml(path), str(path))
     metrics = directory / "metrics.jsonl"
-    view = RunView(directory, str(recipe["name"]), int(recipe["steps"]), str(recipe.get("task", "")))
-    if metrics.is_file():
-        view.lines = list(_lines(metrics.read_bytes()))
+    view = RunView(directory, recipe.name, recipe.steps, recipe.task)
+    if is_regular(metrics):
+        view.lines = read_lines(metrics)
         view.age = time.time() - metrics.stat().st_mtime
     view.samples = sorted((directory / "samples").glob("*"))[-SHOWN_SAMPLES:]
     steps = [path.name.rpartition("-")[2] for path in (directory / "checkpoints").glob("step-*")]
-    view.checkpoint = max((int(step) for step in steps if step.isdecimal()), default=None)
+    numbers = (int(step) for step in steps if step.isdecimal() and len(step) <= MAX_DIGITS)
+    view.checkpoint = max(numbers, default=None)
     return view
-
-
-def _lines(data: bytes) -> Iterator[dict[str, Any]]:
-    """Whole lines; the last may just be being written."""
-    for line in data.splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
 
 
 def sparkline(values: Sequence[float], width: int = 32) -> str:

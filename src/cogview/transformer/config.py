@@ -39,12 +39,12 @@ class TransformerConfig(Config):
     ffn_multiple: int = Field(4, ge=1, le=64)
     norm: Norm = "sandwich"
     norm_relax: NormRelax = "token"
-    attention_relax: float | None = Field(None, gt=0)
+    attention_relax: float | None = Field(None, gt=0, allow_inf_nan=False)
     embedding_gradient: float = Field(1.0, ge=0, le=1)
     hidden_dropout: float = Field(0.0, ge=0, lt=1)
     attention_dropout: float = Field(0.0, ge=0, lt=1)
-    epsilon: float = Field(1e-5, gt=0)
-    branch_gain: float = Field(1.0, gt=0)
+    epsilon: float = Field(1e-5, gt=0, allow_inf_nan=False)
+    branch_gain: float = Field(1.0, gt=0, allow_inf_nan=False)
     numerics: Numerics = "fused"
     extra_positions: int = Field(0, ge=0, le=1 << 24)
     decoder_from: int | None = Field(None, ge=1)

@@ -19,13 +19,13 @@ from typing import Literal, cast
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
+from cogview.tensors import load_tensors
 
 CONFIG, WEIGHTS = "lora.json", "lora.safetensors"
 Target = Literal["attention.qkv", "attention.out", "mlp.up", "mlp.down"]
@@ -40,7 +40,7 @@ class LoRAConfig(Config):
     """
 
     rank: int = Field(8, ge=1, le=4096)
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(16.0, gt=0, allow_inf_nan=False)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[Target, ...] = Field(TARGETS, min_length=1)
 
@@ -167,10 +167,7 @@ def adapter_hash(directory: str | Path) -> str:
 
 def _read(path: Path, targets: dict[str, nn.Module], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     """A (rank, in) and B (out, rank) of every target, compared with the layers they belong to."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CogViewError(f"{path} cannot be read ({str(error).splitlines()[0]}); train it again") from error
+    tensors = load_tensors(path)
     wanted: dict[str, tuple[int, ...]] = {}
     for name, layer in targets.items():
         out, inputs = cast(Tensor, layer.weight).shape

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cogview.config import load_json, validate
 from cogview.errors import CogViewError
+from cogview.tensors import open_tensors
 from cogview.transformer import compact
 from cogview.transformer.config import TransformerConfig
 
@@ -237,14 +238,9 @@ def open_weights(
 def _open(directory: str | Path) -> Iterator[safe_open]:
     """``model.safetensors``, open."""
     path = Path(directory) / WEIGHTS
-    if not path.is_file():
+    if not path.exists():
         raise CogViewError(f"{directory}: no {WEIGHTS} there; the model is not complete")
-    try:
-        opened = safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise CogViewError(f"{path}: damaged, or not a safetensors file ({reason})") from error
-    with opened as file:
+    with open_tensors(path) as file:
         yield file
 
 

@@ -5,24 +5,28 @@ caption keys as WebDataset has them, or in one table (``metadata.csv``, ``.tsv``
 names the pictures. A WebDataset sample's key ends at the first dot of the file's name.
 
 Members are never written anywhere, so a name like ``../../x`` can do no harm; it is refused all the same, as
-are encrypted members and those over a fixed size (a decompression bomb is read no further than that).
+are encrypted members and those over a fixed size. What an archive says of its sizes is added up before
+anything is unpacked; one that would unpack to very much more than it is (a decompression bomb) is refused.
 """
 
 from __future__ import annotations
 
-import json
+import bz2
+import gzip
+import io
 import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from cogview.data.samples import Caption
 from cogview.data.sources.record import (
     IMAGE_SUFFIXES,
+    MAX_TEXT,
     TEXT_LANGUAGE,
     Columns,
     Record,
@@ -35,12 +39,17 @@ from cogview.data.sources.record import (
 from cogview.data.sources.rows import TABLE_SUFFIXES, Row, parse_rows
 from cogview.data.sources.tables import group_rows, join_records
 from cogview.errors import CogViewError
+from cogview.untrusted import open_regular, parse_json, readable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBER = 256 << 20  # bytes of a picture or table inside an archive
-MAX_TEXT = 1 << 20  # of a caption file
-MAX_MEMBERS = 20_000_000
-DAMAGE = (EOFError, ValueError, zlib.error, lzma.LZMAError)
+MAX_MEMBERS = 500_000
+MAX_KEPT = 512 << 20  # bytes of captions and tables of a compressed tar, which are kept in memory
+MAX_HEADER = 1 << 20  # bytes of a header inside a tar
+ROOM, TIMES = 256 << 20, 100  # an archive may unpack to so many bytes, or to so many times its own size
+CHUNK = 1 << 20
+UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without end in one step
+MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"]\x00\x00": "xz"}
 
 
 @dataclass(frozen=True)
@@ -71,88 +80,189 @@ def _problem(name: str, size: int) -> str:
     return f"{size:,} bytes, at most {MAX_MEMBER:,} inside an archive" if size > MAX_MEMBER else ""
 
 
+def _check_total(path: Path, unpacked: int, packed: int) -> None:
+    """CogViewError for an archive that would unpack to very much more than it is."""
+    if unpacked > max(ROOM, TIMES * packed):
+        raise CogViewError(
+            f"{path}: refused, its {packed:,} bytes would unpack to {unpacked:,} (a decompression bomb?); "
+            "unpack it yourself if it is good"
+        )
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_MEMBERS:
+        raise CogViewError(f"{path} holds over {MAX_MEMBERS:,} files; split it")
+
+
+@contextmanager
+def _damage(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a damaged archive makes its reader raise, as CogViewError."""
+    try:
+        yield
+    except (CogViewError, MemoryError):
+        raise
+    except Exception as error:
+        raise CogViewError(f"{path} is not a readable {kind} file: {_line(error)}; copy it again") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class ZipArchive:
     """A zip file; members are read at random."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: zipfile.ZipFile | None = None
-        try:
-            entries = [info for info in self._open().infolist() if not info.is_dir()]
-        except (OSError, zipfile.BadZipFile, ValueError) as error:
-            raise CogViewError(f"{path} is not a readable zip file: {error}") from error
-        self.members = [self._member(info) for info in entries]
+        with _damage(path, "zip"):
+            entries = self._open().infolist()
+        _check_count(path, len(entries))
+        _check_total(path, sum(info.file_size for info in entries), path.stat().st_size)
+        self.members = [
+            self._member(number, info) for number, info in enumerate(entries) if not info.is_dir()
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
     def _open(self) -> zipfile.ZipFile:
         if self._file is None:
-            self._file = zipfile.ZipFile(self.path)
+            self._file = zipfile.ZipFile(open_regular(self.path))
         return self._file
 
-    def _member(self, info: zipfile.ZipInfo) -> Member:
-        locked = "it is encrypted; unpack it with its password" if info.flag_bits & 1 else ""
-        return Member(
-            info.filename, info.file_size, problem=_problem(info.filename, info.file_size) or locked
-        )
+    def _member(self, number: int, info: zipfile.ZipInfo) -> Member:
+        name, problem = _zip_name(info), ""
+        if info.flag_bits & 1:
+            problem = "it is encrypted; unpack it with its password"
+        elif info.compress_type not in UNPACKED:
+            problem = "it is compressed in a rare way; pack the archive anew, with deflate"
+        return Member(name, info.file_size, number, _problem(name, info.file_size) or problem)
 
     def read(self, member: Member) -> bytes:
         """A member's bytes, at most as many as its entry says."""
         try:
-            with self._open().open(member.name) as file:
+            with self._open().open(self._open().infolist()[member.offset]) as file:
                 return file.read(member.size)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            KeyError,
-        ) as error:
-            raise OSError(f"{error}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # zlib.error, BadZipFile, struct.error, RuntimeError, …
+            raise OSError(_line(error)) from error
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member; one that does not say its encoding is UTF-8, GB 18030, or what DOS had."""
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename
+    try:
+        raw = info.filename.encode("cp437")
+    except UnicodeEncodeError:
+        return info.filename
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return info.filename
+
+
+class _Bounded(io.RawIOBase):
+    """A tar's bytes, unpacked: at most ``left`` are read, then the caller has to allow more.
+
+    Headers say how long further headers are; a forged one would have its reader read for ever.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self.stream, self.left = stream, MAX_HEADER
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self.stream.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self.left:
+            raise tarfile.ReadError("a header that is too long")
+        self.left -= size
+        return bytes(self.stream.read(size))
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        return int(self.stream.seek(place, whence))
+
+
+@contextmanager
+def _opened_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, _Bounded, bool]]:
+    """A tar file, its bytes, and whether they are compressed."""
+    with open_regular(path) as file:
+        head = file.read(8)
+        file.seek(0)
+        kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
+        stream: Any = file
+        if kind == "gz":
+            stream = gzip.GzipFile(fileobj=file)
+        elif kind:
+            stream = bz2.BZ2File(file) if kind == "bz2" else lzma.LZMAFile(file)  # noqa: SIM115
+        bounded = _Bounded(stream)
+        with tarfile.TarFile(fileobj=cast(Any, bounded), errorlevel=0) as tar:
+            yield tar, bounded, bool(kind)
+
+
+def _entries(path: Path, tar: tarfile.TarFile, bounded: _Bounded) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar, one by one, none remembered; CogViewError for too many or for a bomb."""
+    packed, last, count = path.stat().st_size, -1, 0
+    while (info := tar.next()) is not None:
+        cast(Any, tar).members, bounded.left = [], MAX_HEADER  # a list of all would stay in memory
+        if info.size < 0 or info.offset <= last:
+            raise tarfile.ReadError("a header with a negative size")
+        last, count = info.offset, count + 1
+        _check_count(path, count)
+        _check_total(path, info.offset_data + (0 if info.issparse() else info.size), packed)
+        if info.isreg() and not info.issparse():
+            yield info
 
 
 class TarArchive:
     """A tar file: plain ones are read at random, compressed ones once from end to end when opened.
 
-    What a compressed one holds of pictures is kept by position only and read again in order.
+    What a compressed one holds of pictures is kept by position only and read again in order; captions and
+    tables are kept, nothing else.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.members: list[Member] = []
-        self._small: dict[int, bytes] = {}
+        self._kept: dict[int, bytes] = {}
         self._stream: Iterator[tuple[int, bytes]] | None = None
-        try:
-            with tarfile.open(path) as file:
-                self.plain = path.suffix.lower() == ".tar" and _is_plain(path)
-                for info in file:
-                    if info.isreg():
-                        self._add(file, info)
-        except (OSError, tarfile.TarError, *DAMAGE) as error:
-            reason = str(error).splitlines()[0]
-            raise CogViewError(f"{path} is not a readable tar file: {reason}; copy it again") from error
+        kept = 0
+        with _damage(path, "tar"), _opened_tar(path) as (tar, bounded, packed):
+            self.plain = not packed
+            for info in _entries(path, tar, bounded):
+                member = self._add(info)
+                if packed and _is_text(member):
+                    self._kept[member.offset] = content = _content(tar, bounded, info)
+                    kept += len(content)
+                    if kept > MAX_KEPT:
+                        raise CogViewError(f"{path}: over {MAX_KEPT >> 20} MiB of texts in it; unpack it")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stream": None}
 
-    def _add(self, file: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-        if len(self.members) >= MAX_MEMBERS:
-            raise CogViewError(f"{self.path} holds over {MAX_MEMBERS:,} files; split it")
+    def _add(self, info: tarfile.TarInfo) -> Member:
         offset = info.offset_data if self.plain else len(self.members)
-        member = Member(info.name.removeprefix("./"), info.size, offset, _problem(info.name, info.size))
-        picture = PurePosixPath(info.name).suffix.lower() in IMAGE_SUFFIXES
-        if not self.plain and not picture and not member.problem:
-            content = file.extractfile(info)
-            self._small[offset] = content.read(info.size) if content else b""
-        self.members.append(member)
+        name = readable(info.name.removeprefix("./"))
+        self.members.append(Member(name, info.size, offset, _problem(name, info.size)))
+        return self.members[-1]
 
     def read(self, member: Member) -> bytes:
         """A member's bytes. Of a compressed archive, pictures are best read in order."""
         if not self.plain:
-            return self._small[member.offset] if member.offset in self._small else self._next(member.offset)
-        with self.path.open("rb") as file:
+            return self._kept[member.offset] if member.offset in self._kept else self._next(member.offset)
+        with open_regular(self.path) as file:
             file.seek(member.offset)
             data = file.read(member.size)
         if len(data) < member.size:
@@ -172,19 +282,43 @@ class TarArchive:
         raise OSError("the archive changed while it was read")
 
     def _contents(self) -> Iterator[tuple[int, bytes]]:
+        """Number and bytes of every picture."""
         try:
-            with tarfile.open(self.path) as file:
-                for number, info in enumerate(info for info in file if info.isreg()):
-                    content = file.extractfile(info) if info.size <= MAX_MEMBER else None
-                    yield number, content.read(info.size) if content else b""
-        except (tarfile.TarError, *DAMAGE) as error:
-            raise OSError(f"{error}") from error
+            with _opened_tar(self.path) as (tar, bounded, _):
+                for number, info in enumerate(_entries(self.path, tar, bounded)):
+                    if number >= len(self.members) or self.members[number].size != info.size:
+                        raise OSError("the archive changed while it was read")
+                    member = self.members[number]
+                    if not member.problem and number not in self._kept and _is_picture(member.name):
+                        yield number, _content(tar, bounded, info)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise OSError(_line(error)) from error
 
 
-def _is_plain(path: Path) -> bool:
-    """Whether a tar file is one: compressed ones may be named .tar too."""
-    with path.open("rb") as file:
-        return file.read(6)[:2] not in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5")
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_text(member: Member) -> bool:
+    """Whether a member may hold captions."""
+    suffix = PurePosixPath(member.name).suffix.lower()
+    small = suffix in (".txt", ".json") and member.size <= MAX_TEXT
+    return not member.problem and (small or suffix in TABLE_SUFFIXES) and _visible(member.name)
+
+
+def _content(tar: tarfile.TarFile, bounded: _Bounded, info: tarfile.TarInfo) -> bytes:
+    """The bytes of a member, a megabyte at a time: memory follows what is there, not what the header says."""
+    file, parts, left = tar.extractfile(info), list[bytes](), info.size
+    bounded.left = info.size + 2 * tarfile.RECORDSIZE
+    while file and left and (part := file.read(min(CHUNK, left))):
+        parts.append(part)
+        left -= len(part)
+    bounded.left = MAX_HEADER
+    if left:
+        raise tarfile.ReadError("the archive ends inside a file")
+    return b"".join(parts)
 
 
 def open_archive(path: Path) -> Archive:
@@ -329,8 +463,8 @@ def _captions_beside(files: list[Member]) -> dict[str, list[tuple[str, Member]]]
 def _json_captions(data: str, columns: Columns) -> tuple[Caption, ...]:
     """Captions in a sample's JSON: the named keys, or those that look like captions; else none."""
     try:
-        row = json.loads(data)
-    except (ValueError, RecursionError):
+        row = parse_json(data, "the JSON beside it")
+    except CogViewError:
         return ()
     if isinstance(row, str):
         row = {"caption": row}

@@ -7,7 +7,17 @@ from itertools import chain
 from pathlib import Path
 
 from cogview.data.samples import Caption
-from cogview.data.sources.record import IMAGE_SUFFIXES, TEXT_LANGUAGE, Record, digest, stamp, texts
+from cogview.data.sources.record import (
+    IMAGE_SUFFIXES,
+    MAX_TEXT,
+    TEXT_LANGUAGE,
+    Record,
+    digest,
+    stamp,
+    texts,
+)
+from cogview.errors import CogViewError
+from cogview.untrusted import is_regular, read_text, readable
 
 
 class FolderSource:
@@ -19,7 +29,7 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        files = [path for path in root.rglob("*") if not path.name.startswith(".") and path.is_file()]
+        files = [path for path in root.rglob("*") if not path.name.startswith(".") and is_regular(path)]
         self._beside: dict[Path, list[tuple[str, Path]]] = {}
         for path in sorted(file for file in files if file.suffix == ".txt"):
             self._add_text(path)
@@ -53,27 +63,29 @@ class FolderSource:
     def fingerprint(self) -> str:
         """Changes with the pictures and captions: their names, sizes and times."""
         beside = (text for path in self.paths for _, text in self._beside.get(path.with_suffix(""), []))
-        return digest(f"{path.relative_to(self.root)}\t{stamp(path)}" for path in chain(self.paths, beside))
+        return digest(f"{self._name(path)}\t{stamp(path)}" for path in chain(self.paths, beside))
+
+    def _name(self, path: Path) -> str:
+        return readable(path.relative_to(self.root).as_posix())
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """The records from number ``start`` on, by path."""
         return (self._record(path) for path in self.paths[start:])
 
     def _record(self, path: Path) -> Record:
-        key = path.relative_to(self.root).as_posix()
         try:
             captions, problem = tuple(self._captions(path)), ""
-        except (OSError, UnicodeDecodeError) as error:
-            captions, problem = (
-                (),
-                (
-                    f"the caption file cannot be read as UTF-8 ({error}); save it as UTF-8, for example with "
-                    "iconv -f ISO-8859-1 -t UTF-8"
-                ),
-            )
-        return Record(key, path, captions, self.root.resolve().name, "", str(path), problem)
+        except CogViewError as error:
+            captions, problem = (), f"the caption file cannot be read: {error}{_hint(error)}"
+        source = readable(self.root.resolve().name)
+        return Record(self._name(path), path, captions, source, "", readable(str(path)), readable(problem))
 
     def _captions(self, path: Path) -> Iterator[Caption]:
         for language, text in self._beside.get(path.with_suffix(""), []):
-            for line in text.read_text("utf-8-sig").splitlines():
+            for line in read_text(text, MAX_TEXT, "utf-8-sig").splitlines():
                 yield from (Caption(trimmed, language) for trimmed in texts(line))
+
+
+def _hint(error: CogViewError) -> str:
+    """How to convert a caption file that is not UTF-8; nothing for other errors."""
+    return "; save it as UTF-8, for example with iconv -f ISO-8859-1 -t UTF-8" if "UTF-8" in str(error) else ""

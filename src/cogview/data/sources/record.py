@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from pydantic import Field
 from cogview.config import Config
 from cogview.data.samples import Caption, CaptionKind
 from cogview.errors import CogViewError
+from cogview.untrusted import readable
 
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
 )
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "path", "file", "file_name", "filename", "image_path")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "description", "prompt")
+MAX_TEXT = 1 << 20  # bytes of a caption file
+MAX_NAME = 1000  # characters of a key, a source or a split
 KEY_COLUMNS = ("key", "id", "uid")
 TEXT_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z]{2,4})?")
 ROLES = {
@@ -112,7 +116,7 @@ class Columns(Config):
         if image is None or not captions:
             missing = "picture" if image is None else "caption"
             hint = f"name it with --column {'image' if image is None else 'caption'}=NAME"
-            raise CogViewError(f"{place}: no {missing} column among {', '.join(names)}; {hint}")
+            raise CogViewError(f"{place}: no {missing} column among {', '.join(names)[:1000]}; {hint}")
         done = self.model_copy(
             update={
                 "image": image,
@@ -130,7 +134,7 @@ class Columns(Config):
         )
         absent = [name for name in done.all_names() if name not in names]
         if absent:
-            raise CogViewError(f"{place}: no column {absent[0]!r}; there are {', '.join(names)}")
+            raise CogViewError(f"{place}: no column {absent[0]!r}; there are {', '.join(names)[:1000]}")
         return done
 
     def all_names(self) -> list[str]:
@@ -182,7 +186,7 @@ def texts(value: Any) -> list[str]:
 
 def stamp(path: Path) -> str:
     info = path.stat()
-    return f"{path.name}\t{info.st_size}\t{info.st_mtime_ns}"
+    return f"{readable(path.name)}\t{info.st_size}\t{info.st_mtime_ns}"
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -200,8 +204,16 @@ def table_record(
 ) -> Record:
     def cell(column: str | None, default: str) -> str:
         value = row.get(column) if column else None
-        return default if value is None or value == "" else str(value)
+        if value is None or value == "":
+            return default
+        return str(value) if isinstance(value, str | int | float) else f"{reprlib.repr(value):.{MAX_NAME}}"
 
     captions = columns.read_captions(row)
     names = cell(columns.key, key), cell(columns.source, source), cell(columns.split, "")
+    long = next((name for name in names if len(name) > MAX_NAME), None)
+    if long is not None:
+        problem = (
+            problem or f"a key, source or split of {len(long):,} characters; at most {MAX_NAME} are read"
+        )
+        names = names[0][:MAX_NAME], names[1][:MAX_NAME], names[2][:MAX_NAME]
     return Record(names[0], image, captions, names[1], names[2], place, problem)

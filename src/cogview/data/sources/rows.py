@@ -9,38 +9,84 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cogview.errors import CogViewError
+from cogview.untrusted import check_regular, open_regular, parse_json
 
 Row = tuple[dict[str, Any], str]
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-MAX_BYTES = 2 << 30  # of a table, which is read whole
+MAX_JSON = 256 << 20  # bytes of a JSON table, which is parsed whole
+MAX_BYTES = 2 << 30  # of the others, which are read row by row
+MAX_LINE = 16 << 20
+MAX_COLUMNS = 4096
+MAX_MEMORY = 1 << 30  # bytes that rows may take, as estimated
+ROW, CELL = 400, 120  # bytes of a row and of a cell besides its text
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a table; CogViewError where it cannot be read at all."""
-    if path.stat().st_size > MAX_BYTES:
+    if check_regular(path) > MAX_BYTES:
         raise CogViewError(f"{path}: over 2 GiB is too large for a table of this kind; convert it to Parquet")
-    return parse_rows(path.read_bytes(), path.suffix.lower(), str(path))
+    with open_regular(path) as file:
+        return parse_rows(file, path.suffix.lower(), str(path))
 
 
-def parse_rows(data: bytes, suffix: str, place: str) -> list[Row]:
-    """The rows in a table's bytes; ``suffix`` tells its kind, ``place`` what to call it in an error."""
-    if suffix in (".jsonl", ".ndjson"):
-        return _jsonl(data)
-    return _json(data, place) if suffix == ".json" else _csv(data, suffix, place)
+def parse_rows(data: bytes | BinaryIO, suffix: str, place: str) -> list[Row]:
+    """The rows of a table; ``suffix`` tells its kind, ``place`` what to call it in an error."""
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    if suffix == ".json":
+        content = file.read(MAX_JSON + 1)
+        if len(content) > MAX_JSON:
+            raise CogViewError(f"{place}: over {MAX_JSON >> 20} MiB of JSON; convert it to JSONL or Parquet")
+        return _json(content, place)
+    found = _jsonl(file, place) if suffix in (".jsonl", ".ndjson") else _csv(file, suffix, place)
+    return list(_within_memory(found, place))
 
 
-def _csv(data: bytes, suffix: str, place: str) -> list[Row]:
+def _within_memory(rows: Iterable[Row], place: str) -> Iterator[Row]:
+    """The rows; CogViewError when they would take over a gigabyte together."""
+    taken = 0
+    for row in rows:
+        taken += ROW + sum(CELL + _text_bytes(value) for value in row[0].values())
+        if taken > MAX_MEMORY:
+            raise CogViewError(
+                f"{place}: too large for a table of this kind, its rows take over a gigabyte of memory; "
+                "convert it to Parquet"
+            )
+        yield row
+
+
+def _text_bytes(value: Any) -> int:
+    """About how much memory a cell's content takes."""
+    if isinstance(value, str):
+        return len(value) * (1 if value.isascii() else 4)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(CELL + _text_bytes(item) for item in value) if isinstance(value, list) else 0
+
+
+def _csv(file: BinaryIO, suffix: str, place: str) -> Iterator[Row]:
     delimiter = "\t" if suffix == ".tsv" else ","
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter)
-        return [_csv_row(row) for row in reader]
+        lines = _decoded(file, place)
+        reader = csv.DictReader(lines, delimiter=delimiter)
+        if len(reader.fieldnames or ()) > MAX_COLUMNS:
+            raise CogViewError(f"{place}: over {MAX_COLUMNS} columns; is it a table?")
+        yield from map(_csv_row, reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise CogViewError(f"{place} cannot be read as UTF-8 {suffix[1:].upper()}: {error}") from error
+
+
+def _decoded(file: BinaryIO, place: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, their ends as they are."""
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    while line := text.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise CogViewError(f"{place}: a line of over {MAX_LINE >> 20} million characters; is it a table?")
+        yield line
 
 
 def _csv_row(row: dict[Any, Any]) -> Row:
@@ -49,18 +95,16 @@ def _csv_row(row: dict[Any, Any]) -> Row:
     return cells, "the row has more or fewer cells than the header" if wrong else ""
 
 
-def _jsonl(data: bytes) -> list[Row]:
-    rows: list[Row] = []
-    for line in data.splitlines():
+def _jsonl(file: BinaryIO, place: str) -> Iterator[Row]:
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise CogViewError(f"{place}: a line of over {MAX_LINE >> 20} MiB; is it a table?")
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            rows.append(({}, f"the line is not JSON: {error}"))
-            continue
-        rows.append(_object(row, "the line"))
-    return rows
+            yield _object(parse_json(line, "the line"), "the line")
+        except CogViewError as error:
+            yield {}, str(error)
 
 
 def _object(value: Any, what: str) -> Row:
@@ -68,10 +112,7 @@ def _object(value: Any, what: str) -> Row:
 
 
 def _json(data: bytes, place: str) -> list[Row]:
-    try:
-        value = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise CogViewError(f"{place} cannot be read as JSON: {error}") from error
+    value = parse_json(data, place)
     if isinstance(value, dict) and isinstance(value.get("annotations"), list):
         return _coco(value)
     if isinstance(value, dict):
@@ -101,11 +142,15 @@ def _coco(value: dict[str, Any]) -> list[Row]:
     captions: dict[Any, list[str]] = {}
     for annotation in value["annotations"]:
         if isinstance(annotation, dict) and isinstance(annotation.get("caption"), str):
-            captions.setdefault(annotation.get("image_id"), []).append(annotation["caption"])
+            key = annotation.get("image_id")
+            if isinstance(key, int | str):
+                captions.setdefault(key, []).append(annotation["caption"])
     images = value.get("images")
     rows: list[Row] = []
     for image in images if isinstance(images, list) else []:
         row, problem = _object(image, "the image")
         name, key = row.get("file_name"), row.get("id")
+        if not problem and not isinstance(key, int | str):
+            row, problem, key = {}, "the image's id is no number and no text", None
         rows.append(({"id": key, "image": name, "caption": captions.get(key, [])}, problem))
     return rows

@@ -13,8 +13,9 @@ from typing import Any
 
 from cogview.config import load_json
 from cogview.data.sources.record import Columns, Record, caption_columns, digest, stamp
-from cogview.data.sources.tables import arrow_record, import_arrow
+from cogview.data.sources.tables import arrow_record, arrow_row, damage, import_arrow
 from cogview.errors import CogViewError
+from cogview.untrusted import check_regular, readable
 
 SPLITS = {"validation": "val", "valid": "val", "dev": "val"}
 
@@ -43,19 +44,20 @@ class SavedSource:
         self.counts = [self._count(path) for _, path in self.files]
 
     def _open(self, path: Path) -> Any:
-        try:
+        check_regular(path)
+        with damage(path):
             return self._ipc.open_stream(self._arrow.memory_map(str(path)))
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CogViewError(f"{path} is not a readable Arrow file: {reason}; copy it again") from error
 
     def _batches(self, path: Path) -> Iterator[Any]:
         with self._open(path) as reader:
-            try:
-                yield from reader
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise CogViewError(f"{path} is damaged: {reason}; copy it again") from error
+            batches = iter(reader)
+            while True:
+                with damage(path):
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    batch.validate(full=True)  # offsets that lead outside would be read all the same
+                yield batch
 
     def _count(self, path: Path) -> int:
         return sum(batch.num_rows for batch in self._batches(path))
@@ -78,19 +80,21 @@ class SavedSource:
         number = 0
         for batch in self._batches(path):
             skipped = min(max(0, start - number), batch.num_rows)
-            rows = batch.select(self.columns.all_names()).slice(skipped).to_pylist()
-            for offset, row in enumerate(rows, number + skipped):
-                yield self._record(split, path, offset, row)
+            with damage(path):
+                chosen = batch.select(self.columns.all_names())
+            for offset in range(skipped, batch.num_rows):
+                yield self._record(split, path, number + offset, *arrow_row(chosen, offset))
             number += batch.num_rows
 
-    def _record(self, split: str, path: Path, number: int, row: dict[str, Any]) -> Record:
+    def _record(self, split: str, path: Path, number: int, row: dict[str, Any], problem: str) -> Record:
         for column, names in self.labels.items():
             value = row.get(column)
-            if isinstance(value, int) and 0 <= value < len(names):
+            if type(value) is int and 0 <= value < len(names):
                 row[column] = names[value]
         name = f"{split}/{path.stem}/{number}" if split else f"{path.stem}/{number}"
         place = f"{path}, row {number + 1}"
-        found = arrow_record(row, self.columns, path.parent, name, self.root.resolve().name, place)
+        source = readable(self.root.resolve().name)
+        found = arrow_record(row, self.columns, path.parent, name, source, place, problem)
         if found.split or not split:
             return found
         return Record(**{**found.__dict__, "split": split})
@@ -104,7 +108,13 @@ def _splits(root: Path) -> list[tuple[str, Path]]:
     names = found.get("splits") if isinstance(found, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CogViewError(f"{root / 'dataset_dict.json'} lists no splits; save the data set again")
-    return [(SPLITS.get(str(name), str(name)), root / Path(str(name)).name) for name in names]
+    return [(SPLITS.get(str(name), str(name)), root / _inside(str(name))) for name in names]
+
+
+def _inside(name: str) -> str:
+    """The last part of a path, which may not be a step upwards."""
+    last = Path(name).name
+    return "" if last == ".." else last
 
 
 def _files(folder: Path) -> list[Path]:
@@ -113,7 +123,7 @@ def _files(folder: Path) -> list[Path]:
     listed = state.get("_data_files") if isinstance(state, dict) else None
     if not isinstance(listed, list):
         return sorted(folder.glob("*.arrow"))
-    return [folder / Path(str(entry.get("filename", ""))).name for entry in listed if isinstance(entry, dict)]
+    return [folder / _inside(str(entry.get("filename", ""))) for entry in listed if isinstance(entry, dict)]
 
 
 def _labels(folder: Path, names: list[str]) -> dict[str, list[str]]:
@@ -122,7 +132,8 @@ def _labels(folder: Path, names: list[str]) -> dict[str, list[str]]:
     info = load_json(path) if path.is_file() else {}
     features = info.get("features") if isinstance(info, dict) else None
     found: dict[str, list[str]] = {}
-    for column, feature in (features or {}).items():
+    for column, feature in features.items() if isinstance(features, dict) else ():
         if column in names and isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
-            found[column] = [str(name) for name in feature.get("names") or []]
+            labels = feature.get("names")
+            found[column] = [str(name) for name in labels] if isinstance(labels, list) else []
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from cogview.data.sources.record import Columns, Record, digest, stamp, table_record
 from cogview.data.sources.rows import Row, read_rows
 from cogview.errors import CogViewError
+from cogview.untrusted import check_regular, readable
+
+BATCH = 32  # rows of an Arrow file that are read together
 
 
 class TableSource:
@@ -68,16 +72,19 @@ class ParquetSource:
         self._parquet = import_arrow("pyarrow.parquet")
         self.paths = [path] if path.is_file() else sorted(path.glob("*.parquet"))
         self.images = images or (path if path.is_dir() else path.parent)
-        self.counts = [self._open(file).metadata.num_rows for file in self.paths]
-        self.columns = columns.found(list(self._open(self.paths[0]).schema_arrow.names), str(self.paths[0]))
+        opened = [self._open(file) for file in self.paths]
+        self.counts = [file.metadata.num_rows for file in opened]
+        with damage(self.paths[0]):
+            names = [str(name) for name in opened[0].schema_arrow.names]
+        self.columns = columns.found(names, str(self.paths[0]))
 
     def _open(self, path: Path) -> Any:
-        try:
-            return self._parquet.ParquetFile(path)
-        except (OSError, ValueError) as error:
-            raise CogViewError(
-                f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}"
-            ) from error
+        check_regular(path)
+        with damage(path):
+            file = self._parquet.ParquetFile(path)
+            if file.metadata.num_rows < 0:
+                raise ValueError("a negative number of rows")
+            return file
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -95,29 +102,68 @@ class ParquetSource:
 
     def _file_records(self, path: Path, start: int) -> Iterator[Record]:
         number = 0
-        for batch in self._open(path).iter_batches(256, columns=self.columns.all_names()):
-            if number + batch.num_rows > start:
-                for offset, row in enumerate(batch.to_pylist()):
-                    if number + offset >= start:
-                        yield self._record(path, number + offset, row)
+        with damage(path):
+            batches = self._open(path).iter_batches(BATCH, columns=self.columns.all_names())
+        while (batch := _next(batches, path)) is not None:
+            for offset in range(max(0, start - number), batch.num_rows):
+                yield self._record(path, number + offset, *arrow_row(batch, offset))
             number += batch.num_rows
 
-    def _record(self, path: Path, number: int, row: dict[str, Any]) -> Record:
-        place = f"{path}, row {number + 1}"
-        return arrow_record(row, self.columns, self.images, f"{path.stem}/{number}", path.stem, place)
+    def _record(self, path: Path, number: int, row: dict[str, Any], problem: str) -> Record:
+        place, stem = f"{readable(str(path))}, row {number + 1}", readable(path.stem)
+        return arrow_record(row, self.columns, self.images, f"{stem}/{number}", stem, place, problem)
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Whatever Arrow raises for a damaged file, as CogViewError."""
+    try:
+        yield
+    except (CogViewError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CogViewError(
+            f"{path} is not a readable Parquet or Arrow file: {reason}; copy it again"
+        ) from error
+
+
+def _next(batches: Iterator[Any], path: Path) -> Any:
+    """The next batch, None after the last."""
+    with damage(path):
+        return next(batches, None)
+
+
+def arrow_row(batch: Any, number: int) -> tuple[dict[str, Any], str]:
+    """One row of a batch, and what is wrong with it: a text that is not UTF-8, a date out of range."""
+    try:
+        return batch.slice(number, 1).to_pylist()[0], ""
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        return {}, f"the row cannot be read: {reason}"
 
 
 def arrow_record(
-    row: Mapping[str, Any], columns: Columns, images: Path, name: str, source: str, place: str
+    row: Mapping[str, Any],
+    columns: Columns,
+    images: Path,
+    name: str,
+    source: str,
+    place: str,
+    problem: str = "",
 ) -> Record:
     """A row whose picture is bytes, ``{"bytes", "path"}`` or a path below ``images``."""
     image = row.get(columns.image or "")
     if isinstance(image, dict):
-        name, image = image.get("path") or name, image.get("bytes") or image.get("path")
+        path = image.get("path")
+        name = path if isinstance(path, str) and path else name
+        image = image.get("bytes") or path
     if isinstance(image, str):
         name, image = image, images / image
     found = image if isinstance(image, (bytes, Path)) else None
-    return table_record(row, columns, found, name, source, place)
+    return table_record(row, columns, found, name, source, place, problem)
 
 
 def import_arrow(module: str) -> Any:

@@ -17,9 +17,11 @@ from pathlib import Path
 from cogview.data.samples import Caption
 from cogview.data.sources.record import Record, Source, digest
 from cogview.errors import CogViewError
+from cogview.untrusted import parse_json, read_bytes
 
 Translate = Callable[[Sequence[str]], Sequence[str]]
 HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+MAX_KEPT = 256 << 20  # bytes of a file of translations
 TOGETHER = 256  # records whose captions are translated at a time
 
 
@@ -140,9 +142,9 @@ class Translations:
         self._known: dict[str, str] = {}
         self._file = folder / f"{name}-{uuid.uuid4().hex[:8]}.jsonl" if folder else None
         for path in sorted(folder.glob(f"{name}-*.jsonl")) if folder else []:
-            for line in path.read_text("utf-8", errors="replace").split("\n"):
+            for line in read_bytes(path, MAX_KEPT).split(b"\n"):
                 with contextlib.suppress(ValueError, TypeError):
-                    text, translation = json.loads(line)
+                    text, translation = parse_json(line, str(path))
                     self._known[str(text)] = str(translation)
 
     def __contains__(self, text: str) -> bool:

@@ -1,0 +1,81 @@
+"""Safetensors files, whose headers are compared with what is wanted before a number is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cogview.errors import CogViewError
+from cogview.untrusted import open_regular
+
+MAX_HEADER = 16 << 20  # bytes; a model of a hundred layers has 200 kB
+M = TypeVar("M", bound=nn.Module)
+
+
+@contextmanager
+def open_tensors(path: str | Path) -> Iterator[safe_open]:
+    """A safetensors file, open; CogViewError where it is missing, damaged or something else."""
+    with open_regular(path) as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > MAX_HEADER:
+        raise CogViewError(f"{path}: damaged, or not a safetensors file (a header of {header:,} bytes)")
+    try:
+        opened = safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CogViewError(f"{path}: damaged, or not a safetensors file ({_line(error)})") from error
+    with opened as tensors:
+        yield tensors
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file; CogViewError as :func:`open_tensors`."""
+    with open_tensors(path) as file:
+        try:
+            return {name: file.get_tensor(name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+        except (SafetensorError, RuntimeError, ValueError, AttributeError) as error:
+            raise CogViewError(f"{path}: damaged, or not a safetensors file ({_line(error)})") from error
+
+
+def shapes(file: safe_open) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors in an open file."""
+    names: list[str] = file.keys()  # type: ignore[no-untyped-call]
+    return {name: tuple(file.get_slice(name).get_shape()) for name in names}  # type: ignore[no-untyped-call]
+
+
+def misfit(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor]) -> str | None:
+    """How the tensors of a file differ from those that are wanted, None where they do not."""
+    for name in sorted({*found, *wanted}):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in wanted:
+            return f"{name:.200} does not belong there"
+        if found[name] != tuple(wanted[name].shape):
+            return f"{name} is {found[name]}, not {tuple(wanted[name].shape)}"
+    return None
+
+
+def build_fitting(make: Callable[[], M], path: str | Path, what: str) -> M:
+    """The module that ``make`` gives, with the weights in a file.
+
+    It is made on no device first and compared with the file: a configuration that asks for more than there
+    is costs no memory. CogViewError where they do not fit; what: the network, for the message.
+    """
+    with open_tensors(path) as file:
+        with torch.device("meta"):
+            wanted = make().state_dict()
+        wrong = misfit(shapes(file), wanted)
+    if wrong:
+        raise CogViewError(f"{path}: damaged or foreign {what}: {wrong}")
+    model, state = make(), load_tensors(path)
+    model.load_state_dict(state)
+    return model
