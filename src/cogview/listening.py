@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 from cogview.errors import CogViewError
+from cogview.untrusted import read_text
 
+ADDRESSES = "[addresses]"  # among the names a server answers to: any IP address
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_KEYS = 1 << 20  # bytes of a file of keys
+_HOST = re.compile(
+    r"(?:(?P<name>[A-Za-z0-9._-]{1,255})|\[(?P<address>[0-9A-Fa-f:.]{2,45})\])(?::[0-9]{1,5})?"
+)
 THEME = Path(__file__).parent / "theme.css"  # of the pages of all
+
+
+def host_of(header: str) -> str | None:
+    """The name or address in a ``Host`` header, lower case; None where it is none."""
+    found = _HOST.fullmatch(header)
+    return None if found is None else (found["name"] or found["address"]).lower()
+
+
+def answers_to(names: frozenset[str], header: str) -> bool:
+    """Whether a server that has these names ("*": any) is meant by a ``Host`` header."""
+    name = host_of(header)
+    if name is None:
+        return False
+    return "*" in names or name in names or (ADDRESSES in names and _is_address(name))
+
+
+def same_origin(origin: str, hosts: Collection[str]) -> bool:
+    """Whether an ``Origin`` header is of one of these hosts (with their ports)."""
+    scheme, mark, rest = origin.partition("://")
+    return bool(mark) and scheme.lower() in ("http", "https") and host_of(rest) is not None and rest in hosts
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,10 +73,9 @@ def is_loopback(host: str) -> bool:
 def read_keys(path: Path) -> list[str]:
     """The keys in a file, one a line; CogViewError where there is none, or a short one."""
     try:
-        lines = path.read_bytes()[:MAX_KEYS].decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CogViewError(f"{path}: cannot be read as a file of keys ({why})") from error
+        lines = read_text(path, MAX_KEYS).splitlines()
+    except CogViewError as error:
+        raise CogViewError(f"{error}: not a file of keys") from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys or min(map(len, keys)) < 16:
         raise CogViewError(f"{path}: expected API keys of 16 characters or more, one on each line")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
 
-from cogview.listening import is_loopback
+from cogview.listening import answers_to, is_loopback
 from cogview.serving.guard import Rules
 from cogview.serving.run import hosts_for
 from tests.serving.conftest import GENERATIONS, Site, png
@@ -111,3 +112,27 @@ def test_loopback_addresses_are_known() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.com")))
     assert hosts_for("0.0.0.0") == {"*"} and "evil.example" not in hosts_for("127.0.0.1")
+
+
+def test_without_a_key_only_addresses_and_own_names_are_answered_to() -> None:
+    names = hosts_for("0.0.0.0", keys=False)
+    asked = (
+        "10.0.0.7:8000",
+        "[fe80::1]:80",
+        "localhost",
+        socket.gethostname(),
+        "evil.example",
+        "",
+        "a b",
+        "[",
+    )
+    assert [answers_to(names, host) for host in asked] == [True, True, True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://[", "http://]", "//", "null", "http://127.0.0.1:99999999999", "\x80"]
+)
+def test_a_malformed_origin_is_another_site(site: Site, origin: str) -> None:
+    reply = site.ask(GENERATIONS, {"prompt": "a"}, Origin=origin)
+    assert (reply.status, reply.error["code"]) == (403, "cross_site")
+    assert reply.headers["x-content-type-options"] == "nosniff"

@@ -36,7 +36,8 @@ def serve(
     ] = False,
     queue: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that may wait.")] = 32,
     timeout: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="After which a request is given up.")
+        float,
+        typer.Option(min=1, metavar="SECONDS", help="A request is given up after so long without progress."),
     ] = 300,
     together: Annotated[
         int, typer.Option(min=1, max=1024, help="Pictures of several requests to draw in one batch.")
@@ -99,7 +100,7 @@ def serve(
         "lora": lora,
     }
     loaded, metrics = Models.load(names, **options), Metrics()
-    rules = Rules(run.hosts_for(host), keys, max_upload << 20)
+    rules = Rules(run.hosts_for(host, bool(keys)), keys, max_upload << 20)
     server = Server(loaded, Worker(metrics, queue, timeout, together), metrics, rules)
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{listener.getsockname()[1]}"

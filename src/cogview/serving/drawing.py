@@ -162,6 +162,8 @@ class _Watch:
         """Raises Stopped when all clients are gone."""
         if not any(ticket.alive for ticket, _ in self.owners):
             raise Stopped
+        for ticket, _ in self.owners:
+            ticket.touch()
 
     def __call__(self, numbers: Sequence[int], codes: Tensor) -> None:
         drawn = codes.shape[1]

@@ -35,6 +35,11 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Retry-After, where trying again makes sense; what to authenticate with."""
+        """Retry-After, where trying again makes sense; what to authenticate with.
+
+        OpenAI's clients repeat every request that fails with 500 or more, unless they are told not to.
+        """
         found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status >= 500 and self.retry_after is None:
+            found["X-Should-Retry"] = "false"
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})

@@ -12,11 +12,11 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
+from cogview.listening import answers_to, same_origin
 from cogview.serving.errors import BAD, ApiError
 from cogview.serving.metrics import Metrics
 
@@ -41,8 +41,8 @@ HEADERS = {
 class Rules:
     """What a server lets in.
 
-    hosts: names it answers to, "*" for any; keys: one of them is needed (none: no key); max_upload: bytes of
-    a form; paths: of its own, for the counts.
+    hosts: names it answers to (:func:`cogview.listening.answers_to`); keys: one of them is needed (none: no
+    key); max_upload: bytes of a form; paths: of its own, for the counts.
     """
 
     hosts: frozenset[str] = frozenset({"*"})
@@ -89,7 +89,7 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: Headers) -> int:
         """How long the body may be; ApiError for what is not let in."""
-        if not self._is_ours(headers.get("host", "")):
+        if not answers_to(self.rules.hosts, headers.get("host", "")):
             raise ApiError(421, "this server does not answer to that host name", code="wrong_host")
         path = scope["path"]
         if self.rules.keys and path != "/" and not path.startswith(OPEN):
@@ -102,16 +102,9 @@ class Guard:
         form = headers.get("content-type", "").lower().startswith("multipart/form-data")
         limit = self.rules.max_upload if form else MAX_JSON
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > limit:
+        if not (length.isascii() and length.isdecimal()) or len(length) > 19 or int(length) > limit:
             raise _too_long(limit)
         return limit
-
-    def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
-            return False
-        return "*" in self.rules.hosts or name in self.rules.hosts
 
 
 def _same_site(headers: Headers) -> bool:
@@ -119,7 +112,7 @@ def _same_site(headers: Headers) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site in ("same-origin", "none")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    return origin is None or same_origin(origin, (headers.get("host", ""),))
 
 
 def _too_long(limit: int) -> ApiError:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cogview.data.images import BadImage, Limits, decode
+from cogview.data.images import Limits, decode
 from cogview.generation.text_to_image import paint
+from cogview.picture_files import open_picture
 from cogview.pipeline import Picture
 from cogview.provenance import Provenance, png_bytes
 from cogview.serving.errors import ApiError
@@ -34,12 +35,12 @@ def opened(data: bytes, field: str) -> Image.Image:
     Format and size are known from the first bytes; pixels are decoded when these are right.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            moving = getattr(image, "n_frames", 1) > 1
+        with open_picture(data, FORMATS) as image:
+            moving = getattr(image, "is_animated", False)
         if moving:
             raise ApiError(400, f"{field} is an animation; send one picture", code="bad_image", param=field)
         flat = decode(data, Limits(max_bytes=max(1, len(data)), max_pixels=MAX_PIXELS)).image
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_picture(data, FORMATS) as image:
             if not image.has_transparency_data:
                 return flat
             return ImageOps.exif_transpose(image).convert("RGBA")
@@ -50,8 +51,10 @@ def opened(data: bytes, field: str) -> Image.Image:
     except Image.DecompressionBombError:
         message = f"{field}: too many pixels, at most {MAX_PIXELS:,}"
         raise ApiError(400, message, code="bad_image", param=field) from None
-    except (BadImage, OSError, ValueError, SyntaxError) as error:
-        raise ApiError(400, f"{field}: {error}", code="bad_image", param=field) from None
+    except (ApiError, MemoryError):
+        raise
+    except Exception as error:  # readers of damaged pictures raise anything
+        raise ApiError(400, f"{field}: {error!s:.300}", code="bad_image", param=field) from None
 
 
 def encoded(image: Image.Image, kind: str, quality: int, facts: Provenance | None = None) -> bytes:

@@ -13,14 +13,13 @@ from typing import Any
 
 import uvicorn
 
-from cogview.listening import LOOPBACK, is_loopback, listen
+from cogview.connections import protocol
+from cogview.listening import ADDRESSES, LOOPBACK, is_loopback, listen
 from cogview.serving.app import Server, application
-from cogview.serving.guard import Rules
+from cogview.serving.guard import HEADERS, Rules
 from cogview.serving.metrics import Metrics
 from cogview.serving.served import Models
 from cogview.serving.worker import Worker
-
-CONNECTIONS = 512
 
 
 class _Uvicorn(uvicorn.Server):
@@ -59,9 +58,15 @@ class _Uvicorn(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def hosts_for(host: str) -> frozenset[str]:
-    """Names a server answers to: any where others may reach it, which need a key."""
-    return frozenset({*LOOPBACK, host}) if is_loopback(host) else frozenset({"*"})
+def hosts_for(host: str, keys: bool = True) -> frozenset[str]:
+    """Names a server answers to: this machine's; any name where others may reach it and need a key.
+
+    Without a key it does not answer to a name that somebody else may have pointed at this machine (DNS
+    rebinding): only to its own name and to addresses, which pages elsewhere cannot take.
+    """
+    if is_loopback(host):
+        return frozenset({*LOOPBACK, host})
+    return frozenset({"*"} if keys else {*LOOPBACK, host.lower(), socket.gethostname().lower(), ADDRESSES})
 
 
 def serve(server: Server, listener: socket.socket) -> None:
@@ -103,7 +108,7 @@ def uvicorn_server(server: Server) -> uvicorn.Server:
         log_level="warning",
         access_log=False,  # prompts are nobody's business
         server_header=False,
-        limit_concurrency=CONNECTIONS,
+        http=protocol(HEADERS),
         timeout_keep_alive=15,
         ws="none",
         lifespan="off",

@@ -45,6 +45,7 @@ class Call:
         def progress(done: int, total: int) -> None:
             if not ticket.alive:
                 raise Stopped
+            ticket.touch()
 
         for number, value in enumerate(self.work(progress)):
             ticket.emit(Made(number, value) if isinstance(value, Picture) else value)

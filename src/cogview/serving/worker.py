@@ -59,7 +59,7 @@ class Ticket:
 
     def __init__(self, job: Job, seconds: float, metrics: Metrics) -> None:
         self.job, self.metrics, self.seconds = job, metrics, seconds
-        self.made = time.monotonic()
+        self.made = self.touched = time.monotonic()
         self.cancelled = self.ended = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
@@ -67,11 +67,16 @@ class Ticket:
     @property
     def alive(self) -> bool:
         """Whether anyone waits for it."""
-        late = time.monotonic() > self.made + self.seconds + 1  # for those that nobody ever listened to
+        late = time.monotonic() > self.touched + self.seconds + 1  # for those that nobody ever listened to
         return not (self.cancelled or self.ended or late)
+
+    def touch(self) -> None:
+        """There is progress: the time until it is given up begins again."""
+        self.touched = time.monotonic()
 
     def emit(self, event: Any) -> None:
         """Hand over a part of the result, from any thread."""
+        self.touch()
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
         except RuntimeError:  # the loop is closed, nobody listens
@@ -84,20 +89,26 @@ class Ticket:
             self.emit(_End(error))
 
     async def events(self) -> AsyncGenerator[Any, None]:
-        """What is emitted, until the end. ApiError for what went wrong, and when the time is over."""
+        """What is emitted, until the end. ApiError for what went wrong, and after so long without progress.
+
+        That one is not to be tried again by itself: the server would begin from the start.
+        """
         try:
             while True:
-                left = self.made + self.seconds - time.monotonic()
-                event = await asyncio.wait_for(self._events.get(), max(0.0, left))
+                left = self.touched + self.seconds - time.monotonic()
+                try:
+                    event = await asyncio.wait_for(self._events.get(), max(0.0, left))
+                except TimeoutError:
+                    if time.monotonic() < self.touched + self.seconds:
+                        continue
+                    self._give_up("timeout")
+                    message = f"no progress for {self.seconds:g} s; ask for less, or later"
+                    raise ApiError(504, message, kind=OURS, code="timeout") from None
                 if isinstance(event, _End):
                     if event.error is not None:
                         raise event.error
                     return
                 yield event
-        except TimeoutError:
-            self._give_up("timeout")
-            message = f"not finished within {self.seconds:g} s; ask for less, or later"
-            raise ApiError(503, message, kind=OURS, code="timeout", retry_after=30) from None
         finally:
             self._give_up("client")
 
@@ -115,8 +126,8 @@ class _End:
 class Worker:
     """The thread and its queue.
 
-    queue: how many requests may wait; seconds: after which a request is given up; together: the most pictures
-    of several requests to draw at a time.
+    queue: how many requests may wait; seconds: without progress, after which a request is given up;
+    together: the most pictures of several requests to draw at a time.
     """
 
     def __init__(self, metrics: Metrics, queue: int = 32, seconds: float = 300.0, together: int = 16) -> None:

@@ -25,12 +25,14 @@ from cogview.errors import CogViewError
 from cogview.provenance import Provenance, read
 from cogview.study.schema import FILE, PICTURES, Study
 from cogview.study.store import Store
+from cogview.untrusted import is_regular, read_text
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}
 KEYS = ("key", "id", "name")
 LANGUAGES = {"caption": "", "text": "", "en": "en", "zh": "zh"}
 LONGEST = 1000  # characters of a caption that a page can show
+MAX_LINES = 64 << 20  # bytes of a text of captions
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def create_study(
 
 def read_captions(path: Path) -> list[Caption]:
     """The captions of a table or of a text file; CogViewError where one is missing, empty or there twice."""
-    if not path.is_file():
+    if not is_regular(path):
         raise CogViewError(f"{path}: no such file; give a table of captions, or a text of one a line")
     if path.suffix.lower() in TABLES:
         captions = [_caption(row, problem, f"{path}, row {n}") for n, (row, problem) in _numbered(path)]
@@ -124,10 +126,7 @@ def _numbered(path: Path) -> list[tuple[int, tuple[dict[str, Any], str]]]:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise CogViewError(f"{path}: not a UTF-8 text file") from error
+    lines = read_text(path, MAX_LINES, "utf-8-sig").splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):
@@ -250,6 +249,7 @@ def _write(out: Path, study: Study, found: Mapping[str, Sequence[Path]], size: i
             for model, name in group.pictures.items():
                 _picture(found[model][number], size).save(part / PICTURES / name, "PNG")
         (part / FILE).write_text(json.dumps(json.loads(text), ensure_ascii=False, indent=1), encoding="utf-8")
+        (part / FILE).chmod(0o600)  # it says which model made which picture
         Store.create(part, study)
         os.rename(part, out)
     except OSError as error:

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import cogview
 from cogview.config import Config
+from cogview.data.images import BadImage, decode
 from cogview.errors import CogViewError
 from cogview.files import write_file
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Study
@@ -272,8 +271,10 @@ def _data_url(content: bytes, kind: str) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
+    try:
+        small = decode(path).image
+    except BadImage as error:
+        raise CogViewError(f"{path}: {error}; restore the study's folder") from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)

@@ -7,6 +7,7 @@ own page and hold no more than a form of ours does.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cogview.errors import CogViewError
-from cogview.listening import LOOPBACK, THEME
+from cogview.listening import LOOPBACK, THEME, answers_to, same_origin
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Language
 from cogview.study.store import Progress, Store
 from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
@@ -42,6 +43,7 @@ STATIC = {
     "study.svg": "image/svg+xml",
 }
 MAX_BODY = 4096
+READ_SECONDS = 60.0  # for a form to come
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -77,31 +79,29 @@ class Guard:
                 message["headers"] = [*message["headers"], *(line for line in lines if line[0] not in there)]
             await send(message)
 
-        known = scope["type"] != "http" or self._is_ours(Request(scope).headers.get("host", ""))
+        known = scope["type"] != "http" or answers_to(self.hosts, Request(scope).headers.get("host", ""))
         app = self.app if known else Response("another host", 400)
         await app(scope, receive, with_headers)
-
-    def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
-            return False
-        return "*" in self.hosts or name in self.hosts
 
 
 async def read_form(request: Request, origins: frozenset[str]) -> Form:
     """A form of our own page, at most MAX_BODY bytes; Refused for any other."""
-    site, origin = request.headers.get("sec-fetch-site"), urlsplit(request.headers.get("origin", ""))
-    own = origin.netloc in {request.headers.get("host"), *origins} if site is None else site == "same-origin"
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "")
+    hosts = {request.headers.get("host", ""), *origins}
+    own = same_origin(origin, hosts) if site is None else site == "same-origin"
     if not own:
         raise Refused(403, "refused")
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
         raise Refused(415, "refused")
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Refused(413, "refused")
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise Refused(413, "refused")
+    except TimeoutError:
+        raise Refused(408, "refused") from None
     try:
         return dict(parse_qsl(body.decode("utf-8"), strict_parsing=bool(body), max_num_fields=16))
     except ValueError as error:
@@ -361,13 +361,15 @@ def application(store: Store, hosts: tuple[str, ...] = LOOPBACK, url: str | None
     ]
     handlers: dict[Any, Any] = {404: pages.missing, 405: pages.missing, 500: pages.trouble}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return Guard(app, frozenset({*hosts, where.hostname or hosts[0]}))
+    return Guard(app, frozenset(name.lower() for name in (*hosts, where.hostname or hosts[0])))
 
 
 def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: str | None) -> None:
     """Serve until interrupted."""
     try:
         import uvicorn
+
+        from cogview.connections import protocol
     except ImportError:
         raise CogViewError(
             "serving a study needs uvicorn; install it with: pip install 'cogview[study]'"
@@ -377,7 +379,7 @@ def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: st
         log_level="warning",
         access_log=False,  # paths hold the raters' tokens
         server_header=False,
-        limit_concurrency=512,
+        http=protocol(HEADERS),
         timeout_keep_alive=10,
         timeout_graceful_shutdown=5,
         ws="none",

@@ -24,6 +24,7 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.study.assignment import half_of, tasks_for
 from cogview.study.schema import ANSWERS, HIGHEST, SCALES, SECRET, Language, Study, read_study
+from cogview.untrusted import is_regular, read_text
 
 VERSION = 1
 MAX_RATERS = 10_000
@@ -145,6 +146,7 @@ class Store:
         with os.fdopen(os.open(directory / SECRET, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(key.hex() + "\n")
         store = cls(directory, study, key)
+        os.close(os.open(directory / ANSWERS, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # raters' answers
         with contextlib.closing(sqlite3.connect(directory / ANSWERS, isolation_level=None)) as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.executescript(f"BEGIN; {TABLES} COMMIT;")
@@ -156,10 +158,10 @@ class Store:
         """The store of a folder; CogViewError where anything is missing, broken or of another study."""
         study = read_study(directory)
         try:
-            key = bytes.fromhex((directory / SECRET).read_text(encoding="ascii"))
-        except (OSError, ValueError) as error:
+            key = bytes.fromhex(read_text(directory / SECRET, 1024, "ascii"))
+        except ValueError as error:
             raise CogViewError(f"{directory / SECRET}: cannot be read; restore the study's folder") from error
-        if not (directory / ANSWERS).is_file() or len(key) < 16:
+        if not is_regular(directory / ANSWERS) or len(key) < 16:
             raise CogViewError(f"{directory}: its {ANSWERS} or {SECRET} is missing; restore the folder")
         store = cls(directory, study, key)
         with store._database() as database:
