@@ -3,7 +3,9 @@
 #   make picture    draw pictures with the model in this repository (into pictures/)
 #   make test       run the tests
 #
-# and for every change: make test-quick, the tests that take no time.
+# Besides them: make test-quick, the tests that take no time, for every change; and one that takes an hour of a core:
+#
+#   make hostile    run the program on ten thousand hostile files and requests (tests/hostile)
 #
 # Both make a virtual environment in .venv first, with uv if it is there and pip if not. To choose:
 #
@@ -13,13 +15,15 @@
 #           libraries; where pip knows a place with CPU builds (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL, which
 #           are passed on to uv), the CPU build of this version is taken instead. TORCH= takes any version
 #           that the package allows.
-#   PROMPTS, OUT, WORKERS, PYTEST  what to draw, where to, how many processes test, more options for pytest
+#   PROMPTS, OUT, WORKERS  what to draw, where to, how many processes test
+#   PYTEST, CASES          more options for pytest, how many hostile cases
 
 PYTHON  ?= python3
 VENV    ?= .venv
 TORCH   ?= torch==2.13.0
 OUT     ?= pictures
 WORKERS ?= 2
+CASES   ?= 10000
 PROMPTS ?= "一个蓝色的小怪物，圆眼睛，微笑，红色背景" "belted cyan planet in the starry sky, a thin ring, one moon" \
             "粉色的圆花盆里种着仙人掌，笑眼，微笑，绿色背景" "landscape of green rolling hills under a yellow sun, cyan sky"
 
@@ -34,7 +38,7 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test test-quick test-shuffled lint format clean
+.PHONY: picture test test-quick test-shuffled hostile lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
@@ -47,6 +51,10 @@ test-quick: $(VENV)/.cogview-dev
 
 test-shuffled: $(VENV)/.cogview-dev
 	$(BIN)/python -m pytest -n $(WORKERS) -p randomly $(PYTEST)
+
+hostile: $(VENV)/.cogview-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.hostile --cases $(CASES) \
+	    --out benchmarks/results/hostile.json
 
 lint: $(VENV)/.cogview-dev
 	$(BIN)/ruff check

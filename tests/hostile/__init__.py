@@ -1,0 +1,1 @@
+"""Hostile input: the program run on files and requests that are made to break it."""
