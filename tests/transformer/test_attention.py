@@ -162,36 +162,41 @@ def test_blocks_of_three_regions_equal_the_dense_form(
         torch.testing.assert_close(fast, reference)
 
 
-@pytest.mark.parametrize("name", ["causal", "prefix by row", "dense by row", "dense, biased"])
-@pytest.mark.parametrize("scores", [1, 9 * 9, 1 << 20])
+MASKED = {name: CASES[name][0] for name in ("causal", "prefix", "prefix by row", "dense by row")}
+MASKED["dense by head"], MASKED["all"] = Dense(RANDOM), Dense(torch.ones(9, 9, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("scores", [1, 3 * 9, 1 << 20])
+@pytest.mark.parametrize("queries", [2, 4, 96])
 def test_short_sequences_in_bfloat16_err_by_its_digits(
-    name: str, scores: int, monkeypatch: pytest.MonkeyPatch
+    name: str, scores: int, queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Output and gradients against float64, whatever number of heads is computed at a time."""
+    """Output and gradients against float64, in blocks and parts of any size."""
     monkeypatch.setattr(short, "SCORES", scores)
-    given = each(lambda x: x.bfloat16(), inputs(9, 9))
-    slope = torch.randn(BATCH, HEADS, 9, WIDTH, generator=torch.Generator().manual_seed(1)).bfloat16()
-    view = CASES[name][0].view(9, 9)
-    leaves = each(lambda x: x.clone().requires_grad_(), given)
-    exact = each(lambda x: x.double().requires_grad_(), given)
+    monkeypatch.setattr(short, "QUERIES", queries)
+    packed = torch.stack(inputs(9, 9)).permute(1, 3, 0, 2, 4).flatten(2).bfloat16()  # (b, n, 3 h)
+    slope = torch.randn(BATCH, 9, HEADS * WIDTH, generator=torch.Generator().manual_seed(1)).bfloat16()
+    leaf, exact = packed.clone().requires_grad_(), packed.double().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = short.attend(*leaves, view)
-    expected = written(*exact, CASES[name][0].dense_view(9, 9))
-    slopes = torch.autograd.grad(found, leaves, slope), torch.autograd.grad(expected, exact, slope.double())
+        found = short.attend(leaf, HEADS, MASKED[name].view(9, 9))
+    split = exact.view(BATCH, 9, 3, HEADS, WIDTH).permute(2, 0, 3, 1, 4).unbind()
+    expected = written(*split, MASKED[name].dense_view(9, 9)).transpose(1, 2).flatten(2)
+    slopes = torch.autograd.grad(found, leaf, slope), torch.autograd.grad(expected, exact, slope.double())
     for ours, theirs in zip((found, *slopes[0]), (expected, *slopes[1]), strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours - theirs).norm() <= 2**-6 * theirs.norm()
 
 
-def test_short_attention_is_for_training_whole_sequences_without_dropout() -> None:
-    query, key, _ = each(lambda x: x.bfloat16().requires_grad_(), inputs(9, 9))
-    assert short.suits(query, key, 0.0) == multiplies_bf16()
-    assert not short.suits(query, key, 0.1) and not short.suits(query[:, :, :4], key, 0.0)
-    assert not short.suits(query.float(), key.float(), 0.0)
-    long = query.repeat(1, 1, 57, 1)
-    assert long.shape[2] == 513 and not short.suits(long, long, 0.0)
+def test_short_attention_is_for_training_whole_sequences_without_dropout_or_bias() -> None:
+    qkv = torch.randn(BATCH, 9, 18).bfloat16().requires_grad_()
+    assert short.suits(qkv, View(causal=True), 0.0) == multiplies_bf16()
+    assert not short.suits(qkv, View(causal=True), 0.1)
+    assert not short.suits(qkv, CASES["dense, biased"][0].view(9, 9), 0.0)
+    assert not short.suits(qkv.float(), View(causal=True), 0.0)
+    assert not short.suits(qkv.repeat(1, 57, 1), View(causal=True), 0.0)
     with torch.no_grad():
-        assert not short.suits(query, key, 0.0)
+        assert not short.suits(qkv, View(causal=True), 0.0)
 
 
 OWN: dict[str, tuple[Visibility, int]] = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.transformer.activation import gelu
-from cogview.transformer.attention import View, kernels
+from cogview.transformer.attention import View, kernels, short
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.norms import LayerNorm
@@ -58,19 +58,30 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, view: View, cache: KVCache | None = None) -> Tensor:
         """(b, q, h) -> (b, q, h)."""
-        query, key, value = self.by_heads(x)
-        if cache is not None:
-            key, value = cache.update(self.layer, key, value)
-        attended = self._attend(query, key, value, view)
-        return self._project(attended.transpose(1, 2).flatten(2), self.out, self.decoder_out)
+        qkv = self._project(x, self.qkv, self.decoder_qkv)
+        if cache is None and self.config.numerics == "fused" and short.suits(qkv, view, self._dropout):
+            attended = short.attend(qkv, self.config.heads, view)
+        else:
+            query, key, value = self._split(qkv)
+            if cache is not None:
+                key, value = cache.update(self.layer, key, value)
+            attended = self._attend(query, key, value, view).transpose(1, 2).flatten(2)
+        return self._project(attended, self.out, self.decoder_out)
 
     def by_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, (b, heads, q, d) each, of what enters, (b, q, h)."""
-        batch, length, _ = x.shape
-        qkv = self._project(x, self.qkv, self.decoder_qkv)
+        return self._split(self._project(x, self.qkv, self.decoder_qkv))
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, (b, heads, q, d) each, of (b, q, 3 h)."""
+        batch, length, _ = qkv.shape
         qkv = qkv.view(batch, length, 3, self.config.heads, self.config.head_dim)
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
         return query, key, value
+
+    @property
+    def _dropout(self) -> float:
+        return self.config.attention_dropout if self.training else 0.0
 
     def _project(self, x: Tensor, first: nn.Module, second: nn.Module | None) -> Tensor:
         """``first`` of x (b, q, h), but ``second`` of the tokens from ``decoder_from`` on."""
@@ -80,7 +91,7 @@ class Attention(nn.Module):
         return torch.cat([first(x[:, :start]), second(x[:, start:])], 1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
-        dropout = self.config.attention_dropout if self.training else 0.0
+        dropout = self._dropout
         if self.config.numerics == "fused":
             return kernels.fused(query, key, value, view, dropout)
         if self.config.numerics == "released":

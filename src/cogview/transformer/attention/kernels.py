@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.transformer.attention import short
 from cogview.transformer.attention.pattern import View
 
 HIDDEN = -10000.0  # the released score of a hidden key
@@ -22,8 +21,6 @@ def fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float 
     """One kernel that keeps the scores in float32, so that they cannot overflow: eq. 4 changes nothing."""
     if view.kernel is not None:
         return view.kernel(query, key, value, dropout)
-    if short.suits(query, key, dropout):
-        return short.attend(query, key, value, view)
     mask = view.additive(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=view.causal)
 
