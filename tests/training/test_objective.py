@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from cogview.training import output_loss
 from cogview.training.objective import Softmax, released_loss, sequence_loss
 from cogview.vocabulary import Vocabulary
 
@@ -54,6 +56,66 @@ def test_against_sums_by_hand(batch: tuple[Tensor, ...], softmax: Softmax, paddi
     assert (float(loss), float(parts["image_loss"]), float(parts["text_loss"])) == pytest.approx(
         expected, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("softmax", ["full", "region"])
+@pytest.mark.parametrize("logits", [1, 40, 1 << 20])
+def test_the_fused_loss_equals_the_plain_one(
+    batch: tuple[Tensor, ...], softmax: Softmax, logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss, parts and gradients, in chunks of any size; the upstream gradient counts."""
+    monkeypatch.setattr(output_loss, "LOGITS", logits)
+    hidden, matrix, targets, weights = batch
+    found = []
+    for fused in (True, False):
+        leaves = [x.clone().requires_grad_() for x in (hidden, matrix)]
+
+        def head(states: Tensor, rows: slice, table: Tensor = leaves[1]) -> Tensor:
+            return states @ table[rows].T
+
+        loss, parts = sequence_loss(
+            head,
+            leaves[0],
+            targets,
+            weights,
+            VOCABULARY,
+            softmax=softmax,
+            matrix=leaves[1] if fused else None,
+        )
+        found.append((loss, *parts.values(), *torch.autograd.grad(3 * loss, leaves)))
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_the_fused_loss_in_bfloat16_errs_by_its_digits(batch: tuple[Tensor, ...]) -> None:
+    hidden, matrix, targets, weights = batch
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        leaves = [x.bfloat16().to(torch.float32 if dtype.itemsize == 2 else dtype) for x in (hidden, matrix)]
+        states, table = (x.requires_grad_() for x in leaves)
+        at = torch.nonzero(targets.flatten() < 5).squeeze(1)
+        factors = weights.flatten()[at]
+        if dtype == torch.bfloat16:
+            with torch.autocast("cpu", dtype):
+                loss, _ = output_loss.cross_entropy(
+                    states.flatten(0, 1)[at], table[:5], targets.flatten()[at], factors
+                )
+        else:
+            logits = states.flatten(0, 1)[at] @ table[:5].T
+            loss = factors.double() @ F.cross_entropy(logits, targets.flatten()[at], reduction="none")
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    for ours, exact in zip(*found, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - exact).norm() <= 2**-6 * exact.norm()
+
+
+def test_the_fused_loss_is_not_for_fp16() -> None:
+    states, matrix = torch.zeros(2, 4, requires_grad=True), torch.zeros(3, 4)
+    assert output_loss.suits(states, matrix)
+    with torch.autocast("cpu", torch.float16):
+        assert not output_loss.suits(states, matrix)
+    with torch.no_grad():
+        assert not output_loss.suits(states, matrix)
 
 
 def test_places_without_weight_get_no_gradient(batch: tuple[Tensor, ...]) -> None:

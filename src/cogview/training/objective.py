@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cogview.training import output_loss
 from cogview.vocabulary import Vocabulary
 
 Softmax = Literal["full", "region"]
@@ -48,6 +49,7 @@ def sequence_loss(
     softmax: Softmax = "full",
     padding_rows: bool = False,
     places: tuple[Tensor, Tensor] | None = None,
+    matrix: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted mean loss, and the plain mean of its two parts for the log.
 
@@ -57,6 +59,7 @@ def sequence_loss(
         targets: (batch, length) int64 ids; weights: (batch, length) float32, 0 where there is no loss.
         padding_rows: with ``full``, let the vocabulary's padding rows take part.
         places: what :func:`split_targets` gave, if it was worked out before.
+        matrix: the output matrix itself, (rows, hidden), if ``head`` does no more than multiply by it.
 
     Returns:
         sum(weight * loss) / sum(weight) in fp32, and ``image_loss`` and ``text_loss`` in nats a token.
@@ -69,26 +72,22 @@ def sequence_loss(
         "region": (_rows(vocabulary.images), slice(vocabulary.texts.start, end)),
     }
     states, flat, weight = hidden.flatten(0, 1), targets.flatten(), weights.flatten()
-    losses = [
-        _cross_entropy(head, states[place], flat[place], region)
-        for place, region in zip((image, text), rows[softmax], strict=True)
-    ]
-    weighted = sum(
-        (weight[place] @ loss for place, loss in zip((image, text), losses, strict=True)),
-        hidden.new_zeros(()),
-    )
-    total = weight[image].sum() + weight[text].sum()
-    means = [loss.detach().sum() / max(1, len(loss)) for loss in losses]
-    return weighted / total.clamp(min=1e-9), {"image_loss": means[0], "text_loss": means[1]}
+    total = (weight[image].sum() + weight[text].sum()).clamp(min=1e-9)
+    mean, parts = hidden.new_zeros((), dtype=torch.float32), list[Tensor]()
+    for place, region in zip((image, text), rows[softmax], strict=True):
+        given, wanted, factors = states[place], flat[place] - region.start, weight[place] / total
+        if matrix is not None and output_loss.suits(given, matrix):
+            share, losses = output_loss.cross_entropy(given, matrix[region], wanted, factors)
+        else:
+            losses = F.cross_entropy(head(given, region).float(), wanted, reduction="none")
+            share = factors @ losses
+        mean = mean + share
+        parts.append(losses.detach().sum() / max(1, len(losses)))
+    return mean, {"image_loss": parts[0], "text_loss": parts[1]}
 
 
 def _rows(ids: range) -> slice:
     return slice(ids.start, ids.stop)
-
-
-def _cross_entropy(head: Head, states: Tensor, targets: Tensor, rows: slice) -> Tensor:
-    """Losses (n,) in fp32 of ``targets`` (n,) among the given rows."""
-    return F.cross_entropy(head(states, rows).float(), targets - rows.start, reduction="none")
 
 
 def released_loss(

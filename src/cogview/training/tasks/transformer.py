@@ -359,6 +359,7 @@ class TransformerTask(Task):
             softmax=self.recipe.softmax,
             padding_rows=self.recipe.padding_rows,
             places=(batch["image_at"], batch["text_at"]),
+            matrix=model.tokens.weight,
         )
         return loss, {**parts}
 

@@ -9,6 +9,7 @@ kept for the backward pass.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -69,7 +70,7 @@ def _causal_blocks(length: int) -> Iterator[Block]:
     """Blocks of about ``QUERIES`` queries, of like size."""
     count = max(1, round(length / QUERIES))
     edges = [round(length * number / count) for number in range(count + 1)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         yield Block(start, stop, stop)
 
 
