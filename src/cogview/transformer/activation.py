@@ -18,7 +18,7 @@ from torch.nn import functional as F
 SCALE = 2 * 0.7978845608028654  # 2 sqrt(2 / pi): tanh(u) = 2 sigmoid(2 u) - 1
 CUBIC = 0.044715
 FEWEST = 1 << 16  # numbers; for fewer, PyTorch's one call costs less than a dozen
-CHUNK = 1 << 16  # numbers at a time for each thread: four float32 buffers stay in its cache
+CHUNK = 1 << 18  # numbers at a time for each thread: four float32 buffers, where a call still costs little
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -30,22 +30,28 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class GeluWithSlope(torch.autograd.Function):
-    """x s with s = sigmoid(SCALE (x + CUBIC x^3)); its slope is s + x s (1 - s) SCALE (1 + 3 CUBIC x^2)."""
+    """x s with s = sigmoid(u), u = z + CUBIC / SCALE^2 z^3, z = SCALE x.
+
+    Its slope is s + s (1 - s) (3 u - 2 z).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         out, slope = torch.empty_like(x), torch.empty_like(x)
-        size = CHUNK * torch.get_num_threads()
+        size = min(CHUNK * torch.get_num_threads(), x.numel())
+        buffers = x.new_empty(4, size, dtype=torch.float32)
         parts = [torch.split(t.view(-1), size) for t in (x, out, slope)]
         for given, value, rise in zip(*parts, strict=True):
-            a = given.float()
-            square = a * a
-            s = (square * (SCALE * CUBIC)).add_(SCALE).mul_(a).sigmoid_()
-            y = a * s
-            value.copy_(y)
-            square.mul_(3 * SCALE * CUBIC).add_(SCALE)
-            rise.copy_(y.addcmul_(y, s, value=-1).mul_(square).add_(s))
+            a, z, u, s = buffers[:, : len(given)]
+            torch.mul(a.copy_(given), SCALE, out=z)
+            torch.mul(z, z, out=s)
+            torch.addcmul(z, z, s, value=CUBIC / SCALE**2, out=u)
+            torch.sigmoid(u, out=s)
+            value.copy_(a.mul_(s))
+            torch.lerp(z, u, 3.0, out=z)
+            torch.ops.aten.sigmoid_backward.grad_input(z, s, grad_input=u)
+            rise.copy_(u.add_(s))
         ctx.save_for_backward(slope)
         return out
 
