@@ -185,13 +185,13 @@ def main() -> None:
         print(f"ours: {size / 1e6:.1f} M parameters", flush=True)
         batches = Prefetch(iter(trainer.task.loader(None)), 0)
         peer = make_peer(given) if given.peer else None
-        trainer._train_step(batches)  # warm
+        trainer.train_step(batches)  # warm
         if peer:
             peer()
         for _ in range(given.turns):
             found = {"rate": product_rate(clock, given.precision), "loader": loader_seconds(trainer, clock)}
             trainer.meter._clear()
-            found["ours"] = timed(lambda: trainer._train_step(batches), clock)
+            found["ours"] = timed(lambda: trainer.train_step(batches), clock)
             found["operations"] = trainer.meter._operations
             if peer:
                 found["peer"] = timed(peer, clock)

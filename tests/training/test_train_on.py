@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from torch.utils.flop_counter import FlopCounterMode
 
 from cogview.cli.app import main
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.tokenizers.vqvae import ImageTokenizer
-from cogview.training.train_on.look import convolution_work, fit_text_tokenizer, transformer_parameters
+from cogview.training.recipe import Recipe
+from cogview.training.train_on import measure
+from cogview.training.train_on.look import Part, estimate, fit_text_tokenizer
 from cogview.training.train_on.names import name_caption
 from cogview.training.train_on.run import Stopped, TrainOn
 from cogview.training.train_on.settings import Settings
@@ -263,21 +264,35 @@ def test_the_text_tokenizer_fits_what_there_is(texts: list[str]) -> None:
 def test_every_size_has_valid_recipes(name: str, pictures: int) -> None:
     size = SIZES[name]
     first = tokenizer_recipe(size, pictures, "p", 0)
-    second = transformer_recipe(size, pictures, "t", 0, None, None, "cpu")
+    second = transformer_recipe(size, pictures, "t", 0, None, None)
     tokenizer, transformer = finish_recipes(first, second, ["transformer.steps=7"])
     assert tokenizer is not None and tokenizer.warmup_steps < tokenizer.steps and transformer.steps == 7
     assert 16 <= codes_for(size, pictures) <= size.tokenizer.codes
     assert codes_for(size, 10**6) == size.tokenizer.codes
 
 
-def test_the_arithmetic_of_costs_is_right() -> None:
-    """Multiplications as PyTorch counts them, parameters as they are."""
-    shape = SIZES["tiny"].tokenizer.model_copy(update={"attention": False})
-    work, parameters = convolution_work(shape)
-    model = ImageTokenizer(shape)
-    assert parameters == sum(p.numel() for p in model.parameters())
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
-        model.paint(model.features(torch.rand(1, 3, 36, 36)))
-    assert work == counted.get_total_flops()
+def test_an_estimate_adds_up_steps_and_evaluations() -> None:
+    shape = SIZES["tiny"].tokenizer
     config = TransformerConfig(layers=2, hidden=32, heads=2, vocab_size=100, max_positions=50)
-    assert transformer_parameters(config) == sum(p.numel() for p in Transformer(config).parameters())
+    second = Part(steps=100, rows=8, seconds=0.5, evaluated=24, evaluations=4)
+    cost = estimate(shape, Part(steps=10, rows=4, seconds=3.0), config, second, 40)
+    assert cost.tokenizer_parameters == sum(p.numel() for p in ImageTokenizer(shape).parameters())
+    assert cost.transformer_parameters == sum(p.numel() for p in Transformer(config).parameters())
+    assert cost.tokenizer_seconds == 30 and cost.transformer_seconds == pytest.approx(50 + 4 * 0.5)
+    assert cost.seconds == pytest.approx(82)
+
+
+def test_steps_are_timed_as_they_will_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step whose time is known: a constant, and some seconds a row."""
+
+    def step(make: object, recipe: Recipe, rows: int, count: int) -> float:
+        done.append(rows)
+        return 2.0 + 0.5 * rows
+
+    done: list[int] = []
+    monkeypatch.setattr(measure, "_step", step)
+    _, recipe = finish_recipes(None, transformer_recipe(SIZES["base"], 100, "data", 0, None, None), ())
+    for rows, accumulation in ((2, 1), (32, 1), (32, 4), (256, 1)):
+        changed = recipe.model_copy(update={"batch_size": rows, "accumulation": accumulation})
+        assert measure._seconds(lambda given: given, changed) == pytest.approx(2 + 0.5 * rows * accumulation)
+    assert max(done) <= 32

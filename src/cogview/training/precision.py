@@ -1,5 +1,8 @@
 """Number formats: fp32, bf16 or fp16 by autocast over fp32 weights, and the loss scaler fp16 needs.
 
+Weights, optimizer and checkpoints are fp32 whatever the format, so a run may go on in another. ``auto`` is
+bf16 where that is faster: on GPUs that have it, and on a CPU where it was measured to be; else fp32.
+
 The scaler is the released code's (Megatron's): halve on overflow once the hysteresis is used up, double
 after a window of steps without. fp16 is the paper's format; PB-relax and Sandwich-LN (section 2.4) belong
 to the model.
@@ -14,9 +17,19 @@ import torch
 from pydantic import Field
 
 from cogview.config import Config
+from cogview.transformer.processor import multiplies_bf16
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve(precision: Precision, device: torch.device) -> Precision:
+    """The format that ``auto`` means on this device; any other as it is."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and multiplies_bf16() else "fp32"
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -57,7 +57,8 @@ class Recipe(Config):
     starting weights from. ``max_minutes``: stop cleanly by then and leave a checkpoint. ``keep``: so many
     checkpoints, the last ones; ``keep_every``: and those at multiples of so many steps (0: none).
     ``async_checkpoints``: write them beside the training. ``guard``: what is done about losses that run
-    away. The fields in ``CHANGEABLE`` may differ on resume.
+    away. ``precision: auto`` is bf16 where that was measured to be faster, else fp32. The fields in
+    ``CHANGEABLE`` may differ on resume.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
@@ -75,6 +76,7 @@ class Recipe(Config):
             "device",
             "compile",
             "activation_checkpointing",
+            "precision",
         }
     )
 

@@ -49,7 +49,7 @@ from cogview.training.metrics import MetricsFile, Window, plot_losses
 from cogview.training.optim import PhaseOptimizer, local
 from cogview.training.parallel import make_engine
 from cogview.training.parallel_ranks import Ranks
-from cogview.training.precision import DTYPES, LossScaler, autocast
+from cogview.training.precision import DTYPES, LossScaler, autocast, resolve
 from cogview.training.prefetch import Prefetch
 from cogview.training.progress import Reporter, Signals
 from cogview.training.recipe import Recipe
@@ -94,9 +94,11 @@ class Trainer:
         console: Console | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.task, self.recipe, self.directory = task, recipe, directory
         self.ranks = task.ranks = ranks or meet(task, recipe)
         self.device = task.device = self.ranks.device
+        precision = self.ranks.lead(lambda: resolve(recipe.precision, self.device))
+        recipe = task.recipe = recipe.model_copy(update={"precision": precision})
+        self.task, self.recipe, self.directory = task, recipe, directory
         self.engine = make_engine(self.ranks, recipe.parallel)
         self.console = console or Console(stderr=True)
         if not self.ranks.first:
@@ -187,7 +189,7 @@ class Trainer:
                     self._catch_up()
                 stopped = ""
                 while self.step < self.recipe.steps and not stopped:
-                    self._train_step(batches)
+                    self.train_step(batches)
                     if self.skipped >= self.recipe.guard.patience:
                         self._roll_back()
                         continue
@@ -280,7 +282,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ one step
 
-    def _train_step(self, batches: Iterator[Any]) -> None:
+    def train_step(self, batches: Iterator[Any]) -> None:
         began, before = time.monotonic(), self.loader_state
         rates = [phase.optimizer.set_rate(self._factor()) for phase in self.phases]
         for phase in self.phases:
@@ -451,7 +453,10 @@ class Trainer:
         assert model is not None
         folder = self.directory / "samples"
         folder.mkdir(exist_ok=True)
+        before = set(folder.iterdir())
         self.task.samples(model, folder, self.step)
+        for path in sorted(set(folder.iterdir()) - before):
+            self._say(f"step {self.step}  samples in {path}")
 
     def _evaluate(self) -> None:
         with self._looking():
@@ -557,7 +562,8 @@ class Trainer:
         state = found.state
         generators = self._restore_tensors(found)
         for phase in self.phases:
-            phase.scaler = state.scalers.get(phase.name)
+            if phase.scaler:
+                phase.scaler = state.scalers.get(phase.name, phase.scaler)
         self.step, self.skipped, self.watch.state = state.step, state.skipped, state.guard
         self.seconds, self.seen = state.seconds, state.items
         self.loader_state, self.window = state.loader, Window(state.window)

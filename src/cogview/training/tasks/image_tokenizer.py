@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, Self, cast
@@ -143,12 +144,17 @@ class ImageTokenizerTask(Task):
 
     def __init__(self, recipe: ImageTokenizerRecipe) -> None:
         self.recipe = recipe
-        self.cache = ImageCache(recipe.data)
         self.judges = [(LPIPS.from_file(term.weights, term.network), term) for term in recipe.loss.perceptual]
         self.phases = ("model", "discriminator") if recipe.loss.adversarial else ("model",)
         self.painted: Tensor | None = None
 
+    @cached_property
+    def cache(self) -> ImageCache:
+        """The data, opened at first use."""
+        return ImageCache(self.recipe.data)
+
     def build(self) -> nn.Module:
+        self.cache  # noqa: B018  (what is missing is found before training, not after)
         model = TokenizerTraining(self.recipe.model, bool(self.recipe.loss.adversarial))
         for judge, _ in self.judges:
             judge.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

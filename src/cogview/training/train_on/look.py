@@ -1,7 +1,7 @@
 """What the data are, what every sample becomes, and what training on it will cost.
 
-Costs are arithmetic, not promises: three times the forward pass's multiplications for a training step, at a
-share of the matrix-product rate that is measured here and now.
+The time is that of some training steps, done here and now (``measure.py``), times their number, and of the
+evaluations between them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from cogview.config import Config
 from cogview.data.check import EXPLANATIONS, GLANCE, Report, Tally
@@ -27,7 +27,6 @@ from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
 LOOK_AT = 5000  # records that are decoded to know the data; a larger set is judged by its first ones
-SHARE = 0.4  # of the matrix-product rate that training reaches
 
 
 class Survey(Config):
@@ -166,25 +165,10 @@ class Cost(Config):
         return self.tokenizer_seconds + self.transformer_seconds
 
 
-def convolution_work(config: ImageTokenizerConfig) -> tuple[int, int]:
-    """(operations of one picture's forward pass, parameters) of an image tokenizer."""
-    work = 0
-
-    def count(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        nonlocal work
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        places = output.shape[-1] * output.shape[-2]
-        work += 2 * weight.numel() * places // (4 if isinstance(module, nn.ConvTranspose2d) else 1)
-
+def tokenizer_parameters(config: ImageTokenizerConfig) -> int:
+    """All weights of an image tokenizer."""
     with torch.device("meta"):
-        model = ImageTokenizer(config)
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                module.register_forward_hook(count)
-        vectors = model.features(torch.empty(1, 3, config.image_size, config.image_size))
-        model.paint(vectors)
-    return work, sum(p.numel() for p in model.parameters())
+        return sum(p.numel() for p in ImageTokenizer(config).parameters())
 
 
 def transformer_parameters(config: TransformerConfig) -> int:
@@ -192,31 +176,35 @@ def transformer_parameters(config: TransformerConfig) -> int:
     return sum(tensor.numel() for tensor in Transformer.shapes(config).values())
 
 
-def estimate(
-    tokenizer: ImageTokenizerConfig,
-    tokenizer_steps: tuple[int, int],
-    config: TransformerConfig,
-    steps: tuple[int, int],
-    length: int,
-    rate: float,
-) -> Cost:
-    """What training costs; ``…steps`` are (steps, batch), (0, …) for a part that is taken over.
+class Part(NamedTuple):
+    """A run of training: updates, rows of each, seconds of each; rows evaluated, and how often."""
 
-    A transformer's step takes six operations a weight and token and the attention's; a tokenizer's three
-    forward passes. Memory: weights, gradients and two moments, and the activations of one batch.
+    steps: int = 0
+    rows: int = 1
+    seconds: float = 0.0
+    evaluated: int = 0
+    evaluations: int = 0
+
+    @property
+    def total(self) -> float:
+        """Seconds of all; an evaluation is a forward pass, a third of a step of as many rows."""
+        return self.seconds * (self.steps + self.evaluations * self.evaluated / self.rows / 3)
+
+
+def estimate(
+    tokenizer: ImageTokenizerConfig, first: Part, config: TransformerConfig, second: Part, length: int
+) -> Cost:
+    """What training costs. ``first`` has no steps where the tokenizer is taken over; length: of a sequence.
+
+    Memory: weights, gradients and two moments, and the activations of one batch.
     """
-    work, small = convolution_work(tokenizer)
-    large = transformer_parameters(config)
-    inner = large - (config.vocab_size + config.max_positions) * config.hidden
-    attention = 12 * config.layers * config.hidden * length
-    tokens = steps[1] * length
-    each = tokens * (6 * inner + attention)
-    held = 4 * tokens * config.hidden * config.layers * 16
-    area = 4 * tokenizer_steps[1] * tokenizer.image_size**2 * 64
+    small, large = tokenizer_parameters(tokenizer), transformer_parameters(config)
+    held = 4 * second.rows * length * config.hidden * config.layers * 16
+    area = 4 * first.rows * tokenizer.image_size**2 * 64
     return Cost(
         tokenizer_parameters=small,
         transformer_parameters=large,
-        tokenizer_seconds=tokenizer_steps[0] * tokenizer_steps[1] * 3 * work / (SHARE * rate),
-        transformer_seconds=steps[0] * each / (SHARE * rate),
+        tokenizer_seconds=first.total,
+        transformer_seconds=second.total,
         memory=max(16 * large + held, 16 * small + area) + (300 << 20),
     )

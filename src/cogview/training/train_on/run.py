@@ -45,16 +45,17 @@ from cogview.data.wordings import RewordedSource
 from cogview.errors import CogViewError
 from cogview.family import FILE, Defaults, Family
 from cogview.files import write_image
+from cogview.generation.sampling import Sampling
 from cogview.pipeline import CogView
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.assemble import FamilySettings, assemble
 from cogview.training.launch import pick_device, prepare_directory
-from cogview.training.meter import matrix_rate
 from cogview.training.metrics import MetricsFile
 from cogview.training.progress import duration
 from cogview.training.recipe import Recipe, task_class
+from cogview.training.samples import Samples
 from cogview.training.task import Task
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerRecipe
@@ -62,11 +63,13 @@ from cogview.training.train_on.card import write_card
 from cogview.training.train_on.look import (
     Cost,
     Lengths,
+    Part,
     describe,
     estimate,
     fit_text_tokenizer,
     survey,
 )
+from cogview.training.train_on.measure import tokenizer_seconds, transformer_seconds
 from cogview.training.train_on.names import NamedSource
 from cogview.training.train_on.settings import (
     STAGES,
@@ -150,19 +153,27 @@ class TrainOn:
             return Family(self.out)
         for number, stage in enumerate(STAGES, 1):
             if stage not in self.state.done:
-                self._say(f"[{number}/{len(STAGES)}] {TITLES[stage]}")
+                self._say(f"[{number}/{len(STAGES)}] {TITLES[stage]}{self._left(stage)}")
                 getattr(self, f"_{stage}")()
                 self._save(done=(*self.state.done, stage))
             if stage == until:
                 break
         return Family(self.out) if "model" in self.state.done else None
 
+    def _left(self, stage: Stage) -> str:
+        """What a training stage, and those after it, were estimated to take."""
+        cost = self.state.cost
+        if cost is None or stage not in ("image_tokenizer", "transformer"):
+            return ""
+        own = cost.tokenizer_seconds if stage == "image_tokenizer" else cost.transformer_seconds
+        rest = cost.seconds if stage == "image_tokenizer" else own
+        return f": about {duration(own)}, {duration(rest)} to the end of the training (estimates)"
+
     def _sources(self) -> tuple[Source, Source]:
         """The data as they are, and as they are trained on: every picture with a caption."""
         given = self.settings
         total = len(open_source(given.source, Columns.parse(given.columns), given.images, 0))
-        share = 0.0 if total < 40 else min(HELD_OUT, 1024 / total)
-        plain = open_source(given.source, Columns.parse(given.columns), given.images, share)
+        plain = open_source(given.source, Columns.parse(given.columns), given.images, held_out(total))
         if given.captions:
             plain = CaptionedSource(plain, given.captions)
         named: Source = plain if given.unnamed == "skip" else NamedSource(plain)
@@ -262,7 +273,26 @@ class TrainOn:
 
     def _transformer(self) -> None:
         _, recipe = self.recipes()
+        if recipe.samples is None:
+            recipe = recipe.model_copy(update={"samples": self._samples()})
         self._train(recipe)
+
+    def _samples(self) -> Samples | None:
+        """Some of the captions, drawn again and again while the transformer is trained."""
+        assert self.state.survey is not None
+        path = self.work / "text.model"
+        texts = TextTokenizer.from_file(path)
+        limit = self._format(texts).text_limit
+        prompts = [text for text in self.state.survey.examples[:DRAWN] if len(texts.encode(text)) <= limit]
+        if not prompts:
+            return None
+        return Samples(
+            image_tokenizer=self.images_at,
+            text_tokenizer=path,
+            prompts=tuple(prompts),
+            each=2,
+            sampling=Sampling(top_k=100, guidance=2.0),
+        )
 
     def _model(self) -> None:
         facts = self._measures()
@@ -339,7 +369,6 @@ class TrainOn:
             seed,
             self.start,
             self.settings.lora,
-            str(self.device),
         )
         for fields in (first, second):
             if fields is not None:
@@ -357,16 +386,20 @@ class TrainOn:
         return SequenceFormat(vocabulary=vocabulary, grid=recipe.model.grid, **form)
 
     def _cost(self, text: TextTokenizer, lengths: Lengths) -> Cost:
+        assert self.state.survey is not None
         first, second = self.recipes()
-        form = self._format(text)
+        form, pictures = self._format(text), self.state.survey.pictures
         images = first.model if first else self.known[1] if self.known else self.size.tokenizer
+        pieces = min(lengths.median, form.text_limit)
+        with self.progress("timing some training steps"):
+            seconds = transformer_seconds(second, form, pieces), tokenizer_seconds(first) if first else 0.0
+        held = round(held_out(pictures) * pictures)
         return estimate(
             images,
-            (first.steps, first.batch_size) if first else (0, 1),
+            _stage(first, seconds[1], held) if first else Part(),
             self._architecture(second, form),
-            (second.steps, second.batch_size * second.accumulation),
-            form.codes + 4 + min(lengths.median, form.text_limit),
-            matrix_rate(self.device),
+            _stage(second, seconds[0], min(held, second.validation.items)),
+            form.codes + 4 + pieces,
         )
 
     def _architecture(self, recipe: TransformerRecipe, form: SequenceFormat) -> TransformerConfig:
@@ -448,6 +481,23 @@ class TrainOn:
     @staticmethod
     def _fits(model: CogView, text: str) -> bool:
         return len(model.text.encode(text)) <= model.form.text_limit
+
+
+def held_out(pictures: int) -> float:
+    """The share of the pictures that is kept for evaluation."""
+    return 0.0 if pictures < 40 else min(HELD_OUT, 1024 / pictures)
+
+
+def _stage(recipe: Recipe, seconds: float, evaluated: int) -> Part:
+    """A run of this recipe, for the estimate of what it costs."""
+    every = recipe.intervals.evaluate
+    return Part(
+        steps=recipe.steps,
+        rows=recipe.batch_size * recipe.accumulation,
+        seconds=seconds,
+        evaluated=evaluated,
+        evaluations=recipe.steps // every if every else 0,
+    )
 
 
 def _known(start: Family) -> tuple[SequenceFormat, ImageTokenizerConfig]:

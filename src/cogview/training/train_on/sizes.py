@@ -138,7 +138,7 @@ def tokenizer_recipe(size: Size, pictures: int, data: str, seed: int) -> dict[st
 
 
 def transformer_recipe(
-    size: Size, pictures: int, data: str, seed: int, start: Family | None, rank: int | None, device: str
+    size: Size, pictures: int, data: str, seed: int, start: Family | None, rank: int | None
 ) -> dict[str, Any]:
     """The transformer's recipe, as plain data: from nothing, or from ``start`` (by LoRA of ``rank``)."""
     steps = size.steps.steps(pictures)
@@ -152,7 +152,7 @@ def transformer_recipe(
         "format": {"text_slots": size.text_slots, "image_positions": "fixed"},
         "mixture": {"empty": 0.06, "reworded": 0.6, "dropout": 0.03},
         "schedule": {"kind": "linear", "warmup": 0.03, "hold": 0.4, "floor": 0.0},
-        "precision": "bf16" if device.startswith("cuda") else "fp32",
+        "precision": "auto",
     }
     if start is None:
         fields["model"] = {
@@ -175,9 +175,15 @@ def transformer_recipe(
 
 
 def _intervals(steps: int) -> dict[str, Any]:
-    """A log line every fiftieth of a run, four evaluations, a checkpoint each minute."""
+    """Fifty log lines a run, eight sheets of samples, four evaluations, a checkpoint each minute."""
     often, seldom = max(1, steps // 50), max(1, steps // 4)
-    return {"log": often, "evaluate": seldom, "sample": seldom, "checkpoint": seldom, "minutes": 1.0}
+    return {
+        "log": often,
+        "evaluate": seldom,
+        "sample": max(1, steps // 8),
+        "checkpoint": seldom,
+        "minutes": 1.0,
+    }
 
 
 def finish_recipes(

@@ -1,0 +1,116 @@
+"""How long a training step takes here: a few are done, by the loop that will do them all, on random samples.
+
+Where a step of the whole batch is long, two smaller batches are timed: what a row adds, and what a step takes
+besides (the optimizer).
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from cogview.data.loader import ImageBatch, TokenBatch
+from cogview.sequences import SequenceFormat
+from cogview.training.recipe import Recipe
+from cogview.training.start import Start, find_start
+from cogview.training.task import State, Task
+from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe, ImageTokenizerTask
+from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
+from cogview.training.trainer import Trainer
+
+STEPS = 3  # timed, after one that is not
+SECONDS = 3.0  # a step that takes longer is timed with fewer rows
+FEWEST = 4  # rows
+
+
+class RandomTokens(TransformerTask):
+    """The transformer's task on random sequences of one length; captions of ``text`` tokens."""
+
+    def __init__(self, recipe: TransformerRecipe, form: SequenceFormat, text: int) -> None:
+        super().__init__(recipe)
+        self.__dict__ |= {"format": form, "sampler": None, "text": text}
+
+    @property
+    def start(self) -> Start:
+        """The model in ``init``, whatever the data's tokenizers are."""
+        assert self.recipe.init is not None
+        return find_start(self.recipe.init)
+
+    def loader(self, state: State | None, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Any, State]]:
+        rows, ids = self.recipe.batch_size, self.format.vocabulary
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            texts = torch.randint(ids.text_pieces, (rows, self.text), generator=generator)
+            codes = torch.randint(ids.image_codes, (rows, self.format.codes), generator=generator)
+            batch = TokenBatch(texts=texts.tolist(), codes=codes, items=list(range(rows)))
+            yield make_batch(self.format, batch, self.recipe.pad_multiple), {}
+
+
+class RandomImages(ImageTokenizerTask):
+    """The image tokenizer's task on noise, after its warm-up."""
+
+    cache = None  # type: ignore[assignment]
+
+    def loader(
+        self, state: State | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[ImageBatch, State]]:
+        rows, side = self.recipe.batch_size, self.recipe.model.image_size
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            images = torch.randint(256, (rows, 3, side, side), generator=generator, dtype=torch.uint8)
+            yield ImageBatch(images=images, items=list(range(rows)), whole=rows), {}
+
+    def after_step(self, model: nn.Module, step: int) -> dict[str, float | Tensor]:
+        return {}
+
+
+def transformer_seconds(recipe: TransformerRecipe, form: SequenceFormat, text: int) -> float:
+    """Seconds of an update of this recipe, with captions of ``text`` tokens."""
+    task: Any = RandomTokens
+    return _seconds(lambda changed: task(changed, form, text), recipe)
+
+
+def tokenizer_seconds(recipe: ImageTokenizerRecipe) -> float:
+    """Seconds of an update of this recipe."""
+    return _seconds(RandomImages, recipe.model_copy(update={"warmup_steps": 0}))
+
+
+def _seconds(make: Callable[[Any], Any], recipe: Recipe) -> float:
+    """Seconds of an update: of all its micro-batches and of the optimizer."""
+    rows = recipe.batch_size
+    first = _step(make, recipe, min(rows, FEWEST), 1)
+    if rows <= FEWEST and recipe.accumulation == 1:
+        return first
+    at = max(FEWEST + 1, min(rows, int(FEWEST * SECONDS / first)))
+    second = _step(make, recipe, at, STEPS)
+    if at == rows and recipe.accumulation == 1:
+        return second
+    row = max(0.0, (second - first) / (at - FEWEST))
+    return first + row * (rows * recipe.accumulation - FEWEST)
+
+
+def _step(make: Callable[[Any], Any], recipe: Recipe, rows: int, count: int) -> float:
+    """The median of a few steps of so many rows, the first left out."""
+    changed = recipe.model_copy(
+        update={"batch_size": rows, "accumulation": 1, "trackers": (), "compile": False}
+    )
+    task: Task = make(changed)
+    with tempfile.TemporaryDirectory() as place:
+        trainer = Trainer(task, changed, Path(place), Console(quiet=True))
+        batches = task.loader(None)
+        trainer.train_step(batches)
+        found = []
+        for _ in range(count):
+            began = time.perf_counter()
+            trainer.train_step(batches)
+            found.append(time.perf_counter() - began)
+        trainer.metrics.close()
+    return statistics.median(found)
