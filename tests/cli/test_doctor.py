@@ -39,6 +39,7 @@ def test_the_report(home: Path, mine: Path, capsys: pytest.CaptureFixture[str]) 
     flags = set(Path("/proc/cpuinfo").read_text().split())
     if "avx2" in flags and "ONEDNN_MAX_CPU_ISA" not in os.environ:  # an x86 processor, all of it in use
         assert report["device"]["bf16"] == bool(flags & {"avx512_bf16", "amx_bf16"})
+    assert (report["device"]["bf16_gain"] > 0) == report["device"]["bf16"]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert report["memory"]["total"] == pytest.approx(pages, rel=0.05)
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]

@@ -17,8 +17,11 @@ from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
+from cogview.training.checkpoint import latest_checkpoint
+from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.objective import sequence_loss
+from cogview.training.recipe import Intervals
 from cogview.training.samples import contact_sheet
 from cogview.training.tasks.transformer import TransformerTask, make_batch
 from cogview.transformer.attention import ThreeRegion, sample_pivots
@@ -117,6 +120,28 @@ def test_resumes_exactly(data: Path, tmp_path: Path) -> None:
         for name in ("whole", "run")
     ]
     assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(("first", "then"), [("fp32", "bf16"), ("bf16", "fp32"), ("fp32", "auto")])
+def test_a_checkpoint_goes_on_in_another_precision(data: Path, tmp_path: Path, first: str, then: str) -> None:
+    """Weights and optimizer are fp32 in every one; the loss goes on from where it was."""
+    given = {
+        "steps": 60,
+        "optimizer": {"kind": "muon", "lr": 0.01},
+        "ema": 0.9,
+        "intervals": Intervals(log=1),
+    }
+    fit(recipe(data, **given, precision="fp32"), tmp_path / "whole")
+    fit(recipe(data, **given, precision=first, max_minutes=1e-9), tmp_path / "run")
+    state = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
+    assert state is not None and state.tensors["model"]["tokens.weight"].dtype == torch.float32
+    fit(recipe(data, **given, precision=then), tmp_path / "run", resume=True)
+    curves = [
+        [line["loss"] for line in MetricsFile(tmp_path / name / "metrics.jsonl").lines() if "loss" in line]
+        for name in ("whole", "run")
+    ]
+    assert curves[1][:5] == pytest.approx(curves[0][:5], rel=0.02) and curves[1] != curves[0]
+    assert np.mean(curves[1][-20:]) == pytest.approx(np.mean(curves[0][-20:]), rel=0.1)
 
 
 def test_a_batch_by_hand() -> None:

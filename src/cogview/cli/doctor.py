@@ -37,7 +37,7 @@ def device() -> dict[str, Any]:
     """The processor, and the accelerators PyTorch sees with their memory in bytes."""
     import torch
 
-    from cogview.transformer.processor import multiplies_bf16
+    from cogview.transformer.processor import bf16_gain, has_bf16_instructions
 
     chosen = choose()
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -47,7 +47,8 @@ def device() -> dict[str, Any]:
         "threads": chosen.threads,
         "threads_reason": chosen.reason,
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "bf16": multiplies_bf16(),
+        "bf16": has_bf16_instructions(),
+        "bf16_gain": round(bf16_gain(), 2),
         "gpus": [{"name": gpu.name, "memory": gpu.total_memory} for gpu in gpus],
         "used": "cuda" if gpus else "cpu",
     }
@@ -134,12 +135,13 @@ def _lines(report: dict[str, Any]) -> list[str]:
     machine, ram = report["device"], report["memory"]
     present = [f"{name} {version}" for name, version in report["versions"].items() if version]
     absent = [name for name, version in report["versions"].items() if not version]
+    gain = f", products {machine['bf16_gain']:.1f} times as fast as in fp32"
+    bf16 = f", bf16 instructions{gain}" if machine["bf16"] else ""
     lines = [
         f"versions  {', '.join(present)}",
         f"absent    {', '.join(absent) or 'nothing'}",
         f"machine   {machine['platform']}",
-        f"processor {machine['cores']} cores, {machine['capability']}"
-        f"{', bf16 instructions' if machine['bf16'] else ''}",
+        f"processor {machine['cores']} cores, {machine['capability']}{bf16}",
         f"threads   {machine['threads']} ({machine['threads_reason']}); --threads changes it",
         *(f"gpu       {gpu['name']}, {_gib(gpu['memory'])}" for gpu in machine["gpus"]),
         f"memory    {_gib(ram['available'])} available of {_gib(ram['total'])}",
