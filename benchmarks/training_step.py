@@ -1,4 +1,4 @@
-"""A training step of `cogview train`: its rate against matrix products of its own shapes, and an earlier commit.
+"""A training step of `cogview train` against matrix products of its own shapes, and against an earlier commit.
 
     python benchmarks/training_step.py
     git worktree add ../before a1c147c
@@ -111,7 +111,7 @@ def product_rate(tokens: int, hidden: int, dtype: torch.dtype) -> float:
 def work(given: argparse.Namespace) -> None:
     """Time the steps of one tree and shape, and print them as JSON."""
     torch.set_num_threads(1)
-    layers, hidden, _, _ = map(int, given.worker.split("x"))
+    hidden = int(given.worker.split("x")[1])
     dtype = torch.float32 if given.precision == "fp32" else torch.bfloat16
     found: dict[str, Any] = {"seconds": [], "rates": []}
     with tempfile.TemporaryDirectory() as place:
