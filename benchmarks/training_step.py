@@ -1,4 +1,4 @@
-"""A training step of `cogview train` against matrix products of its own shapes, and against an earlier commit.
+"""A training step of `cogview train` against products of its own shapes, and against an earlier commit.
 
     python benchmarks/training_step.py
     git worktree add ../before a1c147c

@@ -36,7 +36,8 @@ class RandomTokens(TransformerTask):
 
     def __init__(self, recipe: TransformerRecipe, form: SequenceFormat, text: int) -> None:
         super().__init__(recipe)
-        self.__dict__ |= {"format": form, "sampler": None, "text": text}
+        self.__dict__ |= {"format": form, "sampler": None}
+        self.text = text
 
     @property
     def start(self) -> Start:
