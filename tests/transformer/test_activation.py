@@ -63,3 +63,12 @@ def test_without_gradients_or_in_float64_it_is_the_kernel_itself() -> None:
         assert torch.equal(activation.gelu(x.requires_grad_()), F.gelu(x, approximate="tanh"))
     for mine, reference in zip(*both(x.detach().double()), strict=True):
         assert torch.equal(mine, reference)
+
+
+def test_compiled_it_is_pytorchs_too() -> None:
+    """The form that is traced, run without a compiler."""
+    x = torch.linspace(-6, 6, activation.FEWEST, requires_grad=True)
+    compiled = torch.compile(activation.gelu, backend="eager")(x)
+    assert torch.allclose(compiled, F.gelu(x, approximate="tanh"), atol=1e-5)
+    slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (compiled, F.gelu(x, approximate="tanh"))]
+    assert torch.allclose(*slopes, atol=1e-5)
