@@ -45,6 +45,10 @@ class RandomTokens(TransformerTask):
         assert self.recipe.init is not None
         return find_start(self.recipe.init)
 
+    def first_losses(self, model: nn.Module) -> None:
+        """None: losses on random tokens say nothing of the start."""
+        return None
+
     def loader(self, state: State | None, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Any, State]]:
         rows, ids = self.recipe.batch_size, self.format.vocabulary
         generator = torch.Generator().manual_seed(0)
