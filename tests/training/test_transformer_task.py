@@ -18,7 +18,6 @@ from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.checkpoint import latest_checkpoint
-from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.objective import sequence_loss
 from cogview.training.recipe import Intervals

@@ -88,4 +88,6 @@ class FolderSource:
 
 def _hint(error: CogViewError) -> str:
     """How to convert a caption file that is not UTF-8; nothing for other errors."""
-    return "; save it as UTF-8, for example with iconv -f ISO-8859-1 -t UTF-8" if "UTF-8" in str(error) else ""
+    return (
+        "; save it as UTF-8, for example with iconv -f ISO-8859-1 -t UTF-8" if "UTF-8" in str(error) else ""
+    )
