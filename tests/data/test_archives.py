@@ -316,13 +316,13 @@ def test_a_damaged_saved_data_set_is_one_line(tmp_path: Path) -> None:
     save_data_set(tmp_path / "x", {"image": [PICTURES[0]], "caption": ["one"]}, {}, parts=1)
     (file,) = (tmp_path / "x").glob("*.arrow")
     file.write_bytes(b"no arrow")
-    with pytest.raises(CogViewError, match="not a readable .*Arrow file|cannot be read"):
+    with pytest.raises(CogViewError, match=r"not a readable .*Arrow file|cannot be read"):
         open_source(tmp_path / "x")
     (tmp_path / "x" / "state.json").write_text("{broken")
     with pytest.raises(CogViewError, match="not valid JSON"):
         open_source(tmp_path / "x")
     (tmp_path / "x" / "state.json").write_text('{"_data_files": [{"filename": "../../else.arrow"}]}')
-    with pytest.raises(CogViewError, match="not a readable .*Arrow file|cannot be read"):
+    with pytest.raises(CogViewError, match=r"not a readable .*Arrow file|cannot be read"):
         open_source(tmp_path / "x")
 
 

@@ -45,7 +45,7 @@ from cogview.data.wordings import RewordedSource
 from cogview.errors import CogViewError
 from cogview.family import FILE, Defaults, Family
 from cogview.files import write_image
-from cogview.generation.sampling import Sampling
+from cogview.generation.settings import Sampling
 from cogview.pipeline import CogView
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
