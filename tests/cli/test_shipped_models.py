@@ -360,7 +360,6 @@ def test_a_role_that_is_missing(
             "cannot edit: .* such as pictogram-2$",
         ),
         (ONE, ("generate", APPLE, "--first-stage-only"), "pictogram draws in one step; leave out --first-"),
-        (ONE, ("generate", APPLE, "--truncate"), "leave out --first-stage-only and --truncate$"),
         (ONE, ("generate", APPLE, "--clusters", "3"), "no clusters of image codes; draw with clusters 0$"),
         (ONE, ("generate", APPLE, "--upscale", "3"), "this model enlarges 2 or 4 times$"),
         (TWO, ("generate", APPLE, "--sparse", "64,4,64"), "draws without sparse attention; leave it out$"),

@@ -192,7 +192,7 @@ def test_bad_input_is_one_line(coco: Path, family: Path, tmp_path: Path) -> None
             select(read_captions(path, tmp_path), CocoPlan(count=2))
         assert "\n" not in str(caught.value)
 
-    refused("{", "not JSON")
+    refused("{", "not valid JSON")
     refused({"images": []}, "not captions in COCO's format: annotations: missing")
     one = {"id": 1, "image_id": 5, "caption": "a"}
     refused({"images": [], "annotations": [one]}, "caption 1 is of picture 5, which it does not list")

@@ -139,7 +139,7 @@ def test_what_is_wrong_is_told(tasks: Path, reader: AttributeReader, tmp_path: P
         evaluate_editing(EditingPlan(), tmp_path, reader, hand, tmp_path)
     with pytest.raises(CogViewError, match="no caption in 'fr'"):
         evaluate_editing(EditingPlan(languages=("fr",)), tasks, reader, hand, tmp_path)
-    for text, said in (("", "no tasks"), ("nonsense", "line 1: not JSON"), ("{}", "line 1: key")):
+    for text, said in (("", "no tasks"), ("nonsense", "line 1: not valid JSON"), ("{}", "line 1: key")):
         (tmp_path / FILE).write_text(text)
         with pytest.raises(CogViewError, match=said):
             read_edits(tmp_path)

@@ -294,7 +294,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "no transformer": (lambda place: {"base": None}, "give a transformer"),
     "no such folder": (
         lambda place: {"base": str(place / "nowhere")},
-        "nowhere: neither latest_checkpointed",
+        "nowhere: cannot be read",
     ),
     "no such file": (lambda place: {"image_tokenizer": str(place / "no.pt")}, "no.pt: cannot be read"),
     "hostile": (saved("base", {"module": {}, "x": Evil()}), "refused, it wants to load"),

@@ -216,7 +216,7 @@ def test_what_cannot_work_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "full" / "x").touch()
     good = stranger(tmp_path / "good", 3)
     for words, said in (
-        ([tmp_path / "none", "--out", tmp_path / "o"], "does not exist"),
+        ([tmp_path / "none", "--out", tmp_path / "o"], "cannot be read"),
         ([tmp_path / "bad", "--out", tmp_path / "o"], "not one usable picture"),
         ([good, "--out", tmp_path / "full"], "is there already"),
         ([good, "--out", tmp_path / "full", "--restart"], "was not made by train-on"),

@@ -109,7 +109,7 @@ def test_a_real_run_is_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["watch", str(tmp_path / "run"), "--once"]) == 0
     assert "step 6 of 6" in capsys.readouterr().out
     assert main(["watch", str(tmp_path / "nowhere")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "nowhere: cannot be read" in capsys.readouterr().err
 
 
 def test_live_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:

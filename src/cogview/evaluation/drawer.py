@@ -78,8 +78,9 @@ class ModelDrawer:
     def _drawn(
         self, prompts: list[str], n: int, seed: int, sampling: Sampling, small: bool, **more: Any
     ) -> list[Picture]:
-        """``n`` pictures for each prompt, of the first step alone if ``small``."""
-        given: Any = sampling
+        """``n`` pictures for each prompt (``best_of`` among ``sampling``), of the first step if ``small``."""
+        given: dict[str, Any] = dict(sampling)
+        more |= {"best_of": given.pop("best_of")} if "best_of" in given else {}
         return self.family.generate(prompts, n, seed, settings=given, first_stage_only=small, **more)
 
     def series(

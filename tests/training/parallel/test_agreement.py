@@ -8,10 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from cogview.training.metrics import MetricsFile
-from tests.training.parallel.conftest import RUNS
+from tests.training.parallel.conftest import RUNS, tolerance
 from tests.training.parallel.world import STEPS, curve
-
-TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -19,7 +17,7 @@ TOLERANCE = 1e-4
 def test_curves_agree(kind: str, name: str, alone: dict[str, Path], together: dict[str, Path]) -> None:
     expected = curve(alone[RUNS[name][1]], kind)
     assert len(expected) == (STEPS if kind == "train" else 2) and expected[-1] < 0.9 * expected[0]
-    np.testing.assert_allclose(curve(together[name], kind), expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(curve(together[name], kind), expected, rtol=0, atol=tolerance(RUNS[name][1]))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -30,8 +28,9 @@ def test_one_log_counts_all_ranks(name: str, alone: dict[str, Path], together: d
     for mine, theirs in zip(one, many, strict=True):
         assert mine.get("items") == theirs.get("items")
         for key in {"image_loss", "text_loss", "lr", "grad_norm"} & mine.keys():
-            limit = {"rel": 1e-2} if key == "grad_norm" else {"abs": TOLERANCE}
-            assert theirs[key] == pytest.approx(mine[key], **limit)
+            limit = tolerance(RUNS[name][1])
+            limits = {"rel": max(1e-2, 30 * limit)} if key == "grad_norm" else {"abs": limit}
+            assert theirs[key] == pytest.approx(mine[key], **limits)
 
 
 @pytest.mark.parametrize("name", RUNS)

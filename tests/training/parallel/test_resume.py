@@ -42,7 +42,7 @@ def test_goes_on_with_other_ranks(
     tmp_path: Path,
 ) -> None:
     """Weights, optimizer, average, scheduler and place in the data: the curve is the uninterrupted one."""
-    from tests.training.parallel.conftest import RUNS, SETTINGS
+    from tests.training.parallel.conftest import RUNS, SETTINGS, tolerance
 
     settings = RUNS[before][1] if before in RUNS else before
     directory = cut_back({**alone, **together}[before], tmp_path / "run")
@@ -52,7 +52,7 @@ def test_goes_on_with_other_ranks(
     else:
         assert run(world, (given, directory)) == [""] * world
     assert f"resuming at step {SAVED}" in (tmp_path / "said-0.txt").read_text()
-    np.testing.assert_allclose(curve(directory), curve(alone[settings]), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(curve(directory), curve(alone[settings]), rtol=0, atol=tolerance(settings))
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
