@@ -214,7 +214,7 @@ def _usage(error: Any) -> int:
 
 def _what_is_wrong(error: Any) -> str:
     """The error's message; for an unknown command or option with the nearest that there is."""
-    message: str = error.format_message()
+    message: str = error.format_message().replace(": Value error, ", ": ").rstrip(".")  # pydantic's words
     command = error.ctx.command if error.ctx else None
     unknown = re.match(r"No such (command '(?P<command>[^']+)'|option: (?P<option>\S+))", message)
     if unknown is None or command is None:
