@@ -43,11 +43,11 @@ from cogview.evaluation.distributions import (
 )
 from cogview.evaluation.diversity import unit, vendi
 from cogview.evaluation.drawer import ModelDrawer
-from cogview.evaluation.drawing import Progress, draw_texts, load_all
 from cogview.evaluation.intervals import mean_figure
 from cogview.evaluation.nearest import NAME as NEAREST
 from cogview.evaluation.pictures import PictureSet, Shape
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import Progress, draw_texts, load_all
 
 BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
 PLANS = (

@@ -25,8 +25,8 @@ from cogview.evaluation.alignment import (
     shuffled,
 )
 from cogview.evaluation.captioned import read_captioned
-from cogview.evaluation.drawing import rank_of
 from cogview.evaluation.nearest import NearestTraining
+from cogview.evaluation.sample_store import rank_of
 from cogview.evaluation.scorer import AlignmentScorer, ScorerConfig
 from cogview.evaluation.scorer_training import ScorerTraining, batches, contrast, matches, train_scorer
 from cogview.provenance import Provenance, save_png

@@ -127,9 +127,9 @@ def test_reconstructions_are_read_too(corpus: Path, reader: AttributeReader, tmp
 
 def test_a_damaged_picture_is_named(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
     evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
-    broken = next(tmp_path.rglob("00003.png"))
+    broken = next(tmp_path.rglob("000003.png"))
     broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(CogViewError, match=r"00003\.png: .*delete it"):
+    with pytest.raises(CogViewError, match=r"000003\.png: .*delete it"):
         evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
 
 

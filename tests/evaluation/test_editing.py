@@ -30,6 +30,7 @@ class Hand:
 
     def __init__(self, name: str, act: Callable[[Image.Image, Image.Image, Mask], Image.Image]) -> None:
         self.name = self.fingerprint = name
+        self.precision = "fp32"
         self.act, self.asked = act, list[str]()
 
     def edit(

@@ -197,6 +197,7 @@ class Guessing:
     patience: int = 1_000
     name: str = "guessing"
     fingerprint: str = "0"
+    precision: str = "fp32"
     drawn: list[str] = field(default_factory=list)
 
     def candidates(

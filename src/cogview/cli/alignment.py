@@ -13,7 +13,7 @@ from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
     from cogview.evaluation.alignment import AlignmentReport
-    from cogview.evaluation.attributes import Drawer
+    from cogview.evaluation.sample_store import Drawer
     from cogview.evaluation.scoring import Figure
     from cogview.tokenizers.text import TextTokenizer
 
@@ -141,8 +141,8 @@ def alignment(
     from cogview.config import validate
     from cogview.evaluation.alignment import AlignmentPlan, evaluate_alignment
     from cogview.evaluation.captioned import read_captioned
-    from cogview.evaluation.drawing import rank_of
     from cogview.evaluation.reports import write_report
+    from cogview.evaluation.sample_store import rank_of
     from cogview.evaluation.scorer import AlignmentScorer
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}

@@ -80,8 +80,8 @@ def coco(
     from cogview.config import validate
     from cogview.evaluation.coco import PROTOCOLS, CocoPlan, evaluate_coco
     from cogview.evaluation.distributions import DistributionPlan, open_extractor
-    from cogview.evaluation.drawing import rank_of
     from cogview.evaluation.reports import write_report
+    from cogview.evaluation.sample_store import rank_of
     from cogview.hierarchy import load
 
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}

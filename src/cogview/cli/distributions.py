@@ -80,9 +80,9 @@ def pictures(
     from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.evaluation.distributions import DistributionPlan, compare_pictures, open_extractor
-    from cogview.evaluation.drawing import rank_of
     from cogview.evaluation.pictures import open_set
     from cogview.evaluation.reports import write_report
+    from cogview.evaluation.sample_store import rank_of
 
     given = {"metrics": listed(metrics), "blurs": listed(blur), "canvas": canvas, "resample": resample}
     plan = validate(DistributionPlan, {**given, "seed": seed, "bootstrap": bootstrap}, "eval pictures")

@@ -30,6 +30,7 @@ class FamilyEditor:
 
         self.family = family
         self.name = family.family.config.name
+        self.precision = family.precision
         self.fingerprint = fingerprint(family.model_hash, family.precision)
 
     def edit(

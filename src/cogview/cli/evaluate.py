@@ -98,11 +98,12 @@ def attributes(
 
     Chinese and English captions are drawn each; real pictures give the ceiling, swapped prompts the floor.
     """
-    from cogview.evaluation.attributes import AttributePlan, Drawer, evaluate_attributes
+    from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
     from cogview.evaluation.classifier import AttributeReader
     from cogview.evaluation.drawer import ModelDrawer
     from cogview.evaluation.nearest import NAME, NearestTraining
     from cogview.evaluation.reports import write_report
+    from cogview.evaluation.sample_store import Drawer
     from cogview.family import Family
     from cogview.pipeline import DEFAULT
 

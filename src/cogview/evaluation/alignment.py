@@ -24,8 +24,8 @@ from pydantic import Field
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.captioned import Captioned
-from cogview.evaluation.drawing import WHOLE, Drawer, draw_texts, load_all
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import WHOLE, Drawer, draw_texts, load_all
 from cogview.evaluation.scorer import AlignmentScorer, Vectors
 from cogview.evaluation.scorer_training import matches
 from cogview.evaluation.scoring import Figure, draws, figure

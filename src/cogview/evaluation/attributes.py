@@ -13,11 +13,9 @@ with the same model, settings and selection.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +23,8 @@ from PIL import Image
 from pydantic import Field
 
 from cogview.config import Config
-from cogview.data.images import BadImage, decode, square
+from cogview.data.images import square
 from cogview.data.shards import Preprocessing
-from cogview.errors import CogViewError
 from cogview.evaluation.avatars import (
     Avatar,
     Selection,
@@ -41,11 +38,10 @@ from cogview.evaluation.avatars import (
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reconstruction import reconstruct, to_tensor
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import Drawer, Progress, draw_texts, load_all
 from cogview.evaluation.scoring import Accuracy, Answers, score
-from cogview.files import write_image
 from cogview.tokenizers.images import AnyImageTokenizer
 
-Progress = Callable[[str, int, int], None]
 REAL, RECONSTRUCTED = "real", "reconstructed"
 
 
@@ -60,31 +56,6 @@ class AttributePlan(Config):
     batch: int = Field(20, ge=1)
     bootstrap: int = Field(2000, ge=0)
     sampling: dict[str, int | float | str] = Field(default_factory=dict)
-
-
-class Drawer(Protocol):
-    """Draws a picture per prompt; equal ``fingerprint``, prompts, seed and settings give equal pictures."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the pictures would."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """How it computes: ``fp32`` or ``int8``."""
-        ...
-
-    def draw(
-        self, prompts: Sequence[str], seed: int, sampling: Mapping[str, int | float | str]
-    ) -> list[Image.Image]:
-        """One picture for each prompt."""
-        ...
 
 
 class AttributeReport(Config):
@@ -127,10 +98,13 @@ def evaluate_attributes(
     sets = {REAL: real_pictures(corpus, chosen, shape)}
     if tokenizer is not None:
         sets[RECONSTRUCTED] = _reconstructed(tokenizer, corpus, chosen, shape)
-    folder = _work_folder(plan, selection, drawer, work)
     for language in plan.languages:
-        paths = draw_all(plan, chosen, language, drawer, folder / language, progress)
-        sets[language] = np.stack([load_picture(path, shape) for path in paths])
+        texts, what = [avatar.captions[language] for avatar in chosen], f"drawing {language}"
+        paths = draw_texts(
+            texts, drawer, work, plan.seed, plan.sampling, plan.batch, what=what, progress=progress
+        )
+        assert paths is not None  # one process draws them all
+        sets[language] = load_all(paths, shape)
     answers = {
         name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
     }
@@ -171,70 +145,6 @@ def read_answers(
     if progress:
         progress(f"reading {name}", len(chosen), len(chosen))
     return Answers(styles, [statements(avatar, reader.config.attributes) for avatar in chosen], read)
-
-
-# ------------------------------------------------------------------------------------------- drawing
-
-
-def _work_folder(plan: AttributePlan, selection: Selection, drawer: Drawer, work: Path) -> Path:
-    """The folder of this run's pictures: one for each model, settings and selection."""
-    facts: dict[str, object] = {
-        "model": drawer.fingerprint,
-        "seed": plan.seed,
-        "batch": plan.batch,
-        "sampling": plan.sampling,
-        "keys": selection.keys,
-    }
-    if drawer.precision != "fp32":
-        facts["precision"] = drawer.precision
-    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
-    folder = work / hashlib.sha256(text.encode()).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CogViewError(f"{folder}: cannot be written ({error.strerror}); choose another --work") from None
-    return folder
-
-
-def draw_all(
-    plan: AttributePlan,
-    chosen: Sequence[Avatar],
-    language: str,
-    drawer: Drawer,
-    folder: Path,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Draw every caption of ``language`` that is not in ``folder`` yet; the PNG files in order.
-
-    Prompts are drawn in fixed groups of ``plan.batch``, each with a seed of its own, so that a run that was
-    stopped goes on with the very pictures it would have drawn.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{i:05d}.png" for i in range(len(chosen))]
-    for first in range(0, len(chosen), plan.batch):
-        group = slice(first, first + plan.batch)
-        if not all(path.is_file() for path in paths[group]):
-            prompts = [avatar.captions[language] for avatar in chosen[group]]
-            pictures = drawer.draw(prompts, plan.seed + first, plan.sampling)
-            for path, picture in zip(paths[group], pictures, strict=True):
-                save_picture(picture, path)
-        if progress:
-            progress(f"drawing {language}", min(first + plan.batch, len(chosen)), len(chosen))
-    return paths
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that is either whole or not there."""
-    write_image(path, picture.convert("RGB"))
-
-
-def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
-    """A picture that :func:`save_picture` wrote, at the classifier's size."""
-    try:
-        return square(decode(path).image, shape)
-    except BadImage as error:
-        raise CogViewError(f"{path}: {error}; delete it to have it drawn again") from None
 
 
 # ------------------------------------------------------------------------------------------- facts

@@ -10,11 +10,9 @@ A run can be stopped at any time: candidates, their losses and fits are kept in 
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -23,21 +21,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from cogview.config import Config, load_json
-from cogview.data.shards import Preprocessing
-from cogview.errors import CogViewError
-from cogview.evaluation.attributes import REAL, load_picture, read_answers, real_pictures, save_picture
-from cogview.evaluation.avatars import Avatar, Selection, corpus_fingerprint, read_avatars, select, spoken
+from cogview.config import Config
+from cogview.evaluation.attributes import REAL, read_answers, real_pictures
+from cogview.evaluation.avatars import Selection, corpus_fingerprint, read_avatars, select, spoken
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all, save_picture
 from cogview.evaluation.scoring import Accuracy, Figure, score
-from cogview.files import write_file
 
 if TYPE_CHECKING:
     from cogview.evaluation.distributions import Extractor
     from cogview.evaluation.scorer import AlignmentScorer
 
-Progress = Callable[[str, int, int], None]
 BY_ALIGNMENT = " by alignment"
 NAME = re.compile(r"(.+?) best of (\d+)(.*)")
 
@@ -55,18 +50,8 @@ class BestOfPlan(Config):
     bootstrap: int = Field(2000, ge=0)
 
 
-class Candidates(Protocol):
+class Candidates(Generator, Protocol):
     """Draws several pictures of a prompt and tells each one's caption loss."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when pictures or losses would."""
-        ...
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Mapping[str, int | float | str]
@@ -116,18 +101,20 @@ def evaluate_best_of(
     chosen = [known[key] for key in selection.keys]
     shape, losses = reader.config.preprocessing, dict[str, float]()
     sets = {REAL: real_pictures(corpus, chosen, shape)}
-    folder = _folder(plan, selection, drawer, work)
     for language in plan.languages:
-        drawn = _draw_all(plan, chosen, language, drawer, folder / language, progress)
+        texts = [avatar.captions[language] for avatar in chosen]
+        most = max(plan.sizes)
+        store = SampleStore.of(work, drawer, texts, plan.seed, plan.sampling, "best-of", most=most)
+        drawn = _candidates(plan, texts, language, drawer, store, progress)
         ranks = {"": [np.array(own) for own in drawn]}
         if alignment is not None:
-            fits = _fits(alignment, chosen, language, folder / language, max(plan.sizes), progress)
+            fits = _fits(alignment, texts, language, store, most, progress)
             ranks[BY_ALIGNMENT] = [-np.array(own) for own in fits]
         for suffix, ranking in ranks.items():
             for size in (size for size in plan.sizes if size > 1 or not suffix):
                 name = f"{language} best of {size}{suffix}"
                 best = [int(np.argmin(own[:size])) for own in ranking]
-                sets[name] = _chosen(folder / language, best, shape)
+                sets[name] = load_all([store.path(i, number) for i, number in enumerate(best)], shape)
                 losses[name] = float(np.mean([own[i] for own, i in zip(drawn, best, strict=True)]))
     answers = {
         name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
@@ -165,25 +152,53 @@ def curves(sets: Mapping[str, Accuracy]) -> dict[str, list[tuple[int, Figure]]]:
     return found
 
 
+def _candidates(
+    plan: BestOfPlan,
+    texts: Sequence[str],
+    language: str,
+    drawer: Candidates,
+    store: SampleStore,
+    progress: Progress | None,
+) -> list[list[float]]:
+    """The caption losses of every prompt's candidates; what is not in the store yet is drawn.
+
+    Prompt i is drawn with the seed ``plan.seed + i``. Its losses are written last: where they are, its
+    pictures are.
+    """
+    found, most = [], max(plan.sizes)
+    for i, text in enumerate(texts):
+
+        def draw(i: int = i, text: str = text) -> list[float]:
+            pictures, losses = drawer.candidates(text, most, plan.seed + i, plan.sampling)
+            for number, picture in enumerate(pictures):
+                save_picture(picture, store.path(i, number))
+            return losses
+
+        found.append(store.numbers(f"{i:06d}", most, draw))
+        if progress:
+            progress(f"drawing {language}", i + 1, len(texts))
+    return found
+
+
 def _fits(
     alignment: AlignmentScorer,
-    chosen: Sequence[Avatar],
+    texts: Sequence[str],
     language: str,
-    folder: Path,
+    store: SampleStore,
     most: int,
     progress: Progress | None,
 ) -> list[list[float]]:
     """How well each prompt's candidates fit it, the higher the better; kept beside the losses."""
     found, shape = [], alignment.config.preprocessing
-    for i, avatar in enumerate(chosen):
-        told = folder / f"{i:05d}.{alignment.fingerprint}.json"
-        if not told.is_file():
-            pictures = np.stack([load_picture(_path(folder, i, number), shape) for number in range(most)])
-            fits = alignment.see(pictures) @ alignment.read([avatar.captions[language]])[0]
-            _write(told, fits.tolist())
-        found.append(_losses(told, most))
+    for i, text in enumerate(texts):
+
+        def fit(i: int = i, text: str = text) -> list[float]:
+            pictures = load_all([store.path(i, number) for number in range(most)], shape)
+            return list((alignment.see(pictures) @ alignment.read([text])[0]).tolist())
+
+        found.append(store.numbers(f"{i:06d}.{alignment.fingerprint}", most, fit))
         if progress:
-            progress(f"ranking {language}", i + 1, len(chosen))
+            progress(f"ranking {language}", i + 1, len(texts))
     return found
 
 
@@ -209,71 +224,3 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _folder(plan: BestOfPlan, selection: Selection, drawer: Candidates, work: Path) -> Path:
-    """The folder of this run's candidates: one for each model, settings, number and selection."""
-    facts = {
-        "model": drawer.fingerprint,
-        "seed": plan.seed,
-        "most": max(plan.sizes),
-        "sampling": plan.sampling,
-        "keys": selection.keys,
-    }
-    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
-    folder = work / f"best-of-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    try:
-        for language in plan.languages:
-            (folder / language).mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CogViewError(f"{folder}: cannot be written ({error.strerror}); choose another --work") from None
-    return folder
-
-
-def _draw_all(
-    plan: BestOfPlan,
-    chosen: Sequence[Avatar],
-    language: str,
-    drawer: Candidates,
-    folder: Path,
-    progress: Progress | None,
-) -> list[list[float]]:
-    """The caption losses of every prompt's candidates; what is not in ``folder`` yet is drawn.
-
-    Prompt i is drawn with the seed ``plan.seed + i``. Its losses are written last: where they are, its
-    pictures are.
-    """
-    found, most = [], max(plan.sizes)
-    for i, avatar in enumerate(chosen):
-        told = folder / f"{i:05d}.json"
-        if not told.is_file():
-            pictures, losses = drawer.candidates(
-                avatar.captions[language], most, plan.seed + i, plan.sampling
-            )
-            for number, picture in enumerate(pictures):
-                save_picture(picture, _path(folder, i, number))
-            _write(told, losses)
-        found.append(_losses(told, most))
-        if progress:
-            progress(f"drawing {language}", i + 1, len(chosen))
-    return found
-
-
-def _write(path: Path, numbers: Sequence[float]) -> None:
-    write_file(path, json.dumps(list(numbers)))
-
-
-def _losses(path: Path, most: int) -> list[float]:
-    losses = load_json(path)
-    if not isinstance(losses, list) or len(losses) != most:
-        raise CogViewError(f"{path}: damaged; delete it to have its pictures drawn again")
-    return [float(loss) for loss in losses]
-
-
-def _path(folder: Path, prompt: int, number: int) -> Path:
-    return folder / f"{prompt:05d}-{number:02d}.png"
-
-
-def _chosen(folder: Path, best: Sequence[int], shape: Preprocessing) -> NDArray[np.uint8]:
-    return np.stack([load_picture(_path(folder, i, number), shape) for i, number in enumerate(best)])

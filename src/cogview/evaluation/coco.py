@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,16 +35,15 @@ from cogview.evaluation.distributions import (
     Value,
     compare_pictures,
 )
-from cogview.evaluation.drawing import WHOLE, run_folder
 from cogview.evaluation.intervals import mean_figure
 from cogview.evaluation.pictures import PictureSet
+from cogview.evaluation.sample_store import WHOLE, Progress, SampleStore
 from cogview.files import write_file
 from cogview.generation.picture import Picture
 from cogview.hierarchy import Hierarchy
 from cogview.pipeline import CogView
 from cogview.provenance import read as read_provenance
 
-Progress = Callable[[str, int, int], None]
 MOST_BYTES = 1 << 30  # of a file of captions; COCO's have 30 to 100 MB
 TOGETHER = 256  # captions translated at a time
 BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -191,6 +190,8 @@ class Painter:
 
     def __init__(self, model: CogView, plan: CocoPlan) -> None:
         self.model, self.plan = model, plan
+        self.name, self.precision = model.family.config.name, model.precision
+        self.fingerprint = model.model_hash
         if plan.best_of > 1:
             model.captioner  # noqa: B018  (a family that cannot rank is refused before anything is drawn)
 
@@ -206,26 +207,6 @@ class Painter:
         image = ImageEnhance.Contrast(picture.image).enhance(self.plan.contrast)
         settings = {**picture.settings, "contrast": self.plan.contrast}
         return dataclasses.replace(picture, image=image, settings=settings)
-
-
-def draw_all(
-    prompts: Sequence[str],
-    painter: Painter,
-    folder: Path,
-    rank: tuple[int, int] = WHOLE,
-    progress: Progress | None = None,
-) -> list[Path] | None:
-    """The PNG file of each prompt; those not there are drawn, prompt i with the seed ``plan.seed + i``.
-
-    ``rank`` (i, n): only prompts i, i + n, …; None while those of others are missing.
-    """
-    paths = [folder / f"{i:06d}.png" for i in range(len(prompts))]
-    for i in range(rank[0], len(prompts), rank[1]):
-        if not paths[i].is_file():
-            painter.draw(prompts[i], painter.plan.seed + i).save(paths[i])
-        if progress:
-            progress("drawing", i + 1, len(prompts))
-    return paths if all(path.is_file() for path in paths) else None
 
 
 def caption_losses(paths: Sequence[Path]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -258,28 +239,26 @@ def evaluate_coco(
     name = model.family.config.name
     if plan.translate:
         facts = {"captions": _hash(captions.read_bytes()), "command": plan.translate}
-        texts = translated(texts, plan.translate, run_folder(work, "coco-translations", facts), progress)
-    folder = run_folder(work, f"coco-{name}", _facts(plan, model, texts))
-    paths = draw_all(texts, painter, folder, rank, progress)
+        texts = translated(
+            texts, plan.translate, SampleStore(work, "coco-translations", facts).folder, progress
+        )
+    kept = plan.model_dump(include={"best_of", "contrast"})
+    store = SampleStore.of(work, painter, texts, plan.seed, plan.sampling, f"coco-{name}", **kept)
+    paths = store.fill(
+        len(texts),
+        lambda own: [painter.draw(texts[i], plan.seed + i).save for i in own],
+        1,
+        rank,
+        progress=progress,
+    )
     if paths is None:
         return None
-    drawn = PictureSet(str(folder), tuple((path.name, path) for path in paths))
+    drawn = PictureSet(str(store.folder), tuple((path.name, path) for path in paths))
     real = dict.fromkeys(own.picture for own in chosen)
     reference = PictureSet(str(images), tuple((path.name, path) for path in sorted(real)))
     report = compare_pictures(reference, drawn, figures, extractor, work, progress)
     assert report is not None
     return _report(report, plan, paths, captions, chosen, model)
-
-
-def _facts(plan: CocoPlan, model: CogView, texts: Sequence[str]) -> dict[str, object]:
-    """What decides the pictures."""
-    kept = plan.model_dump(include={"best_of", "contrast", "seed", "sampling"})
-    made = {
-        "model": model.model_hash,
-        "precision": model.precision,
-        "prompts": _hash("\n".join(texts).encode()),
-    }
-    return {**kept, **made}
 
 
 def _report(

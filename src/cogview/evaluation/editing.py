@@ -13,12 +13,10 @@ ceiling; the original itself is the floor, on which nothing has changed.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +27,17 @@ from cogview import untrusted
 from cogview.config import Config, validate
 from cogview.data.images import BadImage, decode, square
 from cogview.errors import CogViewError
-from cogview.evaluation.attributes import load_picture, save_picture
 from cogview.evaluation.avatars import Attribute
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reconstruction import to_tensor
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all
 from cogview.evaluation.scoring import Share, group_of
 
 FILE = "edits.jsonl"
 MAX_TASKS = 256 << 20  # bytes of the file
 EDITED, ANSWER, ORIGINAL = "edited", "true answer", "original"
 
-Progress = Callable[[str, int, int], None]
 Pixels = NDArray[np.uint8]
 
 
@@ -72,18 +69,8 @@ class EditingPlan(Config):
     sampling: dict[str, float] = Field(default_factory=dict)
 
 
-class Editor(Protocol):
-    """What edits; equal fingerprints and arguments give equal pictures."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the pictures would."""
-        ...
+class Editor(Generator, Protocol):
+    """What edits."""
 
     def edit(
         self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
@@ -192,24 +179,19 @@ def evaluate_editing(
     skipped, tasks = len(edits) - len(tasks), tasks[: plan.count]
     if not tasks:
         raise CogViewError(f"{folder}: the classifier knows none of the attributes that are changed")
-    shape, place = reader.config.preprocessing, _place(plan, tasks, editor, work)
-    sets: dict[str, list[Pixels]] = {ORIGINAL: [], "mask": [], EDITED: [], ANSWER: []}
+    paths = _edited(plan, folder, tasks, editor, work, progress)
+    shape = reader.config.preprocessing
+    sets: dict[str, list[Pixels]] = {ORIGINAL: [], "mask": [], ANSWER: []}
     untouched = []
-    for number, task in enumerate(tasks):
+    for path, task in zip(paths, tasks, strict=True):
         original, mask = _picture(folder / task.edit.picture), _mask(folder / task.edit.mask)
-        path = place / f"{number:05d}.png"
-        if not path.is_file():
-            prompt = _prompt(task.edit, plan.languages[number % len(plan.languages)])
-            save_picture(editor.edit(original, prompt, mask, plan.seed + number, plan), path)
         untouched.append(_same_outside(original, _picture(path), mask))
         sets[ORIGINAL].append(square(original, shape))
         sets["mask"].append(square(Image.fromarray(mask).convert("RGB"), shape))
-        sets[EDITED].append(load_picture(path, shape))
         if task.edit.answer is not None:
             sets[ANSWER].append(square(_picture(folder / task.edit.answer), shape))
-        if progress:
-            progress("editing", number + 1, len(tasks))
     pictures = {name: np.stack(found) for name, found in sets.items() if len(found) == len(tasks)}
+    pictures[EDITED] = load_all(paths, shape)
     return _report(plan, tasks, reader, editor, pictures, (untouched, skipped)), pictures
 
 
@@ -237,17 +219,28 @@ def _report(
     )
 
 
-def _place(plan: EditingPlan, tasks: Sequence[Task], editor: Editor, work: Path) -> Path:
-    """The folder of this run's pictures: one for each model, settings and set of tasks."""
-    facts: dict[str, Any] = plan.model_dump(mode="json") | {"model": editor.fingerprint}
-    facts |= {"tasks": [[task.edit.key, task.edit.attribute, task.edit.captions] for task in tasks]}
-    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
-    place = work / hashlib.sha256(text.encode()).hexdigest()[:16]
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CogViewError(f"{place}: cannot be written ({error.strerror}); choose another --work") from None
-    return place
+def _edited(
+    plan: EditingPlan,
+    folder: Path,
+    tasks: Sequence[Task],
+    editor: Editor,
+    work: Path,
+    progress: Progress | None,
+) -> list[Path]:
+    """The results of all tasks; task i is edited with the seed ``plan.seed + i``."""
+    asked = [[task.edit.key, task.edit.attribute, task.edit.captions] for task in tasks]
+    kept = plan.model_dump(mode="json", include={"languages", "order", "best_of"})
+    store = SampleStore.of(work, editor, asked, plan.seed, plan.sampling, "editing", **kept)
+
+    def edit(numbers: range) -> list[Image.Image]:
+        task, i = tasks[numbers.start].edit, numbers.start
+        original, mask = _picture(folder / task.picture), _mask(folder / task.mask)
+        prompt = _prompt(task, plan.languages[i % len(plan.languages)])
+        return [editor.edit(original, prompt, mask, plan.seed + i, plan)]
+
+    paths = store.fill(len(tasks), edit, what="editing", progress=progress)
+    assert paths is not None  # one process edits them all
+    return paths
 
 
 def _prompt(edit: Edit, language: str) -> str:

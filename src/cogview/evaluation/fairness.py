@@ -14,11 +14,9 @@ reads them right; both are reported. A run can be stopped at any time: pictures 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -29,16 +27,15 @@ from pydantic import Field, model_validator
 
 from cogview.config import Config, read_yaml
 from cogview.errors import CogViewError
-from cogview.evaluation.attributes import load_picture, real_pictures, save_picture
+from cogview.evaluation.attributes import real_pictures
 from cogview.evaluation.avatars import Attribute, Avatar, corpus_fingerprint, read_avatars
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.reconstruction import to_tensor
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, Sampling, load_all
 from cogview.evaluation.scoring import Share
 from cogview.generation.fairness import FairnessTable, read_table, replace_words
 
-Progress = Callable[[str, int, int], None]
-Sampling = Mapping[str, int | float | str]
 AS_ASKED, WITH_WORDS, STATED, TRAINING = "as asked", "with words", "stated", "training pictures"
 NONE = "none"  # the absence of an attribute
 Z = 1.959964  # of a 95 % interval
@@ -117,23 +114,8 @@ class FairnessReport(Config):
     facts: dict[str, str | int | float]
 
 
-class Series(Protocol):
-    """Draws pictures ``first`` … of a prompt; equal ``fingerprint`` and arguments give equal pictures."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the pictures would."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """How it computes."""
-        ...
+class Series(Generator, Protocol):
+    """Draws pictures ``first`` … of a prompt."""
 
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
@@ -263,43 +245,24 @@ class _Artist:
                 paths.append(path)
                 if self.progress:
                     self.progress(what, len(paths), sum(job.count for job in jobs))
-        pixels = np.stack([load_picture(path, self.reader.config.preprocessing) for path in paths])
+        pixels = load_all(paths, self.reader.config.preprocessing)
         read = self.reader.read(to_tensor(pixels), [attribute.style] * len(paths))
         return [own[attribute.name] for own in read]
 
-    def draw(self, job: _Job) -> Iterator[Path]:
+    def draw(self, job: _Job) -> list[Path]:
         """A job's pictures; those that are not in the work folder yet are drawn."""
-        folder = self.folder(job)
-        for first in range(0, job.count, self.plan.batch):
-            numbers = range(first, min(first + self.plan.batch, job.count))
-            group = [folder / f"{number:05d}.png" for number in numbers]
-            if not all(path.is_file() for path in group):
-                pictures = self.drawer.series(
-                    job.prompt, len(group), first, job.seed, self.plan.sampling, job.table
-                )
-                for path, picture in zip(group, pictures, strict=True):
-                    save_picture(picture, path)
-            yield from group
-
-    def folder(self, job: _Job) -> Path:
-        """The folder of a job's pictures: one for each model, settings, prompt, seed and table."""
-        facts = {
-            "model": self.drawer.fingerprint,
-            "precision": self.drawer.precision,
-            "prompt": job.prompt,
-            "seed": job.seed,
-            "sampling": self.plan.sampling,
-            "table": job.table.fingerprint if job.table else None,
-        }
-        text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
-        folder = self.work / hashlib.sha256(text.encode()).hexdigest()[:16]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "run.json").write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            message = f"{folder}: cannot be written ({error.strerror}); choose another --work"
-            raise CogViewError(message) from None
-        return folder
+        drawer, plan, table = self.drawer, self.plan, job.table
+        words = None if table is None else table.fingerprint
+        store = SampleStore.of(
+            self.work, drawer, [job.prompt], job.seed, plan.sampling, "series", table=words
+        )
+        paths = store.fill(
+            job.count,
+            lambda own: drawer.series(job.prompt, len(own), own.start, job.seed, plan.sampling, table),
+            plan.batch,
+        )
+        assert paths is not None  # one process draws them all
+        return paths
 
 
 # ------------------------------------------------------------------------------------------- counting

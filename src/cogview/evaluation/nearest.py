@@ -22,7 +22,7 @@ from cogview.data.images import BadImage, decode
 from cogview.data.sources import Record, open_source
 from cogview.errors import CogViewError
 from cogview.evaluation.captioned import texts_of
-from cogview.evaluation.drawing import Sampling
+from cogview.evaluation.sample_store import Sampling
 from cogview.tokenizers.text import TextTokenizer
 
 NAME = "nearest-training"
