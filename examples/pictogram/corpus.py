@@ -25,7 +25,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from plan import Row, measured, plan, read_rows, read_settings, tokenizer_rows, write_rows
-from rows_source import RowsSource, Sprites, captions_of, render
+from rows_source import ChainSource, RowsSource, Sprites, captions_of, render
 from sources.drawing import fraction
 from sources.packages import FetchError, attributions, fetch
 from sources.sprites import SIDE, Sprite, load_sprites
@@ -99,6 +99,15 @@ def report(rows: Sequence[Row], counts: Counter[tuple[str, str]]) -> None:
     if house:
         fewest = ", ".join(f"{thing} {count}" for thing, count in house.most_common()[:-6:-1])
         print(f"{len(house):,} things in training, the fewest rows: {fewest}")
+
+
+def write_cache(rows: RowsSource, options: argparse.Namespace, out: Path) -> None:
+    """Pictures for training the image tokenizer: its rows, then scenes."""
+    from scenes_source import open_scenes  # which needs this file
+
+    count = options.scenes if options.limit is None else min(options.scenes, options.limit // 5)
+    source = ChainSource([rows, open_scenes(options.packages, options.work, count)])
+    build_image_cache(source, out, Preprocessing(size=options.size, resample="box"))
 
 
 def write_sheets(source: RowsSource, out: Path, count: int, seed: int, only: Sequence[str] = ()) -> None:
@@ -220,6 +229,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], metavar="SOURCE", help="sources to show on sheets")
     parser.add_argument("--count", type=int, default=48, help="rows to show on sheets")
     parser.add_argument("--pictures", type=int, default=60_000, help="pictures for the image tokenizer")
+    parser.add_argument("--scenes", type=int, default=12_000, help="composed scenes for the image tokenizer")
     parser.add_argument("--size", type=int, default=SIDE, help="pixels a side of cached pictures")
     parser.add_argument("--seed", type=int, default=0, help="which rows to show")
     parser.add_argument("--limit", type=int, help="about so many drawings (plan) or rows, for a trial")
@@ -242,7 +252,7 @@ def main() -> None:
         if options.command == "sheet":
             write_sheets(source, out, options.count, options.seed, options.only)
         elif options.command == "cache":
-            build_image_cache(source, out, Preprocessing(size=options.size, resample="box"))
+            write_cache(source, options, out)
         else:
             build(source, out)
 

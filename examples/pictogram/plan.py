@@ -36,6 +36,7 @@ GROUPS: dict[str, Group] = {
     "emoji": "emoji", "tone": "emoji", "mono": "emoji", "icon": "icons", "icons": "icons", "game": "icons",
     "flag": "flags", "dice": "avatars",
 }  # fmt: skip
+VALIDATED = 256  # rows of the image tokenizer's mixture that it is not trained on
 WHOLE = Variant(256, 128, 128)  # of avatars, whose background is their own
 
 
@@ -299,14 +300,20 @@ def avatar_rows(count: int) -> Iterator[Row]:
 def tokenizer_rows(
     sprites: Sequence[Sprite], facts: Mapping[str, Facts], rows: Sequence[Row], settings: Settings, count: int
 ) -> list[Row]:
-    """The image tokenizer's mixture: every trained drawing once, then variants up to ``count`` in all."""
+    """The image tokenizer's mixture: every trained drawing once, then variants up to ``count`` in all.
+
+    Some rows to validate on come besides.
+    """
     usable = [sprite for sprite in without_leaks(sprites, facts) if sprite.split == "train"]
     once = [_first_trained(sprite, facts[sprite.key], settings) for sprite in usable]
     avatars = [row for row in avatar_rows(settings.avatars_tokenizer) if row.split == "train"]
     there = {row.key for row in once}
     others = [row for row in rows if row.split == "train" and row.key not in there and row.source != "dice"]
     order = sorted(others, key=lambda row: fraction("tokenizer", row.key))
-    chosen = [*once, *avatars, *order][:count]
+    validation = sorted(
+        (row for row in rows if row.split == "val"), key=lambda row: fraction("tokenizer", row.key)
+    )
+    chosen = [*once, *avatars, *order][:count] + validation[:VALIDATED]
     return sorted(chosen, key=lambda row: (row.sprite, row.variant.colour, row.key))
 
 

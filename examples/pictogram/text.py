@@ -5,7 +5,8 @@ python examples/pictogram/text.py --work corpus --out work/text.model
 Captions are made of a few hundred phrases that recur thousands of times. Trained on them as they are,
 SentencePiece learns whole phrases ("a blue", "wearing an orange") as pieces, and a model that never saw the
 phrase cannot compose it. So texts are cut at commas, particles and colours, each fragment counts with the
-square root of how often it occurs, and the Chinese words of the avatars stay whole.
+square root of how often it occurs, and the Chinese words of the avatars stay whole. Common words of both
+languages that no caption has are learned as well (``sources/word_lists.py``), for captions of your own.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from scenes_source import ScenesSource, open_scenes
 from sources.avatars import avatar_phrases
 from sources.drawing import COLOURS
 from sources.scenes import COUNT
+from sources.word_lists import common_words
+from things import load_things
 
 from cogview.tokenizers.text import TextTokenizer
 
 COMMON = ("的", "里", "着", "一个", "一颗", "穿", "戴", "发", "背景", "风格", ",", "、", *COLOURS.values())
 PHRASES = ("flat style", "three-dimensional style", "icon style", "background", "on a", "with", "wearing a")
+MEASURES = "".join(sorted({thing.measure for thing in load_things().values() if len(thing.measure) == 1}))
 CUTS = re.compile(
-    r"[，,、。；;：:（）()·]|的|里|着|一个|一颗|[穿戴发]|([红橙黄绿青蓝紫粉棕黑白灰]色)|(背景|风格)"
+    rf"[，,、。；;：:（）()·]|的|里|着|([一两三四][{MEASURES}])|[穿戴发]|([红橙黄绿青蓝紫粉棕黑白灰]色)|(背景|风格)"
 )
 HAN = re.compile("[\u4e00-\u9fff]")
 
@@ -44,7 +48,7 @@ def captions(source: RowsSource, scenes: ScenesSource) -> Iterator[str]:
 
 
 def fragments(text: str) -> list[str]:
-    """Chinese cut at particles and colours, English at commas and brackets."""
+    """Chinese cut at particles, measure words and colours, English at commas and brackets."""
     parts = CUTS.split(text) if HAN.search(text) else re.split(r"[,()]\s*", text)
     return [part.strip() for part in parts if part and part.strip()]
 
@@ -57,8 +61,9 @@ def whole_words() -> list[str]:
     return sorted(word for word in words if 1 <= len(word) <= 6)
 
 
-def training_texts(source: RowsSource, scenes: ScenesSource) -> Iterator[str]:
+def training_texts(source: RowsSource, scenes: ScenesSource, packages: Path) -> Iterator[str]:
     """Each fragment as often as the square root of its count, at most 30 times; common words more."""
+    yield from common_words(packages)
     counts = Counter(part for text in captions(source, scenes) for part in fragments(text))
     for part, count in counts.items():
         yield from [part] * min(30, round(count**0.5))
@@ -72,13 +77,13 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, default=Path("packages"))
     parser.add_argument("--work", type=Path, default=Path("corpus"), help="where the tables of rows lie")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pieces", type=int, default=7500)
+    parser.add_argument("--pieces", type=int, default=8000)
     parser.add_argument("--limit", type=int, help="about so many rows, for a trial")
     given = parser.parse_args()
     rows = open_rows(given.packages, given.work, limit=given.limit)
     count = COUNT if given.limit is None else given.limit // 3
     tokenizer = TextTokenizer.train(
-        training_texts(rows, open_scenes(given.packages, given.work, count)),
+        training_texts(rows, open_scenes(given.packages, given.work, count), given.packages),
         pieces=given.pieces,
         user_defined=whole_words(),
     )

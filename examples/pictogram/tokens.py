@@ -12,12 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
 from corpus import open_rows
 from rows_source import ChainSource
 from scenes_source import open_scenes
 from sources.scenes import COUNT
 
 from cogview.data.build import Builder, BuildSettings, Share
+from cogview.data.encoding import OnDevice
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.tokenizers.images import read_image_tokenizer
@@ -34,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text-tokenizer", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128, help="pixels a side that the image tokenizer reads")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--half", action="store_true", help="encode in bfloat16; faster where the CPU has it")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--scenes", type=int, default=COUNT, help="composed scenes, after all rows")
@@ -53,7 +56,7 @@ def main() -> None:
     builder = Builder(
         ChainSource([rows, open_scenes(options.packages, options.work, count)]),
         options.out,
-        read_image_tokenizer(options.image_tokenizer),
+        OnDevice(read_image_tokenizer(options.image_tokenizer), torch.device("cpu"), options.half),
         TextTokenizer.from_file(options.text_tokenizer),
         settings,
         Share(options.rank, options.ranks),

