@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from cogview.training.allocator import keep_freed_memory
-from cogview.training.checkpoint import TrainState
-from cogview.training.checkpoint_background import CheckpointWriter
+from cogview.training.checkpoint.directory import TrainState
+from cogview.training.checkpoint.writer import CheckpointWriter
 from cogview.training.optim import AdamWConfig, PhaseOptimizer, hidden_matrices, local
-from cogview.training.parallel import Engine, Parallel, Sharded
-from cogview.training.parallel_ranks import Ranks
+from cogview.training.parallel import Parallel
+from cogview.training.parallel.fsdp import Sharded
+from cogview.training.parallel.ranks import Ranks
+from cogview.training.parallel.strategy import ParallelStrategy
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
@@ -40,7 +42,7 @@ def tensors(ranks: Ranks, layers: int, hidden: int) -> dict[str, dict[str, Tenso
         layers=layers, hidden=hidden, heads=hidden // 64, vocab_size=12416, max_positions=256
     )
     model = Transformer(shape)
-    engine = Sharded if ranks.world > 1 else Engine
+    engine = Sharded if ranks.world > 1 else ParallelStrategy
     engine(ranks, Parallel(kind="fsdp")).place(model, lambda module: None)
     optimizer = PhaseOptimizer(model.named_parameters(), AdamWConfig(), hidden_matrices(model))
     for parameter in model.parameters():

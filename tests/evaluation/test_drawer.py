@@ -16,7 +16,7 @@ from cogview.family import PACKAGED, find
 from cogview.hierarchy import load
 from cogview.pipeline import CogView
 from cogview.provenance import model_hash
-from cogview.training.start import find_start
+from cogview.training.init_checkpoint import find_init_checkpoint
 from tests.generation import tiny, tiny2
 
 
@@ -94,7 +94,7 @@ def test_experiments_look_a_model_up_as_generate_does(
 
 
 def load_family(name: str) -> Path:
-    return find_start(Path(name)).directory.parent
+    return find_init_checkpoint(Path(name)).directory.parent
 
 
 def test_a_directory_of_the_models_name_does_not_hide_it(
@@ -103,7 +103,7 @@ def test_a_directory_of_the_models_name_does_not_hide_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictogram").mkdir()
     assert find("pictogram") == PACKAGED / "pictogram"
-    assert find_start(Path("pictogram")).directory == PACKAGED / "pictogram" / "base"
+    assert find_init_checkpoint(Path("pictogram")).directory == PACKAGED / "pictogram" / "base"
     with pytest.raises(CogViewError, match=r"without family\.json"):
         find(tmp_path)
 

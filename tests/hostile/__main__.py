@@ -77,7 +77,7 @@ def import_everything() -> None:
     import cogview
 
     for module in pkgutil.walk_packages(cogview.__path__, "cogview."):
-        if not module.name.endswith(("__main__", "decode_worker", "parallel_deepspeed")):
+        if not module.name.endswith(("__main__", "decode_worker", "parallel.deepspeed")):
             importlib.import_module(module.name)
     for name in ("lmdb", "pyarrow.parquet", "pyarrow.ipc", "h11", "multipart", "scipy", "matplotlib.figure"):
         with contextlib.suppress(ImportError):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cogview.errors import CogViewError
-from cogview.training.checkpoint import (
+from cogview.training.checkpoint.directory import (
     TrainState,
     damage,
     latest_checkpoint,

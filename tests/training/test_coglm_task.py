@@ -17,7 +17,7 @@ from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
 from cogview.generation.text_to_image import prompt_for
 from cogview.training.launch import prepare_directory
-from cogview.training.recipe import read_recipe
+from cogview.training.registry import read_recipe
 from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies, draw
 from cogview.training.trainer import Trainer
 from cogview.transformer.attention import Prefix

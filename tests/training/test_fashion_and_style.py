@@ -22,7 +22,7 @@ from cogview.tokenizers.perceptual import LPIPS
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics import MetricsFile
-from cogview.training.recipe import read_recipe, task_class
+from cogview.training.registry import read_recipe, task_class
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.trainer import Trainer

@@ -15,9 +15,9 @@ from cogview.errors import CogViewError
 from cogview.family import Family
 from cogview.hierarchy import load
 from cogview.training.first_loss import FirstLosses
+from cogview.training.init_checkpoint import find_init_checkpoint
 from cogview.training.metrics import MetricsFile
-from cogview.training.recipe import read_recipe, task_class
-from cogview.training.start import find_start
+from cogview.training.registry import read_recipe, task_class
 from cogview.training.task import load_weights
 from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
@@ -182,9 +182,9 @@ def test_weights_arrive_as_from_directory_reads_them(small: bool, tmp_path: Path
 def test_a_role_of_a_family_can_be_started_from(tmp_path: Path) -> None:
     family = Family.find("pictogram")
     for named in ("pictogram/caption", str(family.directory / "caption")):
-        start = find_start(Path(named))
+        start = find_init_checkpoint(Path(named))
         assert start.directory == family.directory / "caption"
         assert start.sequences == family.role("caption").sequences
         assert start.image_tokenizer == family.config.fingerprints.image_tokenizer
     with pytest.raises(CogViewError, match="is no model"):
-        find_start(Path("pictogram/painting"))
+        find_init_checkpoint(Path("pictogram/painting"))

@@ -17,7 +17,7 @@ from torch import nn
 
 from cogview.cli.app import main
 from cogview.errors import TrainingDiverged
-from cogview.training.checkpoint import list_checkpoints
+from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.guard import Watch, bad_weight
 from cogview.training.launch import prepare_directory
 from cogview.training.recipe import Intervals
@@ -53,7 +53,7 @@ class Spiking(TinyTask):
         ruined = self.ruins and float(model.seen) > 1e5
         return loss * (self.times if number in self.bad or ruined else 1.0), metrics
 
-    def items(self, batch: Any) -> int:
+    def num_items(self, batch: Any) -> int:
         return len(batch[0])
 
 

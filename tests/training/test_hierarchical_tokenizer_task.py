@@ -18,7 +18,7 @@ from cogview.errors import CogViewError
 from cogview.tokenizers.hvqvae import HierarchicalConfig, HierarchicalTokenizer
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.training.launch import prepare_directory
-from cogview.training.recipe import read_recipe, task_class
+from cogview.training.registry import read_recipe, task_class
 from cogview.training.trainer import Trainer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "cogview2-tokenizer.yaml"

@@ -19,7 +19,7 @@ from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import METHODS
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.launch import prepare_directory
-from cogview.training.recipe import read_recipe, task_class
+from cogview.training.registry import read_recipe, task_class
 from cogview.training.tasks.image_tokenizer import crop_at
 from cogview.training.trainer import Trainer
 

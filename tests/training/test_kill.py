@@ -5,7 +5,7 @@ import random
 import time
 from pathlib import Path
 
-from cogview.training.checkpoint import list_checkpoints
+from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.recipe import Intervals
 from tests.training.tiny import TinyRecipe, losses, run
 

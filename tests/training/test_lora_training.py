@@ -18,7 +18,7 @@ from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.errors import CogViewError
 from cogview.family import Family
-from cogview.training.checkpoint import list_checkpoints
+from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.tasks.transformer import TransformerTask
 from cogview.training.trainer import Trainer
 from cogview.transformer.lora import adapter_parameters

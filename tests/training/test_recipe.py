@@ -9,10 +9,11 @@ import yaml
 
 from cogview.config import read_yaml, validate
 from cogview.errors import CogViewError
-from cogview.training import recipe as recipes
+from cogview.training import registry
 from cogview.training.launch import pick_device, prepare_directory
 from cogview.training.optim import AdamWConfig, MuonConfig
-from cogview.training.recipe import Recipe, check_same, read_recipe, write_recipe
+from cogview.training.recipe import Recipe, check_same, write_recipe
+from cogview.training.registry import read_recipe
 from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -28,7 +29,7 @@ SIZES = {"layers": 1, "hidden": 16, "heads": 2}
 
 @pytest.fixture(autouse=True)
 def _tiny_is_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recipes.TASKS, "tiny", "tests.training.tiny:TinyTask")
+    monkeypatch.setitem(registry.TASKS, "tiny", "tests.training.tiny:TinyTask")
 
 
 def write(path: Path, **fields: Any) -> Path:

@@ -12,7 +12,7 @@ import torch
 
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.training import recipe as recipes
+from cogview.training import registry
 from cogview.training.claims import claim
 from cogview.training.metrics import MetricsFile
 from cogview.training.sweep import Axis, Sweep, best, field_paths, parse_axis, split
@@ -32,7 +32,7 @@ intervals: {log: 2, evaluate: 3, sample: 0, checkpoint: 2}
 
 @pytest.fixture(autouse=True)
 def tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recipes.TASKS, "tiny", "tests.training.tiny:TinyTask")
+    monkeypatch.setitem(registry.TASKS, "tiny", "tests.training.tiny:TinyTask")
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_best_value_is_that_of_the_evaluations(tmp_path: Path) -> None:
 def work(recipe: Path, out: Path) -> None:
     """A machine that helps, in a process of its own."""
     torch.set_num_threads(1)
-    recipes.TASKS["tiny"] = "tests.training.tiny:TinyTask"
+    registry.TASKS["tiny"] = "tests.training.tiny:TinyTask"
     sweep(recipe, out, "seed=1,2,3", "pause=0.01").run()
 
 

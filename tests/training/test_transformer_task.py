@@ -17,7 +17,7 @@ from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
-from cogview.training.checkpoint import latest_checkpoint
+from cogview.training.checkpoint.directory import latest_checkpoint
 from cogview.training.metrics import MetricsFile
 from cogview.training.objective import sequence_loss
 from cogview.training.recipe import Intervals

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.training.checkpoint import list_checkpoints
+from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.view import facts, loss_names, read_run, render, sparkline
 from tests.training.runs import VOCABULARY, caption, write_data
 from tests.training.tiny import TinyRecipe, run

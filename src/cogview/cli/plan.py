@@ -61,9 +61,9 @@ def plan(
 def _read(path: Path, overrides: list[str], gpus: int) -> tuple[TransformerConfig, Work]:
     """Architecture and work of a recipe; its data need not be there, then sizes must be in the recipe."""
     from cogview.errors import CogViewError
-    from cogview.training.parallel import check_tensor
+    from cogview.training.parallel.checks import check_tensor
     from cogview.training.plan import Work
-    from cogview.training.recipe import read_recipe, task_class
+    from cogview.training.registry import read_recipe, task_class
     from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
     from cogview.transformer.config import TransformerConfig
 

@@ -59,8 +59,8 @@ def train(
         path = recipe or _saved(out)
         load_yaml(path, overrides or ())  # before PyTorch is imported
         from cogview.training.launch import begin, meet
-        from cogview.training.parallel_ranks import ElsewhereError, launched_world
-        from cogview.training.recipe import read_recipe, task_class
+        from cogview.training.parallel.ranks import ElsewhereError, launched_world
+        from cogview.training.registry import read_recipe, task_class
         from cogview.training.trainer import Trainer
 
         given = read_recipe(path, overrides or ())

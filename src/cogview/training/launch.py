@@ -1,4 +1,4 @@
-"""Before the loop of a run: its directory, its processes, its device."""
+"""Before the training loop: the run's directory, its processes, its device, its parallel strategy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 
 from cogview.config import read_yaml
 from cogview.errors import CogViewError
-from cogview.training.parallel import check_launch
-from cogview.training.parallel_ranks import Ranks, launched_world, local_rank, restarted
+from cogview.training.parallel import Parallel
+from cogview.training.parallel.checks import check_launch
+from cogview.training.parallel.ranks import Ranks, launched_world, local_rank, restarted
+from cogview.training.parallel.strategy import ParallelStrategy
 from cogview.training.recipe import Recipe, check_same, write_recipe
 from cogview.training.task import Task
 
@@ -66,3 +68,24 @@ def pick_device(name: str) -> torch.device:
     if not here[name.split(":")[0]]:
         raise CogViewError(f"device: {name} is not available here; use auto or cpu")
     return torch.device(name)
+
+
+def make_strategy(ranks: Ranks, parallel: Parallel) -> ParallelStrategy:
+    """The strategy a recipe asks for, on these ranks."""
+    if ranks.world == 1:
+        return ParallelStrategy(ranks, parallel)
+    if parallel.kind == "deepspeed":
+        from cogview.training.parallel.deepspeed import DeepSpeed
+
+        return DeepSpeed(ranks, parallel)
+    if parallel.tensor > 1:
+        from cogview.training.parallel.tensor import TensorSharded
+
+        return TensorSharded(ranks, parallel)
+    if parallel.kind == "ddp":
+        from cogview.training.parallel.data_parallel import DataParallel
+
+        return DataParallel(ranks, parallel)
+    from cogview.training.parallel.fsdp import Sharded
+
+    return Sharded(ranks, parallel)

@@ -19,7 +19,7 @@ from cogview.files import replacing, write_file
 from cogview.training.metric_lines import read_lines
 
 if TYPE_CHECKING:
-    from cogview.training.trackers import Followers
+    from cogview.training.trackers import TrackerGroup
 
 Value = float | Tensor
 
@@ -58,7 +58,7 @@ def _floats(values: list[Value]) -> list[float]:
 class MetricsFile:
     """The run's ``metrics.jsonl``, and the trackers that follow it."""
 
-    def __init__(self, path: Path, followers: Followers | None = None) -> None:
+    def __init__(self, path: Path, followers: TrackerGroup | None = None) -> None:
         self.path, self.followers = path, followers
 
     def append(self, kind: str, step: int, values: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ parameter and token, 12 · layers · hidden · length more for attention, a thir
 Communication: a ring moves 2 bytes a parameter twice (ZeRO-2) or three times (ZeRO-3) an update or, for
 ZeRO-3, a micro-batch; it overlaps with the backward pass as far as that lasts.
 
-Where ``tensor`` neighbours share each layer (``parallel_tensor.py``), a rank holds its part of what is split
+Where ``tensor`` neighbours share each layer (``parallel/tensor.py``), a rank holds its part of what is split
 and all of the rest, its heads' and hidden units' activations, and does the output matrix's work whole. Each
 layer adds up a micro-batch's states twice on the way forward, in the precision of the matrices, twice more
 where that is computed again (once under pre-LN), and their gradients twice on the way back, in fp32; nothing
@@ -25,8 +25,8 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.training.parallel import check_groups
-from cogview.training.parallel_tensor import SPLIT, check_split
+from cogview.training.parallel.checks import check_groups
+from cogview.training.parallel.tensor import SPLIT, check_split
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 

@@ -1,19 +1,18 @@
 """Recipes: one YAML file a run, checked whole before anything is loaded.
 
-``read_recipe`` finds the task named in the file, validates every field with that task's recipe class and
-turns the first mistake into one line that names file and field. The resolved recipe is saved with the run.
+``registry.read_recipe`` finds the task named in the file and validates every field with that task's recipe
+class; the first mistake becomes one line that names file and field. The resolved recipe is saved with the
+run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from cogview.config import Config, dump_yaml, load_yaml, validate
+from cogview.config import Config, dump_yaml
 from cogview.errors import CogViewError
 from cogview.files import write_file
 from cogview.training.guard import Guard
@@ -22,19 +21,6 @@ from cogview.training.parallel import Parallel
 from cogview.training.precision import LossScaler, Precision
 from cogview.training.schedule import Schedule
 from cogview.training.trackers import TrackerName
-
-if TYPE_CHECKING:
-    from cogview.training.task import Task
-
-TASKS = {
-    "image_tokenizer": "cogview.training.tasks.image_tokenizer:ImageTokenizerTask",
-    "hierarchical_tokenizer": "cogview.training.tasks.hierarchical_tokenizer:HierarchicalTokenizerTask",
-    "transformer": "cogview.training.tasks.transformer:TransformerTask",
-    "coglm": "cogview.training.tasks.coglm:CogLMTask",
-    "direct_super_resolution": "cogview.training.tasks.enlarging:DirectTask",
-    "iterative_super_resolution": "cogview.training.tasks.enlarging:IterativeTask",
-}
-
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -118,24 +104,6 @@ class Recipe(Config):
         if not self.intervals.checkpoint and self.intervals.minutes is None:
             raise ValueError("intervals: checkpoint 0 and no minutes would never write a checkpoint")
         return self
-
-
-# ---------------------------------------------------------------------------------------------- reading
-
-
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe, ``overrides`` ("a.b=c", the value as in YAML) applied; raises CogViewError."""
-    data = load_yaml(path, overrides)
-    name = data.get("task")
-    if not isinstance(name, str) or name not in TASKS:
-        raise CogViewError(f"{path}: task: {name!r:.100} is not one of {', '.join(TASKS)}")
-    return validate(task_class(name).recipe_class, data, str(path))
-
-
-def task_class(name: str) -> type[Task]:
-    """The class of a task in ``TASKS``, imported when asked for."""
-    module, _, attribute = TASKS[name].partition(":")
-    return cast("type[Task]", getattr(import_module(module), attribute))
 
 
 # ---------------------------------------------------------------------------------------------- with the run

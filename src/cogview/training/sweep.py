@@ -29,7 +29,8 @@ from cogview.data.shards import write_atomically
 from cogview.errors import CogViewError
 from cogview.training.claims import claim
 from cogview.training.metrics import MetricsFile
-from cogview.training.recipe import TASKS, Recipe, read_recipe, task_class
+from cogview.training.recipe import Recipe
+from cogview.training.registry import TASKS, read_recipe, task_class
 
 RESULT = "result.json"
 RANGE = re.compile(r"^([^.]*(?:\.\d[^.]*)?)\.\.(.+)$")

@@ -1,7 +1,7 @@
 """What a training task is: everything the loop does not know.
 
 A task subclasses :class:`Task` (the defaults below then hold) and names its recipe class; ``TASKS`` in
-``recipe.py`` names the task. The loop calls it in this order::
+``registry.py`` names the task. The loop calls it in this order::
 
     task = SomeTask(recipe)                       # reads nothing
     model = task.build()                          # after seeding; then .to(device), initialize(), restore()
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from cogview.errors import CogViewError
 from cogview.training.first_loss import FirstLosses
-from cogview.training.meter import Work
 from cogview.training.optim import AdamWConfig, MuonConfig, hidden_matrices
-from cogview.training.parallel_ranks import Ranks
+from cogview.training.parallel.ranks import Ranks
 from cogview.training.recipe import Recipe
+from cogview.training.throughput import BatchCost
 from cogview.transformer.storage import read_weights
 
 Metrics = dict[str, float | Tensor]
@@ -105,22 +105,22 @@ class Task(Protocol):
         """Move a batch to the device: every tensor in dicts, lists and tuples."""
         return to_device(batch, device)
 
-    def items(self, batch: Any) -> int:
+    def num_items(self, batch: Any) -> int:
         """How many ``unit``s a batch has, for the speed shown."""
         return first_length(batch)
 
-    def shares(self, batch: Any) -> dict[str, float]:
+    def loss_weights(self, batch: Any) -> dict[str, float]:
         """By how much a batch's ``loss``, and other metrics of their own weight, count in a mean over ranks.
 
         A rank for which a batch has no row gets one that counts 0. Called before :meth:`prepare`.
         """
-        return {"loss": float(self.items(batch))}
+        return {"loss": float(self.num_items(batch))}
 
-    def work(self, model: nn.Module, batch: Any) -> Work:
+    def batch_cost(self, model: nn.Module, batch: Any) -> BatchCost:
         """A batch's tokens and operations, for the speed that is logged; called before :meth:`prepare`."""
-        return Work()
+        return BatchCost()
 
-    def named(self, state: State | None, batches: int) -> list[str]:
+    def sample_keys(self, state: State | None, batches: int) -> list[str]:
         """Keys of what is in the ``batches`` after a loader's ``state``, to name those that overflowed."""
         return []
 

@@ -117,7 +117,7 @@ def open_tracker(name: TrackerName, directory: Path, after: int | None, config: 
     return TensorBoard(directory, after) if name == "tensorboard" else WandB(directory, after, config)
 
 
-class Followers:
+class TrackerGroup:
     """Trackers that follow a run's metrics file; opened when the first line comes."""
 
     def __init__(self, names: Sequence[TrackerName], directory: Path, config: Mapping[str, Any]) -> None:

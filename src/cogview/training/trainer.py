@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from cogview.errors import CogViewError, TrainingDiverged
 from cogview.files import replace_directory
 from cogview.training.allocator import keep_freed_memory
-from cogview.training.checkpoint import (
+from cogview.training.checkpoint.directory import (
     Checkpoint,
     TrainState,
     flush,
@@ -40,22 +40,21 @@ from cogview.training.checkpoint import (
     list_checkpoints,
     set_aside,
 )
-from cogview.training.checkpoint_background import CheckpointWriter
+from cogview.training.checkpoint.writer import CheckpointWriter
 from cogview.training.ema import MovingAverage
 from cogview.training.guard import Watch, bad_weight
-from cogview.training.launch import meet
-from cogview.training.meter import Meter
+from cogview.training.launch import make_strategy, meet
 from cogview.training.metrics import MetricsFile, Window, plot_losses
 from cogview.training.optim import PhaseOptimizer, local
-from cogview.training.parallel import make_engine
-from cogview.training.parallel_ranks import Ranks
+from cogview.training.parallel.ranks import Ranks
 from cogview.training.precision import DTYPES, LossScaler, autocast, resolve
 from cogview.training.prefetch import Prefetch
 from cogview.training.progress import Reporter, Signals
 from cogview.training.recipe import Recipe
 from cogview.training.rng import preserved, random_states, restore_random_states, seed_all, seed_rank
 from cogview.training.task import Task
-from cogview.training.trackers import Followers
+from cogview.training.throughput import Throughput
+from cogview.training.trackers import TrackerGroup
 
 ENDING = 5  # updates left out at the very end of a run that ended badly
 PLOT_SECONDS = 60.0  # drawing takes a moment, so not at every evaluation
@@ -99,11 +98,11 @@ class Trainer:
         precision = self.ranks.lead(lambda: resolve(recipe.precision, self.device))
         recipe = task.recipe = recipe.model_copy(update={"precision": precision})
         self.task, self.recipe, self.directory = task, recipe, directory
-        self.engine = make_engine(self.ranks, recipe.parallel)
+        self.strategy = make_strategy(self.ranks, recipe.parallel)
         self.console = console or Console(stderr=True)
         if not self.ranks.first:
             self.console = Console(quiet=True)
-        followers = Followers(recipe.trackers, directory, recipe.model_dump(mode="json"))
+        followers = TrackerGroup(recipe.trackers, directory, recipe.model_dump(mode="json"))
         self.metrics = MetricsFile(directory / "metrics.jsonl", followers)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -112,10 +111,10 @@ class Trainer:
         seed_all(recipe.seed)
         self.model = self.ranks.together(self._build)
         place = (lambda model: None) if not recipe.compile else task.compile
-        self.ranks.together(lambda: self.engine.place(self.model.train(), place))
+        self.ranks.together(lambda: self.strategy.place(self.model.train(), place))
         self.phases = [self._phase(name) for name in task.phases]
         _freeze_all_but(self.model, [value for phase in self.phases for value in phase.parameters])
-        self.engine.prepare(self.model, task, {phase.name: phase.optimizer for phase in self.phases})
+        self.strategy.prepare(self.model, task, {phase.name: phase.optimizer for phase in self.phases})
         first = self.phases[0].optimizer.parameters
         self.average = MovingAverage(first, recipe.ema) if recipe.ema else None
         self.writer = CheckpointWriter(
@@ -133,7 +132,7 @@ class Trainer:
         self.loader_state: dict[str, Any] | None = None
         self.window = Window()
         dtype, split = DTYPES.get(recipe.precision, torch.float32), self.ranks.tensor
-        self.meter = Meter(task, self.model, self.device, dtype, split)
+        self.meter = Throughput(task, self.model, self.device, dtype, split)
         self._unsummed, self._unsummed_items = list[tuple[str, Tensor]](), 0
         self._saved_step, self._saved_at, self._logged = -1, time.monotonic(), (0, 0.0)
         self._plotted_at = time.monotonic()
@@ -289,7 +288,7 @@ class Trainer:
             phase.active = False
             phase.optimizer.zero_grad()
         for number in range(1, self.recipe.accumulation + 1):
-            with self.engine.exchanging(number == self.recipe.accumulation):
+            with self.strategy.exchanging(number == self.recipe.accumulation):
                 self._accumulate(*self._next(batches))
         moved = self._judged_updates()
         self.skipped = 0 if all(moved) else self.skipped + 1
@@ -308,7 +307,7 @@ class Trainer:
         scaled = (
             self.phases[0].scaler is not None
         )  # then the gradient is not finite either, and the scale falls
-        if loss is not None and not self.watch.good(loss) and self.engine.leaves_out:
+        if loss is not None and not self.watch.good(loss) and self.strategy.leaves_out:
             high = f"the loss is {loss:.4g}, more than {self.watch.limit():.4g}"
             self._why = high if math.isfinite(loss) else "the loss is not finite"
             if math.isfinite(loss) or not scaled:
@@ -329,7 +328,7 @@ class Trainer:
     def _tell_skipped(self, before: dict[str, Any] | None) -> None:
         """Name the batches of an update that was left out, by what they are of."""
         if self.ranks.first:
-            keys = self.task.named(before, self.recipe.accumulation)
+            keys = self.task.sample_keys(before, self.recipe.accumulation)
             told = {"loader": before, "keys": keys, "why": self._why}
             self.metrics.append("skipped", self.step + 1, told)
 
@@ -345,17 +344,17 @@ class Trainer:
                 "the data ended before the last step; the task's loader must be endless"
             ) from None
         if self.ranks.world == 1:
-            self.seen += self.task.items(batch)
+            self.seen += self.task.num_items(batch)
             return self.task.prepare(batch, self.device), {}
-        shares = self.task.shares(batch)
-        self._unsummed_items += self.task.items(batch) if shares["loss"] and self.ranks.counts else 0
-        return self.task.prepare(batch, self.device), self.engine.factors(shares)
+        shares = self.task.loss_weights(batch)
+        self._unsummed_items += self.task.num_items(batch) if shares["loss"] and self.ranks.counts else 0
+        return self.task.prepare(batch, self.device), self.strategy.factors(shares)
 
     def _accumulate(self, batch: Any, factors: dict[str, Tensor]) -> None:
         for phase in self.phases:
             with self._only(phase):
                 with autocast(self.recipe.precision, self.device):
-                    result = self.engine.loss(batch, self.step, phase.name)
+                    result = self.strategy.loss(batch, self.step, phase.name)
                 if result is None:
                     continue
                 loss, metrics = result
@@ -363,7 +362,7 @@ class Trainer:
                 scaled = loss * (scale / self.recipe.accumulation)
                 if factors:  # gradients are averaged over ranks, so that N shares of 1/N count 1 each
                     scaled = scaled * (factors["loss"] * self.ranks.world)
-                self.engine.backward(scaled)
+                self.strategy.backward(scaled)
             phase.active = True
             if phase is self.phases[0]:
                 share = factors["loss"] if factors else 1.0
@@ -407,15 +406,15 @@ class Trainer:
         gradients = [p.grad for p in phase.parameters if p.grad is not None]
         if phase.scaler:
             torch._foreach_mul_([local(gradient) for gradient in gradients], 1 / phase.scaler.scale)
-        norm = self.engine.norm(gradients)
+        norm = self.strategy.norm(gradients)
         finite = bool(norm.isfinite())
         if phase.scaler:
             phase.scaler = phase.scaler.update(not finite)
             self.window.add({self._label("loss_scale", phase): phase.scaler.scale})
         if finite:
             if self.recipe.clip is not None:
-                self.engine.clip(phase.parameters, self.recipe.clip, norm)
-            self.engine.step(phase.optimizer)
+                self.strategy.clip(phase.parameters, self.recipe.clip, norm)
+            self.strategy.step(phase.optimizer)
             self.window.add({self._label("grad_norm", phase): norm})
         return finite
 
@@ -446,7 +445,7 @@ class Trainer:
         if intervals.evaluate and (last or _due(self.step, intervals.evaluate)):
             self._evaluate()
         if intervals.sample and (last or _due(self.step, intervals.sample)):
-            with self._looking(), self.engine.whole() as whole:
+            with self._looking(), self.strategy.whole() as whole:
                 self.ranks.lead(lambda: self._sample(whole))
 
     def _sample(self, model: nn.Module | None) -> None:
@@ -460,7 +459,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         with self._looking():
-            found = self.engine.evaluate()
+            found = self.strategy.evaluate()
         if found and self.ranks.first:
             self.metrics.append("evaluate", self.step, found)
             facts = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
@@ -479,14 +478,14 @@ class Trainer:
         try:
             with preserved(), torch.no_grad(), swapped, autocast(self.recipe.precision, self.device):
                 yield
-                self.engine.looked()
+                self.strategy.after_eval()
         finally:
             self.model.train(training)
 
     def _export(self) -> None:
         """Write ``model/`` anew: beside the old one first, then in its place."""
         swapped = self.average.swapped_in() if self.average else nullcontext()
-        with swapped, torch.no_grad(), self.engine.whole() as whole:
+        with swapped, torch.no_grad(), self.strategy.whole() as whole:
             self.ranks.lead(lambda: self._write_model(whole))
 
     def _write_model(self, model: nn.Module | None) -> None:
@@ -540,8 +539,8 @@ class Trainer:
         if self.ranks.world > 1:
             generators = {f"{self.ranks.rank}/{name}": value for name, value in generators.items()}
         return {
-            **self.engine.tensors(),
-            "ema": self.engine.stored(self.average.tensors()) if self.average else {},
+            **self.strategy.tensors(),
+            "ema": self.strategy.stored(self.average.tensors()) if self.average else {},
             "rng": generators,
             "task": self.task.tensors(),
         }
@@ -550,7 +549,7 @@ class Trainer:
         directory = self.directory / "checkpoints"
         if self.ranks.world == 1:
             return latest_checkpoint(directory, self._say, upto=upto)
-        from cogview.training.checkpoint_sharded import inspect_together
+        from cogview.training.checkpoint.sharded import inspect_together
 
         return latest_checkpoint(directory, self._say, lambda path: inspect_together(path, self.ranks), upto)
 
@@ -582,9 +581,9 @@ class Trainer:
         They are empty where another number of ranks wrote it.
         """
         if found.sharded or self.ranks.world > 1:
-            from cogview.training.parallel_restore import restore
+            from cogview.training.checkpoint.restore import restore
 
-            return restore(found, self.ranks, self.engine, self.average, self.task)
+            return restore(found, self.ranks, self.strategy, self.average, self.task)
         tensors = found.tensors
         self.model.load_state_dict(tensors["model"])
         for phase in self.phases:

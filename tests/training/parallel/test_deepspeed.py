@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cogview.errors import CogViewError
-from cogview.training.parallel import check_launch
+from cogview.training.parallel.checks import check_launch
 from cogview.training.tasks.transformer import TransformerTask
 from tests.training.parallel.world import SAVED, curve, cut_back, recipe, run, train
 

@@ -16,7 +16,8 @@ from cogview.data.image_cache import build_image_cache
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.tokenizers.perceptual import LPIPS
-from cogview.training.recipe import Recipe, task_class
+from cogview.training.recipe import Recipe
+from cogview.training.registry import task_class
 from tests.training.parallel.conftest import once
 from tests.training.parallel.world import run, train
 

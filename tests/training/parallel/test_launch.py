@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from cogview.config import validate
 from cogview.data.loader import shared_out
 from cogview.errors import CogViewError
-from cogview.training.parallel import Parallel, check_launch
-from cogview.training.recipe import task_class
+from cogview.training.parallel import Parallel
+from cogview.training.parallel.checks import check_launch
+from cogview.training.registry import task_class
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerTask
 from tests.training.parallel.world import recipe, run

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cogview.training.checkpoint import list_checkpoints
+from cogview.training.checkpoint.directory import list_checkpoints
 from tests.training.parallel.world import SAVED, curve, cut_back, launch, recipe, run, train, wait_for
 
 TOLERANCE = 1e-4

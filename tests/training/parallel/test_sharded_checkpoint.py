@@ -9,10 +9,16 @@ import pytest
 import torch
 
 from cogview.errors import CogViewError
-from cogview.training.checkpoint import TrainState, damage, latest_checkpoint, list_checkpoints, prune
-from cogview.training.checkpoint_background import CheckpointWriter
-from cogview.training.checkpoint_sharded import read_shards, shard_sizes, write_shards
-from cogview.training.parallel_ranks import Ranks
+from cogview.training.checkpoint.directory import (
+    TrainState,
+    damage,
+    latest_checkpoint,
+    list_checkpoints,
+    prune,
+)
+from cogview.training.checkpoint.sharded import read_shards, shard_sizes, write_shards
+from cogview.training.checkpoint.writer import CheckpointWriter
+from cogview.training.parallel.ranks import Ranks
 
 TENSORS = {
     "model": {"w": torch.arange(6.0).reshape(2, 3).T.contiguous(), "n": torch.tensor(3)},
@@ -64,7 +70,7 @@ def _save_with_little_room(directory: Path, sharded: bool, background: bool, que
 def test_a_full_disk_is_one_line_and_spares_the_last(tmp_path: Path, sharded: bool, background: bool) -> None:
     write_shards(tmp_path, TrainState(step=10), TENSORS, Ranks())
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "cogview.training.checkpoint_sharded"])
+    processes.set_forkserver_preload(["torch", "cogview.training.checkpoint.sharded"])
     queue = processes.Queue()
     process = processes.Process(target=_save_with_little_room, args=(tmp_path, sharded, background, queue))
     process.start()

@@ -22,10 +22,11 @@ from rich.console import Console
 
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.training.checkpoint import list_checkpoints
+from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.launch import begin, meet
 from cogview.training.metrics import MetricsFile
-from cogview.training.recipe import Recipe, task_class
+from cogview.training.recipe import Recipe
+from cogview.training.registry import task_class
 from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.trainer import Outcome, Trainer
 

@@ -1,1 +1,1 @@
-"""The training tasks: one file each, named in ``cogview.training.recipe.TASKS``."""
+"""The training tasks: one file each, named in ``cogview.training.registry.TASKS``."""

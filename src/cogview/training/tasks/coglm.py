@@ -25,13 +25,13 @@ from cogview.coglm.regions import SHARE, released_mask, sample_boxes, sample_mas
 from cogview.config import Config
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.sequences import SequenceFormat
+from cogview.training.expand import expand_weights
 from cogview.training.first_loss import FirstLosses
 from cogview.training.objective import Softmax, split_targets
 from cogview.training.recipe import Recipe
 from cogview.training.samples import Sampler, Samples
 from cogview.training.task import State, load_weights
 from cogview.training.tasks.transformer import VALIDATION_SEED, Architecture, TransformerTask, Validation
-from cogview.training.transfer import transferred
 from cogview.transformer.attention import MaskRegions, Visibility
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
@@ -214,7 +214,7 @@ class CogLMTask(TransformerTask):
             load_weights(model, self.start.directory)
             return
         drawer = Transformer.from_directory(self.start.directory)
-        model.load_state_dict(transferred(drawer.state_dict(), model.state_dict(), old, self.format))
+        model.load_state_dict(expand_weights(drawer.state_dict(), model.state_dict(), old, self.format))
 
     def first_losses(self, model: nn.Module) -> FirstLosses:
         """As of any transformer; from one that only draws, the picture's losses where this one draws too."""

@@ -26,8 +26,8 @@ from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 from cogview.training.first_loss import ROWS, FirstLosses
+from cogview.training.init_checkpoint import FACTS, InitCheckpoint, find_init_checkpoint
 from cogview.training.recipe import Recipe
-from cogview.training.start import FACTS, Start, find_start
 from cogview.training.task import Metrics, State, Task, load_weights
 from cogview.training.tasks.transformer import VALIDATION_SEED, Validation
 from cogview.transformer.config import TransformerConfig
@@ -118,9 +118,9 @@ class EnlargingTask(Task):
         return shards
 
     @cached_property
-    def start(self) -> Start:
+    def start(self) -> InitCheckpoint:
         """The CogLM; CogViewError where the data have other tokens than it knows."""
-        index, start = self.shards.index, find_start(self.recipe.init)
+        index, start = self.shards.index, find_init_checkpoint(self.recipe.init)
         start.require(index.image_tokenizer, index.text_tokenizer, self.recipe.data)
         return start
 
@@ -254,10 +254,10 @@ class EnlargingTask(Task):
         loss = F.cross_entropy(logits, codes)
         return loss, {"image_loss": loss.detach(), "accuracy": (logits.argmax(-1) == codes).float().mean()}
 
-    def items(self, batch: Any) -> int:
+    def num_items(self, batch: Any) -> int:
         return len(batch["texts"])
 
-    def shares(self, batch: Any) -> dict[str, float]:
+    def loss_weights(self, batch: Any) -> dict[str, float]:
         """By pictures."""
         return {"loss": float(len(batch["items"]))}
 

@@ -201,7 +201,7 @@ class ImageTokenizerTask(Task):
         learnt = self.recipe.model.method in ("nearest", "gumbel")
         return phase == "model" and learnt and self.recipe.warmup_steps > 0 and not self.recipe.frozen
 
-    def shares(self, batch: ImageBatch) -> dict[str, float]:
+    def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
         """By the pictures that are this rank's own."""
         return {"loss": float(len(batch["items"]))}
 

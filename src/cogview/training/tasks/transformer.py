@@ -28,12 +28,12 @@ from cogview.errors import CogViewError
 from cogview.files import write_image
 from cogview.sequences import SequenceFormat, collate
 from cogview.training.first_loss import ROWS, FirstLosses
-from cogview.training.meter import Work, transformer_work
+from cogview.training.init_checkpoint import InitCheckpoint, find_init_checkpoint
 from cogview.training.objective import Softmax, sequence_loss, split_targets
 from cogview.training.recipe import Recipe
 from cogview.training.samples import Sampler, Samples
-from cogview.training.start import Start, find_start
 from cogview.training.task import Metrics, State, Task, load_weights
+from cogview.training.throughput import BatchCost, transformer_cost
 from cogview.transformer.attention import Prefix, ThreeRegion, Visibility
 from cogview.transformer.attention.three_region import check_fits
 from cogview.transformer.config import AttentionConfig, TransformerConfig
@@ -262,10 +262,10 @@ class TransformerTask(Task):
         return Transformer(self.config())
 
     @cached_property
-    def start(self) -> Start:
+    def start(self) -> InitCheckpoint:
         """The model in ``init``; CogViewError where the data have other tokens than it knows."""
         assert self.recipe.init is not None
-        found, index = find_start(self.recipe.init), self.shards.index
+        found, index = find_init_checkpoint(self.recipe.init), self.shards.index
         found.require(index.image_tokenizer, index.text_tokenizer, self.recipe.data)
         return found
 
@@ -377,28 +377,28 @@ class TransformerTask(Task):
         text = ~image & (ids != vocabulary.control("[PAD]"))
         return ThreeRegion.drawn(attention, text, image, layers)
 
-    def items(self, batch: Any) -> int:
+    def num_items(self, batch: Any) -> int:
         return len(batch["inputs"])
 
-    def work(self, model: nn.Module, batch: Any) -> Work:
+    def batch_cost(self, model: nn.Module, batch: Any) -> BatchCost:
         """Padding left out; of the output matrix the rows each region's softmax is over."""
         config, ids = cast(Transformer, model).config, self.format.vocabulary
         lengths = self._there(batch).sum(1).tolist()
         rows = len(batch["image_at"]) * ids.image_codes + len(batch["text_at"]) * ids.text_pieces
-        found = transformer_work(config, lengths, 2.0 * config.hidden * rows)
-        return Work(found.tokens, found.operations * 2 / 3) if self.recipe.lora else found
+        found = transformer_cost(config, lengths, 2.0 * config.hidden * rows)
+        return BatchCost(found.tokens, found.operations * 2 / 3) if self.recipe.lora else found
 
     def _there(self, batch: Any) -> Tensor:
         """(batch, length) bool: what is not padding."""
         there: Tensor = batch["inputs"] != self.format.vocabulary.control("[PAD]")
         return there
 
-    def named(self, state: State | None, batches: int) -> list[str]:
+    def sample_keys(self, state: State | None, batches: int) -> list[str]:
         """The keys of the batches' pictures."""
         found = islice(self._batches(state), batches)
         return [self.shards.keys[item] for batch, _ in found for item in batch["items"]]
 
-    def shares(self, batch: Any) -> dict[str, float]:
+    def loss_weights(self, batch: Any) -> dict[str, float]:
         """Each loss by its own tokens."""
         weight = float(batch["weights"].sum())
         return {"loss": weight, "image_loss": len(batch["image_at"]), "text_loss": len(batch["text_at"])}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cogview import __version__
-from cogview.training.train_on.look import Survey
+from cogview.training.train_on.survey import Survey
 
 NAMES = {
     "image_tokenizer_psnr": "reconstruction of held-out pictures, PSNR in dB",

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cogview.data.loader import ImageBatch, TokenBatch
 from cogview.sequences import SequenceFormat
+from cogview.training.init_checkpoint import InitCheckpoint, find_init_checkpoint
 from cogview.training.recipe import Recipe
-from cogview.training.start import Start, find_start
 from cogview.training.task import State, Task
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe, ImageTokenizerTask
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
@@ -40,10 +40,10 @@ class RandomTokens(TransformerTask):
         self.text = text
 
     @property
-    def start(self) -> Start:
+    def start(self) -> InitCheckpoint:
         """The model in ``init``, whatever the data's tokenizers are."""
         assert self.recipe.init is not None
-        return find_start(self.recipe.init)
+        return find_init_checkpoint(self.recipe.init)
 
     def first_losses(self, model: nn.Module) -> None:  # type: ignore[override]
         """None: losses on random tokens say nothing of the start."""

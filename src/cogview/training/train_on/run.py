@@ -54,23 +54,15 @@ from cogview.training.assemble import FamilySettings, assemble
 from cogview.training.launch import pick_device, prepare_directory
 from cogview.training.metrics import MetricsFile
 from cogview.training.progress import duration
-from cogview.training.recipe import Recipe, task_class
+from cogview.training.recipe import Recipe
+from cogview.training.registry import task_class
 from cogview.training.samples import Samples
 from cogview.training.task import Task
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.train_on.card import write_card
-from cogview.training.train_on.look import (
-    Cost,
-    Lengths,
-    Part,
-    describe,
-    estimate,
-    fit_text_tokenizer,
-    survey,
-)
+from cogview.training.train_on.filename_captions import NamedSource
 from cogview.training.train_on.measure import tokenizer_seconds, transformer_seconds
-from cogview.training.train_on.names import NamedSource
 from cogview.training.train_on.settings import (
     STAGES,
     STATE,
@@ -85,6 +77,15 @@ from cogview.training.train_on.sizes import (
     named_size,
     tokenizer_recipe,
     transformer_recipe,
+)
+from cogview.training.train_on.survey import (
+    Cost,
+    Lengths,
+    Part,
+    describe,
+    estimate,
+    fit_text_tokenizer,
+    survey,
 )
 from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig

@@ -10,8 +10,8 @@ from pydantic import Field
 from cogview.config import Config
 from cogview.data.images import Limits
 from cogview.errors import CogViewError
-from cogview.training.train_on.look import Cost, Lengths, Survey
-from cogview.training.train_on.names import Policy
+from cogview.training.train_on.filename_captions import Policy
+from cogview.training.train_on.survey import Cost, Lengths, Survey
 
 Stage = Literal["look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model"]
 STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model")

@@ -17,7 +17,7 @@ FACTS = "training.json"
 
 
 @dataclass(frozen=True)
-class Start:
+class InitCheckpoint:
     """A transformer's directory, the fingerprints of the tokenizers it knows ("" where unknown) and the
     sequences it was trained on, where they are known."""
 
@@ -43,7 +43,7 @@ class Start:
                 )
 
 
-def find_start(init: Path) -> Start:
+def find_init_checkpoint(init: Path) -> InitCheckpoint:
     """What ``init`` names: a family (its base), one of a family's roles (``pictogram/caption``), a run, or a
     model's directory. CogViewError where there is no model."""
     if locate(init) is not None:
@@ -54,13 +54,13 @@ def find_start(init: Path) -> Start:
     if not (directory / "config.json").is_file():
         raise CogViewError(f"init: {init} is no model; give a family's name, a run or a model's directory")
     if not (directory / FACTS).is_file():
-        return Start(directory)
+        return InitCheckpoint(directory)
     facts = load_json(directory / FACTS)
     names = ("image_tokenizer", "text_tokenizer")
     if not isinstance(facts, dict):
-        return Start(directory)
+        return InitCheckpoint(directory)
     known = {name: str(facts.get(name, "")) for name in names}
-    return Start(directory, **known, sequences=_sequences(facts.get("sequences")))
+    return InitCheckpoint(directory, **known, sequences=_sequences(facts.get("sequences")))
 
 
 def _role_at(place: Path) -> str | None:
@@ -69,11 +69,11 @@ def _role_at(place: Path) -> str | None:
     return next((name for name, role in roles.items() if place.name in (name, role.directory)), None)
 
 
-def _of_family(place: Path, role: str) -> Start:
+def _of_family(place: Path, role: str) -> InitCheckpoint:
     family = Family.find(place)
     prints, entry = family.config.fingerprints, family.role(role)
     directory = family.directory / entry.directory
-    return Start(directory, prints.image_tokenizer, prints.text_tokenizer, entry.sequences)
+    return InitCheckpoint(directory, prints.image_tokenizer, prints.text_tokenizer, entry.sequences)
 
 
 def _sequences(given: object) -> Sequences | None:

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from cogview.errors import CogViewError
-from cogview.training.checkpoint import (
+from cogview.training.checkpoint.directory import (
     PART,
     STATE,
     FileRecord,
@@ -33,7 +33,7 @@ from cogview.training.checkpoint import (
     seal,
 )
 from cogview.training.optim import is_sharded
-from cogview.training.parallel_ranks import ElsewhereError, Ranks
+from cogview.training.parallel.ranks import ElsewhereError, Ranks
 
 SCALAR = "@scalar"  # ends the name of a tensor without dimensions, which is kept as one of one element
 

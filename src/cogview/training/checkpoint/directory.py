@@ -3,7 +3,7 @@
 A checkpoint is a directory ``step-00001200/`` of safetensors files and ``state.json``; ``manifest.json``
 holds the size and SHA-256 of each. Nothing is pickled. A damaged one is named and the one before it is
 used. What one process writes is here; what many write together, each its shards, is in
-``checkpoint_sharded.py``, and either is read on any number of processes.
+``sharded.py``, and either is read on any number of processes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Manifest(Config):
 class Checkpoint:
     """A verified checkpoint: its state and its tensors by group ("model", "optimizer", "ema", …).
 
-    ``sharded``: its tensors are still on disk, for ``checkpoint_sharded.read_shards``.
+    ``sharded``: its tensors are still on disk, for ``sharded.read_shards``.
     """
 
     directory: Path

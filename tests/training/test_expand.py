@@ -11,11 +11,11 @@ from cogview.coglm import CogLMFormat
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.sequences import SequenceFormat
+from cogview.training.expand import position_rows, token_rows
 from cogview.training.launch import prepare_directory
 from cogview.training.tasks.coglm import CogLMTask
 from cogview.training.tasks.transformer import TransformerTask
 from cogview.training.trainer import Trainer
-from cogview.training.transfer import position_rows, token_rows
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.training.checkpoint import Checkpoint
+from cogview.training.checkpoint.directory import Checkpoint
 from cogview.training.ema import MovingAverage
 from cogview.training.optim import is_sharded
-from cogview.training.parallel import Engine, Sizes
-from cogview.training.parallel_ranks import Ranks
-
-if TYPE_CHECKING:
-    from cogview.training.task import Task
+from cogview.training.parallel.ranks import Ranks
+from cogview.training.parallel.strategy import ParallelStrategy, Sizes
+from cogview.training.task import Task
 
 
 @torch.no_grad()
 def restore(
     found: Checkpoint,
     ranks: Ranks,
-    engine: Engine,
+    strategy: ParallelStrategy,
     average: MovingAverage | None,
     task: Task,
 ) -> dict[str, Tensor]:
@@ -32,10 +29,10 @@ def restore(
     Returns this rank's random generators, none where another number of ranks wrote it.
     """
     sizes = _sizes(found)
-    held = engine.places(sizes.get("optimizer", {}))
+    held = strategy.places(sizes.get("optimizer", {}))
     if average:
         held["ema"] = average.tensors()
-    wanted = {group: engine.blank(named) for group, named in held.items()}
+    wanted = {group: strategy.blank(named) for group, named in held.items()}
     wanted["task"] = _blank(sizes.get("task", {}))
     mine = f"{ranks.rank}/" if found.sharded else ""
     same = (found.state.ranks, found.state.tensor) == (ranks.world, ranks.tensor)
@@ -43,8 +40,8 @@ def restore(
     wanted["rng"] = _blank({name: size for name, size in generators.items() if name.startswith(mine)})
     _fill(found, wanted, ranks)
     for group, named in held.items():
-        engine.settle(named, wanted[group])
-    engine.filled(wanted)
+        strategy.settle(named, wanted[group])
+    strategy.filled(wanted)
     if average:
         average.load(held["ema"])
     task.restore(wanted["task"])
@@ -57,7 +54,7 @@ def _sizes(found: Checkpoint) -> Mapping[str, Sizes]:
             group: {name: (value.shape, value.dtype) for name, value in named.items()}
             for group, named in found.tensors.items()
         }
-    from cogview.training.checkpoint_sharded import shard_sizes
+    from cogview.training.checkpoint.sharded import shard_sizes
 
     return shard_sizes(found.directory)
 
@@ -68,7 +65,7 @@ def _blank(sizes: Sizes) -> dict[str, Tensor]:
 
 def _fill(found: Checkpoint, wanted: Mapping[str, Mapping[str, Tensor]], ranks: Ranks) -> None:
     if found.sharded:
-        from cogview.training.checkpoint_sharded import read_shards
+        from cogview.training.checkpoint.sharded import read_shards
 
         read_shards(found.directory, wanted, ranks)
         return

@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO-2 and ZeRO-3 behind the interface of our own engines (an extra: ``cogview[deepspeed]``).
+"""DeepSpeed's ZeRO-2 and ZeRO-3 behind the same interface (an extra: ``cogview[deepspeed]``).
 
 DeepSpeed keeps weights, gradients and AdamW's moments in flat buffers of its own, and clips and moves in one
 step. Checkpoints are ours: tensors whole and by name, each written by one of the ranks, so that they are read
-by any engine on any number of ranks. For that every tensor is gathered in turn; it costs time where FSDP
+by any strategy on any number of ranks. For that every tensor is gathered in turn; it costs time where FSDP
 writes its shards as they are. Evaluation runs on rank 0 alone.
 """
 
@@ -13,20 +13,21 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cogview.errors import TrainingDiverged
 from cogview.training.optim import PhaseOptimizer
-from cogview.training.parallel import Engine, Objective, Parallel, Sizes, lent
-from cogview.training.parallel_ranks import Ranks
+from cogview.training.parallel import Parallel
+from cogview.training.parallel.data_parallel import Objective
+from cogview.training.parallel.fsdp import lent
+from cogview.training.parallel.ranks import Ranks
+from cogview.training.parallel.strategy import ParallelStrategy, Sizes
 from cogview.training.precision import autocast
-
-if TYPE_CHECKING:
-    from cogview.training.recipe import Recipe
-    from cogview.training.task import Metrics, Task
+from cogview.training.recipe import Recipe
+from cogview.training.task import Metrics, Task
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -56,7 +57,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-class DeepSpeed(Engine):
+class DeepSpeed(ParallelStrategy):
     """DeepSpeed's engine around the task's loss."""
 
     leaves_out = False

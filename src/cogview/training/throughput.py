@@ -23,7 +23,7 @@ SIDES = {"cpu": 768}  # of the matrices; a GPU wants larger ones
 
 
 @dataclass(frozen=True)
-class Work:
+class BatchCost:
     """What a batch asks for: its tokens, padding left out, and the floating-point operations of a step."""
 
     tokens: int = 0
@@ -33,7 +33,7 @@ class Work:
 class Worker(Protocol):
     """The part of a task a meter asks."""
 
-    def work(self, model: nn.Module, batch: Any) -> Work: ...
+    def batch_cost(self, model: nn.Module, batch: Any) -> BatchCost: ...
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = MEASURED) -> float:
@@ -48,7 +48,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, second
     return 2 * side**3 * count / (time.perf_counter() - began)
 
 
-def transformer_work(config: TransformerConfig, lengths: list[int], heads: float) -> Work:
+def transformer_cost(config: TransformerConfig, lengths: list[int], heads: float) -> BatchCost:
     """The work of learning from sequences of these lengths; heads: operations of all output rows, forward.
 
     Forward and backward: three times 2 FLOPs a weight and token, and causal attention's half of 4 · hidden ·
@@ -57,10 +57,10 @@ def transformer_work(config: TransformerConfig, lengths: list[int], heads: float
     tokens = sum(lengths)
     weights = config.layers * (4 + 2 * config.ffn_multiple) * config.hidden**2
     attention = 2.0 * config.layers * config.hidden * sum(length**2 for length in lengths)
-    return Work(tokens, 3 * (2.0 * weights * tokens + attention + heads))
+    return BatchCost(tokens, 3 * (2.0 * weights * tokens + attention + heads))
 
 
-class Meter:
+class Throughput:
     """Counts a run's work and waiting between log lines. split: ranks that share a batch's work."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Meter:
         began = time.perf_counter()
         found = next(batches)
         self._waited += time.perf_counter() - began
-        work = self.task.work(self.model, found[0])
+        work = self.task.batch_cost(self.model, found[0])
         self._tokens += work.tokens
         self._operations += work.operations
         return found

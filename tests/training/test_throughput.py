@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from cogview.errors import CogViewError
 from cogview.training.launch import prepare_directory
-from cogview.training.meter import Meter, Work, matrix_rate, transformer_work
 from cogview.training.metrics import MetricsFile
 from cogview.training.precision import LossScaler
 from cogview.training.recipe import Intervals
 from cogview.training.task import Metrics
-from cogview.training.trackers import Followers, check_trackers
+from cogview.training.throughput import BatchCost, Throughput, matrix_rate, transformer_cost
+from cogview.training.trackers import TrackerGroup, check_trackers
 from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -42,15 +42,15 @@ def test_the_work_is_what_pytorch_counts() -> None:
     with FlopCounterMode(display=False) as counter:
         hidden = model(torch.randint(96, (batch, length)), torch.arange(length).expand(batch, -1))
         model.logits(hidden).sum().backward()
-    found = transformer_work(config, [length] * batch, 2.0 * config.hidden * batch * length * 96)
+    found = transformer_cost(config, [length] * batch, 2.0 * config.hidden * batch * length * 96)
     causal_half = 3 * 2.0 * config.layers * config.hidden * batch * length**2
     assert found.tokens == batch * length
     assert found.operations + causal_half == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
 class Counted:
-    def work(self, model: nn.Module, batch: Any) -> Work:
-        return Work(10, 1e6)
+    def batch_cost(self, model: nn.Module, batch: Any) -> BatchCost:
+        return BatchCost(10, 1e6)
 
 
 def test_measuring_the_machine_draws_no_random_numbers() -> None:
@@ -66,7 +66,7 @@ def test_waiting_is_told_from_working() -> None:
             time.sleep(0.02)
             yield number, number
 
-    meter, batches = Meter(Counted(), nn.Linear(1, 1), torch.device("cpu"), torch.float32), slow()
+    meter, batches = Throughput(Counted(), nn.Linear(1, 1), torch.device("cpu"), torch.float32), slow()
     for _ in range(3):
         meter.wait(batches)
     line = meter.line(0.6)
@@ -85,7 +85,7 @@ class Overflowing(TinyTask):
         assert found is not None
         return (found[0] * torch.inf, found[1]) if step in (3, 7) else found
 
-    def named(self, state: dict[str, Any] | None, batches: int) -> list[str]:
+    def sample_keys(self, state: dict[str, Any] | None, batches: int) -> list[str]:
         first = state["next"] if state else 0
         return [f"batch {number}" for number in range(first, first + batches)]
 
@@ -151,7 +151,7 @@ def test_sample_pictures_follow(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     (tmp_path / "samples").mkdir()
     Image.new("RGB", (4, 4), "red").save(tmp_path / "samples" / "samples-00000001.png")
-    followers = Followers(["tensorboard"], tmp_path, {})  # what was there before is not told again
+    followers = TrackerGroup(["tensorboard"], tmp_path, {})  # what was there before is not told again
     Image.new("RGB", (4, 4), "blue").save(tmp_path / "samples" / "samples-00000005.png")
     followers.line("train", 7, {"loss": 1.0, "keys": ["a"], "nothing": None})
     followers.line("train", 8, {"loss": 1.0})

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cogview.training.checkpoint import TrainState, prune, save_checkpoint
-from cogview.training.parallel_ranks import Ranks
+from cogview.training.checkpoint.directory import TrainState, prune, save_checkpoint
+from cogview.training.parallel.ranks import Ranks
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
@@ -51,7 +51,7 @@ class CheckpointWriter:
 
     def _write(self, state: TrainState, tensors: Tensors) -> Path:
         if self.sharded:
-            from cogview.training.checkpoint_sharded import write_shards
+            from cogview.training.checkpoint.sharded import write_shards
 
             path = write_shards(self.directory, state, tensors, self.ranks)
         else:

@@ -48,7 +48,7 @@ def position_rows(old: SequenceFormat, new: CogLMFormat) -> dict[int, int]:
     return words | {new.begin_position: int(old.code_positions()[0]) - 1} | codes
 
 
-def transferred(
+def expand_weights(
     old_state: Mapping[str, Tensor],
     new_state: Mapping[str, Tensor],
     old: SequenceFormat,

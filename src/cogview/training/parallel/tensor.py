@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cogview.errors import CogViewError
 from cogview.training.optim import is_sharded, local
-from cogview.training.parallel import Sharded
+from cogview.training.parallel.fsdp import Sharded
 from cogview.transformer.block import Block
 from cogview.transformer.config import TransformerConfig
 
@@ -135,9 +135,9 @@ class TensorSharded(Sharded):
         if self._wrapped:
             super()._synchronise(last)
 
-    def looked(self) -> None:
+    def after_eval(self) -> None:
         if self._wrapped:
-            super().looked()
+            super().after_eval()
 
     # ------------------------------------------------------------------------------------------ whole tensors
 

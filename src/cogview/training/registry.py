@@ -1,0 +1,37 @@
+"""The training tasks by name, and recipes read as their task wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from cogview.config import load_yaml, validate
+from cogview.errors import CogViewError
+from cogview.training.recipe import Recipe
+from cogview.training.task import Task
+
+TASKS = {
+    "image_tokenizer": "cogview.training.tasks.image_tokenizer:ImageTokenizerTask",
+    "hierarchical_tokenizer": "cogview.training.tasks.hierarchical_tokenizer:HierarchicalTokenizerTask",
+    "transformer": "cogview.training.tasks.transformer:TransformerTask",
+    "coglm": "cogview.training.tasks.coglm:CogLMTask",
+    "direct_super_resolution": "cogview.training.tasks.enlarging:DirectTask",
+    "iterative_super_resolution": "cogview.training.tasks.enlarging:IterativeTask",
+}
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe, ``overrides`` ("a.b=c", the value as in YAML) applied; raises CogViewError."""
+    data = load_yaml(path, overrides)
+    name = data.get("task")
+    if not isinstance(name, str) or name not in TASKS:
+        raise CogViewError(f"{path}: task: {name!r:.100} is not one of {', '.join(TASKS)}")
+    return validate(task_class(name).recipe_class, data, str(path))
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task in ``TASKS``, imported when asked for."""
+    module, _, attribute = TASKS[name].partition(":")
+    return cast(type[Task], getattr(import_module(module), attribute))
