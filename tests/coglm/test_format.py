@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cogview.coglm import CogLMFormat, CogLMSequence, released
+from cogview.coglm import CogLMFormat, CogLMSequence
 from cogview.coglm.format import END, collate
 from cogview.coglm.regions import released_corners, runs, sample_boxes, sample_mask
 from cogview.errors import CogViewError
 from cogview.transformer.attention import MaskRegions
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
+from tests.reference import coglm_rows as released
 
 VOCABULARY = Vocabulary(image_codes=30, text_pieces=20, controls=(*COGVIEW2_CONTROLS, END))
 FORM = CogLMFormat(vocabulary=VOCABULARY, text_slots=8, grid=(3, 4), end=END)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
-from cogview.generation.released import fill
 from cogview.generation.sampling import Streams, draw, guide, restrict
 from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
@@ -31,6 +30,7 @@ from cogview.sequences import SequenceFormat
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
+from tests.reference.cogview_sampling import fill
 
 VOCABULARY = Vocabulary(image_codes=32, text_pieces=40)
 GREEDY = Sampling(top_k=1)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.coglm import CogLMSequence, released
+from cogview.coglm import CogLMSequence
 from cogview.coglm.format import collate
 from cogview.coglm.regions import corners_of, released_corners, runs
 from cogview.training.objective import sequence_loss, split_targets
 from cogview.transformer.attention import MaskRegions
 from tests.parity.cogview2 import coglm, facts, form, recorded
+from tests.reference import coglm_rows as released
 
 RUN, FACTS = recorded("coglm_train_masks"), facts("coglm_train_masks")
 ORDER: list[str] = FACTS["batch_order"]

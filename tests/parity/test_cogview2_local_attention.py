@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cogview.transformer.attention import Window
 from cogview.transformer.attention.halo import attend
-from cogview.transformer.attention.neighbourhood import similarity, weighting
 from cogview.transformer.attention.window import Grid, Keys, Layout
 from tests.parity.cogview2 import recorded
+from tests.reference.neighbourhood_attention import similarity, weighting
 
 RUN = recorded("local_attention_ops")
 NAMES = sorted({name.partition(".")[0] for name in RUN})

@@ -13,7 +13,6 @@ from torch import Tensor
 from cogview.errors import CogViewError
 from cogview.generation.captioning import text_rows
 from cogview.generation.engine import Engine
-from cogview.generation.released import Rules, caption_scores, fill
 from cogview.generation.scoring import Scorer
 from cogview.generation.settings import Sampling
 from cogview.generation.step import pack
@@ -22,6 +21,7 @@ from cogview.sequences import SequenceFormat
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
+from tests.reference.cogview_sampling import Rules, caption_scores, fill
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/cogview1"
 VOCABULARY = Vocabulary(image_codes=64, text_pieces=100)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
-from cogview.tokenizers.queries import (
+from cogview.vocabulary import CONTROLS, Vocabulary
+from tests.reference.cogview_queries import (
     BLANK,
     MAX_BLANKS,
     ImageSlot,
@@ -17,7 +18,6 @@ from cogview.tokenizers.queries import (
     parse_query,
     wrap_codes,
 )
-from cogview.vocabulary import CONTROLS, Vocabulary
 
 RECORDED = json.loads((Path(__file__).parents[1] / "fixtures/cogview1/tokenizer.json").read_text())
 V = Vocabulary.cogview()

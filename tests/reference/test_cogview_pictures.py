@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cogview.generation.released_pictures import grid, released_picture, stretch
+from tests.reference.cogview_pictures import grid, released_picture, stretch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cogview1"
 
