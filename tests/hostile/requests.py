@@ -256,10 +256,10 @@ def study_server(folder: Path) -> Iterator[tuple[int, str]]:
     """The pages of a study in the background: the port, and a rater's token."""
     import uvicorn
 
-    from cogview.connections import protocol
-    from cogview.listening import listen
     from cogview.study.server import HEADERS, application
     from cogview.study.store import Store
+    from cogview.web.connections import protocol
+    from cogview.web.sockets import listen
 
     store = Store.open(folder)
     store.invite(2)

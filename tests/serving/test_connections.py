@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from cogview import connections
+from cogview.web import connections
 from tests.serving.conftest import GENERATIONS, Site, until
 
 Serve = Callable[..., Site]

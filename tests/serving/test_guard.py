@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from cogview.listening import answers_to, is_loopback
 from cogview.serving.guard import Rules
 from cogview.serving.run import hosts_for
+from cogview.web.sockets import answers_to, is_loopback
 from tests.serving.conftest import GENERATIONS, Site, png
 
 Serve = Callable[..., Site]

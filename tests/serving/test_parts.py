@@ -29,9 +29,11 @@ def test_histograms_count_up_to_each_bound() -> None:
     lines = dict(line.rsplit(" ", 1) for line in metrics.text().splitlines() if not line.startswith("#"))
     for bound in SECONDS:
         expected = sum(value <= bound for value in [*values, 0.1, 300.0])
-        assert int(lines[f'cogview_run_seconds_bucket{{le="{bound:g}"}}']) == expected
+        assert float(lines[f'cogview_run_seconds_bucket{{le="{bound}"}}']) == expected
     assert (
-        int(lines['cogview_run_seconds_bucket{le="+Inf"}']) == int(lines["cogview_run_seconds_count"]) == 202
+        float(lines['cogview_run_seconds_bucket{le="+Inf"}'])
+        == float(lines["cogview_run_seconds_count"])
+        == 202
     )
     assert float(lines["cogview_run_seconds_sum"]) == pytest.approx(sum(values) + 300.1)
 
@@ -40,4 +42,4 @@ def test_labels_are_quoted() -> None:
     metrics = Metrics()
     metrics.add("cogview_pictures_total", 2, model='a "b"\n\\')
     metrics.add("cogview_pictures_total", model='a "b"\n\\')
-    assert 'cogview_pictures_total{model="a \\"b\\"\\n\\\\"} 3' in metrics.text().splitlines()
+    assert 'cogview_pictures_total{model="a \\"b\\"\\n\\\\"} 3.0' in metrics.text().splitlines()

@@ -79,7 +79,7 @@ def test_requests_that_wait_are_drawn_together(
     gate.open()
     assert all(connection.getresponse().status == 200 for connection in (first, *same, other))
     assert gate.tokens == 16 * 4  # one, two with two pictures each, one with two, the other
-    assert 'cogview_batch_pictures_bucket{le="4"} 4' in site.ask("/metrics").body.decode()
+    assert 'cogview_batch_pictures_bucket{le="4.0"} 4' in site.ask("/metrics").body.decode()
 
 
 def test_a_full_queue_says_when_to_come_back(
@@ -201,7 +201,7 @@ def test_a_signal_finishes_what_runs(family: Path) -> None:
     site = Site(None, port)  # type: ignore[arg-type]
     try:
         long = begin(site, {"prompt": "a red circle", "n": 10, "best_of": 6, "seed": 1})
-        until(lambda: "cogview_running_requests 1" in site.ask("/metrics").body.decode())
+        until(lambda: "cogview_running_requests 1.0" in site.ask("/metrics").body.decode())
         behind = begin(site, {"prompt": "a red circle", "n": 2})
         until(lambda: site.ask("/healthz").json["waiting"] == 1)
         process.send_signal(signal.SIGTERM)

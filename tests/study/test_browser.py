@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from cogview.listening import listen
 from cogview.study.store import Store
+from cogview.web.sockets import listen
 from tests.contrast import CONTRAST
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -19,9 +19,9 @@ from urllib.parse import urlencode
 import pytest
 
 from cogview.cli.app import main
-from cogview.listening import listen
 from cogview.study.schema import PICTURES
 from cogview.study.store import Store
+from cogview.web.sockets import listen
 from tests.study.conftest import ENV
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `study` is not installed")

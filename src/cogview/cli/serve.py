@@ -72,7 +72,7 @@ def serve(
     if lora is not None and len(names) > 1:
         raise CogViewError("--lora goes with one model; serve the others apart")
     import cogview.serving  # noqa: F401  (refused at once where libraries are missing)
-    from cogview.listening import is_loopback, listen, read_keys
+    from cogview.web.sockets import is_loopback, listen, read_keys
 
     if not is_loopback(host) and api_key_file is None and not without_key:
         raise CogViewError(

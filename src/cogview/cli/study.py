@@ -111,9 +111,9 @@ def serve(
 
     cogview study serve study/ --raters 20
     """
-    from cogview.listening import LOOPBACK, listen
     from cogview.study import server
     from cogview.study.store import Store
+    from cogview.web.sockets import LOOPBACK, listen
 
     _check_address(host, url)
     store = Store.open(folder)

@@ -8,6 +8,7 @@ from cogview.errors import CogViewError
 
 try:
     import fastapi  # noqa: F401
+    import prometheus_client  # noqa: F401
     import python_multipart  # noqa: F401  (reads forms)
     import uvicorn  # noqa: F401
 except ImportError as error:

@@ -23,13 +23,12 @@ from starlette.requests import ClientDisconnect
 
 from cogview import __version__
 from cogview.describing import Caption
-from cogview.listening import THEME
 from cogview.serving import tasks
 from cogview.serving.answers import Answer, event_stream
 from cogview.serving.drawing import Drawing
 from cogview.serving.errors import OURS, ApiError
 from cogview.serving.forms import Files, in_time, read_form
-from cogview.serving.guard import Guard, Rules
+from cogview.serving.guard import RequestGuard, Rules
 from cogview.serving.metrics import Metrics
 from cogview.serving.pictures import Shelf, opened
 from cogview.serving.schema import (
@@ -45,6 +44,7 @@ from cogview.serving.schema import (
 from cogview.serving.served import Models
 from cogview.serving.tasks import Call
 from cogview.serving.worker import Ticket, Worker
+from cogview.web.sockets import THEME
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -90,7 +90,7 @@ def application(server: Server) -> ASGIApp:
     _add_words(app, server)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     rules = Rules(server.rules.hosts, server.rules.keys, server.rules.max_upload, paths)
-    return Guard(app, rules, server.metrics)
+    return RequestGuard(app, rules, server.metrics)
 
 
 # ------------------------------------------------------------------------------------------ errors

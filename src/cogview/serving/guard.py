@@ -16,32 +16,24 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from cogview.listening import answers_to, same_origin
 from cogview.serving.errors import BAD, ApiError
 from cogview.serving.metrics import Metrics
+from cogview.web.security import security_headers, with_headers
+from cogview.web.sockets import answers_to, same_origin
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_JSON = 64 << 10
 OPEN = ("/healthz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self' blob: data:; style-src 'self'; "
-    "script-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Robots-Tag": "noindex, nofollow",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+HEADERS = security_headers("'self' blob: data:", "'none'", "no-referrer")
 
 
 @dataclass(frozen=True)
 class Rules:
     """What a server lets in.
 
-    hosts: names it answers to (:func:`cogview.listening.answers_to`); keys: one of them is needed (none: no
+    hosts: names it answers to (:func:`cogview.web.sockets.answers_to`); keys: one of them is needed (none: no
     key); max_upload: bytes of a form; paths: of its own, for the counts.
     """
 
@@ -57,7 +49,7 @@ class Rules:
         return any(found)
 
 
-class Guard:
+class RequestGuard:
     """Wraps an application."""
 
     def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
@@ -69,20 +61,19 @@ class Guard:
             return
         headers, status = Headers(scope=scope), [500]
 
-        async def with_headers(message: Message) -> None:
+        async def noting_status(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status[0] = message["status"]
-                there = {name.lower() for name, _ in message["headers"]}
-                lines = ((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
-                message["headers"] = [*message["headers"], *(line for line in lines if line[0] not in there)]
             await send(message)
+
+        sending = with_headers(noting_status, HEADERS)
 
         try:
             limit = self._admit(scope, headers)
-            await self.app(scope, _limited(receive, limit), with_headers)
+            await self.app(scope, _limited(receive, limit), sending)
         except ApiError as error:
             answer = JSONResponse(error.body, error.status, {**error.headers, "Connection": "close"})
-            await answer(scope, receive, with_headers)
+            await answer(scope, receive, sending)
         finally:
             path = scope["path"] if scope["path"] in self.rules.paths else "other"
             self.metrics.add("cogview_requests_total", path=path, status=str(status[0]))

@@ -13,13 +13,13 @@ from typing import Any
 
 import uvicorn
 
-from cogview.connections import protocol
-from cogview.listening import ADDRESSES, LOOPBACK, is_loopback, listen
 from cogview.serving.app import Server, application
 from cogview.serving.guard import HEADERS, Rules
 from cogview.serving.metrics import Metrics
 from cogview.serving.served import Models
 from cogview.serving.worker import Worker
+from cogview.web.connections import protocol
+from cogview.web.sockets import ADDRESSES, LOOPBACK, is_loopback, listen
 
 
 class _Uvicorn(uvicorn.Server):

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cogview.errors import CogViewError
-from cogview.listening import LOOPBACK, THEME, answers_to, same_origin
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Language
 from cogview.study.store import Progress, Store
 from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
+from cogview.web.security import SecurityMiddleware, security_headers
+from cogview.web.sockets import LOOPBACK, THEME, same_origin
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -33,7 +34,7 @@ except ImportError as error:
     ) from None
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
 HERE = Path(__file__).parent
 STATIC = {
@@ -44,16 +45,7 @@ STATIC = {
 }
 MAX_BODY = 4096
 READ_SECONDS = 60.0  # for a form to come
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "X-Robots-Tag": "noindex, nofollow",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+HEADERS = security_headers("'self'", "'self'", "same-origin")
 Form = dict[str, str]
 
 
@@ -63,25 +55,6 @@ class Refused(Exception):
     def __init__(self, status: int, heading: str) -> None:
         super().__init__(heading)
         self.status, self.heading = status, heading
-
-
-class Guard:
-    """The outermost layer: answers only to the hosts it is for, and adds the security headers."""
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                there = {name.lower() for name, _ in message["headers"]}
-                lines = ((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
-                message["headers"] = [*message["headers"], *(line for line in lines if line[0] not in there)]
-            await send(message)
-
-        known = scope["type"] != "http" or answers_to(self.hosts, Request(scope).headers.get("host", ""))
-        app = self.app if known else Response("another host", 400)
-        await app(scope, receive, with_headers)
 
 
 async def read_form(request: Request, origins: frozenset[str]) -> Form:
@@ -361,7 +334,8 @@ def application(store: Store, hosts: tuple[str, ...] = LOOPBACK, url: str | None
     ]
     handlers: dict[Any, Any] = {404: pages.missing, 405: pages.missing, 500: pages.trouble}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return Guard(app, frozenset(name.lower() for name in (*hosts, where.hostname or hosts[0])))
+    names = frozenset(name.lower() for name in (*hosts, where.hostname or hosts[0]))
+    return SecurityMiddleware(app, names, HEADERS)
 
 
 def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: str | None) -> None:
@@ -369,7 +343,7 @@ def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: st
     try:
         import uvicorn
 
-        from cogview.connections import protocol
+        from cogview.web.connections import protocol
     except ImportError:
         raise CogViewError(
             "serving a study needs uvicorn; install it with: pip install 'cogview[study]'"

@@ -1,4 +1,4 @@
-"""What this project's servers share: where they listen, by default at this machine alone; their theme."""
+"""Listening sockets, host names and API keys of the servers; by default they listen at this machine alone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What the image server and the human study share: sockets, connection limits, security headers, theme."""
