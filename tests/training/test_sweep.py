@@ -2,18 +2,17 @@
 
 import json
 import multiprocessing
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.training import registry
-from cogview.training.claims import claim
 from cogview.training.metrics import MetricsFile
 from cogview.training.sweep import Axis, Sweep, best, field_paths, parse_axis, split
 from tests.training.tiny import TinyRecipe
@@ -156,23 +155,15 @@ def test_two_processes_share_the_trials_and_one_is_killed(recipe: Path, tmp_path
         assert [line["step"] for line in lines.lines() if line["kind"] == "train"] == [2, 4, 6]
 
 
-def test_a_claim_is_held_by_one_and_taken_over_when_it_is_stale(tmp_path: Path) -> None:
-    first = claim(tmp_path / "a.claim")
-    assert first is not None
-    assert claim(tmp_path / "a.claim") is None
-    with first:
-        pass
-    again = claim(tmp_path / "a.claim")
-    assert again is not None
-    with again:
-        (tmp_path / "a.claim").write_text("elsewhere 1\n")  # another machine's, from now on silent
-        old = time.time() - 1000
-        os.utime(tmp_path / "a.claim", (old, old))
-        assert claim(tmp_path / "a.claim", stale=2000) is None
-        taken = claim(tmp_path / "a.claim", stale=500)
-        assert taken is not None
-        with taken:
-            assert claim(tmp_path / "a.claim", stale=500) is None
+def test_a_trial_that_another_process_works_on_is_left_to_it(recipe: Path, tmp_path: Path) -> None:
+    job = sweep(recipe, tmp_path / "out", "seed=1,2")
+    busy = job.directory(["seed=1"])
+    busy.parent.mkdir(parents=True)
+    with FileLock(busy.with_name(f"{busy.name}.lock")):
+        assert job.run()
+    assert [result.overrides for result in job.results()] == [("seed=2",)]
+    assert job.run()
+    assert len(job.results()) == 2
 
 
 def test_optuna_searches_and_goes_on(recipe: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Many runs of one recipe with different settings: a grid of lists, or a search by Optuna.
 
-Every trial is an ordinary run in ``OUT/trials``, claimed (:mod:`~cogview.training.claims`) by the process
-that works on it, so any number of machines with a shared folder may run the same command. Killed and run
-again, a sweep goes on: finished trials stay, begun ones resume from their checkpoints. ``result.json`` of a
-trial says what came of it; one that failed is a line in the table, not the end.
+Every trial is an ordinary run in ``OUT/trials``. The process that works on it holds a lock on a file beside
+it, which the system releases when the process ends, however it ends; so any number of processes, and machines
+whose shared folder supports file locks, may run the same command. Killed and run again, a sweep goes on:
+finished trials stay, begun ones resume from their checkpoints. ``result.json`` of a trial says what came of
+it; one that failed is a line in the table, not the end.
 
 Optuna's study is a journal file in the same folder. What it proposes depends on what other processes have
 finished; a grid does not.
@@ -22,12 +23,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout  # a dependency of PyTorch
 from pydantic import Field
 
 from cogview.config import Config, load_yaml, parse_yaml, read_json
 from cogview.data.shards import write_atomically
 from cogview.errors import CogViewError
-from cogview.training.claims import claim
 from cogview.training.metrics import MetricsFile
 from cogview.training.recipe import Recipe
 from cogview.training.registry import TASKS, read_recipe, task_class
@@ -170,7 +171,7 @@ class Sweep:
         return found
 
     def run(self) -> bool:
-        """Work through the grid until nothing is left to claim; False where a signal ended it."""
+        """Work through the grid until nothing is left to do; False where a signal ended it."""
         trials = self.grid()
         for number, overrides in enumerate(trials, 1):
             if self.result(overrides) is None and not self._trial(overrides, f"{number}/{len(trials)}"):
@@ -178,16 +179,17 @@ class Sweep:
         return True
 
     def _trial(self, overrides: tuple[str, ...], title: str) -> bool:
-        """Claim and run one trial; False where a signal stopped it."""
+        """Lock and run one trial; False where a signal stopped it."""
         directory = self.directory(overrides)
-        held = claim(directory.with_name(f"{directory.name}.claim"))
-        if held is None:
-            return True  # somebody else's
-        with held:
-            if self.result(overrides) is not None:
-                return True
-            self.say(f"[{title}] {' '.join(overrides)}")
-            return self._train(overrides, directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(directory.with_name(f"{directory.name}.lock"), timeout=0):
+                if self.result(overrides) is not None:
+                    return True
+                self.say(f"[{title}] {' '.join(overrides)}")
+                return self._train(overrides, directory)
+        except Timeout:
+            return True  # another process works on it
 
     def _train(self, overrides: tuple[str, ...], directory: Path) -> bool:
         from cogview.training.launch import prepare_directory
