@@ -13,8 +13,8 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.best_of import BestOfPlan, BestOfReport, curves, evaluate_best_of
 from cogview.evaluation.classifier import AttributeReader
-from cogview.evaluation.plots import plot_curves
 from cogview.evaluation.scoring import Figure
+from cogview.reports.plots import plot_curves
 from tests.evaluation.toy import COLOURS, RGB, Guessing
 
 PLAN = BestOfPlan(count=12, sizes=(1, 2, 4), bootstrap=50)

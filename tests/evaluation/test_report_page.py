@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview import page
 from cogview.cli.app import main
 from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
 from cogview.evaluation.best_of import BestOfPlan, evaluate_best_of
@@ -164,30 +163,3 @@ def test_the_command_writes_one_file(run: Path, tmp_path: Path, capsys: pytest.C
         "report.html"
     ]
     assert "<title>mine</title>" in out.read_text(encoding="utf-8")
-
-
-# ------------------------------------------------------------------------------------------- its parts
-
-
-def test_points_stand_where_their_values_say() -> None:
-    """Equal steps in the values are equal steps on the plot; on a logarithmic axis, equal ratios."""
-    text = page.lines({"a": [(1, 0.0), (4, 1.0), (16, 2.0)]}, "x", "y", log=True)
-    [path] = re.findall("points='([^']+)'", text)
-    points = [tuple(map(float, pair.split(","))) for pair in path.split()]
-    (x0, y0), (x1, y1), (x2, y2) = points
-    assert (
-        x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y0 > y1
-    )
-    assert {"1", "4", "16"} <= set(re.findall(">([0-9.]+)</text>", text))
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (-3.2, 7), (0.001, 0.0042), (0, 12345), (5, 5), (1e-9, 2e-9)]
-)
-def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    found = page.ticks(low, high)
-    assert 1 <= len(found) <= 11 and all(low - 1e-9 * abs(low) <= t <= high * (1 + 1e-9) for t in found)
-
-
-def test_nothing_to_plot_is_said() -> None:
-    assert "nothing to plot" in page.lines({"a": [(0, math.nan)]}, "x", "y")

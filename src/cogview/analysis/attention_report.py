@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cogview import page
 from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, explained, observe, regions
 from cogview.analysis.reading import reading
 from cogview.errors import CogViewError
 from cogview.files import write_file, write_image
 from cogview.generation.roles import BASE
 from cogview.pipeline import CogView, Picture
+from cogview.reports import html
+from cogview.reports.html import Block, Section, Table, Text
+from cogview.reports.plots import bars, lines
 from cogview.vocabulary import Vocabulary
 
 DOTS = 12  # most attended tokens that are marked
@@ -190,7 +192,7 @@ def told(verdict: Verdict) -> str:
     return f"{', '.join(parts) if (up, left) != (0, 0) else 'itself'} {verdict.strength:.2f}"
 
 
-def depth_plots(report: AttentionReport) -> str:
+def depth_plots(report: AttentionReport) -> list[Block]:
     """By layer: the effective number of tokens (mean, and least and most of a head), shares, biases."""
     layers = range(report.layers)
     own = [[head.effective for head in report.of_layer(n)] for n in layers]
@@ -205,16 +207,17 @@ def depth_plots(report: AttentionReport) -> str:
         ]
         for name in ("text", "separators", "first_rows")
     }
-    return page.lines(effective, "layer", "tokens attended to") + page.lines(
-        shares, "layer", "share of the attention"
-    )
+    return [
+        lines(effective, "layer", "tokens attended to"),
+        lines(shares, "layer", "share of the attention"),
+    ]
 
 
-def scale_plot(report: AttentionReport) -> str:
+def scale_plot(report: AttentionReport) -> Block:
     """Scores by head in the layer with the largest, bars from least to largest (figure 14)."""
     heads = report.of_layer(largest_layer(report))
     kinds = [kind for kind in KINDS if all(kind in head.scores for head in heads)]
-    return page.bars(
+    return bars(
         [str(head.head) for head in heads],
         {kind: [head.scores[kind].mean for head in heads] for kind in kinds},
         "score before the softmax",
@@ -286,13 +289,16 @@ def whole_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
     """The page, with its pictures inside."""
     picture = report.picture
     counts = Counter(verdict.bias for verdict in report.verdicts)
-    shown = page.picture(picture.image, LARGEST, picture.caption, TARGET)
     found = ", ".join(f"{count} {bias}" for bias, count in counts.most_common())
-    told = page.paragraph(f"heads: {found}", small=False) + page.paragraph(f"Who sees whom: {report.seen}.")
-    sections = [page.Section("The picture", shown + told)]
+    shown: list[Block] = [
+        html.picture(picture.image, LARGEST, picture.caption, TARGET),
+        Text(f"heads: {found}", note=False),
+        Text(f"Who sees whom: {report.seen}."),
+    ]
+    sections = [Section("The picture", shown)]
     for number, word in enumerate(report.words):
         figures = [
-            page.picture(
+            html.picture(
                 sheets[_name(number, word, rank)],
                 LARGEST,
                 f"layer {head.layer}, head {head.head}: follows it {report.follows(head, number):.2f}",
@@ -300,20 +306,20 @@ def whole_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
             )
             for rank, head in enumerate(report.best_heads(number))
         ]
-        sections.append(page.Section(f"Heads that tell “{word}”", "".join(figures)))
+        sections.append(Section(f"Heads that tell “{word}”", figures))
     by_depth = [[str(n), *_biases(report, n, list(counts))] for n in range(report.layers)]
     sections += [
-        page.Section("By depth", depth_plots(report) + page.table(("layer", *counts), by_depth)),
-        page.Section(f"Scales of the scores, layer {largest_layer(report)}", scale_plot(report)),
+        Section("By depth", [*depth_plots(report), Table(("layer", *counts), by_depth)]),
+        Section(f"Scales of the scores, layer {largest_layer(report)}", [scale_plot(report)]),
     ]
-    note = (
+    note = Text(
         "Above: where attention goes, the most attended marked. Below: from codes (down) to codes (across)."
     )
     for layer in range(report.layers):
-        sheet = page.picture(sheets[f"layer-{layer:02d}"], LARGEST)
-        sections.append(page.Section(f"Layer {layer}", (page.paragraph(note) if layer == 0 else "") + sheet))
+        sheet = html.picture(sheets[f"layer-{layer:02d}"], LARGEST)
+        sections.append(Section(f"Layer {layer}", [note, sheet] if layer == 0 else [sheet]))
     made = f"{picture.model} {picture.model_hash[:16]}, seed {picture.seed}, index {picture.index}"
-    return page.page(f"Attention: {picture.prompt}", sections, made)
+    return html.page(f"Attention: {picture.prompt}", sections, made)
 
 
 def _biases(report: AttentionReport, layer: int, names: Sequence[str]) -> list[str]:

@@ -145,9 +145,9 @@ def best_of(
     from cogview.evaluation.classifier import AttributeReader
     from cogview.evaluation.distributions import open_extractor
     from cogview.evaluation.drawer import ModelDrawer
-    from cogview.evaluation.plots import plot_curves
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.scorer import AlignmentScorer
+    from cogview.reports.plots import plot_curves
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     settings = {

@@ -1,55 +1,14 @@
-"""Plots for papers: proportions as bars (CogView, figure 15), accuracy against candidates (figure 9).
-
-What goes into pages is drawn by :mod:`cogview.page` without matplotlib.
-"""
+"""The plot of a fairness report: proportions as bars (CogView, figure 15)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cogview.errors import CogViewError
 from cogview.evaluation.fairness import AS_ASKED, TRAINING, WITH_WORDS, FairnessReport, Reading
-from cogview.evaluation.scoring import Figure
-from cogview.files import replacing
+from cogview.reports.plots import new_figure, write_figure
 
 COLOURS = {TRAINING: "#b8b8b8", AS_ASKED: "#d08a3c", WITH_WORDS: "#3c78b4"}
-
-
-def plot_curves(curves: Mapping[str, Sequence[tuple[int, Figure]]], x: str, y: str, path: Path) -> None:
-    """A curve with 95 % intervals for each name, x by its logarithm; CogViewError as :func:`new_figure`."""
-    figure = new_figure(7, 4)
-    axis = figure.add_subplot(xlabel=x, ylabel=y, xscale="log")
-    for name, points in curves.items():
-        sizes, own = zip(*points, strict=True)
-        ends = [[each.value - each.low for each in own], [each.high - each.value for each in own]]
-        axis.errorbar(sizes, [each.value for each in own], yerr=ends, marker="o", capsize=3, label=name)
-    ticks = sorted({size for points in curves.values() for size, _ in points})
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    write_figure(figure, path)
-
-
-def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches; CogViewError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure as Canvas
-    except ImportError:
-        raise CogViewError("plots need matplotlib; install it with: pip install 'cogview[eval]'") from None
-    return Canvas(figsize=(width, height), layout="constrained")
-
-
-def write_figure(figure: Any, path: Path) -> None:
-    """Write a figure in the format its file's name says; CogViewError where that cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            figure.savefig(part, dpi=110, format=path.suffix[1:] or "png")
-    except (OSError, ValueError) as error:
-        raise CogViewError(f"{path}: cannot be written ({error})") from None
 
 
 def plot_fairness(report: FairnessReport, path: Path) -> None:

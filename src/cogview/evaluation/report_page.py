@@ -15,7 +15,6 @@ from typing import Any
 
 import pydantic
 
-from cogview import page
 from cogview.config import load_json
 from cogview.data.images import BadImage, decode
 from cogview.errors import CogViewError
@@ -30,7 +29,9 @@ from cogview.evaluation.order import OrderReport
 from cogview.evaluation.reconstruction import Fidelity, ReconstructionReport
 from cogview.evaluation.scoring import Accuracy, Figure
 from cogview.evaluation.upscaling import UpscalingReport
-from cogview.page import Section
+from cogview.reports import html
+from cogview.reports.html import Block, Details, Heading, Preformatted, Section, Table, Text
+from cogview.reports.plots import bars, lines
 from cogview.training.metrics import MetricsFile, loss_curves
 from cogview.untrusted import read_text, readable
 
@@ -47,7 +48,7 @@ class Part:
 
     title: str
     pictures: tuple[Path, ...]
-    body: Callable[[Sequence[str]], str]
+    body: Callable[[Sequence[Block]], Sequence[Block]]
 
 
 def build(sources: Sequence[Path], title: str, limit: int) -> str:
@@ -63,7 +64,7 @@ def build(sources: Sequence[Path], title: str, limit: int) -> str:
         sections = [
             Section(part.title, part.body([_embedded(p, share) for p in part.pictures])) for part in parts
         ]
-        text = page.page(title, sections)
+        text = html.page(title, sections)
         if len(text.encode()) <= limit:
             return text
         share //= 2
@@ -79,7 +80,7 @@ def read_source(source: Path) -> list[Part]:
     if not source.is_file():
         raise CogViewError(f"{source}: no such file or folder")
     if source.suffix.lower() in PICTURES:
-        return [Part(readable(source.name), (source,), "".join)]
+        return [Part(readable(source.name), (source,), list)]
     if source.suffix == ".json":
         return [_json(source)]
     raise CogViewError(f"{source}: give a run's folder, a model's, a .json report or a picture")
@@ -97,13 +98,13 @@ def _directory(source: Path) -> list[Part]:
     return [part for path in (*runs, *inside) for part in read_source(path)]
 
 
-def _embedded(path: Path, limit: int) -> str:
+def _embedded(path: Path, limit: int) -> Block:
     try:
         image = decode(path).image
     except BadImage as error:
         raise CogViewError(f"{path}: cannot be read as a picture ({error})") from None
     shown = min(2 * image.width, 432) if image.width <= 216 else None
-    return page.picture(image, limit, readable(path.name), shown)
+    return html.picture(image, limit, readable(path.name), shown)
 
 
 # ------------------------------------------------------------------------------------- runs and models
@@ -114,17 +115,18 @@ def _run(folder: Path) -> Part:
     sheets = sorted((folder / "samples").glob("*.png"))
     chosen = tuple(dict.fromkeys([*sheets[:1], *sheets[-SAMPLES + 1 :]]))
 
-    def body(pictures: Sequence[str]) -> str:
+    def body(pictures: Sequence[Block]) -> list[Block]:
         metrics = folder / "metrics.jsonl"
         curves = {(k, n): _thinned(points) for (k, n), points in loss_curves(metrics).items()}
         named = {n if k == "train" else f"{n}, validation": points for (k, n), points in curves.items()}
         held_out = [name for name in named if name.endswith(", validation")]
-        shown = [page.lines(named, "step", "loss", dashed=held_out), _last(MetricsFile(metrics).lines())]
-        shown += [page.heading("Samples"), *pictures] if pictures else []
+        shown: list[Block] = [lines(named, "step", "loss", dashed=held_out)]
+        shown.append(_last(MetricsFile(metrics).lines()))
+        shown += [Heading("Samples"), *pictures] if pictures else []
         for name in ("recipe.yaml", "model/training.json"):
             if (folder / name).is_file():
-                shown.append(page.details(name, page.preformatted(_text(folder / name))))
-        return "\n".join(shown)
+                shown.append(Details(name, [Preformatted(_text(folder / name))]))
+        return shown
 
     return Part(f"run {readable(folder.resolve().name)}", chosen, body)
 
@@ -136,7 +138,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
 
 
-def _last(found: Sequence[Mapping[str, Any]]) -> str:
+def _last(found: Sequence[Mapping[str, Any]]) -> Block:
     """The last figures of each kind, and the best validation loss."""
     rows = []
     for kind, name in (("train", "training"), ("evaluate", "validation")):
@@ -148,16 +150,16 @@ def _last(found: Sequence[Mapping[str, Any]]) -> str:
         if kind == "evaluate" and known:
             best = min(known, key=lambda line: line["loss"])
             rows.append(("validation, lowest loss", f"{best['loss']:.4f} at step {best['step']}"))
-    return page.details("Last figures", page.table(("", ""), rows))
+    return Details("Last figures", [Table(("", ""), rows)])
 
 
 def _model(folder: Path) -> Part:
     """A model: its card and its configuration."""
 
-    def body(_: Sequence[str]) -> str:
+    def body(_: Sequence[Block]) -> list[Block]:
         card = folder / "card.md"
-        told = page.preformatted(_text(card)) if card.is_file() else page.paragraph("no card")
-        return told + page.details("family.json", page.preformatted(_text(folder / "family.json")))
+        told: Block = Preformatted(_text(card)) if card.is_file() else Text("no card")
+        return [told, Details("family.json", [Preformatted(_text(folder / "family.json"))])]
 
     return Part(f"model {readable(folder.resolve().name)}", (), body)
 
@@ -179,16 +181,16 @@ def _json(path: Path) -> Part:
         except pydantic.ValidationError:
             continue
         told = [(name, data[name]) for name in ("facts", "manifest", "plan", "selection") if name in data]
-        rest = "".join(page.details(name, plain(value)) for name, value in told)
-        return _written(f"{kind}: {readable(path.stem)}", show(report) + rest)
+        rest = [Details(name, plain(value)) for name, value in told]
+        return _written(f"{kind}: {readable(path.stem)}", [*show(report), *rest])
     return _written(readable(path.stem), plain(data))
 
 
-def _written(title: str, body: str) -> Part:
+def _written(title: str, body: Sequence[Block]) -> Part:
     return Part(title, (), lambda _: body)
 
 
-def _accuracy(sets: Mapping[str, Accuracy]) -> str:
+def _accuracy(sets: Mapping[str, Accuracy]) -> list[Block]:
     """Shares read right, with their intervals, by set of pictures."""
     figures = {
         "overall": [own.overall for own in sets.values()],
@@ -203,77 +205,72 @@ def _accuracy(sets: Mapping[str, Accuracy]) -> str:
         (group, *(own.by_group[group].value if group in own.by_group else None for own in sets.values()))
         for group in groups
     ]
-    return "\n".join(
-        (
-            page.bars(
-                list(sets),
-                {name: [own.value for own in values] for name, values in figures.items()},
-                "share read right",
-                {name: [(own.low, own.high) for own in values] for name, values in figures.items()},
-                {"overall": [own.floor for own in sets.values()]},
-            ),
-            page.paragraph("bars: 95 % intervals; thick marks: prompts swapped within a style"),
-            page.table(("pictures", "right", "of ceiling", "macro", "of ceiling", "floor"), rows),
-            page.details("By group", page.table(("group", *sets), by_group)),
-        )
-    )
+    return [
+        bars(
+            list(sets),
+            {name: [own.value for own in values] for name, values in figures.items()},
+            "share read right",
+            {name: [(own.low, own.high) for own in values] for name, values in figures.items()},
+            {"overall": [own.floor for own in sets.values()]},
+        ),
+        Text("bars: 95 % intervals; thick marks: prompts swapped within a style"),
+        Table(("pictures", "right", "of ceiling", "macro", "of ceiling", "floor"), rows),
+        Details("By group", [Table(("group", *sets), by_group)]),
+    ]
 
 
 def _figure(figure: Figure | None) -> str | None:
     return None if figure is None else f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
 
 
-def _attributes(report: AttributeReport) -> str:
+def _attributes(report: AttributeReport) -> list[Block]:
     return _accuracy(report.accuracy)
 
 
-def _captions(report: CaptionReport) -> str:
+def _captions(report: CaptionReport) -> list[Block]:
     rows = [(name, m.own, m.other, m.preferred) for name, m in report.matching.items()]
-    return _accuracy(report.accuracy) + page.table(
-        ("captions", "loss of its own", "of another's", "own preferred"), rows
-    )
+    header = ("captions", "loss of its own", "of another's", "own preferred")
+    return [*_accuracy(report.accuracy), Table(header, rows)]
 
 
-def _best_of(report: BestOfReport) -> str:
+def _best_of(report: BestOfReport) -> list[Block]:
     """Figure 9: accuracy and the chosen ones' losses against the number of candidates."""
-    parts = [curve(report.accuracy), _accuracy(report.accuracy)]
-    parts.append(page.table(("pictures", "caption loss, nats a token"), list(report.losses.items())))
+    parts: list[Block] = [curve(report.accuracy), *_accuracy(report.accuracy)]
+    parts.append(Table(("pictures", "caption loss, nats a token"), list(report.losses.items())))
     if report.distributions:
         names = list(next(iter(report.distributions.values())))
         rows = [(name, *(own.get(each) for each in names)) for name, own in report.distributions.items()]
-        parts.append(page.table(("pictures", *names), rows))
-    return "\n".join(parts)
+        parts.append(Table(("pictures", *names), rows))
+    return parts
 
 
-def curve(sets: Mapping[str, Accuracy]) -> str:
+def curve(sets: Mapping[str, Accuracy]) -> Block:
     """Accuracy against the number of candidates, a curve for each language and judge."""
     found = curves(sets)
     series = {label: [(float(size), own.value) for size, own in points] for label, points in found.items()}
     spans = {label: [(own.low, own.high) for _, own in points] for label, points in found.items()}
-    return page.lines(series, "candidates", "attributes read right", spans, log=True)
+    return lines(series, "candidates", "attributes read right", spans, log=True)
 
 
-def _order(report: OrderReport) -> str:
+def _order(report: OrderReport) -> list[Block]:
     points = [(float(rank), placed.loss) for rank, placed in enumerate(report.order, 1)]
     agreed = "" if report.agreement is None else f"; rank correlation with the scorer {report.agreement:.2f}"
-    told = page.paragraph(f"“{report.prompt}”, seed {report.seed}{agreed}", small=False)
-    return told + page.lines({"caption loss, nats a token": points}, "rank", "caption loss")
+    told = Text(f"“{report.prompt}”, seed {report.seed}{agreed}", note=False)
+    return [told, lines({"caption loss, nats a token": points}, "rank", "caption loss")]
 
 
-def _fairness(report: FairnessReport) -> str:
-    parts = []
+def _fairness(report: FairnessReport) -> list[Block]:
+    header = ("way", "pictures", "distance to what was asked", "by chance", "as named")
+    parts: list[Block] = []
     for name, ways in report.readings.items():
         values = list(next(iter(ways.values())).proportions)
-        parts += [page.heading(name), _proportions(values, ways)]
         rows = [(way, own.pictures, own.distance, own.chance, _share(own)) for way, own in ways.items()]
-        parts.append(
-            page.table(("way", "pictures", "distance to what was asked", "by chance", "as named"), rows)
-        )
-    return "\n".join(parts)
+        parts += [Heading(name), _proportions(values, ways), Table(header, rows)]
+    return parts
 
 
-def _proportions(values: Sequence[str], ways: Mapping[str, Reading]) -> str:
-    return page.bars(
+def _proportions(values: Sequence[str], ways: Mapping[str, Reading]) -> Block:
+    return bars(
         values,
         {way: [own.proportions[value].share for value in values] for way, own in ways.items()},
         "share of the pictures",
@@ -289,15 +286,15 @@ def _share(own: Reading) -> str | None:
     return None if own.right is None else f"{own.right.right} of {own.right.stated}"
 
 
-def _distributions(report: DistributionReport) -> str:
+def _distributions(report: DistributionReport) -> list[Block]:
     rows = [(name, own.value, own.low, own.high, own.spread) for name, own in report.figures.items()]
-    return page.table(("figure", "value", "low", "high", "spread"), rows)
+    return [Table(("figure", "value", "low", "high", "spread"), rows)]
 
 
-def _alignment(report: AlignmentReport) -> str:
+def _alignment(report: AlignmentReport) -> list[Block]:
     """R-precision with its interval, and recalls, by set of pictures."""
     figures = {name: own.r_precision for name, own in report.sets.items()}
-    shown = page.bars(
+    shown = bars(
         list(figures),
         {"R-precision": [own.value for own in figures.values()]},
         "R-precision",
@@ -305,34 +302,33 @@ def _alignment(report: AlignmentReport) -> str:
     )
     first = next(iter(report.sets.values()), None)
     if first is None:
-        return shown
+        return [shown]
     header = [f"text@{k}" for k in first.text_recall] + [f"picture@{k}" for k in first.picture_recall]
     rows = [
         (name, *map(_figure, (own.r_precision, *own.text_recall.values(), *own.picture_recall.values())))
         for name, own in report.sets.items()
     ]
-    return shown + page.table(("pictures", f"R-precision of {first.choices}", *header), rows)
+    return [shown, Table(("pictures", f"R-precision of {first.choices}", *header), rows)]
 
 
-def _fidelity(ways: Mapping[str, Fidelity]) -> str:
+def _fidelity(ways: Mapping[str, Fidelity]) -> list[Block]:
     rows = [(n, f.pictures, f.psnr, f.psnr_pooled, f.ssim, f.lpips) for n, f in ways.items()]
-    return page.table(("", "pictures", "PSNR, dB", "pooled", "SSIM", "LPIPS"), rows)
+    return [Table(("", "pictures", "PSNR, dB", "pooled", "SSIM", "LPIPS"), rows)]
 
 
-def _reconstruction(report: ReconstructionReport) -> str:
+def _reconstruction(report: ReconstructionReport) -> list[Block]:
     book = report.codebook
     used = f"codebook: {book.used} of {book.codes} codes used, perplexity {book.perplexity:.0f}"
-    return _fidelity({**report.by_source, "all": report.overall}) + page.paragraph(used)
+    return [*_fidelity({**report.by_source, "all": report.overall}), Text(used)]
 
 
-def _upscaling(report: UpscalingReport) -> str:
+def _upscaling(report: UpscalingReport) -> list[Block]:
     rows = [(c.first, c.second, c.difference, c.low, c.high, c.wins) for c in report.comparisons]
-    return _fidelity(report.overall) + page.table(
-        ("way", "against", "LPIPS difference", "low", "high", "wins"), rows
-    )
+    header = ("way", "against", "LPIPS difference", "low", "high", "wins")
+    return [*_fidelity(report.overall), Table(header, rows)]
 
 
-KINDS: tuple[tuple[type[pydantic.BaseModel], str, Callable[[Any], str]], ...] = (
+KINDS: tuple[tuple[type[pydantic.BaseModel], str, Callable[[Any], list[Block]]], ...] = (
     (AttributeReport, "attributes", _attributes),
     (BestOfReport, "best of several", _best_of),
     (CaptionReport, "captions", _captions),
@@ -349,32 +345,32 @@ KINDS: tuple[tuple[type[pydantic.BaseModel], str, Callable[[Any], str]], ...] = 
 # ------------------------------------------------------------------------------------- whatever else
 
 
-def plain(value: Any, depth: int = 0) -> str:
+def plain(value: Any, depth: int = 0) -> list[Block]:
     """Any JSON as tables: scalars of a mapping together, lists of mappings by their columns."""
     if depth >= DEPTH or not isinstance(value, dict | list) or not value:
-        return page.preformatted(str(value)[:TEXT])
+        return [Preformatted(str(value)[:TEXT])]
     if isinstance(value, list):
         return _list(value, depth)
     scalars = [(name, _joined(own)) for name, own in value.items() if _simple(own)]
     nested = [(name, own) for name, own in value.items() if not _simple(own)]
-    parts = [page.table(("", ""), scalars[: ROWS * 5])] if scalars else []
+    parts: list[Block] = [Table(("", ""), scalars[: ROWS * 5])] if scalars else []
     if nested and all(isinstance(own, dict) and all(map(_simple, own.values())) for _, own in nested):
         columns = list(dict.fromkeys(key for _, own in nested for key in own))
         rows = [(name, *(_joined(own.get(key)) for key in columns)) for name, own in nested]
-        return "\n".join([*parts, page.table(("", *columns), rows[: ROWS * 5])])
-    return "\n".join([*parts, *(page.heading(name) + plain(own, depth + 1) for name, own in nested[:ROWS])])
+        return [*parts, Table(("", *columns), rows[: ROWS * 5])]
+    for name, own in nested[:ROWS]:
+        parts += [Heading(name), *plain(own, depth + 1)]
+    return parts
 
 
-def _list(value: list[Any], depth: int) -> str:
-    more = page.paragraph(f"and {len(value) - ROWS} more") if len(value) > ROWS else ""
+def _list(value: list[Any], depth: int) -> list[Block]:
+    more = [Text(f"and {len(value) - ROWS} more")] if len(value) > ROWS else []
     if all(isinstance(own, dict) for own in value):
         columns = list(dict.fromkeys(key for own in value for key in own))
         if all(_simple(own.get(key)) for own in value for key in columns):
-            return (
-                page.table(columns, [[_joined(own.get(key)) for key in columns] for own in value[:ROWS]])
-                + more
-            )
-    return "".join(plain(own, depth + 1) for own in value[:ROWS]) + more
+            rows = [[_joined(own.get(key)) for key in columns] for own in value[:ROWS]]
+            return [Table(columns, rows), *more]
+    return [*(block for own in value[:ROWS] for block in plain(own, depth + 1)), *more]
 
 
 def _simple(value: Any) -> bool:
@@ -385,4 +381,4 @@ def _simple(value: Any) -> bool:
 
 
 def _joined(value: Any) -> Any:
-    return ", ".join(map(page.number, value)) if isinstance(value, list) else value
+    return ", ".join(map(html.number, value)) if isinstance(value, list) else value

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cogview.files import replacing, write_file
+from cogview.files import write_file
+from cogview.reports.plots import new_figure, write_figure
 from cogview.training.metric_lines import read_lines
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ def plot_losses(metrics: Path, picture: Path) -> None:
 
     Training curves are lines, validation ones are dotted; steps on the horizontal axis.
     """
-    from matplotlib.figure import Figure  # an extra, and slow to import
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
     for (kind, name), points in loss_curves(metrics).items():
         style = {"train": "-", "evaluate": "o:"}[kind]
@@ -111,9 +110,7 @@ def plot_losses(metrics: Path, picture: Path) -> None:
     if axes.lines:
         axes.legend()
     axes.grid(alpha=0.3)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(picture) as part:
-        figure.savefig(part, dpi=120, format="png")
+    write_figure(figure, picture)
 
 
 def loss_curves(metrics: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
