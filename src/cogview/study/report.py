@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,8 @@ from cogview.config import Config
 from cogview.data.images import BadImage, decode
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.reports.html import data_uri, environment
+from cogview.reports.plots import new_figure, png
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Study
 from cogview.study.statistics import RESAMPLES, Figures, Interval, compute
 from cogview.study.store import Answer, Store
@@ -136,14 +136,9 @@ def _colours(study: Study) -> dict[str, str]:
 
 def figure_png(figures: Figures, study: Study) -> bytes:
     """Figure 10: overall scores, the three scales, shares of the best; PNG."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise CogViewError(
-            "the report's plot needs matplotlib; install it with: pip install 'cogview[study]'"
-        ) from None
     names = list(figures.models)
-    figure = Figure(figsize=(12, max(3.6, 0.42 * len(names) + 2)), layout="constrained", dpi=150)
+    figure = new_figure(12, max(3.6, 0.42 * len(names) + 2))
+    figure.set_dpi(150)
     left, middle, right = figure.subplots(1, 3, width_ratios=(3, 4.4, 2.6))
     colours = _colours(study)
     _overall(left, figures, names, colours)
@@ -159,9 +154,7 @@ def figure_png(figures: Figures, study: Study) -> bytes:
         ncols=min(len(names), 6),
         frameon=False,
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": f"cogview {cogview.__version__}"})
-    return buffer.getvalue()
+    return png(figure, f"cogview {cogview.__version__}")
 
 
 def _bar(axes: Any, at: float, mean: Any, colour: str, width: float) -> None:
@@ -211,23 +204,6 @@ def _ci(interval: Interval | None, form: str = "{:.2f}") -> str:
     return f"[{form.format(interval[0])}, {form.format(interval[1])}]" if interval else "–"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; the first cell of each row is its heading, the second line of a cell is small."""
-
-    def inside(cell: str) -> str:
-        first, _, second = html.escape(cell).partition("\n")
-        return f"{first}<small>{second}</small>" if second else first
-
-    top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{inside(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    return f"<div class=wide><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
 def model_rows(figures: Figures, intervals: bool = True) -> list[list[str]]:
     """A row for each model: the four means ± deviation, the share of best; intervals on a second line."""
     rows = []
@@ -255,19 +231,13 @@ def _rater_rows(figures: Figures) -> list[list[str]]:
     ]
 
 
-def _ab_section(figures: Figures) -> str:
+def _ab_rows(figures: Figures) -> list[list[str]]:
     test = figures.ab
     if not test:
-        return ""
-    rows = [
+        return []
+    return [
         [scale, f"{test.difference[scale]:+.2f}", _ci(test.interval[scale], "{:+.2f}")] for scale in SCALES
     ]
-    title = html.escape(f"A-B test: {test.second} less {test.first}")
-    return f"<h2>{title}</h2>" + _table(["scale", "difference", "95 % interval"], rows)
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _thumbnail(path: Path) -> str:
@@ -278,30 +248,27 @@ def _thumbnail(path: Path) -> str:
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
-    return _data_url(buffer.getvalue(), "jpeg")
+    return data_uri(buffer.getvalue(), "jpeg")
 
 
-def _examples(store: Store, answers: Sequence[Answer], figures: Figures) -> str:
-    """The first captions with their pictures, each with its mean overall score (Figure 16)."""
+def _examples(
+    store: Store, answers: Sequence[Answer], figures: Figures
+) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """The first captions, each with (model, mean overall score, image) of its images (Figure 16)."""
     kept = {rater.rater for rater in figures.raters if rater.outcome == "kept"}
     scores: dict[tuple[str, str], list[int]] = {}
     for answer in answers:
         if answer.rater in kept:
             scores.setdefault((answer.caption, answer.model), []).append(answer.overall or 0)
-    blocks = []
+    found = []
     for group in store.study.groups[:EXAMPLES]:
-        cells = ""
+        cells = []
         for model in store.study.models:
             given = scores.get((group.key, model), [])
             mean = f"{sum(given) / len(given):.1f}" if given else "–"
-            source = _thumbnail(store.directory / PICTURES / group.pictures[model])
-            name = html.escape(model)
-            cells += (
-                f'<figure><img src="{source}" alt=""><figcaption>{name} <b>{mean}</b></figcaption></figure>'
-            )
-        words = " · ".join(html.escape(text) for text in group.captions.values())
-        blocks.append(f"<h3>{words}</h3><div class=row>{cells}</div>")
-    return "<h2>Examples, with mean overall score</h2>" + "".join(blocks)
+            cells.append((model, mean, _thumbnail(store.directory / PICTURES / group.pictures[model])))
+        found.append((" · ".join(group.captions.values()), cells))
+    return found
 
 
 STYLE = Path(__file__).parent / "static" / "report.css"
@@ -310,30 +277,30 @@ STYLE = Path(__file__).parent / "static" / "report.css"
 def report_page(report: Report, store: Store, answers: Sequence[Answer], picture: bytes) -> str:
     """The whole report as one self-contained HTML page."""
     figures, study = report.figures, store.study
-    style = STYLE.read_text(encoding="utf-8")
-    title = html.escape(report.title or "Human study")
     facts = [
-        (str(report.captions), "captions"),
-        (str(len(study.models)), "models"),
-        (str(figures.count()), "raters invited"),
-        (str(figures.count("kept", "inconsistent")), "finished"),
-        (str(figures.count("kept")), "kept"),
-        (str(sum(model.best.best for model in figures.models.values())), "groups judged"),
+        (report.captions, "captions"),
+        (len(study.models), "models"),
+        (figures.count(), "raters invited"),
+        (figures.count("kept", "inconsistent"), "finished"),
+        (figures.count("kept"), "kept"),
+        (sum(model.best.best for model in figures.models.values()), "groups judged"),
     ]
-    head = ["model", *(f"{scale} (1–{HIGHEST[scale]})" for scale in SCALES), "chosen as best", "of"]
-    raters = ["rater", "half", "scored", "best chosen", "consistency", "outcome"]
-    parts = [
-        f"<h1>{title}</h1><p class=quiet>{html.escape(report.software)} · study {report.study[:12]}</p>",
-        '<div class="facts">' + "".join(f"<div><b>{n}</b>{what}</div>" for n, what in facts) + "</div>",
-        f'<div class=wide><img class=plot src="{_data_url(picture, "png")}" alt="As in the table."></div>',
-        "<h2>Models</h2>" + _table(head, model_rows(figures)),
-        _ab_section(figures),
-        f"<h2>How it was counted</h2><p>{html.escape(report.method)}</p><p>{outcomes(figures)}.</p>",
-        _examples(store, answers, figures),
-        f"<details><summary>Raters</summary>{_table(raters, _rater_rows(figures))}</details>",
-    ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{style}</style></head><body>{''.join(parts)}</body></html>\n"
+    page = (
+        environment("cogview.study")
+        .get_template("report.html")
+        .render(
+            title=report.title or "Human study",
+            style=STYLE.read_text(encoding="utf-8"),
+            report=report,
+            facts=facts,
+            plot=data_uri(picture, "png"),
+            head=["model", *(f"{scale} (1–{HIGHEST[scale]})" for scale in SCALES), "chosen as best", "of"],
+            models=model_rows(figures),
+            ab=figures.ab,
+            ab_rows=_ab_rows(figures),
+            outcomes=outcomes(figures),
+            examples=_examples(store, answers, figures),
+            raters=_rater_rows(figures),
+        )
     )
+    return str(page)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cogview.errors import CogViewError
+from cogview.reports.html import environment
 from cogview.study.schema import HIGHEST, PICTURES, SCALES, Language
 from cogview.study.store import Progress, Store
 from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
@@ -22,7 +23,6 @@ from cogview.web.security import SecurityMiddleware, security_headers
 from cogview.web.sockets import LOOPBACK, THEME, same_origin
 
 try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import ClientDisconnect, Request
@@ -98,13 +98,7 @@ class Pages:
         self.store, self.study, self.origins = store, store.study, origins
         self.groups = {group.key: group for group in self.study.groups}
         self.names = {name for group in self.study.groups for name in group.pictures.values()}
-        self.templates = Environment(
-            loader=PackageLoader("cogview.study"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self.templates = environment("cogview.study")
 
     # ---------------------------------------------------------------------------------------- plumbing
 
