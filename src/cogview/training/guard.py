@@ -17,8 +17,10 @@ from pydantic import Field
 from torch import nn
 
 from cogview.config import Config
+from cogview.errors import TrainingDiverged
 
 RECENT, FIRST = 64, 16  # losses that a new one is compared with; those a run began with
+ENDING = 5  # updates left out at the very end of a run that ended badly
 SIGMAS = 10.0
 LARGEST = torch.finfo(torch.float16).max  # models are stored in half precision
 
@@ -69,6 +71,29 @@ class Watch:
         first = state.first if len(state.first) == FIRST else (*state.first, loss)
         recent = (*state.recent, loss)[-RECENT:]
         self.state = state.model_copy(update={"recent": recent, "first": first, "sound": step})
+
+    def story(self, guard: Guard, why: str, has_checkpoint: bool) -> str:
+        """What went wrong, what was tried, what to do, in one line."""
+        tried = f"; rolled back {self.state.rollbacks} times in vain" if self.state.rollbacks else ""
+        if not has_checkpoint:
+            tried += "; there is no checkpoint from before"
+        return (
+            f"{why}, {guard.patience} times in a row{tried}; lower optimizer.lr, warm up for longer "
+            "(schedule.warmup), or take another precision"
+        )
+
+    def check_end(self, step: int, skipped: int, why: str) -> None:
+        """Raise TrainingDiverged where the run is over and has not learnt but run away.
+
+        skipped: updates left out at the very end; why: the last one was.
+        """
+        told = None
+        if skipped >= ENDING:
+            told = f"the last {skipped} updates were left out: {why}"
+        elif (ends := self.ended_above()) is not None:
+            told = f"the loss rose from {ends[0]:.4g} to {ends[1]:.4g}"
+        if told is not None:
+            raise TrainingDiverged(f"step {step}: {told}; no model was exported; lower optimizer.lr")
 
     def ended_above(self) -> tuple[float, float] | None:
         """The loss a run began and ended with, where the end is far above the beginning."""

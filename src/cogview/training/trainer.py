@@ -15,13 +15,10 @@ to do after a step, rank 0 alone writes logs, samples and model, and all write c
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError, TrainingDiverged
-from cogview.files import replace_directory
 from cogview.training.allocator import keep_freed_memory
 from cogview.training.checkpoint.directory import (
     Checkpoint,
@@ -42,12 +38,13 @@ from cogview.training.checkpoint.directory import (
 )
 from cogview.training.checkpoint.writer import CheckpointWriter
 from cogview.training.ema import MovingAverage
-from cogview.training.guard import Watch, bad_weight
+from cogview.training.guard import Watch
 from cogview.training.launch import make_strategy, meet
-from cogview.training.metrics import MetricsFile, Window, plot_losses
-from cogview.training.optim import PhaseOptimizer, local
+from cogview.training.metrics import MetricsFile, Window
+from cogview.training.outputs import Outputs
 from cogview.training.parallel.ranks import Ranks
-from cogview.training.precision import DTYPES, LossScaler, autocast, resolve
+from cogview.training.phase import Phase, make_phases, only
+from cogview.training.precision import DTYPES, autocast, resolve
 from cogview.training.prefetch import Prefetch
 from cogview.training.progress import Reporter, Signals
 from cogview.training.recipe import Recipe
@@ -56,9 +53,6 @@ from cogview.training.task import Task
 from cogview.training.throughput import Throughput
 from cogview.training.trackers import TrackerGroup
 
-ENDING = 5  # updates left out at the very end of a run that ended badly
-PLOT_SECONDS = 60.0  # drawing takes a moment, so not at every evaluation
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -66,20 +60,6 @@ class Outcome:
 
     step: int
     stopped: str
-
-
-@dataclass
-class Phase:
-    """One phase's parameters, optimizer and loss scaler (None unless fp16); ``active`` within a step only."""
-
-    name: str
-    optimizer: PhaseOptimizer
-    scaler: LossScaler | None
-    active: bool = False
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.optimizer.parameters.values())
 
 
 class Trainer:
@@ -112,8 +92,7 @@ class Trainer:
         self.model = self.ranks.together(self._build)
         place = (lambda model: None) if not recipe.compile else task.compile
         self.ranks.together(lambda: self.strategy.place(self.model.train(), place))
-        self.phases = [self._phase(name) for name in task.phases]
-        _freeze_all_but(self.model, [value for phase in self.phases for value in phase.parameters])
+        self.phases = make_phases(task, self.model, recipe)
         self.strategy.prepare(self.model, task, {phase.name: phase.optimizer for phase in self.phases})
         first = self.phases[0].optimizer.parameters
         self.average = MovingAverage(first, recipe.ema) if recipe.ema else None
@@ -128,14 +107,16 @@ class Trainer:
         self.step, self.seconds, self.seen, self.skipped = 0, 0.0, 0, 0
         factor, margin = task.spike
         self.watch = Watch(factor if recipe.guard.spike is None else recipe.guard.spike, margin)
-        self._losses, self._why = list[Tensor](), ""
+        self._why = ""  # the last update was left out
         self.loader_state: dict[str, Any] | None = None
         self.window = Window()
         dtype, split = DTYPES.get(recipe.precision, torch.float32), self.ranks.tensor
         self.meter = Throughput(task, self.model, self.device, dtype, split)
         self._unsummed, self._unsummed_items = list[tuple[str, Tensor]](), 0
+        self.outputs = Outputs(
+            directory, task, self.model, self.strategy, self.average, self.metrics, self._say
+        )
         self._saved_step, self._saved_at, self._logged = -1, time.monotonic(), (0, 0.0)
-        self._plotted_at = time.monotonic()
 
     def _build(self) -> nn.Module:
         model = self.task.build()
@@ -161,20 +142,11 @@ class Trainer:
             found.check(str(init))
             self._say(str(found))
 
-    def _phase(self, name: str) -> Phase:
-        parameters = self.task.parameters(self.model, name)
-        trained = [(key, value) for key, value in parameters if value.requires_grad]
-        precision = self.recipe.precision
-        optimizer = PhaseOptimizer(
-            trained, self.task.optimizer(name), self.task.matrices(self.model), precision != "fp32"
-        )
-        return Phase(name, optimizer, self.recipe.loss_scaler if precision == "fp16" else None)
-
     # ------------------------------------------------------------------------------------------ the run
 
     def fit(self, resume: bool = False) -> Outcome:
         """Train to the last step, or until a signal or ``max_minutes``; leaves a checkpoint either way."""
-        began = time.monotonic()
+        began, intervals = time.monotonic(), self.recipe.intervals
         seed_rank(self.recipe.seed, 0, self.ranks.share[0])
         if resume:
             self._restore(self.ranks.together(self._latest))
@@ -193,7 +165,14 @@ class Trainer:
                         self._roll_back()
                         continue
                     stopped, overdue = self._agree(signals, began)
-                    self._after_step(reporter, bool(stopped), overdue)
+                    last = self.step == self.recipe.steps
+                    if self.step % intervals.log == 0 or last:
+                        self._log(reporter)
+                    due = (overdue or _due(self.step, intervals.checkpoint)) and not self.skipped
+                    if stopped or last or due:  # amid bad losses, good checkpoints are not pushed out
+                        self.save()
+                    if not stopped or last:
+                        self._evaluate_if_due()
         finally:
             batches.close()
         self._finish()
@@ -211,24 +190,14 @@ class Trainer:
             return f"received {signal.Signals(received).name}", bool(overdue)
         return ("max_minutes is over" if over else ""), bool(overdue)
 
-    def _after_step(self, reporter: Reporter, stopping: bool, overdue: bool) -> None:
-        reporter.step(self.step)
-        intervals, last = self.recipe.intervals, self.step == self.recipe.steps
-        if self.step % intervals.log == 0 or last:
-            self._log(reporter)
-        due = (overdue or _due(self.step, intervals.checkpoint)) and not self.skipped
-        if stopping or last or due:  # amid bad losses, good checkpoints are not pushed out
-            self.save()
-        if not stopping or last:
-            self._evaluate_if_due()
-
     def _finish(self) -> None:
         if self._saved_step != self.step:
             self.save()
         self.writer.wait()
-        self._check_end()
-        self._export()
-        self._plot()
+        if self.step == self.recipe.steps:
+            self.watch.check_end(self.step, self.skipped, self._why)
+        self.outputs.export(self.step)
+        self.outputs.plot(last=True)
         self.metrics.close()
 
     # ------------------------------------------------------------------------------------------ bad endings
@@ -242,7 +211,7 @@ class Trainer:
         guard, state, came = self.recipe.guard, self.watch.state, self.step
         found = self.ranks.together(lambda: self._latest(state.sound)) if state.sound > 0 else None
         if found is None or state.rollbacks == guard.rollbacks:
-            raise TrainingDiverged(f"step {came}: {self._story(found)}")
+            raise TrainingDiverged(f"step {came}: {self.watch.story(guard, self._why, found is not None)}")
         kept = self.loader_state, self.seen, self.seconds
         self._restore(found)
         self.loader_state, self.seen, self.seconds = kept
@@ -256,44 +225,31 @@ class Trainer:
             "on with the data that come next"
         )
 
-    def _story(self, found: Checkpoint | None) -> str:
-        """What went wrong, what was tried, what to do, in one line."""
-        guard, state = self.recipe.guard, self.watch.state
-        tried = f"; rolled back {state.rollbacks} times in vain" if state.rollbacks else ""
-        if found is None:
-            tried += "; there is no checkpoint from before"
-        return (
-            f"{self._why}, {guard.patience} times in a row{tried}; lower optimizer.lr, warm up for longer "
-            "(schedule.warmup), or take another precision"
-        )
-
-    def _check_end(self) -> None:
-        """Raise TrainingDiverged where the run is over and has not learnt but run away."""
-        if self.step < self.recipe.steps:
-            return
-        told = None
-        if self.skipped >= ENDING:
-            told = f"the last {self.skipped} updates were left out: {self._why}"
-        elif (ends := self.watch.ended_above()) is not None:
-            told = f"the loss rose from {ends[0]:.4g} to {ends[1]:.4g}"
-        if told is not None:
-            raise TrainingDiverged(f"step {self.step}: {told}; no model was exported; lower optimizer.lr")
-
     # ------------------------------------------------------------------------------------------ one step
 
     def train_step(self, batches: Iterator[Any]) -> None:
+        """Add up the gradients of ``accumulation`` micro-batches and update every phase."""
         began, before = time.monotonic(), self.loader_state
-        rates = [phase.optimizer.set_rate(self._factor()) for phase in self.phases]
+        factor = self.recipe.schedule.factor(self.step, self.recipe.steps)
+        rates = [phase.optimizer.set_rate(factor) for phase in self.phases]
         for phase in self.phases:
             phase.active = False
             phase.optimizer.zero_grad()
+        losses = list[Tensor]()  # of the first phase
         for number in range(1, self.recipe.accumulation + 1):
             with self.strategy.exchanging(number == self.recipe.accumulation):
-                self._accumulate(*self._next(batches))
-        moved = self._judged_updates()
+                batch, factors = self._next(batches)
+                for phase in self.phases:
+                    with only(phase, self.phases):
+                        loss = self._backward(phase, batch, factors)
+                    if loss is not None and phase is self.phases[0]:
+                        losses.append(loss)
+        moved = self._update(losses)
         self.skipped = 0 if all(moved) else self.skipped + 1
-        if not all(moved):
-            self._tell_skipped(before)
+        if not all(moved) and self.ranks.first:
+            keys = self.task.sample_keys(before, self.recipe.accumulation)
+            told = {"loader": before, "keys": keys, "why": self._why}
+            self.metrics.append("skipped", self.step + 1, told)
         self.window.add({"lr": rates[0], "skipped": float(not all(moved))})
         self.window.add(self.task.after_step(self.model, self.step))
         if self.average and all(moved):
@@ -301,39 +257,41 @@ class Trainer:
         self.step += 1
         self.seconds += time.monotonic() - began
 
-    def _judged_updates(self) -> list[bool]:
+    def _backward(self, phase: Phase, batch: Any, factors: dict[str, Tensor]) -> Tensor | None:
+        """Add a micro-batch's gradients; its share of the step's loss, None where the phase sits it out."""
+        with autocast(self.recipe.precision, self.device):
+            result = self.strategy.loss(batch, self.step, phase.name)
+        if result is None:
+            return None
+        loss, metrics = result
+        scaled = loss * ((phase.scaler.scale if phase.scaler else 1.0) / self.recipe.accumulation)
+        if factors:  # gradients are averaged over ranks, so that N shares of 1/N count 1 each
+            scaled = scaled * (factors["loss"] * self.ranks.world)
+        self.strategy.backward(scaled)
+        phase.active = True
+        self._note({f"{phase.prefix}loss": loss, **metrics}, factors)
+        return loss.detach().float() * (factors["loss"] if factors else 1.0) / self.recipe.accumulation
+
+    def _update(self, losses: list[Tensor]) -> list[bool]:
         """Update every phase unless the loss ran away; whether each was updated."""
-        loss, self._losses = self._loss_of_step(), []
-        scaled = (
-            self.phases[0].scaler is not None
-        )  # then the gradient is not finite either, and the scale falls
+        loss = float(self.ranks.total(torch.stack(losses).sum())) if losses else None
+        # With a loss scaler a loss that is not finite has such gradients, and the scale has to fall.
+        scaled = self.phases[0].scaler is not None
         if loss is not None and not self.watch.good(loss) and self.strategy.leaves_out:
             high = f"the loss is {loss:.4g}, more than {self.watch.limit():.4g}"
             self._why = high if math.isfinite(loss) else "the loss is not finite"
             if math.isfinite(loss) or not scaled:
                 return [False]
-        moved = [self._update(phase) for phase in self.phases if phase.active]
+        moved = [
+            phase.update(self.strategy, self.recipe.clip, self.window)
+            for phase in self.phases
+            if phase.active
+        ]
         if not all(moved):
             self._why = "the gradient is not finite"
         elif loss is not None:
             self.watch.accept(loss, self.step)
         return moved
-
-    def _loss_of_step(self) -> float | None:
-        """The first phase's loss over all micro-batches and ranks; None where it sat the step out."""
-        if not self._losses:
-            return None
-        return float(self.ranks.total(torch.stack(self._losses).sum()))
-
-    def _tell_skipped(self, before: dict[str, Any] | None) -> None:
-        """Name the batches of an update that was left out, by what they are of."""
-        if self.ranks.first:
-            keys = self.task.sample_keys(before, self.recipe.accumulation)
-            told = {"loader": before, "keys": keys, "why": self._why}
-            self.metrics.append("skipped", self.step + 1, told)
-
-    def _factor(self) -> float:
-        return self.recipe.schedule.factor(self.step, self.recipe.steps)
 
     def _next(self, batches: Iterator[Any]) -> tuple[Any, dict[str, Tensor]]:
         """This rank's next rows, and what their means count in the sum over ranks (empty: one rank)."""
@@ -349,25 +307,6 @@ class Trainer:
         shares = self.task.loss_weights(batch)
         self._unsummed_items += self.task.num_items(batch) if shares["loss"] and self.ranks.counts else 0
         return self.task.prepare(batch, self.device), self.strategy.factors(shares)
-
-    def _accumulate(self, batch: Any, factors: dict[str, Tensor]) -> None:
-        for phase in self.phases:
-            with self._only(phase):
-                with autocast(self.recipe.precision, self.device):
-                    result = self.strategy.loss(batch, self.step, phase.name)
-                if result is None:
-                    continue
-                loss, metrics = result
-                scale = phase.scaler.scale if phase.scaler else 1.0
-                scaled = loss * (scale / self.recipe.accumulation)
-                if factors:  # gradients are averaged over ranks, so that N shares of 1/N count 1 each
-                    scaled = scaled * (factors["loss"] * self.ranks.world)
-                self.strategy.backward(scaled)
-            phase.active = True
-            if phase is self.phases[0]:
-                share = factors["loss"] if factors else 1.0
-                self._losses.append(loss.detach().float() * share / self.recipe.accumulation)
-            self._note({self._label("loss", phase): loss, **metrics}, factors)
 
     def _note(self, metrics: Mapping[str, float | Tensor], factors: dict[str, Tensor]) -> None:
         """Keep a micro-batch's metrics; those of many ranks are added up before they are read."""
@@ -388,38 +327,6 @@ class Trainer:
         for (name, _), value in zip(self._unsummed, total[1:], strict=True):
             self.window.add({name: value})
         self._unsummed, self._unsummed_items = [], 0
-
-    @contextmanager
-    def _only(self, phase: Phase) -> Iterator[None]:
-        """Within, only this phase's parameters take gradients."""
-        others = [p for other in self.phases if other is not phase for p in other.parameters]
-        for parameter in others:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
-
-    def _update(self, phase: Phase) -> bool:
-        """Clip and step; False where the gradient was not finite and the update was left out."""
-        gradients = [p.grad for p in phase.parameters if p.grad is not None]
-        if phase.scaler:
-            torch._foreach_mul_([local(gradient) for gradient in gradients], 1 / phase.scaler.scale)
-        norm = self.strategy.norm(gradients)
-        finite = bool(norm.isfinite())
-        if phase.scaler:
-            phase.scaler = phase.scaler.update(not finite)
-            self.window.add({self._label("loss_scale", phase): phase.scaler.scale})
-        if finite:
-            if self.recipe.clip is not None:
-                self.strategy.clip(phase.parameters, self.recipe.clip, norm)
-            self.strategy.step(phase.optimizer)
-            self.window.add({self._label("grad_norm", phase): norm})
-        return finite
-
-    def _label(self, metric: str, phase: Phase) -> str:
-        return metric if phase is self.phases[0] else f"{phase.name}_{metric}"
 
     # ------------------------------------------------------------------------------------------ log, evaluate
 
@@ -443,70 +350,12 @@ class Trainer:
     def _evaluate_if_due(self) -> None:
         intervals, last = self.recipe.intervals, self.step == self.recipe.steps
         if intervals.evaluate and (last or _due(self.step, intervals.evaluate)):
-            self._evaluate()
+            self.outputs.evaluate(self.step)
+            if not last:
+                self.outputs.export(self.step)
+                self.outputs.plot(last=False)
         if intervals.sample and (last or _due(self.step, intervals.sample)):
-            with self._looking(), self.strategy.whole() as whole:
-                self.ranks.lead(lambda: self._sample(whole))
-
-    def _sample(self, model: nn.Module | None) -> None:
-        assert model is not None
-        folder = self.directory / "samples"
-        folder.mkdir(exist_ok=True)
-        before = set(folder.iterdir())
-        self.task.samples(model, folder, self.step)
-        for path in sorted(set(folder.iterdir()) - before):
-            self._say(f"step {self.step}  samples in {path}")
-
-    def _evaluate(self) -> None:
-        with self._looking():
-            found = self.strategy.evaluate()
-        if found and self.ranks.first:
-            self.metrics.append("evaluate", self.step, found)
-            facts = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
-            self._say(f"step {self.step}  {facts}")
-        if self.step < self.recipe.steps:
-            self._export()
-            if time.monotonic() - self._plotted_at > PLOT_SECONDS:
-                self._plot()
-
-    @contextmanager
-    def _looking(self) -> Iterator[None]:
-        """Eval mode, no gradients, averaged weights, and afterwards everything as before."""
-        swapped = self.average.swapped_in() if self.average else nullcontext()
-        training = self.model.training
-        self.model.eval()
-        try:
-            with preserved(), torch.no_grad(), swapped, autocast(self.recipe.precision, self.device):
-                yield
-                self.strategy.after_eval()
-        finally:
-            self.model.train(training)
-
-    def _export(self) -> None:
-        """Write ``model/`` anew: beside the old one first, then in its place."""
-        swapped = self.average.swapped_in() if self.average else nullcontext()
-        with swapped, torch.no_grad(), self.strategy.whole() as whole:
-            self.ranks.lead(lambda: self._write_model(whole))
-
-    def _write_model(self, model: nn.Module | None) -> None:
-        assert model is not None
-        bad = bad_weight(model)
-        if bad is not None:
-            raise TrainingDiverged(
-                f"step {self.step}: {bad} holds numbers that are not finite or too large to be stored; no "
-                "model was exported; lower optimizer.lr"
-            )
-        part, final = self.directory / "model.part", self.directory / "model"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        self.task.export(model, part)
-        for old in replace_directory(part, final):
-            shutil.rmtree(old, ignore_errors=True)
-
-    def _plot(self) -> None:
-        self._plotted_at = time.monotonic()
-        if self.ranks.first and find_spec("matplotlib"):
-            plot_losses(self.metrics.path, self.directory / "plots" / "loss.png")
+            self.outputs.sample(self.step)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -592,13 +441,6 @@ class Trainer:
             self.average.load(tensors["ema"])
         self.task.restore(tensors.get("task", {}))
         return tensors["rng"]
-
-
-def _freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
-    """Have what no phase trains take no gradients."""
-    ids = {id(parameter) for parameter in trained}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in ids)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
