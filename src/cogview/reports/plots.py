@@ -53,7 +53,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise CogViewError("plots need matplotlib; install it with: pip install 'cogview[eval]'") from None
+        raise CogViewError("plots need matplotlib; install it with: pip install 'cogview[report]'") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 
