@@ -10,6 +10,7 @@ import pytest
 from cogview.evaluation.classifier import AttributeReader
 from cogview.evaluation.training import ReaderTraining, train_from_corpus
 from tests.evaluation import toy
+from tests.evaluation.squares import write_network, write_squares
 
 TRAINING = ReaderTraining(epochs=8, batch=16, rate=8e-3)
 
@@ -28,3 +29,15 @@ def reader(corpus: Path) -> AttributeReader:
 def rng() -> np.random.Generator:
     """The same numbers for a test, whichever ran before it."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled picture cache of coloured squares."""
+    return write_squares(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of EfficientNet-Lite0 that nobody trained."""
+    return write_network(tmp_path_factory.mktemp("network") / "lite0.safetensors")

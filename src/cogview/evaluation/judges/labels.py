@@ -1,0 +1,61 @@
+"""What labelled pictures show: ``labels.jsonl`` beside a picture cache, one line a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from cogview.config import Config
+from cogview.data.image_cache import ImageCache
+from cogview.errors import CogViewError
+from cogview.evaluation.scenes import Box
+from cogview.files import write_file
+
+LABELS = "labels.jsonl"
+
+
+class LabelledThing(Config):
+    """One thing in a picture: its key, its box in parts of the picture, the colour it was given."""
+
+    thing: str
+    box: Box | None = None
+    colour: str | None = None
+
+
+class Label(Config):
+    """What the picture of a key shows."""
+
+    key: str
+    things: tuple[LabelledThing, ...]
+
+
+def write_labels(directory: Path, labels: Iterable[Label]) -> None:
+    """Write ``labels.jsonl`` into the directory of a picture cache."""
+    lines = (label.model_dump_json(exclude_none=True) + "\n" for label in labels)
+    write_file(directory / LABELS, "".join(lines))
+
+
+def read_labels(cache: ImageCache) -> list[Label]:
+    """The labels of a cache's pictures, in their order.
+
+    Raises:
+        CogViewError: the file is missing or damaged, or a picture has no label.
+    """
+    path = cache.directory / LABELS
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        found = {label.key: label for label in map(Label.model_validate_json, lines)}
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise CogViewError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    missing = [key for key in cache.keys if key not in found]
+    if missing:
+        raise CogViewError(f"{path}: no label for {missing[0]!r} and {len(missing) - 1} others")
+    return [found[key] for key in cache.keys]
+
+
+def thing_numbers(labels: Iterable[Label], things: dict[str, int]) -> np.ndarray:
+    """The number of the first thing of each label, int64; -1 for one that is not in ``things``."""
+    return np.array([things.get(label.things[0].thing, -1) for label in labels], dtype=np.int64)

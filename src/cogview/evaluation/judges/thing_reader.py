@@ -1,0 +1,119 @@
+"""The reader of things: which of the everyday things a picture shows.
+
+An ImageNet network (EfficientNet-Lite0) whose last blocks are trained on drawings in many styles, and one
+linear layer. It counts only with its ceiling, its accuracy on drawings of withheld pairs of thing and style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogview.config import Config, read_json
+from cogview.evaluation import weights
+from cogview.evaluation.lite0 import FEATURES, Lite0
+
+Progress = Callable[[int, int], None]
+WHAT, VERB = "reader of things", "cogview train"
+
+
+class ThingReaderConfig(Config):
+    """The things it tells apart, in the order of its answers, and the side of what it reads in pixels.
+
+    ``facts``: how it was trained, and its ceiling: ``ceiling_first`` and ``ceiling_five``.
+    """
+
+    format: Literal[1] = 1
+    things: tuple[str, ...] = Field(min_length=2)
+    size: int = Field(128, ge=32, le=1024)
+    facts: dict[str, str | int | float] = Field(default_factory=dict)
+
+
+class ThingReader(nn.Module):
+    """Images (b, 3, size, size) in [0, 1] to logits (b, things)."""
+
+    def __init__(self, config: ThingReaderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = Lite0()
+        self.network.classes = nn.Linear(FEATURES, len(config.things))
+        nn.init.zeros_(self.network.classes.weight)
+        nn.init.zeros_(self.network.classes.bias)
+
+    def features(self, images: Tensor, frozen: int = 0) -> Tensor:
+        """Pooled features (b, 1280). ``frozen``: this many blocks get no gradient.
+
+        Under autocast only these are computed in half precision, which pays for a forward pass alone.
+        """
+        network = self.network
+        x = (images - network.get_buffer("mean")) / network.get_buffer("std")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            x = network.blocks[:frozen](network.stem(x))
+        with torch.autocast(images.device.type, enabled=False):
+            pooled: Tensor = network.head(network.blocks[frozen:](x.float())).mean((2, 3))
+        return pooled
+
+    def forward(self, images: Tensor, frozen: int = 0) -> Tensor:
+        features = F.dropout(self.features(images, frozen), 0.2, self.training)
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.network.classes(features)
+        return logits
+
+    @torch.no_grad()
+    def read(
+        self,
+        pictures: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        batch: int = 32,
+        progress: Progress | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Features (n, 1280) and probabilities (n, things) of pictures (side, side, 3) of any sizes."""
+        self.eval()
+        features, found = [], []
+        for first in range(0, len(pictures), batch):
+            own = self.features(
+                torch.cat([resized(one, self.config.size) for one in pictures[first : first + batch]])
+            )
+            features.append(own)
+            found.append(self.network.classes(own).float().softmax(1))
+            if progress:
+                progress(min(first + batch, len(pictures)), len(pictures))
+        empty = torch.zeros(0, FEATURES), torch.zeros(0, len(self.config.things))
+        return torch.cat(features or [empty[0]]).numpy(), torch.cat(found or [empty[1]]).numpy()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the configuration and all weights."""
+        return weights.fingerprint(self.config, self)
+
+    def save(self, directory: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``."""
+        weights.save(self.config, self, directory)
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> ThingReader:
+        """Read what :meth:`save` wrote; CogViewError where it is missing, damaged or another network."""
+        weights.require(directory, WHAT, VERB)
+        config = read_json(ThingReaderConfig, directory / weights.CONFIG)
+        return weights.load(lambda: cls(config), directory, WHAT).eval()
+
+
+def resized(picture: NDArray[np.uint8], size: int) -> Tensor:
+    """A picture (H, W, 3) as (1, 3, size, size) in [0, 1], reduced by area or enlarged linearly."""
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def among(probabilities: NDArray[np.float32], wanted: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Whether each wanted answer (n,) is among the ``count`` most probable of (n, things), equals first."""
+    own = probabilities[np.arange(len(wanted)), wanted]
+    return np.asarray((probabilities >= own[:, None]).sum(1) <= count)
