@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli import alignment, coco, distributions, editing, fairness, reranking, spread, upscaling
+from cogview.cli import (
+    alignment,
+    coco,
+    distributions,
+    editing,
+    fairness,
+    judged,
+    reranking,
+    spread,
+    upscaling,
+)
 from cogview.cli.arguments import drawer_name, existing
 from cogview.cli.precision import PrecisionOption
 from cogview.cli.progress import bars
@@ -338,6 +348,8 @@ def write_sheet(path: Path, rows: list[NDArray[np.uint8]], columns: int = 20) ->
         raise CogViewError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+evaluate.command("things")(judged.things)
+evaluate.command("scenes")(judged.scenes)
 evaluate.command("pictures")(distributions.pictures)
 evaluate.command("compare")(distributions.compare)
 evaluate.command("upscaling")(upscaling.upscaling)

@@ -1,0 +1,1 @@
+"""Experiments: what is generated for which prompts, and which judge reads the images."""
