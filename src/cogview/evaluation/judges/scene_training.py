@@ -103,7 +103,7 @@ class SceneReaderTask(Task):
             ImageLoader(self.cache, recipe.batch_size, seed=recipe.seed, rank=rank, world=world, state=state)
         )
 
-    def shares(self, batch: ImageBatch) -> dict[str, float]:
+    def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
         """By the pictures that are this rank's own."""
         return {"loss": float(len(batch["items"]))}
 

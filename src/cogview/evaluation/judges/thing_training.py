@@ -109,7 +109,7 @@ class ThingReaderTask(Task):
             )
         )
 
-    def shares(self, batch: ImageBatch) -> dict[str, float]:
+    def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
         """By the pictures that are this rank's own."""
         return {"loss": float(len(batch["items"]))}
 
