@@ -205,8 +205,8 @@ def test_command_trains_and_resumes(data: Path, tmp_path: Path, capsys: pytest.C
     assert f"cogview train {path} --out {out} --set max_minutes=1e-9 --resume" in said
     command(None, ["max_minutes=null"], out, resume=True)
     assert (out / "model" / "model.safetensors").is_file()
-    with pytest.raises(CogViewError, match="steps"):
-        command(path, ["steps=5"], out, resume=True)
+    with pytest.raises(CogViewError, match="seed was 0 and is now 5"):
+        command(path, ["seed=5"], out, resume=True)
     with pytest.raises(CogViewError, match="recipe"):
         command(None, [], None)
 

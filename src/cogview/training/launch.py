@@ -8,6 +8,7 @@ import torch
 
 from cogview.config import read_yaml
 from cogview.errors import CogViewError
+from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.parallel import Parallel
 from cogview.training.parallel.checks import check_launch
 from cogview.training.parallel.ranks import Ranks, launched_world, local_rank, restarted
@@ -26,7 +27,8 @@ def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
     if resume:
         if not saved.is_file():
             raise CogViewError(f"{directory} holds no run to resume; start it without --resume")
-        check_same(read_yaml(type(recipe), saved), recipe, directory)
+        done = [int(path.name.removeprefix("step-")) for path in list_checkpoints(directory / "checkpoints")]
+        check_same(read_yaml(type(recipe), saved), recipe, directory, max(done, default=0))
     elif directory.is_dir() and any(path != saved for path in directory.iterdir()):
         raise CogViewError(f"{directory} is not empty; add --resume to go on, or choose another --out")
     try:

@@ -7,6 +7,7 @@ run.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -22,6 +23,7 @@ from cogview.training.precision import LossScaler, Precision
 from cogview.training.schedule import Schedule
 from cogview.training.trackers import TrackerName
 
+RATE = ("steps", "schedule")  # fields that may change on resume where the learning rate does not jump
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -114,9 +116,14 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     write_file(path, dump_yaml(recipe))
 
 
-def check_same(saved: Recipe, given: Recipe, path: Path) -> None:
-    """Raises CogViewError where a recipe differs from the run's in a field that may not change."""
-    fixed = [name for name in type(given).model_fields if name not in given.CHANGEABLE]
+def check_same(saved: Recipe, given: Recipe, path: Path, step: int = 0) -> None:
+    """Raises CogViewError where a recipe differs from the run's in a field that may not change.
+
+    ``steps`` and ``schedule`` may where the learning rate of the next update, ``step``, stays what it was: a
+    run on its plateau can be made longer, or begin its decay now.
+    """
+    _check_rate(saved, given, path, step)
+    fixed = [name for name in type(given).model_fields if name not in {*given.CHANGEABLE, *RATE}]
     for name in fixed:
         before, now = saved.model_dump(mode="json").get(name), given.model_dump(mode="json")[name]
         if before != now:
@@ -125,6 +132,17 @@ def check_same(saved: Recipe, given: Recipe, path: Path) -> None:
             raise CogViewError(
                 f"{path}: {field} was {before!r} and is now {now!r}; on resume only {may} may change"
             )
+
+
+def _check_rate(saved: Recipe, given: Recipe, path: Path, step: int) -> None:
+    before, now = (recipe.schedule.factor(step, recipe.steps) for recipe in (saved, given))
+    if given.steps < step:
+        raise CogViewError(f"{path}: the run has done {step} steps, more than the {given.steps} of steps")
+    if not math.isclose(before, now, rel_tol=1e-6):
+        raise CogViewError(
+            f"{path}: steps or schedule would take the learning rate of step {step} from {before:.3g} to "
+            f"{now:.3g} of its peak; they may change where the rate stays the same, as on the plateau of hold"
+        )
 
 
 def _difference(field: str, before: Any, now: Any) -> tuple[str, Any, Any]:
