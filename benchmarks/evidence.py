@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cogview.evaluation.reconstruction import fidelity, measure
-from cogview.evaluation.upscaling import Pixels, Plan, held_out
+from cogview.evaluation.experiments.upscaling import Pixels, Plan, held_out
+from cogview.evaluation.metrics.reconstruction import fidelity, measure
 from cogview.generation.evidence import KNOWN, PAINTED
 from cogview.generation.settings import Sampling
 from cogview.generation.super_resolution import Small, enlarge

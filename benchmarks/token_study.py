@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from cogview import CogView
 from cogview.data.build import Builder, BuildSettings
 from cogview.data.shards import Preprocessing
-from cogview.evaluation.lite0 import Lite0
+from cogview.evaluation.metrics.lite0 import Lite0
 from cogview.tokenizers.images import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 

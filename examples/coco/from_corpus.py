@@ -20,7 +20,7 @@ from pathlib import Path
 from cogview.data.images import BadImage, decode
 from cogview.data.sources import Record, open_source
 from cogview.errors import CogViewError
-from cogview.evaluation.captioned import texts_of
+from cogview.evaluation.judges.captioned import texts_of
 
 
 def choose(args: argparse.Namespace) -> Iterator[tuple[Record, list[str]]]:

@@ -31,9 +31,11 @@ from cogview.cli.alignment import find_drawer
 from cogview.cli.evaluate import bars
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
-from cogview.evaluation.attributes import Drawer
-from cogview.evaluation.captioned import Captioned, read_captioned
-from cogview.evaluation.distributions import (
+from cogview.evaluation.experiments.attributes import Drawer
+from cogview.evaluation.experiments.image_generator import ModelDrawer
+from cogview.evaluation.experiments.nearest import NAME as NEAREST
+from cogview.evaluation.judges.captioned import Captioned, read_captioned
+from cogview.evaluation.metrics.distributions import (
     DistributionPlan,
     Extractor,
     Value,
@@ -41,11 +43,9 @@ from cogview.evaluation.distributions import (
     describe,
     open_extractor,
 )
-from cogview.evaluation.diversity import unit, vendi
-from cogview.evaluation.drawer import ModelDrawer
-from cogview.evaluation.intervals import mean_figure
-from cogview.evaluation.nearest import NAME as NEAREST
-from cogview.evaluation.pictures import PictureSet, Shape
+from cogview.evaluation.metrics.diversity import unit, vendi
+from cogview.evaluation.metrics.intervals import mean_figure
+from cogview.evaluation.metrics.pictures import PictureSet, Shape
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import Progress, draw_texts, load_all
 

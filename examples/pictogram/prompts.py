@@ -168,7 +168,7 @@ def _by_one_name(thing: SceneThing) -> SceneThing:
 
 
 def scene_row(scene: Scene, words: Words) -> dict[str, Any]:
-    """A line of ``scenes.jsonl``: a ``cogview.evaluation.scenes.ScenePrompt``."""
+    """A line of ``scenes.jsonl``: a ``cogview.evaluation.metrics.scene_rules.ScenePrompt``."""
     kinds = dict.fromkeys((one.thing, one.colour) for one in scene.placed)
     asked = []
     for thing, colour in kinds:

@@ -23,11 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogview.data.shards import Preprocessing
-from cogview.evaluation.attributes import AttributePlan, draw_all, load_picture, read_answers, real_pictures
-from cogview.evaluation.avatars import Avatar, read_avatars, select
-from cogview.evaluation.classifier import AttributeReader
-from cogview.evaluation.distributions import DistributionPlan, Extractor, kid, open_extractor
-from cogview.evaluation.drawer import ModelDrawer
+from cogview.evaluation.experiments.attributes import (
+    AttributePlan,
+    read_answers,
+    real_pictures,
+)
+from cogview.evaluation.experiments.image_generator import ModelDrawer
+from cogview.evaluation.judges.attribute_corpus import Avatar, read_avatars, select
+from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.metrics.distributions import DistributionPlan, Extractor, kid, open_extractor
+from cogview.evaluation.sample_store import draw_texts, load_all
 
 Row = dict[str, Any]
 Features = NDArray[np.float32]
@@ -105,15 +110,13 @@ class Experiment:
                 update={"sampling": dict(sampling), "seed": self.plan.seed + turn * TWICE}
             )
             language = self.plan.languages[turn]
-            folder = self.given.work / self.drawer.fingerprint[:16] / name.replace(" ", "-") / str(turn)
-            paths = draw_all(plan, self.chosen, language, self.drawer, folder)
-            shape = self.reader.config.preprocessing
-            read = read_answers(
-                self.reader, self.chosen, np.stack([load_picture(path, shape) for path in paths])
-            )
+            texts = [avatar.captions[language] for avatar in self.chosen]
+            paths = draw_texts(texts, self.drawer, self.given.work, plan.seed, plan.sampling, plan.batch)
+            assert paths is not None  # one process draws them all
+            read = read_answers(self.reader, self.chosen, load_all(paths, self.reader.config.preprocessing))
             answers.append(read.counts)
             own = Preprocessing(size=self.extractor.size)
-            features.append(self.features(np.stack([load_picture(path, own) for path in paths])))
+            features.append(self.features(load_all(paths, own)))
         right, stated = (sum(float(counts[i].sum()) for counts in answers) for i in (0, 1))
         scale = real_spread(self.real, [avatar.style for avatar in self.chosen]) or 1.0
         return {

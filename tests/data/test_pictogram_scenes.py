@@ -16,9 +16,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cogview.data.images import decode
-from cogview.evaluation.colours import box_colour
+from cogview.evaluation.metrics.colours import box_colour
+from cogview.evaluation.metrics.scene_rules import Detection, ScenePrompt, judge
 from cogview.evaluation.prompts import scene_prompts, thing_names
-from cogview.evaluation.scenes import Detection, ScenePrompt, judge
 
 ROOT = Path(__file__).parents[2] / "examples" / "pictogram"
 if not ROOT.is_dir():

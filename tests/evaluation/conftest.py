@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cogview.evaluation.classifier import AttributeReader
-from cogview.evaluation.training import ReaderTraining, train_from_corpus
+from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier_training import ReaderTraining, train_from_corpus
 from tests.evaluation import toy
 from tests.evaluation.squares import write_network, write_squares
 

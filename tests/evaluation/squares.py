@@ -15,7 +15,7 @@ from cogview.data.image_cache import build_image_cache
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record
 from cogview.evaluation.judges.labels import Label, LabelledThing, write_labels
-from cogview.evaluation.lite0 import Lite0
+from cogview.evaluation.metrics.lite0 import Lite0
 
 SIDE = 64
 COLOURS = {"apple": (220, 30, 30), "leaf": (30, 160, 40)}

@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 
 from cogview.cli.evaluate import _print_attributes, evaluate
 from cogview.errors import CogViewError
-from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
-from cogview.evaluation.classifier import AttributeReader
-from cogview.evaluation.reconstruction import ReconstructionReport
+from cogview.evaluation.experiments.attributes import AttributePlan, evaluate_attributes
+from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.metrics.reconstruction import ReconstructionReport
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.evaluation.toy import CaptionDrawer
 

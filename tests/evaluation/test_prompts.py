@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cogview.errors import CogViewError
+from cogview.evaluation.metrics.scene_rules import TASKS
 from cogview.evaluation.prompts import SCENES, THINGS, scene_prompts, thing_names
-from cogview.evaluation.scenes import TASKS
 
 NUMBERS = {2: ("two", "2", "两"), 3: ("three", "3", "三"), 4: ("four", "4", "四")}
 

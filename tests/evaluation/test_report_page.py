@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from cogview.cli.app import main
-from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
-from cogview.evaluation.best_of import BestOfPlan, evaluate_best_of
-from cogview.evaluation.classifier import AttributeReader
+from cogview.evaluation.experiments.attributes import AttributePlan, evaluate_attributes
+from cogview.evaluation.experiments.best_of import BestOfPlan, evaluate_best_of
+from cogview.evaluation.judges.classifier import AttributeReader
 from cogview.evaluation.report_page import build
 from cogview.evaluation.reports import write_report
 from cogview.training.metrics import MetricsFile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cogview.evaluation.classifier import AttributeReader
-from cogview.evaluation.distributions import DistributionPlan, kid
-from cogview.evaluation.drawer import ModelDrawer
+from cogview.evaluation.experiments.image_generator import ModelDrawer
+from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.metrics.distributions import DistributionPlan, kid
 from tests.generation import tiny2
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "sampling" / "run.py"
@@ -88,7 +89,8 @@ def test_a_row_is_of_the_pictures_that_were_drawn(
     row = experiment.row("clusters 4", {"clusters": 4})
     paths = sorted((tmp_path / "work").rglob("*.png"))
     assert len(paths) == 8 and 0 <= row["accuracy"] <= 1 and row["diversity"] > 0
-    folders = [[path for path in paths if path.parent.name == turn] for turn in ("0", "1")]
+    seeds = {path: json.loads((path.parent / "run.json").read_text())["seed"] for path in paths}
+    folders = [[path for path in paths if seeds[path] == own] for own in sorted(set(seeds.values()))]
     pictures = [np.stack([toy_picture(path) for path in folder]) for folder in folders]
     drawn = np.concatenate([Means()(found)[0] for found in pictures])
     assert row["kid"] == pytest.approx(kid(experiment.real, drawn, DistributionPlan(bootstrap=0)).value)

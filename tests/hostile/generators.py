@@ -521,7 +521,7 @@ def tables(chance: random.Random, bases: Bases, folder: Path) -> Work:
         study = ["study", "create", "st", "--captions", str(path), "--size", "16"]
         return command([*study, "--model", f"a={folder}", "--model", f"b={bases.pictures}"])
     if suffix == ".json" and chance.random() < 0.2:
-        from cogview.evaluation.coco import read_captions
+        from cogview.evaluation.experiments.coco import read_captions
 
         return lambda: refusing(lambda: read_captions(path, folder))
     return data_verb(chance, bases, str(path))

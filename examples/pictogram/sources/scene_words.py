@@ -17,7 +17,7 @@ from itertools import pairwise
 from backgrounds import Background
 from things import COLOUR_CHARACTERS, COLOUR_WORDS, EN_NUMBERS, ZH_NUMBERS, with_article
 
-from cogview.evaluation.scenes import directions
+from cogview.evaluation.metrics.scene_rules import directions
 from sources.drawing import COLOURS, Words
 from sources.scenes import Noun, Placed, Scene, SceneThing
 

@@ -1,8 +1,9 @@
 """Scenes: one to four everyday things of the house style, composed from their drawings, each from its number.
 
-The six tasks are GenEval's (``cogview.evaluation.scenes``): one thing in a place or of a size, two things,
-a count, a colour, a position, a colour for each of two; a few show three or four different things. What a
-picture shows decides its split: with a withheld combination (``withheld.py``) it is ``test_comp``.
+The six tasks are GenEval's (``cogview.evaluation.metrics.scene_rules``): one thing in a place or of a
+size, two things, a count, a colour, a position, a colour for each of two; a few show three or four
+different things. What a picture shows decides its split: with a withheld combination (``withheld.py``) it
+is ``test_comp``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from backgrounds import PLAIN, Background
 from backgrounds import SCENES as LANDSCAPE
 
-from cogview.evaluation.scenes import directions
+from cogview.evaluation.metrics.scene_rules import directions
 from sources.drawing import fraction
 from sources.scene_layout import (
     Box,

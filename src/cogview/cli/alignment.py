@@ -12,9 +12,9 @@ from cogview.cli.precision import Precision, PrecisionOption
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.evaluation.alignment import AlignmentReport
+    from cogview.evaluation.experiments.alignment import AlignmentReport
+    from cogview.evaluation.metrics.scoring import Figure
     from cogview.evaluation.sample_store import Drawer
-    from cogview.evaluation.scoring import Figure
     from cogview.tokenizers.text import TextTokenizer
 
 SHOWN = 40
@@ -61,7 +61,7 @@ def train_scorer(
     """
     from cogview.cli.progress import bars
     from cogview.config import validate
-    from cogview.evaluation.scorer_training import ScorerTraining, train_from_data, up_to_date
+    from cogview.evaluation.judges.scorer_training import ScorerTraining, train_from_data, up_to_date
 
     settings = {"epochs": epochs, "batch": batch, "rate": rate, "seed": seed}
     training = validate(ScorerTraining, settings, "train-scorer")
@@ -139,11 +139,11 @@ def alignment(
     from cogview.cli.evaluate import write_sheet
     from cogview.cli.progress import bars
     from cogview.config import validate
-    from cogview.evaluation.alignment import AlignmentPlan, evaluate_alignment
-    from cogview.evaluation.captioned import read_captioned
+    from cogview.evaluation.experiments.alignment import AlignmentPlan, evaluate_alignment
+    from cogview.evaluation.judges.captioned import read_captioned
+    from cogview.evaluation.judges.scorer import AlignmentScorer
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.sample_store import rank_of
-    from cogview.evaluation.scorer import AlignmentScorer
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     settings = {
@@ -186,8 +186,8 @@ def find_drawer(
 
     small: of a family that enlarges what it draws, the pictures of the first step.
     """
-    from cogview.evaluation.drawer import ModelDrawer
-    from cogview.evaluation.nearest import NAME, NearestTraining
+    from cogview.evaluation.experiments.image_generator import ModelDrawer
+    from cogview.evaluation.experiments.nearest import NAME, NearestTraining
 
     return (
         NearestTraining(data, text, "train", source) if name == NAME else ModelDrawer(name, precision, small)

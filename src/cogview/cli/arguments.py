@@ -6,7 +6,7 @@ from typing import Any
 
 from cogview.errors import CogViewError
 
-NEAREST = "nearest-training"  # of evaluation/nearest.py: no model, pictures from the training set
+NEAREST = "nearest-training"  # of evaluation/experiments/nearest.py: no model, pictures from the training set
 
 
 def existing(value: Any) -> Any:

@@ -78,8 +78,8 @@ def coco(
     from cogview.cli.distributions import listed, show
     from cogview.cli.progress import bars
     from cogview.config import validate
-    from cogview.evaluation.coco import PROTOCOLS, CocoPlan, evaluate_coco
-    from cogview.evaluation.distributions import DistributionPlan, open_extractor
+    from cogview.evaluation.experiments.coco import PROTOCOLS, CocoPlan, evaluate_coco
+    from cogview.evaluation.metrics.distributions import DistributionPlan, open_extractor
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.sample_store import rank_of
     from cogview.hierarchy import load

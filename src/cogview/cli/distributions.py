@@ -14,7 +14,7 @@ from cogview.errors import CogViewError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cogview.evaluation.distributions import Value
+    from cogview.evaluation.metrics.distributions import Value
 
 PlaceHelp = "A folder of pictures, or a corpus of Parquet files."
 
@@ -79,8 +79,8 @@ def pictures(
     """
     from cogview.cli.progress import bars
     from cogview.config import validate
-    from cogview.evaluation.distributions import DistributionPlan, compare_pictures, open_extractor
-    from cogview.evaluation.pictures import open_set
+    from cogview.evaluation.metrics.distributions import DistributionPlan, compare_pictures, open_extractor
+    from cogview.evaluation.metrics.pictures import open_set
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.sample_store import rank_of
 
@@ -113,7 +113,7 @@ def compare(
     ],
 ) -> None:
     """Put reports side by side; refused, with the field named, where they were not measured the same way."""
-    from cogview.evaluation.comparison import figures, read_reports
+    from cogview.evaluation.metrics.comparison import figures, read_reports
 
     if len(reports) < 2:
         raise CogViewError("one report is nothing to compare; give two or more")

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from cogview.evaluation.editing import EditingPlan, EditingReport
+    from cogview.evaluation.experiments.editing import EditingPlan, EditingReport
     from cogview.pipeline2 import CogView2
 
 SHOWN = 20
 
 
 class FamilyEditor:
-    """A family of CogView2's kind as what the experiment asks for; see :class:`evaluation.editing.Editor`."""
+    """A family of CogView2's kind as an ``Editor`` of ``evaluation/experiments/editing.py``."""
 
     def __init__(self, family: CogView2) -> None:
-        from cogview.evaluation.drawer import fingerprint
+        from cogview.evaluation.experiments.image_generator import fingerprint
 
         self.family = family
         self.name = family.family.config.name
@@ -94,8 +94,8 @@ def editing(
     """
     from cogview.cli.evaluate import write_sheet
     from cogview.cli.progress import bars
-    from cogview.evaluation.classifier import AttributeReader
-    from cogview.evaluation.editing import EditingPlan, evaluate_editing
+    from cogview.evaluation.experiments.editing import EditingPlan, evaluate_editing
+    from cogview.evaluation.judges.classifier import AttributeReader
     from cogview.evaluation.reports import write_report
     from cogview.pipeline2 import CogView2
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
-    from cogview.evaluation.attributes import AttributeReport
-    from cogview.evaluation.reconstruction import Fidelity, ReconstructionReport
-    from cogview.evaluation.scoring import Accuracy, Figure
+    from cogview.evaluation.experiments.attributes import AttributeReport
+    from cogview.evaluation.metrics.reconstruction import Fidelity, ReconstructionReport
+    from cogview.evaluation.metrics.scoring import Accuracy, Figure
     from cogview.tokenizers.images import AnyImageTokenizer
 
 SHOWN = 60  # pictures of each kind on the sheet of `eval attributes`
@@ -108,10 +108,10 @@ def attributes(
 
     Chinese and English captions are drawn each; real pictures give the ceiling, swapped prompts the floor.
     """
-    from cogview.evaluation.attributes import AttributePlan, evaluate_attributes
-    from cogview.evaluation.classifier import AttributeReader
-    from cogview.evaluation.drawer import ModelDrawer
-    from cogview.evaluation.nearest import NAME, NearestTraining
+    from cogview.evaluation.experiments.attributes import AttributePlan, evaluate_attributes
+    from cogview.evaluation.experiments.image_generator import ModelDrawer
+    from cogview.evaluation.experiments.nearest import NAME, NearestTraining
+    from cogview.evaluation.judges.classifier import AttributeReader
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.sample_store import Drawer
     from cogview.family import Family
@@ -217,7 +217,7 @@ def train_classifier(
 ) -> None:
     """Train the classifier that reads attributes off pictures, on real pictures of split "train" only."""
     from cogview.config import validate
-    from cogview.evaluation.training import ReaderTraining, train_from_corpus, up_to_date
+    from cogview.evaluation.judges.classifier_training import ReaderTraining, train_from_corpus, up_to_date
 
     settings = {"epochs": epochs, "batch": batch, "rate": rate, "seed": seed}
     training = validate(ReaderTraining, settings, "train-classifier")
@@ -280,7 +280,7 @@ def tokenizer(
     """PSNR, SSIM and LPIPS of reconstructions, and how the codebook is used."""
     from cogview.config import validate
     from cogview.data.shards import Preprocessing
-    from cogview.evaluation.reconstruction import evaluate_tokenizer, load_pictures, spread
+    from cogview.evaluation.metrics.reconstruction import evaluate_tokenizer, load_pictures, spread
     from cogview.evaluation.reports import versions, write_report
     from cogview.tokenizers.perceptual import LPIPS
 

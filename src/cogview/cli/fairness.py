@@ -11,7 +11,7 @@ from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
 
 if TYPE_CHECKING:
-    from cogview.evaluation.fairness import FairnessReport, Reading
+    from cogview.evaluation.experiments.fairness import FairnessReport, Reading
 
 
 def fairness(
@@ -60,9 +60,9 @@ def fairness(
     """
     from cogview.cli.progress import bars
     from cogview.config import validate
-    from cogview.evaluation.classifier import AttributeReader
-    from cogview.evaluation.drawer import ModelDrawer
-    from cogview.evaluation.fairness import AuditPlan, evaluate_fairness, read_audit
+    from cogview.evaluation.experiments.fairness import AuditPlan, evaluate_fairness, read_audit
+    from cogview.evaluation.experiments.image_generator import ModelDrawer
+    from cogview.evaluation.judges.classifier import AttributeReader
     from cogview.evaluation.plots import plot_fairness
     from cogview.evaluation.reports import write_report
 

@@ -177,7 +177,7 @@ def lite0_command(
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
 ) -> None:
     """EfficientNet-Lite0 weights, for `cogview eval pictures` (FID, KID, Inception Score)."""
-    from cogview.evaluation.lite0 import import_lite0
+    from cogview.evaluation.metrics.lite0 import import_lite0
 
     import_lite0(source, out)
     typer.echo(f"{out}: EfficientNet-Lite0")
@@ -199,7 +199,7 @@ def inception_command(
 
     cogview import inception pt_inception-2015-12-05-6726825d.pth inception.safetensors
     """
-    from cogview.evaluation.inception import import_inception
+    from cogview.evaluation.metrics.inception import import_inception
 
     published = import_inception(source, out)
     said = "the published file" if published else "not the published file; its figures are its own"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cogview.config import Config
     from cogview.evaluation.experiments.scenes import ScenesReport
     from cogview.evaluation.experiments.things import ThingsReport
-    from cogview.evaluation.scoring import Figure
+    from cogview.evaluation.metrics.scoring import Figure
 
 P = TypeVar("P", bound="Config")
 SHOWN = 60  # images of each language on a sheet
@@ -74,7 +74,7 @@ def things(
     cogview eval things --model pictogram --reader runs/things/model -n 2000 --out things.json
     """
     from cogview.cli.progress import bars
-    from cogview.evaluation.drawer import ModelDrawer
+    from cogview.evaluation.experiments.image_generator import ModelDrawer
     from cogview.evaluation.experiments.things import ThingsPlan, evaluate_things
     from cogview.evaluation.judges.thing_reader import ThingReader
     from cogview.evaluation.sample_store import rank_of
@@ -126,7 +126,7 @@ def scenes(
     cogview eval scenes --model pictogram --reader runs/scenes/model --real work/judges/prompted
     """
     from cogview.cli.progress import bars
-    from cogview.evaluation.drawer import ModelDrawer
+    from cogview.evaluation.experiments.image_generator import ModelDrawer
     from cogview.evaluation.experiments.scenes import ScenesPlan, evaluate_scenes
     from cogview.evaluation.judges.scene_reader import SceneReader
     from cogview.evaluation.sample_store import rank_of

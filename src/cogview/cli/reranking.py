@@ -13,7 +13,7 @@ from cogview.errors import CogViewError
 from cogview.files import write_image
 
 if TYPE_CHECKING:
-    from cogview.evaluation.scoring import Accuracy, Figure
+    from cogview.evaluation.metrics.scoring import Accuracy, Figure
 
 ModelOption = Annotated[
     str, typer.Option("--model", callback=model_name, help="A model's name or directory.")
@@ -60,8 +60,8 @@ def captions(
     """
     from cogview.cli.progress import bars
     from cogview.config import validate
-    from cogview.evaluation.captions import CaptionPlan, evaluate_captions
-    from cogview.evaluation.drawer import ModelDrawer
+    from cogview.evaluation.experiments.captions import CaptionPlan, evaluate_captions
+    from cogview.evaluation.experiments.image_generator import ModelDrawer
     from cogview.evaluation.reports import write_report
 
     settings = {
@@ -141,12 +141,12 @@ def best_of(
     from cogview.cli.evaluate import write_sheet
     from cogview.cli.progress import bars
     from cogview.config import validate
-    from cogview.evaluation.best_of import BestOfPlan, curves, evaluate_best_of
-    from cogview.evaluation.classifier import AttributeReader
-    from cogview.evaluation.distributions import open_extractor
-    from cogview.evaluation.drawer import ModelDrawer
+    from cogview.evaluation.experiments.best_of import BestOfPlan, curves, evaluate_best_of
+    from cogview.evaluation.experiments.image_generator import ModelDrawer
+    from cogview.evaluation.judges.classifier import AttributeReader
+    from cogview.evaluation.judges.scorer import AlignmentScorer
+    from cogview.evaluation.metrics.distributions import open_extractor
     from cogview.evaluation.reports import write_report
-    from cogview.evaluation.scorer import AlignmentScorer
     from cogview.reports.plots import plot_curves
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
@@ -209,9 +209,9 @@ def order(
     cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
     """
     from cogview.cli.progress import bar
-    from cogview.evaluation.order import order_pictures, order_sheet
+    from cogview.evaluation.experiments.order import order_pictures, order_sheet
+    from cogview.evaluation.judges.scorer import AlignmentScorer
     from cogview.evaluation.reports import write_report
-    from cogview.evaluation.scorer import AlignmentScorer
     from cogview.hierarchy import load
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}

@@ -11,7 +11,7 @@ from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
 
 if TYPE_CHECKING:
-    from cogview.evaluation.scoring import Figure
+    from cogview.evaluation.metrics.scoring import Figure
 
 OutOption = Annotated[Path | None, typer.Option(help="Write the report, with every number, as JSON.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
@@ -56,9 +56,9 @@ def diversity(
     cogview eval diversity corpus --split test_concept --prompts en --weights lite0.safetensors
     """
     from cogview.cli.progress import bars
-    from cogview.evaluation.distributions import open_extractor
-    from cogview.evaluation.diversity import DiversityPlan, column, evaluate_diversity
-    from cogview.evaluation.pictures import open_set
+    from cogview.evaluation.metrics.distributions import open_extractor
+    from cogview.evaluation.metrics.diversity import DiversityPlan, column, evaluate_diversity
+    from cogview.evaluation.metrics.pictures import open_set
     from cogview.evaluation.reports import write_report
 
     extractor, found = open_extractor(weights), open_set(pictures, split, source, count)
@@ -98,8 +98,8 @@ def speed(
     from cogview.cli.distributions import listed
     from cogview.cli.progress import bars
     from cogview.config import validate
+    from cogview.evaluation.experiments.speed import SpeedPlan, measure_speed
     from cogview.evaluation.reports import write_report
-    from cogview.evaluation.speed import SpeedPlan, measure_speed
 
     settings = {"batches": listed(batches), "repeats": repeats} | ({"prompt": prompt} if prompt else {})
     plan = validate(SpeedPlan, settings, "eval speed")

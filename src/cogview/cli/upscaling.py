@@ -11,7 +11,7 @@ from cogview.cli.arguments import existing, model_name
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.evaluation.upscaling import UpscalingReport
+    from cogview.evaluation.experiments.upscaling import UpscalingReport
 
 Network = Literal["vgg16", "alexnet"]
 
@@ -82,10 +82,10 @@ def upscaling(
     from cogview.cli.progress import bars
     from cogview.config import validate
     from cogview.data.shards import Preprocessing
-    from cogview.evaluation.enlarging import evaluate_enlarging
-    from cogview.evaluation.reconstruction import spread
+    from cogview.evaluation.experiments.enlarging import evaluate_enlarging
+    from cogview.evaluation.experiments.upscaling import Plan, evaluate_upscaling
+    from cogview.evaluation.metrics.reconstruction import spread
     from cogview.evaluation.reports import versions, write_report
-    from cogview.evaluation.upscaling import Plan, evaluate_upscaling
     from cogview.hierarchy import Hierarchy, load
     from cogview.tokenizers.perceptual import LPIPS
 

@@ -18,17 +18,17 @@ import pydantic
 from cogview.config import load_json
 from cogview.data.images import BadImage, decode
 from cogview.errors import CogViewError
-from cogview.evaluation.alignment import AlignmentReport
-from cogview.evaluation.attributes import AttributeReport
-from cogview.evaluation.best_of import BestOfReport, curves
-from cogview.evaluation.captions import CaptionReport
-from cogview.evaluation.coco import CocoReport
-from cogview.evaluation.distributions import DistributionReport
-from cogview.evaluation.fairness import FairnessReport, Reading
-from cogview.evaluation.order import OrderReport
-from cogview.evaluation.reconstruction import Fidelity, ReconstructionReport
-from cogview.evaluation.scoring import Accuracy, Figure
-from cogview.evaluation.upscaling import UpscalingReport
+from cogview.evaluation.experiments.alignment import AlignmentReport
+from cogview.evaluation.experiments.attributes import AttributeReport
+from cogview.evaluation.experiments.best_of import BestOfReport, curves
+from cogview.evaluation.experiments.captions import CaptionReport
+from cogview.evaluation.experiments.coco import CocoReport
+from cogview.evaluation.experiments.fairness import FairnessReport, Reading
+from cogview.evaluation.experiments.order import OrderReport
+from cogview.evaluation.experiments.upscaling import UpscalingReport
+from cogview.evaluation.metrics.distributions import DistributionReport
+from cogview.evaluation.metrics.reconstruction import Fidelity, ReconstructionReport
+from cogview.evaluation.metrics.scoring import Accuracy, Figure
 from cogview.reports import html
 from cogview.reports.html import Block, Details, Heading, Preformatted, Section, Table, Text
 from cogview.reports.plots import bars, lines

@@ -17,9 +17,9 @@ from cogview.evaluation.experiments import scenes, things
 from cogview.evaluation.experiments.scenes import ScenesPlan, evaluate_scenes
 from cogview.evaluation.experiments.things import ThingsPlan, evaluate_things
 from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig
+from cogview.evaluation.metrics.scene_rules import Detection, Rules, ScenePrompt, Task, judge
 from cogview.evaluation.prompts import scene_prompts, thing_names
 from cogview.evaluation.sample_store import Sampling
-from cogview.evaluation.scenes import Detection, Rules, ScenePrompt, Task, judge
 
 
 class Painter:

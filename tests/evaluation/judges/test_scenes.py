@@ -25,7 +25,7 @@ from cogview.evaluation.judges.scene_training import (
     targets,
 )
 from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig
-from cogview.evaluation.scenes import Box, Detection
+from cogview.evaluation.metrics.scene_rules import Box, Detection
 from cogview.training.trainer import Trainer
 
 BOXES: list[Box] = [(0.05, 0.1, 0.4, 0.55), (0.5, 0.5, 0.95, 0.9)]

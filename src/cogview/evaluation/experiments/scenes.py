@@ -1,8 +1,8 @@
 """Does an image show the scene that was asked for? GenEval's six tasks (Ghosh et al., 2023).
 
 Prompts are of combinations that no training picture shows (``prompts/scenes.jsonl``); a reader of scenes
-detects things in the images and the rules of ``evaluation/scenes.py`` judge them. The ceiling is the same of
-the true scenes of the prompts, the floor that of the images of other prompts of the same task.
+detects things in the images and the rules of ``metrics/scene_rules.py`` judge them. The ceiling is the same
+of the true scenes of the prompts, the floor that of the images of other prompts of the same task.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from cogview.data.image_cache import ImageCache
 from cogview.data.images import decode
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.things import Language
+from cogview.evaluation.metrics.scene_rules import TASKS, Detection, Rules, ScenePrompt, SceneReader, judge
+from cogview.evaluation.metrics.scoring import Figure, draws, figure
 from cogview.evaluation.prompts import scene_prompts
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import WHOLE, Drawer, Progress, draw_texts
-from cogview.evaluation.scenes import TASKS, Detection, Rules, ScenePrompt, SceneReader, judge
-from cogview.evaluation.scoring import Figure, draws, figure
 
 READ = 64  # images in memory at a time
 

@@ -26,10 +26,10 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.labels import read_labels
 from cogview.evaluation.judges.thing_reader import ThingReader, among
+from cogview.evaluation.metrics.scoring import Figure, Share, draws, figure
 from cogview.evaluation.prompts import ThingNames, thing_names
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import WHOLE, Drawer, Progress, draw_texts, load_all
-from cogview.evaluation.scoring import Figure, Share, draws, figure
 
 Language = Literal["en", "zh"]
 Array = NDArray[np.float64]

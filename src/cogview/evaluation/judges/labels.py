@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cogview.config import Config
 from cogview.data.image_cache import ImageCache
 from cogview.errors import CogViewError
-from cogview.evaluation.scenes import Box
+from cogview.evaluation.metrics.scene_rules import Box
 from cogview.files import write_file
 
 LABELS = "labels.jsonl"

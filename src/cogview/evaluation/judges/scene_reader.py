@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.config import Config, read_json
-from cogview.evaluation import weights
-from cogview.evaluation.colours import box_colour
+from cogview.evaluation.judges import weights
 from cogview.evaluation.judges.thing_reader import Progress, ThingReader, ThingReaderConfig, resized
-from cogview.evaluation.scenes import Box, Detection, Rules
+from cogview.evaluation.metrics.colours import box_colour
+from cogview.evaluation.metrics.scene_rules import Box, Detection, Rules
 
 WHAT, VERB = "reader of scenes", "cogview train"
 LEVELS = ((4, 40), (10, 112), (15, 320))  # last block and width of the maps at strides 8, 16 and 32
@@ -137,7 +137,7 @@ def overlap(first: Box, second: Box) -> float:
 
 
 class SceneReader:
-    """Reads scenes off pictures; a :class:`cogview.evaluation.scenes.SceneReader`."""
+    """Reads scenes off pictures; a :class:`cogview.evaluation.metrics.scene_rules.SceneReader`."""
 
     def __init__(self, network: SceneNetwork) -> None:
         self.network = network.eval()

@@ -32,7 +32,7 @@ from cogview.evaluation.judges.scene_reader import (
 )
 from cogview.evaluation.judges.spoiling import spoil
 from cogview.evaluation.judges.thing_reader import ThingReader
-from cogview.evaluation.scenes import Detection, Rules
+from cogview.evaluation.metrics.scene_rules import Detection, Rules
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics, State, Task
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.config import Config, read_json
-from cogview.evaluation import weights
-from cogview.evaluation.lite0 import FEATURES, Lite0
+from cogview.evaluation.judges import weights
+from cogview.evaluation.metrics.lite0 import FEATURES, Lite0
 
 Progress = Callable[[int, int], None]
 WHAT, VERB = "reader of things", "cogview train"

@@ -24,7 +24,7 @@ from cogview.data.loader import ImageBatch, ImageLoader
 from cogview.evaluation.judges.labels import read_labels, thing_numbers
 from cogview.evaluation.judges.spoiling import spoil
 from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig, among
-from cogview.evaluation.lite0 import Lite0
+from cogview.evaluation.metrics.lite0 import Lite0
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics, State, Task
 

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.evaluation.scenes import ScenePrompt
+from cogview.evaluation.metrics.scene_rules import ScenePrompt
 
 T = TypeVar("T", bound=Config)
 SCENES, THINGS = (Path(__file__).with_name(f"{name}.jsonl") for name in ("scenes", "things"))

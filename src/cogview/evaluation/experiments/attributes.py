@@ -1,0 +1,164 @@
+"""Attribute accuracy: does a generated picture show what its caption says?
+
+A classifier trained on real training pictures (``classifier.py``) reads each attribute a caption states
+off pictures drawn for held-out combinations: captions with a pair of attributes that no training picture
+has together (``attribute_corpus.py``). The same is read off the real pictures (the ceiling) and off what
+the image tokenizer makes of them; prompts asked of the other pictures of their style are the floor
+(``scoring.py``). No number in CogView's papers can be compared; they rate such faithfulness by people
+only (CogView, section 4.2).
+
+A run can be stopped at any time: pictures drawn so far are kept in the work folder and found again by a run
+with the same model, settings and selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from cogview.config import Config
+from cogview.data.images import square
+from cogview.data.shards import Preprocessing
+from cogview.evaluation.judges.attribute_corpus import (
+    Avatar,
+    Selection,
+    corpus_fingerprint,
+    read_avatars,
+    read_pictures,
+    select,
+    spoken,
+    statements,
+)
+from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.metrics.reconstruction import reconstruct, to_tensor
+from cogview.evaluation.metrics.scoring import Accuracy, Answers, score
+from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import Drawer, Progress, draw_texts, load_all
+from cogview.tokenizers.images import AnyImageTokenizer
+
+REAL, RECONSTRUCTED = "real", "reconstructed"
+
+
+class AttributePlan(Config):
+    """What is drawn and how it is scored. ``sampling`` goes to the drawer as it is (temperature, …)."""
+
+    count: int = Field(500, ge=1)
+    seed: int = Field(0, ge=0)
+    split: str = "test_comp"
+    source: str | None = "dice"
+    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
+    batch: int = Field(20, ge=1)
+    bootstrap: int = Field(2000, ge=0)
+    sampling: dict[str, int | float | str] = Field(default_factory=dict)
+
+
+class AttributeReport(Config):
+    """Everything one run found (``accuracy`` by set of pictures) and everything it was made with."""
+
+    format: Literal[1] = 1
+    plan: AttributePlan
+    accuracy: dict[str, Accuracy]
+    selection: Selection
+    facts: dict[str, str | int | float]
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The sets that the model drew, one a language."""
+        return self.plan.languages
+
+
+def evaluate_attributes(
+    plan: AttributePlan,
+    corpus: Path,
+    reader: AttributeReader,
+    drawer: Drawer,
+    work: Path,
+    tokenizer: AnyImageTokenizer | None = None,
+    progress: Progress | None = None,
+) -> tuple[AttributeReport, dict[str, NDArray[np.uint8]]]:
+    """Draw, read and score; the report and every set's pictures (n, size, size, 3), in the selection's order.
+
+    Raises:
+        CogViewError: the corpus has too few held-out combinations or styles the classifier does not know, or
+        the
+            work folder cannot be written.
+    """
+    attributes = reader.config.attributes
+    avatars = read_avatars(corpus, plan.source, spoken(attributes, plan.languages))
+    selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
+    known = {avatar.key: avatar for avatar in avatars}
+    chosen = [known[key] for key in selection.keys]
+    shape = reader.config.preprocessing
+    sets = {REAL: real_pictures(corpus, chosen, shape)}
+    if tokenizer is not None:
+        sets[RECONSTRUCTED] = _reconstructed(tokenizer, corpus, chosen, shape)
+    for language in plan.languages:
+        texts, what = [avatar.captions[language] for avatar in chosen], f"drawing {language}"
+        paths = draw_texts(
+            texts, drawer, work, plan.seed, plan.sampling, plan.batch, what=what, progress=progress
+        )
+        assert paths is not None  # one process draws them all
+        sets[language] = load_all(paths, shape)
+    answers = {
+        name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
+    }
+    report = AttributeReport(
+        plan=plan,
+        accuracy=score(answers, REAL, plan.bootstrap, plan.seed),
+        selection=selection,
+        facts=_facts(avatars, reader, drawer, tokenizer),
+    )
+    return report, sets
+
+
+def real_pictures(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) -> NDArray[np.uint8]:
+    """The corpus's own pictures of ``chosen``, in their order."""
+    found = dict(read_pictures(corpus, (avatar.key for avatar in chosen), shape))
+    return np.stack([found[avatar.key] for avatar in chosen])
+
+
+def _reconstructed(
+    tokenizer: AnyImageTokenizer, corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing
+) -> NDArray[np.uint8]:
+    """What the tokenizer makes of the real pictures, at the classifier's size."""
+    own = shape.model_copy(update={"size": tokenizer.image_size})
+    copies, _ = reconstruct(tokenizer, real_pictures(corpus, chosen, own))
+    return np.stack([square(Image.fromarray(copy), shape) for copy in copies])
+
+
+def read_answers(
+    reader: AttributeReader,
+    chosen: Sequence[Avatar],
+    pictures: NDArray[np.uint8],
+    name: str = "",
+    progress: Progress | None = None,
+) -> Answers:
+    """What the captions of ``chosen`` state and what ``reader`` reads off ``pictures``."""
+    styles = [avatar.style for avatar in chosen]
+    read = reader.read(to_tensor(pictures), styles)
+    if progress:
+        progress(f"reading {name}", len(chosen), len(chosen))
+    return Answers(styles, [statements(avatar, reader.config.attributes) for avatar in chosen], read)
+
+
+# ------------------------------------------------------------------------------------------- facts
+
+
+def _facts(
+    avatars: Sequence[Avatar], reader: AttributeReader, drawer: Drawer, tokenizer: AnyImageTokenizer | None
+) -> dict[str, str | int | float]:
+    return {
+        "model": drawer.name,
+        "model_fingerprint": drawer.fingerprint,
+        "precision": drawer.precision,
+        "classifier_fingerprint": reader.fingerprint,
+        "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else "",
+        "corpus_fingerprint": corpus_fingerprint(avatars),
+        **versions(),
+    }

@@ -1,0 +1,292 @@
+"""The MS-COCO evaluation of both papers: 30,000 captions, the best of many pictures, FID-k at 256 pixels.
+
+CogView (section 4.1): 30,000 captions of the validation set, translated into Chinese by machine; for each the
+best of 60 pictures by caption loss, its contrast raised by 1.5; FID and Inception Score after Gaussian blurs
+of both sides, and the caption loss of 5,000. CogView2 (section 5.2): captions of different pictures, the best
+of 16, no change of contrast, pictures shrunk to 256 pixels. The captions and pictures are the user's copy.
+
+A run may be stopped, and several processes may share it: chosen pictures are kept as files, each of which
+says how it was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import ImageEnhance
+from pydantic import ConfigDict, Field
+
+from cogview import untrusted
+from cogview.config import Config, validate
+from cogview.data.sources import command_translator
+from cogview.errors import CogViewError
+from cogview.evaluation.metrics.distributions import (
+    DistributionPlan,
+    DistributionReport,
+    Extractor,
+    Manifest,
+    Value,
+    compare_pictures,
+)
+from cogview.evaluation.metrics.intervals import mean_figure
+from cogview.evaluation.metrics.pictures import PictureSet
+from cogview.evaluation.sample_store import WHOLE, Progress, SampleStore
+from cogview.files import write_file
+from cogview.generation.picture import Picture
+from cogview.hierarchy import Hierarchy
+from cogview.pipeline import CogView
+from cogview.provenance import read as read_provenance
+
+MOST_BYTES = 1 << 30  # of a file of captions; COCO's have 30 to 100 MB
+TOGETHER = 256  # captions translated at a time
+BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
+
+
+class CocoPlan(Config):
+    """What is drawn. distinct: captions of different pictures only; best_of: candidates, by caption loss.
+
+    contrast: of the chosen picture, 1 leaves it; losses: of so many chosen pictures the mean is given;
+    translate: a command, "" for none.
+    """
+
+    count: int = Field(30_000, ge=2)
+    distinct: bool = False
+    best_of: int = Field(60, ge=1)
+    contrast: float = Field(1.5, gt=0)
+    losses: int = Field(5_000, ge=1)
+    seed: int = Field(0, ge=0)
+    translate: str = ""
+    sampling: dict[str, int | float] = Field(default_factory=dict)
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "cogview": {"distinct": False, "best_of": 60, "contrast": 1.5},
+    "cogview2": {"distinct": True, "best_of": 16, "contrast": 1.0},
+}
+
+
+class CocoManifest(Manifest):
+    """All the figures hang on: of the pictures, and of how captions were chosen and translated."""
+
+    coco: CocoPlan
+    captions: str
+    selection: str
+
+
+class CocoReport(DistributionReport):
+    """The figures of one model on COCO; ``CapLoss`` is among them."""
+
+    kind: Literal["coco"] = "coco"
+    manifest: CocoManifest
+    facts: dict[str, str | int | float]
+
+
+class _Foreign(Config):
+    """What is read of a file whose other keys are not ours."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Image(_Foreign):
+    id: int
+    file_name: str
+
+
+class _Annotation(_Foreign):
+    id: int
+    image_id: int
+    caption: str
+
+
+class _Captions(_Foreign):
+    images: tuple[_Image, ...]
+    annotations: tuple[_Annotation, ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One caption, the number it has in the file, and its picture's file."""
+
+    number: int
+    caption: str
+    picture: Path
+
+
+def read_captions(path: Path, images: Path) -> list[Chosen]:
+    """All captions of a file in COCO's format, by their numbers; pictures are looked for in ``images``.
+
+    Raises:
+        CogViewError: not such a file, or a caption of a picture that it does not name.
+    """
+    data = untrusted.load_json(path, MOST_BYTES)
+    found = validate(_Captions, data, f"{path}: not captions in COCO's format")
+    names = {image.id: image.file_name for image in found.images}
+    lost = next((a for a in found.annotations if a.image_id not in names), None)
+    if lost is not None:
+        raise CogViewError(f"{path}: caption {lost.id} is of picture {lost.image_id}, which it does not list")
+    captions = [
+        Chosen(a.id, " ".join(a.caption.split()), images / names[a.image_id]) for a in found.annotations
+    ]
+    return sorted((own for own in captions if own.caption), key=lambda own: own.number)
+
+
+def select(captions: Sequence[Chosen], plan: CocoPlan) -> list[Chosen]:
+    """``plan.count`` captions by chance, in the order they were drawn.
+
+    Raises:
+        CogViewError: there are fewer, or a picture is missing.
+    """
+    order = np.random.default_rng(plan.seed).permutation(len(captions)).tolist()
+    chosen = [captions[i] for i in order]
+    if plan.distinct:
+        first: dict[Path, Chosen] = {}
+        for own in chosen:
+            first.setdefault(own.picture, own)
+        chosen = list(first.values())
+    if len(chosen) < plan.count:
+        kind = "captions of different pictures" if plan.distinct else "captions"
+        raise CogViewError(f"there are {len(chosen)} {kind}, not {plan.count}; lower --n")
+    chosen = chosen[: plan.count]
+    missing = next((own.picture for own in chosen if not own.picture.is_file()), None)
+    if missing is not None:
+        raise CogViewError(f"{missing}: no such picture; give the folder of COCO's pictures with --images")
+    return chosen
+
+
+def translated(
+    captions: Sequence[str], command: str, folder: Path, progress: Progress | None = None
+) -> list[str]:
+    """The captions through a command, line by line; what it gave is kept in ``folder``.
+
+    Raises:
+        CogViewError: the command fails, or does not give a text for each.
+    """
+    path, translate = folder / "translations.json", command_translator(command)
+    known: dict[str, str] = untrusted.load_json(path, MOST_BYTES) if path.is_file() else {}
+    new = [text for text in dict.fromkeys(captions) if text not in known]
+    for first in range(0, len(new), TOGETHER):
+        some = new[first : first + TOGETHER]
+        found = [" ".join(text.split()) for text in translate(some)]
+        if len(found) != len(some) or not all(found):
+            raise CogViewError(
+                f"--translate gave {sum(map(bool, found))} texts for {len(some)}, not one each"
+            )
+        known |= dict(zip(some, found, strict=True))
+        write_file(path, json.dumps(known, ensure_ascii=False, indent=0) + "\n")
+        if progress:
+            progress("translating", min(first + TOGETHER, len(new)), len(new))
+    return [known[text] for text in captions]
+
+
+class Painter:
+    """A model family for COCO: the best of several pictures by caption loss, its contrast raised."""
+
+    def __init__(self, model: CogView, plan: CocoPlan) -> None:
+        self.model, self.plan = model, plan
+        self.name, self.precision = model.family.config.name, model.precision
+        self.fingerprint = model.model_hash
+        if plan.best_of > 1:
+            model.captioner  # noqa: B018  (a family that cannot rank is refused before anything is drawn)
+
+    def draw(self, prompt: str, seed: int) -> Picture:
+        """The picture, with all that made it."""
+        given: Any = self.plan.sampling
+        cut = isinstance(self.model, Hierarchy)
+        [picture] = self.model.generate(
+            prompt, n=1, seed=seed, best_of=self.plan.best_of, settings=given, truncate=cut
+        )
+        if self.plan.contrast == 1:
+            return picture
+        image = ImageEnhance.Contrast(picture.image).enhance(self.plan.contrast)
+        settings = {**picture.settings, "contrast": self.plan.contrast}
+        return dataclasses.replace(picture, image=image, settings=settings)
+
+
+def caption_losses(paths: Sequence[Path]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The caption losses that drawn files tell, (n,); empty where pictures were not ranked."""
+    told = [read_provenance(path) for path in paths]
+    ranked = [own.settings.get("best_of") if own else None for own in told]
+    return np.array([own["caption_loss"] for own in ranked if isinstance(own, dict)], dtype=np.float64)
+
+
+def evaluate_coco(
+    plan: CocoPlan,
+    captions: Path,
+    images: Path,
+    model: CogView,
+    extractor: Extractor,
+    work: Path,
+    figures: DistributionPlan | None = None,
+    rank: tuple[int, int] = WHOLE,
+    progress: Progress | None = None,
+) -> CocoReport | None:
+    """Choose, translate, draw, measure; None while other ranks have pictures to draw.
+
+    Raises:
+        CogViewError: the data are not COCO's or not all there, the model cannot rank, a setting is wrong.
+    """
+    figures = figures or DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS)
+    chosen = select(read_captions(captions, images), plan)
+    painter = Painter(model, plan)
+    texts = [own.caption for own in chosen]
+    name = model.family.config.name
+    if plan.translate:
+        facts = {"captions": _hash(captions.read_bytes()), "command": plan.translate}
+        texts = translated(
+            texts, plan.translate, SampleStore(work, "coco-translations", facts).folder, progress
+        )
+    kept = plan.model_dump(include={"best_of", "contrast"})
+    store = SampleStore.of(work, painter, texts, plan.seed, plan.sampling, f"coco-{name}", **kept)
+    paths = store.fill(
+        len(texts),
+        lambda own: [painter.draw(texts[i], plan.seed + i).save for i in own],
+        1,
+        rank,
+        progress=progress,
+    )
+    if paths is None:
+        return None
+    drawn = PictureSet(str(store.folder), tuple((path.name, path) for path in paths))
+    real = dict.fromkeys(own.picture for own in chosen)
+    reference = PictureSet(str(images), tuple((path.name, path) for path in sorted(real)))
+    report = compare_pictures(reference, drawn, figures, extractor, work, progress)
+    assert report is not None
+    return _report(report, plan, paths, captions, chosen, model)
+
+
+def _report(
+    report: DistributionReport,
+    plan: CocoPlan,
+    paths: Sequence[Path],
+    captions: Path,
+    chosen: Sequence[Chosen],
+    model: CogView,
+) -> CocoReport:
+    found = dict(report.figures)
+    losses = caption_losses(paths[: plan.losses])
+    if len(losses):
+        mean = mean_figure(losses, max(report.manifest.plan.bootstrap, 100), plan.seed)
+        found["CapLoss"] = Value(value=mean.value, low=mean.low, high=mean.high)
+    manifest = CocoManifest(
+        **dict(report.manifest),
+        coco=plan,
+        captions=_hash(captions.read_bytes()),
+        selection=_hash(json.dumps([own.number for own in chosen]).encode()),
+    )
+    facts: dict[str, str | int | float] = {
+        "model": model.family.config.name,
+        "model_hash": model.model_hash,
+        "precision": model.precision,
+    }
+    return CocoReport(manifest=manifest, drawn=report.drawn, figures=found, facts=facts)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

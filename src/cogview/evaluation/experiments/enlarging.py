@@ -1,0 +1,126 @@
+"""Direct and iterative super-resolution against plain enlargement (CogView2, section 3.3).
+
+Held-out pictures are shrunk to the first stage's size and brought back from their codes, which is all that a
+picture the family drew has: by both models (``model``), by the direct one alone (``direct``), and by
+enlargement of the small picture that the codes stand for (``bicubic``, ``lanczos``; with *of the picture*: of
+the shrunk picture itself, which no code can beat everywhere). ``ceiling`` is the true large picture after its
+tokenizer. Distances are to the true large picture; every comparison is also made picture by picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cogview.data.images import RESAMPLE
+from cogview.errors import CogViewError
+from cogview.evaluation.experiments.upscaling import Pixels, Plan, UpscalingReport, asked, held_out, judged
+from cogview.evaluation.metrics.reconstruction import Progress, to_pixels, to_tensor
+from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
+from cogview.hierarchy import ORDER, Hierarchy
+from cogview.tokenizers.perceptual import LPIPS
+
+MODEL, DIRECT, BICUBIC, LANCZOS = "model", "direct", "bicubic", "lanczos"
+OF_PICTURE = "bicubic of the picture"
+TOGETHER = 4
+
+Codes = NDArray[np.int64]
+
+
+def evaluate_enlarging(
+    model: Hierarchy,
+    data: Path,
+    judge: LPIPS,
+    plan: Plan | None = None,
+    order: str = ORDER,
+    progress: Progress | None = None,
+) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
+    """Measure a family's super-resolution; the report, all pictures by way (``true`` first), their sources.
+
+    Raises CogViewError where the family does not enlarge, or there is no usable picture.
+    """
+    plan = plan or Plan()
+    if not model.enlarges:
+        raise CogViewError(f"the model {model.family.config.name} does not enlarge what it draws")
+    side = model.size * model.direct.form.grid[0] // model.direct.form.small[0]
+    pictures, captions = held_out(data, plan, side)
+    small = _resized(pictures.pixels, model.size, RESAMPLE[plan.resample])
+    codes = _codes(model, small)
+    texts = captions if plan.captions else [""] * len(captions)
+    ways = enlarged(model, codes, texts, plan, order, progress)
+    plain = _painted(model, codes, model.direct.form.small)
+    ways[BICUBIC] = _resized(plain, side, Image.Resampling.BICUBIC)
+    ways[LANCZOS] = _resized(plain, side, Image.Resampling.LANCZOS)
+    ways[OF_PICTURE] = _resized(small, side, Image.Resampling.BICUBIC)
+    ways["ceiling"] = _painted(model, _codes(model, pictures.pixels), model.direct.form.grid)
+    pairs = [(way, plainly) for way in (MODEL, DIRECT) if way in ways for plainly in (BICUBIC, LANCZOS)]
+    facts = {**asked(model, data, plan), "order": order}
+    return judged(pictures, ways, pairs, judge, facts, progress)
+
+
+def enlarged(
+    model: Hierarchy,
+    codes: Codes,
+    captions: Sequence[str],
+    plan: Plan,
+    order: str = ORDER,
+    progress: Progress | None = None,
+) -> dict[str, Pixels]:
+    """Small codes (n, rows * columns) as large pictures: by the direct model, and by both if it has two."""
+    limit = model.direct.form.text_limit
+    texts = [model.text.encode(caption)[:limit] for caption in captions]
+    pairs = [(plan.seed, number) for number in range(len(codes))]
+    size, witnesses = min(plan.batch, TOGETHER), model.witnesses(list(codes))
+    first = direct_super_resolution(
+        model.direct,
+        texts,
+        codes,
+        pairs=pairs,
+        settings=model.direct_settings(),
+        witnesses=witnesses,
+        batch_size=size,
+        progress=_told(progress, "direct"),
+    )
+    ways = {DIRECT: _painted(model, first, model.direct.form.grid)}
+    if model.iterative is None:
+        return ways
+    second = iterative_super_resolution(
+        model.iterative,
+        texts,
+        first,
+        pairs=pairs,
+        order=order,
+        settings=model.iterative_settings(order),
+        witnesses=witnesses,
+        batch_size=size,
+        progress=_told(progress, "iterative"),
+    )
+    return {MODEL: _painted(model, second, model.direct.form.grid)} | ways
+
+
+def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, of: progress(what, done, of)
+
+
+@torch.inference_mode()
+def _codes(model: Hierarchy, pixels: Pixels) -> Codes:
+    """Codes (n, rows * columns) of pictures (n, size, size, 3)."""
+    found = [model.images.encode(to_tensor(one[None]).to(model.images_device)).cpu() for one in pixels]
+    codes: Codes = torch.cat(found).numpy()
+    return codes
+
+
+@torch.inference_mode()
+def _painted(model: Hierarchy, codes: Codes, grid: tuple[int, int]) -> Pixels:
+    """The pictures that codes (n, rows * columns) stand for."""
+    rows = torch.from_numpy(codes).to(model.images_device)
+    return np.concatenate([to_pixels(model.images.decode(one[None], grid).cpu()) for one in rows])
+
+
+def _resized(pictures: Pixels, side: int, filter: Image.Resampling) -> Pixels:
+    return np.stack([np.asarray(Image.fromarray(one).resize((side, side), filter)) for one in pictures])

@@ -1,0 +1,111 @@
+"""A model family as what the experiments ask for: it draws, draws and ranks, describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cogview.config import load_json
+from cogview.family import find
+from cogview.generation.linear import Precision
+from cogview.provenance import model_hash
+
+if TYPE_CHECKING:
+    from cogview.evaluation.experiments.captions import CaptionPlan
+    from cogview.generation.fairness import FairnessTable
+    from cogview.pipeline import CogView, Picture
+
+Sampling = Mapping[str, int | float | str]
+
+
+def fingerprint(weights: str, precision: Precision, small: bool = False) -> str:
+    """All that pictures depend on beside prompts, seed and settings, as caches of pictures are keyed by it.
+
+    weights: the family's hash; precision: fp32 is not named, as most results are of it; small: of a family
+    that enlarges, the pictures of the first step.
+    """
+    ways = ([] if precision == "fp32" else [precision]) + (["small"] if small else [])
+    return " ".join([weights, *ways])
+
+
+class ModelDrawer:
+    """The model family ``model`` (looked up as ``generate`` does) for the experiments, read at first use.
+
+    It is a drawer (``attributes.py``), it draws candidates (``best_of.py``) and describes (``captions.py``).
+    small: of a family that enlarges what it draws, the pictures of the first step.
+    """
+
+    def __init__(self, model: str, precision: Precision = "fp32", small: bool = False) -> None:
+        self.directory = find(model)
+        self.name = self.directory.name
+        self.precision = precision
+        self._enlarges = "direct" in load_json(self.directory / "family.json").get("roles", {})
+        self.small = small and self._enlarges
+
+    @cached_property
+    def family(self) -> CogView:
+        """The models."""
+        from cogview.hierarchy import load
+
+        return load(self.directory, precision=self.precision)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the family's weights and configurations, and how it computes (:func:`fingerprint`)."""
+        return fingerprint(model_hash(self.directory), self.precision, self.small)
+
+    @property
+    def image_tokenizer(self) -> Path:
+        """The directory of the family's image tokenizer."""
+        family = load_json(self.directory / "family.json")
+        return self.directory / str(family.get("image_tokenizer", "image_tokenizer"))
+
+    @property
+    def image_size(self) -> int:
+        """Side of its pictures, in pixels."""
+        return self.family.images.image_size
+
+    def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+        """One picture for each prompt."""
+        return [picture.image for picture in self._drawn(list(prompts), 1, seed, sampling, self.small)]
+
+    def _drawn(
+        self, prompts: list[str], n: int, seed: int, sampling: Sampling, small: bool, **more: Any
+    ) -> list[Picture]:
+        """``n`` pictures for each prompt (``best_of`` among ``sampling``), of the first step if ``small``."""
+        given: dict[str, Any] = dict(sampling)
+        more |= {"best_of": given.pop("best_of")} if "best_of" in given else {}
+        return self.family.generate(prompts, n, seed, settings=given, first_stage_only=small, **more)
+
+    def series(
+        self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
+    ) -> list[Image.Image]:
+        """``n`` pictures of a prompt from index ``first`` on, worded by ``table`` (``fairness.py``)."""
+        made = self._drawn([prompt], n, seed, sampling, self.small, first=first, fairness=table)
+        return [picture.image for picture in made]
+
+    def candidates(
+        self, prompt: str, n: int, seed: int, sampling: Sampling
+    ) -> tuple[list[Image.Image], list[float]]:
+        """``n`` pictures of a prompt and their caption losses; CogViewError before any where it has none."""
+        self.family.scored_pieces(prompt)
+        pictures = self._drawn([prompt], n, seed, sampling, self._enlarges)
+        losses = self.family.score(pictures, pictures[0].caption)[:, 0]
+        return [picture.image for picture in pictures], losses.tolist()
+
+    def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
+        """A caption of each picture (n, size, size, 3)."""
+        ways: Any = {"seed": plan.seed, **plan.sampling} if plan.sampling else {"beams": plan.beams}
+        images = [Image.fromarray(picture) for picture in pictures]
+        return [own[0].text for own in self.family.caption(images, language=language, **ways)]
+
+    def losses(self, pictures: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.float64]:
+        """The caption loss (n,) of each picture with its text."""
+        pairs = zip(pictures, texts, strict=True)
+        return np.array([self.family.score(Image.fromarray(own), text)[0, 0] for own, text in pairs])

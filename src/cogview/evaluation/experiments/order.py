@@ -1,0 +1,125 @@
+"""Many pictures of one prompt in the order of their caption loss (CogView, figure 6).
+
+The paper shows 60: most bad ones stand last. An alignment scorer can tell how far it agrees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cogview.config import Config
+from cogview.data.images import square
+from cogview.evaluation.judges.scorer import AlignmentScorer
+from cogview.evaluation.reports import versions
+from cogview.generation.engine import Progress
+from cogview.pipeline import CogView
+
+COLUMNS, GAP, LINE = 10, 4, 14
+TILE = 72  # pixels: smaller pictures are enlarged by whole numbers to at least this
+
+
+class Placed(Config):
+    """A picture: its index, caption loss in nats a token, and the cosine with the prompt if it was read."""
+
+    index: int
+    loss: float
+    fit: float | None = None
+
+
+class OrderReport(Config):
+    """The pictures of a prompt, the lowest caption loss first.
+
+    agreement: Spearman's rank correlation of low losses with high cosines (1: the same order).
+    """
+
+    format: Literal[1] = 1
+    kind: Literal["order"] = "order"
+    prompt: str
+    seed: int
+    order: tuple[Placed, ...]
+    agreement: float | None = None
+    facts: dict[str, str | int | float | bool | None]
+
+
+def order_pictures(
+    model: CogView,
+    prompt: str,
+    n: int = 60,
+    seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
+    alignment: AlignmentScorer | None = None,
+    progress: Progress | None = None,
+) -> tuple[OrderReport, list[Image.Image]]:
+    """Draw ``n`` pictures of a prompt and sort them; the report, and the pictures in its order.
+
+    Of a family that enlarges what it draws they are the small ones, which its caption loss reads.
+    Raises CogViewError where the family has no caption role; before anything is drawn.
+    """
+    model.scored_pieces(prompt)
+    pictures = model.generate(
+        prompt, n=n, seed=seed, settings=sampling, first_stage_only=model.enlarges, progress=progress
+    )
+    losses = model.score(pictures, pictures[0].caption)[:, 0]
+    fits = None if alignment is None else _fits(alignment, [p.image for p in pictures], prompt)
+    ranks = np.argsort(losses, kind="stable").tolist()
+    report = OrderReport(
+        prompt=prompt,
+        seed=seed,
+        order=tuple(
+            Placed(
+                index=pictures[i].index, loss=float(losses[i]), fit=None if fits is None else float(fits[i])
+            )
+            for i in ranks
+        ),
+        agreement=None if fits is None else spearman(-losses, fits),
+        facts={
+            "model": model.family.config.name,
+            "model_hash": model.model_hash,
+            "scorer_fingerprint": "" if alignment is None else alignment.fingerprint,
+            **{name: value for name, value in pictures[0].settings.items() if not isinstance(value, dict)},
+            **versions(),
+        },
+    )
+    return report, [pictures[i].image for i in ranks]
+
+
+def _fits(alignment: AlignmentScorer, images: Sequence[Image.Image], prompt: str) -> NDArray[np.float64]:
+    pixels = np.stack([square(image, alignment.config.preprocessing) for image in images])
+    fits: NDArray[np.float64] = alignment.see(pixels) @ alignment.read([prompt])[0]
+    return fits
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """The correlation of the ranks, equals sharing theirs; None where all of one are equal."""
+    x, y = (_ranks(own) - (len(own) + 1) / 2 for own in (a, b))
+    size = math.sqrt(float((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum()) / size if size else None
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 … n; the mean rank for equals."""
+    below = (values[None] < values[:, None]).sum(1)
+    equal = (values[None] == values[:, None]).sum(1)
+    ranks: NDArray[np.float64] = below + (equal + 1) / 2
+    return ranks
+
+
+def order_sheet(report: OrderReport, images: Sequence[Image.Image], columns: int = COLUMNS) -> Image.Image:
+    """The pictures row by row, rank and caption loss below each."""
+    times = max(1, -(-TILE // images[0].width))
+    width, height = images[0].width * times, images[0].height * times
+    across, down = width + GAP, height + GAP + LINE
+    columns = min(columns, len(images))
+    sheet = Image.new("RGB", (columns * across + GAP, -(-len(images) // columns) * down + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for number, (placed, image) in enumerate(zip(report.order, images, strict=True)):
+        x, y = GAP + number % columns * across, GAP + number // columns * down
+        sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (x, y))
+        pen.text((x, y + height), f"{number + 1}: {placed.loss:.3f}", fill="black", font=font)
+    return sheet

@@ -1,0 +1,190 @@
+"""The alignment scorer: pictures and sentences, in Chinese or English, as vectors that can be compared.
+
+Two towers trained together (``scorer_training.py``), as in CLIP (Radford et al., 2021): a small convolutional
+network looks at the picture, a small transformer reads the text's pieces; the cosine of their vectors says
+how well they fit. It stands where the paper has CLIP (CogView, section 4.1) and judges by retrieval and
+R-precision (``alignment.py``). It is trained on real pictures only, and no generator is ever trained against
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogview.config import Config, read_json
+from cogview.data.shards import Preprocessing
+from cogview.errors import CogViewError
+from cogview.evaluation.judges import weights
+from cogview.evaluation.judges.classifier import make_trunk
+from cogview.tokenizers.text import TextTokenizer
+
+CHUNK = 64
+Vectors = NDArray[np.float64]
+
+
+class ScorerConfig(Config):
+    """What fixes the network.
+
+    pieces: of the text tokenizer; length: the most of them that are read of a text; widths, blocks: of the
+    picture tower, as in ``make_trunk``; hidden, layers, heads: of the text tower; size: of the vectors.
+    """
+
+    format: Literal[1] = 1
+    pieces: int = Field(ge=1, le=1 << 24)
+    preprocessing: Preprocessing
+    size: int = Field(192, ge=2, le=1 << 14)
+    widths: weights.Widths = (24, 48, 96, 192)
+    blocks: weights.Depths = (0, 1, 1, 1)
+    hidden: int = Field(128, ge=8, le=1 << 14)
+    layers: int = Field(2, ge=1, le=64)
+    heads: int = Field(4, ge=1, le=1 << 10)
+    length: int = Field(64, ge=1, le=1 << 14)
+    text_tokenizer: str = ""
+    facts: dict[str, str | int | float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("widths and blocks must have the same length")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
+        return self
+
+
+class PictureTower(nn.Module):
+    """(batch, 3, H, W) in [0, 1] to (batch, size): a trunk, linear layers over its places and its mean."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        super().__init__()
+        self.trunk = make_trunk(config.widths, config.blocks)
+        side = config.preprocessing.size
+        for _ in config.widths:
+            side = -(-side // 2)
+        self.narrow = nn.Conv2d(config.widths[-1], config.widths[-1] // 2, 1)
+        self.places = nn.Linear(config.widths[-1] // 2 * side * side, config.size)
+        self.mean = nn.Linear(config.widths[-1], config.size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.trunk((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+        where: Tensor = self.places(self.narrow(maps).flatten(1))
+        what: Tensor = self.mean(maps.mean((2, 3)))
+        return where + what
+
+
+class TextTower(nn.Module):
+    """Pieces (batch, length) int64, filled up with -1, to (batch, size): a transformer, then the mean."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.pieces, config.hidden)
+        self.positions = nn.Embedding(config.length, config.hidden)
+        nn.init.normal_(self.words.weight, std=0.1)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        layer = nn.TransformerEncoderLayer(
+            config.hidden, config.heads, 4 * config.hidden, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(config.hidden)
+        self.out = nn.Linear(config.hidden, config.size)
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        there = pieces >= 0
+        places = torch.arange(pieces.shape[1], device=pieces.device)
+        x = self.words(pieces.clamp_min(0)) + self.positions(places)
+        x = self.norm(self.layers(x, src_key_padding_mask=~there))  # (batch, length, hidden)
+        kept = there.unsqueeze(-1).to(x.dtype)
+        y: Tensor = self.out((x * kept).sum(1) / kept.sum(1))
+        return y
+
+
+class AlignmentScorer(nn.Module):
+    """Both towers, the text tokenizer they belong to, and how sharply they were compared in training."""
+
+    def __init__(self, config: ScorerConfig, text: TextTokenizer) -> None:
+        super().__init__()
+        self.config, self.text = config, text
+        self.picture_tower, self.text_tower = PictureTower(config), TextTower(config)
+        self.sharpness = nn.Parameter(torch.tensor(2.659))  # log of 1 / 0.07, as CLIP starts
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the pictures it reads."""
+        return self.config.preprocessing.size
+
+    def pieces(self, texts: Sequence[str]) -> Tensor:
+        """Pieces of texts (n, longest), filled up with -1; what is over ``length`` is not read.
+
+        Raises:
+            CogViewError: a text is empty.
+        """
+        encoded = [self.text.encode(text)[: self.config.length] for text in texts]
+        if not all(encoded):
+            raise CogViewError("a text is empty; every picture needs one that says what it shows")
+        rows = torch.full((len(texts), max(map(len, encoded), default=1)), -1)
+        for row, own in enumerate(encoded):
+            rows[row, : len(own)] = torch.tensor(own)
+        return rows
+
+    def forward(self, images: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of length 1 of pictures and of texts, (batch, size) each."""
+        return F.normalize(self.picture_tower(images), dim=1), F.normalize(self.text_tower(pieces), dim=1)
+
+    @torch.inference_mode()
+    def see(self, pictures: NDArray[np.uint8]) -> Vectors:
+        """Vectors (n, size) of pictures (n, H, W, 3), H = W = :attr:`image_size`; float64, of length 1."""
+        side = self.image_size
+        if pictures.shape[1:] != (side, side, 3):
+            raise CogViewError(f"the scorer reads pictures of {side} x {side}, not {pictures.shape[1:]}")
+        self.eval()
+        found = [
+            self.picture_tower(torch.from_numpy(pictures[i : i + CHUNK]).permute(0, 3, 1, 2).float() / 255)
+            for i in range(0, len(pictures), CHUNK)
+        ]
+        return _unit(torch.cat(found))
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[str]) -> Vectors:
+        """Vectors (n, size) of texts; float64, of length 1."""
+        self.eval()
+        found = [self.text_tower(self.pieces(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)]
+        return _unit(torch.cat(found))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the configuration, the text tokenizer and all weights."""
+        return weights.fingerprint(self.config, self, self.text.model)
+
+    def save(self, directory: Path) -> None:
+        """Write ``text.model``, ``model.safetensors`` and ``config.json``."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.text.save(directory / "text.model")
+        weights.save(self.config, self, directory)
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> AlignmentScorer:
+        """Read a scorer written by :meth:`save`.
+
+        Raises:
+            CogViewError: files missing, damaged, of another network or not fitting each other.
+        """
+        weights.require(directory, "scorer", "cogview eval train-scorer")
+        config = read_json(ScorerConfig, directory / weights.CONFIG)
+        text = TextTokenizer.from_file(directory / "text.model")
+        if text.pieces != config.pieces or text.fingerprint != config.text_tokenizer:
+            raise CogViewError(f"{directory}: text.model is not the tokenizer the scorer was trained with")
+        return weights.load(lambda: cls(config, text), directory, "scorer").eval()
+
+
+def _unit(vectors: Tensor) -> Vectors:
+    array = vectors.double().numpy()
+    unit: Vectors = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return unit

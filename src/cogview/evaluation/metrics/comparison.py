@@ -1,0 +1,75 @@
+"""Reports side by side: only where everything but the pictures is equal, else the field is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cogview.config import load_json, validate
+from cogview.errors import CogViewError
+from cogview.evaluation.experiments.alignment import Alignment, AlignmentReport
+from cogview.evaluation.experiments.coco import CocoReport
+from cogview.evaluation.metrics.distributions import DistributionReport, Value
+from cogview.evaluation.metrics.scoring import Figure
+
+Report = DistributionReport | AlignmentReport
+KINDS: dict[str, type[Report]] = {"alignment": AlignmentReport, "coco": CocoReport}
+
+
+def read_report(path: Path) -> Report:
+    """A report of ``eval pictures``, ``eval alignment`` or ``eval coco``; CogViewError for anything else."""
+    data = load_json(path)
+    kind = data.get("kind", "pictures") if isinstance(data, dict) else "pictures"
+    return validate(KINDS.get(kind, DistributionReport), data, str(path))
+
+
+def read_reports(paths: Sequence[Path]) -> dict[str, Report]:
+    """Reports by their file's name, after checking that their manifests are equal.
+
+    Raises:
+        CogViewError: two are of different kinds, or their manifests differ; names the first field that does.
+    """
+    reports = {str(path): read_report(path) for path in paths}
+    first, *others = reports
+    for other in others:
+        a, b = reports[first], reports[other]
+        if type(a) is not type(b):
+            raise CogViewError(f"{other} and {first} cannot be compared: they are of different kinds")
+        field = difference(a.manifest.model_dump(mode="json"), b.manifest.model_dump(mode="json"))
+        if field:
+            raise CogViewError(f"{other} and {first} cannot be compared: {field}; measure both the same way")
+    return reports
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> str | None:
+    """The first field in which two manifests differ and both values; ``where`` of a set may differ."""
+    for key in sorted({*a, *b}):
+        left, right, name = a.get(key), b.get(key), f"{path}{key}"
+        if key == "where" or left == right:
+            continue
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            deeper = difference(left, right, f"{name}.")
+            if deeper:
+                return deeper
+            continue
+        return f"{name} is {right!r} in the one and {left!r} in the other"
+    return None
+
+
+def figures(report: Report) -> dict[str, Value]:
+    """A report's figures by name."""
+    if isinstance(report, DistributionReport):
+        return report.figures
+    return {f"{name}: {what}": value for name, own in report.sets.items() for what, value in _shares(own)}
+
+
+def _shares(own: Alignment) -> list[tuple[str, Value]]:
+    found = [("R-precision", own.r_precision), ("cosine", own.cosine)]
+    found += [(f"text@{k}", figure) for k, figure in own.text_recall.items()]
+    found += [(f"picture@{k}", figure) for k, figure in own.picture_recall.items()]
+    return [(name, _value(figure)) for name, figure in found]
+
+
+def _value(figure: Figure) -> Value:
+    return Value(value=figure.value, low=figure.low, high=figure.high)

@@ -1,0 +1,219 @@
+"""The COCO recipe end to end on a small set in COCO's format, drawn by a tiny real family."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from cogview.cli.app import main
+from cogview.data.sources.wrappers import HAN
+from cogview.errors import CogViewError
+from cogview.evaluation.experiments.coco import (
+    PROTOCOLS,
+    CocoPlan,
+    CocoReport,
+    caption_losses,
+    evaluate_coco,
+    read_captions,
+    select,
+    translated,
+)
+from cogview.evaluation.metrics.comparison import read_reports
+from cogview.evaluation.metrics.distributions import DistributionPlan
+from cogview.evaluation.metrics.lite0 import Lite0
+from cogview.evaluation.reports import write_report
+from cogview.hierarchy import load
+from cogview.pipeline import CogView
+from cogview.provenance import read as read_provenance
+from tests.evaluation.toy import Pixels
+from tests.generation import tiny, tiny2
+
+PICTURES, EACH = 6, 3
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures of several sizes and shapes, three captions each, keys as COCO has them."""
+    root, chance = tmp_path_factory.mktemp("coco"), np.random.default_rng(0)
+    (root / "val").mkdir()
+    images, annotations = [], []
+    for i in range(PICTURES):
+        pixels = chance.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "val" / f"COCO_{i:012d}.jpg")
+        images.append({"id": 100 + i, "file_name": f"COCO_{i:012d}.jpg", "height": 20, "license": 3})
+        for k in range(EACH):
+            text = f"a {('red', 'blue')[i % 2]} {('circle', 'square', 'thing')[k]}\n"
+            annotations.append({"id": 7 * (EACH * i + k) % 97, "image_id": 100 + i, "caption": text})
+    content = {"info": {"year": 2014}, "licenses": [], "images": images, "annotations": annotations}
+    (root / "captions.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("family"), captioning=True)
+
+
+@pytest.fixture(scope="module")
+def model(family: Path) -> CogView:
+    return CogView.from_pretrained(family)
+
+
+FIGURES = DistributionPlan(
+    metrics=("fid", "kid", "is"), blurs=(0, 2), canvas=16, subsets=3, subset_size=4, splits=1, bootstrap=8
+)
+PLAN = CocoPlan(count=5, best_of=3, losses=4, seed=2)
+
+
+def run(plan: CocoPlan, coco: Path, model: CogView, work: Path, rank: tuple[int, int] = (0, 1)) -> Any:
+    return evaluate_coco(plan, coco / "captions.json", coco / "val", model, Pixels(), work, FIGURES, rank)
+
+
+def test_the_papers_settings() -> None:
+    assert PROTOCOLS["cogview"] == {"distinct": False, "best_of": 60, "contrast": 1.5}
+    assert PROTOCOLS["cogview2"] == {"distinct": True, "best_of": 16, "contrast": 1.0}
+    assert CocoPlan().count == 30_000 and CocoPlan().losses == 5_000
+
+
+def test_captions_are_chosen_by_seed_and_perhaps_one_a_picture(coco: Path) -> None:
+    captions = read_captions(coco / "captions.json", coco / "val")
+    assert len(captions) == PICTURES * EACH and captions[0].caption == "a red circle"
+    assert [own.number for own in captions] == sorted(own.number for own in captions)
+    plan = CocoPlan(count=6, distinct=True)
+    chosen = select(captions, plan)
+    assert len({own.picture for own in chosen}) == 6 and chosen == select(captions, plan)
+    assert chosen != select(captions, plan.model_copy(update={"seed": 1}))
+    assert len({own.number for own in select(captions, CocoPlan(count=18))}) == 18
+    with pytest.raises(CogViewError, match="6 captions of different pictures, not 7; lower --n"):
+        select(captions, CocoPlan(count=7, distinct=True))
+
+
+def test_the_best_is_kept_with_more_contrast_and_says_so(coco: Path, model: CogView, tmp_path: Path) -> None:
+    report = run(PLAN, coco, model, tmp_path)
+    chosen = select(read_captions(coco / "captions.json", coco / "val"), PLAN)
+    (folder,) = tmp_path.glob("coco-tiny-*")
+    losses = []
+    for i, own in enumerate(chosen):
+        made = model.generate(own.caption, n=3, seed=2 + i)
+        scores = model.score(made, own.caption)[:, 0]
+        best = made[int(scores.argmin())]
+        losses.append(round(float(scores.min()), 5))
+        expected = np.asarray(ImageEnhance.Contrast(best.image).enhance(1.5))
+        with Image.open(folder / f"{i:06d}.png") as image:
+            assert np.array_equal(np.asarray(image), expected)
+        told = read_provenance(folder / f"{i:06d}.png")
+        assert told is not None and told.settings["contrast"] == 1.5 and told.prompt == own.caption
+    assert caption_losses(sorted(folder.glob("*.png"))) == pytest.approx(losses, abs=2e-5)
+    assert report.figures["CapLoss"].value == pytest.approx(np.mean(losses[:4]), abs=2e-5)
+    assert set(report.figures) == {
+        "CapLoss",
+        *(f"Pixels-{name}" for name in ("FID-0", "KID-0", "FID-2", "KID-2", "IS", "IS of the reference")),
+    }
+    assert report.manifest.reference.count == len({own.picture for own in chosen})
+    assert report.manifest.prompts and report.count == 5
+
+
+def test_cogview2s_protocol_enlarges_the_best(coco: Path, tmp_path: Path) -> None:
+    model = load(tiny2.write(tmp_path / "family", enlarging=True))
+    plan = CocoPlan.model_validate(PROTOCOLS["cogview2"] | {"count": 3, "best_of": 2})
+    report = run(plan, coco, model, tmp_path / "work")
+    paths = sorted((tmp_path / "work").glob("coco-tiny2-*/*.png"))
+    assert len(paths) == len(caption_losses(paths)) == report.manifest.reference.count == 3
+    assert report.drawn.sizes == ("48 x 48",)
+    told = read_provenance(paths[0])
+    assert told is not None and "contrast" not in told.settings
+
+
+def test_stopped_and_shared_runs_give_the_same_digits(coco: Path, model: CogView, tmp_path: Path) -> None:
+    whole = run(PLAN, coco, model, tmp_path / "whole")
+    assert run(PLAN, coco, model, tmp_path / "shared", (1, 2)) is None
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*.png")}
+    assert set(kept) == {"000001.png", "000003.png"}
+    shared = run(PLAN, coco, model, tmp_path / "shared", (0, 2))
+    assert shared.figures == whole.figures and shared.manifest.reference == whole.manifest.reference
+    again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*.png")}
+    assert kept.items() <= again.items()
+
+
+def test_captions_go_through_a_command_once(tmp_path: Path) -> None:
+    program = tmp_path / "shout.py"
+    program.write_text(
+        "import pathlib, sys\n"
+        f"log = pathlib.Path({str(tmp_path / 'asked')!r})\n"
+        "lines = sys.stdin.read().splitlines()\n"
+        "log.write_text(log.read_text() + str(len(lines)) if log.exists() else str(len(lines)))\n"
+        "print('\\n'.join(line.upper() for line in lines))\n"
+    )
+    command = f"{sys.executable} {program}"
+    assert translated(["a b", "c", "a b"], command, tmp_path) == ["A B", "C", "A B"]
+    assert translated(["c", "d"], command, tmp_path) == ["C", "D"]
+    assert (tmp_path / "asked").read_text() == "21"
+    with pytest.raises(CogViewError, match="texts for 1, not one each"):
+        translated(["x"], f"{sys.executable} -c pass", tmp_path)
+
+
+def test_reports_of_other_settings_are_not_compared(coco: Path, model: CogView, tmp_path: Path) -> None:
+    for name, plan in (("a", PLAN), ("b", PLAN.model_copy(update={"contrast": 1.0}))):
+        write_report(run(plan, coco, model, tmp_path), tmp_path / f"{name}.json")
+    same = read_reports([tmp_path / "a.json", tmp_path / "a.json"])
+    assert all(isinstance(report, CocoReport) for report in same.values())
+    with pytest.raises(CogViewError, match=r"coco\.contrast is 1\.0 in the one and 1\.5 in the other"):
+        read_reports([tmp_path / "a.json", tmp_path / "b.json"])
+
+
+def test_the_command(coco: Path, family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(Lite0().state_dict(), tmp_path / "lite0.safetensors")
+    line = ["eval", "coco", "--captions", str(coco / "captions.json"), "--images", str(coco / "val")]
+    line += ["--model", str(family), "--weights", str(tmp_path / "lite0.safetensors"), "-n", "3"]
+    line += ["--best-of", "2", "--blur", "0", "--canvas", "32", "--work", str(tmp_path / "work")]
+    line += ["--bootstrap", "0"]
+    assert main([*line, "--rank", "1/2"]) == 0 and "share 1/2 is drawn" in capsys.readouterr().out
+    out = tmp_path / "coco.json"
+    assert main([*line, "--out", str(out)]) == 0 and "CapLoss" in capsys.readouterr().out
+    report = CocoReport.model_validate_json(out.read_bytes())
+    assert report.manifest.coco.best_of == 2 and report.manifest.coco.contrast == 1.5
+    assert main(["eval", "compare", str(out), str(out)]) == 0
+
+
+def test_bad_input_is_one_line(coco: Path, family: Path, tmp_path: Path) -> None:
+    def refused(content: object, match: str) -> None:
+        path = tmp_path / "captions.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(CogViewError, match=match) as caught:
+            select(read_captions(path, tmp_path), CocoPlan(count=2))
+        assert "\n" not in str(caught.value)
+
+    refused("{", "not valid JSON")
+    refused({"images": []}, "not captions in COCO's format: annotations: missing")
+    one = {"id": 1, "image_id": 5, "caption": "a"}
+    refused({"images": [], "annotations": [one]}, "caption 1 is of picture 5, which it does not list")
+    two = {"images": [{"id": 5, "file_name": "x.jpg"}], "annotations": [one, {**one, "id": 2}]}
+    refused(two, r"x\.jpg: no such picture")
+    refused({**two, "annotations": [one]}, "there are 1 captions, not 2")
+    with pytest.raises(CogViewError, match="cannot be read"):
+        read_captions(tmp_path / "nothing.json", tmp_path)
+    silent = CogView.from_pretrained(tiny.write(tmp_path / "silent"))
+    with pytest.raises(CogViewError, match="cannot describe or score pictures"):
+        run(PLAN, coco, silent, tmp_path / "work")
+    assert not list((tmp_path / "work").rglob("*.png"))
+
+
+def test_a_set_in_cocos_format_is_made_of_captioned_pictures(corpus: Path, tmp_path: Path) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "coco" / "from_corpus.py"))
+    out = tmp_path / "made"
+    script["main"]([str(corpus), "--split", "test_comp", "-n", "5", "--language", "zh", "--out", str(out)])
+    captions = read_captions(out / "captions.json", out / "images")
+    chosen = select(captions, CocoPlan(count=5, distinct=True, best_of=1))
+    assert len({own.picture for own in chosen}) == 5 and all(own.picture.is_file() for own in chosen)
+    assert all(HAN.search(own.caption) for own in captions)
+    with pytest.raises(CogViewError, match="not 99999"):
+        script["main"]([str(corpus), "-n", "99999", "--out", str(out)])

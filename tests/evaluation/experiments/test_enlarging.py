@@ -1,0 +1,114 @@
+"""``cogview eval upscaling`` for a family of CogView2's kind: its numbers are those of a hand computation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from cogview.cli.app import main
+from cogview.errors import CogViewError
+from cogview.evaluation.experiments.enlarging import evaluate_enlarging
+from cogview.evaluation.experiments.upscaling import Plan
+from cogview.evaluation.metrics.reconstruction import to_tensor
+from cogview.hierarchy import Hierarchy, load
+from cogview.tokenizers.perceptual import LPIPS
+from tests.generation import tiny2
+
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny2.write(tmp_path_factory.mktemp("family"), enlarging=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(COUNT):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((60, 60), Image.Resampling.BICUBIC).save(root / f"{number}.png")
+        (root / f"{number}.txt").write_text("a red circle", "utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def judge() -> LPIPS:
+    torch.manual_seed(0)
+    return LPIPS("alexnet").eval()
+
+
+def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge: LPIPS) -> None:
+    model = load(family)
+    assert isinstance(model, Hierarchy)
+    report, ways, _ = evaluate_enlarging(model, folder, judge, Plan(split=None, seed=3))
+    true = ways["true"]
+    assert true.shape == (COUNT, 48, 48, 3) and report.facts["size"] == 48
+    with torch.no_grad():
+        for name in ("model", "direct", "bicubic", "ceiling"):
+            expected = judge(to_tensor(ways[name]), to_tensor(true)).mean()
+            assert report.overall[name].lpips == pytest.approx(float(expected), abs=1e-5)
+    small = np.asarray(Image.fromarray(true[1]).resize((16, 16), Image.Resampling.BOX))
+    again = np.asarray(Image.fromarray(small).resize((48, 48), Image.Resampling.BICUBIC))
+    assert np.array_equal(ways["bicubic of the picture"][1], again)
+    [first, *_] = report.comparisons
+    assert (first.first, first.second) == ("model", "bicubic")
+    gap = report.overall["model"].lpips, report.overall["bicubic"].lpips
+    assert gap[0] is not None and gap[1] is not None
+    assert first.difference == pytest.approx(gap[0] - gap[1], abs=1e-5)
+
+
+def test_they_are_what_the_pipeline_draws(family: Path, folder: Path, judge: LPIPS) -> None:
+    """The large picture from a picture's codes is the one that ``enlarge`` makes of them."""
+    model = load(family)
+    assert isinstance(model, Hierarchy)
+    [picture] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
+    _, ways, _ = evaluate_enlarging(model, folder, judge, Plan(split=None, limit=1, seed=5))
+    codes = model.codes_of(Image.fromarray(ways["true"][0]).resize((16, 16), Image.Resampling.BOX))
+    given = type(picture)(**{**vars(picture), "codes": codes})
+    [large] = model.enlarge([given])
+    assert np.array_equal(np.asarray(large.image), ways["model"][0])
+
+
+def test_overwhelming_evidence_gives_the_codes_of_the_enlargement(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, those of the direct model that stay and those that the iterative one draws again."""
+    monkeypatch.setattr("cogview.hierarchy.PAINTED", 1e6)
+    model = load(family)
+    assert isinstance(model, Hierarchy)
+    [small] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
+    [large] = model.enlarge([small])
+    with torch.no_grad():
+        painted = model.images.decode(torch.from_numpy(small.codes[None]), model.direct.form.small)
+        plain = F.interpolate(painted.clamp(0, 1), scale_factor=3, mode="bicubic").clamp(0, 1)
+        expected = model.images.encode(plain)[0].numpy()
+    assert np.array_equal(large.codes, expected)
+
+
+def test_the_command(
+    family: Path, folder: Path, judge: LPIPS, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(judge.state_dict(), tmp_path / "lpips.safetensors")
+    words = ["eval", "upscaling", "--data", str(folder), "--model", str(family), "--split", "", "-n", "2"]
+    words += ["--lpips", str(tmp_path / "lpips.safetensors"), "--network", "alexnet"]
+    assert main([*words, "--json", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["overall"]) >= {"model", "direct", "bicubic", "lanczos", "ceiling"}
+    assert (tmp_path / "sheet.png").is_file()
+    assert main([*words, "--temperature", "0.5"]) == 2
+    assert "--temperature: families" in capsys.readouterr().err
+
+
+def test_a_family_that_does_not_enlarge_is_refused(folder: Path, judge: LPIPS, tmp_path: Path) -> None:
+    model = load(tiny2.write(tmp_path))
+    assert isinstance(model, Hierarchy)
+    with pytest.raises(CogViewError, match="does not enlarge"):
+        evaluate_enlarging(model, folder, judge)
