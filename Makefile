@@ -7,6 +7,11 @@
 #
 #   make hostile    run the program on ten thousand hostile files and requests (tests/hostile)
 #
+# and two for whoever rebuilds a part of the house:
+#
+#   make golden BASE=<commit>   compare what this tree and another commit generate, bit for bit
+#   make counts                 lines, files a prompt passes, circles of imports and the like
+#
 # Both make a virtual environment in .venv first, with uv if it is there and pip if not. To choose:
 #
 #   PYTHON  the interpreter to start from, 3.11 or later
@@ -38,7 +43,7 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test test-quick test-shuffled hostile lint format clean
+.PHONY: picture test test-quick test-shuffled hostile golden counts lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
@@ -55,6 +60,12 @@ test-shuffled: $(VENV)/.cogview-dev
 hostile: $(VENV)/.cogview-dev
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.hostile --cases $(CASES) \
 	    --out benchmarks/results/hostile.json
+
+golden: $(VENV)/.cogview-dev
+	$(BIN)/python tools/golden.py $(BASE) $(GOLDEN)
+
+counts: $(VENV)/.cogview-dev
+	$(BIN)/python tools/counts.py
 
 lint: $(VENV)/.cogview-dev
 	$(BIN)/ruff check

@@ -1,0 +1,58 @@
+"""Compare what two commits generate, bit for bit: ``make golden BASE=<commit>``.
+
+BASE is checked out into a temporary worktree. ``golden_pictures.py`` runs once with each commit's library and
+with the same weights (those of this tree), and what differs is printed. The exit code is 1 where anything does
+that is not named with ``--allow``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = Path(__file__).resolve().with_name("golden_pictures.py")
+MODELS = ROOT / "src/cogview/models"
+
+
+def results(source: Path, out: Path, families: list[str]) -> dict[str, str]:
+    """Case to hash, computed by the library under ``source``."""
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    command = [sys.executable, str(SCRIPT), str(out), *(str(MODELS / name) for name in families)]
+    subprocess.run(command, env=environment, check=True)
+    found: dict[str, str] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", help="the commit to compare with")
+    parser.add_argument("--families", nargs="+", default=["pictogram", "pictogram-2"])
+    parser.add_argument("--allow", nargs="*", default=[], help="cases that differ on purpose")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="golden-") as folder:
+        tree = Path(folder) / "base"
+        subprocess.run(
+            ["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, asked.base], check=True
+        )
+        try:
+            old = results(tree / "src", Path(folder) / "old.json", asked.families)
+            new = results(ROOT / "src", Path(folder) / "new.json", asked.families)
+        finally:
+            subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
+    differing = [case for case in {**old, **new} if old.get(case) != new.get(case)]
+    for case in differing:
+        print(f"{case}: {old.get(case, 'absent')} -> {new.get(case, 'absent')}")
+    print(f"{len({**old, **new})} results, {len(differing)} differ from {asked.base}")
+    return int(
+        any(case.rpartition(" ")[0] not in asked.allow and case not in asked.allow for case in differing)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
