@@ -29,9 +29,8 @@ import torch
 from torch import Tensor
 
 from cogview.generation import sampling
+from cogview.generation.decoder import Decoder, pack, step
 from cogview.generation.sampling import Streams
-from cogview.generation.settings import Sampling
-from cogview.generation.step import Decoder, pack, step
 from cogview.sequences import SequenceFormat
 from cogview.transformer.attention import View, kernels
 from cogview.transformer.attention.causal import lower_triangle
@@ -39,6 +38,7 @@ from cogview.transformer.block import Block
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 
 FORM = SequenceFormat.cogview()
 CODES = slice(0, FORM.vocabulary.image_codes)
@@ -51,7 +51,7 @@ CONFIG = TransformerConfig(
     max_positions=FORM.max_positions,
     norm_relax="tensor",
 )
-SETTINGS = Sampling(top_k=200)
+SETTINGS = SamplingParams(top_k=200)
 RECORDED = {"released_ms_a_token": 97.0, "released_s_a_picture": 105.0, "threads": 2}
 
 

@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 
-from cogview.generation.engine import Engine, Job, Prompt
-from cogview.generation.linear import Precision
-from cogview.generation.settings import Sampling
-from cogview.generation.step import Decoder, pack, step
-from cogview.sequences import SequenceFormat
+from cogview.generation.decoder import Decoder, pack, step
+from cogview.generation.engine import Engine
+from cogview.generation.loop import SequenceRequest
+from cogview.sequences import Prompt, SequenceFormat
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import Precision, SamplingParams
 
 FORM = SequenceFormat.cogview()
 CODES = slice(0, FORM.vocabulary.image_codes)
@@ -161,9 +161,9 @@ def pictures(decoder: Decoder, batch: int) -> dict[str, Any]:
     read = FORM.prompt(range(PROMPT - 3))
     prompt = Prompt(read.ids, read.positions, FORM.code_positions(PROMPT - 3))
     marks: list[float] = []
-    jobs = [Job(prompt, 7, index) for index in range(batch)]
-    for _ in Engine(decoder).draw(
-        jobs, Sampling(top_k=200), batch, lambda done, total: marks.append(time.perf_counter())
+    jobs = [SequenceRequest(prompt, 7, index) for index in range(batch)]
+    for _ in Engine(decoder).generate(
+        jobs, SamplingParams(top_k=200), batch, lambda done, total: marks.append(time.perf_counter())
     ):
         pass
     gaps = [1e3 * (b - a) for a, b in itertools.pairwise(marks)]

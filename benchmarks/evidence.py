@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cogview import CogView
 from cogview.evaluation.experiments.upscaling import Pixels, Plan, held_out
 from cogview.evaluation.metrics.reconstruction import fidelity, measure
 from cogview.generation.evidence import KNOWN, PAINTED
-from cogview.generation.settings import Sampling
 from cogview.generation.super_resolution import Small, enlarge
 from cogview.generation.upscaling import Original, Upscaler
-from cogview.pipeline import CogView
+from cogview.pipelines.base import encode_caption
 from cogview.tokenizers.perceptual import LPIPS
+from cogview.types import SamplingParams
 
 
 def ways(upscaler: Upscaler, original: Original, text: list[int], slope: float) -> dict[str, Pixels]:
@@ -39,7 +40,7 @@ def ways(upscaler: Upscaler, original: Original, text: list[int], slope: float) 
         pixels = painted.cpu() if original.pixels is None else original.pixels
         evidence = upscaler.witness.evidence(pixels, 2, slope)
     alone = Small(text, original.codes, 0, 0)
-    settings = Sampling(top_k=1)
+    settings = SamplingParams(top_k=1)
     found = {
         "evidence": upscaler.images.quantizer.encode(evidence.vectors).numpy(),
         "transformer": dict(enlarge(upscaler.engine, upscaler.form, [alone], settings))[0],
@@ -61,13 +62,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/evidence.json"))
     options = parser.parse_args()
     model, judge = CogView.from_pretrained(options.model), LPIPS.from_file(options.lpips)
-    upscaler, side = model.upscaler, 2 * model.images.image_size
+    upscaler, side = model.super_resolution.upscaler, 2 * model.image_tokenizer.image_size
     pictures, captions = held_out(options.corpus, Plan(limit=options.n), side)
     rows: dict[str, list[Pixels]] = {}
     for pixels, caption in zip(pictures.pixels, captions, strict=True):
         half = (side // 2, side // 2)
         known = upscaler.read(Image.fromarray(pixels).resize(half, Image.Resampling.BOX), 2)
-        text = list(model.encode(caption, upscaler.form))
+        text = list(encode_caption(model.components, caption, upscaler.form.text_limit))
         for start, original, slope in (("pixels", known, KNOWN), ("codes", Original(known.codes), PAINTED)):
             for name, made in ways(upscaler, original, text, slope).items():
                 rows.setdefault(f"from {start}: {name}", []).append(made)

@@ -30,21 +30,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from cogview.coglm import CogLMFormat
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
-from cogview.generation.linear import Precision
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
+from cogview.generation.loop import SequenceRequest
 from cogview.generation.super_resolution import Small, enlarge, sliding_windows
-from cogview.generation.text_to_image import draw_codes
-from cogview.sequences import SequenceFormat
+from cogview.sequences import CogLMFormat, ImageFormat, SequenceFormat
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import Precision, SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
-SETTINGS = Sampling(top_k=200)
+SETTINGS = SamplingParams(top_k=200)
 TEXT = tuple(range(12))
 CODES, PIECES = 4096, 7500
 
@@ -88,8 +86,7 @@ def sliding(
 
     def run(pictures: Numbers) -> dict[str, float]:
         start = clock()
-        streams = [(0, 0, number) for number in pictures]
-        drawn = dict(draw_codes(first, base, [TEXT], streams, SETTINGS))
+        drawn = first_stage(first, base, pictures)
         middle = clock()
         small = [Small(TEXT, drawn[i].reshape(half, half), 0, n) for i, n in enumerate(pictures)]
         found = dict(enlarge(second, large, small, SETTINGS))
@@ -98,6 +95,14 @@ def sliding(
 
     windows = sliding_windows((side, side), (half, half))
     return Way(run, {"large codes drawn one by one": side * side, "windows": len(windows)})
+
+
+def first_stage(engine: Engine, form: ImageFormat, pictures: Numbers) -> dict[int, Any]:
+    """The codes of each picture."""
+    prompt = form.image_prompt(TEXT)
+    negative = form.image_prompt(()) if SETTINGS.guidance_scale != 1 else None
+    requests = [SequenceRequest(prompt, 0, number, negative) for number in pictures]
+    return dict(engine.generate(requests, SETTINGS))
 
 
 def hierarchical(
@@ -119,8 +124,7 @@ def hierarchical(
 
     def run(pictures: Numbers) -> dict[str, float]:
         start = clock()
-        streams: Any = [(0, 0, number) for number in pictures]
-        small = dict(draw_codes(engine, form, [TEXT], streams, SETTINGS))  # type: ignore[arg-type]
+        small = first_stage(engine, form, pictures)
         middle = clock()
         texts = [TEXT] * len(pictures)
         codes = direct_super_resolution(direct, texts, np.stack([small[i] for i in range(len(pictures))]))

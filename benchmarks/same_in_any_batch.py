@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cogview.generation.text_to_image import draw_codes
-from cogview.pipeline import CogView
+from cogview import CogView, SamplingParams
 
 PROMPTS = (
     "a blue monster with round eyes, red background",
@@ -31,10 +30,11 @@ PROMPTS = (
 
 def draw(model: CogView, images: int, batch_size: int, settings: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Codes (images, rows * columns), the prompts taking turns, in a few calls that mix them."""
-    captions = [model.encode(prompt) for prompt in PROMPTS]
-    wanted = [(i % len(PROMPTS), 7, i // len(PROMPTS)) for i in range(images)]
-    drawn = dict(draw_codes(model.engine, model.form, captions, wanted, model.sampling(settings), batch_size))
-    return np.stack([drawn[i] for i in range(images)])
+    part, each = model.text_to_image, -(-images // len(PROMPTS))
+    params = model.bundle.config.sampling("generate", SamplingParams.given(**settings))
+    by_prompt = [part.requests(prompt, each, 7) for prompt in PROMPTS]
+    requests = [by_prompt[i % len(PROMPTS)][i // len(PROMPTS)] for i in range(images)]
+    return np.stack([image.codes for image in part.run(requests, params, batch_size)])
 
 
 def main() -> None:

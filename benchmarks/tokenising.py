@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.data.build import Builder, BuildSettings
 from cogview.data.encoding import OnDevice, encoding_device
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
-from cogview.family import Family
 from cogview.tokenizers.images import read_image_tokenizer
 
 
@@ -56,7 +56,7 @@ def make_pictures(folder: Path, given: argparse.Namespace) -> None:
         (folder / f"{number:05d}.txt").write_text(f"a scene with the number {number}\n")
 
 
-def turn(folder: Path, out: Path, family: Family, given: argparse.Namespace) -> dict[str, Any]:
+def turn(folder: Path, out: Path, family: ModelBundle, given: argparse.Namespace) -> dict[str, Any]:
     """Both rates once, in pictures a second; a build's includes the start of its processes."""
     at = family.directory / family.config.image_tokenizer
     tokenizer = read_image_tokenizer(at)
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "tokenising.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    family = Family.find(given.model)
+    family = ModelBundle.find(given.model)
     turns: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         folder, out = Path(place) / "pictures", Path(place) / "tokens"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from cogview.family import PACKAGED
-from cogview.provenance import model_hash
+from cogview.checkpoints.bundle import PACKAGED
+from cogview.checkpoints.provenance import model_hash
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer

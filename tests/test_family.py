@@ -1,4 +1,4 @@
-"""Family directories: what is written is read back, and what does not belong is named."""
+"""ModelBundle directories: what is written is read back, and what does not belong is named."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from cogview.checkpoints.bundle import (
+    FamilyConfig,
+    Fingerprints,
+    ModelBundle,
+    Role,
+    find,
+    installed,
+    write_family,
+)
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.family import Family, FamilyConfig, Fingerprints, Role, find, installed, write_family
 from cogview.files import replace_directory
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
@@ -69,7 +77,7 @@ def tiny(parts: Path, tmp_path: Path) -> Path:
 
 
 def test_everything_is_read_back(parts: Path) -> None:
-    family = Family(parts / "tiny")
+    family = ModelBundle(parts / "tiny")
     assert family.text_tokenizer().encode("a red circle") == TextTokenizer.from_file(
         parts / "text.model"
     ).encode("a red circle")
@@ -82,29 +90,29 @@ def test_everything_is_read_back(parts: Path) -> None:
 
 
 def test_the_hash_follows_the_weights_only(tiny: Path) -> None:
-    before = Family(tiny).hash
+    before = ModelBundle(tiny).hash
     (tiny / "card.md").write_text("anything")
-    assert Family(tiny).hash == before
-    Transformer(Family(tiny).transformer("base").config).save(tiny / "base")
-    assert Family(tiny).hash != before
+    assert ModelBundle(tiny).hash == before
+    Transformer(ModelBundle(tiny).transformer("base").config).save(tiny / "base")
+    assert ModelBundle(tiny).hash != before
 
 
 def test_a_foreign_image_tokenizer_is_named(tiny: Path) -> None:
     torch.manual_seed(1)
-    ImageTokenizer(Family(tiny).image_tokenizer().config).save(tiny / "image_tokenizer")
+    ImageTokenizer(ModelBundle(tiny).image_tokenizer().config).save(tiny / "image_tokenizer")
     with pytest.raises(CogViewError, match="image_tokenizer is not the tokenizer"):
-        Family(tiny).image_tokenizer()
+        ModelBundle(tiny).image_tokenizer()
 
 
 def test_a_foreign_text_tokenizer_is_named(tiny: Path) -> None:
     TextTokenizer.train(TEXTS, pieces=277).save(tiny / "text.model")
     with pytest.raises(CogViewError, match=r"text\.model is not the tokenizer"):
-        Family(tiny).text_tokenizer()
+        ModelBundle(tiny).text_tokenizer()
 
 
 def test_an_unknown_role_lists_the_known(tiny: Path) -> None:
     with pytest.raises(CogViewError, match="no 'caption' role; it has base"):
-        Family(tiny).transformer("caption")
+        ModelBundle(tiny).transformer("caption")
 
 
 @pytest.mark.parametrize(
@@ -115,11 +123,11 @@ def test_a_wrong_configuration_names_the_field(tiny: Path, key: str, value: obje
     path = tiny / "family.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(CogViewError, match=message):
-        Family(tiny)
+        ModelBundle(tiny)
 
 
 def test_names_are_found_and_near_ones_offered(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cogview.family.places", lambda: [parts])
+    monkeypatch.setattr("cogview.checkpoints.bundle.places", lambda: [parts])
     assert installed() == {"tiny": parts / "tiny"}
     assert find("tiny") == parts / "tiny" == find(parts / "tiny")
     with pytest.raises(CogViewError, match="did you mean 'tiny'"):
@@ -129,7 +137,7 @@ def test_names_are_found_and_near_ones_offered(parts: Path, monkeypatch: pytest.
 
 
 def test_a_failed_write_leaves_the_old_family(tiny: Path, parts: Path) -> None:
-    config, before = Family(tiny).config, Family(tiny).hash
+    config, before = ModelBundle(tiny).config, ModelBundle(tiny).hash
     wrong = config.model_copy(update={"fingerprints": Fingerprints(image_tokenizer="0", text_tokenizer="0")})
     sources = {
         "image_tokenizer": parts / "image",
@@ -138,7 +146,7 @@ def test_a_failed_write_leaves_the_old_family(tiny: Path, parts: Path) -> None:
     }
     with pytest.raises(CogViewError, match="not the tokenizer"):
         write_family(wrong, tiny, sources)
-    assert Family(tiny).hash == before
+    assert ModelBundle(tiny).hash == before
 
 
 def sources(parts: Path) -> dict[str, Path]:
@@ -154,7 +162,7 @@ def test_what_is_no_family_is_never_replaced(what: str, tiny: Path, parts: Path,
         place.mkdir()
         (place / (".thesis" if what == "hidden" else "thesis.txt")).write_text("x")
     with pytest.raises(CogViewError, match="photos is"):
-        write_family(Family(tiny).config, place, sources(parts))
+        write_family(ModelBundle(tiny).config, place, sources(parts))
     kept = place if what == "file" else next(place.iterdir())
     assert kept.read_text() == "x" and list(tmp_path.glob("*.old")) == list(tmp_path.glob(".*")) == []
 
@@ -177,7 +185,7 @@ def test_files_of_the_users_own_stay_beside_a_new_family(tiny: Path, parts: Path
     (tiny / "notes.txt").write_text("mine")
     (tiny / "more").mkdir()
     (tiny / "more" / "a.png").write_text("mine")
-    config = Family(tiny).config
+    config = ModelBundle(tiny).config
     moved = {"base": Role(directory="first", sequences=config.roles["base"].sequences)}
     new = sources(parts) | {"first": parts / "base"}
     del new["base"]
@@ -188,7 +196,7 @@ def test_files_of_the_users_own_stay_beside_a_new_family(tiny: Path, parts: Path
 
 
 def test_two_at_once_do_not_break_each_other(tiny: Path, parts: Path) -> None:
-    config = Family(tiny).config
+    config = ModelBundle(tiny).config
     (tiny / "notes.txt").write_text("mine")
 
     def write(number: int) -> None:
@@ -196,16 +204,16 @@ def test_two_at_once_do_not_break_each_other(tiny: Path, parts: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(16)))
-    Family(tiny).transformer("base")
+    ModelBundle(tiny).transformer("base")
     assert (tiny / "notes.txt").read_text() == "mine"
     assert [path.name for path in tiny.parent.iterdir() if path.suffix in (".old", ".part")] == []
 
 
 def test_a_rename_that_fails_leaves_the_old_family(tiny: Path, tmp_path: Path) -> None:
-    before = Family(tiny).hash
+    before = ModelBundle(tiny).hash
     with pytest.raises(OSError):
         replace_directory(tiny.with_name("nothing"), tiny)
-    assert Family(tiny).hash == before
+    assert ModelBundle(tiny).hash == before
 
 
 def test_where_names_cannot_be_exchanged_the_old_one_goes_aside(

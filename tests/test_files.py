@@ -15,7 +15,7 @@ from cogview.cli.evaluate import write_sheet as write_rows
 from cogview.cli.generate import write, write_sheet
 from cogview.errors import CogViewError
 from cogview.files import write_file, write_image, write_new
-from cogview.generation.picture import Picture
+from cogview.pipelines.output import GeneratedImage
 
 
 @contextmanager
@@ -30,13 +30,13 @@ def full_disk(size: int = 500) -> Iterator[None]:
 
 
 @pytest.fixture
-def picture() -> Picture:
+def picture() -> GeneratedImage:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     codes = np.zeros(4, dtype=np.int64)
-    return Picture(Image.fromarray(pixels), codes, "a", "a", 0, 0, {}, "tiny", "0" * 64)
+    return GeneratedImage(Image.fromarray(pixels), codes, "a", "a", 0, 0, {}, "tiny", "0" * 64)
 
 
-def test_a_full_disk_leaves_no_part_of_a_picture(picture: Picture, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_part_of_a_picture(picture: GeneratedImage, tmp_path: Path) -> None:
     rows = [np.asarray(picture.image)[None]]
     for attempt in (
         lambda: write(picture.png(), tmp_path, "a"),
@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_no_part_of_a_picture(picture: Picture, tmp_path: Pat
     assert write(picture.png(), tmp_path, "a").name == "a.png"  # and not a-2
 
 
-def test_what_was_there_stays_where_a_write_fails(picture: Picture, tmp_path: Path) -> None:
+def test_what_was_there_stays_where_a_write_fails(picture: GeneratedImage, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     picture.save(path)
     before = path.read_bytes()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cogview import CogView2, from_pretrained
+from cogview.checkpoints.provenance import read
 from cogview.cli.app import main
 from cogview.generation import hierarchical
-from cogview.generation.text_to_image import paint
-from cogview.hierarchy import Hierarchy, load
-from cogview.provenance import read
+from cogview.tokenizers.images import decode_image, encode_image
 from tests.generation import tiny2
 
 
@@ -23,9 +23,9 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(family: Path) -> Hierarchy:
-    found = load(family)
-    assert isinstance(found, Hierarchy)
+def model(family: Path) -> CogView2:
+    found = from_pretrained(family)
+    assert isinstance(found, CogView2)
     return found
 
 
@@ -33,7 +33,7 @@ def photo(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_a_large_hole_is_filled_at_full_resolution(model: Hierarchy) -> None:
+def test_a_large_hole_is_filled_at_full_resolution(model: CogView2) -> None:
     """Inside, away from the seam, are the pixels of codes made by both models; outside, the original's."""
     image = photo(48, 48)
     [edited] = model.edit(image, "a red circle", boxes=(8, 8, 40, 44), seed=5, crop="whole", feather=1)
@@ -46,29 +46,35 @@ def test_a_large_hole_is_filled_at_full_resolution(model: Hierarchy) -> None:
     assert (after[~mask] == before[~mask]).all() and (after[mask] != np.asarray(small.image)[mask]).any()
     assert edited.settings["super_resolution"] == "direct and iterative"
     assert "super_resolution" not in small.settings
-    pieces = model.encode("a red circle")
-    together: dict[str, Any] = {"pairs": [(5, 0)], "witnesses": model.witnesses([small.codes])}
-    drawn = hierarchical.direct_super_resolution(model.direct, [pieces], small.codes[None], **together)
+    pieces = model.text_to_image.encode("a red circle")
+    together: dict[str, Any] = {"pairs": [(5, 0)], "witnesses": model.super_resolution.prior([small.codes])}
+    drawn = hierarchical.direct_super_resolution(
+        model.super_resolution.direct, [pieces], small.codes[None], **together
+    )
     region = np.zeros((12, 12), bool)
     region[2:11, 2:10] = True  # codes of 4 pixels
-    known = model._codes(image, 48).reshape(12, 12)
+    known = encode_image(model.image_tokenizer, image).reshape(12, 12)
     start = np.where(region, drawn.reshape(12, 12), known)
-    assert model.iterative is not None
+    assert model.super_resolution.iterative is not None
     codes = hierarchical.iterative_super_resolution(
-        model.iterative, [pieces], start.reshape(1, -1), region=region.reshape(1, -1), **together
+        model.super_resolution.iterative,
+        [pieces],
+        start.reshape(1, -1),
+        region=region.reshape(1, -1),
+        **together,
     )
     assert (codes.reshape(12, 12)[~region] == known[~region]).all()
-    expected = np.asarray(paint(model.images, codes[0], (12, 12)))
+    expected = np.asarray(decode_image(model.image_tokenizer, codes[0], (12, 12)))
     assert np.array_equal(after[mask], expected[mask])
 
 
-def test_what_is_no_larger_than_the_first_stage_is_not_enlarged(model: Hierarchy) -> None:
+def test_what_is_no_larger_than_the_first_stage_is_not_enlarged(model: CogView2) -> None:
     [edited] = model.edit(photo(60, 40), "a red circle", boxes=(3, 3, 9, 9), seed=5)
     assert "super_resolution" not in edited.settings and edited.settings["box"] == [0, 0, 16, 16]
 
 
 @pytest.mark.parametrize("size", [(48, 48), (50, 20), (100, 70)])
-def test_parts_of_any_shape_go_back_to_their_place(model: Hierarchy, size: tuple[int, int]) -> None:
+def test_parts_of_any_shape_go_back_to_their_place(model: CogView2, size: tuple[int, int]) -> None:
     image = photo(*size)
     results = model.edit(image, "a red circle", boxes="20%,20%,90%,90%", n=2, seed=5)
     mask = np.zeros(size[::-1], bool)
@@ -81,13 +87,13 @@ def test_parts_of_any_shape_go_back_to_their_place(model: Hierarchy, size: tuple
     assert np.array_equal(np.asarray(alone.image), np.asarray(results[0].image))
 
 
-def test_variations_are_as_sharp_as_drawings(model: Hierarchy) -> None:
+def test_variations_are_as_sharp_as_drawings(model: CogView2) -> None:
     [drawn] = model.generate("a red circle", 1, seed=1)
-    [varied] = model.vary(drawn, "a red circle", share=0.5, seed=2)
-    [small] = model.vary(drawn, "a red circle", share=0.5, seed=2, first_stage_only=True)
+    [varied] = model.vary(drawn, "a red circle", mask_ratio=0.5, seed=2)
+    [small] = model.vary(drawn, "a red circle", mask_ratio=0.5, seed=2, first_stage_only=True)
     assert np.array_equal(varied.codes, small.codes)
     assert varied.image.size == small.image.size == (48, 48)
-    [large] = model.enlarge([small])
+    [large] = model.upscale([small])
     assert np.array_equal(np.asarray(large.image), np.asarray(varied.image))
     assert varied.settings["super_resolution"] == "direct and iterative"
 
@@ -103,9 +109,9 @@ def test_the_command(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert kinds == ["direct and iterative", None]
 
 
-def test_progress_ends_with_the_last_step_and_never_falls(model: Hierarchy) -> None:
+def test_progress_ends_with_the_last_step_and_never_falls(model: CogView2) -> None:
     """All that is drawn counts, small and large; it was full before super-resolution began."""
-    small, large = model.coglm.codes, model.direct.form.codes
+    small, large = model.text_to_image.format.codes, model.super_resolution.direct.form.codes
     told: list[tuple[int, int]] = []
 
     def note(done: int, total: int) -> None:
@@ -120,7 +126,7 @@ def test_progress_ends_with_the_last_step_and_never_falls(model: Hierarchy) -> N
     check(3 * (2 * small + 2 * large))
     model.generate("a cat", n=3, seed=1, first_stage_only=True, progress=note)
     check(3 * small)
-    list(model.enlarge(model.generate("a cat", n=2, seed=1, first_stage_only=True), progress=note))
+    list(model.upscale(model.generate("a cat", n=2, seed=1, first_stage_only=True), progress=note))
     check(2 * 2 * large)
     model.vary(photo(48, 48), "a cat", seed=1, n=2, progress=note)
     check(2 * (small + 2 * large))

@@ -1,40 +1,67 @@
-"""The pipelines of both kinds of families have the same public methods with the same arguments."""
+"""What a model offers: at most twenty public names, each documented, the same for every kind of family."""
 
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import pytest
 
-from cogview.hierarchy import Hierarchy
-from cogview.pipeline import CogView
+import cogview
+from cogview import CogView, CogView2
+from cogview.pipelines.model import Pipeline
 
-KINDS = (CogView, Hierarchy)
-OWN = {  # of families that draw in several steps: what their parts do, not what a user asks for
-    "captioner_in", "enlarge", "direct_settings", "iterative_settings", "witnesses",
-}  # fmt: skip
+TASKS = ("generate", "edit", "vary", "upscale", "caption", "score", "rerank")
 
 
-def methods(kind: type) -> dict[str, inspect.Signature]:
-    """The public methods of a class, those it inherits among them."""
-    found = inspect.getmembers(kind, callable)
-    return {name: inspect.signature(method) for name, method in found if not name.startswith("_")}
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
 
 
-def test_both_have_the_same_methods() -> None:
-    one, two = (set(methods(kind)) for kind in KINDS)
-    assert one - two == set()
-    assert two - one <= OWN
+def test_all_kinds_have_the_same_twenty_names() -> None:
+    assert public(CogView) == public(CogView2) == public(Pipeline)
+    assert len(public(Pipeline)) <= 20 and set(TASKS) <= public(Pipeline)
 
 
-@pytest.mark.parametrize("name", sorted(methods(CogView)))
-def test_a_method_takes_the_same_arguments(name: str) -> None:
-    """By name, order, kind and default; a family that refuses a task may take whatever comes."""
-    one, two = (methods(kind)[name].parameters for kind in KINDS)
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in (*one.values(), *two.values())):
-        named = [n for n, parameter in one.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        assert [n for n in two if n in named] == [n for n in named if n in two]
-        return
-    assert [(p.name, p.kind, p.default) for p in one.values()] == [
-        (p.name, p.kind, p.default) for p in two.values()
-    ]
+@pytest.mark.parametrize("name", sorted(public(Pipeline)))
+def test_each_is_documented(name: str) -> None:
+    assert len(inspect.getdoc(getattr(Pipeline, name)) or "") > 20
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_kind_changes_a_task(name: str) -> None:
+    assert getattr(CogView, name) is getattr(CogView2, name) is getattr(Pipeline, name)
+
+
+@pytest.mark.parametrize("name", ["generate", "edit", "vary", "upscale"])
+def test_tasks_that_give_images_share_their_options(name: str) -> None:
+    options = inspect.signature(getattr(Pipeline, name)).parameters
+    shared = {
+        "seed",
+        "params",
+        "negative_prompt",
+        "batch_size",
+        "progress",
+        "callback",
+        "output_type",
+        "sampling",
+    }
+    assert shared <= set(options)
+
+
+def test_old_names_are_answered_for_a_version() -> None:
+    with pytest.warns(DeprecationWarning, match="now cogview.from_pretrained"):
+        assert cogview.load is cogview.from_pretrained
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from cogview.hierarchy import Hierarchy, load  # type: ignore[import-not-found]
+        from cogview.pipeline import CogView as Old  # type: ignore[import-not-found]
+        from cogview.pipeline import Picture
+    assert (Hierarchy, load, Old, Picture) == (
+        CogView2,
+        cogview.from_pretrained,
+        CogView,
+        cogview.GeneratedImage,
+    )
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = cogview.Nothing

@@ -12,14 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from cogview import CogView, provenance
 from cogview import CogView as Exported
-from cogview import provenance
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.generation.languages import language
-from cogview.generation.text_to_image import styled
-from cogview.pipeline import CogView, Picture
+from cogview.pipelines.base import caption_for
+from cogview.pipelines.output import GeneratedImage
 from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.types import SamplingParams
 from tests.generation import tiny
 
 
@@ -39,7 +40,7 @@ def damaged(family: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(family, tmp_path / "tiny"))
 
 
-def same(a: Picture, b: Picture) -> bool:
+def same(a: GeneratedImage, b: GeneratedImage) -> bool:
     return np.array_equal(a.codes, b.codes) and a.image.tobytes() == b.image.tobytes()
 
 
@@ -56,7 +57,7 @@ def test_pictures_come_in_order_with_their_facts(model: CogView) -> None:
         assert picture.image.size == (16, 16) and picture.image.mode == "RGB"
         assert picture.codes.shape == (16,) and picture.codes.max() < tiny.CODES
         assert picture.seed == 7 and picture.settings["top_k"] == 9
-        assert picture.model == "tiny" and picture.model_hash == model.family.hash
+        assert picture.model == "tiny" and picture.model_hash == model.bundle.hash
 
 
 def test_a_picture_is_what_its_codes_stand_for(model: CogView, family: Path) -> None:
@@ -112,7 +113,7 @@ def test_each_picture_is_handed_over_before_the_next_is_drawn(model: CogView) ->
         n=3,
         batch_size=1,
         progress=lambda done, total: events.append(done),
-        on_partial=lambda picture: events.append(f"picture {picture.index}"),
+        callback=lambda picture: events.append(f"picture {picture.index}"),
     )
     expected: list[str | int] = []
     for i in range(3):
@@ -123,8 +124,14 @@ def test_each_picture_is_handed_over_before_the_next_is_drawn(model: CogView) ->
 def test_pictures_of_several_requests_can_be_drawn_together(model: CogView) -> None:
     """Other seeds, prompts and styles in one batch; each is the picture that it is alone."""
     asked = [("a red circle", 7, 2, None), ("红色的圆", 8, 0, "pixel"), ("a red circle", 9, 1, "pixel")]
-    wanted = [model.wanted(*one) for one in asked]
-    made = list(model.draw_wanted(wanted, model.sampling_for({"top_k": 9})))
+    part = model.text_to_image
+    requests = [
+        request
+        for prompt, seed, index, style in asked
+        for request in part.requests(prompt, seed=seed, first=index, style=style)
+    ]
+    params = model.bundle.config.sampling("generate", SamplingParams(top_k=9))
+    made = list(part.run(requests, params))
     for picture, (prompt, seed, index, style) in zip(made, asked, strict=True):
         [alone] = model.generate(prompt, seed=seed, first=index, style=style, top_k=9)
         assert same(picture, alone) and picture.png() == alone.png()
@@ -143,10 +150,11 @@ def test_the_language_of_a_prompt(text: str, spoken: str) -> None:
 
 
 def test_a_style_is_part_of_the_caption(model: CogView) -> None:
-    assert model.caption_for("a cat", "pixel") == "a cat, pixel style"
-    assert model.caption_for("一只猫", "pixel") == "一只猫，像素风格"
-    assert model.caption_for("a cat", "像素") == model.caption_for("a cat", "Pixel")
-    assert styled("{style} {caption}", {"en": "x"}, {"en": "{caption}, {style}"}) == "{style} {caption}, x"
+    config = model.bundle.config
+    assert caption_for(config, "a cat", "pixel") == "a cat, pixel style"
+    assert caption_for(config, "一只猫", "pixel") == "一只猫，像素风格"
+    assert caption_for(config, "a cat", "像素") == caption_for(config, "a cat", "Pixel")
+    assert caption_for(config, "{style} {caption}", "pixel") == "{style} {caption}, pixel style"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +186,7 @@ def test_what_is_refused(model: CogView, arguments: dict[str, Any], message: str
 def test_the_limit_is_the_one_the_message_names(model: CogView) -> None:
     """As many tokens as fit are drawn, one more is refused."""
     text = "a"
-    while len(model.text.encode(text + "b")) <= 31:
+    while len(model.text_tokenizer.encode(text + "b")) <= 31:
         text += "b"
     assert len(model.generate(text)) == 1
     with pytest.raises(CogViewError, match="has 32 tokens"):
@@ -228,7 +236,7 @@ def test_a_role_that_does_not_draw(damaged: Path) -> None:
     config = json.loads((damaged / "family.json").read_text())
     config["roles"]["base"]["sequences"]["kind"] = "image_to_text"
     (damaged / "family.json").write_text(json.dumps(config))
-    assert Family(damaged).role("base").sequences.kind == "image_to_text"
+    assert ModelBundle(damaged).role("base").sequences.kind == "image_to_text"
     refuses(damaged, "does not draw")
 
 
@@ -243,26 +251,26 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> CogView:
 
 def test_models_are_read_at_first_use(speaker: CogView, damaged: Path) -> None:
     """A family without a base describes, one without a caption model draws; what is missing is said."""
-    fresh = CogView.from_pretrained(speaker.family.directory)
-    assert "engine" not in vars(fresh) and "captioner" not in vars(fresh)
+    fresh = CogView.from_pretrained(speaker.bundle.directory)
+    assert "text_to_image" not in vars(fresh) and "captioning" not in vars(fresh)
     assert fresh.score(Image.new("RGB", (16, 16)), "a red circle").shape == (1, 1)
-    assert "engine" not in vars(fresh) and "captioner" in vars(fresh)
+    assert "text_to_image" not in vars(fresh) and "captioner" in vars(fresh.captioning)
     shutil.rmtree(damaged)
-    shutil.copytree(speaker.family.directory, damaged)
+    shutil.copytree(speaker.bundle.directory, damaged)
     config = json.loads((damaged / "family.json").read_text())
     del config["roles"]["base"]
     (damaged / "family.json").write_text(json.dumps(config))
     lonely = CogView.from_pretrained(damaged)
     assert len(lonely.caption(Image.new("RGB", (16, 16)))[0]) == 1
-    with pytest.raises(CogViewError, match="no 'base' role; it has caption"):
+    with pytest.raises(CogViewError, match="the model tiny cannot generate pictures"):
         lonely.generate("a red circle")
 
 
 def test_captions_of_generated_and_of_other_pictures(speaker: CogView, tmp_path: Path) -> None:
     """A generated picture's own codes are described; captions come sorted, by chance or by beams."""
     picture = speaker.generate("a red circle", seed=3)[0]
-    codes = speaker.codes_of(picture)
-    assert codes is picture.codes and len(speaker.codes_of(picture.image)) == 16
+    codes = speaker.captioning.image_codes(picture)
+    assert codes is picture.codes and len(speaker.captioning.image_codes(picture.image)) == 16
     Image.new("CMYK", (40, 90)).save(tmp_path / "other.jpg")
     found = speaker.caption([picture, tmp_path / "other.jpg"], 3, language="zh", max_length=6)
     assert [len(own) for own in found] == [3, 3]
@@ -297,7 +305,7 @@ def test_scores_and_ranks(speaker: CogView) -> None:
     table = speaker.score(pictures, texts)
     assert table.shape == (4, 3) and (table > 0).all()
     added = speaker.score(pictures, texts, released=True)
-    lengths = [len(speaker.text.encode(text)) for text in texts]
+    lengths = [len(speaker.text_tokenizer.encode(text)) for text in texts]
     assert np.allclose(added, -table * lengths, rtol=0.05)  # padding rows count in the release
     order = [ranked.number for ranked in speaker.rerank(texts[1], pictures)]
     assert order == np.argsort(table[:, 1]).tolist()
@@ -336,5 +344,5 @@ def test_a_model_that_cannot_describe_says_so(model: CogView) -> None:
         lambda: model.score(Image.new("RGB", (16, 16)), "a"),
         lambda: model.generate("a", best_of=2),
     ):
-        with pytest.raises(CogViewError, match="cannot describe or score pictures: it has base, no caption"):
+        with pytest.raises(CogViewError, match="cannot describe pictures: it has base, no caption"):
             call()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cogview import CogView2
+from cogview.checkpoints.provenance import read
 from cogview.errors import CogViewError
-from cogview.pipeline import Picture
-from cogview.pipeline2 import CogView2
-from cogview.provenance import read
+from cogview.pipelines.output import GeneratedImage
+from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 
 
@@ -67,9 +69,9 @@ def test_a_drawn_picture_can_be_edited_and_varied(model: CogView2) -> None:
     [drawn] = model.generate("a red circle", seed=1)
     [edited] = model.edit(drawn, "a blue square", boxes="25%,25%,75%,75%", seed=2)
     assert edited.image.size == drawn.image.size == (16, 16)
-    varied = model.vary(drawn, "a red circle", share=0.5, n=3, seed=2)
+    varied = model.vary(drawn, "a red circle", mask_ratio=0.5, n=3, seed=2)
     assert len({tuple(picture.codes) for picture in varied}) == 3
-    again = model.vary(drawn, "a red circle", share=0.5, n=2, seed=2)
+    again = model.vary(drawn, "a red circle", mask_ratio=0.5, n=2, seed=2)
     assert varied[1].codes.tolist() == again[1].codes.tolist()
     kept = [float((picture.codes == drawn.codes).mean()) for picture in varied]
     assert all(0 < share < 1 for share in kept)
@@ -88,7 +90,7 @@ def test_a_style_has_settings_of_its_own(model: CogView2) -> None:
 
 
 def test_editing_has_settings_of_its_own(tmp_path: Path) -> None:
-    """Under those that are given, over the style's and the family's; drawing keeps its own."""
+    """Under those that are given and the style's, over the family's; generating keeps its own."""
     directory = tiny2.write(tmp_path)
     told = json.loads((directory / "family.json").read_text("utf-8"))
     told["editing"] = {"temperature": 0.3, "emphasis": 1.0}
@@ -96,9 +98,13 @@ def test_editing_has_settings_of_its_own(tmp_path: Path) -> None:
     model = CogView2.from_pretrained(directory)
     assert isinstance(model, CogView2)
     drawn = model.generate("red", seed=1)[0]
-    given = {"temperature": None, "emphasis": 2.0}
-    for settings, expected in ((None, (0.3, 1.0)), (given, (0.3, 2.0))):
-        edited = model.edit(drawn, "red", boxes=(0, 0, 8, 8), style="pixel", seed=1, settings=settings)[0]
+    for given, style, expected in (
+        ({}, None, (0.3, 1.0)),
+        ({}, "pixel", (0.5, 1.0)),
+        ({"temperature": None, "text_attention_bias": 2.0}, None, (0.3, 2.0)),
+        ({"temperature": 0.7}, "pixel", (0.7, 1.0)),
+    ):
+        edited = model.edit(drawn, "red", boxes=(0, 0, 8, 8), style=style, seed=1, **given)[0]
         assert (edited.settings["temperature"], edited.settings["emphasis"]) == expected
     assert (drawn.settings["temperature"], drawn.settings["emphasis"]) == (1.0, 1.4)
 
@@ -131,16 +137,17 @@ def test_captions_and_scores(model: CogView2) -> None:
 
 
 @torch.inference_mode()
-def by_hand(model: CogView2, picture: Picture, text: str, language: str) -> float:
+def by_hand(model: CogView2, picture: GeneratedImage, text: str, language: str) -> float:
     """The mean over the pieces, token by token, of -log p among what is no code."""
-    form, pieces = model.coglm, tiny.text_tokenizer().encode(text)
+    form: Any = model.text_to_image.format
+    transformer, pieces = model._coglm, tiny.text_tokenizer().encode(text)
     prompt = form.caption_prompt(picture.codes, language)
     ids, positions, total = prompt.ids.tolist(), prompt.positions.tolist(), 0.0
     for number, piece in enumerate(pieces):
         seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
         seen[:, :16] = True
-        hidden = model.transformer(torch.tensor([ids]), torch.tensor([positions]), seen)
-        logits = model.transformer.logits(hidden[0, -1])[tiny.CODES : form.vocabulary.size]
+        hidden = transformer(torch.tensor([ids]), torch.tensor([positions]), seen)
+        logits = transformer.logits(hidden[0, -1])[tiny.CODES : form.vocabulary.size]
         total -= float(logits.log_softmax(-1)[piece])
         ids, positions = [*ids, piece + tiny.CODES], [*positions, number + 1]
     return total / len(pieces)
@@ -157,7 +164,7 @@ def test_wrong_requests_are_one_line(model: CogView2, tmp_path: Path) -> None:
         ({"boxes": "0,0,5,5", "n": 0}, "n is 0"),
         ({"boxes": "0,0,5,5", "seed": -1}, "seed"),
         ({"boxes": "0,0,5,5", "style": "pixl"}, "did you mean 'pixel'"),
-        ({"boxes": "0,0,5,5", "settings": {"temperature": 0}}, "temperature"),
+        ({"boxes": "0,0,5,5", "params": SamplingParams(temperature=1), "temperature": 0}, "temperature"),
     ):
         with pytest.raises(CogViewError, match=said):
             model.edit(image, "a red circle", **options)  # type: ignore[arg-type]
@@ -166,7 +173,7 @@ def test_wrong_requests_are_one_line(model: CogView2, tmp_path: Path) -> None:
     with pytest.raises(CogViewError, match="prompt is empty"):
         model.edit(image, " ", boxes="0,0,5,5")
     with pytest.raises(CogViewError, match="share"):
-        model.vary(image, share=0)
+        model.vary(image, mask_ratio=0)
     with pytest.raises(CogViewError, match="no language 'fr'"):
         model.caption(image, language="fr")
     (tmp_path / "text.png").write_text("no picture")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from cogview.checkpoints.provenance import KEY, Provenance, model_hash, png_bytes, read, save_png
 from cogview.errors import CogViewError
-from cogview.provenance import KEY, Provenance, model_hash, png_bytes, read, save_png
 
 FACTS = Provenance(
     software="cogview 0.1.0",
@@ -140,6 +140,6 @@ def test_model_hash_is_of_names_and_weights(tmp_path: Path) -> None:
 
 
 def test_it_imports_no_torch() -> None:
-    code = "import sys, cogview.provenance; print('torch' in sys.modules)"
+    code = "import sys, cogview.checkpoints.provenance; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

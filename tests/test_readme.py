@@ -25,12 +25,11 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role, write_family
+from cogview.checkpoints.provenance import read
 from cogview.cli.app import main
-from cogview.coglm import CogLMFormat
-from cogview.coglm.format import END
-from cogview.family import Family, FamilyConfig, Fingerprints, Role, write_family
-from cogview.provenance import read
-from cogview.sequences import SequenceFormat
+from cogview.sequences import CogLMFormat, SequenceFormat
+from cogview.sequences.coglm import END
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.metrics import MetricsFile
@@ -172,7 +171,7 @@ def tiny_family(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         folder.mkdir()
     write_tiny_family(home / "models" / "pictogram", tmp_path / "parts")
     write_tiny_coglm(home / "models" / "pictogram-2", tmp_path / "parts", home / "models" / "pictogram")
-    monkeypatch.setattr("cogview.family.PACKAGED", tmp_path / "nothing")
+    monkeypatch.setattr("cogview.checkpoints.bundle.PACKAGED", tmp_path / "nothing")
 
 
 # ---------------------------------------------------------------------------------------------- running
@@ -237,7 +236,7 @@ def look_at_result(words: list[str], out: str) -> None:
     elif verb in ("caption", "score", "rerank", "models", "doctor", "plan", "watch"):
         assert json.loads(out) if "--json" in words else out.strip(), said
     elif verb in ("train-on", "assemble"):
-        family = Family(option(words, "--out", "-o") or words[2])
+        family = ModelBundle(option(words, "--out", "-o") or words[2])
         for role in family.config.roles:
             weights = family.transformer(role).state_dict().values()
             assert all(weight.isfinite().all() for weight in weights), said

@@ -1,8 +1,8 @@
 """Compare what two commits generate, bit for bit: ``make golden BASE=<commit>``.
 
-BASE is checked out into a temporary worktree. ``golden_pictures.py`` runs once with each commit's library and
-with the same weights (those of this tree), and what differs is printed. The exit code is 1 where anything does
-that is not named with ``--allow``.
+BASE is checked out into a temporary worktree. ``golden_pictures.py`` runs once with each commit's library,
+both with the weights of this tree, and what differs is printed. The exit code is 1 where anything does that
+is not named with ``--allow``.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ import cogview
 SAMPLING = ("temperature", "top_k", "top_p", "guidance", "clusters", "cluster_temperature", "emphasis")
 NEW = hasattr(cogview, "from_pretrained")
 RENAMED = {"emphasis": "text_attention_bias", "share": "mask_ratio"}
-ORDERS = {"together": "joint", "one_by_one": "sequential"}
 
 
 def open_model(directory: str, **options: Any) -> Any:
@@ -38,13 +37,9 @@ def called(method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     known = inspect.signature(method).parameters
     if NEW:
         options = {RENAMED.get(name, name): value for name, value in options.items()}
-        if options.get("order") in ORDERS:
-            options["order"] = ORDERS[options["order"]]
     elif "settings" in known:
         sampling = {name: options.pop(name) for name in SAMPLING if name in options}
         options["settings"] = sampling
-    if "image" in known and "boxes" in options and "boxes" not in known:
-        options["box"] = options.pop("boxes")
     return method(*arguments, **options)
 
 

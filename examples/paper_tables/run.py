@@ -76,7 +76,7 @@ class Set:
 def sets(args: argparse.Namespace, data: Captioned, judge: ModelDrawer, progress: Progress) -> Iterator[Set]:
     """The real pictures, then what every model draws, in each language."""
     drawers = [
-        find_drawer(name, args.corpus, judge.family.text, args.precision, args.source, small=True)
+        find_drawer(name, args.corpus, judge.family.text_tokenizer, args.precision, args.source, small=True)
         for name in (*args.model, NEAREST)
     ]
     for language in args.languages.split(","):
@@ -92,7 +92,7 @@ def sets(args: argparse.Namespace, data: Captioned, judge: ModelDrawer, progress
 
 def has_captions(drawer: Drawer) -> bool:
     """Whether it can choose the best of several."""
-    return isinstance(drawer, ModelDrawer) and "caption" in drawer.family.family.config.roles
+    return isinstance(drawer, ModelDrawer) and "caption" in drawer.family.bundle.config.roles
 
 
 def drawn(
@@ -186,7 +186,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     args = arguments(words)
     extractor, judge = open_extractor(args.weights), ModelDrawer(args.judge, args.precision)
-    judge.family.captioner  # noqa: B018  (refused before anything is drawn)
+    judge.family.captioning  # noqa: B018  (refused before anything is drawn)
     shape = Preprocessing(size=args.size, resample="box")
     both = read_captioned(args.corpus, shape, args.split or None, args.source, 2 * args.n)
     data, others = both.rows(range(args.n)), both.rows(range(args.n, 2 * args.n))

@@ -1,8 +1,8 @@
-"""cogview: autoregressive text-to-image models, to draw with, to train and to serve.
+"""cogview: autoregressive text-to-image models, to generate with, to train and to serve.
 
-    >>> from cogview import CogView
-    >>> model = CogView.from_pretrained("pictogram")
-    >>> picture = model.generate("a blue monster with round eyes", seed=7)[0]
+    >>> import cogview
+    >>> model = cogview.from_pretrained("pictogram")
+    >>> image = model.generate("a blue monster with round eyes", seed=7)[0]
 
 Names are looked up when they are first used, so ``import cogview`` does not import PyTorch.
 """
@@ -17,34 +17,63 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cogview.config import Config as Config
     from cogview.errors import CogViewError as CogViewError
-    from cogview.pipeline import CogView as CogView
+    from cogview.errors import OutOfMemory as OutOfMemory
+    from cogview.errors import UnsupportedTask as UnsupportedTask
+    from cogview.pipelines.cogview import CogView as CogView
+    from cogview.pipelines.cogview2 import CogView2 as CogView2
+    from cogview.pipelines.model import Pipeline as Pipeline
+    from cogview.pipelines.output import Caption as Caption
+    from cogview.pipelines.output import GeneratedImage as GeneratedImage
     from cogview.sequences import SequenceFormat as SequenceFormat
     from cogview.tokenizers.text import TextTokenizer as TextTokenizer
     from cogview.tokenizers.vqvae import ImageTokenizer as ImageTokenizer
     from cogview.transformer.model import Transformer as Transformer
     from cogview.transformer.model import TransformerConfig as TransformerConfig
+    from cogview.types import SamplingParams as SamplingParams
     from cogview.vocabulary import Vocabulary as Vocabulary
 
 _HOMES = {
-    "CogView": "cogview.pipeline",
+    "Caption": "cogview.pipelines.output",
+    "CogView": "cogview.pipelines.cogview",
+    "CogView2": "cogview.pipelines.cogview2",
     "CogViewError": "cogview.errors",
     "Config": "cogview.config",
+    "GeneratedImage": "cogview.pipelines.output",
     "ImageTokenizer": "cogview.tokenizers.vqvae",
+    "OutOfMemory": "cogview.errors",
+    "Pipeline": "cogview.pipelines.model",
+    "SamplingParams": "cogview.types",
     "SequenceFormat": "cogview.sequences",
     "TextTokenizer": "cogview.tokenizers.text",
     "Transformer": "cogview.transformer.model",
     "TransformerConfig": "cogview.transformer.model",
+    "UnsupportedTask": "cogview.errors",
     "Vocabulary": "cogview.vocabulary",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - all names are strings
+__all__ = ["__version__", "from_pretrained", *_HOMES]  # noqa: PLE0604 - all names are strings
+
+
+def from_pretrained(name: str = "pictogram", **options: Any) -> Pipeline:
+    """Open a model family of any kind by name or directory.
+
+    ``options`` are those of :meth:`cogview.pipelines.model.Pipeline.from_pretrained`: ``device``,
+    ``precision``, ``deterministic``, ``lora``, ``lora_strength``, ``sparse``.
+    """
+    found: Pipeline = __getattr__("Pipeline").from_pretrained(name, **options)
+    return found
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'cogview' has no attribute {name!r}")
+        from cogview._moved import old_name
+
+        return old_name(name)
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+importlib.import_module("cogview._moved")

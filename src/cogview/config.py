@@ -240,7 +240,8 @@ def validate(model: type[C], data: Any, where: str) -> C:
     except pydantic.ValidationError as error:
         first, *others = error.errors(include_url=False)
         more = f" (and {len(others)} more)" if others else ""
-        raise CogViewError(f"{where}: {_explain(first, model)}{more}") from error
+        field = str(first["loc"][-1]) if first["loc"] else None
+        raise CogViewError(f"{where}: {_explain(first, model)}{more}", field=field) from error
 
 
 def read_yaml(model: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:

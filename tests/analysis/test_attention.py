@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cogview import CogView
 from cogview.analysis.attention import (
     HeadFacts,
     Layout,
@@ -24,10 +25,9 @@ from cogview.analysis.attention import (
     up_the_column,
 )
 from cogview.analysis.attention_report import SIDE, find_word, lay_out
+from cogview.checkpoints.provenance import read
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.pipeline import CogView
-from cogview.provenance import read
 from cogview.sequences import SequenceFormat
 from tests.transformer.tiny import tiny_model
 
@@ -205,9 +205,9 @@ def test_regions_are_the_pictures_things_and_a_segmenting_head_is_found() -> Non
 
 def test_words_are_found_in_the_text_or_refused() -> None:
     model = CogView.from_pretrained()
-    pieces = model.encode("a blue monster with round eyes, red background")
+    pieces = model.text_to_image.encode("a blue monster with round eyes, red background")
     found = find_word(model, pieces, "Round eyes")
-    assert "roundeyes" in model.text.decode([pieces[i] for i in found]).replace(" ", "")
+    assert "roundeyes" in model.text_tokenizer.decode([pieces[i] for i in found]).replace(" ", "")
     with pytest.raises(CogViewError, match="'hat' is not in the text"):
         find_word(model, pieces, "hat")
 

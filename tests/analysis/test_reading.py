@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from cogview import CogView, CogView2, from_pretrained
 from cogview.analysis.attention import HeadFacts, Layout, observe
 from cogview.analysis.attention_report import analyse
 from cogview.analysis.reading import reading
 from cogview.analysis.stability import layer_ranges
 from cogview.cli.app import main
-from cogview.generation.text_to_image import prompt_for
-from cogview.hierarchy import Hierarchy, load
-from cogview.pipeline import CogView, Picture
+from cogview.generation.loop import prefill
+from cogview.pipelines.output import GeneratedImage
 from cogview.transformer.model import Transformer
 from tests.generation import tiny, tiny2
 
@@ -24,15 +24,17 @@ PROMPT, EMPHASIS = "a red circle", 1.4  # as the tiny family's defaults say
 
 
 @pytest.fixture(scope="module")
-def coglm(tmp_path_factory: pytest.TempPathFactory) -> Hierarchy:
-    found = load(tiny2.write(tmp_path_factory.mktemp("family"), enlarging=True), deterministic=True)
-    assert isinstance(found, Hierarchy)
+def coglm(tmp_path_factory: pytest.TempPathFactory) -> CogView2:
+    found = from_pretrained(
+        tiny2.write(tmp_path_factory.mktemp("family"), enlarging=True), deterministic=True
+    )
+    assert isinstance(found, CogView2)
     return found
 
 
 @pytest.fixture(scope="module")
-def picture(coglm: Hierarchy) -> Picture:
-    return next(coglm.draw(PROMPT, seed=4))
+def picture(coglm: CogView2) -> GeneratedImage:
+    return coglm.generate(PROMPT, seed=4, first_stage_only=coglm.two_stage)[0]
 
 
 def visible(row: int, words: int) -> list[int]:
@@ -77,11 +79,11 @@ def assert_is(facts: HeadFacts, attention: np.ndarray, words: int) -> None:
 
 
 @torch.no_grad()
-def test_a_coglms_heads_are_those_of_rows_computed_by_hand(coglm: Hierarchy, picture: Picture) -> None:
+def test_a_coglms_heads_are_those_of_rows_computed_by_hand(coglm: CogView2, picture: GeneratedImage) -> None:
     """In the first layer as drawn, with its emphasis; in the last without, after layers with a plain mask."""
-    words = len(coglm.encode(PROMPT))
+    words = len(coglm.text_to_image.encode(PROMPT))
     layout = Layout((words,), tuple(range(words)), tuple(range(words + 1, words + 17)), (4, 4))
-    model = coglm.family.transformer("base")
+    model = coglm.bundle.transformer("base")
     plain = replace(picture, settings=picture.settings | {"emphasis": 0.0})
     for drawn, layer, emphasis in ((picture, 0, EMPHASIS), (plain, 1, 0.0)):
         read = reading(coglm, "base", drawn)
@@ -98,8 +100,10 @@ def test_a_coglms_heads_are_those_of_rows_computed_by_hand(coglm: Hierarchy, pic
 
 
 @torch.no_grad()
-def test_scores_among_the_text_count_both_ways_and_no_emphasis(coglm: Hierarchy, picture: Picture) -> None:
-    words, model = len(coglm.encode(PROMPT)), coglm.family.transformer("base")
+def test_scores_among_the_text_count_both_ways_and_no_emphasis(
+    coglm: CogView2, picture: GeneratedImage
+) -> None:
+    words, model = len(coglm.text_to_image.encode(PROMPT)), coglm.bundle.transformer("base")
     block, config = model.blocks[0], model.config
     read = reading(coglm, "base", picture)
     x = block.attention_branch.norm_in(model.embed(read.ids, read.positions))
@@ -113,12 +117,12 @@ def test_scores_among_the_text_count_both_ways_and_no_emphasis(coglm: Hierarchy,
 
 
 @torch.no_grad()
-def test_what_is_looked_at_is_what_was_drawn(coglm: Hierarchy, picture: Picture) -> None:
+def test_what_is_looked_at_is_what_was_drawn(coglm: CogView2, picture: GeneratedImage) -> None:
     """The engine's state after the prompt is the same as in the sequence that is looked at."""
-    prompt = prompt_for(coglm.form, coglm.encode(PROMPT))
-    drawn = coglm.engine.read(prompt, EMPHASIS).hidden
+    prompt = coglm.text_to_image.format.image_prompt(coglm.text_to_image.encode(PROMPT))
+    drawn = prefill(coglm.text_to_image.engine.decoder, prompt, EMPHASIS).hidden
     read = reading(coglm, "base", picture)
-    model = coglm.family.transformer("base")
+    model = coglm.bundle.transformer("base")
     state = model(read.ids[None], read.positions[None], read.visibility)[0, len(prompt.ids) - 1]
     torch.testing.assert_close(drawn.flatten(), state, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(read.ids[len(prompt.ids) :], picture.codes)
@@ -126,9 +130,9 @@ def test_what_is_looked_at_is_what_was_drawn(coglm: Hierarchy, picture: Picture)
 
 
 def test_a_report_on_a_coglm_is_written(
-    coglm: Hierarchy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    coglm: CogView2, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = str(coglm.family.directory)
+    model = str(coglm.bundle.directory)
     asked = ["inspect", "attention", PROMPT, "--word", "red", "-m", model, "--seed", "4"]
     assert main([*asked, "-o", str(tmp_path / "look")]) == 0
     assert "2 layers" in capsys.readouterr().out
@@ -141,11 +145,11 @@ def test_a_report_on_a_coglm_is_written(
 
 def test_a_prefix_is_seen_both_ways(tmp_path: Path) -> None:
     model = CogView.from_pretrained(tiny.write(tmp_path))
-    picture = next(model.draw(PROMPT, seed=1))
-    form = model.form.model_copy(update={"visibility": "prefix"})
-    role = model.family.config.roles["base"].model_copy(update={"sequences": form})
-    model.family.config = model.family.config.model_copy(update={"roles": {"base": role}})
-    read, words = reading(model, "base", picture), len(model.encode(PROMPT)) + 1
+    picture = model.generate(PROMPT, seed=1, first_stage_only=model.two_stage)[0]
+    form = model.text_to_image.format.model_copy(update={"visibility": "prefix"})
+    role = model.bundle.config.roles["base"].model_copy(update={"sequences": form})
+    model.bundle.config = model.bundle.config.model_copy(update={"roles": {"base": role}})
+    read, words = reading(model, "base", picture), len(model.text_to_image.encode(PROMPT)) + 1
     mask = read.visibility.dense_mask(len(read.ids), len(read.ids))[0, 0]
     assert mask[:words, :words].all() and not mask[:words, words:].any()
     assert torch.equal(
@@ -156,29 +160,29 @@ def test_a_prefix_is_seen_both_ways(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- other roles
 
 
-def test_each_role_reads_its_own_sequence(tmp_path: Path, coglm: Hierarchy, picture: Picture) -> None:
+def test_each_role_reads_its_own_sequence(tmp_path: Path, coglm: CogView2, picture: GeneratedImage) -> None:
     model = CogView.from_pretrained(tiny.write(tmp_path, upscaling=True, captioning=True))
-    drawn = next(model.draw(PROMPT, seed=1))
+    drawn = model.generate(PROMPT, seed=1, first_stage_only=model.two_stage)[0]
     said = reading(model, "caption", drawn).ids
     assert said[2:18].tolist() == drawn.codes.tolist()  # [BASE] [BOI1] codes
-    larger, words = reading(model, "super_resolution", drawn).ids, len(model.encode(PROMPT))
+    larger, words = reading(model, "super_resolution", drawn).ids, len(model.text_to_image.encode(PROMPT))
     assert larger[-17:-1].tolist() == drawn.codes.tolist()
     small = larger[words + 3 : words + 7]  # [ROI1] text [BASE] [BOI1]
     pixels = torch.from_numpy(np.array(drawn.image.resize((8, 8), 1))).permute(2, 0, 1)[None] / 255
-    assert small.tolist() == model.images.encode(pixels)[0].tolist()
-    direct, form = reading(coglm, "direct", picture), coglm.direct.form
+    assert small.tolist() == model.image_tokenizer.encode(pixels)[0].tolist()
+    direct, form = reading(coglm, "direct", picture), coglm.super_resolution.format
     assert direct.ids[form.text_slots : form.decoder_from].tolist() == picture.codes.tolist()
     assert (direct.ids[form.decoder_from :] == form.mask_id).all()
     iterative = reading(coglm, "iterative", picture).ids[-form.codes :].reshape(form.grid)
-    [large] = coglm.enlarge([picture])
+    [large] = coglm.upscale([picture])
     hidden = iterative == form.mask_id
     assert hidden[:6, :6].sum() == 23  # the release keeps 13 of 36
     assert torch.equal(iterative[~hidden], torch.from_numpy(large.codes).reshape(form.grid)[~hidden])
 
 
-def test_a_decoders_own_matrices_are_measured(coglm: Hierarchy, picture: Picture) -> None:
+def test_a_decoders_own_matrices_are_measured(coglm: CogView2, picture: GeneratedImage) -> None:
     """The direct model's large codes have matrices of their own; their scores count."""
-    model, read = coglm.family.transformer("direct"), reading(coglm, "direct", picture)
+    model, read = coglm.bundle.transformer("direct"), reading(coglm, "direct", picture)
     before = layer_ranges(model, read.ids[None], read.positions, read.visibility)
     with torch.no_grad():
         model.blocks[1].attention.decoder_qkv.weight *= 100
@@ -186,8 +190,8 @@ def test_a_decoders_own_matrices_are_measured(coglm: Hierarchy, picture: Picture
     assert after[0] == before[0] and after[1].scores > 20 * before[1].scores
 
 
-def test_the_command_measures_each_role(coglm: Hierarchy, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["inspect", "stability", "--model", str(coglm.family.directory), "--prompt", PROMPT, "--json"]
+def test_the_command_measures_each_role(coglm: CogView2, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["inspect", "stability", "--model", str(coglm.bundle.directory), "--prompt", PROMPT, "--json"]
     tables = {}
     for role in ("base", "direct", "iterative"):
         assert main([*asked, "--role", role]) == 0

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 from pytest import CaptureFixture
 
-from cogview import provenance
+from cogview import CogView, provenance
 from cogview.cli.app import main
-from cogview.pipeline import CogView
 from tests.generation import tiny
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cogview import __version__
+from cogview.checkpoints.provenance import model_hash
 from cogview.cli import doctor
 from cogview.cli.app import main
-from cogview.provenance import model_hash
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 from tests.generation import tiny

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cogview.checkpoints.provenance import read
 from cogview.cli.app import main
-from cogview.provenance import read
 from tests.generation import tiny2
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from pytest import CaptureFixture, MonkeyPatch
 
 from cogview import provenance
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli import generate as verb
 from cogview.cli.app import main
-from cogview.family import Family
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.cache import KVCache
 from tests.generation import tiny
@@ -49,7 +49,12 @@ def test_pictures_with_their_facts_and_a_sheet(
     assert "4 pictures" in printed.err and "seed 7" in printed.err
     told = provenance.read(paths[3])
     assert told is not None
-    assert (told.prompt, told.seed, told.index, told.model_hash) == ("红色的圆", 7, 1, Family(family).hash)
+    assert (told.prompt, told.seed, told.index, told.model_hash) == (
+        "红色的圆",
+        7,
+        1,
+        ModelBundle(family).hash,
+    )
     assert told.settings["style"] == "pixel" and told.settings["top_k"] == 20
     with Image.open(paths[4]) as sheet, Image.open(paths[1]) as second, Image.open(paths[2]) as third:
         assert sheet.size == (2 * 18 + 2, 2 * 18 + 2)
@@ -212,7 +217,7 @@ def test_models_are_listed(home: Path, capsys: CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     entries: dict[str, Any] = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     directory = home / "models" / "tiny"
-    assert entries["tiny"]["hash"] == Family(directory).hash
+    assert entries["tiny"]["hash"] == ModelBundle(directory).hash
     assert entries["tiny"]["bytes"] == sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
     assert entries["tiny"]["roles"]["base"] == {"kind": "text_to_image", "grid": [4, 4], "text_limit": 31}
     assert "missing" in entries["broken"]["error"]
@@ -263,7 +268,7 @@ def test_threads_and_device_are_those_asked_for(
 
 
 def test_words_that_the_model_hardly_knows_are_told(capsys: CaptureFixture[str]) -> None:
-    family = Family.find("pictogram")
+    family = ModelBundle.find("pictogram")
     verb.tell_unfamiliar(family, ["a red apple", "un chat rouge", "rouge"])
     verb.tell_unfamiliar(family, ["a red apple", "一只红色的猫"])
     assert capsys.readouterr().err == "pictogram reads English and Chinese; it hardly knows: rouge\n"

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cogview.checkpoints.provenance import read
 from cogview.cli.app import VERBS, load, main
-from cogview.provenance import read
 from cogview.transformer.lora import LoRAConfig, adapter_parameters, attach, save_adapter
 from tests.generation import tiny, tiny2
 

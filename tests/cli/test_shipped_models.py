@@ -19,9 +19,9 @@ from PIL import Image
 from pytest import CaptureFixture
 
 from cogview import provenance
+from cogview.checkpoints.bundle import PACKAGED, ModelBundle
+from cogview.checkpoints.provenance import Provenance, model_hash
 from cogview.cli.app import VERBS, load, main
-from cogview.family import PACKAGED, Family
-from cogview.provenance import Provenance, model_hash
 from tests.evaluation import toy
 
 ONE, TWO = "pictogram", "pictogram-2"
@@ -300,7 +300,7 @@ def layers_of(model: str, role: str) -> int:
 def test_models_doctor_and_report(run: Run) -> None:
     entries = {entry["name"]: entry for entry in json.loads(run("models", "--json"))}
     for model in MODELS:
-        family = Family.find(model)
+        family = ModelBundle.find(model)
         assert entries[model]["hash"] == family.hash == model_hash(PACKAGED / model)
         assert set(entries[model]["roles"]) == set(family.config.roles)
     assert all(model in run("models") for model in MODELS)
@@ -320,7 +320,7 @@ def test_serve_reads_both(run: Run) -> None:
 def test_data_are_built_for_finetuning(run: Run, things: Path, model: str) -> None:
     run("data build", things / "pictures", "shards", "--tokenizers", model, "--validation", 0, "--workers", 0)
     [index] = Path("shards").rglob("index.json")
-    assert Family.find(ONE).config.fingerprints.image_tokenizer in index.read_text()
+    assert ModelBundle.find(ONE).config.fingerprints.image_tokenizer in index.read_text()
 
 
 # ------------------------------------------------------------------------------------------ refusals
@@ -343,7 +343,7 @@ def test_a_role_that_is_missing(
 ) -> None:
     verb, *more = (str(things / word) if word.endswith(".png") else word for word in words)
     said = refuse(verb, *more, "--model", model)
-    there = ", ".join(Family.find(model).config.roles)
+    there = ", ".join(ModelBundle.find(model).config.roles)
     assert re.search(NO_ROLE.format(model=model, role=role, there=there), said)
 
 

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 from pytest import CaptureFixture
 
-from cogview import provenance
+from cogview import CogView, provenance
 from cogview.cli.app import main
-from cogview.pipeline import CogView
 from tests.generation import tiny
 
 
@@ -108,9 +107,9 @@ def test_a_prompt_too_long_to_enlarge_is_refused_before_drawing(
     config["roles"]["super_resolution"]["sequences"]["text_slots"] -= 8
     (tmp_path / "family" / "family.json").write_text(json.dumps(config))
     cogview = CogView.from_pretrained(tmp_path / "family")
-    less, more = cogview.upscaler.form.text_limit, cogview.form.text_limit
-    prompt = next(p for p in ("a" * k for k in range(1, 99)) if len(cogview.text.encode(p)) > less)
-    assert less < len(cogview.text.encode(prompt)) <= more
+    less, more = cogview.super_resolution.upscaler.form.text_limit, cogview.text_to_image.format.text_limit
+    prompt = next(p for p in ("a" * k for k in range(1, 99)) if len(cogview.text_tokenizer.encode(p)) > less)
+    assert less < len(cogview.text_tokenizer.encode(prompt)) <= more
     words = ["generate", prompt, "--model", str(tmp_path / "family"), "-o", str(tmp_path / "out")]
     assert main([*words, "--upscale", "2"]) == 2
     assert f"the model reads {less}" in capsys.readouterr().err

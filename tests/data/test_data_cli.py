@@ -148,11 +148,11 @@ def test_one_caption_for_all_and_a_familys_tokenizers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As style learning builds its data: pictures without captions of their own."""
+    from cogview.checkpoints.bundle import ModelBundle
     from cogview.data.shards import TokenShards
-    from cogview.family import Family
     from tests.generation import tiny
 
-    family = Family(tiny.write(tmp_path))
+    family = ModelBundle(tiny.write(tmp_path))
     (tmp_path / "ink").mkdir()
     for number in range(4):
         noise(16, 16, number).save(tmp_path / "ink" / f"{number}.png")

@@ -13,18 +13,18 @@ from torch import Tensor
 from cogview.errors import CogViewError
 from cogview.generation.beams import search
 from cogview.generation.captioning import Captioner, Draft, text_rows
-from cogview.generation.engine import Engine, Ids, Writing
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine, TokenConstraint
 from cogview.generation.languages import allowed_pieces, is_chinese, language, writing_of
 from cogview.generation.sampling import Streams, draw
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
+from cogview.types import Ids, SamplingParams
 from cogview.vocabulary import Vocabulary
 from tests.generation import tiny
 
-FREE = Sampling()
+FREE = SamplingParams()
 
 
 def pictures(count: int = 3) -> list[Ids]:
@@ -43,7 +43,7 @@ def likely_to_end(more: float) -> Captioner:
     made = captioner()
     decoder, place = (
         made.engine.decoder,
-        made.form.vocabulary.control("[SEP]") - made.engine.decoder.rows.start,
+        made.format.vocabulary.control("[SEP]") - made.engine.decoder.rows.start,
     )
     head = decoder.head
 
@@ -77,7 +77,7 @@ def texts(drafts: Any) -> list[list[int]]:
 def test_a_caption_is_that_of_a_full_recompute(changes: dict[str, str]) -> None:
     form = tiny.caption_form(**changes)
     made, codes = captioner(form), pictures(1)[0]
-    writing = made.writing(None)
+    writing = made.constraint(None)
     found = texts(made.sample([codes], [(0, 5, 2)], FREE, length=9))[0]
     streams, by_hand = Streams([(5, 2)], 9, "cpu"), list[int]()
     for i in range(9):
@@ -99,7 +99,7 @@ def test_captions_end_where_their_end_token_comes() -> None:
     found = texts(made.sample(pictures(), wanted, FREE, length=12))
     lengths = set(map(len, found))
     assert min(lengths) >= 1 and max(lengths) <= 12 and len(lengths) > 3
-    assert all(0 <= piece < made.form.vocabulary.text_pieces for text in found for piece in text)
+    assert all(0 <= piece < made.format.vocabulary.text_pieces for text in found for piece in text)
 
 
 def test_a_caption_is_the_same_in_any_batch() -> None:
@@ -110,7 +110,7 @@ def test_a_caption_is_the_same_in_any_batch() -> None:
         assert texts(made.sample(pictures(), wanted, FREE, batch_size=size)) == together
     alone = [texts(made.sample(pictures(), [one], FREE))[0] for one in wanted]
     assert alone == together and len(set(map(tuple, alone))) > 8
-    exact = Captioner(Engine(made.engine.decoder, deterministic=True), made.form, made.text)
+    exact = Captioner(Engine(made.engine.decoder, deterministic=True), made.format, made.text)
     assert texts(exact.sample(pictures(), wanted, FREE)) == together
 
 
@@ -198,8 +198,14 @@ def test_enough_beams_find_the_best_of_all_texts(end: str | None, picture: int) 
         scores[text] = total / (len(text) + ended)
     best = sorted(scores.items(), key=lambda item: -item[1])[:3]
     prompt = made.prompt(codes, 4)
-    read = made.engine.read(prompt)
-    limits = (made.engine.decoder, read.hidden, read.cache, prompt.new, Writing(allowed, stop))
+    read = made.engine.prefill(prompt)
+    limits = (
+        made.engine.decoder,
+        read.hidden,
+        read.cache,
+        prompt.decode_positions,
+        TokenConstraint(allowed, stop),
+    )
     found = search(*limits, beams=81)
     assert [tuple(i - start for i in beam.ids) for beam in found[:3]] == [text for text, _ in best]
     assert [beam.score for beam in found[:3]] == pytest.approx([score for _, score in best], abs=1e-4)

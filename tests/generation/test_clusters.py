@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
-from cogview.generation.engine import Engine, Job
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine
+from cogview.generation.loop import SequenceRequest
 from cogview.generation.sampling import Streams, by_cluster, draw, restrict
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
-from cogview.generation.text_to_image import prompt_for
 from cogview.transformer.attention import Emphasis, Prefix
+from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 
 LABELS = torch.arange(tiny.CODES) * 7 % 10
@@ -50,12 +50,14 @@ def test_tokens_that_cannot_come_stay_out() -> None:
 def test_drawing_with_clusters_and_emphasis(guidance: float) -> None:
     """Prompts of several lengths in one batch give what each gives in a plain loop, read anew every time."""
     form, model = tiny2.form(), tiny2.transformer()
-    asked = Sampling(temperature=1.1, clusters=4, cluster_temperature=0.9, emphasis=1.4, guidance=guidance)
+    asked = SamplingParams(
+        temperature=1.1, clusters=4, cluster_temperature=0.9, emphasis=1.4, guidance=guidance
+    )
     texts = [tiny.text_tokenizer().encode(text) for text in ("a red circle", "", "蓝色的方块")]
-    without = prompt_for(form, ()) if guidance != 1 else None
-    jobs = [Job(prompt_for(form, text), 3, i, without) for i, text in enumerate(texts)]
+    without = form.image_prompt(()) if guidance != 1 else None
+    jobs = [SequenceRequest(form.image_prompt(text), 3, i, without) for i, text in enumerate(texts)]
     engine = Engine(pack(model, slice(0, tiny.CODES)), clusters=LABELS)
-    found = dict(engine.draw(jobs, asked))
+    found = dict(engine.generate(jobs, asked))
     for number, text in enumerate(texts):
         codes: list[int] = []
         streams = Streams([(3, number)], 16, "cpu")
@@ -77,10 +79,10 @@ def scores(model: torch.nn.Module, text: list[int], codes: list[int], emphasis: 
 def test_emphasis_changes_pictures_and_streams_go_on() -> None:
     form = tiny2.form()
     engine = Engine(pack(tiny2.transformer(), slice(0, tiny.CODES)))
-    job = Job(prompt_for(form, tiny.text_tokenizer().encode("a red circle")), 3, 0)
+    job = SequenceRequest(form.image_prompt(tiny.text_tokenizer().encode("a red circle")), 3, 0)
 
     def codes(first: int = 0, **given: float) -> list[int]:
-        return next(engine.draw([job], Sampling(**given), first=first))[1].tolist()
+        return next(engine.generate([job], SamplingParams(**given), first=first))[1].tolist()
 
     assert codes() == codes(emphasis=0) != codes(emphasis=2)
     assert codes(first=5) != codes()
@@ -91,5 +93,9 @@ def test_emphasis_changes_pictures_and_streams_go_on() -> None:
 def test_clusters_are_needed_for_cluster_sampling() -> None:
     engine = Engine(pack(tiny2.transformer(), slice(0, tiny.CODES)))
     with pytest.raises(CogViewError, match="no clusters"):
-        next(engine.draw([Job(prompt_for(tiny2.form(), ()), 0, 0)], Sampling(clusters=3)))
+        next(
+            engine.generate(
+                [SequenceRequest(tiny2.form().image_prompt(()), 0, 0)], SamplingParams(clusters=3)
+            )
+        )
     assert np.array_equal(np.unique(LABELS), np.arange(10))

@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
-from cogview.generation import engine as engine_module
-from cogview.generation.engine import ROWS, Engine, Job, LeftPadded
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
+from cogview.generation import decoder as decoder_module
+from cogview.generation.decoder import pack
+from cogview.generation.engine import ROWS, Engine
+from cogview.generation.loop import SequenceRequest
+from cogview.transformer.attention import LeftPadded
 from cogview.transformer.cache import KVCache
+from cogview.types import SamplingParams
 from tests.generation import tiny
 from tests.generation.engines import CODES, SETTINGS, by_hand, make_engine, prompts, tokens
 
@@ -25,8 +27,8 @@ def test_tokens_are_those_of_a_full_recompute(positions: str, guidance: float) -
     """Prompts of four lengths in one batch, with and without guidance."""
     texts = prompts(positions)
     without = texts[2] if guidance != 1 else None
-    jobs = [Job(prompt, 7, i, without) for i, prompt in enumerate(texts)]
-    settings = Sampling(top_k=30, guidance=guidance)
+    jobs = [SequenceRequest(prompt, 7, i, without) for i, prompt in enumerate(texts)]
+    settings = SamplingParams(top_k=30, guidance=guidance)
     expected = [by_hand(tiny.transformer(), job, settings) for job in jobs]
     assert tokens(make_engine(), jobs, settings).tolist() == expected
 
@@ -38,7 +40,7 @@ def test_known_tokens_are_kept_and_seen(guidance: float) -> None:
     patterns = [rng.random(16) < share for share in (0.0, 0.3, 0.9, 1.0)]
     patterns[1][:5], patterns[2][6] = True, False
     jobs = [
-        Job(
+        SequenceRequest(
             text,
             7,
             i,
@@ -47,7 +49,7 @@ def test_known_tokens_are_kept_and_seen(guidance: float) -> None:
         )
         for i, (text, known) in enumerate(zip(texts, patterns, strict=True))
     ]
-    settings = Sampling(top_k=30, guidance=guidance)
+    settings = SamplingParams(top_k=30, guidance=guidance)
     expected = [by_hand(tiny.transformer(), job, settings) for job in jobs]
     for size in (1, 4):
         assert tokens(make_engine(), jobs, settings, batch_size=size).tolist() == expected
@@ -57,7 +59,7 @@ def test_known_tokens_are_kept_and_seen(guidance: float) -> None:
 
 def test_an_image_is_the_same_in_any_batch() -> None:
     """Images in batches of 1, 5 and all; at most one near-tie may flip (here none does)."""
-    jobs = [Job(prompt, 7, i) for prompt in prompts() for i in range(6)]
+    jobs = [SequenceRequest(prompt, 7, i) for prompt in prompts() for i in range(6)]
     alone = tokens(make_engine(), jobs, batch_size=1)
     for size in (5, 24):
         assert (tokens(make_engine(), jobs, batch_size=size) != alone).any(1).sum() <= 1
@@ -68,9 +70,11 @@ def test_an_image_is_the_same_in_any_batch() -> None:
 def test_deterministic_is_exact_in_any_company(precision: Any) -> None:
     engine = Engine(pack(tiny.transformer(), CODES, precision), deterministic=True)
     texts = prompts()
-    together = tokens(engine, [Job(text, 7, i) for text in texts[:2] for i in range(6)], batch_size=5)
+    together = tokens(
+        engine, [SequenceRequest(text, 7, i) for text in texts[:2] for i in range(6)], batch_size=5
+    )
     for row, (text, i) in enumerate((text, i) for text in texts[:2] for i in range(6)):
-        assert (tokens(engine, [Job(text, 7, i)]) == together[row]).all()
+        assert (tokens(engine, [SequenceRequest(text, 7, i)]) == together[row]).all()
 
 
 def test_deterministic_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,26 +86,28 @@ def test_deterministic_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -
         return allocate(config, batch, *rest)
 
     monkeypatch.setattr(KVCache, "allocate", recording)
-    jobs = [Job(text, seed, i) for text in prompts()[:2] for seed in (1, 2) for i in (0, 3, 5)]
+    jobs = [SequenceRequest(text, seed, i) for text in prompts()[:2] for seed in (1, 2) for i in (0, 3, 5)]
     tokens(make_engine(deterministic=True), jobs)
     assert shapes == {1, ROWS}  # one row to read the prompt, ROWS to draw
 
 
 def test_a_prompt_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = engine_module.step.read
+    original = decoder_module.prefill
 
     def counting(decoder: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         if ids.shape[1] > 1:
             read.append(ids.shape[1])
         return original(decoder, ids, *rest)
 
-    monkeypatch.setattr(engine_module.step, "read", counting)
+    monkeypatch.setattr(decoder_module, "prefill", counting)
     texts = prompts()
     engine = make_engine()
-    tokens(engine, [Job(text, 7, i, texts[2]) for text in texts[:2] for i in range(5)], batch_size=3)
+    tokens(
+        engine, [SequenceRequest(text, 7, i, texts[2]) for text in texts[:2] for i in range(5)], batch_size=3
+    )
     assert sorted(read) == sorted(len(text.ids) for text in texts[:2])  # no guidance: the empty one is not
-    assert not engine._read
+    assert not engine._prefilled
 
 
 class Small:
@@ -123,11 +129,13 @@ class Small:
 
 
 def test_when_memory_runs_out_the_batch_halves_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [Job(prompt, 7, i) for prompt in prompts() for i in range(4)]
+    jobs = [SequenceRequest(prompt, 7, i) for prompt in prompts() for i in range(4)]
     expected = tokens(make_engine(), jobs)
     small = Small(5, monkeypatch)
     reports: list[tuple[int, int]] = []
-    found = list(make_engine().draw(jobs, SETTINGS, 16, lambda done, total: reports.append((done, total))))
+    found = list(
+        make_engine().generate(jobs, SETTINGS, 16, lambda done, total: reports.append((done, total)))
+    )
     assert [number for number, _ in found] == list(range(16))
     assert np.array_equal(np.stack([ids for _, ids in found]), expected)
     assert max(small.asked) == 16 and small.asked.count(4) == 4
@@ -139,7 +147,7 @@ def test_what_did_not_fit_once_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three batches of 8 on a machine for 3: all of them are cut, not one after the other; it is told."""
-    jobs = [Job(prompt, 7, i) for prompt in prompts()[:4] for i in range(6)]
+    jobs = [SequenceRequest(prompt, 7, i) for prompt in prompts()[:4] for i in range(6)]
     expected = tokens(make_engine(), jobs)
     small = Small(3, monkeypatch)
     assert np.array_equal(tokens(make_engine(), jobs, batch_size=8), expected)
@@ -151,9 +159,9 @@ def test_what_did_not_fit_once_is_not_tried_again(
 @pytest.mark.parametrize("where", ["half way through a picture", "reading a prompt"])
 def test_wherever_memory_runs_out_pictures_are_the_same(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocation fails once, late; what was drawn until then is drawn again."""
-    jobs = [Job(prompt, 7, i) for prompt in prompts()[:2] for i in range(4)]
+    jobs = [SequenceRequest(prompt, 7, i) for prompt in prompts()[:2] for i in range(4)]
     expected = tokens(make_engine(), jobs)
-    calls, original = 0, engine_module.step.read
+    calls, original = 0, decoder_module.prefill
 
     def failing(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -162,8 +170,8 @@ def test_wherever_memory_runs_out_pictures_are_the_same(where: str, monkeypatch:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return original(*arguments)
 
-    monkeypatch.setattr(engine_module.step, "read", failing)
-    found = list(make_engine().draw(jobs, SETTINGS, 8))
+    monkeypatch.setattr(decoder_module, "prefill", failing)
+    found = list(make_engine().generate(jobs, SETTINGS, 8))
     assert [number for number, _ in found] == list(range(8))
     assert np.array_equal(np.stack([ids for _, ids in found]), expected)
 
@@ -172,9 +180,9 @@ def test_wherever_memory_runs_out_pictures_are_the_same(where: str, monkeypatch:
 def test_the_plan_tells_weights_cache_and_batch(precision: Any, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny.transformer()
     engine = Engine(pack(model, CODES, precision), free=lambda device: 10**9)
-    jobs = [Job(prompts()[0], 7, i, prompts()[1]) for i in range(40)]
+    jobs = [SequenceRequest(prompts()[0], 7, i, prompts()[1]) for i in range(40)]
     plan = engine.plan(jobs)
-    longest = max(len(p.ids) + len(p.new) for p in (prompts()[0], prompts()[1]))
+    longest = max(len(p.ids) + len(p.decode_positions) for p in (prompts()[0], prompts()[1]))
     layer, head, number = {"fp32": (4, 4, 4), "bf16": (2, 4, 2), "int8": (1, 1, 4)}[precision]  # bytes
     assert (
         plan.cache == 2 * KVCache.size_in_bytes(tiny.config(), 1, longest) * number // 4
@@ -187,7 +195,7 @@ def test_the_plan_tells_weights_cache_and_batch(precision: Any, caplog: pytest.L
     poor = Engine(engine.decoder, free=lambda device: 3 * (plan.cache + plan.work))
     assert poor.plan(jobs).batch == 2  # a fifth is kept for what is not counted
     with caplog.at_level("INFO", "cogview.generation"):
-        next(poor.draw(jobs, SETTINGS))
+        next(poor.generate(jobs, SETTINGS))
     assert caplog.messages == [str(poor.plan(jobs))]
 
 
@@ -195,7 +203,7 @@ def test_the_plan_tells_weights_cache_and_batch(precision: Any, caplog: pytest.L
 def test_memory_for_not_even_one(monkeypatch: pytest.MonkeyPatch, deterministic: bool) -> None:
     Small(0, monkeypatch)
     with pytest.raises(CogViewError, match="out of memory on cpu"):
-        tokens(make_engine(deterministic=deterministic), [Job(prompts()[0], 7, 0)])
+        tokens(make_engine(deterministic=deterministic), [SequenceRequest(prompts()[0], 7, 0)])
 
 
 def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,25 +212,28 @@ def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(KVCache, "allocate", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        tokens(make_engine(), [Job(prompts()[0], 7, 0)])
+        tokens(make_engine(), [SequenceRequest(prompts()[0], 7, 0)])
 
 
 def test_batches_are_planned_by_the_free_memory() -> None:
     """Planned sizes grow with memory, stay within what was asked, and what is planned for really fits."""
-    jobs = [Job(prompts()[0], 7, i) for i in range(64)]
+    jobs = [SequenceRequest(prompts()[0], 7, i) for i in range(64)]
     sizes = [
-        make_engine(free=lambda _, free=free: free)._planned(jobs, None) for free in (0, 150_000, 10**12)
+        make_engine(free=lambda _, free=free: free)._batch_size(jobs, None) for free in (0, 150_000, 10**12)
     ]
     assert sizes[0] == 1 < sizes[1] < sizes[2] == 16
-    assert make_engine(free=lambda _: 10**12)._planned(jobs, 5) == 5
+    assert make_engine(free=lambda _: 10**12)._batch_size(jobs, 5) == 5
     length = len(jobs[0].prompt.ids) + 16
     assert KVCache.size_in_bytes(tiny.config(), sizes[1], length) <= 0.8 * 150_000
 
 
 def test_what_is_finished_comes_before_the_rest_is_drawn() -> None:
     seen: list[int] = []
-    results = make_engine().draw(
-        [Job(prompts()[0], 7, i) for i in range(6)], SETTINGS, 2, lambda done, _: seen.append(done)
+    results = make_engine().generate(
+        [SequenceRequest(prompts()[0], 7, i) for i in range(6)],
+        SETTINGS,
+        2,
+        lambda done, _: seen.append(done),
     )
     next(results)
     assert max(seen) == 2 * 16
@@ -232,10 +243,10 @@ def test_what_is_finished_comes_before_the_rest_is_drawn() -> None:
 def test_tokens_can_be_watched_as_they_come(deterministic: bool) -> None:
     """After each token its batch's jobs and what they have; whatever batches there are."""
     engine = make_engine(deterministic=deterministic)
-    jobs = [Job(prompts()[i % 2], 7, index) for i, index in enumerate((0, 1, 6))]
+    jobs = [SequenceRequest(prompts()[i % 2], 7, index) for i, index in enumerate((0, 1, 6))]
     seen: list[tuple[list[int], NDArray[np.int64]]] = []
     drawn = tokens(
-        engine, jobs, watch=lambda numbers, found: seen.append((list(numbers), found.numpy().copy()))
+        engine, jobs, step_callback=lambda numbers, found: seen.append((list(numbers), found.numpy().copy()))
     )
     assert {number: sum(number in numbers for numbers, _ in seen) for number in range(3)} == dict.fromkeys(
         range(3), 16
@@ -247,7 +258,7 @@ def test_tokens_can_be_watched_as_they_come(deterministic: bool) -> None:
 def test_only_the_decoders_rows_come() -> None:
     rows = slice(5, 25)
     engine = Engine(pack(tiny.transformer(), rows))
-    drawn = tokens(engine, [Job(prompts()[0], 7, i) for i in range(8)], Sampling())
+    drawn = tokens(engine, [SequenceRequest(prompts()[0], 7, i) for i in range(8)], SamplingParams())
     assert drawn.min() >= 5 and drawn.max() < 25 and len(np.unique(drawn)) > 10
 
 

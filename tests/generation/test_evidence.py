@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from cogview import CogView
 from cogview.generation import upscaling
-from cogview.generation.engine import Engine, Job
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine
 from cogview.generation.evidence import WIDTH, Witness, neighbour_distance
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
-from cogview.generation.text_to_image import prompt_for
-from cogview.pipeline import CogView
+from cogview.generation.loop import SequenceRequest
+from cogview.types import SamplingParams
 from tests.generation import tiny
 
 
@@ -32,7 +32,7 @@ def enlarged(small: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def test_neighbours_by_brute_force(model: CogView) -> None:
-    quantizer = model.images.quantizer
+    quantizer = model.image_tokenizer.quantizer
     book = quantizer.codebook.double()
     distances = ((book[:, None] - book[None]) ** 2).sum(-1)
     nearest = distances.fill_diagonal_(torch.inf).min(1).values
@@ -41,7 +41,7 @@ def test_neighbours_by_brute_force(model: CogView) -> None:
 
 def test_densities_by_their_formula(model: CogView) -> None:
     small, slope = pixels(), 3.0
-    images = model.images
+    images = model.image_tokenizer
     vectors = images.features(enlarged(small, 2))[0].detach()
     found = Witness(images).evidence(small, 2, slope).part(1, 2, 3, 2)
     rows = [(1, 2), (1, 3), (2, 2), (2, 3), (3, 2), (3, 3)]
@@ -56,29 +56,33 @@ def test_overwhelming_evidence_gives_the_codes_of_the_enlargement(
     model: CogView, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     monkeypatch.setattr(upscaling, "KNOWN", 1e6)
-    upscaler = model.upscaler
+    upscaler = model.super_resolution.upscaler
     image = Image.fromarray((pixels(3) * 255).byte().permute(1, 2, 0).numpy())
     original = upscaler.read(image, times)
     assert original.pixels is not None
     request = upscaling.Request(original, (), 5, 0)
     drawn = {
-        faithful: next(iter(upscaler.run([request], times, Sampling(), faithful)))[1]
+        faithful: next(iter(upscaler.run([request], times, SamplingParams(), faithful)))[1]
         for faithful in (True, False)
     }
-    expected = model.images.encode(enlarged(original.pixels, times))[0].reshape(drawn[True].shape).numpy()
+    expected = (
+        model.image_tokenizer.encode(enlarged(original.pixels, times))[0].reshape(drawn[True].shape).numpy()
+    )
     np.testing.assert_array_equal(drawn[True], expected)
     assert (drawn[False] != expected).mean() > 0.5
 
 
 def test_a_picture_of_codes_alone_is_its_own_witness(model: CogView, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaling, "PAINTED", 1e6)
-    upscaler, codes = model.upscaler, np.arange(16).reshape(4, 4) % tiny.CODES
+    upscaler, codes = model.super_resolution.upscaler, np.arange(16).reshape(4, 4) % tiny.CODES
     request = upscaling.Request(upscaling.Original(codes), (), 5, 0)
-    _, drawn, image = next(iter(upscaler.run([request], 2, Sampling())))
-    painted = model.images.decode(torch.from_numpy(codes.reshape(1, -1)), (4, 4)).detach().clamp(0, 1)
-    expected = model.images.encode(enlarged(painted[0], 2))[0].reshape(8, 8).numpy()
+    _, drawn, image = next(iter(upscaler.run([request], 2, SamplingParams())))
+    painted = (
+        model.image_tokenizer.decode(torch.from_numpy(codes.reshape(1, -1)), (4, 4)).detach().clamp(0, 1)
+    )
+    expected = model.image_tokenizer.encode(enlarged(painted[0], 2))[0].reshape(8, 8).numpy()
     np.testing.assert_array_equal(drawn, expected)
-    free = model.images.decode(torch.from_numpy(expected.reshape(1, -1)), (8, 8))[0].detach()
+    free = model.image_tokenizer.decode(torch.from_numpy(expected.reshape(1, -1)), (8, 8))[0].detach()
     shown = (free.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(
         np.asarray(image), shown
@@ -87,13 +91,13 @@ def test_a_picture_of_codes_alone_is_its_own_witness(model: CogView, monkeypatch
 
 def test_the_engine_multiplies_probabilities() -> None:
     """One of two jobs in a batch knows its tokens; the other is as if it were alone."""
-    prompt = prompt_for(tiny.form("fixed"), tiny.text_tokenizer().encode("a red circle"))
-    wanted = torch.arange(len(prompt.new)) * 7 % tiny.CODES
+    prompt = tiny.form("fixed").image_prompt(tiny.text_tokenizer().encode("a red circle"))
+    wanted = torch.arange(len(prompt.decode_positions)) * 7 % tiny.CODES
     sure = 1e4 * F.one_hot(wanted, tiny.CODES).float()
     engine = Engine(pack(tiny.transformer(), slice(0, tiny.CODES)))
-    told = Job(prompt, 1, 0, likelihoods=lambda i: sure[i])
-    both = dict(engine.draw([told, Job(prompt, 1, 1)], Sampling()))
-    alone = dict(engine.draw([Job(prompt, 1, 1)], Sampling()))
+    told = SequenceRequest(prompt, 1, 0, likelihoods=lambda i: sure[i])
+    both = dict(engine.generate([told, SequenceRequest(prompt, 1, 1)], SamplingParams()))
+    alone = dict(engine.generate([SequenceRequest(prompt, 1, 1)], SamplingParams()))
     np.testing.assert_array_equal(both[0], wanted.numpy())
     np.testing.assert_array_equal(both[1], alone[0])
     assert (both[1] != both[0]).any()

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogview import provenance
+from cogview import CogView, provenance
 from cogview.cli.app import main
 from cogview.config import dump_yaml, validate
 from cogview.errors import CogViewError
 from cogview.generation.fairness import FairnessTable, read_table, replace_words, world
-from cogview.pipeline import CogView
 from tests.generation import tiny
 
 WORLD = world()
@@ -254,7 +253,7 @@ def test_choosing_the_best_keeps_the_shares(model: CogView, file: Path) -> None:
 def test_the_command_takes_a_table(
     model: CogView, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    family, out = str(model.family.directory), str(tmp_path / "out")
+    family, out = str(model.bundle.directory), str(tmp_path / "out")
     words = ["generate", "a circle", "-n", "2", "--seed", "4", "--model", family, "-o", out, "--fairness"]
     assert main([*words, str(file), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

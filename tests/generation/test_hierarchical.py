@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
-from cogview.generation.settings import Sampling
+from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 VOCABULARY = Vocabulary(image_codes=30, text_pieces=20, controls=COGVIEW2_CONTROLS, multiple=1)
@@ -111,7 +111,7 @@ def test_codes_are_the_models_likeliest_with_top_k_of_one() -> None:
     with torch.no_grad():
         hidden = model(made.ids, made.positions, made.visibility.dense_mask(65, 65))
         expected = model.logits(hidden[:, 11:], slice(0, 30)).argmax(-1)
-    drawn = direct_super_resolution(direct(), TEXTS, small, settings=Sampling(top_k=1))
+    drawn = direct_super_resolution(direct(), TEXTS, small, settings=SamplingParams(top_k=1))
     assert np.array_equal(drawn, expected.numpy())
 
 
@@ -128,7 +128,7 @@ def test_clusters_are_kept_whole() -> None:
     """With one cluster kept, every code is of the cluster that is likeliest as a whole."""
     labels = torch.arange(30) // 10
     model = Upscaler(direct().transformer, DIRECT, labels)
-    drawn = direct_super_resolution(model, TEXTS, pictures(6), settings=Sampling(clusters=1))
+    drawn = direct_super_resolution(model, TEXTS, pictures(6), settings=SamplingParams(clusters=1))
     for row, small, text in zip(drawn, pictures(6), TEXTS, strict=True):
         made = DIRECT.inputs([text], small[None])
         with torch.no_grad():
@@ -198,7 +198,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
     assert np.array_equal(drawn, expected)
     assert seen == [2] * 12 + [1] * 6 and calls[-1] == (18, 18)
     monkeypatch.setattr(Upscaler, "states", lambda self, made: states(self, made, 0))
-    with pytest.raises(CogViewError, match="one large picture at a time"):
+    with pytest.raises(CogViewError, match=r"one at a time; .*--first-stage-only"):
         iterative_super_resolution(iterative(), TEXTS, large)
     monkeypatch.setattr(Upscaler, "states", lambda self, made: 1 / 0)
     with pytest.raises(ZeroDivisionError):

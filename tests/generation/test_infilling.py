@@ -10,19 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogview.coglm.regions import runs
 from cogview.errors import CogViewError
+from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.infilling import Hole, Order, Style, arrange, fill, prompt_of
 from cogview.generation.sampling import Streams, draw, restrict
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
+from cogview.sequences.masks import runs
 from cogview.transformer.attention import Dense
+from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 
 FORM = tiny2.form()
 CODES = np.arange(16) * 3
-SETTINGS = Sampling(top_k=20, emphasis=1.4)
+SETTINGS = SamplingParams(top_k=20, emphasis=1.4)
 MASKS = {
     "middle": "0000 0110 0110 0000",
     "corner": "1100 1100 0000 0000",

@@ -17,10 +17,10 @@ from cogview.generation.local_parallel import (
     top_k_of,
 )
 from cogview.generation.sampling import Streams
-from cogview.generation.settings import Sampling
+from cogview.types import SamplingParams
 
 CODES = 50
-GREEDY = Sampling(top_k=1)
+GREEDY = SamplingParams(top_k=1)
 
 
 def started(
@@ -106,7 +106,7 @@ def test_settings_of_each_turn_are_used() -> None:
     flat[..., 7] = 1e-3
     streams = Streams([(1, 0)], 800, "cpu")
     codes = torch.zeros(1, 400, dtype=torch.int64)
-    state = LocalParallel(order, (20, 20), codes, streams, [Sampling(top_k=1), Sampling()])
+    state = LocalParallel(order, (20, 20), codes, streams, [SamplingParams(top_k=1), SamplingParams()])
     assert (state.step(flat, head) == 7).all()
     second = state.step(flat, head).view(20, 20)
     assert (second[:, ::2] == 7).all()

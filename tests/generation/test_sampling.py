@@ -1,4 +1,4 @@
-"""Sampling against brute force, closed forms, the released operator, and chance itself."""
+"""SamplingParams against brute force, closed forms, the released operator, and chance itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cogview.generation.sampling import (
     keep_top_p,
     restrict,
 )
-from cogview.generation.settings import MAX_SEED, Sampling
+from cogview.types import MAX_SEED, SamplingParams
 
 RELEASED = Path(__file__).parents[1] / "fixtures/cogview1/topk_topp_op.safetensors"
 rows = st.lists(st.integers(-8, 8).map(lambda x: x / 2), min_size=1, max_size=12)  # ties are common
@@ -47,7 +47,12 @@ def test_top_p_keeps_the_smallest_set_that_exceeds_p(row: list[float], p: float)
 
 def test_settings_that_keep_everything() -> None:
     logits = torch.randn(3, 20)
-    for settings in (Sampling(), Sampling(top_p=0), Sampling(top_k=20), Sampling(top_k=100)):
+    for settings in (
+        SamplingParams(),
+        SamplingParams(top_p=0),
+        SamplingParams(top_k=20),
+        SamplingParams(top_k=100),
+    ):
         assert torch.equal(restrict(logits, settings), logits)
 
 
@@ -59,7 +64,7 @@ def test_the_released_operator() -> None:
 
 def test_temperature_comes_first_and_top_p_sees_what_top_k_leaves() -> None:
     logits = torch.tensor([[4.0, 2.0, 1.0, 0.0]])
-    kept = restrict(logits, Sampling(temperature=2.0, top_k=3, top_p=0.6))
+    kept = restrict(logits, SamplingParams(temperature=2.0, top_k=3, top_p=0.6))
     # softmax(2, 1, 0.5) = 0.63, 0.23, 0.14: the first alone is more than 0.6; of all four it would be 0.58
     assert torch.isfinite(kept).tolist() == [[True, False, False, False]]
     assert kept[0, 0] == 2.0

@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
-from cogview.generation import step
+from cogview.generation import decoder
 from cogview.generation.captioning import text_rows
-from cogview.generation.engine import Engine, Ids
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine
 from cogview.generation.scoring import Scorer
-from cogview.generation.step import pack
 from cogview.sequences import SequenceFormat
 from cogview.transformer.attention import Prefix
 from cogview.transformer.cache import KVCache
+from cogview.types import Ids
 from tests.generation import tiny
 
 TEXTS = [tiny.text_tokenizer().encode(text) for text in ("a", "红色的圆，像素风格", "a blue square, pixel")]
@@ -82,13 +83,13 @@ def test_a_score_does_not_depend_on_its_batch() -> None:
 
 def test_a_picture_is_read_once_for_all_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[int, ...]] = []
-    original = step.read
+    original = decoder.prefill
 
-    def counting(decoder: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def counting(weights: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         read.append(tuple(ids.shape))
-        return original(decoder, ids, *rest)
+        return original(weights, ids, *rest)
 
-    monkeypatch.setattr(step, "read", counting)
+    monkeypatch.setattr(decoder, "prefill", counting)
     scorer().score(pictures(), TEXTS * 5, batch_size=2)
     assert read == [(2, 20), (2, 20)]
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
-from cogview.generation.engine import Job
-from cogview.generation.settings import Sampling
+from cogview.generation.decoder import pack
+from cogview.generation.loop import SequenceRequest
 from cogview.generation.sparse import Sparse, sample_recent_pivots
-from cogview.generation.step import pack
 from cogview.transformer.attention import Causal
 from cogview.transformer.config import ThreeRegionConfig
+from cogview.types import SamplingParams
 from tests.generation import tiny
 from tests.generation.engines import CODES, SETTINGS, by_hand, make_engine, prompts, tokens
 
@@ -50,7 +50,7 @@ def test_pivots_are_the_text_and_a_share_of_the_rest(
 
 
 def test_it_is_dense_where_everything_is_a_pivot_or_in_the_window() -> None:
-    job = [Job(prompt, 3, 1) for prompt in prompts()[:1]]
+    job = [SequenceRequest(prompt, 3, 1) for prompt in prompts()[:1]]
     expected = by_hand(tiny.transformer(), job[0], SETTINGS)
     for wide in (sparse(200, 1, 1), sparse(2, 3, 200)):
         assert tokens(make_engine(sparse=wide), job)[0].tolist() == expected
@@ -58,9 +58,12 @@ def test_it_is_dense_where_everything_is_a_pivot_or_in_the_window() -> None:
 
 def test_a_picture_does_not_depend_on_its_batch() -> None:
     """Prompts of several lengths, so rows are padded and have different numbers of pivots; and guidance."""
-    for guided in (Sampling(top_k=30), Sampling(top_k=30, guidance=2.0)):
+    for guided in (SamplingParams(top_k=30), SamplingParams(top_k=30, guidance=2.0)):
         read = prompts("index")
-        jobs = [Job(p, 5, i, read[2] if guided.guidance != 1 else None) for i, p in enumerate(read)]
+        jobs = [
+            SequenceRequest(p, 5, i, read[2] if guided.guidance_scale != 1 else None)
+            for i, p in enumerate(read)
+        ]
         engine = make_engine(sparse=sparse(2, 2, 16))
         together = tokens(engine, jobs, guided)
         alone = tokens(engine, jobs, guided, batch_size=1)
@@ -101,4 +104,4 @@ def test_a_step_sees_what_its_form_says() -> None:
 def test_emphasis_does_not_go_with_it() -> None:
     engine = make_engine(sparse=sparse(2, 2, 8))
     with pytest.raises(CogViewError, match="emphasis"):
-        tokens(engine, [Job(prompts()[0], 1, 1)], Sampling(emphasis=1.0))
+        tokens(engine, [SequenceRequest(prompts()[0], 1, 1)], SamplingParams(emphasis=1.0))

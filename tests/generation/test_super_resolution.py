@@ -14,26 +14,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
+from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.sampling import Streams, draw, guide, restrict
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
 from cogview.generation.super_resolution import (
     STREAMS,
     Size,
     Small,
     enlarge,
-    prompt_for,
     sliding_windows,
 )
 from cogview.sequences import SequenceFormat
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 from tests.reference.cogview_sampling import fill
 
 VOCABULARY = Vocabulary(image_codes=32, text_pieces=40)
-GREEDY = Sampling(top_k=1)
+GREEDY = SamplingParams(top_k=1)
 # (row, column, rows) of a 64 x 64 picture's windows, corners at multiples of 16, and what each draws anew
 TOP, MIDDLE = ((0, 0, 18), (0, 1, 30), (0, 2, 30)), ((1, 1, 30), (1, 0, 30), (1, 2, 30))
 BOTTOM = ((2, 0, 32), (2, 1, 32), (2, 2, 32))
@@ -71,7 +70,7 @@ def picture(rows: int, columns: int, index: int = 0, text: Sequence[int] = (3, 9
 
 
 def enlarged(
-    pictures: Sequence[Small], sampling: Sampling, wanted: SequenceFormat | None = None, **options: Any
+    pictures: Sequence[Small], sampling: SamplingParams, wanted: SequenceFormat | None = None, **options: Any
 ) -> list[NDArray[np.int64]]:
     batch = options.pop("batch_size", None)
     found = dict(enlarge(engine(**options), wanted or form(), pictures, sampling, batch))
@@ -174,7 +173,7 @@ def test_greedy_is_the_released_magnification() -> None:
 
 
 @torch.inference_mode()
-def plain(small: Small, sampling: Sampling, form: SequenceFormat) -> NDArray[np.int64]:
+def plain(small: Small, sampling: SamplingParams, form: SequenceFormat) -> NDArray[np.int64]:
     """Window after window, token after token, the whole sequence read anew for each."""
     scale, (height, width) = form.grid[0] // form.context_grid[0], form.grid  # type: ignore[index]
     out = np.full((scale * small.codes.shape[0], scale * small.codes.shape[1]), -1)
@@ -189,13 +188,13 @@ def plain(small: Small, sampling: Sampling, form: SequenceFormat) -> NDArray[np.
             before = out[w.top : w.top + w.rows, w.left : w.left + width].ravel()[:place]
             scores = []
             for text in (small.text, ()):
-                prompt = prompt_for(form, text, part, w.rows * width)
+                prompt = form.image_prompt(text, part, w.rows * width)
                 ids = torch.tensor([[*prompt.ids, *before]])
-                positions = torch.tensor([[*prompt.positions, *prompt.new[:place]]])
+                positions = torch.tensor([[*prompt.positions, *prompt.decode_positions[:place]]])
                 hidden = model()(ids, positions)[:, -1]
                 scores.append(model().logits(hidden, slice(0, VOCABULARY.image_codes)))
             noise = Streams([(small.seed, stream)], w.rows * width, "cpu").gumbel(place, 32)
-            guided = guide(scores[0], scores[1], sampling.guidance)
+            guided = guide(scores[0], scores[1], sampling.guidance_scale)
             out[at] = int(draw(restrict(guided, sampling), noise))
     return out
 
@@ -213,14 +212,14 @@ def plain(small: Small, sampling: Sampling, form: SequenceFormat) -> NDArray[np.
 )
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_sampling_is_that_of_a_plain_loop(given_form: SequenceFormat, shape: Size, guidance: float) -> None:
-    sampling = Sampling(top_k=9, temperature=1.1, guidance=guidance)
+    sampling = SamplingParams(top_k=9, temperature=1.1, guidance=guidance)
     small = picture(*shape, index=5)
     assert np.array_equal(enlarged([small], sampling, given_form)[0], plain(small, sampling, given_form))
 
 
 def test_pictures_do_not_depend_on_their_company() -> None:
     """Sizes and texts mixed, in batches of any size, and deterministic: the same codes as alone."""
-    sampling, shapes = Sampling(top_k=9), ((4, 4), (2, 2), (3, 6), (4, 4), (2, 5))
+    sampling, shapes = SamplingParams(top_k=9), ((4, 4), (2, 2), (3, 6), (4, 4), (2, 5))
     small = [picture(*shape, index, range(index)) for index, shape in enumerate(shapes)]
     alone = [enlarged([one], sampling)[0] for one in small]
     for options in ({}, {"batch_size": 1}, {"batch_size": 3}, {"deterministic": True}):
@@ -230,7 +229,7 @@ def test_pictures_do_not_depend_on_their_company() -> None:
 
 
 def test_an_index_and_a_stage_are_streams_of_their_own() -> None:
-    sampling, codes = Sampling(), picture(4, 4).codes
+    sampling, codes = SamplingParams(), picture(4, 4).codes
     by_index = [enlarged([Small((), codes, 7, index)], sampling)[0] for index in (0, 1)]
     second = dict(enlarge(engine(), form(), [Small((), codes, 7, 0)], sampling, stage=1))[0]
     assert not np.array_equal(by_index[0], by_index[1])
@@ -240,7 +239,7 @@ def test_an_index_and_a_stage_are_streams_of_their_own() -> None:
 def test_progress_reaches_its_total() -> None:
     seen: list[tuple[int, int]] = []
     small = [picture(4, 4), picture(2, 2)]
-    list(enlarge(engine(), form(), small, Sampling(), 1, lambda *now: seen.append(now)))
+    list(enlarge(engine(), form(), small, SamplingParams(), 1, lambda *now: seen.append(now)))
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 

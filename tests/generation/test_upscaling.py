@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from cogview import provenance
+from cogview import CogView, provenance
 from cogview.errors import CogViewError
 from cogview.generation.upscaling import MAX_CODES, back_projected
-from cogview.pipeline import CogView
 from tests.generation import tiny
 
 
@@ -164,13 +163,13 @@ def test_what_is_refused(model: CogView, image: object, options: dict[str, objec
 def test_the_suggested_size_can_be_read(model: CogView) -> None:
     wide = picture(1000, 600)
     with pytest.raises(CogViewError) as caught:
-        model.upscaler.read(wide, 2)
+        model.super_resolution.upscaler.read(wide, 2)
     size = int(str(caught.value).split("size ")[1].split(" ")[0])
-    model.upscaler.read(wide, 2, size)
+    model.super_resolution.upscaler.read(wide, 2, size)
     with pytest.raises(CogViewError):
-        model.upscaler.read(wide, 2, size + 1)
+        model.super_resolution.upscaler.read(wide, 2, size + 1)
 
 
 def test_a_family_without_the_role(tmp_path: Path) -> None:
-    with pytest.raises(CogViewError, match="no 'super_resolution' role; it has base"):
+    with pytest.raises(CogViewError, match="cannot enlarge pictures: it has base, no super_resolution"):
         CogView.from_pretrained(tiny.write(tmp_path)).upscale(picture(16, 16))

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from cogview.family import Defaults, FamilyConfig, Fingerprints, Role, write_family
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, Role, write_family
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 CODES = 64
@@ -106,7 +107,7 @@ def write(directory: Path, upscaling: bool = False, captioning: bool = False) ->
         vocabulary=form().vocabulary,
         roles=roles,
         styles=STYLES,
-        defaults=Defaults(top_k=20),
+        defaults=SamplingParams(top_k=20),
         fingerprints=prints,
     )
     return write_family(family, directory / "tiny", parts).directory

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from cogview.coglm import CogLMFormat
-from cogview.coglm.format import END
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
-from cogview.family import Defaults, FamilyConfig, Fingerprints, Role, StyleDefaults, write_family
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, Role, write_family
+from cogview.sequences import CogLMFormat
+from cogview.sequences.coglm import END
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 from tests.generation import tiny
 
@@ -84,8 +85,8 @@ def write(directory: Path, enlarging: bool = False) -> Path:
         vocabulary=form().vocabulary,
         roles=roles,
         styles=tiny.STYLES,
-        defaults=Defaults(clusters=4, emphasis=1.4),
-        style_defaults={"pixel": StyleDefaults(temperature=0.5)},
+        defaults=SamplingParams(clusters=4, emphasis=1.4),
+        style_defaults={"pixel": SamplingParams(temperature=0.5)},
         clusters="clusters.safetensors",
         fingerprints=prints,
     )

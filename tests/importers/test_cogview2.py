@@ -15,11 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
-from cogview.coglm import CogLMFormat
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.importers.cogview1 import (
     NO_EXTRAS,
     Extras,
@@ -35,6 +33,9 @@ from cogview.importers.cogview2_release import (
     released_vocabulary,
 )
 from cogview.importers.super_resolution import extras
+from cogview.pipelines.base import caption_for
+from cogview.sequences import CogLMFormat
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
@@ -89,7 +90,7 @@ def test_every_key_of_the_released_sizes(kind: str, more: Extras) -> None:
 
 
 def test_the_family_is_whole(imported: Path) -> None:
-    family = Family(imported)
+    family = ModelBundle(imported)
     vocabulary = family.config.vocabulary
     assert (vocabulary.image_codes, vocabulary.text_pieces, vocabulary.padded_size) == (CODES, 349, 390)
     assert vocabulary.control("<start_of_image>") == CODES + 349
@@ -102,14 +103,14 @@ def test_the_family_is_whole(imported: Path) -> None:
 
 
 def test_the_weights_are_the_checkpoints(imported: Path) -> None:
-    model, state = Family(imported).transformer("base"), sat_weights(0)
+    model, state = ModelBundle(imported).transformer("base"), sat_weights(0)
     assert torch.equal(model.tokens.weight, state["transformer.word_embeddings.weight"].float())
     qkv = state["transformer.layers.1.attention.query_key_value.weight"].float()
     assert torch.equal(model.state_dict()["blocks.1.attention.qkv.weight"], qkv)
 
 
 def test_super_resolution_knows_its_sequences(imported: Path) -> None:
-    family, direct, iterative = Family(imported), direct_weights(1), iterative_weights(2)
+    family, direct, iterative = ModelBundle(imported), direct_weights(1), iterative_weights(2)
     form = family.role("direct").sequences
     assert isinstance(form, DirectFormat)
     assert (form.small, form.grid, form.window, form.across) == ((2, 2), (6, 6), (9, 5), (5, 5))
@@ -145,9 +146,8 @@ def test_the_clusters_are_the_given_ones_or_made_anew(imported: Path, release: P
 
 
 def test_the_ten_styles_are_the_released_templates(imported: Path) -> None:
-    from cogview.generation.text_to_image import styled
 
-    config = Family(imported).config
+    config = ModelBundle(imported).config
     released = {
         "none": "{}",
         "mainbody": "{} 高清摄影 隔绝",
@@ -163,11 +163,11 @@ def test_the_ten_styles_are_the_released_templates(imported: Path) -> None:
     assert set(config.styles) == set(released)
     for name, template in released.items():
         for prompt in ("a cat", "一只猫"):
-            said = styled(prompt, config.styles[name], config.templates)
+            said = caption_for(config, prompt, name)
             assert said.strip() == template.format(prompt)
     temperatures = {name: x.temperature for name, x in config.style_defaults.items()}
     assert temperatures == {"flat": 1.1, "comics": 1.1, "sketch": 1.1, "isometric": 1.1, "chinese": 1.12}
-    assert (config.defaults.temperature, config.defaults.clusters, config.defaults.emphasis) == (
+    assert (config.defaults.temperature, config.defaults.clusters, config.defaults.text_attention_bias) == (
         1.15,
         16,
         1.4,
@@ -302,7 +302,7 @@ def test_what_is_there_already_stays(
 ) -> None:
     assert main(options(release, imported)) == 2
     assert "is there already" in capsys.readouterr().err
-    assert Family(imported).transformer("base")
+    assert ModelBundle(imported).transformer("base")
 
 
 def test_a_bare_pickle_is_refused_too(release: Path, tmp_path: Path) -> None:

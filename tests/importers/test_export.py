@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
-from cogview.family import Family
 from cogview.importers.checkpoint import load_pickle, load_weights
 from cogview.importers.cogview1 import import_transformer, merge_shards, open_released, read_released, rename
 from cogview.transformer.config import TransformerConfig
@@ -78,7 +78,7 @@ def test_the_later_layout(family: Path, tmp_path: Path) -> None:
     assert (said["num_layers"], said["hidden_size"], said["num_attention_heads"]) == (2, 32, 4)
     assert (said["vocab_size"], said["max_sequence_length"], said["sandwich_ln"]) == (256, 1089, True)
     opened = open_released(tmp_path / "out")  # heads are told there
-    assert opened.config == Family(family).check("base")
+    assert opened.config == ModelBundle(family).check("base")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cogview import CogView
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.family import Family
-from cogview.generation.settings import Sampling
-from cogview.generation.text_to_image import draw_codes
+from cogview.generation.loop import SequenceRequest
 from cogview.importers.checkpoint import load_weights
 from cogview.importers.family import released_format
-from cogview.pipeline import CogView
 from cogview.tokenizers.text import TextTokenizer
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 Spoil = Callable[[Path], Mapping[str, str | None]]
@@ -71,7 +71,7 @@ def imported(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_family_is_whole(imported: Path, release: Path) -> None:
-    family = Family(imported)
+    family = ModelBundle(imported)
     assert family.config.name == "cogview"
     assert family.config.vocabulary == Vocabulary(image_codes=64, text_pieces=100)
     kinds = {role: family.role(role).sequences.kind for role in family.config.roles}
@@ -92,7 +92,10 @@ def test_the_family_is_whole(imported: Path, release: Path) -> None:
 
 
 def test_the_image_tokenizer_gives_the_recorded_codes(imported: Path) -> None:
-    recorded, tokenizer = load_file(FIXTURES / "vqvae_tiny.safetensors"), Family(imported).image_tokenizer()
+    recorded, tokenizer = (
+        load_file(FIXTURES / "vqvae_tiny.safetensors"),
+        ModelBundle(imported).image_tokenizer(),
+    )
     assert torch.equal(tokenizer.encode(recorded["image01"]), recorded["codes"])
     with torch.no_grad():
         torch.testing.assert_close(
@@ -107,12 +110,13 @@ def test_it_draws_the_recorded_codes(release: Path, tmp_path: Path, released: bo
     arguments = options(release, tmp_path / "x") + ["--released"] * released
     assert main(arguments) == 0
     model = CogView.from_pretrained(tmp_path / "x")
-    assert model.engine.decoder.config.numerics == ("released" if released else "fused")
+    assert model.text_to_image.engine.decoder.config.numerics == ("released" if released else "fused")
     run = load_file(FIXTURES / "fill_t2i_greedy.safetensors")
     context, drawn = run["output"][0, :9], run["output"][0, 9:]
-    pieces = (context[1:-2] - model.family.config.vocabulary.texts.start).tolist()
-    assert model.form.prompt(pieces).ids.tolist() == context.tolist()
-    [(_, codes)] = draw_codes(model.engine, model.form, [pieces], [(0, 0, 0)], Sampling(top_k=1))
+    pieces = (context[1:-2] - model.bundle.config.vocabulary.texts.start).tolist()
+    assert model.text_to_image.format.prompt(pieces).ids.tolist() == context.tolist()
+    request = SequenceRequest(model.text_to_image.format.image_prompt(pieces), 0, 0)
+    [(_, codes)] = model.text_to_image.engine.generate([request], SamplingParams(top_k=1))
     assert codes.tolist() == drawn.tolist()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cogview.coglm import CogLMFormat
 from cogview.importers.cogview2 import coglm_config, coglm_names
+from cogview.sequences import CogLMFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from cogview.generation.engine import Engine, Job
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine
+from cogview.generation.loop import SequenceRequest
 from cogview.generation.sampling import by_cluster, keep_top_k
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
-from cogview.generation.text_to_image import prompt_for
 from cogview.transformer.attention import Emphasis, MaskRegions, Prefix
 from cogview.transformer.cache import KVCache
+from cogview.types import SamplingParams
 from tests.parity.cogview2 import coglm, facts, form, recorded, text_tokenizer
 
 RUN, FACTS = recorded("coglm_text2image"), facts("coglm_text2image")
@@ -37,9 +37,9 @@ def pattern(emphasis: float) -> Emphasis:
 
 
 def test_the_prompt() -> None:
-    prompt = prompt_for(form(), pieces())
-    assert prompt.ids.tolist() == FACTS["ids"] and prompt.words == prompt.prefix == FACTS["txt_len"]
-    places = np.concatenate([prompt.positions, prompt.new])
+    prompt = form().image_prompt(pieces())
+    assert prompt.ids.tolist() == FACTS["ids"] and prompt.text_length == prompt.prefix == FACTS["txt_len"]
+    places = np.concatenate([prompt.positions, prompt.decode_positions])
     assert np.array_equal(places, RUN["position_ids"][0].numpy())
     assert torch.equal(pattern(0).dense_mask(416, 416)[0, 0], RUN["attention_mask"].bool())
     row = pattern(EMPHASIS).bias(416, 416)[0, 0, 0]
@@ -49,8 +49,8 @@ def test_the_prompt() -> None:
 @torch.inference_mode()
 def test_a_greedy_picture_token_for_token() -> None:
     """400 tokens through the cache."""
-    [(_, codes)] = engine().draw(
-        [Job(prompt_for(form(), pieces()), 0, 0)], Sampling(top_k=1, emphasis=EMPHASIS)
+    [(_, codes)] = engine().generate(
+        [SequenceRequest(form().image_prompt(pieces()), 0, 0)], SamplingParams(top_k=1, emphasis=EMPHASIS)
     )
     assert np.array_equal(codes, RUN["greedy_tokens"][0, 16:].numpy())
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from cogview.generation.decoder import pack
 from cogview.generation.editing import released_frame
 from cogview.generation.engine import Engine
 from cogview.generation.infilling import Hole, arrange, fill, prompt_of
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
 from cogview.transformer.attention import Emphasis, Staircase
+from cogview.types import SamplingParams
 from tests.parity.cogview2 import coglm, facts, form, recorded
 
 RUN, FACTS = recorded("coglm_infill"), facts("coglm_infill")
@@ -23,10 +23,12 @@ CODES = RUN["img"][0].numpy()
 def test_order_positions_and_mask() -> None:
     prompt, known = prompt_of(form(), TEXT, CODES, arrange(MASK, "released"), "released")
     assert np.array_equal(np.concatenate([prompt.ids, known]), RUN["block.seq"].numpy())
-    assert np.array_equal(np.concatenate([prompt.positions, prompt.new]), RUN["block.pos"].numpy())
+    assert np.array_equal(
+        np.concatenate([prompt.positions, prompt.decode_positions]), RUN["block.pos"].numpy()
+    )
     assert (known < 0).sum() == FACTS["block"]["n_gen"]
     assert torch.equal(whole_pattern().dense_mask(416, 416)[0, 0], RUN["block.attn_mask"].bool())
-    row = Emphasis(whole_pattern(), prompt.words, 1.4).bias(416, 416)[0, 0, 0]
+    row = Emphasis(whole_pattern(), prompt.text_length, 1.4).bias(416, 416)[0, 0, 0]
     assert torch.equal(row, RUN["block.law_row"])
 
 
@@ -39,7 +41,7 @@ def whole_pattern() -> Staircase:
 @torch.inference_mode()
 def test_the_hole_is_filled_as_the_release_fills_it() -> None:
     engine = Engine(pack(coglm(), slice(0, 20_000)))
-    settings = Sampling(top_k=1, emphasis=1.4)
+    settings = SamplingParams(top_k=1, emphasis=1.4)
     [codes] = fill(engine, form(), [Hole(TEXT, CODES, 0, 0)], MASK, settings, style="released")
     assert np.array_equal(codes, RUN["block.image_tokens"][0].numpy())
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.coglm import CogLMSequence
-from cogview.coglm.format import collate
-from cogview.coglm.regions import corners_of, released_corners, runs
+from cogview.sequences import CogLMSequence
+from cogview.sequences.coglm import collate
+from cogview.sequences.masks import corners_of, released_corners, runs
 from cogview.training.objective import sequence_loss, split_targets
 from cogview.transformer.attention import MaskRegions
 from tests.parity.cogview2 import coglm, facts, form, recorded

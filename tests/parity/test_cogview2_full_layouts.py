@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.generation.local_parallel import RELEASED, LocalParallel
 from cogview.generation.sampling import Streams
-from cogview.generation.settings import Sampling
+from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.transformer.attention import View
+from cogview.types import SamplingParams
 
 SMALL, LARGE = 20, 60
 WIDTH = 8
@@ -109,7 +109,7 @@ def test_the_turns_redraw_what_the_release_redraws(masked: str) -> None:
         (LARGE, LARGE),
         start,
         Streams([(0, 0)], 6 * LARGE**2, "cpu"),
-        Sampling(),
+        SamplingParams(),
         region.view(1, -1),
     )
     pattern = np.array(RELEASED.rows)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
 from cogview.errors import CogViewError
 from cogview.importers.super_resolution import (
     super_resolution_config,
     super_resolution_name,
     super_resolution_names,
 )
+from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from tests.parity.cogview2 import HEADS, form, recorded

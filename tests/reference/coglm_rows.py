@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cogview.coglm.format import CHINESE, ENGLISH, CogLMFormat, CogLMSequence, Ids
-from cogview.coglm.regions import PATCH, patches
 from cogview.errors import CogViewError
+from cogview.sequences.coglm import CHINESE, ENGLISH, CogLMFormat, CogLMSequence
+from cogview.sequences.masks import PATCH, patches
+from cogview.types import Ids
 from cogview.vocabulary import Vocabulary
 
 PADDING_PIECE = 3

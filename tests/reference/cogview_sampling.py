@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cogview.errors import CogViewError
 from cogview.generation.sampling import restrict
-from cogview.generation.settings import Sampling
 from cogview.transformer.cache import KVCache
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 
@@ -60,7 +60,7 @@ def fill(
     model: Transformer,
     vocabulary: Vocabulary,
     sequence: ArrayLike,
-    settings: Sampling,
+    settings: SamplingParams,
     generator: torch.Generator | None = None,
     record: list[Tensor] | None = None,
 ) -> Tensor:
@@ -150,7 +150,7 @@ def _read(model: Transformer, ids: Tensor, rules: Rules, cache: KVCache) -> Tens
 
 
 def _draw(
-    logits: Tensor, settings: Sampling, beams: int, generator: torch.Generator | None
+    logits: Tensor, settings: SamplingParams, beams: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Tokens (n, 1) and their log-probabilities (n,); one row of logits becomes ``beams``."""
     probabilities = restrict(logits, settings.model_copy(update={"temperature": 1.0})).softmax(-1)

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from cogview.errors import CogViewError
 from cogview.generation.captioning import text_rows
+from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.scoring import Scorer
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
 from cogview.importers.cogview1 import rename
 from cogview.sequences import SequenceFormat
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 from tests.reference.cogview_sampling import Rules, caption_scores, fill
 
@@ -45,9 +45,9 @@ def model() -> Transformer:
     return model
 
 
-def recorded(name: str) -> tuple[dict[str, Tensor], Sampling, torch.Generator]:
+def recorded(name: str) -> tuple[dict[str, Tensor], SamplingParams, torch.Generator]:
     facts = json.loads((FIXTURES / f"{name}.json").read_text())
-    settings = Sampling(temperature=facts["temperature"], top_k=facts["top_k"], top_p=facts["top_p"])
+    settings = SamplingParams(temperature=facts["temperature"], top_k=facts["top_k"], top_p=facts["top_p"])
     generator = torch.Generator().manual_seed(facts["torch_seed"])
     return load_file(FIXTURES / f"{name}.safetensors"), settings, generator
 
@@ -82,8 +82,8 @@ def test_a_given_token_keeps_the_likeliest_drawing(model: Transformer) -> None:
     """Four drawings of three tokens, then a given one: what stays is the best by the model's own scores."""
     control = VOCABULARY.control
     start = [control("[ROI1]"), 70, 71, control("[BASE]"), control("[BOI1]")]
-    four = fill(model, VOCABULARY, [*start, -4, -4, -4], Sampling(), torch.Generator().manual_seed(3))
-    one = fill(model, VOCABULARY, [*start, -4, -4, -4, 9], Sampling(), torch.Generator().manual_seed(3))
+    four = fill(model, VOCABULARY, [*start, -4, -4, -4], SamplingParams(), torch.Generator().manual_seed(3))
+    one = fill(model, VOCABULARY, [*start, -4, -4, -4, 9], SamplingParams(), torch.Generator().manual_seed(3))
     with torch.inference_mode():
         positions = torch.arange(8)
         logits = model.logits(model(four, positions), slice(0, 64))[:, 4:7]
@@ -97,10 +97,10 @@ def test_positions_counted_again_make_room(model: Transformer) -> None:
     start = [control("[ROI1]"), control("[BASE]"), control("[BOI1]"), *range(60), control("[EOI1]")]
     window = [control(name) for name in ("[ROI2]", "[POS0]", "[BASE]", "[BOI2]")]
     whole = [*start, *window, *([7] * 1040), -1]
-    assert len(whole) > 1089 and 0 <= fill(model, VOCABULARY, whole, Sampling())[0, -1] < 64
+    assert len(whole) > 1089 and 0 <= fill(model, VOCABULARY, whole, SamplingParams())[0, -1] < 64
     for wrong in ([*start, *window, *([7] * 1090), -1], [*start, *([7] * 1090), *window, -1]):
         with pytest.raises(CogViewError, match="1089 positions"):
-            fill(model, VOCABULARY, wrong, Sampling())
+            fill(model, VOCABULARY, wrong, SamplingParams())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_positions_counted_again_make_room(model: Transformer) -> None:
 )
 def test_sequences_that_cannot_be_filled(model: Transformer, sequence: list[int], message: str) -> None:
     with pytest.raises(CogViewError, match=message):
-        fill(model, VOCABULARY, sequence, Sampling())
+        fill(model, VOCABULARY, sequence, SamplingParams())
 
 
 def test_recorded_caption_scores(model: Transformer) -> None:

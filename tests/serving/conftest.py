@@ -157,7 +157,7 @@ class Gate:
 
     def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens, self._allowed, self._wide_open = 0, threading.Semaphore(0), False
-        engine = served.cogview.engine
+        engine = served.cogview.text_to_image.engine
         head = engine.decoder.head
 
         def held(hidden: Tensor) -> Tensor:

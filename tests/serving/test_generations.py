@@ -13,9 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cogview import provenance
+from cogview import CogView, provenance
 from cogview.cli.app import main
-from cogview.pipeline import CogView
 from cogview.tokenizers.vqvae import ImageTokenizer
 from tests.serving.conftest import GENERATIONS, Models, Site, serving
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview.hierarchy import Hierarchy
-from cogview.pipeline import CogView
+from cogview import CogView, CogView2
 from tests.serving.conftest import Site, png
 
 EDITS, UPSCALES, CAPTIONS, SCORES = "/v1/images/edits", "/v1/images/upscales", "/v1/captions", "/v1/scores"
@@ -35,7 +34,7 @@ def test_an_edit_is_the_librarys_and_leaves_the_rest(site: Site, editor: Path) -
     hole[4:12, 5:15] = True
     fields = {"prompt": "a red circle", "n": 2, "seed": 5, "feather": 0, "temperature": "0.9"}
     reply = site.send(EDITS, fields, image=file(picture), mask=file(Image.fromarray(hole)))
-    made = Hierarchy.from_pretrained(editor).edit(
+    made = CogView2.from_pretrained(editor).edit(
         picture, "a red circle", mask=hole, n=2, seed=5, feather=0, settings={"temperature": 0.9}
     )
     assert reply.files == [one.png() for one in made] and reply.json["model"] == "tiny2"
@@ -60,7 +59,7 @@ def test_masks_as_openai_has_them_are_open_where_they_are_transparent(site: Site
 
 def test_variations(site: Site, editor: Path) -> None:
     reply = site.send("/v1/images/variations", {"share": 0.4, "seed": 5, "n": 2}, image=file(noise()))
-    made = Hierarchy.from_pretrained(editor).vary(noise(), share=0.4, seed=5, n=2)
+    made = CogView2.from_pretrained(editor).vary(noise(), share=0.4, seed=5, n=2)
     assert reply.files == [one.png() for one in made]
 
 

@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview import provenance
+from cogview import CogView, provenance
 from cogview.cli.app import main
-from cogview.pipeline import CogView
 from cogview.serving.guard import Rules
 from cogview.serving.served import Models
 from tests.contrast import CONTRAST

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from cogview import CogView
 from cogview.cli.app import main
 from cogview.cli.serve import default_models
-from cogview.pipeline import CogView
 from cogview.serving.served import Models
 from tests.serving.conftest import GENERATIONS, Gate, Site, png, until
 
@@ -159,7 +159,7 @@ def test_who_stays_gets_the_picture_though_another_of_the_batch_goes(
 def test_a_failure_is_one_answer_and_the_server_goes_on(
     serve: Serve, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site, engine = serve(), models.default.cogview.engine
+    site, engine = serve(), models.default.cogview.text_to_image.engine
     decoder = engine.decoder
     with monkeypatch.context() as patch:
 

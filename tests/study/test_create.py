@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cogview.checkpoints.provenance import Provenance, save_png
 from cogview.errors import CogViewError
-from cogview.provenance import Provenance, save_png
 from cogview.study.create import create_study
 from cogview.study.schema import PICTURES, read_study
 from cogview.study.store import Store

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.tokenizers.text import MAX_MODEL_BYTES, TextTokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/cogview2"
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line(tmp_path: Path, trained: TextTokenizer) -> None:
 
 def test_words_of_other_languages_are_unfamiliar() -> None:
     """Of the default model, which was trained on Chinese and English captions of drawings."""
-    tokenizer = Family.find("pictogram").text_tokenizer()
+    tokenizer = ModelBundle.find("pictogram").text_tokenizer()
     assert tokenizer.unfamiliar("a red apple with two leaves, 一只蓝色的猫") == []
     assert tokenizer.unfamiliar("un chat rouge") == ["rouge"]
     assert tokenizer.unfamiliar("красная кошка") == ["красная", "кошка"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.assemble import FamilySettings, assemble
@@ -22,7 +22,7 @@ from tests.generation import tiny
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer's run, a text tokenizer and a transformer's run, as `cogview train` leaves them."""
     folder = tmp_path_factory.mktemp("parts")
-    family = Family(tiny.write(folder / "made"))
+    family = ModelBundle(tiny.write(folder / "made"))
     shutil.copytree(family.directory / "image_tokenizer", folder / "tokenizer" / "model")
     shutil.copyfile(family.directory / "text.model", folder / "text.model")
     tiny.transformer(seed=5).save(folder / "run" / "model")
@@ -45,7 +45,7 @@ def command(parts: Path, out: Path, *more: str) -> int:
 def test_a_family_of_runs_draws(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     assert command(parts, out, "--style", "flat.en=flat", "--style", "flat.zh=扁平", "--top-k", "5") == 0
-    family = Family(out)
+    family = ModelBundle(out)
     assert family.config.name == "mine" and family.config.styles == {"flat": {"en": "flat", "zh": "扁平"}}
     assert family.config.defaults.top_k == 5 and family.config.templates["en"].startswith("{caption}")
     stored = tiny.transformer(seed=5).blocks[0].mlp.up.weight.half().float()
@@ -57,15 +57,15 @@ def test_a_family_of_runs_draws(parts: Path, tmp_path: Path) -> None:
 
 
 def test_from_a_family_only_what_is_given_changes(parts: Path, tmp_path: Path) -> None:
-    before = Family(tiny.write(tmp_path))
+    before = ModelBundle(tiny.write(tmp_path))
     out = tmp_path / "styled"
     words = ["--from", str(before.directory), "--base", str(parts / "run"), "--style", "ink.en=ink"]
     assert main(["assemble", str(out), *words, "--template", "en={caption} of {style}"]) == 0
-    config = Family(out).config
+    config = ModelBundle(out).config
     assert set(config.styles) == {*before.config.styles, "ink"} and config.defaults == before.config.defaults
     assert config.templates == {**before.config.templates, "en": "{caption} of {style}"}
     assert config.fingerprints == before.config.fingerprints
-    assert Family(out).hash != before.hash
+    assert ModelBundle(out).hash != before.hash
 
 
 def test_a_role_can_be_stored_small(parts: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_role_can_be_stored_small(parts: Path, tmp_path: Path) -> None:
     assert command(parts, out, "--small", "base") == 0
     packed, whole = out / "base" / "model.safetensors", parts / "run" / "model" / "model.safetensors"
     assert packed.stat().st_size < 0.7 * whole.stat().st_size
-    weight = Family(out).transformer("base").blocks[0].mlp.up.weight
+    weight = ModelBundle(out).transformer("base").blocks[0].mlp.up.weight
     assert torch.allclose(weight, tiny.transformer(seed=5).blocks[0].mlp.up.weight, atol=0.01)
     with pytest.raises(CogViewError, match="no 'caption' role is given"):
         assemble(out, {"base": parts / "run"}, parts / "tokenizer", parts / "text.model", small=["caption"])
@@ -129,7 +129,7 @@ def test_parts_that_do_not_belong_are_refused(
 
 
 def test_roles_of_a_family_do_not_take_other_tokenizers(parts: Path, tmp_path: Path) -> None:
-    start = Family(tiny.write(tmp_path))
+    start = ModelBundle(tiny.write(tmp_path))
     config = ImageTokenizer.from_directory(parts / "tokenizer" / "model").config
     torch.manual_seed(8)
     ImageTokenizer(config).save(tmp_path / "other")

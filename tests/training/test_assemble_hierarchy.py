@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cogview import CogView2, from_pretrained
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.checkpoints.provenance import model_hash
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.family import Family
-from cogview.hierarchy import Hierarchy, load
-from cogview.provenance import model_hash
 from cogview.training.assemble import assemble
 from cogview.transformer import storage
 from cogview.transformer.model import Transformer
@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     tiny2.write(folder / "made")
     shutil.copytree(folder / "made" / "tiny2", folder / "models" / "mine")
-    prints = Family(folder / "models" / "mine").config.fingerprints.model_dump()
+    prints = ModelBundle(folder / "models" / "mine").config.fingerprints.model_dump()
     direct, iterative = tiny2.large_forms()
     write_run(folder / "base", tiny2.transformer(), tiny2.form().model_dump(mode="json"), prints)
     write_run(folder / "direct", tiny2.enlarged(direct), direct.model_dump(mode="json"), prints)
@@ -55,11 +55,11 @@ def size(directory: Path) -> int:
 def test_a_family_of_three_roles_draws_large_pictures(runs: Path) -> None:
     out = runs / "models" / "mine-2"
     assert command(runs, out, "--clusters", "8") == 0
-    family = Family(out)
+    family = ModelBundle(out)
     assert list(family.config.roles) == list(ROLES) and family.config.clusters == "clusters.safetensors"
     assert not (out / "text.model").exists() and not (out / "image_tokenizer").exists()
-    model = load(out)
-    assert isinstance(model, Hierarchy)
+    model = from_pretrained(out)
+    assert isinstance(model, CogView2)
     [picture] = model.generate("a red circle", 1, seed=1)
     assert picture.image.size == (48, 48) and len(picture.codes) == 144
 
@@ -70,7 +70,10 @@ def test_shared_weights_are_stored_once_and_read_back_the_same(runs: Path) -> No
     assert command(runs, whole, *small) == 0 and command(runs, shared, *small, "--share") == 0
     assert size(shared) < 0.6 * size(whole)
     for name in ROLES:
-        found, expected = Family(shared).transformer(name).state_dict(), Family(whole).transformer(name)
+        found, expected = (
+            ModelBundle(shared).transformer(name).state_dict(),
+            ModelBundle(whole).transformer(name),
+        )
         assert list(found) == list(expected.state_dict())
         assert all(torch.equal(found[key], value) for key, value in expected.state_dict().items())
     assert storage.shares(shared / "direct") and not storage.shares(shared / "base")
@@ -80,9 +83,9 @@ def test_a_role_taken_over_keeps_what_it_shared(runs: Path) -> None:
     """With another base under it, its own weights are still those it was trained with."""
     shared, other = runs / "models" / "shared-before", runs / "models" / "other"
     assert command(runs, shared, "--share") == 0
-    prints = Family(shared).config.fingerprints.model_dump()
+    prints = ModelBundle(shared).config.fingerprints.model_dump()
     write_run(runs / "base-2", tiny2.transformer(seed=9), tiny2.form().model_dump(mode="json"), prints)
-    family = assemble(other, {"base": runs / "base-2"}, start=Family(shared))
+    family = assemble(other, {"base": runs / "base-2"}, start=ModelBundle(shared))
     before = Transformer.from_directory(runs / "direct" / "model").state_dict()
     after = family.transformer("direct").state_dict()
     # int8 rows: an error of half a step at most, a 254th of a row's largest number
@@ -102,7 +105,7 @@ def test_what_cannot_be_shared_is_refused(
     assert command(runs, broken, "--share") == 0
     shutil.rmtree(broken / "base")
     with pytest.raises(CogViewError, match="not complete"):
-        Family(broken).check("direct")
+        ModelBundle(broken).check("direct")
     storage.without_shared(runs / "direct" / "model", runs / "base" / "model", tmp_path / "m", "../../../etc")
     with pytest.raises(CogViewError, match="no neighbour"):
         Transformer.inspect(tmp_path / "m")

@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from cogview.coglm import CogLMFormat
 from cogview.config import dump_yaml
 from cogview.errors import CogViewError
-from cogview.generation.engine import Engine, Job
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine
 from cogview.generation.infilling import Hole, fill
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
-from cogview.generation.text_to_image import prompt_for
+from cogview.generation.loop import SequenceRequest
+from cogview.sequences import CogLMFormat
 from cogview.training.launch import prepare_directory
 from cogview.training.registry import read_recipe
 from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies, draw
 from cogview.training.trainer import Trainer
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from tests.training.coglm_runs import FIXED, recipe
 from tests.training.runs import caption, picture
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-GREEDY = Sampling(top_k=1)
+GREEDY = SamplingParams(top_k=1)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_one_model_draws_fills_and_describes(trained: tuple[Transformer, CogLMFo
         codes = picture(kind)
         for language in ("en", "zh"):
             words = list(caption(kind, language).pieces)
-            [(_, drawn)] = engine.draw([Job(prompt_for(form, words), 0, 0)], GREEDY)
+            [(_, drawn)] = engine.generate([SequenceRequest(form.image_prompt(words), 0, 0)], GREEDY)
             assert drawn.tolist() == codes.tolist()
             hole = Hole(form.text_ids(words), codes, 0, 0)
             [filled] = fill(engine, form, [hole], [[False, True], [True, True]], GREEDY)

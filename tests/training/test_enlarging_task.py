@@ -11,8 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cogview.coglm.format import CogLMFormat
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.config import read_yaml, validate
 from cogview.data.shards import (
     INDEX,
@@ -26,7 +24,8 @@ from cogview.data.shards import (
 )
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
-from cogview.generation.settings import Sampling
+from cogview.sequences.coglm import CogLMFormat
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.training.launch import prepare_directory
 from cogview.training.tasks.enlarging import (
     DirectRecipe,
@@ -39,6 +38,7 @@ from cogview.training.tasks.enlarging import (
 from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 VOCABULARY = Vocabulary(image_codes=8, text_pieces=20, controls=COGVIEW2_CONTROLS, multiple=1)
@@ -154,7 +154,9 @@ def test_direct_learns_what_follows_from_the_small_picture(data: Path, tmp_path:
     model, sequences = trained(direct(data, trained="all", steps=120), tmp_path / "run")
     form = DirectFormat.model_validate(sequences)
     small = np.random.default_rng(9).integers(0, 8, (4, 2, 3))
-    drawn = direct_super_resolution(Upscaler(model, form), [[1, 3]] * 4, small, settings=Sampling(top_k=1))
+    drawn = direct_super_resolution(
+        Upscaler(model, form), [[1, 3]] * 4, small, settings=SamplingParams(top_k=1)
+    )
     expected = np.stack([large(picture).ravel() for picture in small])
     assert (drawn == expected).mean() > 0.8
 
@@ -169,7 +171,7 @@ def test_iterative_learns_what_its_neighbours_say(data: Path, tmp_path: Path) ->
     spoilt = expected.copy()
     spoilt.reshape(4, 6, 9)[:, 0, 2] = (expected.reshape(4, 6, 9)[:, 0, 2] + 3) % 8  # drawn again, in turn 1
     drawn = iterative_super_resolution(
-        Upscaler(model, form), [[1, 3]] * 4, spoilt, settings=Sampling(top_k=1)
+        Upscaler(model, form), [[1, 3]] * 4, spoilt, settings=SamplingParams(top_k=1)
     )
     assert (drawn == expected).mean() > 0.6  # far more than 36 % kept and chance
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cogview.coglm import CogLMFormat
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.sequences import SequenceFormat
+from cogview.sequences import CogLMFormat, SequenceFormat
 from cogview.training.expand import position_rows, token_rows
 from cogview.training.launch import prepare_directory
 from cogview.training.tasks.coglm import CogLMTask

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.data.build import BuildSettings, build
 from cogview.data.image_cache import build_image_cache
 from cogview.data.shards import Preprocessing, TokenShards
 from cogview.data.sources import open_source
-from cogview.family import Family
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.tokenizers.vqvae import ImageTokenizer
@@ -127,7 +127,7 @@ def test_the_style_recipes_start_from_a_family(
     )
     runpy.run_path(str(ROOT / "examples" / "style" / "restyle.py"), run_name="__main__")
     assert len(list((tmp_path / "sketches").glob("*.png"))) == 8
-    family = Family(tiny.write(tmp_path))
+    family = ModelBundle(tiny.write(tmp_path))
     from cogview.cli.app import main
 
     words = ["data", "build", str(tmp_path / "sketches"), str(tmp_path / "tokens")]

@@ -10,10 +10,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
+from cogview import from_pretrained
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.family import Family
-from cogview.hierarchy import load
 from cogview.training.first_loss import FirstLosses
 from cogview.training.init_checkpoint import find_init_checkpoint
 from cogview.training.metrics import MetricsFile
@@ -90,7 +90,7 @@ def first_line(asked: Any, directory: Path) -> dict[str, Any]:
 @torch.no_grad()
 def expected(name: str, asked: Any) -> float:
     """The mean loss of the first batch's image or text tokens, by the model ``from_pretrained`` reads."""
-    family, role = load(name.split("/")[0]).family, name.split("/")[1]
+    family, role = from_pretrained(name.split("/")[0]).bundle, name.split("/")[1]
     model, task = family.transformer(role), task_class(asked.task)(asked)
     batch, _ = next(iter(task.loader(None)))
     if role in ("direct", "iterative"):
@@ -180,7 +180,7 @@ def test_weights_arrive_as_from_directory_reads_them(small: bool, tmp_path: Path
 
 
 def test_a_role_of_a_family_can_be_started_from(tmp_path: Path) -> None:
-    family = Family.find("pictogram")
+    family = ModelBundle.find("pictogram")
     for named in ("pictogram/caption", str(family.directory / "caption")):
         start = find_init_checkpoint(Path(named))
         assert start.directory == family.directory / "caption"

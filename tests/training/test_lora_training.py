@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from cogview import provenance
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
 from cogview.data.build import BuildSettings, build
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.tasks.transformer import TransformerTask
 from cogview.training.trainer import Trainer
@@ -29,11 +29,11 @@ LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1}
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Family(tiny.write(tmp_path_factory.mktemp("family")))
+def family(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return ModelBundle(tiny.write(tmp_path_factory.mktemp("family")))
 
 
-def build_tokens(folder: Path, family: Family) -> Path:
+def build_tokens(folder: Path, family: ModelBundle) -> Path:
     """Forty coloured squares with captions, in the family's own tokens."""
     (folder / "pictures").mkdir()
     for number in range(40):
@@ -47,11 +47,11 @@ def build_tokens(folder: Path, family: Family) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, family: ModelBundle) -> Path:
     return build_tokens(tmp_path_factory.mktemp("tokens"), family)
 
 
-def given(data: Path, family: Family, **fields: Any) -> Any:
+def given(data: Path, family: ModelBundle, **fields: Any) -> Any:
     defaults = {
         "model": None, "init": str(family.directory), "lora": LORA, "format": {"text_slots": 32}, "steps": 12,
         "intervals": {"log": 1, "evaluate": 12, "sample": 0, "checkpoint": 4},
@@ -59,7 +59,7 @@ def given(data: Path, family: Family, **fields: Any) -> Any:
     return recipe(data, **{**defaults, **fields})
 
 
-def test_an_adapter_learns_and_the_model_stays(data: Path, family: Family, tmp_path: Path) -> None:
+def test_an_adapter_learns_and_the_model_stays(data: Path, family: ModelBundle, tmp_path: Path) -> None:
     asked = given(data, family, steps=40, ema=0.9)
     lines = [line for line in fit(asked, tmp_path / "run") if line["kind"] == "train"]
     assert np.mean([line["loss"] for line in lines[-5:]]) < 0.9 * lines[0]["loss"]
@@ -78,7 +78,7 @@ def test_an_adapter_learns_and_the_model_stays(data: Path, family: Family, tmp_p
 
 
 def test_a_stopped_adapter_goes_on_as_if_nothing_had_happened(
-    data: Path, family: Family, tmp_path: Path
+    data: Path, family: ModelBundle, tmp_path: Path
 ) -> None:
     asked = given(data, family)
     whole, cut = fit(asked, tmp_path / "whole"), tmp_path / "cut"
@@ -94,14 +94,16 @@ def test_a_stopped_adapter_goes_on_as_if_nothing_had_happened(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_generate_draws_with_an_adapter_merged_or_beside(data: Path, family: Family, tmp_path: Path) -> None:
+def test_generate_draws_with_an_adapter_merged_or_beside(
+    data: Path, family: ModelBundle, tmp_path: Path
+) -> None:
     run = tmp_path / "ink"
     fit(given(data, family, steps=30), run)
     start = ["--from", str(family.directory)]
     merged, beside = tmp_path / "merged", tmp_path / "beside"
     assert main(["assemble", str(merged), *start, "--base", str(run)]) == 0
     assert main(["assemble", str(beside), *start, "--lora", f"ink={run}"]) == 0
-    assert Family(beside).config.adapters == {"ink": "lora-ink"}
+    assert ModelBundle(beside).config.adapters == {"ink": "lora-ink"}
 
     def drawn(name: str, *more: str) -> tuple[bytes, provenance.Provenance]:
         out = tmp_path / name
@@ -123,7 +125,7 @@ def test_generate_draws_with_an_adapter_merged_or_beside(data: Path, family: Fam
 
 
 def test_what_cannot_work_is_said(
-    data: Path, family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, family: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CogViewError, match="name it as init"):
         given(data, family, init=None, model={"layers": 1, "hidden": 16, "heads": 2})

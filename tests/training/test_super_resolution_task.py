@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.config import read_yaml, validate
 from cogview.data.shards import (
     INDEX,
@@ -23,10 +24,8 @@ from cogview.data.shards import (
     write_shard,
 )
 from cogview.errors import CogViewError
-from cogview.family import Family
+from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
 from cogview.generation.super_resolution import Small, enlarge
 from cogview.sequences import SequenceFormat
 from cogview.training.launch import prepare_directory
@@ -34,6 +33,7 @@ from cogview.training.metrics import MetricsFile
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
 from cogview.training.trainer import Trainer
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(image_codes=8, text_pieces=20)
@@ -101,7 +101,7 @@ def test_learns_to_enlarge(data: Path, tmp_path: Path) -> None:
     assert (form.kind, form.grid, form.context_grid) == ("super_resolution", (4, 4), (2, 2))
     engine = Engine(pack(Transformer.from_directory(run / "model"), slice(0, 8)))
     small = np.random.default_rng(9).integers(0, 8, (3, 5))
-    drawn = dict(enlarge(engine, form, [Small((), small, 0, 0)], Sampling(top_k=1)))[0]
+    drawn = dict(enlarge(engine, form, [Small((), small, 0, 0)], SamplingParams(top_k=1)))[0]
     assert (drawn == large(small)).mean() > 0.97
 
 
@@ -148,7 +148,7 @@ def test_data_without_small_pictures(data: Path, tmp_path: Path) -> None:
 def test_the_default_models_recipe_fits_its_base() -> None:
     """It starts from the packaged family's base, whose windows and positions suffice."""
     given = read_yaml(TransformerRecipe, RECIPE)
-    family = Family.find(str(given.init))
+    family = ModelBundle.find(str(given.init))
     base = family.role("base").sequences
     assert isinstance(base, SequenceFormat)
     rows, columns = base.grid

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.recipe import Recipe
 from cogview.training.train_on import measure
@@ -126,7 +126,7 @@ def test_stopped_after_any_stage_it_goes_on_to_the_same_model(
     assert TrainOn(settings(folder), out, console=quiet).run(until) is None
     assert not out.exists()
     family = TrainOn(settings(folder), out, console=quiet).run()
-    assert family is not None and family.hash == Family(made[0]).hash
+    assert family is not None and family.hash == ModelBundle(made[0]).hash
 
 
 class Interrupting(io.StringIO):
@@ -155,7 +155,7 @@ def test_a_signal_in_either_training_keeps_everything(
     said = io.StringIO()
     family = TrainOn(settings(folder), out, console=Console(file=said)).run()
     assert "resuming at step 3" in said.getvalue() and "[4/7]" not in said.getvalue()
-    assert family is not None and family.hash == Family(made[0]).hash
+    assert family is not None and family.hash == ModelBundle(made[0]).hash
 
 
 def test_finished_changed_and_restarted(
@@ -193,7 +193,7 @@ def test_looking_binds_to_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_from_a_model_by_lora(tmp_path: Path) -> None:
     """The base keeps its weights but for the adapter's, which is merged; tokenizers stay."""
-    start = Family(tiny.write(tmp_path))
+    start = ModelBundle(tiny.write(tmp_path))
     few = ("transformer.steps=4", "transformer.batch_size=4")
     pictures = stranger(tmp_path / "pictures", 8)
     given = settings(pictures, start=str(start.directory), lora=2, overrides=few)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
-from cogview.generation.step import pack
+from cogview.generation.decoder import pack
 from cogview.transformer.lora import (
     TARGETS,
     LoRAConfig,

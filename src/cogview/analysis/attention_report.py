@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cogview.analysis.attention import HeadFacts, Layout, Verdict, classify, explained, observe, regions
 from cogview.analysis.reading import reading
+from cogview.checkpoints.bundle import BASE
 from cogview.errors import CogViewError
 from cogview.files import write_file, write_image
-from cogview.generation.roles import BASE
-from cogview.pipeline import CogView, Picture
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.output import GeneratedImage
 from cogview.reports import html
 from cogview.reports.html import Block, Section, Table, Text
 from cogview.reports.plots import bars, lines
@@ -42,7 +43,7 @@ class AttentionReport:
     seen: who sees whom in it, in words.
     """
 
-    picture: Picture
+    picture: GeneratedImage
     words: tuple[str, ...]
     facts: tuple[HeadFacts, ...]
     seen: str = ""
@@ -89,12 +90,12 @@ def lay_out(ids: NDArray[np.int64], vocabulary: Vocabulary, grid: tuple[int, int
     return Layout(separators, words, picture, grid)
 
 
-def find_word(model: CogView, pieces: Sequence[int], word: str) -> list[int]:
+def find_word(model: Pipeline, pieces: Sequence[int], word: str) -> list[int]:
     """Numbers of the shortest run of pieces that spells a word; CogViewError where the text has it not."""
     wanted = _plain(word)
     runs = ((j - i, i, j) for i in range(len(pieces)) for j in range(i + 1, len(pieces) + 1))
     for _, i, j in sorted(runs):
-        if wanted and wanted in _plain(model.text.decode(list(pieces[i:j]))):
+        if wanted and wanted in _plain(model.text_tokenizer.decode(list(pieces[i:j]))):
             return list(range(i, j))
     raise CogViewError(f"the word {word!r} is not in the text")
 
@@ -103,7 +104,7 @@ def _plain(text: str) -> str:
     return "".join(text.lower().split())
 
 
-def analyse(model: CogView, prompt: str, words: Sequence[str] = (), seed: int = 0) -> AttentionReport:
+def analyse(model: Pipeline, prompt: str, words: Sequence[str] = (), seed: int = 0) -> AttentionReport:
     """Draw a picture for a prompt and look at every head while its tokens are read.
 
     Args:
@@ -112,15 +113,15 @@ def analyse(model: CogView, prompt: str, words: Sequence[str] = (), seed: int = 
     Raises:
         CogViewError: a word that the prompt has not, or a prompt that cannot be drawn.
     """
-    form = model.form
-    picture = next(model.draw(prompt, seed=seed))  # not enlarged
-    pieces = model.encode(picture.caption)
+    form = model.text_to_image.format
+    [picture] = model.generate(prompt, seed=seed, first_stage_only=model.two_stage)
+    pieces = model.text_to_image.encode(picture.caption)
     words = list(words) or [part for part in prompt.replace("，", ",").split(",") if part.strip()]
     found = [find_word(model, pieces, word) for word in words]
     read = reading(model, BASE, picture)
     layout = lay_out(read.ids.numpy(), form.vocabulary, form.grid)
     places = [[layout.text[number] for number in numbers] for numbers in found]
-    transformer = model.family.transformer(BASE)
+    transformer = model.bundle.transformer(BASE)
     facts = observe(transformer, read.ids, read.positions, layout, places, read.visibility)
     return AttentionReport(picture, tuple(word.strip() for word in words), tuple(facts), read.told)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cogview.coglm import CogLMFormat
-from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
+from cogview.checkpoints.bundle import BASE
 from cogview.errors import CogViewError
 from cogview.generation.local_parallel import RELEASED
-from cogview.generation.roles import BASE
-from cogview.hierarchy import Hierarchy
-from cogview.pipeline import CogView, Picture
-from cogview.sequences import SequenceFormat
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.output import GeneratedImage
+from cogview.sequences.super_resolution import Inputs
+from cogview.tokenizers.images import encode_image
 from cogview.transformer.attention import Causal, Emphasis, MaskRegions, Prefix, Visibility
 
 
@@ -37,35 +37,36 @@ class Reading:
     told: str
 
 
-def reading(model: CogView, role: str, picture: Picture) -> Reading:
+def reading(model: Pipeline, role: str, picture: GeneratedImage) -> Reading:
     """What the model of a role reads of a picture that the family drew and did not enlarge.
 
     Raises:
         CogViewError: the family has no such role, or the text is longer than it reads.
     """
-    form, pieces = model.family.role(role).sequences, model.text.encode(picture.caption)
-    if isinstance(form, SequenceFormat):
-        found = _in_order(model, form, pieces, picture)
-    elif isinstance(form, CogLMFormat):
-        made = form.drawing(pieces, picture.codes)
-        regions = MaskRegions(torch.from_numpy(made.order))
-        found = Reading(
-            torch.from_numpy(made.ids),
-            torch.from_numpy(made.positions),
-            regions,
-            "the text sees itself both ways, each code the text and the codes up to itself",
-        )
-    else:
+    form, pieces = model.bundle.role(role).sequences, model.text_tokenizer.encode(picture.caption)
+    if form.kind in ("direct_super_resolution", "iterative_super_resolution"):
         return _enlarging(model, form, pieces, picture)
+    found = (_coglm if form.kind == "coglm" else _in_order)(model, form, pieces, picture)
     emphasis = float(picture.settings.get("emphasis") or 0) if role == BASE else 0.0
     if not emphasis:
         return found
-    pattern = Emphasis(found.visibility, form.words(len(pieces)), emphasis)
+    words = model.text_to_image.format.image_prompt(pieces).text_length
+    pattern = Emphasis(found.visibility, words, emphasis)
     told = f"{found.told}; scores towards the text are {emphasis:g} larger, as when it was drawn"
     return Reading(found.ids, found.positions, pattern, told)
 
 
-def _in_order(model: CogView, form: SequenceFormat, pieces: Sequence[int], picture: Picture) -> Reading:
+def _coglm(model: Pipeline, form: Any, pieces: Sequence[int], picture: GeneratedImage) -> Reading:
+    made = form.drawing(pieces, picture.codes)
+    return Reading(
+        torch.from_numpy(made.ids),
+        torch.from_numpy(made.positions),
+        MaskRegions(torch.from_numpy(made.order)),
+        "the text sees itself both ways, each code the text and the codes up to itself",
+    )
+
+
+def _in_order(model: Pipeline, form: Any, pieces: Sequence[int], picture: GeneratedImage) -> Reading:
     """CogView's sequences, the small picture of super-resolution shrunk from this one."""
     codes = codes_at(model, picture, form.grid)
     context = () if form.context_grid is None else codes_at(model, picture, form.context_grid)
@@ -77,18 +78,16 @@ def _in_order(model: CogView, form: SequenceFormat, pieces: Sequence[int], pictu
     return Reading(torch.from_numpy(made.ids), torch.from_numpy(made.positions), pattern, told)
 
 
-def _enlarging(
-    model: CogView, form: DirectFormat | IterativeFormat, pieces: Sequence[int], picture: Picture
-) -> Reading:
+def _enlarging(model: Pipeline, form: Any, pieces: Sequence[int], picture: GeneratedImage) -> Reading:
     """Of CogView2's upper steps; the iterative model's first turn."""
     texts = [pieces[: form.text_limit]]
-    if isinstance(form, DirectFormat):
+    if form.kind == "direct_super_resolution":
         return _alone(form.inputs(texts, picture.codes[None]))
-    if not isinstance(model, Hierarchy) or not model.enlarges:
+    if not model.two_stage:
         raise CogViewError(
-            f"{model.family.config.name} draws no large picture for its iterative model to read"
+            f"{model.bundle.config.name} draws no large picture for its iterative model to read"
         )
-    [large] = model.enlarge([picture])
+    [large] = model.upscale([picture])
     hidden = RELEASED.over(form.grid) >= 1
     return _alone(form.inputs(texts, large.codes[None], hidden[None]))
 
@@ -98,16 +97,12 @@ def _alone(inputs: Inputs) -> Reading:
     return Reading(inputs.ids[0], inputs.positions[0], inputs.visibility, told)
 
 
-@torch.inference_mode()
-def codes_at(model: CogView, picture: Picture, grid: tuple[int, int]) -> NDArray[np.int64]:
+def codes_at(model: Pipeline, picture: GeneratedImage, grid: tuple[int, int]) -> NDArray[np.int64]:
     """A picture's codes (rows * columns,) on a grid: its own where they are so many, else of its pixels."""
     if len(picture.codes) == grid[0] * grid[1]:
         return picture.codes
-    factor = model.images.image_size // model.images.grid()[0]
+    factor = model.image_tokenizer.image_size // model.image_tokenizer.grid()[0]
     shown = picture.image.convert("RGB").resize(
         (grid[1] * factor, grid[0] * factor), Image.Resampling.LANCZOS
     )
-    pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)[None].float() / 255
-    device = next(model.images.parameters()).device
-    codes: NDArray[np.int64] = model.images.encode(pixels.to(device))[0].cpu().numpy()
-    return codes
+    return encode_image(model.image_tokenizer, shown)

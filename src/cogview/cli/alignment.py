@@ -80,10 +80,10 @@ def train_scorer(
 
 
 def _text(model: str, file: Path | None) -> TextTokenizer:
-    from cogview.family import Family
+    from cogview.checkpoints.bundle import ModelBundle
     from cogview.tokenizers.text import TextTokenizer
 
-    return TextTokenizer.from_file(file) if file else Family.find(model).text_tokenizer()
+    return TextTokenizer.from_file(file) if file else ModelBundle.find(model).text_tokenizer()
 
 
 def alignment(

@@ -19,7 +19,7 @@ def existing(value: Any) -> Any:
 
 def model_name(value: Any) -> Any:
     """The name or directory of a model, or several; CogViewError for one that there is not."""
-    from cogview.family import find
+    from cogview.checkpoints.bundle import find
 
     for name in _listed(value):
         find(name)

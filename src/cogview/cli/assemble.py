@@ -98,12 +98,12 @@ def assemble(
 
     cogview assemble models/ink --from pictogram --base runs/ink --style ink.en=ink --style ink.zh=水墨
     """
-    from cogview.family import Family
+    from cogview.checkpoints.bundle import ModelBundle
     from cogview.training import assemble as room
 
     runs = _pairs("--role", role or []) | ({"base": str(base)} if base else {})
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    opened = Family.find(start) if start else None
+    opened = ModelBundle.find(start) if start else None
     wanted = _settings(settings, style or [], template or [], given, opened)
     family = room.assemble(
         out,
@@ -115,7 +115,7 @@ def assemble(
         adapters={name: Path(path) for name, path in _pairs("--lora", lora or []).items()},
         small=small or [],
         card=card,
-        beside=Family.find(beside) if beside else None,
+        beside=ModelBundle.find(beside) if beside else None,
         clusters=clusters,
         share=share,
     )
@@ -142,9 +142,10 @@ def _settings(
     start: object,
 ) -> FamilySettings:
     """The settings file with the options laid over it."""
+    from cogview.checkpoints.bundle import ModelBundle
     from cogview.config import read_yaml, validate
-    from cogview.family import Defaults, Family
     from cogview.training.assemble import FamilySettings
+    from cogview.types import SamplingParams
 
     found = read_yaml(FamilySettings, path) if path else FamilySettings()
     styles = {name: dict(words) for name, words in found.styles.items()}
@@ -153,10 +154,10 @@ def _settings(
         if not (key and dot and language):
             raise CogViewError(f"--style {name}={words}: write NAME.LANGUAGE=WORDS, such as flat.zh=扁平")
         styles.setdefault(key, {})[language] = words
-    before = start.config.defaults if isinstance(start, Family) else Defaults()
+    before = start.config.defaults if isinstance(start, ModelBundle) else SamplingParams()
     chosen = {name: value for name, value in given.items() if value is not None}
     defaults = found.defaults
     if chosen:
-        defaults = validate(Defaults, (defaults or before).model_dump() | chosen, "sampling defaults")
+        defaults = validate(SamplingParams, (defaults or before).model_dump() | chosen, "sampling defaults")
     templates = {**found.templates, **_pairs("--template", template)}
     return FamilySettings(styles=styles, templates=templates, defaults=defaults)

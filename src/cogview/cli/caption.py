@@ -24,7 +24,8 @@ from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.pipeline import Caption, CogView
+    from cogview.pipelines.model import Pipeline
+    from cogview.pipelines.output import Caption
 
 
 def caption(
@@ -104,11 +105,11 @@ def caption(
 
 
 def facts(
-    cogview: CogView, images: list[Path], found: list[list[Caption]], options: dict[str, Any]
+    cogview: Pipeline, images: list[Path], found: list[list[Caption]], options: dict[str, Any]
 ) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
-        "model": cogview.family.config.name,
+        "model": cogview.bundle.config.name,
         "model_hash": cogview.model_hash,
         "settings": {name: value for name, value in options.items() if value is not None},
         "pictures": [

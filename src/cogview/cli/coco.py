@@ -75,6 +75,7 @@ def coco(
     cogview eval coco --captions captions_val2014.json --images val2014 --model models/cogview
     --weights inception.safetensors --translate 'python translate.py' --out coco.json
     """
+    from cogview import from_pretrained as load
     from cogview.cli.distributions import listed, show
     from cogview.cli.progress import bars
     from cogview.config import validate
@@ -82,7 +83,6 @@ def coco(
     from cogview.evaluation.metrics.distributions import DistributionPlan, open_extractor
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.sample_store import rank_of
-    from cogview.hierarchy import load
 
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     own: dict[str, Any] = {"best_of": best_of, "contrast": contrast}

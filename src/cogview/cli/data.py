@@ -291,10 +291,10 @@ def convert_command(
     validation: ValidationOption = 0.02,
 ) -> None:
     """Turn data that CogView's own tools tokenised into token shards."""
+    from cogview.checkpoints.bundle import ModelBundle
     from cogview.data.convert import Conversion, convert
-    from cogview.family import Family
 
-    family = Family.find(tokenizers)
+    family = ModelBundle.find(tokenizers)
     prints, images = family.config.fingerprints, family.image_tokenizer()
     meaning = Conversion(
         family.config.vocabulary,
@@ -382,10 +382,10 @@ def _open(
 
 def _tokenizers(images: Path | None, texts: Path | None, family: str | None) -> tuple[Path, Path]:
     """Where both tokenizers are: as given, else a family's."""
-    from cogview.family import Family
+    from cogview.checkpoints.bundle import ModelBundle
 
     if family:
-        found = Family.find(family)
+        found = ModelBundle.find(family)
         images = images or found.directory / found.config.image_tokenizer
         texts = texts or found.directory / found.config.text_tokenizer
     if images is None or texts is None:

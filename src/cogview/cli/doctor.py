@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 import cogview
+from cogview.checkpoints.provenance import model_hash
 from cogview.config import cache_dir, load_json
 from cogview.errors import CogViewError
-from cogview.provenance import model_hash
 from cogview.threads import choose, cores
 
 NEEDED = ("torch", "numpy", "pillow", "safetensors", "sentencepiece", "pydantic", "typer", "rich", "pyyaml")
@@ -82,9 +82,9 @@ def models(roots: list[Path]) -> list[dict[str, Any]]:
 
 def check(directory: Path) -> None:
     """CogViewError where a family's tokenizers are not those of its fingerprints, or weights do not fit."""
-    from cogview.family import Family
+    from cogview.checkpoints.bundle import ModelBundle
 
-    family = Family(directory)
+    family = ModelBundle(directory)
     family.text_tokenizer(), family.image_tokenizer()
     for role in family.config.roles:
         family.check(role)

@@ -26,7 +26,7 @@ from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.pipeline import Picture
+    from cogview.pipelines.output import GeneratedImage
 
 Order = Literal["together", "one_by_one"]
 Crop = Literal["auto", "whole", "tight"]
@@ -152,23 +152,20 @@ def edit(
         "emphasis": emphasis,
     }
     family = check_model(model, "edit")
-    check_sampling(family, settings, seed, style)
+    params = check_sampling(family, settings, seed, style)
     check_boxes(image, box or ())
-    from cogview.hierarchy import Hierarchy
-
     started = time.monotonic()
     cogview = open_model(family, place, deterministic=deterministic)
-    assert isinstance(cogview, Hierarchy)
     with bar("editing" if vary is None else "varying") as show:
         if vary is not None:
             pictures = cogview.vary(
                 image,
                 prompt,
-                share=vary,
+                mask_ratio=vary,
                 n=n,
                 seed=seed,
                 style=style,
-                settings=settings,
+                params=params,
                 first_stage_only=first_stage_only,
                 batch_size=batch_size,
                 progress=show,
@@ -185,7 +182,7 @@ def edit(
                 order=order,
                 crop=crop,
                 feather=feather,
-                settings=settings,
+                params=params,
                 first_stage_only=first_stage_only,
                 best_of=best_of,
                 batch_size=batch_size,
@@ -213,7 +210,7 @@ def check_boxes(image: Path, boxes: Sequence[str]) -> None:
 
 def report(
     image: Path,
-    pictures: Sequence[Picture],
+    pictures: Sequence[GeneratedImage],
     paths: Sequence[Path],
     sheet: Path | None,
     seconds: float,

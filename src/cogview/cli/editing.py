@@ -9,7 +9,6 @@ import typer
 
 from cogview.cli.arguments import existing, model_name
 from cogview.cli.precision import PrecisionOption
-from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cogview.evaluation.experiments.editing import EditingPlan, EditingReport
-    from cogview.pipeline2 import CogView2
+    from cogview.pipelines.model import Pipeline
 
 SHOWN = 20
 
@@ -25,18 +24,20 @@ SHOWN = 20
 class FamilyEditor:
     """A family of CogView2's kind as an ``Editor`` of ``evaluation/experiments/editing.py``."""
 
-    def __init__(self, family: CogView2) -> None:
+    def __init__(self, family: Pipeline) -> None:
         from cogview.evaluation.experiments.image_generator import fingerprint
 
         self.family = family
-        self.name = family.family.config.name
-        self.precision = family.precision
-        self.fingerprint = fingerprint(family.model_hash, family.precision)
+        self.name = family.bundle.config.name
+        self.precision = family.components.precision
+        self.fingerprint = fingerprint(family.model_hash, family.components.precision)
 
     def edit(
         self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
     ) -> Image.Image:
         """The picture with what is masked drawn anew."""
+        from cogview.types import SamplingParams
+
         found = self.family.edit(
             picture,
             prompt,
@@ -44,7 +45,7 @@ class FamilyEditor:
             seed=seed,
             order=plan.order,
             best_of=plan.best_of,
-            settings=plan.sampling,
+            params=SamplingParams.given(**plan.sampling),
         )
         return found[0].image
 
@@ -97,7 +98,7 @@ def editing(
     from cogview.evaluation.experiments.editing import EditingPlan, evaluate_editing
     from cogview.evaluation.judges.classifier import AttributeReader
     from cogview.evaluation.reports import write_report
-    from cogview.pipeline2 import CogView2
+    from cogview.pipelines.model import Pipeline
 
     given = {"temperature": temperature, "top_k": top_k, "guidance": guidance, "emphasis": emphasis}
     sampling = {name: float(value) for name, value in given.items() if value is not None}
@@ -110,9 +111,8 @@ def editing(
         sampling=sampling,
     )
     reader = AttributeReader.from_directory(classifier)
-    family = CogView2.from_pretrained(model, precision=precision)
-    if not isinstance(family, CogView2):
-        raise CogViewError(f"{model} cannot edit; give a family of CogView2's kind")
+    family = Pipeline.from_pretrained(model, precision=precision)
+    family.inpainting  # noqa: B018  (refused at once, naming the families that can)
     with bars() as progress:
         report, sets = evaluate_editing(plan, tasks, reader, FamilyEditor(family), work, progress)
     if out:

@@ -108,14 +108,14 @@ def attributes(
 
     Chinese and English captions are drawn each; real pictures give the ceiling, swapped prompts the floor.
     """
+    from cogview.checkpoints.bundle import ModelBundle
     from cogview.evaluation.experiments.attributes import AttributePlan, evaluate_attributes
     from cogview.evaluation.experiments.image_generator import ModelDrawer
     from cogview.evaluation.experiments.nearest import NAME, NearestTraining
     from cogview.evaluation.judges.classifier import AttributeReader
     from cogview.evaluation.reports import write_report
     from cogview.evaluation.sample_store import Drawer
-    from cogview.family import Family
-    from cogview.pipeline import DEFAULT
+    from cogview.pipelines.model import DEFAULT
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     plan = AttributePlan(
@@ -129,7 +129,7 @@ def attributes(
     reader = AttributeReader.from_directory(classifier)
     drawer: Drawer
     if model == NAME:
-        drawer = NearestTraining(corpus, Family.find(DEFAULT).text_tokenizer(), "train", source or None)
+        drawer = NearestTraining(corpus, ModelBundle.find(DEFAULT).text_tokenizer(), "train", source or None)
     else:
         drawer = ModelDrawer(model, precision, first_stage_only)
         tokenizer = tokenizer or drawer.image_tokenizer

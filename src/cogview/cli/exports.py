@@ -35,9 +35,9 @@ def cogview_command(
 
     cogview export cogview models/cogview --role base -o cogview-base --layout sat
     """
-    from cogview.family import Family
+    from cogview.checkpoints.bundle import ModelBundle
     from cogview.importers.export import export_transformer
 
-    opened = Family.find(family)
+    opened = ModelBundle.find(family)
     for path in export_transformer(opened, role, out, layout, model_parallel):
         typer.echo(path)

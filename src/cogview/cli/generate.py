@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +35,10 @@ from cogview.untrusted import read_text
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cogview.family import Family
-    from cogview.generation.progress import Parts
-    from cogview.pipeline import CogView, Picture
+    from cogview.checkpoints.bundle import ModelBundle
+    from cogview.pipelines.base import ProgressParts
+    from cogview.pipelines.model import Pipeline
+    from cogview.pipelines.output import GeneratedImage
     from cogview.transformer.config import ThreeRegionConfig
 
 MAX_PROMPTS = 64 << 20  # bytes of a file of prompts
@@ -60,7 +61,9 @@ def generate(
     n: Annotated[int, typer.Option("-n", min=1, max=10_000, help="Pictures for each prompt.")] = 1,
     seed: Annotated[
         int | None,
-        typer.Option(help="Picture i of a seed is always the same one.", show_default="a new one each time"),
+        typer.Option(
+            help="GeneratedImage i of a seed is always the same one.", show_default="a new one each time"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the pictures.")] = Path("out"),
     model: Annotated[
@@ -176,7 +179,7 @@ def generate(
     needed += ["score"] if best_of > 1 else []
     needed += ["upscale"] if upscale is not None else []
     family = check_model(model, *needed)
-    check_sampling(family, settings, seed, style)
+    params = check_sampling(family, settings, seed, style)
     if upscale is not None:
         check_times(family, upscale)
     if lora is not None:
@@ -187,7 +190,7 @@ def generate(
         raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
     regions = None if sparse is None else three_region(sparse)
     tell_unfamiliar(family, texts)
-    from cogview.generation.progress import Parts
+    from cogview.pipelines.base import ProgressParts, encode_caption
 
     started = time.monotonic()
     cogview = open_model(
@@ -198,26 +201,39 @@ def generate(
         lora_strength=lora_strength,
         sparse=regions,
     )
-    made: list[tuple[Picture, Path]] = []
-    if upscale is not None:
-        cogview.upscaler.stages(upscale)  # refused before anything is drawn
-        for text in texts:
-            cogview.encode(cogview.caption_for(text, style), cogview.upscaler.form)
-    steps: dict[str, Any] = {"batch_size": batch_size, "best_of": best_of, "fairness": fairness}
-    steps |= {"first_stage_only": first_stage_only, "truncate": truncate}
+    made: list[tuple[GeneratedImage, Path]] = []
+    if upscale is not None:  # what cannot be upscaled is refused before anything is drawn
+        limit = cogview.super_resolution.format.text_limit
+        for request in cogview.text_to_image.requests(texts, style=style):
+            encode_caption(cogview.components, request.caption, limit)
+
+    def keep(picture: GeneratedImage) -> None:
+        made.append((picture, write(picture.png(), out, name_for(picture))))
+
     with bar() as show, telling_what_is_done(made, out):
-        codes = len(texts) * n * cogview.form.codes
-        parts = Parts(show, codes * (best_of + (upscale**2 if upscale else 0)))
-        drawn = cogview.draw_large(
-            texts, n, seed, style, settings, progress=parts.part(codes * best_of), **steps
+        codes = len(texts) * n * cogview.text_to_image.format.codes
+        parts = ProgressParts(show, codes * (best_of + (upscale**2 if upscale else 0)))
+        waiting = Enlarging(cogview, upscale, batch_size, parts, keep)
+        cogview.generate(
+            texts,
+            n,
+            seed,
+            params=params,
+            style=style,
+            best_of=best_of,
+            fairness=fairness,
+            first_stage_only=first_stage_only,
+            truncate=truncate,
+            batch_size=batch_size,
+            progress=parts.part(codes * best_of),
+            callback=keep if upscale is None else waiting.add,
         )
-        for picture in drawn if upscale is None else enlarged(cogview, drawn, upscale, batch_size, parts):
-            made.append((picture, write(picture.png(), out, name_for(picture))))
+        waiting.finish()
     sheet = write_sheet([picture for picture, _ in made], n, out) if grid else None
     report(made, sheet, time.monotonic() - started, as_json)
 
 
-def tell_unfamiliar(family: Family, texts: Sequence[str]) -> None:
+def tell_unfamiliar(family: ModelBundle, texts: Sequence[str]) -> None:
     """Say on stderr which words of the prompts the model hardly knows, such as those of other languages."""
     tokenizer = family.text_tokenizer()
     words = dict.fromkeys(word for text in texts for word in tokenizer.unfamiliar(text))
@@ -229,13 +245,35 @@ def tell_unfamiliar(family: Family, texts: Sequence[str]) -> None:
         typer.echo(f"{family.config.name} reads {languages}; it hardly knows: {shown}", err=True)
 
 
-def enlarged(
-    cogview: CogView, pictures: Iterator[Picture], times: int, batch_size: int | None, parts: Parts
-) -> Iterator[Picture]:
-    """Each picture enlarged, some at a time."""
-    while some := list(itertools.islice(pictures, ENLARGED)):
-        report = parts.part(len(some) * cogview.form.codes * times**2)
-        yield from cogview.upscale(some, times=times, batch_size=batch_size, progress=report)
+@dataclass
+class Enlarging:
+    """Pictures that wait to be enlarged, some at a time; then ``keep`` gets them."""
+
+    cogview: Pipeline
+    times: int | None
+    batch_size: int | None
+    parts: ProgressParts
+    keep: Callable[[GeneratedImage], None]
+    waiting: list[GeneratedImage] = field(default_factory=list)
+
+    def add(self, picture: GeneratedImage) -> None:
+        """One more; enough are enlarged."""
+        self.waiting.append(picture)
+        if len(self.waiting) == ENLARGED:
+            self.finish()
+
+    def finish(self) -> None:
+        """Enlarge those that wait."""
+        some, self.waiting = self.waiting, []
+        if some and self.times is not None:
+            size = len(some) * self.cogview.text_to_image.format.codes * self.times**2
+            self.cogview.upscale(
+                some,
+                times=self.times,
+                batch_size=self.batch_size,
+                progress=self.parts.part(size),
+                callback=self.keep,
+            )
 
 
 def three_region(text: str) -> ThreeRegionConfig:
@@ -273,7 +311,7 @@ def check_folder(folder: Path) -> None:
         raise CogViewError(f"{folder}: cannot be written to ({error.strerror}); choose another -o") from error
 
 
-def name_for(picture: Picture) -> str:
+def name_for(picture: GeneratedImage) -> str:
     """The start of the prompt, the seed and the number, as a file name without its ending."""
     words = re.sub(r"[\W_]+", "-", picture.prompt).strip("-")[:NAME_LENGTH].strip("-")
     return f"{words or 'picture'}-{picture.seed}-{picture.index:02d}"
@@ -305,7 +343,7 @@ def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
-def write_sheet(pictures: Sequence[Picture], n: int, folder: Path) -> Path:
+def write_sheet(pictures: Sequence[GeneratedImage], n: int, folder: Path) -> Path:
     """The contact sheet as a file: one row (or more, if n is large) for each prompt."""
     import io
 
@@ -314,7 +352,9 @@ def write_sheet(pictures: Sequence[Picture], n: int, folder: Path) -> Path:
     return write(buffer.getvalue(), folder, f"grid-{pictures[0].seed}")
 
 
-def report(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float, as_json: bool) -> None:
+def report(
+    made: list[tuple[GeneratedImage, Path]], sheet: Path | None, seconds: float, as_json: bool
+) -> None:
     """Paths on stdout and a summary on stderr, or everything as JSON."""
     first = made[0][0]
     if as_json:
@@ -326,7 +366,7 @@ def report(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float,
     typer.echo(f"{count} in {seconds:.1f} s, seed {first.seed}, model {first.model}", err=True)
 
 
-def facts(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float) -> dict[str, Any]:
+def facts(made: list[tuple[GeneratedImage, Path]], sheet: Path | None, seconds: float) -> dict[str, Any]:
     """What ``--json`` prints."""
     first = made[0][0]
     return {
@@ -345,7 +385,7 @@ def facts(made: list[tuple[Picture, Path]], sheet: Path | None, seconds: float) 
 
 
 @contextlib.contextmanager
-def telling_what_is_done(made: list[tuple[Picture, Path]], folder: Path) -> Iterator[None]:
+def telling_what_is_done(made: list[tuple[GeneratedImage, Path]], folder: Path) -> Iterator[None]:
     """When stopped by Ctrl-C, say how many pictures are there."""
     try:
         yield

@@ -37,8 +37,8 @@ def attention(
 
     cogview inspect attention "a blue monster with round eyes, red background" --word "round eyes" -o look/
     """
+    from cogview import from_pretrained as load
     from cogview.analysis.attention_report import analyse, write
-    from cogview.hierarchy import load
 
     report = analyse(load(model), prompt, word or (), seed)
     page = write(report, out)
@@ -71,13 +71,14 @@ def stability(
     """
     import json
 
+    from cogview import from_pretrained as load
     from cogview.analysis.reading import reading
     from cogview.analysis.stability import layer_ranges
-    from cogview.hierarchy import load
 
     family = load(model)
-    transformer = family.family.transformer(role)
-    pictures = family.draw(prompt or ["a blue monster with round eyes, red background"], seed=seed)
+    transformer = family.bundle.transformer(role)
+    texts = prompt or ["a blue monster with round eyes, red background"]
+    pictures = family.generate(texts, seed=seed, first_stage_only=family.two_stage)
     read = [reading(family, role, picture) for picture in pictures]
     ranges = [layer_ranges(transformer, r.ids[None], r.positions, r.visibility) for r in read]
     worst = [max(layer, key=lambda r: r.largest) for layer in zip(*ranges, strict=True)]

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+from cogview.checkpoints.bundle import ModelBundle, installed
 from cogview.config import cache_dir
 from cogview.errors import CogViewError
-from cogview.family import Family, installed
 
 
 def describe(name: str, directory: Path) -> dict[str, Any]:
     """A family's facts, or the error that reading it gives."""
     entry: dict[str, Any] = {"name": name, "path": str(directory)}
     try:
-        family = Family(directory)
+        family = ModelBundle(directory)
         entry["hash"] = family.hash
     except CogViewError as error:
         return entry | {"error": str(error)}
@@ -28,7 +28,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
     return entry
 
 
-def _role(family: Family, name: str) -> dict[str, Any]:
+def _role(family: ModelBundle, name: str) -> dict[str, Any]:
     """What a role does: its kind of sequence, the picture's codes, the longest text in tokens."""
     form = family.role(name).sequences
     return {"kind": form.kind, "grid": list(form.grid), "text_limit": form.text_limit}

@@ -6,7 +6,7 @@ A mistake in an argument is found by reading small files, before PyTorch (second
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,17 +17,11 @@ from cogview.cli.precision import Precision
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.family import Family
-    from cogview.pipeline import CogView
+    from cogview.checkpoints.bundle import ModelBundle
+    from cogview.pipelines.model import Pipeline
+    from cogview.types import SamplingParams
 
 Ability = Literal["generate", "edit", "upscale", "caption", "score"]
-DOES: dict[Ability, str] = {
-    "generate": "generate pictures",
-    "edit": "edit pictures",
-    "upscale": "enlarge pictures",
-    "caption": "describe pictures",
-    "score": "score pictures",
-}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 ThreadsOption = Annotated[
@@ -58,43 +52,30 @@ class Place:
             raise CogViewError(f"--device {self.device}: give auto, cpu, cuda, cuda:N or mps")
 
 
-def check_model(name: str, *abilities: Ability) -> Family:
-    """The family of a name or directory, its configuration read; CogViewError where it cannot do all of
+def check_model(name: str, *abilities: Ability) -> ModelBundle:
+    """The family of a name or directory, its configuration read; UnsupportedTask where it cannot do all of
     ``abilities``, with the models that can."""
-    from cogview.family import Family, installed
+    from cogview.checkpoints.bundle import ModelBundle
 
-    family = Family.find(name)
+    bundle = ModelBundle.find(name)
     for ability in abilities:
-        if ability in family.config.abilities:
-            continue
-        able = [other for other, place in installed().items() if _can(place, ability)]
-        hint = f"; take --model {' or '.join(able)}" if able else ""
-        raise CogViewError(f"the model {family.config.name} cannot {DOES[ability]}{hint}")
-    return family
-
-
-def _can(directory: Path, ability: Ability) -> bool:
-    from cogview.family import Family
-
-    try:
-        return ability in Family(directory).config.abilities
-    except CogViewError:  # a damaged model of the user's; `cogview doctor` tells
-        return False
+        if ability not in bundle.config.abilities:
+            raise bundle.config.unsupported(ability)
+    return bundle
 
 
 def check_sampling(
-    family: Family, settings: Mapping[str, float | None], seed: int | None, style: str | None = None
-) -> None:
-    """CogViewError for a setting or a seed out of range, or a style that the family does not have."""
-    from cogview.config import validate
-    from cogview.generation.settings import Sampling, check_seed
+    bundle: ModelBundle, given: dict[str, float | None], seed: int | None, style: str | None = None
+) -> SamplingParams:
+    """The parameters that are given; CogViewError for one or a seed out of range, or an unknown style."""
+    from cogview.types import SamplingParams, check_seed
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    validate(Sampling, family.config.defaults.model_dump() | given, "sampling")
+    params = SamplingParams.given(**given)
     if seed is not None:
         check_seed(seed)
     if style is not None:
-        family.config.style(style)
+        bundle.config.style(style)
+    return params
 
 
 def check_prompts(prompts: Iterable[str]) -> None:
@@ -114,22 +95,22 @@ def check_pictures(paths: Iterable[Path]) -> None:
             raise CogViewError(f"{path}: {error}") from None
 
 
-def check_times(family: Family, times: int) -> None:
+def check_times(bundle: ModelBundle, times: int) -> None:
     """CogViewError where the family's super-resolution model does not enlarge ``times`` as much."""
-    form = family.role("super_resolution").sequences
+    form = bundle.role("super_resolution").sequences
     small = getattr(form, "context_grid", None)
     scale = form.grid[0] // small[0] if small else 2
     if times not in (scale, scale**2):
         raise CogViewError(f"times is {times}; this model enlarges {scale} or {scale**2} times")
 
 
-def open_model(family: Family, place: Place, **options: Any) -> CogView:
+def open_model(bundle: ModelBundle, place: Place, **options: Any) -> Pipeline:
     """The pipeline of a family on the device, computing with the threads that ``place`` says."""
-    from cogview.hierarchy import load
+    from cogview.pipelines.model import Pipeline
 
     device = torch_device(place)
-    use_threads(place.threads, family.directory)
-    return load(family.directory, device=device, precision=place.precision, **options)
+    use_threads(place.threads, bundle.directory)
+    return Pipeline.from_pretrained(bundle.directory, device=device, precision=place.precision, **options)
 
 
 def torch_device(place: Place) -> str | None:

@@ -27,7 +27,8 @@ from cogview.cli.score import measure
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.pipeline import CogView, Ranked
+    from cogview.pipelines.model import Pipeline
+    from cogview.pipelines.output import Ranked
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,11 @@ def lines(order: Order, ranked: Sequence[Ranked], kept: Sequence[Path], several:
 
 
 def facts(
-    cogview: CogView, results: Sequence[tuple[Order, list[Ranked], list[Path]]], released: bool
+    cogview: Pipeline, results: Sequence[tuple[Order, list[Ranked], list[Path]]], released: bool
 ) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
-        "model": cogview.family.config.name,
+        "model": cogview.bundle.config.name,
         "model_hash": cogview.model_hash,
         "measure": measure(released),
         "prompts": [

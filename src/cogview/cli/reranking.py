@@ -208,11 +208,11 @@ def order(
 
     cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
     """
+    from cogview import from_pretrained as load
     from cogview.cli.progress import bar
     from cogview.evaluation.experiments.order import order_pictures, order_sheet
     from cogview.evaluation.judges.scorer import AlignmentScorer
     from cogview.evaluation.reports import write_report
-    from cogview.hierarchy import load
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling = {name: value for name, value in given.items() if value is not None}

@@ -69,7 +69,7 @@ def score(
         table = cogview.score(list(images), words, released=released, batch_size=batch_size, progress=show)
     if as_json:
         facts = {
-            "model": cogview.family.config.name,
+            "model": cogview.bundle.config.name,
             "model_hash": cogview.model_hash,
             "measure": measure(released),
             "images": [str(path) for path in images],

@@ -115,6 +115,6 @@ def serve(
 
 def default_models() -> list[str]:
     """The default model, and beside it the one that edits, where there is one."""
-    from cogview.family import installed
+    from cogview.checkpoints.bundle import installed
 
     return [DEFAULT, *([EDITS] if EDITS in installed() else [])]

@@ -26,7 +26,7 @@ from cogview.cli.progress import bar
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.pipeline import Picture
+    from cogview.pipelines.output import GeneratedImage
 
 
 def upscale(
@@ -112,14 +112,14 @@ def upscale(
     check_pictures(images)
     family = check_model(model, "upscale")
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    check_sampling(family, settings, seed)
+    params = check_sampling(family, settings, seed)
     check_times(family, times)
 
     started = time.monotonic()
     cogview = open_model(family, place, deterministic=deterministic)
-    made: list[tuple[Picture, Path]] = []
+    made: list[tuple[GeneratedImage, Path]] = []
 
-    def keep(picture: Picture) -> None:
+    def keep(picture: GeneratedImage) -> None:
         name = f"{images[len(made)].stem}-x{times}"
         made.append((picture, write(picture.png(), out, name)))
 
@@ -132,18 +132,17 @@ def upscale(
             size=size,
             faithful=faithful,
             detail=detail,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
+            params=params,
             batch_size=batch_size,
             progress=show,
-            on_partial=keep,
+            callback=keep,
         )
     report(images, made, time.monotonic() - started, as_json)
 
 
-def report(images: list[Path], made: list[tuple[Picture, Path]], seconds: float, as_json: bool) -> None:
+def report(
+    images: list[Path], made: list[tuple[GeneratedImage, Path]], seconds: float, as_json: bool
+) -> None:
     """Paths on stdout and a summary on stderr, or everything as JSON."""
     if as_json:
         typer.echo(json.dumps(facts(images, made, seconds), indent=2, ensure_ascii=False))
@@ -155,7 +154,7 @@ def report(images: list[Path], made: list[tuple[Picture, Path]], seconds: float,
     typer.echo(f"{count} in {seconds:.1f} s, seed {seeds}, model {made[0][0].model}", err=True)
 
 
-def facts(images: list[Path], made: list[tuple[Picture, Path]], seconds: float) -> dict[str, Any]:
+def facts(images: list[Path], made: list[tuple[GeneratedImage, Path]], seconds: float) -> dict[str, Any]:
     """What ``--json`` prints."""
     first = made[0][0]
     return {

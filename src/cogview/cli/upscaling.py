@@ -78,6 +78,7 @@ def upscaling(
 
       cogview eval upscaling --model pictogram-2 --data corpus216/ --lpips vgg16.safetensors -n 50
     """
+    from cogview import from_pretrained as load
     from cogview.cli.evaluate import write_sheet
     from cogview.cli.progress import bars
     from cogview.config import validate
@@ -86,7 +87,6 @@ def upscaling(
     from cogview.evaluation.experiments.upscaling import Plan, evaluate_upscaling
     from cogview.evaluation.metrics.reconstruction import spread
     from cogview.evaluation.reports import versions, write_report
-    from cogview.hierarchy import Hierarchy, load
     from cogview.tokenizers.perceptual import LPIPS
 
     judge = LPIPS.from_file(lpips, network)
@@ -96,7 +96,7 @@ def upscaling(
     sampling = {name: value for name, value in given.items() if value is not None}
     with bars() as progress:
         cogview = load(model)
-        if isinstance(cogview, Hierarchy):
+        if cogview.two_stage:
             refuse_for_codes(sampling)
             report, ways, sources = evaluate_enlarging(cogview, data, judge, plan, order, progress)
         else:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cogview.generation import step
-from cogview.generation.engine import Ids, Writing
-from cogview.generation.step import Decoder
+from cogview.generation.decoder import Decoder, prefill
+from cogview.generation.engine import TokenConstraint
 from cogview.transformer.cache import KVCache
+from cogview.types import Ids
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Beam:
 
 @torch.inference_mode()
 def search(
-    decoder: Decoder, hidden: Tensor, cache: KVCache, positions: Ids, writing: Writing, beams: int
+    decoder: Decoder, hidden: Tensor, cache: KVCache, positions: Ids, constraint: TokenConstraint, beams: int
 ) -> list[Beam]:
     """The best texts after a prompt, up to ``beams`` of them, the best first.
 
@@ -42,12 +42,12 @@ def search(
         hidden: (1, h), the state after the prompt; cache: of the prompt, batch 1; it is not changed.
         positions: (n,) int64, of the tokens to be written, at most n.
     """
-    limit = writing.limit(decoder.rows)
+    allow = constraint.filter(decoder.rows)
     live, done = [Beam((), 0.0, 0)], list[Beam]()
     cache = cache.expand(1, cache.length + len(positions))
     for i, position in enumerate(positions.tolist()):
-        scores = limit(decoder.head(hidden).float(), i).log_softmax(-1)
-        parents, live, ended = _extend(live, scores, decoder.rows.start, writing.stop, beams)
+        scores = allow(decoder.head(hidden).float(), i).log_softmax(-1)
+        parents, live, ended = _extend(live, scores, decoder.rows.start, constraint.stop, beams)
         done = _best(done + ended, beams)
         if i + 1 == len(positions):
             return _best(done + live, beams)  # texts that are cut
@@ -55,7 +55,7 @@ def search(
             break
         cache = cache.select(torch.tensor(parents, device=decoder.device))
         new = torch.tensor([[beam.ids[-1]] for beam in live], device=decoder.device)
-        hidden = step.read(decoder, new, torch.full_like(new, position), cache)
+        hidden = prefill(decoder, new, torch.full_like(new, position), cache)
     return done
 
 

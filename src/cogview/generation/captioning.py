@@ -1,25 +1,26 @@
-"""Captions for pictures: text drawn after a picture's codes (CogView, section 3.2).
+"""Captions for images: text generated after an image's codes (CogView, section 3.2).
 
-The sequence is the caption model's, [BASE] [BOI1] codes [EOI1] [ROI1] text (end), and ends at its end token;
-the release has none and always writes 20 tokens. Captions are drawn like pictures, one random stream each, or
-searched for with beams. A caption does not depend on the other pictures of its batch.
+The sequence is the caption model's and ends at its end token; the release has none and always writes 20
+tokens. Captions are sampled like images, one random stream each, or found by beam search. A caption does not
+depend on the other images of its batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cogview.errors import CogViewError
 from cogview.generation.beams import Beam, search
-from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt, Writing
+from cogview.generation.engine import Engine, TokenConstraint
 from cogview.generation.languages import allowed_pieces
-from cogview.generation.settings import Sampling
-from cogview.sequences import SequenceFormat
+from cogview.generation.loop import SequenceRequest
+from cogview.sequences.base import CaptionFormat, Prompt
 from cogview.tokenizers.text import TextTokenizer
+from cogview.types import Ids, ProgressCallback, SamplingParams
 from cogview.vocabulary import Vocabulary
 
 RELEASED_LENGTH = 20  # tokens of a caption where no token ends it
@@ -27,7 +28,7 @@ RELEASED_LENGTH = 20  # tokens of a caption where no token ends it
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A caption: its text, its pieces (n,) int64, and for beams the mean log-probability of its tokens."""
+    """A caption: its text, its tokens (n,) int64, and for beams the mean log-probability of its tokens."""
 
     text: str
     pieces: Ids
@@ -44,64 +45,65 @@ class Captioner:
     """A caption model: an engine over :func:`text_rows`, its sequences, and the text tokenizer."""
 
     engine: Engine
-    form: SequenceFormat
+    format: CaptionFormat
     text: TextTokenizer
 
-    def prompt(self, codes: Ids, length: int | None = None) -> Prompt:
-        """What is read of a picture, and where up to ``length`` tokens are written (default: what fits)."""
-        read = self.form.prompt(codes=codes)
-        return Prompt(read.ids, read.positions, self.form.text_positions()[: self.steps(length)], read.prefix)
+    def prompt(self, codes: Ids, length: int | None = None, language: str | None = None) -> Prompt:
+        """The prompt for up to ``length`` tokens about an image (default: what fits)."""
+        prompt = self.format.caption_prompt(codes, language)
+        return replace(prompt, decode_positions=prompt.decode_positions[: self.steps(length)])
 
     def steps(self, length: int | None) -> int:
         """Tokens to write at most; CogViewError for a ``length`` that the model does not reach."""
-        limit = self.form.text_limit
+        limit = self.format.text_limit
         if length is None:
-            length = limit if self.form.end is not None else min(limit, RELEASED_LENGTH)
+            length = limit if self.format.end is not None else min(limit, RELEASED_LENGTH)
         if not 1 <= length <= limit:
             raise CogViewError(f"the longest caption is {length} tokens; this model writes 1 to {limit}")
         return length
 
-    def writing(self, language: str | None) -> Writing:
-        """What may come: the language's pieces, and the end of the caption."""
-        rows, vocabulary = self.engine.decoder.rows, self.form.vocabulary
+    def constraint(self, language: str | None) -> TokenConstraint:
+        """What may come: the language's tokens, and the end of the caption."""
+        rows, vocabulary = self.engine.decoder.rows, self.format.vocabulary
         allowed = torch.zeros(rows.stop - rows.start, dtype=torch.bool)
         allowed[: vocabulary.text_pieces] = allowed_pieces(self.text, vocabulary, language)
-        stop = None if self.form.end is None else vocabulary.control(self.form.end)
+        stop = None if self.format.end is None else vocabulary.control(self.format.end)
         if stop is not None:
             allowed[stop - rows.start] = True
-        return Writing(allowed.to(self.engine.decoder.device), stop)
+        return TokenConstraint(allowed.to(self.engine.decoder.device), stop)
 
     def sample(
         self,
-        pictures: Sequence[Ids],
+        images: Sequence[Ids],
         wanted: Sequence[tuple[int, int, int]],
-        settings: Sampling,
+        params: SamplingParams,
         language: str | None = None,
         length: int | None = None,
         batch_size: int | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Iterator[tuple[int, Draft]]:
-        """Captions drawn by chance, as (number in ``wanted``, caption), as they are done.
+        """Sampled captions, as (number in ``wanted``, caption), as they are done.
 
         Args:
-            pictures: codes (rows * columns,) of each; each is read once.
-            wanted: (number of its picture, seed, index) of each caption.
+            images: codes (rows * columns,) of each; each is read once.
+            wanted: (number of its image, seed, index) of each caption.
         """
-        prompts = [self.prompt(codes, length) for codes in pictures]
-        jobs = [Job(prompts[picture], seed, index) for picture, seed, index in wanted]
-        plain = settings.model_copy(update={"guidance": 1.0})
-        drawn = self.engine.draw(jobs, plain, batch_size, progress, self.writing(language))
-        return ((number, self._draft(ids)) for number, ids in drawn)
+        prompts = [self.prompt(codes, length, language) for codes in images]
+        requests = [SequenceRequest(prompts[image], seed, index) for image, seed, index in wanted]
+        plain = SamplingParams(guidance_scale=1.0).over(params)
+        found = self.engine.generate(requests, plain, batch_size, progress, self.constraint(language))
+        return ((number, self._draft(ids)) for number, ids in found)
 
     def beams(
         self, codes: Ids, n: int, beams: int, language: str | None = None, length: int | None = None
     ) -> list[Draft]:
-        """The ``n`` best captions of one picture found with ``beams``, the best first."""
-        prompt, writing = self.prompt(codes, length), self.writing(language)
-        read = self.engine.read(prompt)
-        found = search(self.engine.decoder, read.hidden, read.cache, prompt.new, writing, beams)
+        """The ``n`` best captions of one image found with ``beams``, the best first."""
+        prompt, constraint = self.prompt(codes, length, language), self.constraint(language)
+        read = self.engine.prefill(prompt)
+        decoder = self.engine.decoder
+        found = search(decoder, read.hidden, read.cache, prompt.decode_positions, constraint, beams)
         return [self._draft(np.array(beam.ids, dtype=np.int64), beam) for beam in found[:n]]
 
     def _draft(self, ids: Ids, beam: Beam | None = None) -> Draft:
-        pieces = ids - self.form.vocabulary.texts.start
-        return Draft(self.text.decode(pieces).strip(), pieces, None if beam is None else beam.score)
+        tokens = ids - self.format.vocabulary.texts.start
+        return Draft(self.text.decode(tokens).strip(), tokens, None if beam is None else beam.score)

@@ -7,7 +7,6 @@ neighbours agree. One random stream a picture: it is the same alone and in any b
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +14,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from cogview.coglm.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.errors import CogViewError
 from cogview.generation import memory, sampling
 from cogview.generation.evidence import Evidence
-from cogview.generation.linear import Precision, computing
+from cogview.generation.linear import computing
 from cogview.generation.local_parallel import (
     ROWS,
     TOP_K,
@@ -34,17 +32,14 @@ from cogview.generation.local_parallel import (
     top_k_of,
 )
 from cogview.generation.sampling import Streams
-from cogview.generation.settings import MAX_SEED, Sampling
+from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.transformer.model import Transformer
+from cogview.types import MAX_SEED, Ids, Precision, ProgressCallback, SamplingParams
 
-log = logging.getLogger(__name__)
-
-Ids = NDArray[np.int64]
 Pairs = Sequence[tuple[int, int]]
-Progress = Callable[[int, int], None]
 Form = TypeVar("Form", DirectFormat, IterativeFormat)
 
-DIRECT = Sampling(clusters=100, cluster_temperature=0.89)  # the release's; it needs clusters
+DIRECT = SamplingParams(clusters=100, cluster_temperature=0.89)  # the release's; it needs clusters
 BATCH = {"cpu": 4, "cuda": 16}
 STREAMS = {"direct": 1, "iterative": 2}  # apart from each other and from the first stage
 
@@ -83,10 +78,10 @@ def direct_super_resolution(
     codes: ArrayLike | Tensor,
     *,
     pairs: Pairs | None = None,
-    settings: Sampling | None = None,
+    settings: SamplingParams | None = None,
     witnesses: Sequence[Evidence] | None = None,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Ids:
     """Large pictures from small ones, in one forward.
 
@@ -106,7 +101,7 @@ def direct_super_resolution(
     Raises:
         CogViewError: a text or a picture that the model does not take.
     """
-    settings = settings or (DIRECT if model.clusters is not None else Sampling())
+    settings = settings or (DIRECT if model.clusters is not None else SamplingParams())
     made = model.form.pictures(codes, model.form.small[0] * model.form.small[1])
 
     def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
@@ -125,11 +120,11 @@ def iterative_super_resolution(
     *,
     pairs: Pairs | None = None,
     order: str | Matrix | Confidence = "released",
-    settings: Sampling | Sequence[Sampling] | None = None,
+    settings: SamplingParams | Sequence[SamplingParams] | None = None,
     region: ArrayLike | Tensor | None = None,
     witnesses: Sequence[Evidence] | None = None,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Ids:
     """Large pictures, most of their codes drawn again in as many forwards as ``order`` has turns.
 
@@ -149,7 +144,9 @@ def iterative_super_resolution(
     """
     order = find_order(order) if isinstance(order, str) else order
     form, made = model.form, model.form.pictures(codes, model.form.codes)
-    settings = settings or [Sampling(top_k=top_k_of(t + 1, order.turns, TOP_K)) for t in range(order.turns)]
+    settings = settings or [
+        SamplingParams(top_k=top_k_of(t + 1, order.turns, TOP_K)) for t in range(order.turns)
+    ]
     open_ = None if region is None else torch.as_tensor(region).bool().reshape(len(made), -1)
     if open_ is not None and open_.shape != made.shape:
         raise CogViewError(f"a region of {open_.shape[1]} codes does not fit the picture's {form.codes}")
@@ -182,7 +179,7 @@ def _known(witnesses: Sequence[Evidence] | None, chosen: slice) -> Likelihoods |
 def _draw(
     model: Upscaler[DirectFormat],
     states: Tensor,
-    settings: Sampling,
+    settings: SamplingParams,
     streams: Streams,
     image: int,
     likelihoods: Likelihoods | None = None,
@@ -205,7 +202,7 @@ def _in_batches(
     pictures: Tensor,
     pairs: Pairs | None,
     batch_size: int | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     stage: tuple[str, int],
     draw: Draw,
 ) -> Ids:
@@ -214,43 +211,27 @@ def _in_batches(
     if not len(texts) == len(given) == len(pictures):
         raise CogViewError(f"{len(texts)} texts and {len(given)} seeds for {len(pictures)} pictures")
     name, turns = stage
-    size = batch_size or BATCH.get(model.device.type, BATCH["cpu"])
-    if size < 1:
-        raise CogViewError(f"batch_size is {size}; give 1 or more")
+    if batch_size is not None and batch_size < 1:
+        raise CogViewError(f"batch_size is {batch_size}; give 1 or more")
     own = [(seed, (index * 4 + STREAMS[name] + (1 << 60)) % (MAX_SEED + 1)) for seed, index in given]
-    large, first, done = list[Tensor](), 0, 0
-    while first < len(pictures):
-        part = slice(first, first + size)
-        total = done + turns * -(-(len(pictures) - first) // size)
-        count = _counter(progress, done, total)
-        try:
-            streams = Streams(own[part], turns * model.form.codes, model.device)
-            large.append(draw(part, streams, partial(next, count)))
-        except (RuntimeError, MemoryError) as error:
-            size = _halved(min(size, len(pictures) - first), model.device, error)
-            continue
-        first, done = first + size, done + turns
+    large, done = list[Tensor](), 0
+
+    def run(batch: Sequence[int], size: int) -> Tensor:
+        part = slice(batch[0], batch[-1] + 1)
+        count = _counter(progress, done, done + turns * -(-(len(pictures) - batch[0]) // size))
+        streams = Streams(own[part], turns * model.form.codes, model.device)
+        return draw(part, streams, partial(next, count))
+
+    size = batch_size or BATCH.get(model.device.type, BATCH["cpu"])
+    advice = "close other programs, or leave pictures small (--first-stage-only)"
+    for _, codes in memory.halving(range(len(pictures)), size, run, model.device, advice):
+        large.append(codes)
+        done += turns
     found: Ids = torch.cat(large).cpu().numpy() if large else np.empty((0, model.form.codes), dtype=np.int64)
     return found
 
 
-def _halved(size: int, device: torch.device, error: Exception) -> int:
-    """Half of a batch for which there was no memory; CogViewError for one picture, else ``error`` itself."""
-    if not memory.ran_out(error):
-        raise error
-    if size == 1:
-        raise CogViewError(
-            f"out of memory on {device} with one large picture at a time; close other programs, or leave "
-            "pictures small (--first-stage-only)"
-        ) from error
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = (size + 1) // 2
-    log.warning("out of memory with %d large pictures at a time; going on with %d", size, half)
-    return half
-
-
-def _counter(progress: Progress | None, done: int, total: int) -> Iterator[None]:
+def _counter(progress: ProgressCallback | None, done: int, total: int) -> Iterator[None]:
     """Tells ``progress`` at each ``next`` that one more forward is done, after ``done`` of ``total``."""
     for now in range(done + 1, total + 1):
         if progress is not None:

@@ -16,18 +16,20 @@ at the end of the row above, and one that starts the picture gets [BOI].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cogview.coglm import CogLMFormat
-from cogview.coglm.regions import runs
 from cogview.errors import CogViewError
-from cogview.generation.engine import Engine, Ids, Job, Progress, Prompt
-from cogview.generation.settings import Sampling
+from cogview.generation.engine import Engine
+from cogview.generation.loop import SequenceRequest
+from cogview.sequences import CogLMFormat
+from cogview.sequences.base import Prompt
+from cogview.sequences.masks import runs
 from cogview.transformer.attention import Staircase
+from cogview.types import Ids, ProgressCallback, SamplingParams
 
 Order = Literal["together", "one_by_one"]
 Style = Literal["paper", "released"]
@@ -90,18 +92,19 @@ def prompt_of(
     blocks = (words, 1, len(order.context)) if style == "released" else (seen, len(ids) - seen)
     visibility = Staircase.of_blocks(*(length for length in blocks if length))
     known = np.where(order.moved, codes[order.filled], -1)
-    return Prompt(ids, positions, places[order.filled], words=words, visibility=visibility), known
+    return Prompt(ids, positions, places[order.filled], text_length=words, visibility=visibility), known
 
 
 @dataclass(frozen=True, eq=False)
 class Hole:
-    """A picture to be completed: text ids (n,) of the vocabulary, its codes (rows * columns,), and the
-    random stream of what is drawn."""
+    """A picture to be completed: text ids (n,) of the vocabulary, its codes (rows * columns,), the random
+    stream of what is drawn, and the text ids that guidance moves away from."""
 
     text: Ids
     codes: Ids
     seed: int
     index: int
+    negative: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def fill(
@@ -109,11 +112,11 @@ def fill(
     form: CogLMFormat,
     holes: Sequence[Hole],
     mask: ArrayLike,
-    settings: Sampling,
+    settings: SamplingParams,
     order: Order = "together",
     style: Style = "paper",
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Ids]:
     """The codes (rows * columns,) of every picture: the masked ones drawn, the others as they were.
 
@@ -134,7 +137,7 @@ def fill(
         plan = arrange(now.reshape(form.grid), style, absent)
         jobs = _jobs(form, holes, codes, plan, settings, style)
         report = _after(progress, int((whole & ~now & ~absent).sum()) * len(holes), total)
-        for number, tokens in engine.draw(jobs, settings, batch_size, report, first=drawn):
+        for number, tokens in engine.generate(jobs, settings, batch_size, report, first=drawn):
             codes[number] = codes[number].copy()
             codes[number][plan.filled] = tokens
         drawn += len(plan.filled)
@@ -146,26 +149,25 @@ def _jobs(
     holes: Sequence[Hole],
     codes: Sequence[Ids],
     plan: Arrangement,
-    settings: Sampling,
+    settings: SamplingParams,
     style: Style,
-) -> list[Job]:
-    """A job for every picture; those that read the same share a prompt."""
+) -> list[SequenceRequest]:
+    """A request for every picture; those that read the same share a prompt."""
     prompts: dict[tuple[bytes, bytes], tuple[Prompt, Ids, Prompt | None]] = {}
     jobs = []
     for hole, picture in zip(holes, codes, strict=True):
         key = hole.text.tobytes(), picture.tobytes()
         if key not in prompts:
             prompt, known = prompt_of(form, hole.text, picture, plan, style)
-            plain = (
-                prompt_of(form, hole.text[:0], picture, plan, style)[0] if settings.guidance != 1 else None
-            )
+            guided = settings.guidance_scale != 1
+            plain = prompt_of(form, hole.negative, picture, plan, style)[0] if guided else None
             prompts[key] = prompt, known, plain
         prompt, known, plain = prompts[key]
-        jobs.append(Job(prompt, hole.seed, hole.index, plain, known))
+        jobs.append(SequenceRequest(prompt, hole.seed, hole.index, plain, known))
     return jobs
 
 
-def _after(progress: Progress | None, before: int, total: int) -> Progress | None:
+def _after(progress: ProgressCallback | None, before: int, total: int) -> ProgressCallback | None:
     """Progress in all regions from that in one; moved tokens count little, so they are not told apart."""
     if progress is None:
         return None

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,18 +23,13 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.transformer.processor import adds_bytes_exactly, multiplies_bf16
+from cogview.transformer.storage import HALVES
+from cogview.types import Precision
 
 Linear = Callable[[Tensor], Tensor]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 ROWS = 16  # packed for so many rows; oneDNN's layout for fewer is slower, even for those
 INT8 = 127
-HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def layers_dtype(precision: Precision) -> torch.dtype:
-    """What the layers' matrices are kept as; embeddings, LayerNorms and sums of layers stay float32."""
-    return HALVES.get(precision, torch.float32)
 
 
 def computing(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

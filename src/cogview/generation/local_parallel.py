@@ -27,7 +27,7 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.generation import sampling
 from cogview.generation.sampling import Streams
-from cogview.generation.settings import Sampling
+from cogview.types import SamplingParams
 
 ROWS = 256  # places whose logits are held at a time
 TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six turns
@@ -143,14 +143,14 @@ class LocalParallel:
         grid: tuple[int, int],
         codes: Tensor,
         streams: Streams,
-        settings: Sampling | Sequence[Sampling],
+        settings: SamplingParams | Sequence[SamplingParams],
         region: Tensor | None = None,
         labels: Tensor | None = None,
         likelihoods: Likelihoods | None = None,
     ) -> None:
         self.order, self.codes, self.streams, self.labels = order, codes.clone(), streams, labels
         self.likelihoods = likelihoods
-        turns = [settings] * order.turns if isinstance(settings, Sampling) else list(settings)
+        turns = [settings] * order.turns if isinstance(settings, SamplingParams) else list(settings)
         if len(turns) != order.turns:
             raise CogViewError(f"the order has {order.turns} turns, there are settings for {len(turns)}")
         self.settings, self.turn = turns, 0

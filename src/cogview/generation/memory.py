@@ -1,16 +1,25 @@
-"""How much memory there is, how much a batch takes, and what running out of it looks like."""
+"""How much memory there is, how much a batch takes, and what happens when it runs out."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from cogview.errors import OutOfMemory, ran_out
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+BATCH = {"cpu": 16, "cuda": 64}  # more is hardly faster, and later to show its first image
 SHARE = 0.8  # of the free memory, the rest is for what is not counted
 UNKNOWN = 1 << 30  # taken as free where the system does not say
 
@@ -80,10 +89,30 @@ def rows_that_fit(free: int, per_row: int) -> int:
     return max(1, int(free * SHARE) // per_row)
 
 
-def ran_out(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out, on a GPU, in PyTorch's or in Python's own allocator."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    said = str(error).lower()
-    signs = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-    return isinstance(error, RuntimeError) and any(sign in said for sign in signs)
+def halving(
+    items: Sequence[T], size: int, run: Callable[[Sequence[T], int], R], device: torch.device, advice: str
+) -> Iterator[tuple[Sequence[T], R]]:
+    """Batches of at most ``size`` items with what ``run`` makes of each; half as many after memory ran out.
+
+    ``run`` gets the batch and the size. OutOfMemory with ``advice`` where not even one item fits.
+    """
+    first = 0
+    while first < len(items):
+        batch = items[first : first + size]
+        try:
+            made = run(batch, size)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            size = min(size, len(batch))
+            if size == 1:
+                raise OutOfMemory(f"out of memory on {device} with one at a time", advice) from error
+            half = (size + 1) // 2
+            log.warning("out of memory with %d at a time; going on with %d", size, half)
+            size = half
+        else:
+            first += len(batch)
+            yield batch, made
+            continue
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

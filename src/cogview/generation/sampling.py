@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cogview.generation.settings import Sampling
+from cogview.types import SamplingParams
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -70,7 +70,7 @@ def by_cluster(logits: Tensor, labels: Tensor, k: int, temperature: float = 1.0)
     return (chance.gather(1, index) + shifted).masked_fill(logits == -torch.inf, -torch.inf)
 
 
-def restrict(logits: Tensor, sampling: Sampling, labels: Tensor | None = None) -> Tensor:
+def restrict(logits: Tensor, sampling: SamplingParams, labels: Tensor | None = None) -> Tensor:
     """Temperature, clusters (if any), top-k, then top-p of what that leaves, over logits (b, v).
 
     labels: (v,) the clusters; not needed where ``sampling.clusters`` is 0.

@@ -16,16 +16,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
-from cogview.generation import memory, step
-from cogview.generation.engine import BATCH, Engine, Ids, Progress
-from cogview.sequences import SequenceFormat
-from cogview.transformer.attention import Causal, Prefix
+from cogview.generation import decoder as model
+from cogview.generation import memory
+from cogview.generation.engine import Engine
+from cogview.generation.linear import computing
+from cogview.sequences.base import CaptionFormat
+from cogview.sequences.coglm import CogLMFormat, collate
+from cogview.transformer.attention import Causal, MaskRegions, Prefix
 from cogview.transformer.cache import KVCache
+from cogview.transformer.model import Transformer
+from cogview.types import Ids, Precision, ProgressCallback
 
 Pair = tuple[int, int]
 log = logging.getLogger(__name__)
@@ -33,10 +38,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scorer:
-    """A caption model: an engine over the rows that are no image codes, and its sequences."""
+    """A caption model: an engine over the rows that are no image codes, its sequences, and a language."""
 
     engine: Engine
-    form: SequenceFormat
+    format: CaptionFormat
+    language: str | None = None
 
     def score(
         self,
@@ -46,7 +52,7 @@ class Scorer:
         *,
         released: bool = False,
         batch_size: int | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> NDArray[np.float64]:
         """The caption loss of every pair, in nats a token; with ``released`` its score instead.
 
@@ -70,16 +76,15 @@ class Scorer:
         wanted: dict[int, list[int]] = {}  # the pairs of each picture
         for number, (picture, _) in enumerate(pairs):
             wanted.setdefault(picture, []).append(number)
-        waiting, size = list(wanted), self._size(batch_size, max(map(len, texts), default=0))
-        while waiting:
-            try:
-                work = [(pictures[i], [(n, texts[pairs[n][1]]) for n in wanted[i]]) for i in waiting[:size]]
-                for number, value in self._score(work, size, released):
-                    found[number] = value
-            except (RuntimeError, MemoryError) as error:
-                size = _halved(size, error)
-                continue
-            waiting = waiting[size:]
+        size = self._size(batch_size, max(map(len, texts), default=0))
+
+        def run(images: Sequence[int], size: int) -> None:
+            work = [(pictures[i], [(n, texts[pairs[n][1]]) for n in wanted[i]]) for i in images]
+            for number, value in self._score(work, size, released):
+                found[number] = value
+
+        device, advice = self.engine.decoder.device, "close other programs, or take a smaller model"
+        for _ in memory.halving(list(wanted), size, run, device, advice):
             if progress:
                 progress(int(np.isfinite(found).sum()), len(pairs))
         return found
@@ -87,7 +92,7 @@ class Scorer:
     def _size(self, asked: int | None, longest: int) -> int:
         """Pictures, and then texts, at a time: as asked, but no more than there is memory for."""
         decoder = self.engine.decoder
-        length = self.form.prompt(codes=np.zeros(self.form.codes)).ids.size + longest
+        length = self.format.caption_prompt(np.zeros(self.format.codes), self.language).ids.size + longest
         logits = (decoder.rows.stop - decoder.rows.start) * longest
         wide = 4 * length * decoder.config.hidden * (8 + 2 * decoder.config.ffn_multiple)
         row = 2 * memory.bytes_per_row(decoder.config, length, 0, decoder.dtype) + wide + 12 * logits
@@ -95,7 +100,10 @@ class Scorer:
             self.engine.free(decoder.device),
             KVCache.size_in_bytes(decoder.config, 2, length, decoder.dtype),
         )
-        size = min(asked or BATCH.get(decoder.device.type, BATCH["cpu"]), memory.rows_that_fit(free, row))
+        size = min(
+            asked or memory.BATCH.get(decoder.device.type, memory.BATCH["cpu"]),
+            memory.rows_that_fit(free, row),
+        )
         log.info("%s", memory.Plan(decoder.size, cache, row - cache, free, size))
         return size
 
@@ -119,7 +127,7 @@ class Scorer:
     def _read(self, pictures: Sequence[Ids]) -> tuple[Tensor, KVCache]:
         """The states (b, h) after the pictures and [ROI1], and the cache of all."""
         decoder = self.engine.decoder
-        prompts = [self.form.prompt(codes=codes) for codes in pictures]
+        prompts = [self.format.caption_prompt(codes, self.language) for codes in pictures]
         ids, positions = (
             torch.from_numpy(np.stack(rows)).to(decoder.device)
             for rows in ([prompt.ids for prompt in prompts], [prompt.positions for prompt in prompts])
@@ -127,13 +135,13 @@ class Scorer:
         batch, length = ids.shape
         cache = KVCache.allocate(decoder.config, batch, length, decoder.dtype, decoder.device)
         visibility = Prefix(prompts[0].prefix) if prompts[0].prefix else Causal()
-        return step.read(decoder, ids, positions, cache, visibility), cache
+        return model.prefill(decoder, ids, positions, cache, visibility), cache
 
     def _totals(
         self, hidden: Tensor, cache: KVCache, texts: Sequence[Sequence[int]], released: bool
     ) -> Tensor:
         """The sum of log p (b,) float64 over each text's tokens, given the states and cache before it."""
-        decoder, vocabulary = self.engine.decoder, self.form.vocabulary
+        decoder, vocabulary = self.engine.decoder, self.format.vocabulary
         lengths, longest = torch.tensor([len(text) for text in texts]), _longest(texts)
         ids = torch.zeros(len(texts), longest, dtype=torch.int64)
         for row, text in enumerate(texts):
@@ -141,9 +149,10 @@ class Scorer:
         ids = ids.to(decoder.device)
         states = hidden[:, None]
         if longest > 1:
-            places = torch.from_numpy(self.form.text_positions()[: longest - 1]).to(decoder.device)
+            prompt = self.format.caption_prompt(np.zeros(self.format.codes), self.language)
+            places = torch.from_numpy(prompt.decode_positions[: longest - 1]).to(decoder.device)
             fed = ids[:, :-1] + vocabulary.texts.start
-            more = step.states(decoder, fed, places.expand(len(texts), -1), cache)
+            more = model.hidden_states(decoder, fed, places.expand(len(texts), -1), cache)
             states = torch.cat([states, more], 1)
         real = (torch.arange(longest) < lengths[:, None]).to(decoder.device)  # (b, longest)
         columns = None if released else vocabulary.size - vocabulary.texts.start
@@ -157,24 +166,30 @@ def _longest(texts: Sequence[Sequence[int]]) -> int:
     return max(map(len, texts))
 
 
-def _halved(size: int, error: Exception) -> int:
-    """Half the size; CogViewError where that cannot be, ``error`` itself where it is no lack of memory."""
-    if not memory.ran_out(error):
-        raise error
-    if size == 1:
-        raise CogViewError(
-            "out of memory with one picture; close other programs, or take a smaller model"
-        ) from error
-    log.warning("out of memory with %d at a time; going on with %d", size, size // 2)
-    return size // 2
-
-
-def check_text(form: SequenceFormat, text: str, pieces: Sequence[int]) -> None:
+def check_text(format: CaptionFormat, text: str, pieces: Sequence[int]) -> None:
     """CogViewError for a text that is empty or has more pieces than the model reads."""
     shown = text if len(text) <= 40 else text[:40] + "…"
     if not pieces:
         raise CogViewError(f"the text {shown!r} is empty; there is nothing to score")
-    if len(pieces) > form.text_limit:
+    if len(pieces) > format.text_limit:
         raise CogViewError(
-            f"the text {shown!r} has {len(pieces)} tokens and the model reads {form.text_limit}; shorten it"
+            f"the text {shown!r} has {len(pieces)} tokens and the model reads {format.text_limit}; shorten it"
         )
+
+
+@torch.inference_mode()
+def released_score(
+    transformer: Transformer, format: CogLMFormat, codes: Ids, text: ArrayLike, precision: Precision
+) -> float:
+    """As CogView2's released code has it: the mean log-probability of a text's tokens among all tokens, the
+    higher the better, after [BOC] whatever the language."""
+    device = transformer.tokens.weight.device
+    nothing = np.zeros(format.codes, dtype=np.bool_)
+    batch = collate([format.captioning(text, codes, nothing, "zh")])
+    batch = {name: values.to(device) for name, values in batch.items()}
+    regions = MaskRegions(batch["order"], batch["streams"])
+    with computing(precision, device):
+        hidden = transformer(batch["inputs"], batch["positions"], regions)
+    counted = batch["weights"] > 0
+    chance = transformer.logits(hidden[counted]).float().log_softmax(-1)
+    return float(chance.gather(1, batch["targets"][counted][:, None]).mean())

@@ -24,10 +24,12 @@ from functools import lru_cache
 import numpy as np
 
 from cogview.errors import CogViewError
-from cogview.generation.engine import BATCH, Engine, Ids, Job, Progress, Prompt
+from cogview.generation.engine import Engine
 from cogview.generation.evidence import Evidence
-from cogview.generation.settings import MAX_SEED, Sampling
-from cogview.sequences import SequenceFormat
+from cogview.generation.loop import SequenceRequest
+from cogview.generation.memory import BATCH
+from cogview.sequences.cogview import SequenceFormat
+from cogview.types import MAX_SEED, Ids, ProgressCallback, SamplingParams
 
 Size = tuple[int, int]
 STREAMS = 1 << 20  # random streams that each picture has for its windows
@@ -52,8 +54,9 @@ class Window:
 class Small:
     """A picture to enlarge.
 
-    text: (n,) pieces; codes: (rows, columns) int64; seed, index: as for pictures drawn from text; pixels:
-    what they say of the large picture's codes, where they are known.
+    text: (n,) tokens; codes: (rows, columns) int64; seed, index: as for images generated from text; pixels:
+    what they say of the large image's codes, where they are known; negative: tokens that guidance moves away
+    from.
     """
 
     text: Sequence[int]
@@ -61,6 +64,7 @@ class Small:
     seed: int
     index: int
     pixels: Evidence | None = None
+    negative: Sequence[int] = ()
 
 
 def scale_of(form: SequenceFormat) -> int:
@@ -128,9 +132,9 @@ def enlarge(
     engine: Engine,
     form: SequenceFormat,
     pictures: Sequence[Small],
-    settings: Sampling,
+    settings: SamplingParams,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     stage: int = 0,
 ) -> Iterator[tuple[int, Ids]]:
     """Codes (rows * scale, columns * scale) int64 of every picture, as (its number, codes), in order.
@@ -160,7 +164,7 @@ def enlarge(
                 for (n, window), view in zip(ready, views, strict=True)
             ]
             report = None if progress is None else _after(progress, done, total)
-            for number, tokens in engine.draw(jobs, settings, batch_size, report):
+            for number, tokens in engine.generate(jobs, settings, batch_size, report):
                 views[number][...] = tokens.reshape(views[number].shape)
             done += sum(view.size for view in views)
         yield from canvases.items()
@@ -192,16 +196,17 @@ def _view(canvas: Ids, window: Window, columns: int) -> Ids:
 
 
 def _job(
-    form: SequenceFormat, picture: Small, window: Window, known: Ids, settings: Sampling, stage: int
-) -> Job:
-    """What the engine is to do for one window; ``known`` (rows, columns) is -1 where nothing is drawn yet."""
+    form: SequenceFormat, picture: Small, window: Window, known: Ids, settings: SamplingParams, stage: int
+) -> SequenceRequest:
+    """The engine's request for one window; ``known`` (rows, columns) is -1 where nothing is drawn yet."""
     small = under(form, picture.codes, window)
-    prompt = prompt_for(form, picture.text, small, known.size)
-    without = prompt_for(form, (), small, known.size) if settings.guidance != 1 else None
+    prompt = form.image_prompt(picture.text, small.ravel(), known.size)
+    guided = settings.guidance_scale != 1
+    negative = form.image_prompt(picture.negative, small.ravel(), known.size) if guided else None
     stream = stream_of(picture.index, stage, window.number)
     place = (window.top, window.left, *known.shape)
     witness = None if picture.pixels is None else picture.pixels.part(*place)
-    return Job(prompt, picture.seed, stream, without, known.flatten(), witness)
+    return SequenceRequest(prompt, picture.seed, stream, negative, known.flatten(), witness)
 
 
 def stream_of(index: int, stage: int, window: int) -> int:
@@ -216,11 +221,5 @@ def under(form: SequenceFormat, codes: Ids, window: Window) -> Ids:
     return codes[top : top + rows, left : left + columns]
 
 
-def prompt_for(form: SequenceFormat, text: Sequence[int], small: Ids, length: int) -> Prompt:
-    """What is read before a window: text, the small picture's part, and the beginning of the large one."""
-    read = form.prompt(text, small.ravel())
-    return Prompt(read.ids, read.positions, form.code_positions(len(text))[:length], read.prefix)
-
-
-def _after(progress: Progress, done: int, total: int) -> Progress:
+def _after(progress: ProgressCallback, done: int, total: int) -> ProgressCallback:
     return lambda now, _: progress(done + now, total)

@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
-from cogview.generation.engine import Engine, Ids, Progress
+from cogview.generation.engine import Engine
 from cogview.generation.evidence import KNOWN, PAINTED, Evidence, Witness
-from cogview.generation.settings import Sampling
 from cogview.generation.super_resolution import Small, enlarge, scale_of
-from cogview.sequences import SequenceFormat
+from cogview.sequences.cogview import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.types import Ids, ProgressCallback, SamplingParams
 
 MAX_CODES = 128 * 128  # of a result
 ROUNDS = 4  # of back-projection
@@ -60,6 +60,7 @@ class Request:
     text: Sequence[int]
     seed: int
     index: int
+    negative: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,11 @@ class Upscaler:
         self,
         requests: Sequence[Request],
         times: int,
-        settings: Sampling,
+        settings: SamplingParams,
         faithful: bool = True,
         detail: float = DETAIL,
         batch_size: int | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Iterator[tuple[int, Ids, Image.Image]]:
         """(number, codes (rows, columns), picture) of every request, in order.
 
@@ -162,7 +163,7 @@ class Upscaler:
         stages = self.stages(times)
         seen = [self._seen(r.original) if faithful else None for r in requests]
         small = [
-            Small(r.text, r.original.codes, r.seed, r.index, self._evidence(own, 0))
+            Small(r.text, r.original.codes, r.seed, r.index, self._evidence(own, 0), r.negative)
             for r, own in zip(requests, seen, strict=True)
         ]
         work = [len(small) * scale_of(self.form) ** (2 * stage) for stage in range(stages)]
@@ -170,7 +171,7 @@ class Upscaler:
             report = _share(progress, work, stage)
             drawn = dict(enlarge(self.engine, self.form, small, settings, batch_size, report, stage))
             small = [
-                Small(s.text, drawn[n], s.seed, s.index, self._evidence(seen[n], stage + 1))
+                Small(s.text, drawn[n], s.seed, s.index, self._evidence(seen[n], stage + 1), s.negative)
                 for n, s in enumerate(small)
             ]
         report = _share(progress, work, stages - 1)
@@ -243,7 +244,7 @@ def back_projected(large: Tensor, small: Tensor, rounds: int) -> Tensor:
     return large
 
 
-def _share(progress: Progress | None, work: Sequence[int], stage: int) -> Progress | None:
+def _share(progress: ProgressCallback | None, work: Sequence[int], stage: int) -> ProgressCallback | None:
     """Progress of one stage as a part of the whole, in thousandths."""
     if progress is None:
         return None

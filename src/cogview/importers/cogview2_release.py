@@ -15,21 +15,28 @@ from pathlib import Path
 
 import torch
 
-from cogview.coglm import CogLMFormat
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
+from cogview.checkpoints.bundle import (
+    FamilyConfig,
+    Fingerprints,
+    ModelBundle,
+    Role,
+    new_family,
+)
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.family import Defaults, Family, FamilyConfig, Fingerprints, Role, StyleDefaults, new_family
 from cogview.importers.checkpoint import model_config
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.family import DTYPE, Progress, bytes_of, check_new, check_space, counter, name_of
 from cogview.importers.hvqvae import read_hvqvae
 from cogview.importers.super_resolution import extras
+from cogview.sequences import CogLMFormat
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook, read_labels, write_labels
 from cogview.tokenizers.hvqvae import HierarchicalTokenizer
 from cogview.tokenizers.icetk import NEWLINE
 from cogview.tokenizers.text import TextTokenizer
+from cogview.types import SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, COGVIEW2_LANGUAGES, Vocabulary
 
 BASE, DIRECT, ITERATIVE = "base", "direct", "iterative"
@@ -52,10 +59,10 @@ WORDS: dict[str, tuple[str, float | None]] = {
     "watercolor": ("水彩画风格", None),
 }
 STYLES = {"none": {"en": "", "zh": ""}} | {name: {"en": w, "zh": w} for name, (w, _) in WORDS.items()}
-STYLE_DEFAULTS = {name: StyleDefaults(temperature=t) for name, (_, t) in WORDS.items() if t is not None}
-STYLE_DIRECT = dict.fromkeys(("flat", "comics"), StyleDefaults(clusters=5, cluster_temperature=0.4))
+STYLE_DEFAULTS = {name: SamplingParams(temperature=t) for name, (_, t) in WORDS.items() if t is not None}
+STYLE_DIRECT = dict.fromkeys(("flat", "comics"), SamplingParams(clusters=5, cluster_temperature=0.4))
 TEMPLATES = {"en": "{caption} {style}", "zh": "{caption} {style}"}
-DEFAULTS = Defaults(temperature=1.15, clusters=16, cluster_temperature=1.0, emphasis=1.4)
+DEFAULTS = SamplingParams(temperature=1.15, clusters=16, cluster_temperature=1.0, text_attention_bias=1.4)
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ def open_release(release: Release2) -> Parts:
     return Parts(text, images, labels, vocabulary, kept)
 
 
-def import_release(release: Release2, out: str | Path, progress: Progress | None = None) -> Family:
+def import_release(release: Release2, out: str | Path, progress: Progress | None = None) -> ModelBundle:
     """Write a family directory; nothing is written before every file was opened and compared.
 
     Args:
@@ -218,7 +225,7 @@ def import_release(release: Release2, out: str | Path, progress: Progress | None
         for role, model in parts.models.items():
             write_model(model, fresh / role, DTYPE, report)
         (fresh / "card.md").write_text(_card(release, parts), encoding="utf-8")
-    return Family(out)
+    return ModelBundle(out)
 
 
 def _config(release: Release2, parts: Parts, name: str) -> FamilyConfig:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.importers.checkpoint import MODEL_CONFIG, TRACKERS
 from cogview.importers.cogview1 import LAYER, SPLIT_COLUMNS, SPLIT_ROWS, SPLIT_THIRDS, TOP
 from cogview.importers.family import check_new, check_space
@@ -62,7 +62,7 @@ def _our_module(released: str) -> str:
 
 
 def export_transformer(
-    family: Family,
+    family: ModelBundle,
     role: str,
     out: str | Path,
     layout: Layout = "megatron",

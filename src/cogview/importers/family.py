@@ -14,15 +14,16 @@ from pathlib import Path
 
 import torch
 
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role, new_family
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.family import Defaults, Family, FamilyConfig, Fingerprints, Role, new_family
 from cogview.importers.checkpoint import check_sums, map_weights
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.vqvae import import_vqvae
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 BASE, CAPTION, SUPER_RESOLUTION = "base", "caption", "super_resolution"
@@ -40,7 +41,7 @@ STYLES = {
     "cartoon": {"en": "cartoon", "zh": "卡通"},
 }
 TEMPLATES = {"en": "{caption} of {style} style", "zh": "{style}风格的{caption}"}
-DEFAULTS = Defaults(temperature=1.0, top_k=200)
+DEFAULTS = SamplingParams(temperature=1.0, top_k=200)
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +88,7 @@ def released_format(role: str, vocabulary: Vocabulary, positions: int, grid: int
     return validate(SequenceFormat, facts, f"the {role} role's sequences")
 
 
-def import_release(release: Release, out: str | Path, progress: Progress | None = None) -> Family:
+def import_release(release: Release, out: str | Path, progress: Progress | None = None) -> ModelBundle:
     """Write a family directory; nothing is written before every file was opened and compared.
 
     Args:
@@ -122,7 +123,7 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
         for role, model in opened.items():
             write_model(model, fresh / role, DTYPE, report)
         (fresh / "card.md").write_text(_card(release, opened), encoding="utf-8")
-    return Family(out)
+    return ModelBundle(out)
 
 
 def read_image_tokenizer(path: Path, grid: int = GRID) -> ImageTokenizer:

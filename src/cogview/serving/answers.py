@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from cogview.pipeline import Picture
+from cogview.pipelines.output import GeneratedImage
 from cogview.serving.drawing import Partial
 from cogview.serving.errors import ApiError
 from cogview.serving.pictures import base64_text, encoded, finished
@@ -56,7 +56,7 @@ class Answer:
                     yield {"type": "image_generation.completed", **common, **entry}
         yield {"type": "image_generation.done", "usage": self.usage}
 
-    async def _entry(self, picture: Picture) -> dict[str, Any]:
+    async def _entry(self, picture: GeneratedImage) -> dict[str, Any]:
         """One finished picture."""
         kind = self.asked.output_format
         data = await run_in_threadpool(finished, picture, kind, self.asked.output_compression)

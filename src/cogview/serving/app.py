@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from cogview import __version__
-from cogview.describing import Caption
+from cogview.pipelines.output import Caption
 from cogview.serving import tasks
 from cogview.serving.answers import Answer, event_stream
 from cogview.serving.drawing import Drawing

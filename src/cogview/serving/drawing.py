@@ -6,26 +6,24 @@ random stream, so it is the one that it is alone (to rounding; exactly in the de
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from PIL import Image
 from torch import Tensor
 
-from cogview.describing import checked_seed
 from cogview.errors import CogViewError
-from cogview.generation.engine import Progress
-from cogview.generation.roles import CAPTION, UPSCALING
-from cogview.generation.settings import Sampling
-from cogview.hierarchy import DIRECT, Hierarchy
-from cogview.pipeline import Picture, Wanted
-from cogview.sequences import SequenceFormat
+from cogview.pipelines.base import encode_caption
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.text_to_image import GenerationRequest
 from cogview.serving.errors import ApiError
 from cogview.serving.pictures import unfinished
 from cogview.serving.schema import Generation
 from cogview.serving.served import Served
 from cogview.serving.worker import Made, Stopped, Ticket
+from cogview.types import ProgressCallback, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Drawing:
     """
 
     served: Served
-    wanted: list[Wanted]
-    sampling: Sampling
+    wanted: list[GenerationRequest]
+    sampling: SamplingParams
     n: int
     best_of: int
     times: int
@@ -61,29 +59,31 @@ class Drawing:
         cogview, times = served.cogview, served.times(request.size)
         if request.best_of > 1:
             served.require("score")
+        part = cogview.text_to_image
         try:
-            seed = checked_seed(request.seed)
-            sampling = cogview.sampling_for(request.settings, request.style)
-            if sampling.clusters and cogview.engine.clusters is None:
-                raise CogViewError("this model has no clusters of image codes; leave clusters away")
-            indices = range(request.first, request.first + request.n * request.best_of)
-            wanted = [cogview.wanted(request.prompt, seed, index, request.style) for index in indices]
-            tokens = len(cogview.encode(wanted[0].caption))
-            cls._check_lengths(served, wanted[0].caption, times, request.best_of)
+            sampling = cogview.bundle.config.sampling("generate", request.params, request.style)
+            if sampling.clusters and part.engine.clusters is None:
+                raise CogViewError(
+                    "this model has no clusters of image codes; leave clusters away", field="clusters"
+                )
+            wanted = part.requests(
+                request.prompt,
+                request.n,
+                request.seed,
+                style=request.style,
+                first=request.first,
+                best_of=request.best_of,
+            )
+            tokens = len(part.encode(wanted[0].caption))
+            if times > 1:
+                _check_length(cogview, wanted[0].caption, cogview.super_resolution.format.text_limit)
+            if request.best_of > 1:
+                _check_length(cogview, wanted[0].caption, cogview.captioning.format.text_limit)
         except CogViewError as error:
-            raise ApiError(400, str(error), code="invalid_value", param=_field(str(error))) from error
+            raise ApiError(400, str(error), code="invalid_value", param=error.field) from error
         return cls(
             served, wanted, sampling, request.n, request.best_of, times, request.partial_images, tokens
         )
-
-    @staticmethod
-    def _check_lengths(served: Served, caption: str, times: int, best_of: int) -> None:
-        """A caption has to fit what enlarges and what scores, too."""
-        roles = served.cogview.family.config.roles
-        needed = ([DIRECT if served.enlarges else UPSCALING] if times > 1 else []) + [CAPTION] * (best_of > 1)
-        for name in needed:
-            if name in roles:
-                served.cogview.encode(caption, cast(SequenceFormat, roles[name].sequences))
 
     @property
     def size(self) -> int:
@@ -92,7 +92,7 @@ class Drawing:
     @property
     def usage(self) -> dict[str, int]:
         """Tokens read and drawn."""
-        drawn = self.size * len(self.served.cogview.form.code_positions(0))
+        drawn = self.size * self.served.cogview.text_to_image.format.codes
         return {"input_tokens": self.tokens, "output_tokens": drawn, "total_tokens": self.tokens + drawn}
 
     @property
@@ -107,11 +107,11 @@ class Drawing:
         cogview = self.served.cogview
         owners = [(ticket, place) for ticket in tickets for place in range(_job(ticket).size)]
         wanted = [_job(ticket).wanted[place] for ticket, place in owners]
-        watch = _Watch(self.served, owners, len(cogview.form.code_positions(0)))
+        watch = _Watch(self.served, owners, cogview.text_to_image.format.codes)
         metrics = tickets[0].metrics
         metrics.observe("cogview_batch_pictures", len(wanted))
-        candidates: dict[Ticket, list[Picture]] = {ticket: [] for ticket in tickets}
-        drawn = cogview.draw_wanted(wanted, self.sampling, progress=watch.progress, watch=watch)
+        candidates: dict[Ticket, list[GeneratedImage]] = {ticket: [] for ticket in tickets}
+        drawn = cogview.text_to_image.run(wanted, self.sampling, progress=watch.progress, step_callback=watch)
         for (ticket, place), picture in zip(owners, drawn, strict=True):
             metrics.add("cogview_tokens_total", len(picture.codes), model=self.served.name)
             own = candidates[ticket]
@@ -126,27 +126,20 @@ class Drawing:
                 metrics.add("cogview_pictures_total", job.n, model=self.served.name)
                 ticket.end()
 
-    def chosen(self, drawn: list[Picture], progress: Progress) -> Iterator[Picture]:
+    def chosen(self, drawn: list[GeneratedImage], progress: ProgressCallback) -> list[GeneratedImage]:
         """The best of the candidates, enlarged as asked for."""
         cogview = self.served.cogview
-        kept = drawn if self.best_of == 1 else cogview.best_of(drawn, self.n)
-        if self.times == 1:
-            return iter(kept)
-        if isinstance(cogview, Hierarchy) and self.served.enlarges:
-            return cogview.enlarge(kept, progress=progress)
-        return iter(cogview.upscale(kept, times=self.times, progress=progress))
+        kept = drawn if self.best_of == 1 else cogview.captioning.best_of(drawn, self.n)
+        return kept if self.times == 1 else cogview.upscale(kept, times=self.times, progress=progress)
+
+
+def _check_length(cogview: Pipeline, caption: str, limit: int) -> None:
+    """A caption has to fit what enlarges and what scores, too."""
+    encode_caption(cogview.components, caption, limit)
 
 
 def _job(ticket: Ticket) -> Drawing:
     return cast(Drawing, ticket.job)
-
-
-def _field(message: str) -> str | None:
-    """The field an error of the pipeline is about, as far as its words say it."""
-    for word, name in (("prompt", "prompt"), ("style", "style"), ("clusters", "clusters"), ("seed", "seed")):
-        if word in message:
-            return name
-    return None
 
 
 @dataclass
@@ -174,6 +167,6 @@ class _Watch:
                 continue
             if drawn * (job.partials + 1) >= self.total * (step + 1) and drawn < self.total:
                 cogview = self.served.cogview
-                image = unfinished(cogview.images, codes[row], cogview.form.grid)
+                image = unfinished(cogview.image_tokenizer, codes[row], cogview.text_to_image.format.grid)
                 ticket.emit(Partial(place, step, image))
                 self.shown[number] = step + 1

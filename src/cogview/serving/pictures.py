@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cogview.checkpoints.provenance import Provenance, png_bytes
 from cogview.data.images import Limits, decode
-from cogview.generation.text_to_image import paint
 from cogview.picture_files import open_picture
-from cogview.pipeline import Picture
-from cogview.provenance import Provenance, png_bytes
+from cogview.pipelines.output import GeneratedImage
 from cogview.serving.errors import ApiError
-from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.images import AnyImageTokenizer, decode_image
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -87,7 +86,7 @@ def base64_text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def finished(picture: Picture, kind: str, quality: int) -> bytes:
+def finished(picture: GeneratedImage, kind: str, quality: int) -> bytes:
     """A finished picture as a file with its provenance inside, for PNG as the command line writes it."""
     return encoded(picture.image, kind, quality, picture.provenance)
 
@@ -102,7 +101,7 @@ def unfinished(images: AnyImageTokenizer, codes: torch.Tensor, grid: tuple[int, 
     filled[:known] = codes.cpu().numpy()
     for place in range(known, rows * columns):
         filled[place] = filled[place - columns] if place >= columns else filled[known - 1]
-    image = paint(images, filled, grid)
+    image = decode_image(images, filled, grid)
     drawn = np.where(np.arange(rows * columns) < known, 255, 0).astype(np.uint8).reshape(rows, columns)
     image.putalpha(Image.fromarray(drawn).resize(image.size, Image.Resampling.NEAREST))
     return image

@@ -11,9 +11,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cogview.generation.settings import MAX_SEED
 from cogview.generation.upscaling import DETAIL
 from cogview.serving.errors import ApiError
+from cogview.types import MAX_SEED, SamplingParams
 
 MOST = 10  # pictures a request, as in OpenAI's API
 MOST_DRAWN = 64  # pictures drawn for a request, best_of counted
@@ -35,7 +35,7 @@ class _Request(BaseModel):
 
 
 class _Sampled(_Request):
-    """Sampling; None is what suits the model."""
+    """SamplingParams; None is what suits the model."""
 
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     temperature: float | None = Field(None, gt=0, le=100)
@@ -46,9 +46,9 @@ class _Sampled(_Request):
     emphasis: float | None = Field(None, ge=-100, le=100)
 
     @property
-    def settings(self) -> dict[str, float | None]:
-        """The sampling settings by name."""
-        return {name: getattr(self, name) for name in SAMPLING}
+    def params(self) -> SamplingParams:
+        """The sampling parameters that are given."""
+        return SamplingParams.given(**{name: getattr(self, name) for name in SAMPLING})
 
 
 class Output(_Sampled):

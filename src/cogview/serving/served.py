@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from cogview.errors import CogViewError
-from cogview.hierarchy import Hierarchy, load
-from cogview.pipeline import CogView
+from cogview.pipelines.model import Pipeline
 from cogview.serving.errors import ApiError
 
 
 class Served:
     """One model in memory."""
 
-    def __init__(self, cogview: CogView, name: str | None = None) -> None:
-        self.cogview, self.name = cogview, name or cogview.family.config.name
+    def __init__(self, cogview: Pipeline, name: str | None = None) -> None:
+        self.cogview, self.name = cogview, name or cogview.bundle.config.name
         self.since = int(time.time())
 
     @cached_property
     def abilities(self) -> tuple[str, ...]:
         """What can be asked of it: generate, edit, upscale, caption, score."""
-        return self.cogview.family.config.abilities
+        return self.cogview.bundle.config.abilities
 
     def require(self, ability: str) -> None:
         """ApiError where it cannot."""
@@ -37,26 +36,25 @@ class Served:
     def warm(self) -> None:
         """Read what is read at first use and always needed."""
         if "generate" in self.abilities:
-            _ = self.cogview.engine, self.sizes
+            _ = self.cogview.text_to_image.engine, self.sizes
         _ = self.cogview.model_hash
 
     @property
     def enlarges(self) -> bool:
         """Whether what it draws is enlarged by its own further models (CogView2)."""
-        return isinstance(self.cogview, Hierarchy) and self.cogview.enlarges
+        return self.cogview.two_stage
 
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Sizes as ``WIDTHxHEIGHT``, the default first; each with how often it is the smallest."""
         if "generate" not in self.abilities:
             return {}
-        form, images = self.cogview.form, self.cogview.images
+        form, images = self.cogview.text_to_image.format, self.cogview.image_tokenizer
         cell = images.image_size // images.grid()[0]
         height, width = (side * cell for side in form.grid)
         times = [1]
         if self.enlarges:
-            assert isinstance(self.cogview, Hierarchy)
-            times = [self.cogview.direct.form.grid[0] // form.grid[0], 1]
+            times = [self.cogview.super_resolution.format.grid[0] // form.grid[0], 1]
         elif "upscale" in self.abilities:
             times = [1, 2, 4]
         return {f"{width * n}x{height * n}": n for n in times}
@@ -74,7 +72,7 @@ class Served:
 
     def describe(self) -> dict[str, Any]:
         """Its entry in ``GET /v1/models``; what OpenAI's has not is under ``cogview``."""
-        config = self.cogview.family.config
+        config = self.cogview.bundle.config
         own: dict[str, Any] = {
             "hash": self.cogview.model_hash,
             "abilities": self.abilities,
@@ -84,7 +82,7 @@ class Served:
             "clusters": config.clusters is not None,
         }
         if self.sizes:
-            own["text_limit"] = self.cogview.form.text_limit
+            own["text_limit"] = self.cogview.text_to_image.format.text_limit
         return {
             "id": self.name,
             "object": "model",
@@ -106,7 +104,7 @@ class Models:
     @classmethod
     def load(cls, names: Sequence[str | Path], **options: Any) -> Models:
         """Read models into memory, ready to draw; CogViewError where one cannot be."""
-        served = [Served(load(name, **options)) for name in names]
+        served = [Served(Pipeline.from_pretrained(name, **options)) for name in names]
         for one in served:
             one.warm()
         return cls(served)

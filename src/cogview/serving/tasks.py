@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cogview.describing import Caption
-from cogview.errors import CogViewError
+from cogview.errors import CogViewError, OutOfMemory
 from cogview.generation.editing import mask_of_image
-from cogview.generation.engine import Progress
-from cogview.hierarchy import Hierarchy
-from cogview.pipeline import CogView, Picture
+from cogview.pipelines.base import caption_for
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.output import Caption, GeneratedImage
 from cogview.serving.errors import ApiError
 from cogview.serving.schema import Captioning, Edit, Scoring, Upscaling, Variation
 from cogview.serving.served import Served
 from cogview.serving.worker import Made, Stopped, Ticket
+from cogview.types import ProgressCallback as Progress
 
 HALF = 128  # alpha below which a mask's pixel is open
 
@@ -48,22 +48,22 @@ class Call:
             ticket.touch()
 
         for number, value in enumerate(self.work(progress)):
-            ticket.emit(Made(number, value) if isinstance(value, Picture) else value)
-            if isinstance(value, Picture):
+            ticket.emit(Made(number, value) if isinstance(value, GeneratedImage) else value)
+            if isinstance(value, GeneratedImage):
                 ticket.metrics.add("cogview_pictures_total", model=self.served.name)
 
 
 def edit(request: Edit, served: Served, image: Image.Image, mask: Image.Image | None) -> Call:
     """The masked part drawn anew; ApiError for what is wrong before anything is queued."""
     cogview = _editor(served)
-    _check(cogview, request.prompt, request.style, request.settings)
+    _check(cogview, request.prompt, request.style)
     if mask is None and not request.box:
         raise ApiError(
             400, "say what is drawn anew: a mask, or a box", code="missing_parameter", param="mask"
         )
     hole = None if mask is None else mask_pixels(mask)
 
-    def work(progress: Progress) -> list[Picture]:
+    def work(progress: Progress) -> list[GeneratedImage]:
         return cogview.edit(
             image,
             request.prompt,
@@ -75,7 +75,7 @@ def edit(request: Edit, served: Served, image: Image.Image, mask: Image.Image | 
             order=request.order,
             crop=request.crop,
             feather=request.feather,
-            settings=request.settings,
+            params=request.params,
             first_stage_only=request.first_stage_only,
             progress=progress,
         )
@@ -87,17 +87,17 @@ def vary(request: Variation, served: Served, image: Image.Image) -> Call:
     """Parts at random drawn anew."""
     cogview = _editor(served)
     if request.prompt.strip() or request.style is not None:
-        _check(cogview, request.prompt, request.style, request.settings)
+        _check(cogview, request.prompt, request.style)
 
-    def work(progress: Progress) -> list[Picture]:
+    def work(progress: Progress) -> list[GeneratedImage]:
         return cogview.vary(
             image,
             request.prompt,
-            share=request.share,
+            mask_ratio=request.share,
             n=request.n,
             seed=request.seed,
             style=request.style,
-            settings=request.settings,
+            params=request.params,
             first_stage_only=request.first_stage_only,
             progress=progress,
         )
@@ -109,7 +109,7 @@ def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
     """A picture's file enlarged; one that was made here tells its own prompt."""
     cogview = served.cogview
 
-    def work(progress: Progress) -> list[Picture]:
+    def work(progress: Progress) -> list[GeneratedImage]:
         with tempfile.TemporaryDirectory(prefix="cogview-") as folder:
             file = Path(folder) / "upload"
             file.write_bytes(data)
@@ -121,14 +121,13 @@ def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
                     seed=request.seed,
                     faithful=request.faithful,
                     detail=request.detail,
-                    temperature=request.temperature,
-                    top_k=request.top_k,
-                    top_p=request.top_p,
-                    guidance=request.guidance,
+                    params=request.params,
                     progress=progress,
                 )
             except CogViewError as error:
-                raise CogViewError(str(error).replace(str(file), "image")) from error.__cause__
+                if isinstance(error, OutOfMemory):
+                    raise
+                raise CogViewError(str(error).replace(str(file), "image")) from error
 
     return Call(work, served)
 
@@ -143,9 +142,7 @@ def caption(request: Captioning, served: Served, images: list[Image.Image]) -> C
             language=request.language,
             beams=request.beams,
             seed=request.seed,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
+            params=request.params,
             max_length=request.max_length,
             progress=progress,
         )
@@ -174,16 +171,14 @@ def mask_pixels(mask: Image.Image) -> NDArray[np.bool_]:
     return mask_of_image(mask)
 
 
-def _editor(served: Served) -> Hierarchy:
+def _editor(served: Served) -> Pipeline:
     served.require("edit")
-    assert isinstance(served.cogview, Hierarchy)
     return served.cogview
 
 
-def _check(cogview: CogView, prompt: str, style: str | None, settings: dict[str, float | None]) -> None:
-    """ApiError for a prompt that is empty or too long, a style there is not, settings out of range."""
+def _check(cogview: Pipeline, prompt: str, style: str | None) -> None:
+    """ApiError for a prompt that is empty or too long, or a style there is not."""
     try:
-        cogview.encode(cogview.caption_for(prompt, style))
-        cogview.sampling_for(settings, style)
+        cogview.text_to_image.encode(caption_for(cogview.bundle.config, prompt, style))
     except CogViewError as error:
         raise ApiError(400, str(error), code="invalid_value", param="prompt") from error

@@ -16,9 +16,8 @@ from collections.abc import AsyncGenerator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cogview.errors import CogViewError
-from cogview.generation import memory
-from cogview.pipeline import Picture
+from cogview.errors import CogViewError, OutOfMemory, ran_out
+from cogview.pipelines.output import GeneratedImage
 from cogview.serving.errors import OURS, OVERLOADED, ApiError
 from cogview.serving.metrics import Metrics
 
@@ -36,7 +35,7 @@ class Made:
     """A finished picture: which one of the request."""
 
     number: int
-    picture: Picture
+    picture: GeneratedImage
 
 
 class Job(Protocol):
@@ -231,15 +230,13 @@ class Worker:
             pass
         except ApiError as refused:
             error = refused
+        except OutOfMemory as wrong:
+            error = self._failed(ApiError(503, str(wrong), kind=OURS, code=wrong.code, retry_after=60))
         except CogViewError as wrong:
             error = ApiError(400, str(wrong))
-            if wrong.__cause__ is not None and memory.ran_out(wrong.__cause__):
-                error = self._failed(
-                    ApiError(503, str(wrong), kind=OURS, code="out_of_memory", retry_after=60)
-                )
         except Exception as wrong:  # a bug, or a broken machine: told in the log, not to the client
             log.exception("a computation failed")
-            if memory.ran_out(wrong):
+            if ran_out(wrong):
                 error = ApiError(503, "out of memory", kind=OURS, code="out_of_memory", retry_after=60)
             else:
                 error = ApiError(500, "the server failed; its log says how", kind=OURS, code="internal")

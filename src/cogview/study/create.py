@@ -18,11 +18,11 @@ from typing import Any
 
 from PIL import Image
 
+from cogview.checkpoints.provenance import Provenance, read
 from cogview.config import MAX_BYTES, validate
 from cogview.data.images import BadImage, centre_crop, decode, resize_shorter
 from cogview.data.sources.rows import read_rows
 from cogview.errors import CogViewError
-from cogview.provenance import Provenance, read
 from cogview.study.schema import FILE, PICTURES, Study
 from cogview.study.store import Store
 from cogview.untrusted import is_regular, read_text

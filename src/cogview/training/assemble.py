@@ -17,19 +17,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cogview.config import Config, load_json, validate
-from cogview.errors import CogViewError
-from cogview.family import (
+from cogview.checkpoints.bundle import (
     FILE,
-    Defaults,
-    Family,
     FamilyConfig,
     Fingerprints,
+    ModelBundle,
     Role,
-    StyleDefaults,
     check_place,
     write_family,
 )
+from cogview.config import Config, load_json, validate
+from cogview.errors import CogViewError
 from cogview.files import write_file
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook
@@ -39,6 +37,7 @@ from cogview.transformer import storage
 from cogview.transformer.lora import CONFIG as LORA
 from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 
 FACTS = "training.json"
 CARD = "card.md"
@@ -50,10 +49,10 @@ class FamilySettings(Config):
 
     styles: dict[str, dict[str, str]] = Field(default_factory=dict)
     templates: dict[str, str] = Field(default_factory=dict)
-    defaults: Defaults | None = None
-    direct: StyleDefaults | None = None
-    iterative: StyleDefaults | None = None
-    editing: StyleDefaults | None = None
+    defaults: SamplingParams | None = None
+    direct: SamplingParams | None = None
+    iterative: SamplingParams | None = None
+    editing: SamplingParams | None = None
 
 
 def model_directory(run: Path) -> Path:
@@ -82,15 +81,15 @@ def assemble(
     image_tokenizer: Path | None = None,
     text_tokenizer: Path | None = None,
     *,
-    start: Family | None = None,
+    start: ModelBundle | None = None,
     settings: FamilySettings | None = None,
     adapters: Mapping[str, Path] | None = None,
     small: Collection[str] = (),
     card: Path | None = None,
-    beside: Family | None = None,
+    beside: ModelBundle | None = None,
     clusters: int = 0,
     share: bool = False,
-) -> Family:
+) -> ModelBundle:
     """Write a family of one's own runs to ``out`` and return it, read back whole.
 
     Args:
@@ -154,7 +153,7 @@ class _Tokenizers:
     prints: Fingerprints
 
 
-def _tokenizers(source: Family | None, images: Path | None, text: Path | None) -> _Tokenizers:
+def _tokenizers(source: ModelBundle | None, images: Path | None, text: Path | None) -> _Tokenizers:
     """Both tokenizers, given or ``source``'s."""
     where = model_directory(images) if images else _part(source, "image_tokenizer")
     path = text or _part(source, "text_tokenizer")
@@ -165,7 +164,7 @@ def _tokenizers(source: Family | None, images: Path | None, text: Path | None) -
     return _Tokenizers(where, path, tokenizer.quantizer.codebook, prints)
 
 
-def _places(beside: Family, out: Path) -> dict[str, str]:
+def _places(beside: ModelBundle, out: Path) -> dict[str, str]:
     """The tokenizers' places in a neighbouring family, seen from ``out``; CogViewError for no neighbour."""
     if beside.directory.resolve().parent != out.resolve().parent:
         raise CogViewError(
@@ -179,7 +178,7 @@ def _places(beside: Family, out: Path) -> dict[str, str]:
     }
 
 
-def _labels(start: Family | None, tokenizers: _Tokenizers, count: int, folder: Path) -> Path | None:
+def _labels(start: ModelBundle | None, tokenizers: _Tokenizers, count: int, folder: Path) -> Path | None:
     """The file of the codes' clusters: made anew where a number is asked for, else ``start``'s, if any."""
     if count:
         cluster_codebook(tokenizers.vectors, folder / CLUSTERS, count)
@@ -188,7 +187,7 @@ def _labels(start: Family | None, tokenizers: _Tokenizers, count: int, folder: P
     return None if start is None or name is None else start.directory / name
 
 
-def _adapters(start: Family | None, given: Mapping[str, Path]) -> dict[str, Path]:
+def _adapters(start: ModelBundle | None, given: Mapping[str, Path]) -> dict[str, Path]:
     """Name to directory of every adapter, ``start``'s and the given ones."""
     found = {name: start.directory / place for name, place in start.config.adapters.items()} if start else {}
     for name, run in given.items():
@@ -198,7 +197,7 @@ def _adapters(start: Family | None, given: Mapping[str, Path]) -> dict[str, Path
     return found
 
 
-def _merged(role: str, adapter: Path, start: Family | None, out: Path) -> Path:
+def _merged(role: str, adapter: Path, start: ModelBundle | None, out: Path) -> Path:
     """``start``'s model of a role with an adapter added to its weights, written to ``out``."""
     if start is None or role not in start.config.roles:
         raise CogViewError(f"{adapter} is an adapter; name the family that it adapts with --from")
@@ -212,7 +211,7 @@ def _stored(
     given: Mapping[str, Path],
     new: Collection[str],
     small: Collection[str],
-    start: Family | None,
+    start: ModelBundle | None,
     share: bool,
     folder: Path,
 ) -> dict[str, Path]:
@@ -238,7 +237,7 @@ def _small(model: Path, out: Path) -> Path:
     return out
 
 
-def _part(start: Family | None, name: str) -> Path:
+def _part(start: ModelBundle | None, name: str) -> Path:
     if start is None:
         option = name.replace("_", "-")
         raise CogViewError(f"no {option.replace('-', ' ')}: give --{option}, or a family with --from")
@@ -261,7 +260,7 @@ def _config(
     out: Path,
     roles: Mapping[str, Role],
     prints: Fingerprints,
-    start: Family | None,
+    start: ModelBundle | None,
     settings: FamilySettings,
     adapters: Mapping[str, Path],
 ) -> dict[str, Any]:
@@ -273,10 +272,10 @@ def _config(
         "vocabulary": next(iter(roles.values())).sequences.vocabulary,
         "roles": dict(roles),
         "styles": {**(before.styles if before else {}), **settings.styles},
-        "defaults": settings.defaults or (before.defaults if before else Defaults()),
-        "direct": settings.direct or (before.direct if before else StyleDefaults()),
-        "iterative": settings.iterative or (before.iterative if before else StyleDefaults()),
-        "editing": settings.editing or (before.editing if before else StyleDefaults()),
+        "defaults": settings.defaults or (before.defaults if before else SamplingParams()),
+        "direct": settings.direct or (before.direct if before else SamplingParams()),
+        "iterative": settings.iterative or (before.iterative if before else SamplingParams()),
+        "editing": settings.editing or (before.editing if before else SamplingParams()),
         "adapters": {name: f"lora-{name}" for name in adapters},
         "fingerprints": prints,
     }
@@ -284,7 +283,7 @@ def _config(
     return fields | ({"templates": templates} if templates else {})
 
 
-def _check_start(start: Family | None, prints: Fingerprints, taken: set[str]) -> None:
+def _check_start(start: ModelBundle | None, prints: Fingerprints, taken: set[str]) -> None:
     """Roles taken over from ``start`` only fit its own tokenizers."""
     if start is not None and taken and start.config.fingerprints != prints:
         raise CogViewError(

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cogview.coglm import CogLMFormat
 from cogview.errors import CogViewError
-from cogview.sequences import SequenceFormat
+from cogview.sequences import CogLMFormat, SequenceFormat
 
 TOKENS, POSITIONS = "tokens.weight", "positions.weight"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from cogview.checkpoints.bundle import ModelBundle, Sequences, locate
 from cogview.config import load_json
 from cogview.errors import CogViewError
-from cogview.family import Family, Sequences, locate
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
@@ -65,12 +65,12 @@ def find_init_checkpoint(init: Path) -> InitCheckpoint:
 
 def _role_at(place: Path) -> str | None:
     """The role of a family that stands at ``place``; None where it is another directory."""
-    roles = Family.find(place.parent).config.roles
+    roles = ModelBundle.find(place.parent).config.roles
     return next((name for name, role in roles.items() if place.name in (name, role.directory)), None)
 
 
 def _of_family(place: Path, role: str) -> InitCheckpoint:
-    family = Family.find(place)
+    family = ModelBundle.find(place)
     prints, entry = family.config.fingerprints, family.role(role)
     directory = family.directory / entry.directory
     return InitCheckpoint(directory, prints.image_tokenizer, prints.text_tokenizer, entry.sequences)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.generation.engine import Engine, Job, Prompt
-from cogview.generation.settings import Sampling
-from cogview.generation.step import pack
-from cogview.sequences import SequenceFormat
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine
+from cogview.generation.loop import SequenceRequest
+from cogview.sequences import Prompt, SequenceFormat
 from cogview.tokenizers.images import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.model import Transformer
+from cogview.types import SamplingParams
 
 
 class Samples(Config):
@@ -32,7 +33,7 @@ class Samples(Config):
     prompts: tuple[str, ...] = Field(min_length=1)
     each: int = Field(4, ge=1)
     seed: int = Field(0, ge=0)
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
 
 
 class Sampler:
@@ -50,20 +51,20 @@ class Sampler:
         self.empty = self._prompt([])
 
     def _prompt(self, text: list[int]) -> Prompt:
-        read = self.format.prompt(text)
-        return Prompt(read.ids, read.positions, self.format.code_positions(len(text)), read.prefix)
+        return self.format.image_prompt(text)
 
     def sheet(self, model: Transformer) -> Image.Image:
         """One row a prompt, ``each`` pictures in it."""
         asked = self.asked
+        guided = asked.sampling.guidance_scale != 1
         jobs = [
-            Job(prompt, asked.seed, index, self.empty if asked.sampling.guidance != 1 else None)
+            SequenceRequest(prompt, asked.seed, index, self.empty if guided else None)
             for prompt in self.prompts
             for index in range(asked.each)
         ]
         engine = Engine(pack(model, slice(0, self.format.vocabulary.image_codes)))
         with torch.autocast(model.tokens.weight.device.type, enabled=False):
-            codes = np.stack([tokens for _, tokens in engine.draw(jobs, asked.sampling)])
+            codes = np.stack([tokens for _, tokens in engine.generate(jobs, asked.sampling)])
         return contact_sheet(self.images.decode(torch.from_numpy(codes)), asked.each)
 
 

@@ -20,11 +20,19 @@ from cogview.errors import CogViewError
 from cogview.tensors import open_tensors
 from cogview.transformer import compact
 from cogview.transformer.config import TransformerConfig
+from cogview.types import Precision
 
+HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHARED = "shared"  # in a file's metadata: the neighbouring model that has the tensors it lacks
 DTYPES = ("F16", "BF16", "F32", "F64")
 NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+
+
+def layers_dtype(precision: Precision) -> torch.dtype:
+    """The dtype of the layers' matrices; embeddings, LayerNorms and sums of layers stay float32."""
+    return HALVES.get(precision, torch.float32)
+
 
 Blocks = Iterable[tuple[str, Iterable[Tensor]]]
 

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from cogview.checkpoints.provenance import Provenance, save_png
 from cogview.cli.app import main
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
@@ -29,7 +30,6 @@ from cogview.evaluation.judges.captioned import read_captioned
 from cogview.evaluation.judges.scorer import AlignmentScorer, ScorerConfig
 from cogview.evaluation.judges.scorer_training import ScorerTraining, batches, contrast, matches, train_scorer
 from cogview.evaluation.sample_store import rank_of
-from cogview.provenance import Provenance, save_png
 from cogview.tokenizers.text import TextTokenizer
 from tests.evaluation import toy
 

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from cogview import CogView2
 from cogview.cli.app import main
 from cogview.cli.editing import FamilyEditor
 from cogview.errors import CogViewError
@@ -24,7 +25,6 @@ from cogview.evaluation.experiments.editing import (
     readable,
 )
 from cogview.evaluation.judges.classifier import AttributeReader
-from cogview.pipeline2 import CogView2
 from tests.evaluation import toy
 from tests.generation import tiny, tiny2
 

@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from cogview import CogView2, from_pretrained
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.enlarging import evaluate_enlarging
 from cogview.evaluation.experiments.upscaling import Plan
 from cogview.evaluation.metrics.reconstruction import to_tensor
-from cogview.hierarchy import Hierarchy, load
 from cogview.tokenizers.perceptual import LPIPS
 from tests.generation import tiny2
 
@@ -46,8 +46,8 @@ def judge() -> LPIPS:
 
 
 def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge: LPIPS) -> None:
-    model = load(family)
-    assert isinstance(model, Hierarchy)
+    model = from_pretrained(family)
+    assert isinstance(model, CogView2)
     report, ways, _ = evaluate_enlarging(model, folder, judge, Plan(split=None, seed=3))
     true = ways["true"]
     assert true.shape == (COUNT, 48, 48, 3) and report.facts["size"] == 48
@@ -67,13 +67,15 @@ def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge
 
 def test_they_are_what_the_pipeline_draws(family: Path, folder: Path, judge: LPIPS) -> None:
     """The large picture from a picture's codes is the one that ``enlarge`` makes of them."""
-    model = load(family)
-    assert isinstance(model, Hierarchy)
+    model = from_pretrained(family)
+    assert isinstance(model, CogView2)
     [picture] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
     _, ways, _ = evaluate_enlarging(model, folder, judge, Plan(split=None, limit=1, seed=5))
-    codes = model.codes_of(Image.fromarray(ways["true"][0]).resize((16, 16), Image.Resampling.BOX))
+    codes = model.captioning.image_codes(
+        Image.fromarray(ways["true"][0]).resize((16, 16), Image.Resampling.BOX)
+    )
     given = type(picture)(**{**vars(picture), "codes": codes})
-    [large] = model.enlarge([given])
+    [large] = model.upscale([given])
     assert np.array_equal(np.asarray(large.image), ways["model"][0])
 
 
@@ -81,15 +83,17 @@ def test_overwhelming_evidence_gives_the_codes_of_the_enlargement(
     family: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them, those of the direct model that stay and those that the iterative one draws again."""
-    monkeypatch.setattr("cogview.hierarchy.PAINTED", 1e6)
-    model = load(family)
-    assert isinstance(model, Hierarchy)
+    monkeypatch.setattr("cogview.pipelines.super_resolution.PAINTED", 1e6)
+    model = from_pretrained(family)
+    assert isinstance(model, CogView2)
     [small] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
-    [large] = model.enlarge([small])
+    [large] = model.upscale([small])
     with torch.no_grad():
-        painted = model.images.decode(torch.from_numpy(small.codes[None]), model.direct.form.small)
+        painted = model.image_tokenizer.decode(
+            torch.from_numpy(small.codes[None]), model.super_resolution.direct.form.small
+        )
         plain = F.interpolate(painted.clamp(0, 1), scale_factor=3, mode="bicubic").clamp(0, 1)
-        expected = model.images.encode(plain)[0].numpy()
+        expected = model.image_tokenizer.encode(plain)[0].numpy()
     assert np.array_equal(large.codes, expected)
 
 
@@ -108,7 +112,7 @@ def test_the_command(
 
 
 def test_a_family_that_does_not_enlarge_is_refused(folder: Path, judge: LPIPS, tmp_path: Path) -> None:
-    model = load(tiny2.write(tmp_path))
-    assert isinstance(model, Hierarchy)
+    model = from_pretrained(tiny2.write(tmp_path))
+    assert isinstance(model, CogView2)
     with pytest.raises(CogViewError, match="does not enlarge"):
         evaluate_enlarging(model, folder, judge)

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cogview import CogView, from_pretrained
+from cogview.checkpoints.bundle import PACKAGED, find
+from cogview.checkpoints.provenance import model_hash
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.captions import CaptionPlan
 from cogview.evaluation.experiments.image_generator import ModelDrawer
-from cogview.family import PACKAGED, find
-from cogview.hierarchy import load
-from cogview.pipeline import CogView
-from cogview.provenance import model_hash
 from cogview.training.init_checkpoint import find_init_checkpoint
 from tests.generation import tiny, tiny2
 
@@ -57,21 +56,26 @@ def test_a_coglm_is_asked_in_the_language_of_each_text(tmp_path: Path) -> None:
     table = drawer.family.score([Image.fromarray(own) for own in pictures], texts)
     assert drawer.losses(pictures, texts) == pytest.approx(np.diag(table), abs=1e-5)
     _, losses = drawer.candidates("红色的圆", 2, 5, {})
-    made = load(drawer.directory).generate("红色的圆", n=2, seed=5)
-    assert losses == pytest.approx(load(drawer.directory).score(made, "红色的圆")[:, 0].tolist(), abs=1e-5)
-    [chosen] = load(drawer.directory).best_of(made, 1)
+    made = from_pretrained(drawer.directory).generate("红色的圆", n=2, seed=5)
+    assert losses == pytest.approx(
+        from_pretrained(drawer.directory).score(made, "红色的圆")[:, 0].tolist(), abs=1e-5
+    )
+    [chosen] = from_pretrained(drawer.directory).captioning.best_of(made, 1)
     assert chosen.settings["best_of"]["caption_loss"] == pytest.approx(min(losses), abs=1e-4)
 
 
 def test_int8_is_told_and_computed(drawer: ModelDrawer) -> None:
     small = ModelDrawer(str(drawer.directory), "int8")
     assert (drawer.precision, small.precision) == ("fp32", "int8")
-    assert small.draw(["a red circle"], 1, {})[0].size == (16, 16) and small.family.precision == "int8"
+    assert (
+        small.draw(["a red circle"], 1, {})[0].size == (16, 16)
+        and small.family.components.precision == "int8"
+    )
 
 
 def test_a_family_without_captions_is_refused_before_it_draws(tmp_path: Path) -> None:
     silent = ModelDrawer(str(tiny.write(tmp_path)))
-    with pytest.raises(CogViewError, match="cannot describe or score pictures"):
+    with pytest.raises(CogViewError, match="cannot describe pictures"):
         silent.candidates("a red circle", 4, 5, {})
 
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
+from cogview import CogView
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.order import OrderReport, order_pictures, order_sheet, spearman
-from cogview.pipeline import CogView
 from tests.generation import tiny
 
 

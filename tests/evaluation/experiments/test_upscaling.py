@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from cogview import CogView
 from cogview.cli.app import main
 from cogview.evaluation.experiments.upscaling import (
     CODES,
@@ -23,7 +24,6 @@ from cogview.evaluation.experiments.upscaling import (
 )
 from cogview.evaluation.metrics.reconstruction import Errors, to_tensor
 from cogview.generation.upscaling import Original, Request
-from cogview.pipeline import CogView
 from cogview.tokenizers.perceptual import LPIPS
 from tests.generation import tiny
 
@@ -65,14 +65,20 @@ def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge
     assert np.array_equal(ways["bicubic"], expected)
     with torch.no_grad():
         distance = judge(to_tensor(large), to_tensor(np.stack(expected))).mean()
-        copies = model.images.decode(model.images.encode(to_tensor(large)), (8, 8)).clamp(0, 1)
+        copies = model.image_tokenizer.decode(model.image_tokenizer.encode(to_tensor(large)), (8, 8)).clamp(
+            0, 1
+        )
     assert report.overall["bicubic"].lpips == pytest.approx(float(distance), rel=1e-4)
     assert np.abs(ways["ceiling, from codes"] / 255 - copies.permute(0, 2, 3, 1).numpy()).max() < 0.003
     drawn = model.upscale(small, "a red circle", seed=3)
     assert np.array_equal(ways[MODEL][0], np.asarray(drawn[0].image))  # the others have streams of their own
-    known = Original(model.images.encode(to_tensor(np.asarray(small[0])[None])).reshape(4, 4).numpy())
-    request = Request(known, model.encode("a red circle", model.upscaler.form), 3, 0)
-    coded = next(iter(model.upscaler.run([request], 2, model.sampling({"guidance": 1.0}))))[2]
+    known = Original(
+        model.image_tokenizer.encode(to_tensor(np.asarray(small[0])[None])).reshape(4, 4).numpy()
+    )
+    request = Request(known, model.text_to_image.encode("a red circle"), 3, 0)
+    coded = next(iter(model.super_resolution.upscaler.run([request], 2, model.sampling({"guidance": 1.0}))))[
+        2
+    ]
     assert np.array_equal(ways[CODES][0], np.asarray(coded))
     assert set(report.by_source) == set(sources) and len(sources) == COUNT
     pair = report.comparisons[0]
@@ -115,7 +121,7 @@ def test_as_it_is_typed(
         ([*words, "--lpips", str(folder / "0.png")], "LPIPS weights"),
         ([*words, *more, "--resample", "nearest"], "--resample"),
         ([*words, *more, "--split", "test"], "no readable picture of split 'test'"),
-        ([*words, *more, "--model", str(tiny.write(tmp_path))], "no 'super_resolution' role"),
+        ([*words, *more, "--model", str(tiny.write(tmp_path))], "it has base, no super_resolution"),
     ):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from scipy import linalg
 
+from cogview.checkpoints.provenance import Provenance, save_png
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.alignment import (
     Alignment,
@@ -28,7 +29,6 @@ from cogview.evaluation.metrics.distributions import (
 from cogview.evaluation.metrics.pictures import Shape, open_set
 from cogview.evaluation.metrics.scoring import Figure
 from cogview.evaluation.reports import write_report
-from cogview.provenance import Provenance, save_png
 from tests.evaluation.toy import Thumbnail
 
 

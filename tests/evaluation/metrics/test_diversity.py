@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from cogview.checkpoints.provenance import Provenance, save_png
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.speed import SpeedReport, timing
@@ -25,7 +26,6 @@ from cogview.evaluation.metrics.diversity import (
 )
 from cogview.evaluation.metrics.lite0 import Lite0
 from cogview.evaluation.metrics.pictures import open_set
-from cogview.provenance import Provenance, save_png
 from tests.evaluation.toy import Pixels
 from tests.generation import tiny
 

@@ -24,6 +24,7 @@ from PIL import ImageEnhance
 from pydantic import ConfigDict, Field
 
 from cogview import untrusted
+from cogview.checkpoints.provenance import read as read_provenance
 from cogview.config import Config, validate
 from cogview.data.sources import command_translator
 from cogview.errors import CogViewError
@@ -39,10 +40,9 @@ from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.metrics.pictures import PictureSet
 from cogview.evaluation.sample_store import WHOLE, Progress, SampleStore
 from cogview.files import write_file
-from cogview.generation.picture import Picture
-from cogview.hierarchy import Hierarchy
-from cogview.pipeline import CogView
-from cogview.provenance import read as read_provenance
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.output import GeneratedImage
+from cogview.types import SamplingParams
 
 MOST_BYTES = 1 << 30  # of a file of captions; COCO's have 30 to 100 MB
 TOGETHER = 256  # captions translated at a time
@@ -188,19 +188,19 @@ def translated(
 class Painter:
     """A model family for COCO: the best of several pictures by caption loss, its contrast raised."""
 
-    def __init__(self, model: CogView, plan: CocoPlan) -> None:
+    def __init__(self, model: Pipeline, plan: CocoPlan) -> None:
         self.model, self.plan = model, plan
-        self.name, self.precision = model.family.config.name, model.precision
+        self.name, self.precision = model.bundle.config.name, model.components.precision
         self.fingerprint = model.model_hash
         if plan.best_of > 1:
-            model.captioner  # noqa: B018  (a family that cannot rank is refused before anything is drawn)
+            model.captioning  # noqa: B018  (a family that cannot rank is refused before anything is drawn)
 
-    def draw(self, prompt: str, seed: int) -> Picture:
+    def draw(self, prompt: str, seed: int) -> GeneratedImage:
         """The picture, with all that made it."""
-        given: Any = self.plan.sampling
-        cut = isinstance(self.model, Hierarchy)
+        params = SamplingParams.given(**self.plan.sampling)
+        cut = self.model.two_stage
         [picture] = self.model.generate(
-            prompt, n=1, seed=seed, best_of=self.plan.best_of, settings=given, truncate=cut
+            prompt, n=1, seed=seed, best_of=self.plan.best_of, params=params, truncate=cut
         )
         if self.plan.contrast == 1:
             return picture
@@ -220,7 +220,7 @@ def evaluate_coco(
     plan: CocoPlan,
     captions: Path,
     images: Path,
-    model: CogView,
+    model: Pipeline,
     extractor: Extractor,
     work: Path,
     figures: DistributionPlan | None = None,
@@ -236,7 +236,7 @@ def evaluate_coco(
     chosen = select(read_captions(captions, images), plan)
     painter = Painter(model, plan)
     texts = [own.caption for own in chosen]
-    name = model.family.config.name
+    name = model.bundle.config.name
     if plan.translate:
         facts = {"captions": _hash(captions.read_bytes()), "command": plan.translate}
         texts = translated(
@@ -267,7 +267,7 @@ def _report(
     paths: Sequence[Path],
     captions: Path,
     chosen: Sequence[Chosen],
-    model: CogView,
+    model: Pipeline,
 ) -> CocoReport:
     found = dict(report.figures)
     losses = caption_losses(paths[: plan.losses])
@@ -281,9 +281,9 @@ def _report(
         selection=_hash(json.dumps([own.number for own in chosen]).encode()),
     )
     facts: dict[str, str | int | float] = {
-        "model": model.family.config.name,
+        "model": model.bundle.config.name,
         "model_hash": model.model_hash,
-        "precision": model.precision,
+        "precision": model.components.precision,
     }
     return CocoReport(manifest=manifest, drawn=report.drawn, figures=found, facts=facts)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from cogview.errors import CogViewError
 from cogview.evaluation.experiments.upscaling import Pixels, Plan, UpscalingReport, asked, held_out, judged
 from cogview.evaluation.metrics.reconstruction import Progress, to_pixels, to_tensor
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
-from cogview.hierarchy import ORDER, Hierarchy
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.tokenizers.perceptual import LPIPS
 
 MODEL, DIRECT, BICUBIC, LANCZOS = "model", "direct", "bicubic", "lanczos"
@@ -33,7 +35,7 @@ Codes = NDArray[np.int64]
 
 
 def evaluate_enlarging(
-    model: Hierarchy,
+    model: Pipeline,
     data: Path,
     judge: LPIPS,
     plan: Plan | None = None,
@@ -45,26 +47,34 @@ def evaluate_enlarging(
     Raises CogViewError where the family does not enlarge, or there is no usable picture.
     """
     plan = plan or Plan()
-    if not model.enlarges:
-        raise CogViewError(f"the model {model.family.config.name} does not enlarge what it draws")
-    side = model.size * model.direct.form.grid[0] // model.direct.form.small[0]
+    part = stages_of(model)
+    tokenizer = model.image_tokenizer
+    size = part.format.small[0] * tokenizer.image_size // tokenizer.grid()[0]
+    side = size * part.scale
     pictures, captions = held_out(data, plan, side)
-    small = _resized(pictures.pixels, model.size, RESAMPLE[plan.resample])
+    small = _resized(pictures.pixels, size, RESAMPLE[plan.resample])
     codes = _codes(model, small)
     texts = captions if plan.captions else [""] * len(captions)
     ways = enlarged(model, codes, texts, plan, order, progress)
-    plain = _painted(model, codes, model.direct.form.small)
+    plain = _painted(model, codes, part.format.small)
     ways[BICUBIC] = _resized(plain, side, Image.Resampling.BICUBIC)
     ways[LANCZOS] = _resized(plain, side, Image.Resampling.LANCZOS)
     ways[OF_PICTURE] = _resized(small, side, Image.Resampling.BICUBIC)
-    ways["ceiling"] = _painted(model, _codes(model, pictures.pixels), model.direct.form.grid)
+    ways["ceiling"] = _painted(model, _codes(model, pictures.pixels), part.format.grid)
     pairs = [(way, plainly) for way in (MODEL, DIRECT) if way in ways for plainly in (BICUBIC, LANCZOS)]
     facts = {**asked(model, data, plan), "order": order}
     return judged(pictures, ways, pairs, judge, facts, progress)
 
 
+def stages_of(model: Pipeline) -> TwoStageSuperResolution:
+    """The family's models that enlarge what it draws; CogViewError where it has none."""
+    if not model.two_stage:
+        raise CogViewError(f"the model {model.bundle.config.name} does not enlarge what it draws")
+    return cast(TwoStageSuperResolution, model.super_resolution)
+
+
 def enlarged(
-    model: Hierarchy,
+    model: Pipeline,
     codes: Codes,
     captions: Sequence[str],
     plan: Plan,
@@ -72,35 +82,36 @@ def enlarged(
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
     """Small codes (n, rows * columns) as large pictures: by the direct model, and by both if it has two."""
-    limit = model.direct.form.text_limit
-    texts = [model.text.encode(caption)[:limit] for caption in captions]
+    part = stages_of(model)
+    limit = part.format.text_limit
+    texts = [model.text_tokenizer.encode(caption)[:limit] for caption in captions]
     pairs = [(plan.seed, number) for number in range(len(codes))]
-    size, witnesses = min(plan.batch, TOGETHER), model.witnesses(list(codes))
+    size, witnesses = min(plan.batch, TOGETHER), part.prior(list(codes))
     first = direct_super_resolution(
-        model.direct,
+        part.direct,
         texts,
         codes,
         pairs=pairs,
-        settings=model.direct_settings(),
+        settings=part.direct_params(),
         witnesses=witnesses,
         batch_size=size,
         progress=_told(progress, "direct"),
     )
-    ways = {DIRECT: _painted(model, first, model.direct.form.grid)}
-    if model.iterative is None:
+    ways = {DIRECT: _painted(model, first, part.format.grid)}
+    if part.iterative is None:
         return ways
     second = iterative_super_resolution(
-        model.iterative,
+        part.iterative,
         texts,
         first,
         pairs=pairs,
         order=order,
-        settings=model.iterative_settings(order),
+        settings=part.iterative_params(order),
         witnesses=witnesses,
         batch_size=size,
         progress=_told(progress, "iterative"),
     )
-    return {MODEL: _painted(model, second, model.direct.form.grid)} | ways
+    return {MODEL: _painted(model, second, part.format.grid)} | ways
 
 
 def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
@@ -108,18 +119,20 @@ def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | 
 
 
 @torch.inference_mode()
-def _codes(model: Hierarchy, pixels: Pixels) -> Codes:
+def _codes(model: Pipeline, pixels: Pixels) -> Codes:
     """Codes (n, rows * columns) of pictures (n, size, size, 3)."""
-    found = [model.images.encode(to_tensor(one[None]).to(model.images_device)).cpu() for one in pixels]
+    found = [
+        model.image_tokenizer.encode(to_tensor(one[None]).to(model.components.device)).cpu() for one in pixels
+    ]
     codes: Codes = torch.cat(found).numpy()
     return codes
 
 
 @torch.inference_mode()
-def _painted(model: Hierarchy, codes: Codes, grid: tuple[int, int]) -> Pixels:
+def _painted(model: Pipeline, codes: Codes, grid: tuple[int, int]) -> Pixels:
     """The pictures that codes (n, rows * columns) stand for."""
-    rows = torch.from_numpy(codes).to(model.images_device)
-    return np.concatenate([to_pixels(model.images.decode(one[None], grid).cpu()) for one in rows])
+    rows = torch.from_numpy(codes).to(model.components.device)
+    return np.concatenate([to_pixels(model.image_tokenizer.decode(one[None], grid).cpu()) for one in rows])
 
 
 def _resized(pictures: Pixels, side: int, filter: Image.Resampling) -> Pixels:

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cogview.checkpoints.bundle import find
+from cogview.checkpoints.provenance import model_hash
 from cogview.config import load_json
-from cogview.family import find
-from cogview.generation.linear import Precision
-from cogview.provenance import model_hash
+from cogview.types import Precision, SamplingParams
 
 if TYPE_CHECKING:
     from cogview.evaluation.experiments.captions import CaptionPlan
     from cogview.generation.fairness import FairnessTable
-    from cogview.pipeline import CogView, Picture
+    from cogview.pipelines.model import Pipeline
+    from cogview.pipelines.output import GeneratedImage
 
 Sampling = Mapping[str, int | float | str]
 
@@ -49,11 +50,11 @@ class ModelDrawer:
         self.small = small and self._enlarges
 
     @cached_property
-    def family(self) -> CogView:
+    def family(self) -> Pipeline:
         """The models."""
-        from cogview.hierarchy import load
+        from cogview.pipelines.model import Pipeline
 
-        return load(self.directory, precision=self.precision)
+        return Pipeline.from_pretrained(self.directory, precision=self.precision)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,7 +70,7 @@ class ModelDrawer:
     @property
     def image_size(self) -> int:
         """Side of its pictures, in pixels."""
-        return self.family.images.image_size
+        return self.family.image_tokenizer.image_size
 
     def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         """One picture for each prompt."""
@@ -77,11 +78,13 @@ class ModelDrawer:
 
     def _drawn(
         self, prompts: list[str], n: int, seed: int, sampling: Sampling, small: bool, **more: Any
-    ) -> list[Picture]:
+    ) -> list[GeneratedImage]:
         """``n`` pictures for each prompt (``best_of`` among ``sampling``), of the first step if ``small``."""
         given: dict[str, Any] = dict(sampling)
         more |= {"best_of": given.pop("best_of")} if "best_of" in given else {}
-        return self.family.generate(prompts, n, seed, settings=given, first_stage_only=small, **more)
+        return self.family.generate(
+            prompts, n, seed, params=SamplingParams.given(**given), first_stage_only=small, **more
+        )
 
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
@@ -94,7 +97,7 @@ class ModelDrawer:
         self, prompt: str, n: int, seed: int, sampling: Sampling
     ) -> tuple[list[Image.Image], list[float]]:
         """``n`` pictures of a prompt and their caption losses; CogViewError before any where it has none."""
-        self.family.scored_pieces(prompt)
+        self.family.captioning.encode(prompt)
         pictures = self._drawn([prompt], n, seed, sampling, self._enlarges)
         losses = self.family.score(pictures, pictures[0].caption)[:, 0]
         return [picture.image for picture in pictures], losses.tolist()

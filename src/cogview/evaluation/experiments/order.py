@@ -17,8 +17,9 @@ from cogview.config import Config
 from cogview.data.images import square
 from cogview.evaluation.judges.scorer import AlignmentScorer
 from cogview.evaluation.reports import versions
-from cogview.generation.engine import Progress
-from cogview.pipeline import CogView
+from cogview.pipelines.model import Pipeline
+from cogview.types import ProgressCallback as Progress
+from cogview.types import SamplingParams
 
 COLUMNS, GAP, LINE = 10, 4, 14
 TILE = 72  # pixels: smaller pictures are enlarged by whole numbers to at least this
@@ -48,7 +49,7 @@ class OrderReport(Config):
 
 
 def order_pictures(
-    model: CogView,
+    model: Pipeline,
     prompt: str,
     n: int = 60,
     seed: int = 0,
@@ -61,9 +62,10 @@ def order_pictures(
     Of a family that enlarges what it draws they are the small ones, which its caption loss reads.
     Raises CogViewError where the family has no caption role; before anything is drawn.
     """
-    model.scored_pieces(prompt)
+    model.captioning.encode(prompt)
+    params = SamplingParams.given(**(sampling or {}))
     pictures = model.generate(
-        prompt, n=n, seed=seed, settings=sampling, first_stage_only=model.enlarges, progress=progress
+        prompt, n=n, seed=seed, params=params, first_stage_only=model.two_stage, progress=progress
     )
     losses = model.score(pictures, pictures[0].caption)[:, 0]
     fits = None if alignment is None else _fits(alignment, [p.image for p in pictures], prompt)
@@ -79,7 +81,7 @@ def order_pictures(
         ),
         agreement=None if fits is None else spearman(-losses, fits),
         facts={
-            "model": model.family.config.name,
+            "model": model.bundle.config.name,
             "model_hash": model.model_hash,
             "scorer_fingerprint": "" if alignment is None else alignment.fingerprint,
             **{name: value for name, value in pictures[0].settings.items() if not isinstance(value, dict)},

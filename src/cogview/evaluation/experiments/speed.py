@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from cogview import from_pretrained as load
 from cogview.config import Config
 from cogview.evaluation.reports import versions
-from cogview.generation.linear import Precision
-from cogview.hierarchy import load
+from cogview.types import Precision
 
 Progress = Callable[[str, int, int], None]
 
@@ -80,10 +80,10 @@ def measure_speed(
             progress("timing", number + 1, len(plan.batches))
     return SpeedReport(
         plan=plan,
-        model=model.family.config.name,
+        model=model.bundle.config.name,
         model_hash=model.model_hash,
         precision=precision,
-        device=str(next(model.images.parameters()).device),
+        device=str(next(model.image_tokenizer.parameters()).device),
         threads=torch.get_num_threads(),
         cores=os.cpu_count() or 1,
         tokens=tokens,

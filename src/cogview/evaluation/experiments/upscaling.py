@@ -39,10 +39,12 @@ from cogview.evaluation.metrics.reconstruction import (
     to_pixels,
     to_tensor,
 )
-from cogview.generation.upscaling import DETAIL, Original, Request, corrected
-from cogview.hierarchy import Hierarchy
-from cogview.pipeline import CogView
+from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler, corrected
+from cogview.pipelines.base import encode_caption
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.super_resolution import WindowedSuperResolution
 from cogview.tokenizers.perceptual import LPIPS
+from cogview.types import SamplingParams
 
 MODEL, CODES = "model", "model, from codes"
 PAIRS = ((MODEL, "bicubic"), (MODEL, "lanczos"), (CODES, "bicubic, from codes"))
@@ -117,7 +119,7 @@ def held_out(data: Path, plan: Plan, size: int) -> tuple[Pictures, list[str]]:
 
 
 def evaluate_upscaling(
-    model: CogView,
+    model: Pipeline,
     data: Path,
     judge: LPIPS,
     plan: Plan | None = None,
@@ -129,23 +131,31 @@ def evaluate_upscaling(
     The family's own size is doubled. ``sampling`` changes settings as in :meth:`CogView.upscale`.
     """
     plan = plan or Plan()
-    model.upscaler.stages(2)
-    side = 2 * model.images.image_size
+    upscaler_of(model).stages(2)
+    side = 2 * model.image_tokenizer.image_size
     pictures, captions = held_out(data, plan, side)
     small = _halved(pictures.pixels, plan)
     ways = upscaled(
         model, small, captions if plan.captions else [""] * len(captions), plan, sampling, progress
     )
     ways |= _ceiling(model, pictures.pixels, small, plan.detail)
-    settings = model.sampling({"guidance": 1.0} | (sampling or {}))
+    settings = model.bundle.config.sampling("upscale", SamplingParams.given(**(sampling or {})))
     facts = {**asked(model, data, plan), "detail": plan.detail, **settings.model_dump()}
     return judged(pictures, ways, PAIRS, judge, facts, progress)
 
 
-def asked(model: CogView | Hierarchy, data: Path, plan: Plan) -> dict[str, Fact]:
+def upscaler_of(model: Pipeline) -> Upscaler:
+    """The family's super-resolution model for images of any size; CogViewError where it has none."""
+    part = model.super_resolution
+    if not isinstance(part, WindowedSuperResolution):
+        raise CogViewError(f"the model {model.bundle.config.name} upscales what it generates alone")
+    return part.upscaler
+
+
+def asked(model: Pipeline, data: Path, plan: Plan) -> dict[str, Fact]:
     """What a report tells of the model, the data and the plan."""
     return {
-        "model": model.family.config.name,
+        "model": model.bundle.config.name,
         "model_hash": model.model_hash,
         "data": data.name,
         "split": plan.split,
@@ -182,7 +192,7 @@ def judged(
 
 
 def upscaled(
-    model: CogView,
+    model: Pipeline,
     small: Pixels,
     captions: Sequence[str],
     plan: Plan,
@@ -190,13 +200,15 @@ def upscaled(
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
     """Small pictures (n, size, size, 3), twice as large in all ways but the ceilings."""
-    upscaler = model.upscaler
+    upscaler = upscaler_of(model)
     originals = [upscaler.read(Image.fromarray(pixels), 2) for pixels in small]
     requests = [
-        Request(original, model.encode(caption, upscaler.form), plan.seed, number)
+        Request(
+            original, encode_caption(model.components, caption, upscaler.form.text_limit), plan.seed, number
+        )
         for number, (original, caption) in enumerate(zip(originals, captions, strict=True))
     ]
-    settings = model.sampling({"guidance": 1.0} | (sampling or {}))
+    settings = model.bundle.config.sampling("upscale", SamplingParams.given(**(sampling or {})))
 
     def drawn(name: str, requests: Sequence[Request]) -> Pixels:
         report = None if progress is None else lambda done, of: progress(f"drawing: {name}", done, of)
@@ -215,24 +227,24 @@ def upscaled(
 
 
 @torch.inference_mode()
-def _painted(model: CogView, original: Original) -> Pixels:
+def _painted(model: Pipeline, original: Original) -> Pixels:
     """The small picture that an original's codes stand for."""
-    device = next(model.images.parameters()).device
+    device = next(model.image_tokenizer.parameters()).device
     rows, columns = original.codes.shape
     codes = torch.from_numpy(original.codes.reshape(1, -1)).to(device)
-    pixels: Pixels = to_pixels(model.images.decode(codes, (rows, columns)).cpu())[0]
+    pixels: Pixels = to_pixels(model.image_tokenizer.decode(codes, (rows, columns)).cpu())[0]
     return pixels
 
 
 @torch.inference_mode()
-def _ceiling(model: CogView, large: Pixels, small: Pixels, detail: float) -> dict[str, Pixels]:
+def _ceiling(model: Pipeline, large: Pixels, small: Pixels, detail: float) -> dict[str, Pixels]:
     """What the right codes would give."""
-    device = next(model.images.parameters()).device
-    grid = model.images.grid(large.shape[1])
+    device = next(model.image_tokenizer.parameters()).device
+    grid = model.image_tokenizer.grid(large.shape[1])
     faithful, free = [], []
     for true, halved in zip(large, small, strict=True):
-        codes = model.images.encode(to_tensor(true[None]).to(device))
-        copy = model.images.decode(codes, grid).cpu()
+        codes = model.image_tokenizer.encode(to_tensor(true[None]).to(device))
+        copy = model.image_tokenizer.decode(codes, grid).cpu()
         free.append(to_pixels(copy)[0])
         faithful.append(to_pixels(corrected(copy[0], to_tensor(halved[None])[0], detail)[None])[0])
     return {"ceiling": np.stack(faithful), "ceiling, from codes": np.stack(free)}

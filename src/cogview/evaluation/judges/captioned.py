@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cogview.checkpoints.provenance import read as read_provenance
 from cogview.data.images import BadImage, decode, square
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record, open_source
 from cogview.data.sources.wrappers import HAN
 from cogview.errors import CogViewError
-from cogview.provenance import read as read_provenance
 
 Progress = Callable[[str, int, int], None]
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from cogview.checkpoints.provenance import Provenance, read
 from cogview.data.images import RESAMPLE, BadImage, centre_crop, decode, resize_shorter
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import read_rows
 from cogview.picture_files import open_picture
-from cogview.provenance import Provenance, read
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 

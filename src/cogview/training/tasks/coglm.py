@@ -19,12 +19,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from cogview.coglm import CogLMFormat, CogLMSequence
-from cogview.coglm.format import BEGIN, CHINESE, END, ENGLISH, collate
-from cogview.coglm.regions import SHARE, released_mask, sample_boxes, sample_mask
 from cogview.config import Config
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
-from cogview.sequences import SequenceFormat
+from cogview.sequences import CogLMFormat, CogLMSequence, SequenceFormat
+from cogview.sequences.coglm import BEGIN, CHINESE, END, ENGLISH, collate
+from cogview.sequences.masks import SHARE, released_mask, sample_boxes, sample_mask
 from cogview.training.expand import expand_weights
 from cogview.training.first_loss import FirstLosses
 from cogview.training.objective import Softmax, split_targets
@@ -38,7 +37,8 @@ from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 
 class CogLMFormatRecipe(Config):
-    """The sequences but for what the data decide (:class:`~cogview.coglm.CogLMFormat` explains the fields).
+    """The sequences but for what the data decide (:class:`~cogview.sequences.CogLMFormat` explains the
+    fields).
 
     controls: the vocabulary's control tokens; multiple: what its rows are rounded up to.
     """

@@ -20,11 +20,11 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cogview.coglm.format import CogLMFormat
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
+from cogview.sequences.coglm import CogLMFormat
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.init_checkpoint import FACTS, InitCheckpoint, find_init_checkpoint
 from cogview.training.recipe import Recipe

@@ -27,6 +27,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
+from cogview.checkpoints.bundle import FILE, ModelBundle
 from cogview.config import read_json
 from cogview.data.build import BuildSettings, build
 from cogview.data.decoding import workers_for
@@ -43,10 +44,8 @@ from cogview.data.sources import (
 )
 from cogview.data.wordings import RewordedSource
 from cogview.errors import CogViewError
-from cogview.family import FILE, Defaults, Family
 from cogview.files import write_image
-from cogview.generation.settings import Sampling
-from cogview.pipeline import CogView
+from cogview.pipelines.model import Pipeline
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
@@ -89,6 +88,7 @@ from cogview.training.train_on.survey import (
 )
 from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
+from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 TITLES = {
@@ -134,7 +134,7 @@ class TrainOn:
         self.console, self.progress = console or Console(stderr=True), progress
         self.device = pick_device(settings.device)
         self.size: Size = named_size(settings.size)
-        self.start = Family.find(settings.start) if settings.start else None
+        self.start = ModelBundle.find(settings.start) if settings.start else None
         self.known = _known(self.start) if self.start else None
         if settings.lora and not self.start:
             raise CogViewError("--lora adapts a model: name it with --from")
@@ -144,14 +144,14 @@ class TrainOn:
 
     # ------------------------------------------------------------------------------------------ the whole
 
-    def run(self, until: Stage = "model") -> Family | None:
+    def run(self, until: Stage = "model") -> ModelBundle | None:
         """Do every stage up to ``until`` that is not done; the family when all are.
 
         Raises Stopped where a signal came, CogViewError where the data or the settings cannot work.
         """
         if "model" in self.state.done and (self.out / FILE).is_file():
             self._say(f"{self.out} is finished already; --restart trains it anew")
-            return Family(self.out)
+            return ModelBundle(self.out)
         for number, stage in enumerate(STAGES, 1):
             if stage not in self.state.done:
                 self._say(f"[{number}/{len(STAGES)}] {TITLES[stage]}{self._left(stage)}")
@@ -159,7 +159,7 @@ class TrainOn:
                 self._save(done=(*self.state.done, stage))
             if stage == until:
                 break
-        return Family(self.out) if "model" in self.state.done else None
+        return ModelBundle(self.out) if "model" in self.state.done else None
 
     def _left(self, stage: Stage) -> str:
         """What a training stage, and those after it, were estimated to take."""
@@ -292,7 +292,7 @@ class TrainOn:
             text_tokenizer=path,
             prompts=tuple(prompts),
             each=2,
-            sampling=Sampling(top_k=100, guidance=2.0),
+            sampling=SamplingParams(top_k=100, guidance_scale=2.0),
         )
 
     def _model(self) -> None:
@@ -307,7 +307,7 @@ class TrainOn:
         card = self.work / "card.md"
         write_card(card, self.out.name, self.state.settings.model_dump(mode="json"), self.state.survey, facts)
         runs = {"base": self.work / "transformer"}
-        settings = FamilySettings(defaults=Defaults(top_k=100, guidance=2.0))
+        settings = FamilySettings(defaults=SamplingParams(top_k=100, guidance_scale=2.0))
         if self.start:
             settings = FamilySettings()
         assemble(
@@ -341,11 +341,11 @@ class TrainOn:
         return self.work / "image_tokenizer" / "model"
 
     @property
-    def start_alone(self) -> Family | None:
+    def start_alone(self) -> ModelBundle | None:
         """The family that was started from, with no role but the one that is trained anew."""
         if self.start is None:
             return None
-        family = Family(self.start.directory)
+        family = ModelBundle(self.start.directory)
         only = {"base": family.config.roles["base"]}
         family.config = family.config.model_copy(update={"roles": only, "adapters": {}})
         return family
@@ -466,7 +466,7 @@ class TrainOn:
     def _draw(self) -> None:
         """A sheet of a few of the captions, as the finished model draws them."""
         assert self.state.survey is not None
-        model = CogView.from_pretrained(self.out)
+        model = Pipeline.from_pretrained(self.out)
         prompts = [text for text in self.state.survey.examples[:DRAWN] if self._fits(model, text)]
         if not prompts:
             return
@@ -480,8 +480,8 @@ class TrainOn:
         self._say(f"  {self.out / 'samples.png'}: {'; '.join(prompts)}")
 
     @staticmethod
-    def _fits(model: CogView, text: str) -> bool:
-        return len(model.text.encode(text)) <= model.form.text_limit
+    def _fits(model: Pipeline, text: str) -> bool:
+        return len(model.text_tokenizer.encode(text)) <= model.text_to_image.format.text_limit
 
 
 def held_out(pictures: int) -> float:
@@ -501,7 +501,7 @@ def _stage(recipe: Recipe, seconds: float, evaluated: int) -> Part:
     )
 
 
-def _known(start: Family) -> tuple[SequenceFormat, ImageTokenizerConfig]:
+def _known(start: ModelBundle) -> tuple[SequenceFormat, ImageTokenizerConfig]:
     """Sequences and image tokenizer of a family to start from; CogViewError where it is of another kind."""
     form, images = start.role("base").sequences, start.image_tokenizer()
     if not isinstance(form, SequenceFormat) or form.kind != "text_to_image":

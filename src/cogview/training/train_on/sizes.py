@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.config import Config, apply_override, validate
 from cogview.errors import CogViewError
-from cogview.family import Family
 from cogview.tokenizers.vqvae import ImageTokenizerConfig
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerRecipe
@@ -138,7 +138,7 @@ def tokenizer_recipe(size: Size, pictures: int, data: str, seed: int) -> dict[st
 
 
 def transformer_recipe(
-    size: Size, pictures: int, data: str, seed: int, start: Family | None, rank: int | None
+    size: Size, pictures: int, data: str, seed: int, start: ModelBundle | None, rank: int | None
 ) -> dict[str, Any]:
     """The transformer's recipe, as plain data: from nothing, or from ``start`` (by LoRA of ``rank``)."""
     steps = size.steps.steps(pictures)

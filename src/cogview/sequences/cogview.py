@@ -1,6 +1,4 @@
-"""Sequence formats: what the transformer reads, at which positions, who sees whom, where the loss falls.
-
-Every task of the papers is a format (CogView, sections 2.1, 3.1 and 3.2):
+"""CogView's sequence formats (sections 2.1, 3.1 and 3.2).
 
 ===================  =====================================================================================
 ``text_to_image``    [ROI1] text [BASE] [BOI1] codes [EOI1]
@@ -18,41 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from cogview.config import Config
-from cogview.errors import CogViewError
+from cogview.sequences.base import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
+from cogview.types import Ids
 from cogview.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ids = NDArray[np.int64]
+    from cogview.transformer.config import TransformerConfig
+
 Recount = Literal["inference", "finetune"]
-MOST_SLOTS = 1 << 16
-Side = Annotated[int, Field(ge=1, le=1 << 10)]  # codes of a picture
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One sequence of length L.
-
-    ids: (L,) int64, ids of the whole vocabulary; positions: (L,) int64; weights: (L,) float32, the loss
-    weight of predicting ``ids[i]`` from what stands before it (``weights[0]`` is 0); prefix: the first tokens
-    that see each other both ways, 0 for a causal sequence.
-    """
-
-    ids: Ids
-    positions: Ids
-    weights: NDArray[np.float32]
-    prefix: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 def recounted_positions(ids: ArrayLike, restart: int, rule: Recount, limit: int | None = None) -> Ids:
@@ -197,9 +177,30 @@ class SequenceFormat(Config):
         prefix = given if self.visibility == "prefix" else 0
         return Sequence(ids[:end], positions[:end], np.zeros(end, dtype=np.float32), prefix)
 
-    def words(self, pieces: int) -> int:
+    def image_prompt(self, text: ArrayLike, context: ArrayLike = (), length: int | None = None) -> Prompt:
+        """The prompt for the first ``length`` codes; only a prompt without context has a text to bias."""
+        read, tokens = self.prompt(text, context), np.size(text)
+        biased = 0 if np.size(context) else self.text_length(tokens)
+        positions = self.code_positions(tokens)[:length]
+        return Prompt(read.ids, read.positions, positions, read.prefix, biased)
+
+    def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
+        """The prompt for a caption in any language."""
+        read = self.prompt(codes=codes)
+        return Prompt(read.ids, read.positions, self.text_positions(), read.prefix)
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """None has a control token of its own."""
+        return {}
+
+    def text_length(self, tokens: int) -> int:
         """How many tokens at the start of a prompt are its text, [ROI1] among them."""
-        return pieces + 1 if self.kind != "image_to_text" else 0
+        return tokens + 1 if self.kind != "image_to_text" else 0
+
+    def mismatch(self, config: TransformerConfig) -> str | None:
+        """Why a transformer cannot read these sequences; None where it can."""
+        return too_small(config, self.vocabulary.size, self.max_positions)
 
     def code_positions(self, text_length: int = 0) -> Ids:
         """Positions (codes,) of the picture's codes when the text has ``text_length`` pieces."""
@@ -214,28 +215,18 @@ class SequenceFormat(Config):
         start = self.codes + 4 if after_image else 1
         return np.arange(start, start + self.text_slots - 1, dtype=np.int64)
 
-    def _text(self, pieces: ArrayLike) -> Ids:
-        """Ids of [ROI1] and the pieces; checks their number and range."""
-        text, limit = np.asarray(pieces, dtype=np.int64).ravel(), self.vocabulary.text_pieces
-        if text.size > self.text_limit:
-            raise CogViewError(f"the text has {text.size} tokens and {self.text_limit} fit; shorten it")
-        if text.size and (text.min() < 0 or text.max() >= limit):
-            raise CogViewError(f"a text piece is outside the vocabulary's {limit}: the tokenizer differs")
-        return np.concatenate([[self.vocabulary.control("[ROI1]")], text + self.vocabulary.texts.start])
-
-    def _picture(self, codes: ArrayLike, expected: int) -> Ids:
-        """The codes of a picture; checks their number and range."""
-        picture, limit = np.asarray(codes, dtype=np.int64).ravel(), self.vocabulary.image_codes
-        if picture.size != expected:
-            raise CogViewError(f"the picture has {picture.size} codes, this format takes {expected}")
-        if picture.size and (picture.min() < 0 or picture.max() >= limit):
-            raise CogViewError(f"an image code is outside the vocabulary's {limit}: the tokenizer differs")
-        return picture
+    def _text(self, text: ArrayLike) -> Ids:
+        """Ids of [ROI1] and the text."""
+        ids = text_ids(self.vocabulary, text, self.text_limit)
+        return np.concatenate([[self.vocabulary.control("[ROI1]")], ids])
 
     def _wrap(self, codes: ArrayLike, expected: int, index: int = 1) -> _Part:
         """[size] [BOIi] codes [EOIi]; in the fixed arrangement they start after the text's slots."""
         start, begin, end = map(self.vocabulary.control, (self.size, f"[BOI{index}]", f"[EOI{index}]"))
-        return _Part(np.concatenate([[start, begin], self._picture(codes, expected), [end]]), self.text_slots)
+        return _Part(
+            np.concatenate([[start, begin], image_ids(self.vocabulary, codes, expected), [end]]),
+            self.text_slots,
+        )
 
     def _context_offsets(self) -> Ids | None:
         """Of [size] [BOI1] codes [EOI1] where the small picture is aligned with the large one."""

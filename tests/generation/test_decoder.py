@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cogview.errors import CogViewError
 from cogview.generation import linear
-from cogview.generation.step import Decoder, pack, read, step
+from cogview.generation.decoder import Decoder, decode_step, pack, prefill
 from cogview.transformer.attention import Prefix, Visibility
 from cogview.transformer.cache import KVCache
 from cogview.transformer.model import Transformer
@@ -27,10 +27,10 @@ def stepwise(decoder: Decoder, ids: Tensor, visibility: Visibility | None = None
     """Logits (b, LENGTH - GIVEN + 1, rows) after the first ``GIVEN`` tokens and each one after them."""
     positions = torch.arange(LENGTH).expand(len(ids), -1)
     cache = KVCache.allocate(decoder.config, len(ids), LENGTH, decoder.dtype)
-    hidden = read(decoder, ids[:, :GIVEN], positions[:, :GIVEN], cache, visibility)
+    hidden = prefill(decoder, ids[:, :GIVEN], positions[:, :GIVEN], cache, visibility)
     logits = [decoder.head(hidden)]
     for i in range(GIVEN, LENGTH):
-        logits.append(step(decoder, ids[:, i], positions[:, i], cache))
+        logits.append(decode_step(decoder, ids[:, i], positions[:, i], cache))
     return torch.stack(logits, 1)
 
 
@@ -69,7 +69,7 @@ def test_the_released_norm_over_the_whole_tensor() -> None:
     decoder = pack(model)
     cache = KVCache.allocate(model.config, 1, LENGTH)
     with torch.inference_mode():
-        logits = decoder.head(read(decoder, ids, positions[None], cache))
+        logits = decoder.head(prefill(decoder, ids, positions[None], cache))
         torch.testing.assert_close(logits, model.logits(model(ids, positions))[:, -1], atol=2e-5, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""A family of models: one directory that names the roles of its models and shares their tokenizers.
+"""A family of models: one directory that names its models and shares their tokenizers.
 
 ::
 
@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cogview.coglm import CogLMFormat
-from cogview.coglm.super_resolution import DirectFormat, IterativeFormat
+from cogview.checkpoints.provenance import model_hash
 from cogview.config import Config, cache_dir, read_json
-from cogview.errors import CogViewError
+from cogview.errors import CogViewError, UnsupportedTask
 from cogview.files import replace_directory, spare_name
-from cogview.provenance import model_hash
-from cogview.sequences import SequenceFormat
+from cogview.sequences import CogLMFormat, DirectFormat, IterativeFormat, SequenceFormat
+from cogview.types import PartialParams, SamplingParams
 from cogview.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -44,7 +43,21 @@ if TYPE_CHECKING:
 
 FILE = "family.json"
 MODEL, LORA = ("config.json", "model.safetensors"), ("lora.json", "lora.safetensors")
-PACKAGED = Path(__file__).parent / "models"
+BASE, CAPTION, UPSCALING, DIRECT, ITERATIVE = "base", "caption", "super_resolution", "direct", "iterative"
+DOES = {
+    "generate": "generate pictures",
+    "edit": "edit pictures",
+    "vary": "vary pictures",
+    "upscale": "enlarge pictures",
+    "caption": "describe pictures",
+    "score": "score pictures",
+    "rerank": "score pictures",
+}
+OF_TASK = {  # what a task samples with where neither call nor style says otherwise
+    "caption": SamplingParams(temperature=1.0, top_k=0, top_p=1.0),
+    "upscale": SamplingParams(guidance_scale=1.0),
+}
+PACKAGED = Path(__file__).parent.parent / "models"
 
 
 Sequences = Annotated[
@@ -65,30 +78,6 @@ class Fingerprints(Config):
 
     image_tokenizer: str
     text_tokenizer: str
-
-
-class Defaults(Config):
-    """Sampling settings that suit the family; 0 (``top_k``, ``top_p``) and 1 (``guidance``) are off."""
-
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
-    top_k: int = Field(0, ge=0)
-    top_p: float = Field(0.0, ge=0, le=1)
-    guidance: float = Field(1.0, ge=0, allow_inf_nan=False)
-    clusters: int = Field(0, ge=0)
-    cluster_temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
-    emphasis: float = Field(0.0, ge=-100, le=100)
-
-
-class StyleDefaults(Config):
-    """Sampling settings that suit a style; None is the family's."""
-
-    temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
-    top_k: int | None = Field(None, ge=0)
-    top_p: float | None = Field(None, ge=0, le=1)
-    guidance: float | None = Field(None, ge=0, allow_inf_nan=False)
-    clusters: int | None = Field(None, ge=0)
-    cluster_temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
-    emphasis: float | None = Field(None, ge=-100, le=100)
 
 
 class FamilyConfig(Config):
@@ -114,12 +103,12 @@ class FamilyConfig(Config):
     templates: dict[str, str] = Field(
         default_factory=lambda: {"en": "{caption}, {style} style", "zh": "{caption}，{style}风格"}
     )
-    defaults: Defaults = Defaults()
-    style_defaults: dict[str, StyleDefaults] = Field(default_factory=dict)
-    direct: StyleDefaults = StyleDefaults()
-    iterative: StyleDefaults = StyleDefaults()
-    style_direct: dict[str, StyleDefaults] = Field(default_factory=dict)
-    editing: StyleDefaults = StyleDefaults()
+    defaults: SamplingParams = SamplingParams(top_p=0.0)
+    style_defaults: dict[str, PartialParams] = Field(default_factory=dict)
+    direct: PartialParams = SamplingParams()
+    iterative: PartialParams = SamplingParams()
+    style_direct: dict[str, PartialParams] = Field(default_factory=dict)
+    editing: PartialParams = SamplingParams()
     clusters: AdapterName | None = None
     newline: str | None = None
     adapters: dict[str, AdapterName] = Field(default_factory=dict)
@@ -138,29 +127,65 @@ class FamilyConfig(Config):
 
     @property
     def abilities(self) -> tuple[str, ...]:
-        """What the family's models can do: generate, edit, upscale, caption, score."""
-        base = self.roles.get("base")
+        """What the server and the command line list: generate, edit, upscale, caption, score."""
+        base = self.roles.get(BASE)
         edits = base is not None and base.sequences.kind == "coglm"
         found = [
             *(["generate"] if base is not None else []),
             *(["edit"] if edits else []),
-            *(["upscale"] if "super_resolution" in self.roles else []),
-            *(["caption", "score"] if edits or "caption" in self.roles else []),
+            *(["upscale"] if UPSCALING in self.roles else []),
+            *(["caption", "score"] if edits or CAPTION in self.roles else []),
         ]
         return tuple(found)
 
-    def style(self, name: str) -> dict[str, str]:
-        """A style's words by language, found by its name or by its words."""
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The tasks of a pipeline: ``abilities``, and what follows from them."""
+        more = {"edit": "vary", "score": "rerank"}
+        found = {*self.abilities, *(more[name] for name in self.abilities if name in more)}
+        return frozenset(found | ({"upscale"} if DIRECT in self.roles else set()))
+
+    def sampling(
+        self,
+        task: str,
+        call: SamplingParams | None = None,
+        style: str | None = None,
+        default: SamplingParams | None = None,
+    ) -> SamplingParams:
+        """Complete parameters of a task: those of the call, of the style, of the task, of the family,
+        default.
+
+        task: of :attr:`capabilities`, or ``direct`` or ``iterative``, the two stages of super-resolution.
+        """
+        styles = {DIRECT: self.style_direct, ITERATIVE: {}}.get(task, self.style_defaults)
+        of_task = self.editing if task == "edit" else OF_TASK.get(task)
+        family = {DIRECT: self.direct, ITERATIVE: self.iterative}.get(task, self.defaults)
+        suited = None if style is None else styles.get(self.style_name(style))
+        first, *others = [one for one in (call, suited, of_task, family, default) if one is not None]
+        return first.over(*others)
+
+    def style_name(self, name: str) -> str:
+        """A style's name, found by its name or by its words; CogViewError lists what there is."""
         for known, phrases in self.styles.items():
             if name.strip().lower() in (known.lower(), *(phrase.lower() for phrase in phrases.values())):
-                return phrases
+                return known
         words = [word for known, phrases in self.styles.items() for word in (known, *phrases.values())]
         close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
         there = f"there are {', '.join(self.styles)}" if self.styles else "this model has no styles"
-        raise CogViewError(f"no style {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}{there}")
+        said = f"no style {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}{there}"
+        raise CogViewError(said, field="style")
+
+    def style(self, name: str) -> dict[str, str]:
+        """A style's words by language."""
+        return self.styles[self.style_name(name)]
+
+    def unsupported(self, task: str, reason: str = "") -> UnsupportedTask:
+        """The error for a task that this family does not have, with the installed ones that have it."""
+        able = [name for name, place in installed().items() if _has(place, task)]
+        return UnsupportedTask(f"the model {self.name} cannot {DOES[task]}{reason}", task, able)
 
 
-class Family:
+class ModelBundle:
     """A family directory, opened: its configuration, and its parts when they are asked for."""
 
     def __init__(self, directory: str | Path) -> None:
@@ -168,13 +193,13 @@ class Family:
         self.config = read_json(FamilyConfig, self.directory / FILE)
 
     @classmethod
-    def find(cls, name: str | Path) -> Family:
+    def find(cls, name: str | Path) -> ModelBundle:
         """The family of a name (in the package, or in the user's models) or of a directory."""
         return cls(find(name))
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over weights and configurations (:func:`cogview.provenance.model_hash`)."""
+        """SHA-256 over weights and configurations (:func:`cogview.checkpoints.provenance.model_hash`)."""
         return model_hash(self.directory)
 
     def role(self, name: str) -> Role:
@@ -241,12 +266,9 @@ class Family:
         entry = self.role(role)
         path = self.directory / entry.directory
         config = Transformer.inspect(path)
-        if isinstance(entry.sequences, DirectFormat | IterativeFormat):
-            _check_enlarging(path, entry.sequences, config)
-            return config
-        rows, positions = config.vocab_size, config.max_positions
-        if rows < self.config.vocabulary.size or positions < entry.sequences.max_positions:
-            raise CogViewError(f"{path} has {rows} rows and {positions} positions, too few for {FILE}")
+        wrong = entry.sequences.mismatch(config)
+        if wrong is not None:
+            raise CogViewError(f"{path} {wrong}")
         return config
 
     def _same(self, path: Path, found: str, wanted: str) -> None:
@@ -257,16 +279,11 @@ class Family:
             )
 
 
-def _check_enlarging(path: Path, form: DirectFormat | IterativeFormat, config: TransformerConfig) -> None:
-    """A super-resolution model has a row for every token and place of its sequences; CogViewError."""
-    decoder = form.decoder_from if isinstance(form, DirectFormat) else None
-    found = (config.max_positions, config.extra_positions, config.decoder_from)
-    wanted = (form.first_position, form.codes, decoder)
-    if found != wanted or config.vocab_size < form.vocabulary.size:
-        raise CogViewError(
-            f"{path} has {config.vocab_size} rows, positions, more positions and decoder {found}, "
-            f"{FILE} says {form.vocabulary.size} rows and {wanted}"
-        )
+def _has(directory: Path, task: str) -> bool:
+    try:
+        return task in ModelBundle(directory).config.capabilities
+    except CogViewError:  # a damaged model of the user's; `cogview doctor` tells
+        return False
 
 
 def places() -> list[Path]:
@@ -307,7 +324,7 @@ def find(name: str | Path) -> Path:
     raise CogViewError(f"no model {str(name)!r}; {hint} (`cogview models` lists them)")
 
 
-def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, Path]) -> Family:
+def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, Path]) -> ModelBundle:
     """Make a family directory: copy each part (name in the family: source), then write ``family.json``.
 
     The new directory is assembled beside ``directory`` and takes its place when it has been read back whole.
@@ -320,7 +337,7 @@ def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, P
                     shutil.copyfile(source / file, fresh / name / file)
             else:
                 shutil.copyfile(source, fresh / name)
-    return Family(directory)
+    return ModelBundle(directory)
 
 
 def check_place(directory: str | Path) -> None:
@@ -354,7 +371,7 @@ def new_family(directory: str | Path, config: FamilyConfig) -> Iterator[Path]:
     try:
         yield fresh
         (fresh / FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        family = Family(fresh)
+        family = ModelBundle(fresh)
         family.text_tokenizer(), family.image_tokenizer()
         for role in config.roles:
             family.check(role)

@@ -14,7 +14,7 @@ from cogview.errors import CogViewError
 from cogview.sequences import Sequence, SequenceFormat, collate, recounted_positions
 from cogview.vocabulary import CONTROLS, Vocabulary
 
-FIXTURES = Path(__file__).parent / "fixtures/cogview1"
+FIXTURES = Path(__file__).parents[1] / "fixtures/cogview1"
 V = Vocabulary(image_codes=10, text_pieces=20)
 Kind = Literal["text_to_image", "image_to_text", "super_resolution"]
 

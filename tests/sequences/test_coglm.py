@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cogview.coglm import CogLMFormat, CogLMSequence
-from cogview.coglm.format import END, collate
-from cogview.coglm.regions import released_corners, runs, sample_boxes, sample_mask
 from cogview.errors import CogViewError
+from cogview.sequences import CogLMFormat, CogLMSequence
+from cogview.sequences.coglm import END, collate
+from cogview.sequences.masks import released_corners, runs, sample_boxes, sample_mask
 from cogview.transformer.attention import MaskRegions
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 from tests.reference import coglm_rows as released

@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
-from cogview import sequences
-from cogview.coglm.format import BEGIN, CogLMFormat
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.transformer.config import TransformerConfig
+from cogview.sequences.base import MOST_SLOTS, Side
+from cogview.sequences.coglm import BEGIN, CogLMFormat
 from cogview.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # a family's configuration is read without PyTorch
@@ -34,8 +33,9 @@ if TYPE_CHECKING:  # a family's configuration is read without PyTorch
     from torch import Tensor
 
     from cogview.transformer.attention import CrossResolution, Local, Visibility
+    from cogview.transformer.config import TransformerConfig
 
-Side = tuple[sequences.Side, sequences.Side]
+Sides = tuple[Side, Side]
 Position = Annotated[int, Field(ge=1, le=1 << 24)]
 PAD = 0  # the id in a text's empty places
 
@@ -65,9 +65,9 @@ class _LargeFormat(Config):
     """
 
     vocabulary: Vocabulary
-    text_slots: int = Field(ge=1, le=sequences.MOST_SLOTS)
-    grid: Side
-    window: Side = (9, 9)
+    text_slots: int = Field(ge=1, le=MOST_SLOTS)
+    grid: Sides
+    window: Sides = (9, 9)
     first_position: Position
     begin: str = BEGIN
 
@@ -81,6 +81,22 @@ class _LargeFormat(Config):
     def codes(self) -> int:
         """Codes of the large picture."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def decoder_from(self) -> int | None:
+        """Where layers of their own begin in the sequence; None where there are none."""
+        return None
+
+    def mismatch(self, config: TransformerConfig) -> str | None:
+        """Why a transformer cannot read these sequences: it has a row for every token and position."""
+        found = (config.max_positions, config.extra_positions, config.decoder_from)
+        wanted = (self.first_position, self.codes, self.decoder_from)
+        if found == wanted and config.vocab_size >= self.vocabulary.size:
+            return None
+        return (
+            f"has {config.vocab_size} rows, positions, more positions and decoder {found}, "
+            f"family.json says {self.vocabulary.size} rows and {wanted}"
+        )
 
     @property
     def mask_id(self) -> int:
@@ -134,9 +150,9 @@ class DirectFormat(_LargeFormat):
     """
 
     kind: Literal["direct_super_resolution"] = "direct_super_resolution"
-    text_slots: int = Field(64, ge=1, le=sequences.MOST_SLOTS)
-    small: Side
-    across: Side = (5, 5)
+    text_slots: int = Field(64, ge=1, le=MOST_SLOTS)
+    small: Sides
+    across: Sides = (5, 5)
     image_start: Position
 
     @model_validator(mode="after")
@@ -213,7 +229,7 @@ class IterativeFormat(_LargeFormat):
     """
 
     kind: Literal["iterative_super_resolution"] = "iterative_super_resolution"
-    text_slots: int = Field(16, ge=1, le=sequences.MOST_SLOTS)
+    text_slots: int = Field(16, ge=1, le=MOST_SLOTS)
 
     @property
     def text_limit(self) -> int:
@@ -260,5 +276,4 @@ def enlarged_config(base: TransformerConfig, form: DirectFormat | IterativeForma
             f"the base model knows {base.max_positions} positions and {base.vocab_size} tokens; the format "
             f"begins at {form.first_position} and has {form.vocabulary.size}"
         )
-    decoder = form.decoder_from if isinstance(form, DirectFormat) else None
-    return base.model_copy(update={"extra_positions": form.codes, "decoder_from": decoder})
+    return base.model_copy(update={"extra_positions": form.codes, "decoder_from": form.decoder_from})

@@ -23,16 +23,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from cogview.coglm.regions import runs
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.sequences import MOST_SLOTS, Sequence, Side
+from cogview.sequences.base import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
+from cogview.sequences.masks import runs
+from cogview.types import Ids
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ids = NDArray[np.int64]
+    from cogview.transformer.config import TransformerConfig
+
 BEGIN, ENGLISH, CHINESE = COGVIEW2_CONTROLS
 END = "<end_of_text>"
 
@@ -122,23 +124,17 @@ class CogLMFormat(Config):
 
     # ------------------------------------------------------------------------------------------ parts
 
-    def text_ids(self, pieces: ArrayLike) -> Ids:
-        """Ids of text pieces (n,); CogViewError where they are too many or not this vocabulary's."""
-        text, limit = np.asarray(pieces, dtype=np.int64).ravel(), self.vocabulary.text_pieces
-        if text.size > self.text_limit:
-            raise CogViewError(f"the text has {text.size} tokens and {self.text_limit} fit; shorten it")
-        if text.size and (text.min() < 0 or text.max() >= limit):
-            raise CogViewError(f"a text piece is outside the vocabulary's {limit}: the tokenizer differs")
-        return text + self.vocabulary.texts.start
+    def text_ids(self, text: ArrayLike) -> Ids:
+        """Ids of text tokens (n,); CogViewError where they are too many or not this vocabulary's."""
+        return text_ids(self.vocabulary, text, self.text_limit)
 
     def image_ids(self, codes: ArrayLike) -> Ids:
-        """The codes of a picture (rows * columns,), their number and range checked."""
-        picture, limit = np.asarray(codes, dtype=np.int64).ravel(), self.vocabulary.image_codes
-        if picture.size != self.codes:
-            raise CogViewError(f"the picture has {picture.size} codes, this format takes {self.codes}")
-        if picture.size and (picture.min() < 0 or picture.max() >= limit):
-            raise CogViewError(f"an image code is outside the vocabulary's {limit}: the tokenizer differs")
-        return picture
+        """The codes of an image (rows * columns,), their number and range checked."""
+        return image_ids(self.vocabulary, codes, self.codes)
+
+    def mismatch(self, config: TransformerConfig) -> str | None:
+        """Why a transformer cannot read these sequences; None where it can."""
+        return too_small(config, self.vocabulary.size, self.max_positions)
 
     @property
     def begin_id(self) -> int:
@@ -155,9 +151,9 @@ class CogLMFormat(Config):
         """Positions (codes,) of the codes, whatever the length of the text."""
         return np.arange(self.codes, dtype=np.int64) + self.begin_position + 1
 
-    def words(self, pieces: int) -> int:
+    def text_length(self, tokens: int) -> int:
         """How many tokens at the start of a prompt are its text."""
-        return pieces
+        return tokens
 
     # ------------------------------------------------------------------------------------------ training
 
@@ -227,14 +223,19 @@ class CogLMFormat(Config):
         positions = np.append(np.arange(len(words)), self.begin_position)
         return Sequence(ids, positions, np.zeros(len(ids), dtype=np.float32), len(words))
 
-    def caption_prompt(self, codes: ArrayLike, language: str) -> Sequence:
-        """What is read before the first piece of a caption: the picture, seen both ways, and [BOE]."""
-        ids = np.append(self.image_ids(codes), self.separator(language))
+    def image_prompt(self, text: ArrayLike, context: ArrayLike = (), length: int | None = None) -> Prompt:
+        """The prompt for the first ``length`` codes of a new image; there is no context."""
+        read, tokens = self.prompt(text), np.size(text)
+        return Prompt(read.ids, read.positions, self.code_positions()[:length], read.prefix, tokens)
+
+    def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
+        """The prompt for a caption: the image, seen both ways, and [BOE] or [BOC] (default: English)."""
+        ids = np.append(self.image_ids(codes), self.separator(language or "en"))
         positions = np.append(self.code_positions(), 0)
-        return Sequence(ids, positions, np.zeros(len(ids), dtype=np.float32), self.codes)
+        return Prompt(ids, positions, self.caption_positions(), self.codes)
 
     def caption_positions(self) -> Ids:
-        """Positions of a caption's pieces and its end, after [BOE]."""
+        """Positions of a caption's tokens and its end, after [BOE]."""
         return np.arange(1, self.text_slots, dtype=np.int64)
 
 

@@ -1,4 +1,5 @@
-"""The transformer for drawing: the same function as ``Transformer.forward`` with a cache, laid out for speed.
+"""The transformer for inference: the same function as ``Transformer.forward`` with a cache, laid out for
+speed.
 
 A step at batch 1 is a few hundred small operations around one pass over the weights, so the layers are plain
 functions over packed weights (``linear.py``), rows are kept two-dimensional, and the output matrix is cut to
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.generation.linear import HALVES, Linear, Precision, choose, plain
+from cogview.generation.linear import Linear, choose, plain
 from cogview.transformer.attention import Causal, View, Visibility, kernels
 from cogview.transformer.block import Block, Branch
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.transformer.norms import LayerNorm, relax
+from cogview.transformer.storage import HALVES
+from cogview.types import Precision
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -
     return tables + inside * (HALVES[precision].itemsize if precision in HALVES else own) + head * own
 
 
-def read(
+def prefill(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
 ) -> Tensor:
     """Read tokens into the cache; the hidden state of the last one of each row, after the last LayerNorm.
@@ -110,19 +113,19 @@ def read(
     Returns:
         (b, h)
     """
-    x = _read(decoder, ids, positions, cache, visibility)[:, -1]
+    x = _forward(decoder, ids, positions, cache, visibility)[:, -1]
     return x if decoder.norm is None else normalise(x, decoder.norm)
 
 
-def states(
+def hidden_states(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
 ) -> Tensor:
-    """:func:`read`, but the hidden states of all new tokens (b, q, h)."""
-    x = _read(decoder, ids, positions, cache, visibility)
+    """:func:`prefill`, but the hidden states of all new tokens (b, q, h)."""
+    x = _forward(decoder, ids, positions, cache, visibility)
     return x if decoder.norm is None else normalise(x, decoder.norm)
 
 
-def _read(
+def _forward(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None
 ) -> Tensor:
     """Hidden states (b, q, h) before the last LayerNorm."""
@@ -137,11 +140,11 @@ def _read(
     return x.view(batch, queries, -1)
 
 
-def step(
+def decode_step(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
 ) -> Tensor:
     """Read one token a row, ids and positions (b,); the logits (b, rows) of what follows it."""
-    return decoder.head(read(decoder, ids[:, None], positions[:, None], cache, visibility))
+    return decoder.head(prefill(decoder, ids[:, None], positions[:, None], cache, visibility))
 
 
 def _views(visibility: Visibility, queries: int, keys: int, decoder: Decoder) -> list[View]:

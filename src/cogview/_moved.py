@@ -1,0 +1,54 @@
+"""Names of version 0.1 that are elsewhere now; each is answered with a warning until the next version."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from types import ModuleType
+from typing import Any
+
+PIPELINES, BUNDLE = "cogview.pipelines.", "cogview.checkpoints.bundle:"
+NAMES = {  # of the package
+    "Hierarchy": PIPELINES + "cogview2:CogView2",
+    "load": "cogview:from_pretrained",
+    "Picture": PIPELINES + "output:GeneratedImage",
+    "Sampling": "cogview.types:SamplingParams",
+    "Family": BUNDLE + "ModelBundle",
+}
+MODULES = {  # module: its names; "*" for all others
+    "cogview.hierarchy": {"load": NAMES["load"], "Hierarchy": NAMES["Hierarchy"]},
+    "cogview.pipeline": {"CogView": PIPELINES + "cogview:CogView", "*": PIPELINES + "output:"}
+    | {"Picture": NAMES["Picture"]},
+    "cogview.pipeline2": {"CogView2": PIPELINES + "cogview2:CogView2"},
+    "cogview.family": {"Family": NAMES["Family"], "*": BUNDLE},
+    "cogview.provenance": {"*": "cogview.checkpoints.provenance:"},
+    "cogview.coglm": {"*": "cogview.sequences:"},
+}
+
+
+def _found(old: str, place: str) -> Any:
+    warnings.warn(f"{old} is now {place.replace(':', '.')}", DeprecationWarning, stacklevel=4)
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def old_name(name: str) -> Any:
+    """A name that the package once had; AttributeError for any other."""
+    if name not in NAMES:
+        raise AttributeError(f"module 'cogview' has no attribute {name!r}")
+    return _found(f"cogview.{name}", NAMES[name])
+
+
+class _Moved(ModuleType):
+    """A module whose names are elsewhere."""
+
+    def __getattr__(self, name: str) -> Any:
+        names = MODULES[self.__name__]
+        if name.startswith("__") or not {name, "*"} & set(names):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return _found(f"{self.__name__}.{name}", names.get(name) or names["*"] + name)
+
+
+for _name in MODULES:
+    sys.modules.setdefault(_name, _Moved(_name))

@@ -1,0 +1,88 @@
+"""The components of a family in memory: both tokenizers, and its transformers, each read at first use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from cogview.checkpoints.bundle import BASE, ModelBundle
+from cogview.errors import CogViewError
+from cogview.tokenizers.clusters import read_labels
+from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.text import TextTokenizer
+from cogview.transformer.config import ThreeRegionConfig
+from cogview.transformer.lora import apply_adapter
+from cogview.transformer.model import Transformer
+from cogview.transformer.storage import layers_dtype
+from cogview.types import Precision
+
+
+@dataclass
+class Components:
+    """A family's components, and how they are computed.
+
+    lora: the directory of an adapter of the base model, and its strength; sparse: three-region sparse
+    attention for the base model.
+    """
+
+    bundle: ModelBundle
+    device: torch.device
+    precision: Precision = "fp32"
+    deterministic: bool = False
+    lora: tuple[Path, float] | None = None
+    sparse: ThreeRegionConfig | None = None
+    _lora_facts: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """CogViewError where the parts do not belong together; no transformer's weights are read."""
+        if self.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise CogViewError(f"unknown precision {self.precision!r}; there are {known}", field="precision")
+        vocabulary = self.bundle.config.vocabulary
+        for what, found, wanted in (
+            ("image codes", self.image_tokenizer.codes, vocabulary.image_codes),
+            ("text pieces", self.text_tokenizer.pieces, vocabulary.text_pieces),
+        ):
+            if found != wanted:
+                raise CogViewError(
+                    f"{self.bundle.directory}: the tokenizer has {found} {what}, family.json says {wanted}"
+                )
+        for role in self.bundle.config.roles:
+            self.bundle.check(role)
+
+    @cached_property
+    def text_tokenizer(self) -> TextTokenizer:
+        """The text tokenizer."""
+        return self.bundle.text_tokenizer()
+
+    @cached_property
+    def image_tokenizer(self) -> AnyImageTokenizer:
+        """The image tokenizer, on the device."""
+        return self.bundle.image_tokenizer().to(self.device)
+
+    @cached_property
+    def clusters(self) -> torch.Tensor | None:
+        """(codes,) int64, the cluster of each image code, where the family has any."""
+        name, codes = self.bundle.config.clusters, self.bundle.config.vocabulary.image_codes
+        return None if name is None else read_labels(self.bundle.directory / name, codes).to(self.device)
+
+    def transformer(self, role: str) -> Transformer:
+        """The transformer of a role, on the device in the precision asked for, the base with its adapter."""
+        model = self.bundle.transformer(role, self.device, layers_dtype(self.precision))
+        if self.lora is not None and role == BASE:
+            directory, strength = self.lora
+            found = apply_adapter(model, directory, strength)
+            named = directory.parent if directory.name == "model" else directory
+            self._lora_facts = {"name": named.resolve().name, "hash": found[:16], "strength": strength}
+        return model
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it is computed, as far as the result may depend on it; part of an image's provenance."""
+        found: dict[str, Any] = {"precision": self.precision, "deterministic": self.deterministic}
+        found |= {} if self.sparse is None else {"sparse": self.sparse.model_dump(mode="json")}
+        return found | ({"lora": self._lora_facts} if self._lora_facts else {})

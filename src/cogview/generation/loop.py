@@ -1,0 +1,170 @@
+"""The decoding loop: prefill prompts, decode a batch token by token, sample.
+
+A prompt is prefilled once, alone; its cache is copied to the row of every request that has it. Prompts of
+several lengths are padded on the left, so all rows stand at the same column. With guidance a second half of
+the rows has the negative prompts. Noise is a function of (seed, index, step, token): :class:`Batch` gives the
+token for any step and state, so what a strategy does with it decides speed, not the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cogview.generation import decoder as model
+from cogview.generation import sampling
+from cogview.generation.decoder import Decoder
+from cogview.generation.sampling import Streams
+from cogview.sequences.base import Prompt
+from cogview.transformer.attention import Emphasis, LeftPadded, Prefix, Visibility
+from cogview.transformer.cache import KVCache
+from cogview.types import Ids, SamplingParams
+
+Filter = Callable[[Tensor, int], Tensor]  # logits (requests, v), step -> logits
+OnStep = Callable[[int, Tensor], None]  # tokens that are known, all tokens (n, requests)
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceRequest:
+    """One sequence to generate.
+
+    negative_prompt: the prompt that guidance moves away from. known_tokens: (n,) int64 ids of the vocabulary,
+    -1 for those to be generated; None: all are. likelihoods: log-likelihoods (rows,) of the decoder's rows
+    for new token i, by which the model's probabilities are multiplied.
+    """
+
+    prompt: Prompt
+    seed: int
+    index: int
+    negative_prompt: Prompt | None = None
+    known_tokens: Ids | None = None
+    likelihoods: Callable[[int], Tensor] | None = None
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Both prompts, where there are two."""
+        return (self.prompt,) if self.negative_prompt is None else (self.prompt, self.negative_prompt)
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A prompt that was read: its last hidden state (1, h) and its cache, batch 1."""
+
+    hidden: Tensor
+    cache: KVCache
+
+
+@dataclass
+class Batch:
+    """A batch on its way.
+
+    tokens: (n, requests), -1 where one is to be generated; positions: (n, rows); hidden: (rows, h), the state
+    after the tokens that ``cache`` holds; rows: the requests, with ``guided`` their negative prompts after
+    them.
+    """
+
+    decoder: Decoder
+    params: SamplingParams
+    tokens: Tensor
+    positions: Tensor
+    hidden: Tensor
+    cache: KVCache
+    visibility: Visibility | None
+    noise: Streams
+    guided: bool
+    filter: Filter | None
+    clusters: Tensor | None
+    stop: int | None
+
+    def read(self, first: int, end: int) -> None:
+        """Feed the tokens from ``first`` to ``end`` to the transformer."""
+        ids = self.tokens[first:end].repeat(1, 2 if self.guided else 1)
+        positions = self.positions[first:end]
+        self.hidden = model.prefill(self.decoder, ids.T, positions.T, self.cache, self.visibility)
+
+    def sample(self, step: int) -> Tensor:
+        """The tokens (requests,) that follow :attr:`hidden`: guide, filter, restrict, add noise, argmax."""
+        logits = self.decoder.head(self.hidden).float()
+        if self.guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = sampling.guide(conditional, unconditional, self.params.guidance_scale)
+        if self.filter is not None:
+            logits = self.filter(logits, step)
+        logits = sampling.restrict(logits, self.params, self.clusters)
+        token = sampling.draw(logits, self.noise.gumbel(step, logits.shape[-1]))
+        first: int = self.decoder.rows.start
+        return token + first
+
+
+Strategy = Callable[[Batch, OnStep], None]
+
+
+def raster(batch: Batch, on_step: OnStep) -> None:
+    """One token after another, in order; runs of known tokens are read at once."""
+    tokens, read, step = batch.tokens, 0, -1
+    for step in (tokens < 0).any(1).nonzero().flatten().tolist():
+        if read < step:
+            batch.read(read, step)
+            read = step
+        tokens[step] = torch.where(tokens[step] < 0, batch.sample(step), tokens[step])
+        on_step(step + 1, tokens)
+        if batch.stop is not None and bool((tokens[: step + 1] == batch.stop).any(0).all()):
+            break
+    if step + 1 < len(tokens):
+        on_step(len(tokens), tokens)
+
+
+@torch.inference_mode()
+def prefill(decoder: Decoder, prompt: Prompt, bias: float = 0.0) -> Prefilled:
+    """Read a prompt, with ``bias`` on the attention towards its text."""
+    cache = KVCache.allocate(decoder.config, 1, len(prompt.ids), decoder.dtype, decoder.device)
+    ids, positions = (torch.from_numpy(x)[None].to(decoder.device) for x in (prompt.ids, prompt.positions))
+    visibility = prompt.visibility or Prefix(prompt.prefix)
+    if bias and prompt.text_length:
+        visibility = Emphasis(visibility, prompt.text_length, bias)
+    return Prefilled(model.prefill(decoder, ids, positions, cache, visibility), cache)
+
+
+def fan_out(
+    decoder: Decoder, prompts: Sequence[Prompt], prefilled: Sequence[Prefilled], bias: float
+) -> tuple[Tensor, KVCache, Visibility | None]:
+    """Hidden states (rows, h) and one cache for all prompts, each ending in the same column."""
+    lengths = [one.cache.length for one in prefilled]
+    longest = max(lengths)
+    capacity = longest + len(prompts[0].decode_positions) - 1
+    cache = KVCache.allocate(decoder.config, len(prompts), capacity, decoder.dtype, decoder.device)
+    for row, one in enumerate(prefilled):
+        start = longest - one.cache.length
+        for whole, part in ((cache.keys, one.cache.keys), (cache.values, one.cache.values)):
+            whole[:, row, :, :start] = 0
+            whole[:, row, :, start:longest] = part[:, 0]
+    cache.advance(longest)
+    padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
+    text = torch.tensor([prompt.text_length for prompt in prompts], device=decoder.device)
+    plain = min(lengths) == longest and not (bias and text.any())
+    visibility = None if plain else LeftPadded(padding, capacity, text, bias)
+    return torch.cat([one.hidden for one in prefilled]), cache, visibility
+
+
+def known_tokens(requests: Sequence[SequenceRequest]) -> Ids:
+    """(n, requests) int64: the known tokens, -1 for those to be generated."""
+    blank = np.full(len(requests[0].prompt.decode_positions), -1, dtype=np.int64)
+    return np.stack([blank if one.known_tokens is None else one.known_tokens for one in requests], 1)
+
+
+def likelihood_filter(requests: Sequence[SequenceRequest]) -> Filter | None:
+    """Adds the requests' log-likelihoods to the logits; None where no request has any."""
+    if all(one.likelihoods is None for one in requests):
+        return None
+
+    def add(logits: Tensor, step: int) -> Tensor:
+        none = torch.zeros_like(logits[0])
+        return logits + torch.stack(
+            [none if r.likelihoods is None else r.likelihoods(step) for r in requests]
+        )
+
+    return add

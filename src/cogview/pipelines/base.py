@@ -1,0 +1,184 @@
+"""What all pipelines share: checks of their arguments, images from files, captions from prompts, engines."""
+
+from __future__ import annotations
+
+import operator
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cogview.checkpoints.bundle import FamilyConfig
+from cogview.checkpoints.components import Components
+from cogview.data.images import BadImage, decode, to_rgb
+from cogview.errors import CogViewError
+from cogview.generation.decoder import pack
+from cogview.generation.engine import Engine
+from cogview.generation.languages import language
+from cogview.generation.sparse import Sparse
+from cogview.pipelines.output import GeneratedImage
+from cogview.transformer.model import Transformer
+from cogview.types import MAX_SEED, ProgressCallback, check_seed
+
+AnyImage = GeneratedImage | Image.Image | str | Path
+
+
+def make_engine(
+    components: Components,
+    model: Transformer,
+    rows: slice,
+    clusters: torch.Tensor | None = None,
+    sparse: Sparse | None = None,
+) -> Engine:
+    """An engine over a transformer of a family that generates tokens of the vocabulary's ``rows``."""
+    decoder = pack(model, rows, components.precision)
+    return Engine(decoder, components.deterministic, clusters=clusters, sparse=sparse)
+
+
+class ProgressParts:
+    """Parts of one piece of work that is ``total`` large, in any unit, done one after the other or in turns.
+
+    What is reported of each part, done of its own total, is passed on to ``progress`` with all of the others.
+    """
+
+    def __init__(self, progress: ProgressCallback | None, total: int) -> None:
+        self.progress, self.total = progress, total
+        self.done: list[float] = []
+
+    def part(self, size: float) -> ProgressCallback | None:
+        """The callback of a part that is ``size`` large; None where nobody listens."""
+        if self.progress is None:
+            return None
+        number, callback = len(self.done), self.progress
+        self.done.append(0.0)
+
+        def report(done: int, total: int) -> None:
+            self.done[number] = size * done / total
+            callback(min(round(sum(self.done)), self.total), self.total)
+
+        return report
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def image_list(images: AnyImage | Sequence[AnyImage]) -> list[AnyImage]:
+    """One image or several as a list; CogViewError for none, and for what is none."""
+    items = [images] if isinstance(images, AnyImage) else _items(images, "picture")
+    if not items:
+        raise CogViewError("there is no picture", field="image")
+    for item in items:
+        if not isinstance(item, AnyImage):
+            raise CogViewError(f"{item!r:.60} is no picture; give a file or a Pillow image", field="image")
+    return items
+
+
+def text_list(texts: str | Sequence[str], what: str = "prompt") -> list[str]:
+    """One text or several as a list; CogViewError for none, and for what is none."""
+    items = [texts] if isinstance(texts, str) else _items(texts, what)
+    if not items:
+        raise CogViewError(f"there is no {what}", field="prompt")
+    for item in items:
+        if not isinstance(item, str):
+            raise CogViewError(f"{item!r:.60} is no text; give a {what}, or a list of them", field="prompt")
+    return items
+
+
+def text_for_each(texts: str | Sequence[str] | None, count: int) -> list[str | None]:
+    """One text for each of ``count`` images."""
+    if texts is None or isinstance(texts, str):
+        return [texts] * count
+    if len(texts) != count:
+        raise CogViewError(f"there are {count} pictures and {len(texts)} prompts; give one, or one for each")
+    return list(texts)
+
+
+def _items(given: Any, what: str) -> list[Any]:
+    try:
+        return list(given)
+    except TypeError:
+        raise CogViewError(f"{given!r:.60} is no {what}, nor a list of them") from None
+
+
+def whole_number(name: str, value: int) -> int:
+    """A whole number; CogViewError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise CogViewError(f"{name} is {value!r:.60}; give a whole number", field=name) from None
+
+
+def at_least_one(**counts: int | None) -> None:
+    """CogViewError for a number below 1; None is no number asked for."""
+    for name, value in counts.items():
+        if value is not None and whole_number(name, value) < 1:
+            raise CogViewError(f"{name} is {value}; it must be at least 1", field=name)
+
+
+def check_first(first: int, n: int) -> None:
+    """CogViewError for indices of images that are out of range."""
+    if not 0 <= whole_number("first", first) <= MAX_SEED - n:
+        raise CogViewError(f"first is {first}; pictures are counted from 0", field="first")
+
+
+def checked_seed(seed: int | None) -> int:
+    """The seed, a new one for None; CogViewError out of range."""
+    return secrets.randbits(32) if seed is None else check_seed(whole_number("seed", seed))
+
+
+def opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
+    """The image in RGB, and what to call it in an error."""
+    if isinstance(item, Image.Image):
+        return to_rgb(item)[0], "picture"
+    try:
+        return decode(Path(item)).image, str(item)
+    except BadImage as error:
+        raise CogViewError(f"{item}: {error}", field="image") from error
+
+
+# ---------------------------------------------------------------------------------------------- prompts
+
+
+def caption_for(config: FamilyConfig, prompt: str, style: str | None = None) -> str:
+    """What the model reads for a prompt, a style in the prompt's language (CogView, section 4.2).
+
+    CogViewError for an empty prompt, an unknown style, or one without words in that language.
+    """
+    [prompt] = text_list(prompt)
+    prompt = prompt.strip()
+    if not prompt:
+        raise CogViewError("the prompt is empty; say what to draw", field="prompt")
+    if style is None:
+        return prompt
+    phrases, templates, spoken = config.style(style), config.templates, language(prompt)
+    if spoken not in phrases or spoken not in templates:
+        message = f"this style has no words in the prompt's language ({spoken})"
+        raise CogViewError(message, field="style")
+    return templates[spoken].replace("{style}", phrases[spoken]).replace("{caption}", prompt)
+
+
+def encode_caption(components: Components, caption: str, limit: int) -> list[int]:
+    """A caption's text tokens; CogViewError where they are more than ``limit``."""
+    tokens = components.text_tokenizer.encode(caption)
+    if len(tokens) > limit:
+        shown = caption if len(caption) <= 40 else caption[:40] + "…"
+        raise CogViewError(
+            f"the prompt {shown!r} has {len(tokens)} tokens and the model reads {limit}; shorten it",
+            field="prompt",
+        )
+    return tokens
+
+
+def check_captions(components: Components, captions: Iterable[str], limit: int) -> None:
+    """CogViewError for a caption that is longer than what super-resolution reads."""
+    for caption in captions:
+        found = len(components.text_tokenizer.encode(caption))
+        if found > limit:
+            raise CogViewError(
+                f"the prompt has {found} tokens and super-resolution reads {limit}; "
+                "shorten it, have it cut (--truncate), or leave pictures small (--first-stage-only)",
+                field="prompt",
+            )

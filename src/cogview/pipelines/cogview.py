@@ -1,0 +1,83 @@
+"""CogView's composition: a text-to-image transformer, and what else its family has of captioning and
+super-resolution, each a transformer of its own (section 3)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from cogview.checkpoints.bundle import BASE, CAPTION, UPSCALING
+from cogview.data.images import square
+from cogview.data.shards import Preprocessing
+from cogview.errors import CogViewError
+from cogview.generation.captioning import text_rows
+from cogview.generation.engine import Engine
+from cogview.generation.sparse import Sparse
+from cogview.pipelines.base import AnyImage, make_engine, opened
+from cogview.pipelines.captioning import Captioning
+from cogview.pipelines.model import Pipeline
+from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.super_resolution import WindowedSuperResolution
+from cogview.pipelines.text_to_image import TextToImage
+from cogview.sequences import SequenceFormat
+from cogview.tokenizers.images import encode_image
+from cogview.types import Ids
+
+
+class CogView(Pipeline):
+    """A family of CogView's kind. Made by :meth:`from_pretrained`, which opens families of any kind."""
+
+    def _check(self) -> None:
+        for role, kind, does in (
+            (BASE, "text_to_image", "draw"),
+            (CAPTION, "image_to_text", "describe pictures"),
+        ):
+            if role in self.bundle.config.roles and self.bundle.role(role).sequences.kind != kind:
+                other = self.bundle.role(role).sequences.kind
+                raise CogViewError(f"the {role} role of {self.bundle.config.name} does not {does} ({other})")
+        if self.components.lora is not None:
+            self.text_to_image.engine  # noqa: B018  (an adapter that does not fit is refused at once)
+
+    def _format(self, role: str) -> SequenceFormat:
+        found = self.bundle.role(role).sequences
+        assert isinstance(found, SequenceFormat)
+        return found
+
+    @cached_property
+    def text_to_image(self) -> TextToImage:
+        self._require("generate")
+        codes = self.bundle.config.vocabulary.image_codes
+
+        def load() -> Engine:
+            model, sparse = self.components.transformer(BASE), self.components.sparse
+            pattern = None if sparse is None else Sparse(sparse, codes)
+            return make_engine(self.components, model, slice(0, codes), sparse=pattern)
+
+        return TextToImage(self.components, self._format(BASE), load)
+
+    @cached_property
+    def captioning(self) -> Captioning:
+        self._require("caption", self._without(CAPTION))
+        format, rows = self._format(CAPTION), self.bundle.check(CAPTION).vocab_size
+
+        def load() -> Engine:
+            model = self.components.transformer(CAPTION)
+            return make_engine(self.components, model, text_rows(format.vocabulary, rows))
+
+        return Captioning(self.components, format, load, self._image_codes)
+
+    def _image_codes(self, image: AnyImage) -> Ids:
+        """Codes of an image for the caption model: the centre square, resized as its training did."""
+        shown = image.image if isinstance(image, GeneratedImage) else opened(image)[0]
+        released = self.bundle.check(CAPTION).numerics == "released"
+        size = self.image_tokenizer.image_size
+        preprocessing = Preprocessing(size=size, resample="bilinear" if released else "box")
+        return encode_image(self.image_tokenizer, square(shown, preprocessing))
+
+    @cached_property
+    def super_resolution(self) -> WindowedSuperResolution:
+        self._require("upscale", self._without(UPSCALING))
+        found = self.bundle.role(UPSCALING).sequences
+        if found.kind != "super_resolution":
+            name = self.bundle.config.name
+            raise CogViewError(f"the {UPSCALING} role of {name} does not enlarge pictures ({found.kind})")
+        return WindowedSuperResolution(self.components, self._format(UPSCALING))

@@ -1,0 +1,395 @@
+"""Super-resolution: CogView's, window by window (section 3.1), and CogView2's in two stages (section 3.3).
+
+Both read a low-resolution image as codes and give the pixels they know of it, or what its codes decode to, to
+the model as a prior. Images are files, Pillow images or what ``generate`` returned, whose codes and caption
+are then used as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cogview.checkpoints.bundle import BASE, DIRECT, ITERATIVE, UPSCALING
+from cogview.checkpoints.components import Components
+from cogview.checkpoints.provenance import read as read_provenance
+from cogview.errors import CogViewError
+from cogview.generation.evidence import PAINTED, Evidence, Witness
+from cogview.generation.hierarchical import DIRECT as RELEASED_DIRECT
+from cogview.generation.hierarchical import Upscaler as Stage
+from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
+from cogview.generation.local_parallel import find_order, top_k_of
+from cogview.generation.super_resolution import scale_of
+from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler
+from cogview.pipelines.base import (
+    AnyImage,
+    ProgressParts,
+    at_least_one,
+    caption_for,
+    checked_seed,
+    encode_caption,
+    make_engine,
+    opened,
+)
+from cogview.pipelines.output import GeneratedImage
+from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat
+from cogview.tokenizers.images import decode_image, encode_image
+from cogview.types import Ids, ProgressCallback, SamplingParams
+
+ORDER = "released"
+TOGETHER = 4  # images enlarged at a time, where nothing else is asked for
+
+
+def described(components: Components, item: Image.Image | str | Path) -> tuple[str, str]:
+    """Prompt and caption in the provenance of a file made here; empty for any other image."""
+    try:
+        told = None if isinstance(item, Image.Image) else read_provenance(item)
+    except CogViewError:  # not ours to judge: it is an image, and that is enough
+        told = None
+    if told is None or not told.prompt.strip():
+        return "", ""
+    config, style, words = components.bundle.config, told.settings.get("style"), told.settings.get("fairness")
+    text = words.get("text") if isinstance(words, dict) else None
+    known = style if isinstance(style, str) and style in config.styles else None
+    return told.prompt, caption_for(config, text if isinstance(text, str) else told.prompt, known)
+
+
+def pixels_of(image: Image.Image) -> dict[str, Any]:
+    """What provenance says of an image that was given."""
+    return {
+        "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+        "width": image.width,
+        "height": image.height,
+    }
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An image to upscale, its words and random stream, and what the result's provenance says of it."""
+
+    original: Original
+    prompt: str
+    caption: str
+    seed: int
+    index: int
+    facts: dict[str, Any]
+
+
+class WindowedSuperResolution:
+    """CogView's super-resolution model, for images of any size; read at first use."""
+
+    def __init__(self, components: Components, format: SequenceFormat) -> None:
+        scale_of(format)
+        self.components, self.format = components, format
+
+    @cached_property
+    def upscaler(self) -> Upscaler:
+        """The model."""
+        components = self.components
+        rows = slice(0, components.bundle.config.vocabulary.image_codes)
+        engine = make_engine(components, components.transformer(UPSCALING), rows)
+        return Upscaler(engine, self.format, components.image_tokenizer)
+
+    def run(
+        self,
+        images: Sequence[AnyImage],
+        prompts: Sequence[str | None],
+        params: SamplingParams,
+        *,
+        times: int | None = None,
+        seed: int | None = None,
+        size: int | None = None,
+        faithful: bool = True,
+        detail: float = DETAIL,
+        order: str | None = None,
+        negative_prompt: str | None = None,
+        batch_size: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Iterator[GeneratedImage]:
+        """The upscaled images; everything is checked before the iterator is returned."""
+        if order is not None:
+            raise CogViewError("order is of super-resolution in two stages; leave it out", field="order")
+        if not 0 <= detail <= 1:
+            raise CogViewError(f"detail is {detail}; give a number from 0 to 1", field="detail")
+        if not faithful and detail != DETAIL:
+            raise CogViewError(
+                "detail is of the faithful way; leave it out, or faithful=False", field="detail"
+            )
+        times = 2 if times is None else times
+        self.upscaler.stages(times)
+        seed = seed if seed is None else checked_seed(seed)
+        sources = [
+            self._source(image, prompt, seed, times, size)
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        limit = self.format.text_limit
+        negative = encode_caption(self.components, (negative_prompt or "").strip(), limit)
+        requests = [
+            Request(s.original, encode_caption(self.components, s.caption, limit), s.seed, s.index, negative)
+            for s in sources
+        ]
+        facts = {"task": "upscale", "times": times, "size": size, "faithful": faithful, "detail": detail}
+        facts |= {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+        made = self.upscaler.run(requests, times, params, faithful, detail, batch_size, progress)
+        settings = {**params.model_dump(), **self.components.facts, **facts}
+        return (self._image(sources[n], codes, image, settings) for n, codes, image in made)
+
+    def _image(
+        self, source: _Source, codes: Ids, image: Image.Image, settings: dict[str, Any]
+    ) -> GeneratedImage:
+        return GeneratedImage(
+            image=image,
+            codes=codes.ravel(),
+            prompt=source.prompt,
+            caption=source.caption,
+            seed=source.seed,
+            index=source.index,
+            settings={**settings, "source": source.facts},
+            model=self.components.bundle.config.name,
+            model_hash=self.components.bundle.hash,
+        )
+
+    def _source(
+        self, item: AnyImage, prompt: str | None, seed: int | None, times: int, size: int | None
+    ) -> _Source:
+        """What is needed of one image."""
+        if isinstance(item, GeneratedImage):
+            grid = self.components.bundle.role(BASE).sequences.grid
+            if len(item.codes) != grid[0] * grid[1] or size is not None:
+                return self._source(item.image, item.caption if prompt is None else prompt, seed, times, size)
+            told = {"seed": item.seed, "index": item.index, "settings": item.settings}
+            words = (item.prompt, item.caption) if prompt is None else (prompt, prompt.strip())
+            original = Original(item.codes.reshape(grid))
+            return _Source(original, *words, item.seed if seed is None else seed, item.index, told)
+        image, where = opened(item)
+        try:
+            original = self.upscaler.read(image, times, size)
+        except CogViewError as error:
+            raise CogViewError(f"{where}: {error}") from None
+        words = described(self.components, item) if prompt is None else (prompt, prompt.strip())
+        return _Source(original, *words, checked_seed(seed), 0, pixels_of(image))
+
+
+class TwoStageSuperResolution:
+    """CogView2's: the direct model generates all codes of the large image at once, the iterative model, where
+    there is one, generates most of them again. Both are read at first use."""
+
+    def __init__(
+        self,
+        components: Components,
+        direct: DirectFormat,
+        iterative: IterativeFormat | None,
+        encode: Callable[[AnyImage], Ids],
+    ) -> None:
+        self.components, self.format, self.iterative_format, self._encode = (
+            components,
+            direct,
+            iterative,
+            encode,
+        )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The models, in order."""
+        return (DIRECT,) if self.iterative_format is None else (DIRECT, ITERATIVE)
+
+    @property
+    def scale(self) -> int:
+        """How many times longer sides get."""
+        return self.format.grid[0] // self.format.small[0]
+
+    @cached_property
+    def direct(self) -> Stage[DirectFormat]:
+        """The direct model."""
+        components = self.components
+        model = components.transformer(DIRECT)
+        return Stage(model, self.format, components.clusters, components.precision)
+
+    @cached_property
+    def iterative(self) -> Stage[IterativeFormat] | None:
+        """The iterative model; None where the family has none."""
+        if self.iterative_format is None:
+            return None
+        components = self.components
+        model = components.transformer(ITERATIVE)
+        return Stage(model, self.iterative_format, components.clusters, components.precision)
+
+    def check_order(self, order: str | None) -> None:
+        """CogViewError for an order of the iterative stage that there is not."""
+        find_order(order or ORDER)
+
+    def run(
+        self,
+        images: Sequence[AnyImage],
+        prompts: Sequence[str | None],
+        params: SamplingParams,
+        *,
+        times: int | None = None,
+        seed: int | None = None,
+        size: int | None = None,
+        faithful: bool = True,
+        detail: float = DETAIL,
+        order: str | None = None,
+        negative_prompt: str | None = None,
+        batch_size: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Iterator[GeneratedImage]:
+        """The upscaled images; of a caption what the models read. Both stages have their own sampling."""
+        if times not in (None, self.scale):
+            raise CogViewError(f"times is {times}; this model enlarges {self.scale} times", field="times")
+        if size is not None or not faithful or detail != DETAIL or negative_prompt is not None:
+            name, only = self.components.bundle.config.name, "size, faithful, detail and negative_prompt"
+            raise CogViewError(f"the model {name} upscales in two stages; leave out {only}")
+        self.check_order(order)
+        small = [self._small(item, prompt, seed) for item, prompt in zip(images, prompts, strict=True)]
+        parts = ProgressParts(progress, len(small) * self.format.codes * len(self.stages))
+        return self.enlarge(small, order or ORDER, batch_size, parts)
+
+    def _small(self, item: AnyImage, prompt: str | None, seed: int | None) -> GeneratedImage:
+        """An image with codes on the grid that the direct model reads."""
+        if (
+            isinstance(item, GeneratedImage)
+            and len(item.codes) == self.format.small[0] * self.format.small[1]
+        ):
+            seed = item.seed if seed is None else checked_seed(seed)
+            words = (item.prompt, item.caption) if prompt is None else (prompt, prompt.strip())
+            return replace(item, seed=seed, prompt=words[0], caption=words[1])
+        if isinstance(item, GeneratedImage):
+            image, words = item.image, (item.prompt, item.caption)
+        else:
+            image, words = opened(item)[0], described(self.components, item)
+        words = words if prompt is None else (prompt, prompt.strip())
+        bundle = self.components.bundle
+        settings = {**self.components.facts, "task": "upscale", "source": pixels_of(image)}
+        codes = self._encode(item)
+        return GeneratedImage(
+            image, codes, *words, checked_seed(seed), 0, settings, bundle.config.name, bundle.hash
+        )
+
+    def enlarge(
+        self, images: Iterable[GeneratedImage], order: str, batch_size: int | None, parts: ProgressParts
+    ) -> Iterator[GeneratedImage]:
+        """Images with low-resolution codes as large ones, each stage of each batch a part of the progress."""
+        at_least_one(batch_size=batch_size)
+        for _, alike in itertools.groupby(images, _style):
+            while some := list(itertools.islice(alike, batch_size or TOGETHER)):
+                yield from self._enlarged(some, order, parts)
+
+    def _enlarged(
+        self, some: Sequence[GeneratedImage], order: str, parts: ProgressParts
+    ) -> Iterator[GeneratedImage]:
+        tokenizer = self.components.text_tokenizer
+        texts = [tokenizer.encode(image.caption)[: self.format.text_limit] for image in some]
+        codes, size = np.stack([image.codes for image in some]), len(some) * self.format.codes
+        shared: dict[str, Any] = {
+            "pairs": [(image.seed, image.index) for image in some],
+            "batch_size": len(some),
+            "witnesses": self.prior([image.codes for image in some]),
+        }
+        found = direct_super_resolution(
+            self.direct,
+            texts,
+            codes,
+            settings=self.direct_params(_style(some[0])),
+            progress=parts.part(size),
+            **shared,
+        )
+        facts: dict[str, Any] = {"super_resolution": "direct"}
+        if self.iterative is not None:
+            found = iterative_super_resolution(
+                self.iterative,
+                texts,
+                found,
+                order=order,
+                settings=self.iterative_params(order),
+                progress=parts.part(size),
+                **shared,
+            )
+            facts = {"super_resolution": "direct and iterative", "order": order}
+        for image, large in zip(some, found, strict=True):
+            decoded = decode_image(self.components.image_tokenizer, large, self.format.grid)
+            yield replace(image, image=decoded, codes=large, settings={**image.settings, **facts})
+
+    def inpaint(
+        self,
+        codes: Ids,
+        known: Image.Image,
+        region: Callable[[tuple[int, int]], np.ndarray[Any, np.dtype[np.bool_]]],
+        tokens: Sequence[int],
+        stream: tuple[int, int],
+        parts: ProgressParts,
+    ) -> Image.Image:
+        """Low-resolution ``codes`` as a large image that outside of ``region`` is ``known``.
+
+        The direct model enlarges the codes; outside the region the known image's own codes come back, and the
+        iterative model generates again inside it alone, in view of them. region: bool (rows, columns) of a
+        grid.
+        """
+        grid, tokenizer = self.format.grid, self.components.image_tokenizer
+        side = grid[0] * tokenizer.image_size // tokenizer.grid()[0]
+        square = known.resize((side, side), Image.Resampling.BILINEAR)
+        inside, text = region(grid).ravel(), [list(tokens)[: self.format.text_limit]]
+        shared: dict[str, Any] = {"pairs": [stream], "witnesses": self.prior([codes])}
+        drawn = direct_super_resolution(
+            self.direct,
+            text,
+            codes[None],
+            settings=self.direct_params(),
+            progress=parts.part(self.format.codes),
+            **shared,
+        )
+        large = np.where(inside, drawn, encode_image(tokenizer, square))
+        if self.iterative is not None:
+            large = iterative_super_resolution(
+                self.iterative,
+                text,
+                large,
+                settings=self.iterative_params(),
+                region=inside[None],
+                progress=parts.part(self.format.codes),
+                **shared,
+            )
+        return decode_image(tokenizer, large[0], grid)
+
+    def direct_params(self, style: str | None = None) -> SamplingParams:
+        """Sampling of the direct stage; default: the release's, where there are clusters."""
+        default = RELEASED_DIRECT if self.direct.clusters is not None else None
+        return self.components.bundle.config.sampling(DIRECT, None, style, default)
+
+    def iterative_params(self, order: str = ORDER) -> list[SamplingParams]:
+        """Sampling of every turn of the iterative stage; default: the release's top-k."""
+        config, turns = self.components.bundle.config, find_order(order).turns
+        released = [SamplingParams(top_k=top_k_of(turn + 1, turns)) for turn in range(turns)]
+        return [config.sampling(ITERATIVE, default=params) for params in released]
+
+    @cached_property
+    def witness(self) -> Witness | None:
+        """What turns low-resolution images into priors; None where the tokenizer has several scales."""
+        return Witness.of(self.components.image_tokenizer)
+
+    @torch.inference_mode()
+    def prior(self, small: Sequence[Ids]) -> list[Evidence] | None:
+        """What low-resolution images of codes (rows * columns,), as decoded, say of the large ones' codes.
+
+        None where the tokenizer has several scales.
+        """
+        if self.witness is None:
+            return None
+        codes = torch.from_numpy(np.stack(small)).to(self.components.device)
+        decoded = self.components.image_tokenizer.decode(codes, self.format.small).clamp(0, 1)
+        return [self.witness.evidence(pixels, self.scale, PAINTED) for pixels in decoded]
+
+
+def _style(image: GeneratedImage) -> str | None:
+    """The style an image was generated in, as its settings say."""
+    found = image.settings.get("style")
+    return found if isinstance(found, str) else None

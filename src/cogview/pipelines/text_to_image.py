@@ -1,0 +1,175 @@
+"""Text to image: a caption's tokens, the codes generated after them, and the images that the codes stand for.
+
+The sequence is [ROI1] text [BASE] [BOI1] codes in CogView (section 2.1), text [BOI] codes in CogView2
+(section 3.1); a style is part of the caption. Requests of several calls can be generated in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cogview.checkpoints.components import Components
+from cogview.generation.engine import Engine
+from cogview.generation.loop import SequenceRequest
+from cogview.pipelines.base import (
+    at_least_one,
+    caption_for,
+    check_first,
+    checked_seed,
+    encode_caption,
+    text_list,
+)
+from cogview.pipelines.output import GeneratedImage
+from cogview.sequences.base import ImageFormat
+from cogview.tokenizers.images import decode_image
+from cogview.types import ProgressCallback, SamplingParams, StepCallback
+
+if TYPE_CHECKING:
+    from cogview.generation.fairness import FairnessTable
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One image to generate: the prompt as given, the caption that is read, its random stream, its facts.
+
+    negative: the caption that guidance moves away from.
+    """
+
+    prompt: str
+    caption: str
+    seed: int
+    index: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    negative: str = ""
+
+
+class TextToImage:
+    """The base model of a family, read at first use.
+
+    Attributes:
+        format: its sequences.
+    """
+
+    def __init__(self, components: Components, format: ImageFormat, load: Callable[[], Engine]) -> None:
+        self.components, self.format, self._load = components, format, load
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The base model."""
+        return self._load()
+
+    def requests(
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        style: str | None = None,
+        first: int = 0,
+        best_of: int = 1,
+        fairness: str | Path | FairnessTable | None = None,
+        negative_prompt: str | None = None,
+    ) -> list[GenerationRequest]:
+        """``n * best_of`` requests for each prompt; CogViewError for a wrong argument or too long a
+        caption."""
+        prompts = text_list(prompt)
+        at_least_one(n=n, best_of=best_of)
+        check_first(first, n * best_of)
+        seed, config = checked_seed(seed), self.components.bundle.config
+        negative = "" if negative_prompt is None else text_list(negative_prompt, "negative_prompt")[0].strip()
+        shared = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+        replaced = _replacer(fairness, seed, best_of)
+        made = []
+        for text in prompts:
+            for index in range(first, first + n * best_of):
+                words, facts = replaced(text, index)
+                caption = caption_for(config, words, style)
+                made.append(
+                    GenerationRequest(
+                        text, caption, seed, index, {"style": style, **facts, **shared}, negative
+                    )
+                )
+        for caption in dict.fromkeys(text for one in made for text in (one.caption, one.negative)):
+            self.encode(caption)
+        return made
+
+    def encode(self, caption: str) -> list[int]:
+        """A caption's text tokens; CogViewError where they are more than the model reads."""
+        return encode_caption(self.components, caption, self.format.text_limit)
+
+    def truncated(self, prompt: str, style: str | None = None) -> str:
+        """A prompt cut at its end so that with its style the model reads all of it."""
+        tokenizer, config, limit = (
+            self.components.text_tokenizer,
+            self.components.bundle.config,
+            self.format.text_limit,
+        )
+        tokens = tokenizer.encode(prompt)
+        while len(tokens) > 1:
+            excess = len(tokenizer.encode(caption_for(config, prompt, style))) - limit
+            if excess <= 0:
+                break
+            tokens = tokens[: max(1, len(tokens) - excess)]
+            prompt = tokenizer.decode(tokens)
+        return prompt
+
+    def run(
+        self,
+        requests: Sequence[GenerationRequest],
+        params: SamplingParams,
+        batch_size: int | None = None,
+        progress: ProgressCallback | None = None,
+        step_callback: StepCallback | None = None,
+    ) -> Iterator[GeneratedImage]:
+        """The images of the requests, in order, as they are done; each caption is read once.
+
+        ``step_callback`` is called after each token with numbers of requests and their codes so far (b,
+        codes).
+        """
+        at_least_one(batch_size=batch_size)
+        prompts = {
+            caption: self.format.image_prompt(self.encode(caption))
+            for one in requests
+            for caption in ((one.caption, one.negative) if params.guidance_scale != 1 else (one.caption,))
+        }
+        sequences = [
+            SequenceRequest(prompts[one.caption], one.seed, one.index, prompts.get(one.negative))
+            for one in requests
+        ]
+        components = self.components
+        facts = {**params.model_dump(), "style": None, **components.facts}
+        made = self.engine.generate(sequences, params, batch_size, progress, step_callback=step_callback)
+        for number, codes in made:
+            one = requests[number]
+            yield GeneratedImage(
+                image=decode_image(components.image_tokenizer, codes, self.format.grid),
+                codes=codes,
+                prompt=one.prompt,
+                caption=one.caption,
+                seed=one.seed,
+                index=one.index,
+                settings={**facts, **one.facts},
+                model=components.bundle.config.name,
+                model_hash=components.bundle.hash,
+            )
+
+
+def _replacer(
+    table: str | Path | FairnessTable | None, seed: int, best_of: int
+) -> Callable[[str, int], tuple[str, dict[str, Any]]]:
+    """(prompt, index) -> the words that are read, and what provenance says of them (CogView, appendix D)."""
+    if table is None:
+        return lambda prompt, index: (prompt, {})
+    from cogview.generation.fairness import wording
+
+    words = wording(table, seed, best_of)
+
+    def replace(prompt: str, index: int) -> tuple[str, dict[str, Any]]:
+        made = words.replace(prompt, index)
+        return made.text, words.facts(made)
+
+    return replace

@@ -1,0 +1,27 @@
+"""Sequence formats: which tokens the transformer reads, at which positions, and where the loss falls.
+
+Every task of both papers is a format: CogView's three (``cogview``, sections 2.1, 3.1 and 3.2), CogLM's
+(``coglm``, CogView2 section 3.1), and those of CogView2's two super-resolution models (``super_resolution``,
+section 3.3). ``masks`` samples the regions that CogLM is trained to fill (section 3.2). What they share, and
+what is asked of them, is in ``base``.
+"""
+
+from cogview.sequences.base import CaptionFormat, Format, ImageFormat, Prompt, Sequence
+from cogview.sequences.coglm import CogLMFormat, CogLMSequence
+from cogview.sequences.cogview import SequenceFormat, collate, recounted_positions
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat
+
+__all__ = [
+    "CaptionFormat",
+    "CogLMFormat",
+    "CogLMSequence",
+    "DirectFormat",
+    "Format",
+    "ImageFormat",
+    "IterativeFormat",
+    "Prompt",
+    "Sequence",
+    "SequenceFormat",
+    "collate",
+    "recounted_positions",
+]

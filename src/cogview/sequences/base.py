@@ -1,0 +1,124 @@
+"""What all sequence formats have in common, and what pipelines and the engine ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+
+from cogview.errors import CogViewError
+from cogview.types import Grid, Ids
+from cogview.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from cogview.transformer.attention import Visibility
+    from cogview.transformer.config import TransformerConfig
+
+MOST_SLOTS = 1 << 16
+Side = Annotated[int, Field(ge=1, le=1 << 10)]  # codes of an image
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence of length L.
+
+    ids: (L,) int64, ids of the whole vocabulary; positions: (L,) int64; weights: (L,) float32, the loss
+    weight of predicting ``ids[i]`` from what stands before it (``weights[0]`` is 0); prefix: the first tokens
+    that see each other both ways, 0 for a causal sequence.
+    """
+
+    ids: Ids
+    positions: Ids
+    weights: NDArray[np.float32]
+    prefix: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What is read before the first new token, and where the new tokens stand.
+
+    ids, positions: (L,) int64; decode_positions: (n,) int64, of the n tokens to be generated; prefix: the
+    first tokens, which see each other both ways; text_length: the first tokens, which receive the attention
+    bias; visibility: who sees whom while the prompt is read, where ``prefix`` does not say it.
+    """
+
+    ids: Ids
+    positions: Ids
+    decode_positions: Ids
+    prefix: int = 0
+    text_length: int = 0
+    visibility: Visibility | None = None
+
+
+class Format(Protocol):
+    """What every format has: its id space, the grid of the image, the longest text in tokens."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def grid(self) -> Grid: ...
+    @property
+    def codes(self) -> int: ...
+    @property
+    def text_limit(self) -> int: ...
+    def mismatch(self, config: TransformerConfig) -> str | None:
+        """Why a transformer of this configuration cannot read these sequences; None where it can."""
+
+
+class ImageFormat(Format, Protocol):
+    """A format whose last part is an image, generated code by code."""
+
+    def image_prompt(self, text: ArrayLike, context: ArrayLike = (), length: int | None = None) -> Prompt:
+        """The prompt for the image's first ``length`` codes (default: all).
+
+        text: (n,) text tokens of the tokenizer (0-based); context: codes of the low-resolution image.
+        """
+
+
+class CaptionFormat(Format, Protocol):
+    """A format whose last part is a text about an image; ``end`` is the token after it, if there is one."""
+
+    @property
+    def end(self) -> str | None: ...
+    @property
+    def languages(self) -> Mapping[str, str]:
+        """Control token of each language; empty where one prompt serves all."""
+
+    def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
+        """The prompt for a caption of an image's codes (rows * columns,)."""
+
+
+def text_ids(vocabulary: Vocabulary, text: ArrayLike, limit: int) -> Ids:
+    """Ids of text tokens (n,); CogViewError where there are too many, or they are of another tokenizer."""
+    tokens, known = np.asarray(text, dtype=np.int64).ravel(), vocabulary.text_pieces
+    if tokens.size > limit:
+        raise CogViewError(f"the text has {tokens.size} tokens and {limit} fit; shorten it", field="prompt")
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
+        raise CogViewError(f"a text piece is outside the vocabulary's {known}: the tokenizer differs")
+    return tokens + vocabulary.texts.start
+
+
+def image_ids(vocabulary: Vocabulary, codes: ArrayLike, expected: int) -> Ids:
+    """The codes of an image (expected,) as ids; CogViewError for another number or another tokenizer's."""
+    image, known = np.asarray(codes, dtype=np.int64).ravel(), vocabulary.image_codes
+    if image.size != expected:
+        raise CogViewError(f"the picture has {image.size} codes, this format takes {expected}")
+    if image.size and (image.min() < 0 or image.max() >= known):
+        raise CogViewError(f"an image code is outside the vocabulary's {known}: the tokenizer differs")
+    return image
+
+
+def too_small(config: TransformerConfig, rows: int, positions: int) -> str | None:
+    """What :meth:`Format.mismatch` says of a transformer with too few rows or positions."""
+    if config.vocab_size >= rows and config.max_positions >= positions:
+        return None
+    return f"has {config.vocab_size} rows and {config.max_positions} positions, too few for family.json"

@@ -1,0 +1,115 @@
+"""Types that all packages share: token ids, callbacks, and the parameters of sampling.
+
+Nothing here imports PyTorch, so the command line checks its arguments without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, PlainSerializer, model_serializer, model_validator
+
+from cogview.config import Config, validate
+from cogview.errors import CogViewError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Ids = NDArray[np.int64]
+Grid = tuple[int, int]  # rows, columns
+Stream = tuple[int, int]  # seed and index of an image's random numbers
+ProgressCallback = Callable[[int, int], None]  # done, total
+StepCallback = Callable[[Sequence[int], "Tensor"], None]  # numbers of the requests, tokens so far
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+MAX_SEED = 2**63 - 1
+
+
+class SamplingParams(Config):
+    """How tokens are sampled.
+
+    A parameter that is not given takes its value from the style, the task or the family when images are
+    generated (:meth:`over`); files and PNG entries call ``guidance_scale`` ``guidance`` and
+    ``text_attention_bias`` ``emphasis``.
+
+    Attributes:
+        temperature: divides the logits; lower is more conservative.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: then keep the most likely tokens that together reach this probability; 1 or 0 keeps all.
+        guidance_scale: classifier-free guidance; 1 is none, more follows the prompt more closely at twice
+            the cost.
+        clusters: keep the k most likely clusters of image codes (CogView2, section 4.1); 0 turns cluster
+            sampling off.
+        cluster_temperature: divides the logits once more inside a cluster.
+        text_attention_bias: added to the attention scores towards the text (CogView2, section 4.2).
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, ge=0, le=1)
+    guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False, alias="guidance")
+    clusters: int = Field(0, ge=0)
+    cluster_temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    text_attention_bias: float = Field(0.0, ge=-100, le=100, alias="emphasis")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_none(cls, data: Any) -> Any:
+        """None stands for a parameter that is not given."""
+        return {k: v for k, v in data.items() if v is not None} if isinstance(data, Mapping) else data
+
+    @model_serializer
+    def _by_alias(self) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {field.alias or name: getattr(self, name) for name, field in fields.items()}
+
+    @classmethod
+    def given(cls, **values: float | None) -> Self:
+        """Those that are not None; CogViewError names a wrong one."""
+        return validate(cls, values, "sampling")
+
+    def over(self, *defaults: SamplingParams) -> SamplingParams:
+        """These parameters, and what they leave open from the first of ``defaults`` that gives it."""
+        layers: tuple[SamplingParams, ...] = (*reversed(defaults), self)
+        values = {name: getattr(one, name) for one in layers for name in one.model_fields_set}
+        return SamplingParams.model_construct(_fields_set=set(SamplingParams.model_fields), **values)
+
+    def over_given(self, other: SamplingParams) -> SamplingParams:
+        """What either gives, these parameters first."""
+        values = {name: getattr(one, name) for one in (other, self) for name in one.model_fields_set}
+        return SamplingParams.model_construct(_fields_set=set(values), **values)
+
+
+def _partial(params: SamplingParams) -> dict[str, Any]:
+    """As in ``family.json``: None for what is not given."""
+    names = {field.alias or name: name for name, field in SamplingParams.model_fields.items()}
+    return {
+        key: getattr(params, name) if name in params.model_fields_set else None for key, name in names.items()
+    }
+
+
+PartialParams = Annotated[SamplingParams, PlainSerializer(_partial)]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of :class:`SamplingParams` as keywords of a call."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    guidance_scale: float | None
+    clusters: int | None
+    cluster_temperature: float | None
+    text_attention_bias: float | None
+
+
+def check_seed(seed: int) -> int:
+    """The seed; CogViewError out of range."""
+    if not 0 <= seed <= MAX_SEED:
+        raise CogViewError(f"the seed {seed} is out of range; take one from 0 to {MAX_SEED}", field="seed")
+    return seed
