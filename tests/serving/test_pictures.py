@@ -35,7 +35,7 @@ def test_an_edit_is_the_librarys_and_leaves_the_rest(site: Site, editor: Path) -
     fields = {"prompt": "a red circle", "n": 2, "seed": 5, "feather": 0, "temperature": "0.9"}
     reply = site.send(EDITS, fields, image=file(picture), mask=file(Image.fromarray(hole)))
     made = CogView2.from_pretrained(editor).edit(
-        picture, "a red circle", mask=hole, n=2, seed=5, feather=0, settings={"temperature": 0.9}
+        picture, "a red circle", mask=hole, n=2, seed=5, feather=0, temperature=0.9
     )
     assert reply.files == [one.png() for one in made] and reply.json["model"] == "tiny2"
     for data in reply.files:
@@ -59,7 +59,7 @@ def test_masks_as_openai_has_them_are_open_where_they_are_transparent(site: Site
 
 def test_variations(site: Site, editor: Path) -> None:
     reply = site.send("/v1/images/variations", {"share": 0.4, "seed": 5, "n": 2}, image=file(noise()))
-    made = CogView2.from_pretrained(editor).vary(noise(), share=0.4, seed=5, n=2)
+    made = CogView2.from_pretrained(editor).vary(noise(), mask_ratio=0.4, seed=5, n=2)
     assert reply.files == [one.png() for one in made]
 
 

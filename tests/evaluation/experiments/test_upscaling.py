@@ -76,9 +76,9 @@ def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge
         model.image_tokenizer.encode(to_tensor(np.asarray(small[0])[None])).reshape(4, 4).numpy()
     )
     request = Request(known, model.text_to_image.encode("a red circle"), 3, 0)
-    coded = next(iter(model.super_resolution.upscaler.run([request], 2, model.sampling({"guidance": 1.0}))))[
-        2
-    ]
+    coded = next(
+        iter(model.super_resolution.upscaler.run([request], 2, model.bundle.config.sampling("upscale")))
+    )[2]
     assert np.array_equal(ways[CODES][0], np.asarray(coded))
     assert set(report.by_source) == set(sources) and len(sources) == COUNT
     pair = report.comparisons[0]
