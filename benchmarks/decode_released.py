@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from cogview.generation import sampling
-from cogview.generation.decoder import Decoder, pack, step
+from cogview.generation.decoder import Decoder, decode_step, pack
 from cogview.generation.sampling import Streams
 from cogview.sequences import SequenceFormat
 from cogview.transformer.attention import View, kernels
@@ -104,7 +104,7 @@ def check(model: Transformer, decoder: Decoder) -> float:
     for i in range(12):
         at = slice(i, i + 1)
         logits, memory = loop.read(ids[:, at], positions[:, at], memory)
-        mine = step(decoder, ids[:, i], positions[:, i], cache)
+        mine = decode_step(decoder, ids[:, i], positions[:, i], cache)
         worst = max(worst, ((mine - logits[:, CODES]).abs().max() / logits[:, CODES].abs().max()).item())
     assert worst < 1e-3, f"the baseline computes something else: {worst}"
     return worst
@@ -128,7 +128,7 @@ def engine_step(decoder: Decoder, token: int, batch: int) -> Callable[[], Any]:
     streams = Streams([(7, index) for index in range(batch)], 1, "cpu")
 
     def action() -> None:
-        logits = sampling.restrict(step(decoder, ids, positions, cache), SETTINGS)
+        logits = sampling.restrict(decode_step(decoder, ids, positions, cache), SETTINGS)
         sampling.draw(logits, streams.gumbel(0, logits.shape[-1]))
         cache.reset(length)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from cogview.generation.decoder import Decoder, pack, step
+from cogview.generation.decoder import Decoder, decode_step, pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.sequences import Prompt, SequenceFormat
@@ -101,7 +101,7 @@ def one_step(decoder: Decoder, cache: KVCache) -> Callable[[], Any]:
     length, positions = cache.length, torch.full((cache.batch,), cache.length)
 
     def action() -> None:
-        step(decoder, ids, positions, cache)
+        decode_step(decoder, ids, positions, cache)
         cache.reset(length)
 
     return action
