@@ -15,6 +15,7 @@ from cogview import CogView2
 from cogview.checkpoints.provenance import read
 from cogview.errors import CogViewError
 from cogview.pipelines.output import GeneratedImage
+from cogview.transformer.lora import LoRAConfig, adapter_parameters, attach, save_adapter
 from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 
@@ -184,3 +185,22 @@ def test_wrong_requests_are_one_line(model: CogView2, tmp_path: Path) -> None:
 def test_a_family_that_only_draws_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CogViewError, match="only draws"):
         CogView2.from_pretrained(tiny.write(tmp_path))
+
+
+def test_an_adapter_changes_a_coglm(tmp_path: Path) -> None:
+    """With strength 0 it is the model itself; what it was stands in the provenance."""
+    directory = tiny2.write(tmp_path)
+    adapted, config = CogView2.from_pretrained(directory).bundle.transformer("base"), LoRAConfig(rank=2)
+    attach(adapted, config)
+    for _, parameter in adapter_parameters(adapted):
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    save_adapter(adapted, config, tmp_path / "adapter")
+    plain = CogView2.from_pretrained(directory).generate("red", seed=1)[0]
+    off, on = (
+        CogView2.from_pretrained(directory, lora=tmp_path / "adapter", lora_strength=strength)
+        for strength in (0.0, 1.0)
+    )
+    assert np.array_equal(plain.codes, off.generate("red", seed=1)[0].codes)
+    [changed] = on.generate("red", seed=1)
+    assert not np.array_equal(plain.codes, changed.codes)
+    assert changed.settings["lora"]["name"] == "adapter" and "lora" not in plain.settings
