@@ -357,13 +357,13 @@ def test_a_role_that_is_missing(
         (
             ONE,
             ("eval editing", "edits", "--classifier", "classifier"),
-            "cannot edit: .* such as pictogram-2$",
+            "cannot edit pictures: its base model only draws .*; take --model pictogram-2$",
         ),
         (ONE, ("generate", APPLE, "--first-stage-only"), "pictogram draws in one step; leave out --first-"),
         (ONE, ("generate", APPLE, "--clusters", "3"), "no clusters of image codes; draw with clusters 0$"),
         (ONE, ("generate", APPLE, "--upscale", "3"), "this model enlarges 2 or 4 times$"),
         (TWO, ("generate", APPLE, "--sparse", "64,4,64"), "draws without sparse attention; leave it out$"),
-        (TWO, ("generate", APPLE, "--lora", "adapter"), "takes no adapters yet; leave the adapter out$"),
+        (TWO, ("generate", APPLE, "--lora", "adapter"), "lora.json: base: missing$"),
         (ONE, ("generate", APPLE, "--lora", "nothing"), "no adapter 'nothing': give the directory of a run"),
         (TWO, ("generate", "apple " * 65), r"the model reads \d+; shorten it$"),
         (ONE, ("generate", "apple " * 65), r"the model reads \d+; shorten it$"),
@@ -404,4 +404,5 @@ def test_no_command_that_takes_a_model_is_forgotten() -> None:
     taking = {name for name, own in asked if own & {"model", "models", "family", "tokenizers"}}
     source = Path(__file__).read_text(encoding="utf-8")
     here = {name for name in taking if re.search(rf'(run|refuse)\(\s*"{name}"', source)}
-    assert taking - here == {"data convert", "eval coco", "eval upscaling", "study create"}
+    elsewhere = {"data convert", "eval coco", "eval scenes", "eval things", "eval upscaling", "study create"}
+    assert taking - here == elsewhere

@@ -181,7 +181,8 @@ class FamilyConfig(Config):
 
     def unsupported(self, task: str, reason: str = "") -> UnsupportedTask:
         """The error for a task that this family does not have, with the installed ones that have it."""
-        able = [name for name, place in installed().items() if _has(place, task)]
+        others = {name: place for name, place in installed().items() if name != self.name}
+        able = [name for name, place in others.items() if _has(place, task)]
         return UnsupportedTask(f"the model {self.name} cannot {DOES[task]}{reason}", task, able)
 
 
