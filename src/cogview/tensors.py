@@ -79,3 +79,8 @@ def build_fitting(make: Callable[[], M], path: str | Path, what: str) -> M:
     model, state = make(), load_tensors(path)
     model.load_state_dict(state)
     return model
+
+
+def exactly(device: torch.device) -> torch.autocast:
+    """Where a kernel of our own computes in the dtype it has chosen, whatever autocast is on around it."""
+    return torch.autocast(device.type, enabled=False)

@@ -30,6 +30,20 @@ def test_codes_are_the_nearest(method: Method) -> None:
     torch.testing.assert_close(result.vectors, q.codebook[brute])
 
 
+@pytest.mark.parametrize("method", ["nearest", "gumbel", "moving_average", "fixed"])
+def test_codes_are_the_nearest_under_autocast(method: Method) -> None:
+    """Codes so close together that products of half precision do not tell them apart."""
+    torch.manual_seed(0)
+    q = make_quantizer(method, 200, 8).eval()
+    with torch.no_grad():
+        q.initialise(1 + 0.05 * torch.randn(200, 8))
+    z = 1 + 0.05 * torch.randn(500, 8)
+    exact = (z[:, None].double() - q.codebook.detach().double()).pow(2).sum(-1)  # (500, 200)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(q.encode(z), exact.argmin(1))
+        torch.testing.assert_close(q.distances(z).double(), exact, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("method", ["nearest", "moving_average", "fixed"])
 def test_straight_through_passes_the_gradient_unchanged(method: Method) -> None:
     q = make_quantizer(method, 8, 3)

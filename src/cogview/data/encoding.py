@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class OnDevice:
     """An image tokenizer moved to a device; takes and gives tensors on the CPU.
 
-    half: encode in bfloat16 where layers allow it. About 1 code in 50 is then another, nearly as near one.
+    half: encode in bfloat16 where layers allow it. About 1 code in 40 is then another, nearly as near one.
     """
 
     def __init__(self, images: ImageEncoder, device: torch.device, half: bool = False) -> None:

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogview.tensors import exactly
+
 Method = Literal["nearest", "gumbel", "moving_average", "fixed", "finite_scalar"]
 
 # Levels of each coordinate for a number of codes (FSQ, table 1).
@@ -91,9 +93,10 @@ class Quantizer(nn.Module):
         return nn.init.xavier_uniform_(torch.empty(self.codes, self.dim), gain=nn.init.calculate_gain("tanh"))
 
     def distances(self, z: Tensor) -> Tensor:
-        """Squared distances (n, codes) of vectors (n, dim) to every code, in float32."""
+        """Squared distances (n, codes) of vectors (n, dim) to every code, in float32 under autocast too."""
         z, book = z.float(), self.codebook.float()
-        return z.pow(2).sum(1, keepdim=True) - 2 * z @ book.t() + book.pow(2).sum(1)
+        with exactly(z.device):  # with bfloat16 products a quarter of all codes would be others
+            return z.pow(2).sum(1, keepdim=True) - 2 * z @ book.t() + book.pow(2).sum(1)
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
@@ -102,7 +105,8 @@ class Quantizer(nn.Module):
         norms = book.pow(2).sum(0)
         rows = z.reshape(-1, self.dim).float()
         # |z|^2 is the same for every code; parts of 1024 rows keep the distances in the cache.
-        parts = [torch.addmm(norms, part, book, alpha=-2).argmin(1) for part in torch.split(rows, 1024)]
+        with exactly(z.device):
+            parts = [torch.addmm(norms, part, book, alpha=-2).argmin(1) for part in torch.split(rows, 1024)]
         return torch.cat(parts).view(z.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def sequence_loss(
             share, losses = output_loss.cross_entropy(given, matrix[region], wanted, factors)
         else:
             losses = F.cross_entropy(head(given, region).float(), wanted, reduction="none")
-            share = factors @ losses
+            share = (factors * losses).sum()  # autocast would lower a product of matrices
         mean = mean + share
         parts.append(losses.detach().sum() / max(1, len(losses)))
     return mean, {"image_loss": parts[0], "text_loss": parts[1]}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.transformer.attention.pattern import exactly
+from cogview.tensors import exactly
 
 LOGITS = 1 << 21  # at a time for each thread: eight megabytes of float32
 SMALLEST = torch.finfo(torch.float32).tiny

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.transformer.attention.pattern import exactly
+from cogview.tensors import exactly
 from cogview.transformer.attention.window import Layout, Tiles, tiles
 
 SCORES = 1 << 16  # of a buffer for each thread: a quarter of a megabyte

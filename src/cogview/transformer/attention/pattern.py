@@ -47,11 +47,6 @@ class View:
         return torch.where(self.allowed, bias, zero - torch.inf)
 
 
-def exactly(device: torch.device) -> torch.autocast:
-    """Where a kernel of our own computes in the dtype it has chosen, whatever autocast is on around it."""
-    return torch.autocast(device.type, enabled=False)
-
-
 class Visibility(ABC):
     """An attention pattern. The queries are always the last ``queries`` of the ``keys``."""
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.transformer.attention.pattern import View, exactly
+from cogview.tensors import exactly
+from cogview.transformer.attention.pattern import View
 from cogview.transformer.processor import multiplies_bf16
 
 LONGEST = 512  # tokens; beyond, the weights that are kept grow larger than all else in a layer

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.transformer.attention.pattern import exactly
+from cogview.tensors import exactly
 
 ROWS = 128  # queries of a tile; more compute more hidden keys on the diagonal
 SCORES = 3 << 16  # of a tile for each thread: three quarters of a megabyte
