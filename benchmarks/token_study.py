@@ -124,7 +124,7 @@ def judged(
     words = load_things()
     model = CogView.from_pretrained(family)
     prompts = [text for thing in things for text in (words[thing].en[0], words[thing].zh[0])]
-    drawn = model.generate(prompts, n=given.images, seed=0, guidance=2.0, temperature=0.65, top_k=200)
+    drawn = model.generate(prompts, n=given.images, seed=0, guidance_scale=2.0, temperature=0.65, top_k=200)
     images = [one.image for one in drawn]
     wanted = torch.arange(len(things)).repeat_interleave(2 * given.images)
     right = (features(judge, images) @ known.T).argmax(-1) == wanted

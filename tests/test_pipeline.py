@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cogview import CogView, provenance
+from cogview import CogView
 from cogview import CogView as Exported
+from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import ModelBundle
 from cogview.errors import CogViewError
 from cogview.generation.languages import language

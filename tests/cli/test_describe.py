@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from pytest import CaptureFixture
 
-from cogview import CogView, provenance
+from cogview import CogView
+from cogview.checkpoints import provenance
 from cogview.cli.app import main
 from tests.generation import tiny
 

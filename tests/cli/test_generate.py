@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pytest import CaptureFixture, MonkeyPatch
 
-from cogview import provenance
+from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli import generate as verb
 from cogview.cli.app import main

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pytest import CaptureFixture
 
-from cogview import provenance
+from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import PACKAGED, ModelBundle
 from cogview.checkpoints.provenance import Provenance, model_hash
 from cogview.cli.app import VERBS, load, main

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogview import CogView, provenance
+from cogview import CogView
+from cogview.checkpoints import provenance
 from cogview.cli.app import main
 from cogview.config import dump_yaml, validate
 from cogview.errors import CogViewError

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from cogview import CogView, provenance
+from cogview import CogView
+from cogview.checkpoints import provenance
 from cogview.errors import CogViewError
 from cogview.generation.upscaling import MAX_CODES, back_projected
 from tests.generation import tiny

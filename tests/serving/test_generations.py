@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cogview import CogView, provenance
+from cogview import CogView
+from cogview.checkpoints import provenance
 from cogview.cli.app import main
 from cogview.tokenizers.vqvae import ImageTokenizer
 from tests.serving.conftest import GENERATIONS, Models, Site, serving

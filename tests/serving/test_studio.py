@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview import CogView, provenance
+from cogview import CogView
+from cogview.checkpoints import provenance
 from cogview.cli.app import main
 from cogview.serving.guard import Rules
 from cogview.serving.served import Models

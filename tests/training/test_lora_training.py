@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cogview import provenance
+from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
 from cogview.data.build import BuildSettings, build
