@@ -47,7 +47,7 @@ def test_a_large_hole_is_filled_at_full_resolution(model: CogView2) -> None:
     assert edited.settings["super_resolution"] == "direct and iterative"
     assert "super_resolution" not in small.settings
     pieces = model.text_to_image.encode("a red circle")
-    together: dict[str, Any] = {"pairs": [(5, 0)], "witnesses": model.super_resolution.prior([small.codes])}
+    together: dict[str, Any] = {"pairs": [(5, 0)], "likelihoods": model.super_resolution.prior([small.codes])}
     drawn = hierarchical.direct_super_resolution(
         model.super_resolution.direct, [pieces], small.codes[None], **together
     )

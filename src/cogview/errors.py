@@ -15,7 +15,7 @@ class CogViewError(ValueError):
 
     Attributes:
         exit_code: of the command line.
-        code: kind of error, as the server reports it; None where only the message tells.
+        code: kind of error, as the server reports it; None where there is only the message.
         field: name of the argument that is wrong, if one is known.
         hint: what to do, as the last part of the message.
     """

@@ -260,7 +260,7 @@ def _order(report: OrderReport) -> list[Block]:
 
 
 def _fairness(report: FairnessReport) -> list[Block]:
-    header = ("way", "pictures", "distance to what was asked", "by chance", "as named")
+    header = ("way", "pictures", "distance to what was asked", "at random", "as named")
     parts: list[Block] = []
     for name, ways in report.readings.items():
         values = list(next(iter(ways.values())).proportions)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from cogview.errors import CogViewError
 from cogview.generation import memory, sampling
-from cogview.generation.evidence import Evidence
 from cogview.generation.linear import computing
 from cogview.generation.local_parallel import (
     ROWS,
@@ -31,6 +30,7 @@ from cogview.generation.local_parallel import (
     find_order,
     top_k_of,
 )
+from cogview.generation.pixel_prior import PixelLikelihood
 from cogview.generation.sampling import Streams
 from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.transformer.model import Transformer
@@ -79,7 +79,7 @@ def direct_super_resolution(
     *,
     pairs: Pairs | None = None,
     settings: SamplingParams | None = None,
-    witnesses: Sequence[Evidence] | None = None,
+    likelihoods: Sequence[PixelLikelihood] | None = None,
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Ids:
@@ -91,7 +91,7 @@ def direct_super_resolution(
         codes: (b, small rows * columns) or (b, rows, columns).
         pairs: (seed, index) of each picture; by default seed 0 and their numbers.
         settings: by default the release's cluster sampling, or temperature 1 where there are no clusters.
-        witnesses: for each picture what else is known of its codes.
+        likelihoods: the pixel prior of each image.
         batch_size: the most pictures at a time; it does not change them.
         progress: told how many forwards of how many are done.
 
@@ -107,7 +107,7 @@ def direct_super_resolution(
     def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
         states = model.states(model.form.inputs(text_ids[chosen], made[chosen]))
         report()
-        known = _known(witnesses, chosen)
+        known = _known(likelihoods, chosen)
         return torch.stack([_draw(model, row, settings, streams, i, known) for i, row in enumerate(states)])
 
     return _in_batches(model, text_ids, made, pairs, batch_size, progress, ("direct", 1), draw)
@@ -122,15 +122,15 @@ def iterative_super_resolution(
     order: str | Matrix | Confidence = "released",
     settings: SamplingParams | Sequence[SamplingParams] | None = None,
     region: ArrayLike | Tensor | None = None,
-    witnesses: Sequence[Evidence] | None = None,
+    likelihoods: Sequence[PixelLikelihood] | None = None,
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Ids:
     """Large pictures, most of their codes drawn again in as many forwards as ``order`` has turns.
 
     Args:
-        model, text_ids, pairs, witnesses, batch_size, progress: as for :func:`direct_super_resolution`; of a
-            text the first pieces are read.
+        model, text_ids, pairs, likelihoods, batch_size, progress: as for :func:`direct_super_resolution`; of
+            a text the first tokens are read.
         codes: (b, rows * columns) or (b, rows, columns).
         order: a name of ``ORDERS``, or an order.
         settings: of all turns, or one for each; by default temperature 1 and the release's top-k.
@@ -154,7 +154,7 @@ def iterative_super_resolution(
     def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
         start = made[chosen].to(model.device)
         inside = None if open_ is None else open_[chosen].to(model.device)
-        known = _known(witnesses, chosen)
+        known = _known(likelihoods, chosen)
         state = LocalParallel(order, form.grid, start, streams, settings, inside, model.clusters, known)
         while not state.done:
             made_now = form.inputs(text_ids[chosen], state.codes.cpu(), state.hidden.cpu())
@@ -168,11 +168,11 @@ def iterative_super_resolution(
 Draw = Callable[[slice, Streams, Callable[[], None]], Tensor]
 
 
-def _known(witnesses: Sequence[Evidence] | None, chosen: slice) -> Likelihoods | None:
-    """What the witnesses of some pictures say; None where there are none."""
-    if witnesses is None:
+def _known(likelihoods: Sequence[PixelLikelihood] | None, chosen: slice) -> Likelihoods | None:
+    """The likelihoods of a batch, or None."""
+    if likelihoods is None:
         return None
-    own = witnesses[chosen]
+    own = likelihoods[chosen]
     return lambda image, places: own[image].at(places)
 
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
-from cogview.generation.evidence import Evidence
 from cogview.generation.loop import SequenceRequest
 from cogview.generation.memory import BATCH
+from cogview.generation.pixel_prior import PixelLikelihood
 from cogview.sequences.cogview import SequenceFormat
 from cogview.types import MAX_SEED, Ids, ProgressCallback, SamplingParams
 
@@ -63,7 +63,7 @@ class Small:
     codes: Ids
     seed: int
     index: int
-    pixels: Evidence | None = None
+    pixels: PixelLikelihood | None = None
     negative: Sequence[int] = ()
 
 
@@ -205,8 +205,8 @@ def _job(
     negative = form.image_prompt(picture.negative, small.ravel(), known.size) if guided else None
     stream = stream_of(picture.index, stage, window.number)
     place = (window.top, window.left, *known.shape)
-    witness = None if picture.pixels is None else picture.pixels.part(*place)
-    return SequenceRequest(prompt, picture.seed, stream, negative, known.flatten(), witness)
+    likelihood = None if picture.pixels is None else picture.pixels.part(*place)
+    return SequenceRequest(prompt, picture.seed, stream, negative, known.flatten(), likelihood)
 
 
 def stream_of(index: int, stage: int, window: int) -> int:

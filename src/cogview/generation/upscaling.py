@@ -3,7 +3,7 @@
 A picture given as pixels keeps its shape. It is read at its own size, or enlarged to the tokenizer's where it
 is smaller, and its right and bottom edges are repeated up to whole codes; all of that is undone at the end,
 so the result is exactly ``times`` as large. Codes hold less than pixels do. For *faithful* results the pixels
-have a say in which codes are drawn (:mod:`cogview.generation.evidence`); and what was drawn is corrected
+have a say in which codes are drawn (:mod:`cogview.generation.pixel_prior`); and what was drawn is corrected
 until it is the given picture again when it is shrunk (iterative back-projection; Irani and Peleg, 1991): it
 differs from a plain enlargement only in what that cannot know. Of that difference a share is taken,
 ``detail``: what is drawn is a guess, and a guess shrunk towards what is known is nearer to the truth.
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
-from cogview.generation.evidence import KNOWN, PAINTED, Evidence, Witness
+from cogview.generation.pixel_prior import KNOWN, PAINTED, PixelLikelihood, PixelPrior
 from cogview.generation.super_resolution import Small, enlarge, scale_of
 from cogview.sequences.cogview import SequenceFormat
 from cogview.tokenizers.images import AnyImageTokenizer
@@ -163,7 +163,7 @@ class Upscaler:
         stages = self.stages(times)
         seen = [self._seen(r.original) if faithful else None for r in requests]
         small = [
-            Small(r.text, r.original.codes, r.seed, r.index, self._evidence(own, 0), r.negative)
+            Small(r.text, r.original.codes, r.seed, r.index, self._likelihood(own, 0), r.negative)
             for r, own in zip(requests, seen, strict=True)
         ]
         work = [len(small) * scale_of(self.form) ** (2 * stage) for stage in range(stages)]
@@ -171,7 +171,7 @@ class Upscaler:
             report = _share(progress, work, stage)
             drawn = dict(enlarge(self.engine, self.form, small, settings, batch_size, report, stage))
             small = [
-                Small(s.text, drawn[n], s.seed, s.index, self._evidence(seen[n], stage + 1), s.negative)
+                Small(s.text, drawn[n], s.seed, s.index, self._likelihood(seen[n], stage + 1), s.negative)
                 for n, s in enumerate(small)
             ]
         report = _share(progress, work, stages - 1)
@@ -180,9 +180,9 @@ class Upscaler:
             yield number, codes, self.paint(codes, requests[number].original, times, faithful, detail)
 
     @cached_property
-    def witness(self) -> Witness | None:
-        """What makes evidence of small pictures; None where the tokenizer has several scales."""
-        return Witness.of(self.images)
+    def pixel_prior(self) -> PixelPrior | None:
+        """None where the tokenizer has several scales."""
+        return PixelPrior.of(self.images)
 
     @torch.inference_mode()
     def _seen(self, original: Original) -> tuple[Tensor, float]:
@@ -191,11 +191,11 @@ class Upscaler:
             return original.pixels, KNOWN
         return self._decoded(original.codes).clamp(0, 1), PAINTED
 
-    def _evidence(self, seen: tuple[Tensor, float] | None, stage: int) -> Evidence | None:
+    def _likelihood(self, seen: tuple[Tensor, float] | None, stage: int) -> PixelLikelihood | None:
         """What a small picture says of the codes that a stage draws."""
-        if seen is None or self.witness is None:
+        if seen is None or self.pixel_prior is None:
             return None
-        return self.witness.evidence(seen[0], scale_of(self.form) ** (stage + 1), seen[1])
+        return self.pixel_prior.likelihood(seen[0], scale_of(self.form) ** (stage + 1), seen[1])
 
     def _decoded(self, codes: Ids) -> Tensor:
         """The picture (3, H, W) of codes (rows, columns), on the CPU."""

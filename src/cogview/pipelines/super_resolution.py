@@ -23,11 +23,11 @@ from cogview.checkpoints.bundle import BASE, DIRECT, ITERATIVE, UPSCALING
 from cogview.checkpoints.components import Components
 from cogview.checkpoints.provenance import read as read_provenance
 from cogview.errors import CogViewError
-from cogview.generation.evidence import PAINTED, Evidence, Witness
 from cogview.generation.hierarchical import DIRECT as RELEASED_DIRECT
 from cogview.generation.hierarchical import Upscaler as Stage
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
 from cogview.generation.local_parallel import find_order, top_k_of
+from cogview.generation.pixel_prior import PAINTED, PixelLikelihood, PixelPrior
 from cogview.generation.super_resolution import scale_of
 from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler
 from cogview.pipelines.base import (
@@ -293,7 +293,7 @@ class TwoStageSuperResolution:
         shared: dict[str, Any] = {
             "pairs": [(image.seed, image.index) for image in some],
             "batch_size": len(some),
-            "witnesses": self.prior([image.codes for image in some]),
+            "likelihoods": self.prior([image.codes for image in some]),
         }
         found = direct_super_resolution(
             self.direct,
@@ -338,7 +338,7 @@ class TwoStageSuperResolution:
         side = grid[0] * tokenizer.image_size // tokenizer.grid()[0]
         square = known.resize((side, side), Image.Resampling.BILINEAR)
         inside, text = region(grid).ravel(), [list(tokens)[: self.format.text_limit]]
-        shared: dict[str, Any] = {"pairs": [stream], "witnesses": self.prior([codes])}
+        shared: dict[str, Any] = {"pairs": [stream], "likelihoods": self.prior([codes])}
         drawn = direct_super_resolution(
             self.direct,
             text,
@@ -372,21 +372,21 @@ class TwoStageSuperResolution:
         return [config.sampling(ITERATIVE, default=params) for params in released]
 
     @cached_property
-    def witness(self) -> Witness | None:
+    def pixel_prior(self) -> PixelPrior | None:
         """What turns low-resolution images into priors; None where the tokenizer has several scales."""
-        return Witness.of(self.components.image_tokenizer)
+        return PixelPrior.of(self.components.image_tokenizer)
 
     @torch.inference_mode()
-    def prior(self, small: Sequence[Ids]) -> list[Evidence] | None:
+    def prior(self, small: Sequence[Ids]) -> list[PixelLikelihood] | None:
         """What low-resolution images of codes (rows * columns,), as decoded, say of the large ones' codes.
 
         None where the tokenizer has several scales.
         """
-        if self.witness is None:
+        if self.pixel_prior is None:
             return None
         codes = torch.from_numpy(np.stack(small)).to(self.components.device)
         decoded = self.components.image_tokenizer.decode(codes, self.format.small).clamp(0, 1)
-        return [self.witness.evidence(pixels, self.scale, PAINTED) for pixels in decoded]
+        return [self.pixel_prior.likelihood(pixels, self.scale, PAINTED) for pixels in decoded]
 
 
 def _style(image: GeneratedImage) -> str | None:

@@ -79,7 +79,7 @@ def test_they_are_what_the_pipeline_draws(family: Path, folder: Path, judge: LPI
     assert np.array_equal(np.asarray(large.image), ways["model"][0])
 
 
-def test_overwhelming_evidence_gives_the_codes_of_the_enlargement(
+def test_an_overwhelming_likelihood_gives_the_codes_of_the_enlargement(
     family: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them, those of the direct model that stay and those that the iterative one draws again."""

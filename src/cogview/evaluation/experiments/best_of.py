@@ -57,7 +57,7 @@ class BestOfPlan(Config):
 
 
 class Candidates(Generator, Protocol):
-    """Draws several pictures of a prompt and tells each one's caption loss."""
+    """Draws several pictures of a prompt and returns the caption loss of each."""
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Mapping[str, int | float | str]

@@ -138,7 +138,7 @@ def read_captions(path: Path, images: Path) -> list[Chosen]:
 
 
 def select(captions: Sequence[Chosen], plan: CocoPlan) -> list[Chosen]:
-    """``plan.count`` captions by chance, in the order they were drawn.
+    """``plan.count`` captions at random, in the order they were drawn.
 
     Raises:
         CogViewError: there are fewer, or a picture is missing.

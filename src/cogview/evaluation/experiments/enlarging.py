@@ -86,14 +86,14 @@ def enlarged(
     limit = part.format.text_limit
     texts = [model.text_tokenizer.encode(caption)[:limit] for caption in captions]
     pairs = [(plan.seed, number) for number in range(len(codes))]
-    size, witnesses = min(plan.batch, TOGETHER), part.prior(list(codes))
+    size, likelihoods = min(plan.batch, TOGETHER), part.prior(list(codes))
     first = direct_super_resolution(
         part.direct,
         texts,
         codes,
         pairs=pairs,
         settings=part.direct_params(),
-        witnesses=witnesses,
+        likelihoods=likelihoods,
         batch_size=size,
         progress=_told(progress, "direct"),
     )
@@ -107,7 +107,7 @@ def enlarged(
         pairs=pairs,
         order=order,
         settings=part.iterative_params(order),
-        witnesses=witnesses,
+        likelihoods=likelihoods,
         batch_size=size,
         progress=_told(progress, "iterative"),
     )

@@ -153,7 +153,7 @@ def upscaler_of(model: Pipeline) -> Upscaler:
 
 
 def asked(model: Pipeline, data: Path, plan: Plan) -> dict[str, Fact]:
-    """What a report tells of the model, the data and the plan."""
+    """What a report says of the model, the data and the plan."""
     return {
         "model": model.bundle.config.name,
         "model_hash": model.model_hash,

@@ -1,6 +1,6 @@
 """Pictures with their texts, from whatever people have: what alignment is trained on and measured with.
 
-Anything ``cogview data`` reads. A file that ``cogview generate`` drew tells its prompt itself, so a folder of
+Anything ``cogview data`` reads. A file that ``cogview generate`` generated holds its prompt, so a folder of
 such needs no caption files.
 """
 

@@ -26,7 +26,7 @@ WHAT, VERB = "reader of things", "cogview train"
 
 
 class ThingReaderConfig(Config):
-    """The things it tells apart, in the order of its answers, and the side of what it reads in pixels.
+    """The things that it distinguishes, in the order of its answers, and the side of what it reads in pixels.
 
     ``facts``: how it was trained, and its ceiling: ``ceiling_first`` and ``ceiling_five``.
     """

@@ -12,8 +12,8 @@ from cogview import CogView
 from cogview.generation import upscaling
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
-from cogview.generation.evidence import WIDTH, Witness, neighbour_distance
 from cogview.generation.loop import SequenceRequest
+from cogview.generation.pixel_prior import WIDTH, PixelPrior, neighbour_distance
 from cogview.types import SamplingParams
 from tests.generation import tiny
 
@@ -43,7 +43,7 @@ def test_densities_by_their_formula(model: CogView) -> None:
     small, slope = pixels(), 3.0
     images = model.image_tokenizer
     vectors = images.features(enlarged(small, 2))[0].detach()
-    found = Witness(images).evidence(small, 2, slope).part(1, 2, 3, 2)
+    found = PixelPrior(images).likelihood(small, 2, slope).part(1, 2, 3, 2)
     rows = [(1, 2), (1, 3), (2, 2), (2, 3), (3, 2), (3, 3)]
     for place, (row, column) in enumerate(rows):
         distances = ((images.quantizer.codebook - vectors[row, column]) ** 2).sum(1)
@@ -52,7 +52,7 @@ def test_densities_by_their_formula(model: CogView) -> None:
 
 
 @pytest.mark.parametrize("times", [2, 4])
-def test_overwhelming_evidence_gives_the_codes_of_the_enlargement(
+def test_an_overwhelming_likelihood_gives_the_codes_of_the_enlargement(
     model: CogView, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     monkeypatch.setattr(upscaling, "KNOWN", 1e6)
@@ -72,7 +72,7 @@ def test_overwhelming_evidence_gives_the_codes_of_the_enlargement(
     assert (drawn[False] != expected).mean() > 0.5
 
 
-def test_a_picture_of_codes_alone_is_its_own_witness(model: CogView, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_of_codes_alone_is_its_own_prior(model: CogView, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaling, "PAINTED", 1e6)
     upscaler, codes = model.super_resolution.upscaler, np.arange(16).reshape(4, 4) % tiny.CODES
     request = upscaling.Request(upscaling.Original(codes), (), 5, 0)

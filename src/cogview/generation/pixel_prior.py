@@ -1,11 +1,11 @@
-"""What the pixels of a small picture say about the codes of the large one.
+"""Pixel prior: how likely each code of the large image is, given the pixels of the small one.
 
 A super-resolution model (CogView, section 3.1) reads the small picture as codes, which hold far less than its
-pixels. Where the pixels are known, they are a second witness: enlarged bicubically and read by the
+pixels. Where the pixels are known, they are used as well: enlarged bicubically and read by the
 tokenizer's encoder, they give a vector near that of the right code. How far off it may be is a heavy-tailed
 distribution (Student's), wide enough to let the model choose where the enlargement is blurred, narrow enough
 to keep flat parts as they are. Its log-density is added to the model's logits: by Bayes' rule, the model
-being the prior. Of a picture of which only codes exist, what they paint is such a witness too, a weaker one.
+being the prior. Of an image of which only codes exist, the decoded image is used, with less weight.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WIDTH = 0.04
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class PixelLikelihood:
     """Log-likelihoods of codes, but for a constant a place.
 
     vectors: the encoder's, (rows, columns, dim), of an enlarged picture; places are counted in raster order.
@@ -40,7 +40,7 @@ class Evidence:
     slope: float
     width: float
 
-    def part(self, top: int, left: int, rows: int, columns: int) -> Evidence:
+    def part(self, top: int, left: int, rows: int, columns: int) -> PixelLikelihood:
         """Of a window alone."""
         return replace(self, vectors=self.vectors[top : top + rows, left : left + columns])
 
@@ -54,23 +54,23 @@ class Evidence:
         return -self.slope * (distances.clamp(min=0) + self.width).log()
 
 
-class Witness:
-    """What makes evidence of small pictures, for one tokenizer."""
+class PixelPrior:
+    """Makes likelihoods of small images, for one tokenizer."""
 
     def __init__(self, images: ImageTokenizer) -> None:
         self.images, self.width = images, WIDTH * neighbour_distance(images.quantizer)
 
     @classmethod
-    def of(cls, images: AnyImageTokenizer) -> Witness | None:
+    def of(cls, images: AnyImageTokenizer) -> PixelPrior | None:
         """None where a tokenizer has several scales."""
         return cls(images) if isinstance(images, ImageTokenizer) else None
 
     @torch.inference_mode()
-    def evidence(self, pixels: Tensor, times: int, slope: float) -> Evidence:
+    def likelihood(self, pixels: Tensor, times: int, slope: float) -> PixelLikelihood:
         """What ``pixels`` (3, h, w) in [0, 1] say of the codes of a picture ``times`` as large."""
         device = next(self.images.parameters()).device
         large = F.interpolate(pixels[None].to(device), scale_factor=times, mode="bicubic").clamp(0, 1)
-        return Evidence(self.images.features(large)[0], self.images.quantizer, slope, self.width)
+        return PixelLikelihood(self.images.features(large)[0], self.images.quantizer, slope, self.width)
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
-"""What evidence and transformer each do in super-resolution (CogView, section 3.1): an ablation by LPIPS.
+"""What pixel prior and transformer each do in super-resolution (CogView, section 3.1): an ablation by LPIPS.
 
-    python benchmarks/evidence.py --corpus corpus --lpips lpips_vgg16.safetensors
+    python benchmarks/pixel_prior.py --corpus corpus --lpips lpips_vgg16.safetensors
 
 Held-out pictures are halved and brought back, once from the small picture's pixels and once from its codes
-alone: by plain enlargement, by the codes that the evidence prefers (no transformer), by the transformer
-(no evidence), and by both. From pixels every result is corrected as ``cogview upscale`` does. Greedy.
+alone: by plain enlargement, by the codes that the pixel prior prefers (no transformer), by the transformer
+(no pixel prior), and by both. From pixels every result is corrected as ``cogview upscale`` does. Greedy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from cogview import CogView
 from cogview.evaluation.experiments.upscaling import Pixels, Plan, held_out
 from cogview.evaluation.metrics.reconstruction import fidelity, measure
-from cogview.generation.evidence import KNOWN, PAINTED
+from cogview.generation.pixel_prior import KNOWN, PAINTED
 from cogview.generation.super_resolution import Small, enlarge
 from cogview.generation.upscaling import Original, Upscaler
 from cogview.pipelines.base import encode_caption
@@ -31,20 +31,20 @@ from cogview.types import SamplingParams
 
 def ways(upscaler: Upscaler, original: Original, text: list[int], slope: float) -> dict[str, Pixels]:
     """One picture, twice as large in each way."""
-    assert upscaler.witness is not None
+    assert upscaler.pixel_prior is not None
     grid = (original.codes.shape[0], original.codes.shape[1])
     device = next(upscaler.images.parameters()).device
     with torch.inference_mode():
         codes = torch.from_numpy(original.codes.reshape(1, -1)).to(device)
         painted = upscaler.images.decode(codes, grid)[0].clamp(0, 1)
         pixels = painted.cpu() if original.pixels is None else original.pixels
-        evidence = upscaler.witness.evidence(pixels, 2, slope)
+        prior = upscaler.pixel_prior.likelihood(pixels, 2, slope)
     alone = Small(text, original.codes, 0, 0)
     settings = SamplingParams(top_k=1)
     found = {
-        "evidence": upscaler.images.quantizer.encode(evidence.vectors).numpy(),
+        "pixel prior": upscaler.images.quantizer.encode(prior.vectors).numpy(),
         "transformer": dict(enlarge(upscaler.engine, upscaler.form, [alone], settings))[0],
-        "both": dict(enlarge(upscaler.engine, upscaler.form, [replace(alone, pixels=evidence)], settings))[0],
+        "both": dict(enlarge(upscaler.engine, upscaler.form, [replace(alone, pixels=prior)], settings))[0],
     }
     made = {name: np.asarray(upscaler.paint(codes, original, 2)) for name, codes in found.items()}
     small = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--lpips", type=Path, required=True, help="what cogview import lpips wrote (VGG16)")
     parser.add_argument("--model", default="pictogram")
     parser.add_argument("-n", "--n", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/evidence.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pixel_prior.json"))
     options = parser.parse_args()
     model, judge = CogView.from_pretrained(options.model), LPIPS.from_file(options.lpips)
     upscaler, side = model.super_resolution.upscaler, 2 * model.image_tokenizer.image_size
