@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cogview.evaluation.metrics.scoring import Figure
 
 P = TypeVar("P", bound="Config")
+R = TypeVar("R", bound="Config")
 SHOWN = 60  # images of each language on a sheet
 
 ModelOption = Annotated[
@@ -85,12 +86,7 @@ def things(
     drawer = ModelDrawer(model, precision, first_stage_only)
     with bars() as progress:
         found = evaluate_things(plan, judge, drawer, work, drawings, share, progress)
-    if found is None:
-        typer.echo(f"share {rank} is generated; the same command reports when all shares are")
-        return
-    report, images = found
-    _write(report, images, out, sheet)
-    typer.echo(report.model_dump_json(indent=2)) if as_json else _print_things(report)
+    _show(found, rank, out, sheet, None if as_json else _print_things)
 
 
 def scenes(
@@ -137,12 +133,7 @@ def scenes(
     drawer = ModelDrawer(model, precision, first_stage_only)
     with bars() as progress:
         found = evaluate_scenes(plan, judge, drawer, work, real, share, progress)
-    if found is None:
-        typer.echo(f"share {rank} is generated; the same command reports when all shares are")
-        return
-    report, images = found
-    _write(report, images, out, sheet)
-    typer.echo(report.model_dump_json(indent=2)) if as_json else _print_scenes(report)
+    _show(found, rank, out, sheet, None if as_json else _print_scenes)
 
 
 def _plan(
@@ -164,6 +155,22 @@ def _plan(
         "sampling": {name: value for name, value in sampling.items() if value is not None},
     }
     return validate(kind, settings, verb)
+
+
+def _show(
+    found: tuple[R, Mapping[str, list[Path]]] | None,
+    rank: str,
+    out: Path | None,
+    sheet: Path | None,
+    show: Callable[[R], None] | None,
+) -> None:
+    """Write what was found and show it, as JSON where there is no ``show``; None: other shares are missing."""
+    if found is None:
+        typer.echo(f"share {rank} is generated; the same command reports when all shares are")
+        return
+    report, images = found
+    _write(report, images, out, sheet)
+    typer.echo(report.model_dump_json(indent=2)) if show is None else show(report)
 
 
 def _write(report: Config, images: Mapping[str, list[Path]], out: Path | None, sheet: Path | None) -> None:
