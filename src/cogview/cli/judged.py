@@ -164,7 +164,7 @@ def _show(
     sheet: Path | None,
     show: Callable[[R], None] | None,
 ) -> None:
-    """Write what was found and show it, as JSON where there is no ``show``; None: other shares are missing."""
+    """Write what was found and show it, as JSON without ``show``; None: other shares are missing."""
     if found is None:
         typer.echo(f"share {rank} is generated; the same command reports when all shares are")
         return
