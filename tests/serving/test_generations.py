@@ -82,12 +82,12 @@ def test_partial_pictures_are_what_is_drawn_so_far(site: Site, family: Path) -> 
                 whole = decode(torch.from_numpy(codes.reshape(1, 16)))[0].clamp(0, 1) * 255
             assert np.array_equal(shown[..., :3], whole.round().byte().permute(1, 2, 0).numpy())
             assert (shown[: 4 * step, :, 3] == 255).all() and (shown[4 * step :, :, 3] == 0).all()
-    assert events[-1][0] == "image_generation.done"
+    assert len(events) == 8
 
 
 def test_a_stream_without_partial_pictures_has_finished_ones(site: Site) -> None:
     events = list(site.events({"prompt": "a red circle", "seed": 7, "stream": True}))
-    assert [name for name, _ in events] == ["image_generation.completed", "image_generation.done"]
+    assert [name for name, _ in events] == ["image_generation.completed"]
     assert all(data["type"] == name for name, data in events)
 
 
@@ -109,7 +109,7 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"prompt": "a", "qualty": 1}, "unknown field 'qualty'", "qualty"),
     ({"prompt": "a", "stile": "x"}, "did you mean 'style'", "stile"),
     ({"prompt": "red " * 60}, "tokens and the model reads 31", "prompt"),
-    ({"prompt": "x" * 5000}, "4000 characters", "prompt"),
+    ({"prompt": "x" * 33_000}, "32000 characters", "prompt"),
     ({"prompt": 7}, "valid string", "prompt"),
     ({"prompt": "a", "n": 0}, "greater than or equal to 1", "n"),
     ({"prompt": "a", "n": 11}, "less than or equal to 10", "n"),
@@ -118,7 +118,9 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"prompt": "a", "n": 10, "best_of": 7}, "at most 64", None),
     ({"prompt": "a", "seed": -1}, "greater than or equal to 0", "seed"),
     ({"prompt": "a", "seed": 2**70}, "less than or equal to", "seed"),
-    ({"prompt": "a", "size": "1024x1024"}, "there are 16x16, 32x32, 64x64 and auto", "size"),
+    ({"prompt": "a", "size": "large"}, "give WIDTHxHEIGHT, or auto", "size"),
+    ({"prompt": "a", "size": "4096x4096"}, "out of range", "size"),
+    ({"prompt": "a", "size": "1024x64"}, "too narrow", "size"),
     ({"prompt": "a", "style": "pixle"}, "did you mean 'pixel'", "style"),
     ({"prompt": "红", "style": "english-only"}, "no words in the prompt's language", None),
     ({"prompt": "a", "temperature": 0}, "greater than 0", "temperature"),
@@ -149,7 +151,7 @@ def test_what_is_wrong_is_said(site: Site, body: dict[str, Any], words: str, fie
         (b"\xff\xfe", "application/json", 400, "not_json"),
         (b"prompt=a", "application/x-www-form-urlencoded", 415, "not_json"),
         (b'{"prompt": "a"}', "text/plain", 415, "not_json"),
-        (b'{"prompt": "' + b"a" * 70_000 + b'"}', "application/json", 413, "too_large"),
+        (b'{"prompt": "' + b"a" * 270_000 + b'"}', "application/json", 413, "too_large"),
         (b"[" * 60_000, "application/json", 400, "not_json"),
     ],
 )
@@ -161,7 +163,6 @@ def test_bodies_that_are_no_request(site: Site, body: bytes, kind: str, status: 
 def test_a_model_that_cannot_is_told_so(plain: Models) -> None:
     with serving(plain) as site:
         assert "cannot score" in site.draw(best_of=2).error["message"]
-        assert "there are 16x16 and auto" in site.draw(size="32x32").error["message"]
 
 
 def test_models_are_listed(site: Site) -> None:
@@ -172,5 +173,6 @@ def test_models_are_listed(site: Site) -> None:
     assert second["abilities"] == ["generate", "edit", "caption", "score"]
     assert first["sizes"] == ["16x16", "32x32", "64x64"] and second["sizes"] == ["48x48", "16x16"]
     assert set(first["styles"]) == {"pixel", "english-only"} and first["text_limit"] == 31
+    del first["aliases"]
     assert site.ask("/v1/models/tiny").json == listed["data"][0]
     assert site.ask("/v1/models/none").status == 404

@@ -152,7 +152,6 @@ def test_pictures_of_many_kinds_are_read(site: Site, kind: str, mode: str) -> No
 @pytest.mark.parametrize(
     ("path", "fields", "files", "words"),
     [
-        (EDITS, {"prompt": "a red circle"}, ["image"], "a mask, or a box"),
         (EDITS, {"prompt": "a red circle", "box": "0,0,900,9"}, ["image"], "does not lie in the picture"),
         (EDITS, {"prompt": " ", "box": "0,0,5,5"}, ["image"], "the prompt is empty"),
         (EDITS, {"prompt": "red " * 60, "box": "0,0,5,5"}, ["image"], "tokens and the model reads"),

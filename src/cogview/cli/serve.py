@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +42,13 @@ def serve(
     together: Annotated[
         int, typer.Option(min=1, max=1024, help="Pictures of several requests to draw in one batch.")
     ] = 16,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL",
+            help="Another name of a model, as in dall-e-3=pictogram; may come again. OpenAI's need none.",
+        ),
+    ] = None,
     max_upload: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="The largest upload.")] = 16,
     precision: PrecisionOption = "fp32",
     deterministic: Annotated[
@@ -89,17 +96,19 @@ def serve(
     from cogview.serving.app import Server
     from cogview.serving.guard import Rules
     from cogview.serving.metrics import Metrics
+    from cogview.serving.openai.names import parse_aliases
     from cogview.serving.served import Models
     from cogview.serving.worker import Worker
 
     use_threads(threads, *(family.directory for family in families))
-    options = {
+    options: dict[str, Any] = {
         "device": torch_device(place),
         "precision": precision,
         "deterministic": deterministic,
         "lora": lora,
     }
     loaded, metrics = Models.load(names, **options), Metrics()
+    loaded.aliases = parse_aliases(alias or [], loaded.by_name)
     rules = Rules(run.hosts_for(host, bool(keys)), keys, max_upload << 20)
     server = Server(loaded, Worker(metrics, queue, timeout, together), metrics, rules)
     name = f"[{host}]" if ":" in host else host

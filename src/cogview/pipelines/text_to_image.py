@@ -101,13 +101,11 @@ class TextToImage:
         """A caption's text tokens; CogViewError where they are more than the model reads."""
         return encode_caption(self.components, caption, self.format.text_limit)
 
-    def truncated(self, prompt: str, style: str | None = None) -> str:
-        """A prompt cut at its end so that with its style the model reads all of it."""
-        tokenizer, config, limit = (
-            self.components.text_tokenizer,
-            self.components.bundle.config,
-            self.format.text_limit,
-        )
+    def truncated(self, prompt: str, style: str | None = None, limit: int | None = None) -> str:
+        """A prompt cut at its end so that with its style it has at most ``limit`` text tokens; default: as
+        many as the model reads."""
+        tokenizer, config = self.components.text_tokenizer, self.components.bundle.config
+        limit = self.format.text_limit if limit is None else limit
         tokens = tokenizer.encode(prompt)
         while len(tokens) > 1:
             excess = len(tokenizer.encode(caption_for(config, prompt, style))) - limit

@@ -30,6 +30,7 @@ from cogview.serving.errors import OURS, ApiError
 from cogview.serving.forms import Files, in_time, read_form
 from cogview.serving.guard import RequestGuard, Rules
 from cogview.serving.metrics import Metrics
+from cogview.serving.openai.finish import usage
 from cogview.serving.pictures import Shelf, opened
 from cogview.serving.schema import (
     Captioning,
@@ -58,6 +59,7 @@ FILES = {
         ("studio.js", "api.js", "mask.js", "store.js", "texts.js"), "text/javascript; charset=utf-8"
     ),
 }
+MOST_EDITED = 16  # pictures of an edit, as in OpenAI's API; the first is edited
 MOST_DESCRIBED = 8  # pictures of a request for captions or scores
 M = TypeVar("M", bound=BaseModel)
 
@@ -146,7 +148,7 @@ def _add_pages(app: FastAPI, server: Server) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [one.describe() for one in server.models.by_name.values()]}
+        return {"object": "list", "data": server.models.describe()}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
@@ -168,10 +170,11 @@ def _add_generations(app: FastAPI, server: Server) -> None:
     async def generations(request: Request) -> Response:
         asked = await read_json(request, Generation)
         job = Drawing.of(asked, server.models.find(asked.model))
-        answer = Answer(server, str(request.base_url), asked, job.served.name, job.usage)
+        base, name = str(request.base_url), job.served.name
+        answer = Answer(server, base, asked, name, job.finish, job.usage, job.picture_usage)
         ticket = server.worker.submit(job)
         if asked.stream:
-            return event_stream(answer.events(ticket))
+            return event_stream(answer.events(ticket), answer.headers)
         return await unless_gone(request, answer.whole(ticket))
 
 
@@ -182,16 +185,25 @@ def _add_pictures(app: FastAPI, server: Server) -> None:
         return {"response_model": None, "openapi_extra": _takes(kind, "multipart/form-data")}
 
     async def answered(request: Request, asked: Output, call: Call) -> Response:
-        answer = Answer(server, str(request.base_url), asked, call.served.name, {})
-        return await unless_gone(request, answer.whole(server.worker.submit(call)))
+        counts = usage(call.text, call.drawn, call.read)
+        one_of = usage(call.text, call.drawn // max(1, getattr(asked, "n", 1)), call.read)
+        base, name = str(request.base_url), call.served.name
+        kind = "image_edit" if isinstance(asked, Edit) else "image_generation"
+        answer = Answer(server, base, asked, name, call.finish, counts, one_of, kind)
+        ticket = server.worker.submit(call)
+        if getattr(asked, "stream", False):
+            return event_stream(answer.events(ticket), answer.headers)
+        return await unless_gone(request, answer.whole(ticket))
 
     @app.post("/v1/images/edits", **form(Edit))
     async def edits(request: Request) -> Response:
-        asked, files = await read_form(request, Edit, image=1, mask=1)
+        asked, files = await read_form(request, Edit, image=MOST_EDITED, mask=1, markup=1)
         served = server.models.able(asked.model, "edit")
         image = await run_in_threadpool(opened, one(files, "image"), "image")
         mask = await run_in_threadpool(opened, files["mask"][0], "mask") if files["mask"] else None
-        return await answered(request, asked, tasks.edit(asked, served, image, mask))
+        ignored = ["image (all but the first)"] if len(files["image"]) > 1 else []
+        ignored += ["markup"] if files["markup"] else []
+        return await answered(request, asked, tasks.edit(asked, served, image, mask, ignored))
 
     @app.post("/v1/images/variations", **form(Variation))
     async def variations(request: Request) -> Response:

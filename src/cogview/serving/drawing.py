@@ -19,8 +19,12 @@ from cogview.pipelines.model import Pipeline
 from cogview.pipelines.output import GeneratedImage
 from cogview.pipelines.text_to_image import GenerationRequest
 from cogview.serving.errors import ApiError
+from cogview.serving.openai.fields import CANDIDATES, quality_told
+from cogview.serving.openai.finish import Finish, usage
+from cogview.serving.openai.names import is_openai_name
+from cogview.serving.openai.sizes import target
 from cogview.serving.pictures import unfinished
-from cogview.serving.schema import Generation
+from cogview.serving.schema import Generation, Painted
 from cogview.serving.served import Served
 from cogview.serving.worker import Made, Stopped, Ticket
 from cogview.types import ProgressCallback, SamplingParams
@@ -40,7 +44,8 @@ class Drawing:
     """One request for pictures, checked.
 
     wanted: what is drawn, ``best_of`` candidates for each of the ``n``; times: how often the result is the
-    smallest size; partials: pictures on their way to show; tokens: of the prompt.
+    smallest size; partials: pictures on their way to show; tokens: of the prompt; finish: what is done to the
+    pictures then.
     """
 
     served: Served
@@ -51,38 +56,46 @@ class Drawing:
     times: int
     partials: int
     tokens: int
+    finish: Finish = field(default_factory=Finish)
 
     @classmethod
     def of(cls, request: Generation, served: Served) -> Drawing:
         """The drawing of a request; ApiError for what it names wrongly, before anything is queued."""
         served.require("generate")
-        cogview, times = served.cogview, served.times(request.size)
-        if request.best_of > 1:
+        cogview = served.cogview
+        aim = target(served, request.size, request.quality)
+        style, ignored = request.own_style(cogview.styles), request.unused(cogview.styles)
+        best_of = candidates(request, served)
+        if best_of > 1:
             served.require("score")
         part = cogview.text_to_image
         try:
-            sampling = cogview.bundle.config.sampling("generate", request.params, request.style)
+            sampling = cogview.bundle.config.sampling("generate", request.params, style)
             if sampling.clusters and part.engine.clusters is None:
                 raise CogViewError(
                     "this model has no clusters of image codes; leave clusters away", field="clusters"
                 )
+            if request.negative_prompt and sampling.guidance_scale == 1:
+                ignored.append("negative_prompt")
+            limit = _limit(cogview, aim.times, best_of)
+            prompt = readable(request, request.prompt, served, style, limit)
+            if prompt != request.prompt:
+                ignored.append("prompt (its end)")
             wanted = part.requests(
-                request.prompt,
+                prompt,
                 request.n,
                 request.seed,
-                style=request.style,
+                style=style,
                 first=request.first,
-                best_of=request.best_of,
+                best_of=best_of,
+                negative_prompt=request.negative_prompt,
             )
-            tokens = len(part.encode(wanted[0].caption))
-            if times > 1:
-                _check_length(cogview, wanted[0].caption, cogview.super_resolution.format.text_limit)
-            if request.best_of > 1:
-                _check_length(cogview, wanted[0].caption, cogview.captioning.format.text_limit)
+            tokens = len(encode_caption(cogview.components, wanted[0].caption, limit))
         except CogViewError as error:
             raise ApiError(400, str(error), code="invalid_value", param=error.field) from error
+        finish = Finish.of(request, aim.size, ignored)
         return cls(
-            served, wanted, sampling, request.n, request.best_of, times, request.partial_images, tokens
+            served, wanted, sampling, request.n, best_of, aim.times, request.partial_images, tokens, finish
         )
 
     @property
@@ -90,10 +103,14 @@ class Drawing:
         return len(self.wanted)
 
     @property
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, object]:
         """Tokens read and drawn."""
-        drawn = self.size * self.served.cogview.text_to_image.format.codes
-        return {"input_tokens": self.tokens, "output_tokens": drawn, "total_tokens": self.tokens + drawn}
+        return usage(self.tokens, self.size * self.served.cogview.text_to_image.format.codes)
+
+    @property
+    def picture_usage(self) -> dict[str, object]:
+        """The same of one picture."""
+        return usage(self.tokens, self.best_of * self.served.cogview.text_to_image.format.codes)
 
     @property
     def key(self) -> Hashable:
@@ -133,9 +150,29 @@ class Drawing:
         return kept if self.times == 1 else cogview.upscale(kept, times=self.times, progress=progress)
 
 
-def _check_length(cogview: Pipeline, caption: str, limit: int) -> None:
-    """A caption has to fit what enlarges and what scores, too."""
-    encode_caption(cogview.components, caption, limit)
+def candidates(request: Painted, served: Served) -> int:
+    """How many are drawn for each picture: what is asked for, else what quality says and the model can."""
+    if request.best_of is not None:
+        return request.best_of
+    return CANDIDATES[quality_told(request.quality)] if "score" in served.abilities else 1
+
+
+def readable(request: Painted, prompt: str, served: Served, style: str | None, limit: int) -> str:
+    """The prompt; cut to ``limit`` text tokens, style included, if the request or its client wants that."""
+    cut = request.truncate
+    if cut is None:
+        cut = request.model is not None and is_openai_name(request.model)
+    return served.cogview.text_to_image.truncated(prompt, style, limit) if cut and prompt.strip() else prompt
+
+
+def _limit(cogview: Pipeline, times: int, best_of: int) -> int:
+    """Text tokens that all read: what draws, what enlarges, what scores."""
+    limits = [cogview.text_to_image.format.text_limit]
+    if times > 1:
+        limits.append(cogview.super_resolution.format.text_limit)
+    if best_of > 1:
+        limits.append(cogview.captioning.format.text_limit)
+    return min(limits)
 
 
 def _job(ticket: Ticket) -> Drawing:
@@ -156,7 +193,7 @@ class _Watch:
         if not any(ticket.alive for ticket, _ in self.owners):
             raise Stopped
         for ticket, _ in self.owners:
-            ticket.touch()
+            ticket.touch(done / total if total else None)
 
     def __call__(self, numbers: Sequence[int], codes: Tensor) -> None:
         drawn = codes.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar, get_origin
 
@@ -17,7 +18,8 @@ from cogview.serving.schema import refusal
 
 MAX_FIELDS = 64
 READ_SECONDS = 60.0
-MAX_FIELD = 16 << 10
+MAX_FIELD = 128 << 10  # bytes; a prompt of 32,000 characters
+_NESTED = re.compile(r"(\w+)(\[\w+\]){1,2}")  # a field of an object, as clients send it in a form
 M = TypeVar("M", bound=BaseModel)
 Files = dict[str, list[bytes]]
 
@@ -71,6 +73,12 @@ async def _take(
         if isinstance(value, str):
             raise ApiError(400, f"{name} has to be a file", code="invalid_value", param=name)
         found[name].append(await value.read())
+    elif (
+        isinstance(value, str)
+        and (found_path := _NESTED.fullmatch(name))
+        and found_path[1] in kind.model_fields
+    ):
+        _put(values, found_path[0].replace("]", "").split("["), value)
     elif not isinstance(value, str):
         raise ApiError(400, f"no file is expected as {name!r}", code="unknown_parameter", param=name)
     elif name in kind.model_fields and get_origin(kind.model_fields[name].annotation) is tuple:
@@ -79,3 +87,14 @@ async def _take(
         raise ApiError(400, f"{name} is there twice", code="invalid_value", param=name)
     else:
         values[name] = value
+
+
+def _put(values: dict[str, Any], path: list[str], value: str) -> None:
+    """A value inside objects."""
+    *outer, last = path
+    for name in outer:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ApiError(400, f"{outer[0]} is there twice", code="invalid_value", param=outer[0])
+        values = inner
+    values[last] = value

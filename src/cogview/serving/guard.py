@@ -24,7 +24,7 @@ from cogview.web.sockets import answers_to, same_origin
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_JSON = 64 << 10
+MAX_JSON = 256 << 10
 OPEN = ("/healthz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
 HEADERS = security_headers("'self' blob: data:", "'none'", "no-referrer")
 

@@ -7,17 +7,19 @@ meaning; what it has not (``seed``, ``best_of``, sampling settings) has the name
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cogview.generation.upscaling import DETAIL
 from cogview.serving.errors import ApiError
+from cogview.serving.openai.fields import OPENAI_STYLES, UNUSED, Common
 from cogview.types import MAX_SEED, SamplingParams
 
 MOST = 10  # pictures a request, as in OpenAI's API
 MOST_DRAWN = 64  # pictures drawn for a request, best_of counted
-MAX_TEXT = 4000  # characters of a prompt; the model's own limit, in tokens, is lower
+MAX_TEXT = 32_000  # characters of a prompt, as in OpenAI's API; the model's own limit, in tokens, is lower
 MOST_BOXES = 32
 Box = Annotated[str, Field(max_length=100)]
 SAMPLING = ("temperature", "top_k", "top_p", "guidance", "clusters", "emphasis")
@@ -29,9 +31,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str | None = Field(None, max_length=200, description="The model; default: the first served.")
-    user: str | None = Field(
-        None, max_length=200, description="Accepted and not used, as some clients send it."
-    )
+    user: str | None = Field(None, max_length=200, description="Sent back as safety_identifier.")
 
 
 class _Sampled(_Request):
@@ -59,40 +59,67 @@ class Output(_Sampled):
     output_compression: int = Field(95, ge=0, le=100, description="Quality of jpeg and webp.")
 
 
-class _Painted(Output):
-    """Those that have words."""
+class Painted(Output, Common):
+    """Those that have words: what is generated, edited or varied.
+
+    Attributes:
+        truncate: cut a prompt that the model cannot read whole; default: for models asked for by OpenAI's
+            names, whose clients send long ones.
+    """
 
     n: int = Field(1, ge=1, le=MOST)
     style: str | None = Field(None, max_length=200)
+    negative_prompt: str | None = Field(None, max_length=MAX_TEXT)
+    best_of: int | None = Field(None, ge=1, le=MOST_DRAWN, description="Default: what quality says.")
+    truncate: bool | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.n * (self.best_of or 1) > MOST_DRAWN:
+            raise ValueError(
+                f"n times best_of is {self.n * (self.best_of or 1)}; at most {MOST_DRAWN} are drawn"
+            )
+        if self.partial_images and not self.stream:
+            raise ValueError("partial_images needs stream")
+        if self.background == "transparent" and self.output_format == "jpeg":
+            raise ValueError("jpeg has no transparency; take png or webp for a transparent background")
+        return self
+
+    @property
+    def identifier(self) -> str | None:
+        """Of whoever asks, as the client named them."""
+        return self.safety_identifier or self.user or None
+
+    def own_style(self, styles: Collection[str]) -> str | None:
+        """The style, if it is not one of OpenAI's that the model does not have."""
+        return None if self.style in OPENAI_STYLES and self.style not in styles else self.style
+
+    def unused(self, styles: Collection[str]) -> list[str]:
+        """Fields that are given and mean nothing here."""
+        found = [name for name in UNUSED if name in self.model_fields_set]
+        return found + (["style"] if self.own_style(styles) != self.style else [])
 
 
-class Generation(_Painted):
+class Generation(Painted):
     """POST /v1/images/generations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     prompt: str = Field(max_length=MAX_TEXT)
-    size: str = Field("auto", max_length=20)
     first: int = Field(
         0, ge=0, le=MAX_SEED - MOST_DRAWN, description="Index of the first picture of the seed."
     )
-    best_of: int = Field(1, ge=1, le=MOST_DRAWN)
-    stream: bool = False
-    partial_images: int = Field(0, ge=0, le=3)
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        if self.n * self.best_of > MOST_DRAWN:
-            raise ValueError(f"n times best_of is {self.n * self.best_of}; at most {MOST_DRAWN} are drawn")
-        if self.partial_images and not self.stream:
-            raise ValueError("partial_images needs stream")
-        return self
 
 
-class Edit(_Painted):
-    """POST /v1/images/edits: a form with ``image`` and perhaps ``mask``."""
+class Edit(Painted):
+    """POST /v1/images/edits: a form with ``image`` and perhaps ``mask``.
+
+    Attributes:
+        input_fidelity: of an edit without mask and box, how much of the image stays.
+    """
 
     prompt: str = Field(max_length=MAX_TEXT)
+    input_fidelity: Literal["high", "low"] = "low"
     box: tuple[Box, ...] = Field((), max_length=MOST_BOXES)
     order: Literal["together", "one_by_one"] = "together"
     crop: Literal["auto", "whole", "tight"] = "auto"
@@ -100,7 +127,7 @@ class Edit(_Painted):
     first_stage_only: bool = False
 
 
-class Variation(_Painted):
+class Variation(Painted):
     """POST /v1/images/variations: a form with ``image``."""
 
     prompt: str = Field("", max_length=MAX_TEXT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from cogview.errors import CogViewError
 from cogview.pipelines.model import Pipeline
 from cogview.serving.errors import ApiError
+from cogview.serving.openai.names import check_aliases, is_openai_name
 
 
 class Served:
@@ -93,24 +94,46 @@ class Served:
 
 
 class Models:
-    """All that are served, by name; the first is the default."""
+    """All that are served, by name; the first is the default.
 
-    def __init__(self, served: Sequence[Served]) -> None:
+    aliases: further names, each of a model that is served. OpenAI's names stand for no name.
+    """
+
+    def __init__(self, served: Sequence[Served], aliases: Mapping[str, str] | None = None) -> None:
         self.by_name = {one.name: one for one in served}
         if len(self.by_name) != len(served):
             raise CogViewError("two of the models have the same name; serve them apart")
         self.default = served[0]
+        self.aliases = check_aliases(aliases or {}, self.by_name)
 
     @classmethod
-    def load(cls, names: Sequence[str | Path], **options: Any) -> Models:
+    def load(
+        cls, names: Sequence[str | Path], aliases: Mapping[str, str] | None = None, **options: Any
+    ) -> Models:
         """Read models into memory, ready to draw; CogViewError where one cannot be."""
         served = [Served(Pipeline.from_pretrained(name, **options)) for name in names]
         for one in served:
             one.warm()
-        return cls(served)
+        return cls(served, aliases)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The entries of ``GET /v1/models``, each with its further names."""
+        found = []
+        for one in self.by_name.values():
+            entry = one.describe()
+            entry["cogview"]["aliases"] = [name for name, model in self.aliases.items() if model == one.name]
+            found.append(entry)
+        return found
+
+    def _real(self, name: str | None) -> str | None:
+        """The name of a model, where one is asked for; None where any will do."""
+        if name is None or name in self.by_name:
+            return name
+        return self.aliases.get(name, None if is_openai_name(name) else name)
 
     def find(self, name: str | None) -> Served:
         """The model of a request; ApiError 404 where it is not served."""
+        name = self._real(name)
         if name is None:
             return self.default
         if name not in self.by_name:
@@ -120,7 +143,8 @@ class Models:
         return self.by_name[name]
 
     def able(self, name: str | None, ability: str) -> Served:
-        """The same, and it can; without a name the first that can."""
+        """The same, and it can; without a name of ours the first that can."""
+        name = self._real(name)
         if name is None:
             name = next((one.name for one in self.by_name.values() if ability in one.abilities), None)
         found = self.find(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from cogview.generation.editing import mask_of_image
 from cogview.pipelines.base import caption_for
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.output import Caption, GeneratedImage
+from cogview.serving.drawing import candidates, readable
 from cogview.serving.errors import ApiError
+from cogview.serving.openai.fields import REDRAWN
+from cogview.serving.openai.finish import Finish
+from cogview.serving.openai.sizes import parse
 from cogview.serving.schema import Captioning, Edit, Scoring, Upscaling, Variation
 from cogview.serving.served import Served
 from cogview.serving.worker import Made, Stopped, Ticket
@@ -31,12 +35,19 @@ HALF = 128  # alpha below which a mask's pixel is open
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A computation of one request: ``work`` gets what to call with its progress and gives the results."""
+    """A computation of one request: ``work`` gets what to call with its progress and gives the results.
+
+    text, read, drawn: tokens of the prompt, of the picture that came with it, of the pictures that come out.
+    """
 
     work: Callable[[Progress], Iterable[Any]]
     served: Served
     size: int = 1
     key: None = None
+    finish: Finish = field(default_factory=Finish)
+    text: int = 0
+    read: int = 0
+    drawn: int = 0
 
     def run(self, tickets: Sequence[Ticket]) -> None:
         """Compute it; Stopped when its client is gone."""
@@ -45,7 +56,7 @@ class Call:
         def progress(done: int, total: int) -> None:
             if not ticket.alive:
                 raise Stopped
-            ticket.touch()
+            ticket.touch(done / total if total else None)
 
         for number, value in enumerate(self.work(progress)):
             ticket.emit(Made(number, value) if isinstance(value, GeneratedImage) else value)
@@ -53,56 +64,131 @@ class Call:
                 ticket.metrics.add("cogview_pictures_total", model=self.served.name)
 
 
-def edit(request: Edit, served: Served, image: Image.Image, mask: Image.Image | None) -> Call:
-    """The masked part drawn anew; ApiError for what is wrong before anything is queued."""
+def edit(
+    request: Edit, served: Served, image: Image.Image, mask: Image.Image | None, ignored: Sequence[str] = ()
+) -> Call:
+    """The masked part drawn anew; ApiError for what is wrong before anything is queued.
+
+    Without mask and box parts at random of the whole picture are, as in a variation with words; how much says
+    ``input_fidelity``.
+    """
     cogview = _editor(served)
-    _check(cogview, request.prompt, request.style)
     if mask is None and not request.box:
-        raise ApiError(
-            400, "say what is drawn anew: a mask, or a box", code="missing_parameter", param="mask"
-        )
+        share = REDRAWN[request.input_fidelity]
+        given = request.model_dump(include=set(Variation.model_fields) & request.model_fields_set)
+        variation = Variation.model_validate(given | {"share": share})
+        return vary(variation, served, image, ignored=ignored)
+    plan = _Plan.of(request, served, request.prompt, [*ignored, *_meaningless(request)])
     hole = None if mask is None else mask_pixels(mask)
 
     def work(progress: Progress) -> list[GeneratedImage]:
         return cogview.edit(
             image,
-            request.prompt,
+            plan.prompt,
             mask=hole,
             boxes=list(request.box),
             n=request.n,
             seed=request.seed,
-            style=request.style,
+            style=plan.style,
+            negative_prompt=plan.negative,
             order=request.order,
             crop=request.crop,
             feather=request.feather,
             params=request.params,
-            first_stage_only=request.first_stage_only,
+            first_stage_only=plan.first_stage_only,
+            best_of=plan.best_of,
             progress=progress,
         )
 
-    return Call(work, served)
+    return plan.call(work)
 
 
-def vary(request: Variation, served: Served, image: Image.Image) -> Call:
+def vary(request: Variation, served: Served, image: Image.Image, ignored: Sequence[str] = ()) -> Call:
     """Parts at random drawn anew."""
     cogview = _editor(served)
-    if request.prompt.strip() or request.style is not None:
-        _check(cogview, request.prompt, request.style)
+    plan = _Plan.of(request, served, request.prompt, ignored, several=False)
 
     def work(progress: Progress) -> list[GeneratedImage]:
         return cogview.vary(
             image,
-            request.prompt,
+            plan.prompt,
             mask_ratio=request.share,
             n=request.n,
             seed=request.seed,
-            style=request.style,
+            style=plan.style,
+            negative_prompt=plan.negative,
             params=request.params,
-            first_stage_only=request.first_stage_only,
+            first_stage_only=plan.first_stage_only,
             progress=progress,
         )
 
-    return Call(work, served)
+    return plan.call(work)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an edit and a variation have in common, checked before anything is queued."""
+
+    request: Edit | Variation
+    served: Served
+    prompt: str
+    style: str | None
+    negative: str | None
+    best_of: int
+    finish: Finish
+    text: int
+
+    @classmethod
+    def of(
+        cls,
+        request: Edit | Variation,
+        served: Served,
+        prompt: str,
+        ignored: Sequence[str],
+        several: bool = True,
+    ) -> _Plan:
+        """ApiError for a prompt that is empty or too long, a style or a size there is not."""
+        cogview = served.cogview
+        style, found = request.own_style(cogview.styles), [*ignored, *request.unused(cogview.styles)]
+        best_of = candidates(request, served) if several else 1
+        if not several and request.best_of is not None:
+            found.append("best_of")
+        if request.partial_images:
+            found.append("partial_images")
+        size, text, negative = (
+            None if request.size == "auto" else parse(request.size),
+            0,
+            request.negative_prompt,
+        )
+        try:
+            part, config = cogview.text_to_image, cogview.bundle.config
+            if prompt.strip() or style is not None or isinstance(request, Edit):
+                short = readable(request, prompt, served, style, part.format.text_limit)
+                if short != prompt:
+                    prompt = short
+                    found.append("prompt (its end)")
+                text = len(part.encode(caption_for(config, prompt, style)))
+        except CogViewError as error:
+            raise ApiError(400, str(error), code="invalid_value", param="prompt") from error
+        if negative and config.sampling("edit", request.params, style).guidance_scale == 1:
+            negative = None
+            found.append("negative_prompt")
+        finish = Finish.of(request, size, found)
+        return cls(request, served, prompt, style, negative, best_of, finish, text)
+
+    @property
+    def first_stage_only(self) -> bool:
+        return self.request.first_stage_only or (self.request.quality == "low" and self.served.enlarges)
+
+    def call(self, work: Callable[[Progress], Iterable[Any]]) -> Call:
+        codes = self.served.cogview.text_to_image.format.codes
+        drawn = codes * self.request.n * self.best_of
+        return Call(work, self.served, finish=self.finish, text=self.text, read=codes, drawn=drawn)
+
+
+def _meaningless(request: Edit) -> list[str]:
+    """With a mask all else stays in any case."""
+    return ["input_fidelity"] if "input_fidelity" in request.model_fields_set else []
 
 
 def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
@@ -174,11 +260,3 @@ def mask_pixels(mask: Image.Image) -> NDArray[np.bool_]:
 def _editor(served: Served) -> Pipeline:
     served.require("edit")
     return served.cogview
-
-
-def _check(cogview: Pipeline, prompt: str, style: str | None) -> None:
-    """ApiError for a prompt that is empty or too long, or a style there is not."""
-    try:
-        cogview.text_to_image.encode(caption_for(cogview.bundle.config, prompt, style))
-    except CogViewError as error:
-        raise ApiError(400, str(error), code="invalid_value", param="prompt") from error

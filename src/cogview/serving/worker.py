@@ -60,6 +60,7 @@ class Ticket:
         self.job, self.metrics, self.seconds = job, metrics, seconds
         self.made = self.touched = time.monotonic()
         self.cancelled = self.ended = False
+        self.progress = 0.0  # of its computation, from 0 to 1
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -69,9 +70,11 @@ class Ticket:
         late = time.monotonic() > self.touched + self.seconds + 1  # for those that nobody ever listened to
         return not (self.cancelled or self.ended or late)
 
-    def touch(self) -> None:
+    def touch(self, progress: float | None = None) -> None:
         """There is progress: the time until it is given up begins again."""
         self.touched = time.monotonic()
+        if progress is not None:
+            self.progress = progress
 
     def emit(self, event: Any) -> None:
         """Hand over a part of the result, from any thread."""

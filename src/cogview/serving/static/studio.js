@@ -155,7 +155,6 @@ async function request(asked) {
     const places = startGroup(facts, asked.n);
     let done = 0;
     try {
-      let ended = false;
       for await (const event of draw(asked, signal)) {
         if (event.type.endsWith("partial_image")) {
           say(t("drawing"));
@@ -164,9 +163,9 @@ async function request(asked) {
           const picture = { ...facts, time: Date.now(), seed: event.seed, number: event.picture, size: event.size, blob: blobOf(event.b64_json) };
           await finish(places[event.index], { ...picture, asked });
           say(t("progress", { done: ++done, n: asked.n }));
-        } else ended = true;
+        }
       }
-      if (!ended) throw new Error(t("lost"));
+      if (done < asked.n) throw new Error(t("lost"));
       say(t("ready", { n: done }));
     } finally {
       dropUnfinished(facts.group);

@@ -1,0 +1,83 @@
+"""Fields of OpenAI's Images API, as its client documents them, beside those of our own.
+
+What means something here is mapped; the others are accepted, and answers name them as ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Quality = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
+Told = Literal["low", "medium", "high", "xhigh", "max"]
+_TOLD: dict[Quality, Told] = {
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+    "max": "max",
+    "auto": "medium",
+    "standard": "medium",
+    "hd": "high",
+}
+CANDIDATES: dict[Told, int] = {"low": 1, "medium": 1, "high": 4, "xhigh": 6, "max": 6}
+OPENAI_STYLES = ("vivid", "natural")
+REDRAWN = {"low": 0.8, "high": 0.5}  # share of a picture that an edit without a mask draws again
+UNUSED = ("moderation", "complexity", "frame_count", "frame_duration_ms", "svg")
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def quality_told(quality: Quality) -> Told:
+    """As it is named in answers."""
+    return _TOLD[quality]
+
+
+class SvgReasoning(BaseModel):
+    """How much an author of SVG thinks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    effort: Effort | None = None
+
+
+class Svg(BaseModel):
+    """Who writes an SVG; there is no such output here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(None, max_length=200)
+    reasoning: SvgReasoning | None = None
+
+
+class Common(BaseModel):
+    """Fields that generations and edits share.
+
+    Attributes:
+        quality: how much is computed: ``low`` the first stage alone, ``high`` (``hd``) the best of 4,
+            ``xhigh`` and ``max`` the best of 6 at the largest stage.
+        background: ``transparent`` cuts pictures out of their ground, where they have an even one.
+        size: ``WIDTHxHEIGHT``, or ``auto`` for the model's own.
+    """
+
+    quality: Quality = "auto"
+    background: Literal["transparent", "opaque", "auto"] = "auto"
+    size: str = Field("auto", max_length=20)
+    stream: bool = False
+    partial_images: int = Field(0, ge=0, le=3)
+    safety_identifier: str | None = Field(None, max_length=200, description="Sent back as it is.")
+    moderation: Literal["low", "auto"] | None = Field(None, description="Ignored: nothing is filtered.")
+    complexity: Literal["low", "medium", "high"] | None = Field(None, description="Ignored.")
+    frame_count: int | None = Field(None, ge=2, le=16, description="Ignored.")
+    frame_duration_ms: int | None = Field(None, ge=0, le=655_350, description="Ignored.")
+    svg: Svg | None = Field(None, description="Ignored.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_none(cls, data: Any) -> Any:
+        """A field that is null is one that is not given."""
+        return (
+            {name: value for name, value in data.items() if value is not None}
+            if isinstance(data, dict)
+            else data
+        )
