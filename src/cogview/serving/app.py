@@ -6,17 +6,16 @@ row shows them at the price of decoding.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -24,14 +23,16 @@ from starlette.requests import ClientDisconnect
 from cogview import __version__
 from cogview.pipelines.output import Caption
 from cogview.serving import tasks
+from cogview.serving.a1111 import api as a1111
 from cogview.serving.answers import Answer, event_stream
 from cogview.serving.drawing import Drawing
 from cogview.serving.errors import OURS, ApiError
-from cogview.serving.forms import Files, in_time, read_form
+from cogview.serving.forms import Files, read_form
 from cogview.serving.guard import RequestGuard, Rules
 from cogview.serving.metrics import Metrics
 from cogview.serving.openai.finish import usage
 from cogview.serving.pictures import Shelf, opened
+from cogview.serving.plumbing import read_json, unless_gone
 from cogview.serving.schema import (
     Captioning,
     Edit,
@@ -40,7 +41,6 @@ from cogview.serving.schema import (
     Scoring,
     Upscaling,
     Variation,
-    refusal,
 )
 from cogview.serving.served import Models
 from cogview.serving.tasks import Call
@@ -61,7 +61,6 @@ FILES = {
 }
 MOST_EDITED = 16  # pictures of an edit, as in OpenAI's API; the first is edited
 MOST_DESCRIBED = 8  # pictures of a request for captions or scores
-M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass
@@ -90,6 +89,7 @@ def application(server: Server) -> ASGIApp:
     _add_generations(app, server)
     _add_pictures(app, server)
     _add_words(app, server)
+    a1111.add_a1111(app, server)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     rules = Rules(server.rules.hosts, server.rules.keys, server.rules.max_upload, paths)
     return RequestGuard(app, rules, server.metrics)
@@ -99,6 +99,8 @@ def application(server: Server) -> ASGIApp:
 
 
 def _refused(request: Request, error: ApiError) -> JSONResponse:
+    if request.url.path.startswith(a1111.PREFIX):
+        return a1111.refused(error)
     return JSONResponse(error.body, error.status, error.headers)
 
 
@@ -269,39 +271,6 @@ def all_opened(files: Files) -> list[Image.Image]:
     return [opened(data, "image") for data in files["image"]]
 
 
-# ------------------------------------------------------------------------------------------ plumbing
-
-
-async def read_json(request: Request, kind: type[M]) -> M:
-    """The body, which has to be JSON and of this kind."""
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != "application/json":
-        raise ApiError(415, "send JSON, with Content-Type: application/json", code="not_json")
-    async with in_time():
-        body = await request.body()
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        raise refusal(error, kind) from None
-
-
 def _takes(kind: type[BaseModel], media: str = "application/json") -> dict[str, Any]:
     """What /openapi.json says of a body."""
     return {"requestBody": {"required": True, "content": {media: {"schema": kind.model_json_schema()}}}}
-
-
-async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """The answer; given up as soon as the client is gone, which nobody is told then."""
-    working, watching = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else Response(status_code=499)
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -79,8 +79,11 @@ class Drawing:
                 ignored.append("negative_prompt")
             limit = _limit(cogview, aim.times, best_of)
             prompt = readable(request, request.prompt, served, style, limit)
-            if prompt != request.prompt:
-                ignored.append("prompt (its end)")
+            negative = request.negative_prompt and readable(
+                request, request.negative_prompt, served, None, limit
+            )
+            ignored += ["prompt (its end)"] if prompt != request.prompt else []
+            ignored += ["negative_prompt (its end)"] if negative != request.negative_prompt else []
             wanted = part.requests(
                 prompt,
                 request.n,
@@ -88,7 +91,7 @@ class Drawing:
                 style=style,
                 first=request.first,
                 best_of=best_of,
-                negative_prompt=request.negative_prompt,
+                negative_prompt=negative,
             )
             tokens = len(encode_caption(cogview.components, wanted[0].caption, limit))
         except CogViewError as error:

@@ -7,6 +7,7 @@ page, and a body must not be longer than it may be, whatever its headers say.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_JSON = 256 << 10
 OPEN = ("/healthz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
+WITH_PICTURES = frozenset(  # in JSON, as base64
+    f"/sdapi/v1/{name}" for name in ("img2img", "extra-single-image", "png-info", "interrogate")
+)
 HEADERS = security_headers("'self' blob: data:", "'none'", "no-referrer")
 
 
@@ -83,19 +87,31 @@ class RequestGuard:
         if not answers_to(self.rules.hosts, headers.get("host", "")):
             raise ApiError(421, "this server does not answer to that host name", code="wrong_host")
         path = scope["path"]
-        if self.rules.keys and path != "/" and not path.startswith(OPEN):
-            kind, _, key = headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not self.rules.knows(key.strip()):
-                message = "a right API key is needed: Authorization: Bearer KEY"
-                raise ApiError(401, message, kind="authentication_error", code="invalid_api_key")
+        closed = self.rules.keys and path != "/" and not path.startswith(OPEN)
+        if closed and not self.rules.knows(_key(headers.get("authorization", ""), path)):
+            message = "a right API key is needed: Authorization: Bearer KEY"
+            raise ApiError(401, message, kind="authentication_error", code="invalid_api_key")
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _same_site(headers):
             raise ApiError(403, "posts from other sites' pages are refused", kind=BAD, code="cross_site")
         form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        limit = self.rules.max_upload if form else MAX_JSON
+        limit = self.rules.max_upload if form or path in WITH_PICTURES else MAX_JSON
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or len(length) > 19 or int(length) > limit:
             raise _too_long(limit)
         return limit
+
+
+def _key(authorization: str, path: str) -> str:
+    """The key of a request: a bearer's, or for A1111's clients, which have no other way, a password."""
+    kind, _, key = authorization.partition(" ")
+    if kind.lower() == "bearer":
+        return key.strip()
+    if kind.lower() != "basic" or not path.startswith("/sdapi/"):
+        return ""
+    try:
+        return base64.b64decode(key, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _same_site(headers: Headers) -> bool:

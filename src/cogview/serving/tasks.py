@@ -170,6 +170,10 @@ class _Plan:
                 text = len(part.encode(caption_for(config, prompt, style)))
         except CogViewError as error:
             raise ApiError(400, str(error), code="invalid_value", param="prompt") from error
+        if negative and negative != (
+            negative := readable(request, negative, served, None, part.format.text_limit)
+        ):
+            found.append("negative_prompt (its end)")
         if negative and config.sampling("edit", request.params, style).guidance_scale == 1:
             negative = None
             found.append("negative_prompt")
