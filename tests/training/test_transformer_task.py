@@ -173,6 +173,32 @@ def test_padding_does_not_change_the_loss(data: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("visibility", ["causal", "prefix"])
+def test_rows_in_groups_of_one_length_learn_the_same_from_fewer_places(data: Path, visibility: str) -> None:
+    texts = [[3], [1, 2, 3, 4, 5], [4, 2], [2, 1, 4], [1], [2, 3]]
+    codes = torch.arange(24).view(6, 4) % 8
+    tokens = {"codes": codes, "texts": texts, "items": list(range(6))}
+    fields = {"text_slots": 8, "visibility": visibility}
+    grouped, whole = (TransformerTask(recipe(data, rows_at_once=n, format=fields)) for n in (2, None))
+    batch, model = make_batch(whole.format, tokens), whole.build().double().train()
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    found = []
+    for task in (grouped, whole):
+        loss, parts = task.loss(model, batch, 0, "model")
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        found.append([loss, parts["image_loss"], parts["text_loss"], *gradients])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+    full = batch["inputs"].shape[1]
+    assert shapes == [(2, full - 3), (2, full - 2), (2, full), (6, full)]
+
+
+def test_rows_in_groups_and_sparse_attention_exclude_each_other(data: Path) -> None:
+    with pytest.raises(CogViewError, match="rows_at_once is for attention causal"):
+        recipe(data, attention=SPARSE, rows_at_once=2)
+
+
 def test_given_sizes_must_hold_the_data(data: Path) -> None:
     task = TransformerTask(recipe(data, model={**FIXED, "max_positions": 5}))
     with pytest.raises(CogViewError, match=r"model\.max_positions"):

@@ -108,7 +108,9 @@ class TransformerRecipe(Recipe):
     numbers of the grid's size, weighs the training loss by the code's place in the picture: where the text
     decides little of a picture's many nats, as in small faces, more weight there is learnt from sooner.
     ``attention: three_region`` trains with CogView's sparse attention (``ThreeRegionConfig`` has the sizes);
-    as released, evaluation is causal all the same.
+    as released, evaluation is causal all the same. ``rows_at_once``: a batch's sequences go through the model
+    in groups of so many of about one length, so that short ones are not padded to the longest. The loss
+    is the same.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
@@ -125,6 +127,7 @@ class TransformerRecipe(Recipe):
     softmax: Softmax = "region"
     padding_rows: bool = False
     pad_multiple: int = Field(1, ge=1)
+    rows_at_once: int | None = Field(None, ge=1)
     validation: Validation = Validation()
     samples: Samples | None = None
     cell_weights: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] | None = None
@@ -145,6 +148,8 @@ class TransformerRecipe(Recipe):
     def _sees(self) -> Self:
         if self.attention != "causal" and self.format.visibility != "causal":
             raise ValueError("attention three_region is causal, but format.visibility is prefix")
+        if self.attention != "causal" and self.rows_at_once:
+            raise ValueError("rows_at_once is for attention causal; leave it out, or the attention")
         return self
 
     @model_validator(mode="after")
@@ -348,8 +353,7 @@ class TransformerTask(Task):
 
     def loss(self, model: nn.Module, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics]:
         model = cast(Transformer, model)
-        visibility = self._visibility(batch, model.config.layers, model.training)
-        hidden = model(batch["inputs"], batch["positions"], visibility)
+        hidden = self._hidden(model, batch)
         loss, parts = sequence_loss(
             model.logits,
             hidden,
@@ -362,6 +366,22 @@ class TransformerTask(Task):
             matrix=model.tokens.weight,
         )
         return loss, {**parts}
+
+    def _hidden(self, model: Transformer, batch: Any) -> Tensor:
+        """The last layer's (batch, length, h), by groups of about one length where the recipe asks."""
+        rows, at_once = len(batch["inputs"]), self.recipe.rows_at_once
+        if not (at_once and model.training and at_once < rows):
+            visibility = self._visibility(batch, model.config.layers, model.training)
+            return cast(Tensor, model(batch["inputs"], batch["positions"], visibility))
+        lengths, order = self._there(batch).sum(1).sort()
+        whole: list[Tensor] = []
+        for group, longest in zip(order.split(at_once), lengths.split(at_once), strict=True):
+            size = int(longest[-1])
+            part = {name: batch[name][group, :size] for name in ("inputs", "positions")}
+            visibility = self._visibility({"prefix": batch["prefix"][group]}, model.config.layers, True)
+            hidden = model(part["inputs"], part["positions"], visibility)
+            whole.append(F.pad(hidden, (0, 0, 0, batch["inputs"].shape[1] - size)))
+        return torch.cat(whole)[order.argsort()]
 
     def _visibility(self, batch: Any, layers: int, training: bool) -> Visibility | None:
         """Who sees whom in a batch; None is causal."""
