@@ -16,10 +16,12 @@ from pydantic import Field, JsonValue
 from cogview.config import Config, load_json, validate
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.labels import AIGC, XMP, Label, xmp
 from cogview.picture_files import open_picture
 from cogview.untrusted import is_regular, open_regular, parse_json
 
 KEY = "cogview"
+EDITING = ("edit", "upscale")  # tasks whose pictures show what was given, too
 MODEL_FILES = (".json", ".model", ".safetensors")
 
 
@@ -75,9 +77,12 @@ def _neighbours(root: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def png_bytes(image: Image.Image, provenance: Provenance) -> bytes:
-    """The picture as a PNG file with its provenance inside."""
+def png_bytes(image: Image.Image, provenance: Provenance, label: Label | None = None) -> bytes:
+    """The picture as a PNG file with its provenance and its label (:mod:`cogview.labels`) inside."""
     facts = PngImagePlugin.PngInfo()
+    aigc, packet = label_texts(provenance, label)
+    facts.add_itxt(AIGC, aigc)
+    facts.add_itxt(XMP, packet)
     facts.add_itxt(KEY, provenance.model_dump_json(), zip=False)
     facts.add_itxt("Software", provenance.software)
     facts.add_itxt("Description", provenance.prompt)
@@ -85,6 +90,13 @@ def png_bytes(image: Image.Image, provenance: Provenance) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=facts)
     return buffer.getvalue()
+
+
+def label_texts(provenance: Provenance, label: Label | None = None) -> tuple[str, str]:
+    """The ``AIGC`` entry and the XMP packet of a picture."""
+    facts = provenance.model_dump_json()
+    aigc = (label or Label()).aigc(provenance.software, facts)
+    return aigc, xmp(aigc, provenance.software, provenance.settings.get("task") in EDITING)
 
 
 def save_png(image: Image.Image, path: Path | str, provenance: Provenance) -> None:

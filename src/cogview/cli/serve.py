@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cogview.cli.opening import DeviceOption, Place, ThreadsOption, check_model, torch_device, use_threads
 from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
+
+if TYPE_CHECKING:
+    from cogview.serving.labelling import Labelling
 
 DEFAULT, EDITS = "pictogram", "pictogram-2"
 
@@ -49,6 +52,17 @@ def serve(
             help="Another name of a model, as in dall-e-3=pictogram; may come again. OpenAI's need none.",
         ),
     ] = None,
+    content_producer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who answers for the pictures, for the AIGC label in their files."),
+    ] = None,
+    visible_label: Annotated[
+        bool, typer.Option("--visible-label", help="Write AI生成 on pictures of 128 pixels and more.")
+    ] = False,
+    c2pa_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sign pictures (C2PA) with this certificate, PEM.")
+    ] = None,
+    c2pa_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of that, PEM.")] = None,
     max_upload: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="The largest upload.")] = 16,
     precision: PrecisionOption = "fp32",
     deterministic: Annotated[
@@ -85,6 +99,7 @@ def serve(
         raise CogViewError(
             f"--host {host} lets other machines in; add --api-key-file FILE, or --without-key if all may draw"
         )
+    labelling = _labelling(content_producer, visible_label, c2pa_certificate, c2pa_key)
     keys = [] if api_key_file is None else read_keys(api_key_file)
     place = Place(device, threads, precision)
     families = [check_model(name) for name in names]
@@ -110,7 +125,7 @@ def serve(
     loaded, metrics = Models.load(names, **options), Metrics()
     loaded.aliases = parse_aliases(alias or [], loaded.by_name)
     rules = Rules(run.hosts_for(host, bool(keys)), keys, max_upload << 20)
-    server = Server(loaded, Worker(metrics, queue, timeout, together), metrics, rules)
+    server = Server(loaded, Worker(metrics, queue, timeout, together), metrics, rules, labelling=labelling)
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{listener.getsockname()[1]}"
     typer.echo(f"studio  {address}/")
@@ -120,6 +135,18 @@ def serve(
         return
     typer.echo(f"serving {', '.join(loaded.by_name)}; Ctrl-C stops", err=True)
     run.serve(server, listener)
+
+
+def _labelling(producer: str | None, visible: bool, certificate: Path | None, key: Path | None) -> Labelling:
+    from cogview.labels import Label
+    from cogview.serving.labelling import Labelling
+    from cogview.signing import Signer
+
+    if (certificate is None) != (key is None):
+        raise CogViewError("--c2pa-certificate and --c2pa-key go together")
+    signer = None if certificate is None or key is None else Signer(certificate, key)
+    label = Label() if producer is None else Label(producer)
+    return Labelling(label, visible, signer)
 
 
 def default_models() -> list[str]:

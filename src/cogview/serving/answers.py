@@ -18,7 +18,7 @@ from cogview.serving.drawing import Partial
 from cogview.serving.errors import ApiError
 from cogview.serving.openai.finish import Finish
 from cogview.serving.openai.sizes import fitted
-from cogview.serving.pictures import base64_text, encoded, finished
+from cogview.serving.pictures import base64_text, encoded
 from cogview.serving.schema import Output
 from cogview.serving.worker import Made, Ticket
 
@@ -106,7 +106,8 @@ class Answer:
         """One finished picture, and what is told of it."""
         kind = self.asked.output_format
         done = await run_in_threadpool(self.finish, picture)
-        data = await run_in_threadpool(finished, done, kind, self.asked.output_compression)
+        quality = self.asked.output_compression
+        data = await run_in_threadpool(self.server.labelling.file, done, kind, quality)
         facts = self._facts(done.image)
         told = {
             "seed": done.seed,

@@ -29,6 +29,7 @@ from cogview.serving.drawing import Drawing
 from cogview.serving.errors import OURS, ApiError
 from cogview.serving.forms import Files, read_form
 from cogview.serving.guard import RequestGuard, Rules
+from cogview.serving.labelling import Labelling
 from cogview.serving.metrics import Metrics
 from cogview.serving.openai.finish import usage
 from cogview.serving.pictures import Shelf, opened
@@ -72,6 +73,7 @@ class Server:
     metrics: Metrics
     rules: Rules = field(default_factory=Rules)
     shelf: Shelf = field(default_factory=Shelf)
+    labelling: Labelling = field(default_factory=Labelling)
 
 
 def application(server: Server) -> ASGIApp:

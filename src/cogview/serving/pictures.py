@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cogview.checkpoints.provenance import Provenance, png_bytes
+from cogview.checkpoints.provenance import Provenance, label_texts, png_bytes
 from cogview.data.images import Limits, decode
+from cogview.labels import Label
 from cogview.picture_files import open_picture
-from cogview.pipelines.output import GeneratedImage
 from cogview.serving.errors import ApiError
 from cogview.tokenizers.images import AnyImageTokenizer, decode_image
 
@@ -56,10 +56,16 @@ def opened(data: bytes, field: str) -> Image.Image:
         raise ApiError(400, f"{field}: {error!s:.300}", code="bad_image", param=field) from None
 
 
-def encoded(image: Image.Image, kind: str, quality: int, facts: Provenance | None = None) -> bytes:
-    """A picture as a file; ``facts`` go into what the format has for them."""
+def encoded(
+    image: Image.Image,
+    kind: str,
+    quality: int,
+    facts: Provenance | None = None,
+    label: Label | None = None,
+) -> bytes:
+    """A picture as a file; ``facts`` and ``label`` go into what the format has for them."""
     if kind == "png" and facts is not None:
-        return png_bytes(image, facts)
+        return png_bytes(image, facts, label)
     buffer, options = io.BytesIO(), dict[str, Any]()
     if kind != "png":
         options["quality"] = quality
@@ -67,6 +73,7 @@ def encoded(image: Image.Image, kind: str, quality: int, facts: Provenance | Non
             exif = Image.Exif()
             exif[DESCRIPTION] = facts.model_dump_json(ensure_ascii=True)
             options["exif"] = exif.tobytes()
+            options["xmp"] = label_texts(facts, label)[1].encode()
         image = flat(image, "white" if facts else "grey") if kind == "jpeg" else image
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -84,11 +91,6 @@ def flat(image: Image.Image, colour: str) -> Image.Image:
 def base64_text(data: bytes) -> str:
     """As in ``b64_json``."""
     return base64.b64encode(data).decode("ascii")
-
-
-def finished(picture: GeneratedImage, kind: str, quality: int) -> bytes:
-    """A finished picture as a file with its provenance inside, for PNG as the command line writes it."""
-    return encoded(picture.image, kind, quality, picture.provenance)
 
 
 def unfinished(images: AnyImageTokenizer, codes: torch.Tensor, grid: tuple[int, int]) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -22,7 +21,7 @@ from cogview.serving.drawing import Partial
 from cogview.serving.errors import ApiError
 from cogview.serving.openai.finish import Finish
 from cogview.serving.openai.sizes import MAX_PIXELS
-from cogview.serving.pictures import base64_text, encoded, finished
+from cogview.serving.pictures import base64_text, encoded
 from cogview.serving.plumbing import read_json, unless_gone
 from cogview.serving.schema import Captioning, Upscaling
 from cogview.serving.served import Served
@@ -163,7 +162,8 @@ def _add_drawing(app: FastAPI, server: Server, board: Board) -> None:
 
             async def whole() -> Response:
                 pictures = await made(running, finish)
-                files = [await run_in_threadpool(finished, one, "png", 0) for one in pictures]
+                file = server.labelling.file
+                files = [await run_in_threadpool(file, one, "png", 0) for one in pictures]
                 told = {
                     "images": [base64_text(data) for data in files] if asked.send_images else [],
                     "parameters": asked.model_dump(exclude={"init_images", "mask"}),
@@ -219,11 +219,12 @@ def _add_tools(app: FastAPI, server: Server) -> None:
             served = server.models.able(None, "upscale")
             times = 2 if asked.upscaling_resize <= 2 else 4
             event = await result(tasks.upscale(Upscaling(times=times), served, data))
-            image = event.picture.image
-        image = await run_in_threadpool(image.resize, (width, height), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        await run_in_threadpool(image.save, buffer, "PNG")
-        return {"html_info": "", "image": base64_text(buffer.getvalue())}
+            picture = await run_in_threadpool(Finish((width, height)), event.picture)
+            made = await run_in_threadpool(server.labelling.file, picture, "png", 0)
+        else:
+            larger = await run_in_threadpool(image.resize, (width, height), Image.Resampling.LANCZOS)
+            made = await run_in_threadpool(encoded, larger, "png", 0)
+        return {"html_info": "", "image": base64_text(made)}
 
     @app.post(PREFIX + "/interrogate")
     async def interrogate(request: Request) -> dict[str, str]:

@@ -1,0 +1,32 @@
+"""Labels on what the server sends: in the file always; on the picture, and signed, if the operator wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cogview.checkpoints.provenance import EDITING
+from cogview.labels import Label, with_visible_label
+from cogview.pipelines.output import GeneratedImage
+from cogview.serving.pictures import MEDIA, encoded
+
+if TYPE_CHECKING:
+    from cogview.signing import Signer
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How finished pictures are labelled."""
+
+    label: Label = field(default_factory=Label)
+    visible: bool = False
+    signer: Signer | None = None
+
+    def file(self, picture: GeneratedImage, kind: str, quality: int) -> bytes:
+        """A finished picture as a file with provenance and labels, for PNG as the command line writes it."""
+        image = with_visible_label(picture.image) if self.visible else picture.image
+        facts = picture.provenance
+        data = encoded(image, kind, quality, facts, self.label)
+        if self.signer is None:
+            return data
+        return self.signer.sign(data, MEDIA[kind], facts.software, facts.settings.get("task") in EDITING)
