@@ -58,7 +58,7 @@ def from_pretrained(name: str = "pictogram", **options: Any) -> Pipeline:
     """Open a model family of any kind by name or directory.
 
     ``options`` are those of :meth:`cogview.pipelines.model.Pipeline.from_pretrained`: ``device``,
-    ``precision``, ``deterministic``, ``lora``, ``lora_strength``, ``sparse``.
+    ``precision``, ``deterministic``, ``decoding``, ``lora``, ``lora_strength``, ``sparse``.
     """
     found: Pipeline = __getattr__("Pipeline").from_pretrained(name, **options)
     return found

@@ -24,6 +24,7 @@ Stream = tuple[int, int]  # seed and index of an image's random numbers
 ProgressCallback = Callable[[int, int], None]  # done, total
 StepCallback = Callable[[Sequence[int], "Tensor"], None]  # numbers of the requests, tokens so far
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Decoding = Literal["auto", "sequential", "jacobi"]
 
 MAX_SEED = 2**63 - 1
 

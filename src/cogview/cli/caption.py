@@ -11,6 +11,7 @@ import typer
 
 from cogview.cli.batches import MaxBatch, batch_limit
 from cogview.cli.opening import (
+    DecodingOption,
     DeviceOption,
     Place,
     ThreadsOption,
@@ -63,6 +64,7 @@ def caption(
     ] = "pictogram",
     as_json: Annotated[bool, typer.Option("--json", help="Print captions and settings as JSON.")] = False,
     precision: PrecisionOption = "fp32",
+    decoding: DecodingOption = "auto",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
@@ -80,7 +82,7 @@ def caption(
     """
     if not images:
         raise CogViewError("give the pictures to describe")
-    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision, decoding)
     check_pictures(images)
     family = check_model(model, "caption")
     check_sampling(family, {"temperature": temperature, "top_k": top_k, "top_p": top_p}, seed)
@@ -97,7 +99,11 @@ def caption(
     with bar("writing") as show:
         found = cogview.caption(list(images), n, batch_size=batch_size, progress=show, **options)
     if as_json:
-        typer.echo(json.dumps(facts(cogview, images, found, options), indent=2, ensure_ascii=False))
+        typer.echo(
+            json.dumps(
+                facts(cogview, images, found, options | {"decoding": decoding}), indent=2, ensure_ascii=False
+            )
+        )
         return
     for path, own in zip(images, found, strict=True):
         for one in own:

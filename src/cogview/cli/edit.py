@@ -13,6 +13,7 @@ import typer
 from cogview.cli.batches import MaxBatch, batch_limit
 from cogview.cli.generate import check_folder, write, write_sheet
 from cogview.cli.opening import (
+    DecodingOption,
     DeviceOption,
     Place,
     ThreadsOption,
@@ -112,6 +113,7 @@ def edit(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    decoding: DecodingOption = "auto",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
@@ -140,7 +142,7 @@ def edit(
         raise CogViewError(f"{names} are of masks and boxes; leave them away with --vary")
     if vary is not None and best_of > 1:
         raise CogViewError("variations need not fit a sentence; leave --best-of away")
-    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision, decoding)
     check_folder(out)
     check_pictures([image, *([mask] if mask else [])])
     settings = {

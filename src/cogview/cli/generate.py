@@ -18,6 +18,7 @@ import typer
 from cogview.cli.batches import MaxBatch, batch_limit
 from cogview.cli.opening import (
     Ability,
+    DecodingOption,
     DeviceOption,
     Place,
     ThreadsOption,
@@ -141,6 +142,7 @@ def generate(
             help="Draw with three-region sparse attention: 128,6,768 as released.",
         ),
     ] = None,
+    decoding: DecodingOption = "auto",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
@@ -164,7 +166,7 @@ def generate(
     texts = [*(prompts or ()), *read_prompts(file)]
     if not texts:
         raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
-    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision, decoding)
     check_folder(out)
     check_prompts(texts)
     settings = {

@@ -37,6 +37,12 @@ ThreadsOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")
 ]
+DecodingOption = Annotated[
+    Literal["auto", "sequential", "jacobi"],
+    typer.Option(
+        help="Token by token, or several in one forward; auto takes the faster one. The same tokens."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Place:
     device: str = "auto"
     threads: int | None = None
     precision: Precision = "fp32"
+    decoding: Literal["auto", "sequential", "jacobi"] = "auto"
 
     def __post_init__(self) -> None:
         if not DEVICE.fullmatch(self.device):
@@ -110,7 +117,9 @@ def open_model(bundle: ModelBundle, place: Place, **options: Any) -> Pipeline:
 
     device = torch_device(place)
     use_threads(place.threads, bundle.directory)
-    return Pipeline.from_pretrained(bundle.directory, device=device, precision=place.precision, **options)
+    return Pipeline.from_pretrained(
+        bundle.directory, device=device, precision=place.precision, decoding=place.decoding, **options
+    )
 
 
 def torch_device(place: Place) -> str | None:

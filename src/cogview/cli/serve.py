@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cogview.cli.opening import DeviceOption, Place, ThreadsOption, check_model, torch_device, use_threads
+from cogview.cli.opening import (
+    DecodingOption,
+    DeviceOption,
+    Place,
+    ThreadsOption,
+    check_model,
+    torch_device,
+    use_threads,
+)
 from cogview.cli.precision import PrecisionOption
 from cogview.errors import CogViewError
 
@@ -68,6 +76,7 @@ def serve(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    decoding: DecodingOption = "auto",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     check: Annotated[
@@ -101,7 +110,7 @@ def serve(
         )
     labelling = _labelling(content_producer, visible_label, c2pa_certificate, c2pa_key)
     keys = [] if api_key_file is None else read_keys(api_key_file)
-    place = Place(device, threads, precision)
+    place = Place(device, threads, precision, decoding)
     families = [check_model(name) for name in names]
     if lora is not None:
         families[0].adapter(lora)
@@ -120,6 +129,7 @@ def serve(
         "device": torch_device(place),
         "precision": precision,
         "deterministic": deterministic,
+        "decoding": decoding,
         "lora": lora,
     }
     loaded, metrics = Models.load(names, **options), Metrics()

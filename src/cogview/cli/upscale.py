@@ -12,6 +12,7 @@ import typer
 from cogview.cli.batches import MaxBatch, batch_limit
 from cogview.cli.generate import check_folder, telling_what_is_done, write
 from cogview.cli.opening import (
+    DecodingOption,
     DeviceOption,
     Place,
     ThreadsOption,
@@ -90,6 +91,7 @@ def upscale(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Exactly the same whatever else is drawn; slower.")
     ] = False,
+    decoding: DecodingOption = "auto",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     max_batch: MaxBatch = None,
@@ -107,7 +109,7 @@ def upscale(
     """
     if not images:
         raise CogViewError("give the pictures to enlarge")
-    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    batch_size, place = batch_limit(max_batch), Place(device, threads, precision, decoding)
     check_folder(out)
     check_pictures(images)
     family = check_model(model, "upscale")

@@ -46,7 +46,8 @@ def search(
     live, done = [Beam((), 0.0, 0)], list[Beam]()
     cache = cache.expand(1, cache.length + len(positions))
     for i, position in enumerate(positions.tolist()):
-        scores = allow(decoder.head(hidden).float(), i).log_softmax(-1)
+        logits = decoder.head(hidden).float()
+        scores = allow(logits, range(len(logits)), [i] * len(logits)).log_softmax(-1)
         parents, live, ended = _extend(live, scores, decoder.rows.start, constraint.stop, beams)
         done = _best(done + ended, beams)
         if i + 1 == len(positions):

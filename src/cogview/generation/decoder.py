@@ -8,6 +8,7 @@ the rows that can come (while a picture is drawn, its codes: 14 % of CogView's v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -100,8 +101,51 @@ def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -
     return tables + inside * (HALVES[precision].itemsize if precision in HALVES else own) + head * own
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tokens of some sequences, read in one forward.
+
+    rows: the sequences, of the cache; start: the tokens before these, in each; queries: the tokens of each;
+    views: whom they see, for each layer; exact: attention is computed for each query by itself, over the
+    whole cache, so that its result is the same bit for bit whatever is read with it.
+    """
+
+    rows: slice
+    start: int
+    queries: int
+    views: Sequence[View]
+    exact: bool = False
+
+
+def segment(
+    decoder: Decoder,
+    cache: KVCache,
+    visibility: Visibility,
+    queries: int,
+    exact: bool = False,
+    rows: slice = slice(None),
+    start: int | None = None,
+) -> Segment:
+    """``queries`` tokens for sequences of a cache, by default of all, after what it holds."""
+    start = cache.length if start is None else start
+    keys, layers = start + queries, len(decoder.layers)
+    count = layers if visibility.varies_by_layer else 1
+    if exact:
+        views = [visibility.dense_view(queries, keys, decoder.device, layer) for layer in range(count)]
+        views = [view.with_hidden(cache.capacity - keys) for view in views]
+    else:
+        views = [visibility.view(queries, keys, decoder.device, layer) for layer in range(count)]
+    views = [view.of_rows(rows) for view in views]
+    return Segment(rows, start, queries, views * layers if count == 1 else views, exact)
+
+
 def prefill(
-    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
+    decoder: Decoder,
+    ids: Tensor,
+    positions: Tensor,
+    cache: KVCache,
+    visibility: Visibility | None = None,
+    exact: bool = False,
 ) -> Tensor:
     """Read tokens into the cache; the hidden state of the last one of each row, after the last LayerNorm.
 
@@ -109,11 +153,12 @@ def prefill(
         ids: (b, q) int64, the tokens that the cache does not hold yet.
         positions: (b, q) int64.
         visibility: over all tokens, held and new; causal by default.
+        exact: as in :class:`Segment`.
 
     Returns:
         (b, h)
     """
-    x = _forward(decoder, ids, positions, cache, visibility)[:, -1]
+    x = _read(decoder, ids, positions, cache, visibility, exact)[:, -1]
     return x if decoder.norm is None else normalise(x, decoder.norm)
 
 
@@ -121,23 +166,52 @@ def hidden_states(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
 ) -> Tensor:
     """:func:`prefill`, but the hidden states of all new tokens (b, q, h)."""
-    x = _forward(decoder, ids, positions, cache, visibility)
+    x = _read(decoder, ids, positions, cache, visibility)
+    return x if decoder.norm is None else normalise(x, decoder.norm)
+
+
+def _read(
+    decoder: Decoder,
+    ids: Tensor,
+    positions: Tensor,
+    cache: KVCache,
+    visibility: Visibility | None,
+    exact: bool = False,
+) -> Tensor:
+    """Hidden states (b, q, h) before the last LayerNorm; the cache grows by q."""
+    batch, queries = ids.shape
+    part = segment(decoder, cache, visibility or Causal(), queries, exact)
+    x = _forward(decoder, ids.reshape(-1), positions.reshape(-1), cache, [part])
+    cache.advance(queries)
+    return x.view(batch, queries, -1)
+
+
+def read_segments(
+    decoder: Decoder,
+    ids: Tensor,
+    positions: Tensor,
+    cache: KVCache,
+    segments: Sequence[Segment],
+    wanted: Tensor,
+) -> Tensor:
+    """Read segments of several lengths in one forward; what the cache counts as filled stays.
+
+    Args:
+        ids, positions: (t,) int64, segment after segment, in each row after row.
+        wanted: (m,) int64, the tokens whose hidden states are returned, after the last LayerNorm: (m, h).
+    """
+    x = _forward(decoder, ids, positions, cache, segments).index_select(0, wanted)
     return x if decoder.norm is None else normalise(x, decoder.norm)
 
 
 def _forward(
-    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None
+    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, segments: Sequence[Segment]
 ) -> Tensor:
-    """Hidden states (b, q, h) before the last LayerNorm."""
-    batch, queries = ids.shape
-    visibility = visibility or Causal()
-    views = _views(visibility, queries, cache.length + queries, decoder)
+    """Hidden states (t, h) of tokens ids and positions (t,), before the last LayerNorm."""
     x = F.embedding(ids, decoder.tokens).add_(F.embedding(positions, decoder.positions))
-    x = x.view(batch * queries, -1)
     for index, layer in enumerate(decoder.layers):
-        x = _layer(decoder.config, layer, index, x, batch, views[index], cache)
-    cache.advance(queries)
-    return x.view(batch, queries, -1)
+        x = _layer(decoder.config, layer, index, x, cache, segments)
+    return x
 
 
 def decode_step(
@@ -147,33 +221,41 @@ def decode_step(
     return decoder.head(prefill(decoder, ids[:, None], positions[:, None], cache, visibility))
 
 
-def _views(visibility: Visibility, queries: int, keys: int, decoder: Decoder) -> list[View]:
-    """The pattern's view for each layer."""
-    layers = len(decoder.layers)
-    if not visibility.varies_by_layer:
-        return [visibility.view(queries, keys, decoder.device)] * layers
-    return [visibility.view(queries, keys, decoder.device, layer) for layer in range(layers)]
-
-
 def _layer(
-    config: TransformerConfig, layer: Layer, index: int, x: Tensor, batch: int, view: View, cache: KVCache
+    config: TransformerConfig,
+    layer: Layer,
+    index: int,
+    x: Tensor,
+    cache: KVCache,
+    segments: Sequence[Segment],
 ) -> Tensor:
-    """One layer over x (b * q, h)."""
+    """One layer over x (t, h)."""
     y = x if layer.attention.norm_in is None else normalise(x, layer.attention.norm_in)
-    y = layer.out(_attend(config, layer.qkv(y), index, batch, view, cache))
+    y = layer.out(_attend(config, layer.qkv(y), index, cache, segments))
     x = _join(x, y, layer.attention)
     y = x if layer.mlp.norm_in is None else normalise(x, layer.mlp.norm_in)
     return _join(x, layer.down(layer.up(y)), layer.mlp)
 
 
 def _attend(
-    config: TransformerConfig, qkv: Tensor, index: int, batch: int, view: View, cache: KVCache
+    config: TransformerConfig, qkv: Tensor, index: int, cache: KVCache, segments: Sequence[Segment]
 ) -> Tensor:
-    """Attention from (b * q, 3h) to (b * q, h)."""
-    parts = qkv.view(batch, -1, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
-    query, key, value = parts.unbind(0)  # each (b, heads, q, head_dim)
-    key, value = cache.update(index, key, value)
-    return kernels.fused(query, key, value, view).transpose(1, 2).reshape(-1, config.hidden)
+    """Attention from (t, 3h) to (t, h), segment by segment."""
+    found, first = list[Tensor](), 0
+    for part in segments:
+        rows = len(range(*part.rows.indices(cache.batch)))
+        own = qkv[first : first + rows * part.queries]
+        first += len(own)
+        parts = own.view(rows, part.queries, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.unbind(0)  # each (rows, heads, q, head_dim)
+        key, value = cache.update(index, key, value, part.rows, part.start)
+        if part.exact:
+            key, value = cache.keys[index, part.rows], cache.values[index, part.rows]
+            attended = kernels.query_by_query(query, key, value, part.views[index])
+        else:
+            attended = kernels.fused(query, key, value, part.views[index])
+        found.append(attended.transpose(1, 2).reshape(-1, config.hidden))
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _join(x: Tensor, y: Tensor, branch: Branch) -> Tensor:

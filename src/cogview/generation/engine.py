@@ -1,13 +1,13 @@
 """The generation engine: batches of sequence requests within the memory there is.
 
 The engine knows no task. It plans batches by free memory (``memory.py``), prefills each prompt once, and runs
-the decoding loop (``loop.py``); when memory still runs out, it goes on with half the batch, and what is
+a decoding strategy (``strategies/``); when memory still runs out, it goes on with half the batch, and what is
 finished has been handed over already.
 
 Request i gives the same tokens alone and in any batch, up to rounding that flips a near-tie.
-``deterministic`` removes that: every batch has ``ROWS`` rows of one prompt, and image i is always in row i
-modulo ``ROWS``, so each number is computed by the same operations on the same operands whatever else is
-generated (on one machine, with one number of threads).
+``deterministic`` removes that: every batch has ``ROWS`` rows of one prompt, image i is always in row i modulo
+``ROWS``, and each query attends by itself, so each number is computed by the same operations on the same
+operands whatever else is generated, by every strategy (on one machine, with one number of threads).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from torch import Tensor
 from cogview.errors import CogViewError
 from cogview.generation import loop, memory
 from cogview.generation.decoder import Decoder
-from cogview.generation.loop import Batch, Filter, OnStep, Prefilled, SequenceRequest, Strategy, raster
+from cogview.generation.loop import Batch, Filter, OnStep, Prefilled, SequenceRequest, Strategy
 from cogview.generation.sampling import Streams
 from cogview.generation.sparse import Sparse
+from cogview.generation.strategies import auto
 from cogview.sequences.base import Prompt
 from cogview.transformer.attention import Causal
 from cogview.transformer.cache import KVCache
@@ -54,7 +55,12 @@ class TokenConstraint:
         at_first = forbidden.clone()
         if self.stop is not None:
             at_first[self.stop - rows.start] = True
-        return lambda logits, i: logits.masked_fill(at_first if i < self.least else forbidden, -torch.inf)
+
+        def forbid(logits: Tensor, requests: Sequence[int], steps: Sequence[int]) -> Tensor:
+            early = torch.tensor([[step < self.least] for step in steps], device=logits.device)
+            return logits.masked_fill(torch.where(early, at_first, forbidden), -torch.inf)
+
+        return forbid
 
     def ended(self, ids: Ids) -> Ids:
         """The tokens (n,) before the one that ends them."""
@@ -69,7 +75,7 @@ class Engine:
 
     free: free bytes of a device; for tests and for those who share a machine. clusters: (rows,) int64, the
     cluster of each of the decoder's rows, for cluster sampling. sparse: three-region sparse attention; None:
-    every token sees all before it. strategy: how a batch is decoded.
+    every token sees all before it. strategy: how a batch is decoded; each gives the same tokens.
     """
 
     decoder: Decoder
@@ -77,7 +83,7 @@ class Engine:
     free: Callable[[torch.device], int] = memory.free_memory
     clusters: Tensor | None = None
     sparse: Sparse | None = None
-    strategy: Strategy = raster
+    strategy: Strategy = auto
     _prefilled: dict[Prompt, Prefilled] = field(default_factory=dict, init=False, repr=False)
 
     def generate(
@@ -173,6 +179,8 @@ class Engine:
             filter=likely if constraint is None else constraint.filter(decoder.rows),
             clusters=self.clusters,
             stop=None if constraint is None else constraint.stop,
+            exact=self.deterministic and self.sparse is None,
+            ordered=self.sparse is not None,
         )  # fmt: skip
         self.strategy(batch, on_step)
         return batch.tokens

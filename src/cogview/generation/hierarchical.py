@@ -190,8 +190,8 @@ def _draw(
         logits = model.head(states[places]).float()
         if likelihoods is not None:
             logits = logits + likelihoods(image, places)
-        chances = sampling.restrict(logits, settings, model.clusters)
-        drawn.append(sampling.draw(chances, streams.gumbel_of(image, places, chances.shape[1])))
+        noise = streams.gumbel_of(image, places, logits.shape[1])
+        drawn.append(sampling.sample(logits, noise, settings, model.clusters))
     return torch.cat(drawn)
 
 

@@ -47,12 +47,20 @@ def plain(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Lin
 
 
 def prepacked(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
-    """The same with the weights in oneDNN's layout, which takes as much memory again."""
+    """The same with the weights in oneDNN's layout, which takes as much memory again.
+
+    One row is computed twice: for one alone oneDNN adds up in another order.
+    """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
-    linear = torch.ops.mkldnn._linear_pointwise.default
-    if gelu:
-        return lambda x: linear(x, packed, bias, "gelu", [], "tanh")
-    return lambda x: linear(x, packed, bias, "none", [], "")
+    product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+    after: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
+
+    def linear(x: Tensor) -> Tensor:
+        if x.shape[0] == 1:
+            return product(x.expand(2, -1), packed, bias, *after)[:1]
+        return product(x, packed, bias, *after)
+
+    return linear
 
 
 def half(

@@ -182,9 +182,8 @@ class LocalParallel:
                 logits = head(states[image, places]).float()
                 if self.likelihoods is not None:
                     logits = logits + self.likelihoods(image, places)
-                chances = sampling.restrict(logits, settings, self.labels)
-                noise = self.streams.gumbel_of(image, first + places, chances.shape[1])
-                drawn = sampling.draw(chances, noise)
+                noise = self.streams.gumbel_of(image, first + places, logits.shape[1])
+                drawn = sampling.sample(logits, noise, settings, self.labels)
                 self.codes[image, places] = drawn
                 if isinstance(self.order, Confidence):
                     sure[image, places] = logits.log_softmax(-1).gather(1, drawn[:, None]).squeeze(1)

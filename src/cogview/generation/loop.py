@@ -1,13 +1,14 @@
-"""The decoding loop: prefill prompts, decode a batch token by token, sample.
+"""What every decoding strategy is made of: prefill prompts, read tokens, sample.
 
 A prompt is prefilled once, alone; its cache is copied to the row of every request that has it. Prompts of
 several lengths are padded on the left, so all rows stand at the same column. With guidance a second half of
 the rows has the negative prompts. Noise is a function of (seed, index, step, token): :class:`Batch` gives the
-token for any step and state, so what a strategy does with it decides speed, not the result.
+token for any step and state, so that strategies (``strategies/``) differ in speed, not in the result.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from cogview.transformer.attention import Emphasis, LeftPadded, Prefix, Visibili
 from cogview.transformer.cache import KVCache
 from cogview.types import Ids, SamplingParams
 
-Filter = Callable[[Tensor, int], Tensor]  # logits (requests, v), step -> logits
+Filter = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]  # logits (m, v), requests, steps -> logits
 OnStep = Callable[[int, Tensor], None]  # tokens that are known, all tokens (n, requests)
 
 
@@ -64,7 +65,8 @@ class Batch:
 
     tokens: (n, requests), -1 where one is to be generated; positions: (n, rows); hidden: (rows, h), the state
     after the tokens that ``cache`` holds; rows: the requests, with ``guided`` their negative prompts after
-    them.
+    them. exact: every number is the same bit for bit in whatever company it is computed. ordered: the
+    pattern of attention has random numbers that are drawn token by token.
     """
 
     decoder: Decoder
@@ -79,43 +81,49 @@ class Batch:
     filter: Filter | None
     clusters: Tensor | None
     stop: int | None
+    exact: bool = False
+    ordered: bool = False
+
+    @property
+    def requests(self) -> int:
+        """How many sequences are generated."""
+        return self.tokens.shape[1]
+
+    def rows(self, request: int) -> slice:
+        """The rows of a request: its own, and with guidance that of its negative prompt."""
+        return slice(request, None, self.requests)
 
     def read(self, first: int, end: int) -> None:
         """Feed the tokens from ``first`` to ``end`` to the transformer."""
         ids = self.tokens[first:end].repeat(1, 2 if self.guided else 1)
         positions = self.positions[first:end]
-        self.hidden = model.prefill(self.decoder, ids.T, positions.T, self.cache, self.visibility)
+        self.hidden = model.prefill(self.decoder, ids.T, positions.T, self.cache, self.visibility, self.exact)
 
-    def sample(self, step: int) -> Tensor:
-        """The tokens (requests,) that follow :attr:`hidden`: guide, filter, restrict, add noise, argmax."""
-        logits = self.decoder.head(self.hidden).float()
+    def sample(
+        self, hidden: Tensor, requests: Sequence[int], steps: Sequence[int], noise: Tensor | None = None
+    ) -> Tensor:
+        """The tokens (m,) that follow states: guide, filter, restrict, add noise, argmax.
+
+        The head is linear, so that states are guided in place of logits.
+
+        Args:
+            hidden: (m, h), with guidance those after the negative prompts follow: (2m, h).
+            requests, steps: of each token.
+            noise: (m, v), of the requests at these steps, where it was drawn already.
+        """
         if self.guided:
-            conditional, unconditional = logits.chunk(2)
-            logits = sampling.guide(conditional, unconditional, self.params.guidance_scale)
+            conditional, unconditional = hidden.chunk(2)
+            hidden = sampling.guide(conditional, unconditional, self.params.guidance_scale)
+        logits = self.decoder.head(hidden).float()
         if self.filter is not None:
-            logits = self.filter(logits, step)
-        logits = sampling.restrict(logits, self.params, self.clusters)
-        token = sampling.draw(logits, self.noise.gumbel(step, logits.shape[-1]))
+            logits = self.filter(logits, requests, steps)
+        if noise is None:
+            noise = self.noise.gumbel_of(requests, steps, logits.shape[-1])
         first: int = self.decoder.rows.start
-        return token + first
+        return sampling.sample(logits, noise, self.params, self.clusters) + first
 
 
 Strategy = Callable[[Batch, OnStep], None]
-
-
-def raster(batch: Batch, on_step: OnStep) -> None:
-    """One token after another, in order; runs of known tokens are read at once."""
-    tokens, read, step = batch.tokens, 0, -1
-    for step in (tokens < 0).any(1).nonzero().flatten().tolist():
-        if read < step:
-            batch.read(read, step)
-            read = step
-        tokens[step] = torch.where(tokens[step] < 0, batch.sample(step), tokens[step])
-        on_step(step + 1, tokens)
-        if batch.stop is not None and bool((tokens[: step + 1] == batch.stop).any(0).all()):
-            break
-    if step + 1 < len(tokens):
-        on_step(len(tokens), tokens)
 
 
 @torch.inference_mode()
@@ -132,7 +140,7 @@ def prefill(decoder: Decoder, prompt: Prompt, bias: float = 0.0) -> Prefilled:
 def fan_out(
     decoder: Decoder, prompts: Sequence[Prompt], prefilled: Sequence[Prefilled], bias: float
 ) -> tuple[Tensor, KVCache, Visibility | None]:
-    """Hidden states (rows, h) and one cache for all prompts, each ending in the same column."""
+    """Hidden states (rows, h) and one cache for all prompts, each ending in the same column; zeros beyond."""
     lengths = [one.cache.length for one in prefilled]
     longest = max(lengths)
     capacity = longest + len(prompts[0].decode_positions) - 1
@@ -142,6 +150,7 @@ def fan_out(
         for whole, part in ((cache.keys, one.cache.keys), (cache.values, one.cache.values)):
             whole[:, row, :, :start] = 0
             whole[:, row, :, start:longest] = part[:, 0]
+            whole[:, row, :, longest:] = 0
     cache.advance(longest)
     padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
     text = torch.tensor([prompt.text_length for prompt in prompts], device=decoder.device)
@@ -161,10 +170,17 @@ def likelihood_filter(requests: Sequence[SequenceRequest]) -> Filter | None:
     if all(one.likelihoods is None for one in requests):
         return None
 
-    def add(logits: Tensor, step: int) -> Tensor:
-        none = torch.zeros_like(logits[0])
-        return logits + torch.stack(
-            [none if r.likelihoods is None else r.likelihoods(step) for r in requests]
-        )
+    @functools.lru_cache(maxsize=64 * len(requests))
+    def of(request: int, step: int) -> Tensor | None:
+        found = requests[request].likelihoods
+        return None if found is None else found(step)
+
+    def add(logits: Tensor, numbers: Sequence[int], steps: Sequence[int]) -> Tensor:
+        added = torch.zeros_like(logits)
+        for row, (number, step) in enumerate(zip(numbers, steps, strict=True)):
+            found = of(number, step)
+            if found is not None:
+                added[row] = found
+        return logits + added
 
     return add

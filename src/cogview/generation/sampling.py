@@ -87,6 +87,20 @@ def draw(logits: Tensor, noise: Tensor) -> Tensor:
     return (logits + noise).argmax(-1)
 
 
+def sample(logits: Tensor, noise: Tensor, sampling: SamplingParams, labels: Tensor | None = None) -> Tensor:
+    """``draw(restrict(logits, ...), noise)``, mostly without the search for the k-th largest logit: a token
+    that wins among all is the one where fewer than k logits are larger than its own."""
+    k = sampling.top_k
+    if sampling.clusters or 0 < sampling.top_p < 1 or not 0 < k < logits.shape[-1] or logits.is_cuda:
+        return draw(restrict(logits, sampling, labels), noise)
+    scaled = logits / sampling.temperature
+    found = draw(scaled, noise)
+    beyond = (scaled > scaled.gather(1, found[:, None])).sum(-1) >= k
+    if bool(beyond.any()):
+        found[beyond] = draw(keep_top_k(scaled[beyond], k), noise[beyond])
+    return found
+
+
 class Streams:
     """The random streams of a batch of images.
 
@@ -107,9 +121,9 @@ class Streams:
         """Gumbel noise float32 (b, tokens) for one step."""
         return self._noise(self.keys[step], tokens)
 
-    def gumbel_of(self, image: int, steps: Tensor, tokens: int) -> Tensor:
-        """Gumbel noise float32 (n, tokens) of one image for steps (n,) int64, drawn at once."""
-        return self._noise(self.keys[steps, image], tokens)
+    def gumbel_of(self, images: int | Sequence[int], steps: Sequence[int] | Tensor, tokens: int) -> Tensor:
+        """Gumbel noise float32 (n, tokens) for n steps of one image, or each of its own image."""
+        return self._noise(self.keys[steps, images], tokens)
 
     def _noise(self, keys: Tensor, tokens: int) -> Tensor:
         first, second = keys.unbind(1)

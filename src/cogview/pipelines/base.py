@@ -19,6 +19,7 @@ from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.languages import language
 from cogview.generation.sparse import Sparse
+from cogview.generation.strategies import STRATEGIES
 from cogview.pipelines.output import GeneratedImage
 from cogview.transformer.model import Transformer
 from cogview.types import MAX_SEED, ProgressCallback, check_seed
@@ -35,7 +36,13 @@ def make_engine(
 ) -> Engine:
     """An engine over a transformer of a family that generates tokens of the vocabulary's ``rows``."""
     decoder = pack(model, rows, components.precision)
-    return Engine(decoder, components.deterministic, clusters=clusters, sparse=sparse)
+    return Engine(
+        decoder,
+        components.deterministic,
+        clusters=clusters,
+        sparse=sparse,
+        strategy=STRATEGIES[components.decoding],
+    )
 
 
 class ProgressParts:

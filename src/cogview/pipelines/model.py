@@ -32,7 +32,7 @@ from cogview.pipelines.output import Caption, GeneratedImage, OutputType, Ranked
 from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.config import ThreeRegionConfig
-from cogview.types import Precision, ProgressCallback, SamplingOptions, SamplingParams
+from cogview.types import Decoding, Precision, ProgressCallback, SamplingOptions, SamplingParams
 
 if TYPE_CHECKING:
     from cogview.generation.fairness import FairnessTable
@@ -85,6 +85,7 @@ class Pipeline:
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
         deterministic: bool = False,
+        decoding: Decoding = "auto",
         lora: str | Path | None = None,
         lora_strength: float = 1.0,
         sparse: ThreeRegionConfig | None = None,
@@ -98,6 +99,8 @@ class Pipeline:
                 slightly different.
             deterministic: exactly the same tokens in any batch, at some cost; otherwise rounding may change a
                 token where two were nearly tied.
+            decoding: ``sequential``, token by token; ``jacobi``, several tokens in one forward; ``auto``,
+                what is faster for the batch. The tokens are the same, as in any batch.
             lora: one of the family's adapters of its base model by name, or the directory of one (a run of
                 `cogview train`).
             lora_strength: how much of it; 0 is the model itself.
@@ -113,7 +116,7 @@ class Pipeline:
         adapter = None if lora is None else (bundle.adapter(lora), lora_strength)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         kind = _pipeline_of(bundle) if cls._opens_any else cls
-        return kind(Components(bundle, device, precision, deterministic, adapter, sparse))
+        return kind(Components(bundle, device, precision, deterministic, adapter, sparse, decoding))
 
     _opens_any = True  # families of any kind, each with the class for it
 

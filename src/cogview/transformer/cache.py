@@ -58,17 +58,21 @@ class KVCache:
         """Bytes held."""
         return self.keys.nbytes + self.values.nbytes
 
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (b, heads, n, d) after what is filled; the filled part with them, (b, heads, length + n, d).
+    def update(
+        self, layer: int, key: Tensor, value: Tensor, rows: slice = slice(None), start: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Store (b, heads, n, d) of some sequences from token ``start`` on (default: after what is filled).
 
-        ``length`` grows only with :meth:`advance`, once all layers have stored theirs.
+        Returns what these sequences hold up to there, (b, heads, start + n, d). ``length`` grows only with
+        :meth:`advance`, once all layers have stored theirs.
         """
-        end = self.length + key.shape[2]
+        start = self.length if start is None else start
+        end = start + key.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, {end} were given")
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        keys, values = self.keys[layer, rows, :, :end], self.values[layer, rows, :, :end]
+        keys[:, :, start:], values[:, :, start:] = key, value
+        return keys, values
 
     def advance(self, tokens: int) -> None:
         """Count ``tokens`` that every layer has stored."""

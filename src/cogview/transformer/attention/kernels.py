@@ -25,6 +25,20 @@ def fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float 
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=view.causal)
 
 
+def query_by_query(query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
+    """:func:`fused` for one query after another, so that none depends on how many there are."""
+    if query.shape[2] == 1:
+        return fused(query, key, value, view)
+    rows, _, queries, _ = query.shape
+    mask, found = view.additive(query.dtype), []
+    for row in range(rows):
+        own = query[row].transpose(0, 1)[:, :, None]  # (q, heads, 1, d)
+        keys, values = (x[row].expand(queries, *x.shape[1:]) for x in (key, value))
+        seen = None if mask is None else mask[row % len(mask), 0][:, None, None]  # (q, 1, 1, k)
+        found.append(F.scaled_dot_product_attention(own, keys, values, seen)[:, :, 0].transpose(0, 1))
+    return torch.stack(found)
+
+
 def written(
     query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0, alpha: float | None = None
 ) -> Tensor:

@@ -1,0 +1,19 @@
+"""How a batch is decoded: token by token, or several tokens in one forward; the tokens are the same."""
+
+from __future__ import annotations
+
+from cogview.generation.loop import Batch, OnStep, Strategy
+from cogview.generation.strategies.jacobi import jacobi
+from cogview.generation.strategies.sequential import sequential
+from cogview.types import Decoding
+
+SMALL = 2  # requests up to which windows are faster than one token of each
+
+
+def auto(batch: Batch, on_step: OnStep) -> None:
+    """Several tokens in one forward for small batches, token by token for others."""
+    small = batch.requests <= SMALL and not batch.ordered
+    (jacobi if small else sequential)(batch, on_step)
+
+
+STRATEGIES: dict[Decoding, Strategy] = {"auto": auto, "sequential": sequential, "jacobi": jacobi}

@@ -1,0 +1,140 @@
+"""Decoding several tokens in one forward, with the tokens that decoding one after another gives.
+
+Noise is a function of (seed, image, step, token), so sampling is a deterministic map: each token is a
+function of those before it. Jacobi iteration finds its fixed point (Wiggers and Hoogeboom, *Predictive
+Sampling with Forecasting Autoregressive Models*, ICML 2020; *Speculative Coupled Decoding*, arXiv
+2510.24211). A window of guesses is read at once and each position is sampled with its own noise; what was
+sampled after true tokens only is true. So each forward gives at least one token, and all up to the first
+wrong guess; the rest are better guesses for the next window.
+
+Requests accept different numbers of tokens: each has its own window and its own place in the cache.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cogview.generation.decoder import Segment, read_segments, segment
+from cogview.generation.loop import Batch, OnStep
+from cogview.transformer.attention import Causal
+
+WINDOW = {"cpu": 13, "cuda": 32}  # tokens sampled in one forward; others as on a CPU
+
+
+def jacobi(batch: Batch, on_step: OnStep) -> None:
+    """Windows of guesses, each sampled until it is right."""
+    requests = [Guesses(batch, number) for number in range(batch.requests)]
+    noise, known = Noise(batch), 0
+    ready = [one for one in requests if one.open[:1] == [0]]
+    if ready:  # the first token follows the prompt, which is read already
+        rows = torch.arange(len(batch.hidden)).view(-1, len(requests))[:, [one.number for one in ready]]
+        _sample(batch, noise, batch.hidden[rows.flatten()], [(one, [0]) for one in ready])
+    while known < len(batch.tokens):
+        before, known = known, min(one.known for one in requests)
+        if known > before:
+            on_step(known, batch.tokens)
+        windows = [(one, one.guess()) for one in requests if not one.done]
+        if windows:
+            _sample(batch, noise, _read(batch, windows), windows)
+
+
+class Guesses:
+    """One request on its way.
+
+    tokens: known ones, guesses, and -1 where nothing was guessed yet; open: the steps to sample, of which
+    the first ``at`` are known; read: true tokens that the cache holds; window: steps to sample at once.
+    """
+
+    def __init__(self, batch: Batch, number: int) -> None:
+        self.number, self.stop = number, batch.stop
+        self.tokens: list[int] = batch.tokens[:, number].tolist()
+        self.open = [step for step, token in enumerate(self.tokens) if token < 0]
+        self.at, self.read = 0, 0
+        self.window = WINDOW.get(batch.tokens.device.type, WINDOW["cpu"])
+
+    @property
+    def done(self) -> bool:
+        """Whether all tokens are known, or the text has ended."""
+        return self.at == len(self.open)
+
+    @property
+    def known(self) -> int:
+        """Tokens that are known, from the first on."""
+        return len(self.tokens) if self.done else self.open[self.at]
+
+    def guess(self) -> list[int]:
+        """The steps of the next window; where nothing was guessed yet, the token before is repeated."""
+        steps = self.open[self.at : self.at + self.window]
+        for step in steps[:-1]:
+            if self.tokens[step] < 0:
+                self.tokens[step] = self.tokens[step - 1]
+        return steps
+
+    def accept(self, steps: Sequence[int], sampled: Sequence[int]) -> int:
+        """Take the tokens sampled at a window's steps, the next guesses; how many of them are true."""
+        right, count = True, 0
+        for step, token in zip(steps, sampled, strict=True):
+            count += right
+            right = right and self.tokens[step] == token
+            self.tokens[step] = token
+        self.at, self.read = self.at + count, steps[count - 1]
+        if self.stop in sampled[:count]:
+            self.at = len(self.open)
+        return count
+
+
+Window = tuple[Guesses, list[int]]  # a request, and the steps that are sampled next
+
+
+class Noise:
+    """Noise of a batch, drawn once for each step; kept while a window may ask for it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.streams, self.columns = batch.noise, batch.decoder.rows.stop - batch.decoder.rows.start
+        self.kept: dict[tuple[int, int], Tensor] = {}
+
+    def of(self, requests: Sequence[int], steps: Sequence[int]) -> Tensor:
+        """(m, v) of the requests at these steps."""
+        asked = list(zip(requests, steps, strict=True))
+        new = [one for one in asked if one not in self.kept]
+        if new:
+            drawn = self.streams.gumbel_of([r for r, _ in new], [s for _, s in new], self.columns)
+            self.kept |= dict(zip(new, drawn, strict=True))
+        self.kept = {one: self.kept[one] for one in asked}
+        return torch.stack(list(self.kept.values()))
+
+
+def _read(batch: Batch, windows: Sequence[Window]) -> Tensor:
+    """Read windows in one forward: the states (m, h) before the steps to sample, with guidance (2m, h)."""
+    ids, positions, segments = list[int](), list[Tensor](), list[Segment]()
+    before: list[list[int]] = [[] for _ in range(1 + batch.guided)]
+    visibility, filled = batch.visibility or Causal(), batch.cache.length
+    for one, steps in windows:
+        rows, first, end = batch.rows(one.number), one.read, steps[-1]
+        for wanted in before:
+            wanted += [len(ids) + step - 1 - first for step in steps]
+            ids += one.tokens[first:end]
+        positions.append(batch.positions[first:end, rows].T.flatten())
+        segments.append(
+            segment(batch.decoder, batch.cache, visibility, end - first, batch.exact, rows, filled + first)
+        )
+    flat, at = (torch.tensor(x, device=batch.tokens.device) for x in (ids, [*itertools.chain(*before)]))
+    return read_segments(batch.decoder, flat, torch.cat(positions), batch.cache, segments, at)
+
+
+def _sample(batch: Batch, noise: Noise, hidden: Tensor, windows: Sequence[Window]) -> None:
+    """Sample the steps of windows from the states before them; what is true goes into the batch."""
+    requests = [one.number for one, steps in windows for _ in steps]
+    flat = [step for _, steps in windows for step in steps]
+    sampled = batch.sample(hidden, requests, flat, noise.of(requests, flat)).tolist()
+    first, kept = 0, list[int]()
+    for one, steps in windows:
+        count = one.accept(steps, sampled[first : first + len(steps)])
+        kept += range(first, first + count)
+        first += len(steps)
+    places = [flat[i] for i in kept], [requests[i] for i in kept]
+    batch.tokens[places] = torch.tensor([sampled[i] for i in kept], device=batch.tokens.device)
