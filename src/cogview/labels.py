@@ -1,8 +1,8 @@
 """Labels that say that an image was generated, as laws and platforms ask for them (docs/safety.md).
 
 In the file: the ``AIGC`` entry of GB 45438-2025, as a text chunk in PNG and in XMP everywhere, and IPTC's
-digital source type. On the image, if wanted: AI生成 in a corner. All of it depends on the image's facts, so the
-same image stays the same file.
+digital source type. On the image, if wanted, in a corner: AI生成. All of it depends on the facts of the
+image, so the same image stays the same file.
 """
 
 from __future__ import annotations
