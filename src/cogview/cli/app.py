@@ -47,6 +47,7 @@ VERBS = (
     Verb("score", "score:score", "Tell how well texts describe pictures.", USE),
     Verb("rerank", "rerank:rerank", "Sort pictures by how well a prompt describes them.", USE),
     Verb("serve", "serve:serve", "Serve models over HTTP, with a studio to draw in.", USE),
+    Verb("mcp", "mcp:mcp", "Offer models to agents as tools (Model Context Protocol).", USE),
     Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
     Verb(
         "data",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_JSON = 256 << 10
 OPEN = ("/healthz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
 WITH_PICTURES = frozenset(  # in JSON, as base64
-    f"/sdapi/v1/{name}" for name in ("img2img", "extra-single-image", "png-info", "interrogate")
+    ["/mcp", *(f"/sdapi/v1/{name}" for name in ("img2img", "extra-single-image", "png-info", "interrogate"))]
 )
 HEADERS = security_headers("'self' blob: data:", "'none'", "no-referrer")
 

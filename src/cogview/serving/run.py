@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
 
@@ -21,8 +21,11 @@ from cogview.serving.worker import Worker
 from cogview.web.connections import protocol
 from cogview.web.sockets import ADDRESSES, LOOPBACK, is_loopback, listen
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
-class _Uvicorn(uvicorn.Server):
+
+class Stopping(uvicorn.Server):
     """A server whose first signal lets it finish, and whose second does not."""
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
@@ -103,14 +106,18 @@ def running(models: Models, rules: Rules | None = None, **limits: Any) -> Iterat
 
 def uvicorn_server(server: Server) -> uvicorn.Server:
     """The HTTP server, not yet running."""
-    config = uvicorn.Config(
-        application(server),
+    return Stopping(http_config(application(server)), server)
+
+
+def http_config(app: ASGIApp, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:
+    """How every server of ours speaks HTTP."""
+    return uvicorn.Config(
+        app,
         log_level="warning",
         access_log=False,  # prompts are nobody's business
         server_header=False,
         http=protocol(HEADERS),
         timeout_keep_alive=15,
         ws="none",
-        lifespan="off",
+        lifespan=lifespan,
     )
-    return _Uvicorn(config, server)
