@@ -313,12 +313,16 @@ def locate(name: str | Path) -> Path | None:
 
 
 def find(name: str | Path) -> Path:
-    """As :func:`locate`; where there is none, CogViewError names the nearest ones."""
+    """As :func:`locate`, then a repository of a hub; CogViewError where there is none names the nearest."""
     found = locate(name)
     if found is not None:
         return found
     if Path(name).is_dir():
         raise CogViewError(f"{name} is a directory without {FILE}; give a model family's directory")
+    from cogview.checkpoints import hub
+
+    if hub.is_repository(name):
+        return hub.fetch(str(name))
     known = installed()
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none installed'}"

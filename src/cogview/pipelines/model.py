@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cogview.checkpoints import hub
 from cogview.checkpoints.bundle import BASE, DIRECT, ModelBundle
 from cogview.checkpoints.components import Components
 from cogview.errors import CogViewError
@@ -28,6 +29,7 @@ from cogview.pipelines.base import (
     text_for_each,
     text_list,
 )
+from cogview.pipelines.hub import HubMixin
 from cogview.pipelines.output import Caption, GeneratedImage, OutputType, Ranked, as_output, check_output
 from cogview.tokenizers.images import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
@@ -48,7 +50,7 @@ PIPELINES = {
 ImageCallback = Callable[[GeneratedImage], None]
 
 
-class Pipeline:
+class Pipeline(HubMixin):
     """A model family in memory, its transformers read at first use. Made by :meth:`from_pretrained`.
 
     Arguments that all tasks share:
@@ -82,6 +84,9 @@ class Pipeline:
         cls,
         name: str | Path = DEFAULT,
         *,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
         deterministic: bool = False,
@@ -90,9 +95,13 @@ class Pipeline:
         lora_strength: float = 1.0,
         sparse: ThreeRegionConfig | None = None,
     ) -> Pipeline:
-        """Open a family by name (in the package or the user's models) or by its directory.
+        """Open a family by name (in the package or the user's models), by its directory, or from a hub.
 
         Args:
+            name: ``organisation/name`` is fetched from the hub (extra ``hub``), into its client's cache, and
+                checked (:func:`cogview.checkpoints.hub.fetch`).
+            revision: a branch, tag or commit of such a repository; token: to read it with; local_files_only:
+                take it from the cache and ask nobody.
             device: where to compute; a GPU if there is one, else the CPU.
             precision: ``fp32``; ``bf16`` or ``fp16`` for half the memory, for GPUs and (bf16) processors that
                 have instructions for it; ``int8`` for weights of a byte on a CPU. All but the first are
@@ -112,6 +121,8 @@ class Pipeline:
         """
         if lora is None and lora_strength != 1.0:
             raise CogViewError("lora_strength is of an adapter; name one with lora", field="lora_strength")
+        if revision or token or local_files_only:
+            name = hub.fetch(str(name), revision, token=token, local_files_only=local_files_only)
         bundle = ModelBundle.find(name)
         adapter = None if lora is None else (bundle.adapter(lora), lora_strength)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
