@@ -405,4 +405,5 @@ def test_no_command_that_takes_a_model_is_forgotten() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     here = {name for name in taking if re.search(rf'(run|refuse)\(\s*"{name}"', source)}
     elsewhere = {"data convert", "eval coco", "eval scenes", "eval things", "eval upscaling", "study create"}
+    elsewhere |= {"mcp"}  # tests/serving/test_mcp.py
     assert taking - here == elsewhere
