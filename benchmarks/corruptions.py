@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from cogview.evaluation.metrics.distributions import DistributionPlan, compare_pictures, open_extractor
-from cogview.evaluation.metrics.pictures import PictureSet, open_set
+from cogview.evaluation.metrics.image_sets import PictureSet, open_set
 from cogview.evaluation.reports import versions
 
 STRENGTHS = (1, 2, 3)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from cogview import CogView
-from cogview.evaluation.experiments.upscaling import Pixels, Plan, held_out
+from cogview.evaluation.experiments.windowed_upscaling import Pixels, Plan, held_out
 from cogview.evaluation.metrics.reconstruction import fidelity, measure
 from cogview.generation.pixel_prior import KNOWN, PAINTED
 from cogview.generation.super_resolution import Small, enlarge

@@ -31,7 +31,7 @@ from cogview import CogView
 from cogview.data.build import Builder, BuildSettings
 from cogview.data.shards import Preprocessing
 from cogview.evaluation.metrics.lite0 import Lite0
-from cogview.tokenizers.images import read_image_tokenizer
+from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ from cogview.data.build import Builder, BuildSettings
 from cogview.data.encoding import OnDevice, encoding_device
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
-from cogview.tokenizers.images import read_image_tokenizer
+from cogview.tokenizers.loading import read_image_tokenizer
 
 
 def scene(number: int, side: int) -> bytes:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview.cli.evaluate import write_sheet as write_rows
-from cogview.cli.generate import write, write_sheet
+from cogview.cli.output import write, write_rows, write_sheet
 from cogview.errors import CogViewError
 from cogview.files import write_file, write_image, write_new
 from cogview.pipelines.output import GeneratedImage

@@ -13,7 +13,7 @@ from cogview import CogView2, from_pretrained
 from cogview.checkpoints.provenance import read
 from cogview.cli.app import main
 from cogview.generation import hierarchical
-from cogview.tokenizers.images import decode_image, encode_image
+from cogview.tokenizers.loading import decode_image, encode_image
 from tests.generation import tiny2
 
 

@@ -32,7 +32,7 @@ from cogview.sequences import CogLMFormat, SequenceFormat
 from cogview.sequences.coglm import END
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.transformer.model import Transformer, TransformerConfig
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 

@@ -27,13 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cogview.cli.alignment import find_drawer
-from cogview.cli.evaluate import bars
+from cogview.cli.output import bars
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.attributes import Drawer
 from cogview.evaluation.experiments.image_generator import ModelDrawer
-from cogview.evaluation.experiments.nearest import NAME as NEAREST
+from cogview.evaluation.experiments.nearest import NearestTraining
 from cogview.evaluation.judges.captioned import Captioned, read_captioned
 from cogview.evaluation.metrics.distributions import (
     DistributionPlan,
@@ -44,10 +42,10 @@ from cogview.evaluation.metrics.distributions import (
     open_extractor,
 )
 from cogview.evaluation.metrics.diversity import unit, vendi
+from cogview.evaluation.metrics.image_sets import PictureSet, Shape
 from cogview.evaluation.metrics.intervals import mean_figure
-from cogview.evaluation.metrics.pictures import PictureSet, Shape
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import Progress, draw_texts, load_all
+from cogview.evaluation.sample_store import Drawer, Progress, draw_texts, load_all
 
 BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
 PLANS = (
@@ -75,10 +73,8 @@ class Set:
 
 def sets(args: argparse.Namespace, data: Captioned, judge: ModelDrawer, progress: Progress) -> Iterator[Set]:
     """The real pictures, then what every model draws, in each language."""
-    drawers = [
-        find_drawer(name, args.corpus, judge.family.text_tokenizer, args.precision, args.source, small=True)
-        for name in (*args.model, NEAREST)
-    ]
+    drawers: list[Drawer] = [ModelDrawer(name, args.precision, small=True) for name in args.model]
+    drawers.append(NearestTraining(args.corpus, judge.family.text_tokenizer, "train", args.source))
     for language in args.languages.split(","):
         texts = [text or "" for text in data.first(language)]
         if not all(texts):

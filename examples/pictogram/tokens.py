@@ -22,7 +22,7 @@ from cogview.data.build import Builder, BuildSettings, Share
 from cogview.data.encoding import OnDevice
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
-from cogview.tokenizers.images import read_image_tokenizer
+from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cogview.training.launch import prepare_directory
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.registry import read_recipe, task_class
 from cogview.training.trainer import Trainer
 

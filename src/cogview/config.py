@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import reprlib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -36,6 +36,43 @@ class Config(pydantic.BaseModel):
 
 
 C = TypeVar("C", bound=pydantic.BaseModel)
+
+
+class OptionsOf:
+    """In ``Annotated``, of a field of keys and values: the command line shows the fields of ``model``."""
+
+    def __init__(self, model: type[Any], *names: str) -> None:
+        self.model, self.names = model, names
+
+
+def option(
+    default: Any,
+    help: str,
+    *flags: str,
+    shown: str | None = None,
+    metavar: str | None = None,
+    repeated: bool = False,
+    argument: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A field that the command line shows as an option (:mod:`cogview.cli.options`).
+
+    Args:
+        default: ``...`` for a field that must be given.
+        flags: the option's names, where they are not the field's.
+        shown: shown as the default; the option is then left out where it is not given.
+        repeated: a tuple is given by repeating the option, not with commas.
+        argument: given by its place, not by a name.
+        bounds: as of ``pydantic.Field``: ge, gt, le, lt, min_length, ...
+    """
+    extra: dict[str, Any] = {
+        "flags": flags,
+        "shown": shown,
+        "metavar": metavar,
+        "repeated": repeated,
+        "argument": argument,
+    }
+    return pydantic.Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
 class _Loader(yaml.SafeLoader):
@@ -216,9 +253,10 @@ def _sentence(error: ErrorDetails) -> str:
     return error["msg"].removeprefix("Value error, ").replace("\n", " ")
 
 
-def _explain(error: ErrorDetails, model: type[pydantic.BaseModel]) -> str:
+def _explain(error: ErrorDetails, model: type[pydantic.BaseModel], names: Mapping[str, str]) -> str:
     """One error of a validation as ``field: what is wrong``."""
     field = ".".join(f"{part!s:.100}" for part in error["loc"])
+    field = names.get(field.partition(".")[0], field)
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(f"{error['loc'][-1]!s:.100}", set(_known_keys(model)), n=1)
         return f"{field}: no such key" + (f"; did you mean {close[0]!r}?" if close else "")
@@ -233,15 +271,18 @@ def _explain(error: ErrorDetails, model: type[pydantic.BaseModel]) -> str:
     return f"{field}: {message}{given}" if field else message
 
 
-def validate(model: type[C], data: Any, where: str) -> C:
-    """``data`` as a ``model``; CogViewError with ``where`` and the first field that is wrong."""
+def validate(model: type[C], data: Any, where: str, names: Mapping[str, str] | None = None) -> C:
+    """``data`` as a ``model``; CogViewError with ``where`` and the first field that is wrong.
+
+    names: what the error calls fields, such as the options of a command.
+    """
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
         first, *others = error.errors(include_url=False)
         more = f" (and {len(others)} more)" if others else ""
         field = str(first["loc"][-1]) if first["loc"] else None
-        raise CogViewError(f"{where}: {_explain(first, model)}{more}", field=field) from error
+        raise CogViewError(f"{where}: {_explain(first, model, names or {})}{more}", field=field) from error
 
 
 def read_yaml(model: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:

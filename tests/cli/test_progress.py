@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cogview.cli.progress import EVERY, FIRST, Lines, bar, bars
+from cogview.cli.output import EVERY, FIRST, Lines, bar, bars
 
 
 def told(times: list[float], total: int = 100) -> list[str]:

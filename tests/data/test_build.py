@@ -12,12 +12,12 @@ from PIL import Image
 
 from cogview.config import read_json
 from cogview.data.build import REPORT, BuildSettings, build
-from cogview.data.check import Report
 from cogview.data.image_cache import ImageCache, build_image_cache
 from cogview.data.images import square
 from cogview.data.loader import ImageLoader, TokenLoader
 from cogview.data.shards import Preprocessing, TokenShards
 from cogview.data.sources import Source, open_source
+from cogview.data.tally import Report
 from cogview.errors import CogViewError
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig

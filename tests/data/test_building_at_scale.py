@@ -22,7 +22,7 @@ from cogview.data.check import check
 from cogview.data.decoding import Decoders
 from cogview.data.image_cache import build_image_cache
 from cogview.data.images import Limits, square
-from cogview.data.ranks import rank_here
+from cogview.data.launchers import rank_here
 from cogview.data.shards import Preprocessing, TokenShards
 from cogview.data.sources import Source, open_source
 from cogview.errors import CogViewError

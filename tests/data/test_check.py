@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cogview.data.check import GLANCE, Report, Tally, check
+from cogview.data.check import GLANCE, check
 from cogview.data.decoding import Decoders
 from cogview.data.images import Limits
 from cogview.data.sources import open_source
+from cogview.data.tally import Report, Tally
 
 from .test_images import bomb, encoded, noise
 

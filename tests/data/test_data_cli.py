@@ -109,7 +109,7 @@ def test_columns_are_named_by_role(folder: Path, tmp_path: Path, capsys: pytest.
         (["check", "nowhere"], "does not exist"),
         (["check", ".", "--column", "picture=x"], "roles: image"),
         (["check", ".", "--column", "image.en=x"], "roles: image"),
-        (["check", ".", "--max-pixels", "0"], "max_pixels"),
+        (["check", ".", "--max-pixels", "0"], "--max-pixels"),
         (["cache", ".", "out", "--size", "8", "--resample", "cubic"], "resample"),
         (["build", ".", "out", "--image-tokenizer", "nowhere", "--text-tokenizer", "t"], "nowhere"),
     ],

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cogview.data.loader import Mixture, TokenLoader, thinned
 from cogview.data.samples import KINDS
-from cogview.data.sampling import bucketed, draws
 from cogview.data.shards import TokenCaption, TokenItem, TokenShards
+from cogview.data.weighting import bucketed, draws
 from cogview.errors import CogViewError
 from cogview.training.prefetch import Prefetch
 

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogview.data.sampling import State
 from cogview.data.shards import TokenShards
 from cogview.data.stream import ItemStream
+from cogview.data.weighting import State
 
 
 def test_an_epoch_is_every_item_once_shard_by_shard(shards: TokenShards) -> None:

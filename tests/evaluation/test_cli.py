@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from cogview.cli.evaluate import _print_attributes, evaluate
+from cogview.cli.eval import evaluate
+from cogview.cli.output import show
 from cogview.errors import CogViewError
+from cogview.evaluation import report_tables as tables
 from cogview.evaluation.experiments.attributes import AttributePlan, evaluate_attributes
 from cogview.evaluation.judges.classifier import AttributeReader
 from cogview.evaluation.metrics.reconstruction import ReconstructionReport
@@ -96,7 +98,7 @@ def test_the_table_says_what_the_report_says(
 ) -> None:
     plan = AttributePlan(count=20, bootstrap=100)
     report, _ = evaluate_attributes(plan, corpus, reader, CaptionDrawer(wrong_colour=True), tmp_path)
-    _print_attributes(report)
+    show(*tables.attributes(report))
     lines = [line.replace("│", "|").split("|") for line in capsys.readouterr().out.splitlines()]
     rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines if len(cells) > 2}
     chinese = report.accuracy["zh"]

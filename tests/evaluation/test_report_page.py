@@ -18,7 +18,7 @@ from cogview.evaluation.experiments.best_of import BestOfPlan, evaluate_best_of
 from cogview.evaluation.judges.classifier import AttributeReader
 from cogview.evaluation.report_page import build
 from cogview.evaluation.reports import write_report
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from tests.evaluation.toy import CaptionDrawer, Guessing
 
 VOID = {"meta", "img", "br"}

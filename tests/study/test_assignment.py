@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.study.assignment import half_of, tasks_for
-from cogview.study.schema import Study
+from cogview.study.records import Study
 
 
 def make_study(captions: int, asked: int, seed: int = 0, ab: bool = True) -> Study:

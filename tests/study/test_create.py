@@ -10,7 +10,7 @@ from PIL import Image
 from cogview.checkpoints.provenance import Provenance, save_png
 from cogview.errors import CogViewError
 from cogview.study.create import create_study
-from cogview.study.schema import PICTURES, read_study
+from cogview.study.records import PICTURES, read_study
 from cogview.study.store import Store
 
 Inputs = dict[str, Path]

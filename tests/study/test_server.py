@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from cogview.cli.app import main
-from cogview.study.schema import PICTURES
+from cogview.study.records import PICTURES
 from cogview.study.store import Store
 from cogview.web.sockets import listen
 from tests.study.conftest import ENV

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cogview.errors import CogViewError
-from cogview.study.schema import ANSWERS, SCALES, SECRET
+from cogview.study.records import ANSWERS, SCALES, SECRET
 from cogview.study.store import NotYet, Store
 from tests.study.conftest import ENV
 
@@ -116,7 +116,7 @@ WRITER = """
 import random, sys
 from pathlib import Path
 from cogview.study.store import Store
-from cogview.study.schema import SCALES
+from cogview.study.records import SCALES
 store, rater = Store.open(Path(sys.argv[1])), int(sys.argv[2])
 draw = random.Random(rater)
 while True:

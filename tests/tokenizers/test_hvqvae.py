@@ -13,7 +13,7 @@ from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.importers.hvqvae import BUFFERS, PARTS, import_hvqvae, read_hvqvae, released_config, rename
 from cogview.tokenizers.hvqvae import HierarchicalConfig, HierarchicalTokenizer
-from cogview.tokenizers.images import read_image_tokenizer
+from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.parity.hvqvae import State, code_vectors, nearest, paint, recipe_weights
 

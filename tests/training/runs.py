@@ -18,7 +18,7 @@ from cogview.data.shards import (
     write_shard,
 )
 from cogview.training.launch import prepare_directory
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
 from cogview.training.trainer import Trainer
 from cogview.vocabulary import Vocabulary

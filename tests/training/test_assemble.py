@@ -14,7 +14,7 @@ from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
-from cogview.training.assemble import FamilySettings, assemble
+from cogview.training.assembly import FamilySettings, assemble
 from tests.generation import tiny
 
 

@@ -14,7 +14,7 @@ from cogview.checkpoints.bundle import ModelBundle
 from cogview.checkpoints.provenance import model_hash
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.training.assemble import assemble
+from cogview.training.assembly import assemble
 from cogview.transformer import storage
 from cogview.transformer.model import Transformer
 from tests.generation import tiny2

@@ -21,7 +21,7 @@ from cogview.sequences import SequenceFormat
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.launch import prepare_directory
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.registry import read_recipe, task_class
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerRecipe

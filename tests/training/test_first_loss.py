@@ -16,7 +16,7 @@ from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.training.first_loss import FirstLosses
 from cogview.training.init_checkpoint import find_init_checkpoint
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.registry import read_recipe, task_class
 from cogview.training.task import load_weights
 from cogview.training.trainer import Trainer

@@ -18,7 +18,7 @@ from torch import nn
 from cogview.cli.app import main
 from cogview.errors import TrainingDiverged
 from cogview.training.checkpoint.directory import list_checkpoints
-from cogview.training.guard import Watch, bad_weight
+from cogview.training.divergence import Watch, bad_weight
 from cogview.training.launch import prepare_directory
 from cogview.training.recipe import Intervals
 from cogview.training.trainer import Outcome, Trainer

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.training.plan import (
+from cogview.training.planning import (
     GIB,
     Machine,
     Work,
@@ -157,4 +157,4 @@ def test_the_command_tells_and_refuses(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["plan", recipe]) == 2
     assert "give them: --set model.vocab_size" in capsys.readouterr().err
     assert main(["plan", recipe, *sizes, "--sharding", "zero9"]) == 2
-    assert "none, zero2, zero3" in capsys.readouterr().err
+    assert "must be 'none', 'zero2' or 'zero3'" in capsys.readouterr().err

@@ -29,7 +29,7 @@ from cogview.generation.engine import Engine
 from cogview.generation.super_resolution import Small, enlarge
 from cogview.sequences import SequenceFormat
 from cogview.training.launch import prepare_directory
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
 from cogview.training.trainer import Trainer
 from cogview.transformer.model import Transformer

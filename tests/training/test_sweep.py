@@ -13,8 +13,8 @@ from filelock import FileLock
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.training import registry
-from cogview.training.metrics import MetricsFile
-from cogview.training.sweep import Axis, Sweep, best, field_paths, parse_axis, split
+from cogview.training.metrics_file import MetricsFile
+from cogview.training.trials import Axis, Sweep, best, field_paths, parse_axis, split
 from tests.training.tiny import TinyRecipe
 
 RECIPE = """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cogview.errors import CogViewError
 from cogview.training.launch import prepare_directory
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.precision import LossScaler
 from cogview.training.recipe import Intervals
 from cogview.training.task import Metrics

@@ -22,7 +22,6 @@ from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.recipe import Recipe
 from cogview.training.train_on import measure
 from cogview.training.train_on.filename_captions import name_caption
-from cogview.training.train_on.run import Stopped, TrainOn
 from cogview.training.train_on.settings import Settings
 from cogview.training.train_on.sizes import (
     SIZES,
@@ -31,6 +30,7 @@ from cogview.training.train_on.sizes import (
     tokenizer_recipe,
     transformer_recipe,
 )
+from cogview.training.train_on.stages import Stopped, TrainOn
 from cogview.training.train_on.survey import Part, estimate, fit_text_tokenizer
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer

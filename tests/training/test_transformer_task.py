@@ -18,10 +18,10 @@ from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.checkpoint.directory import latest_checkpoint
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.objective import sequence_loss
 from cogview.training.recipe import Intervals
-from cogview.training.samples import contact_sheet
+from cogview.training.sample_sheet import contact_sheet
 from cogview.training.tasks.transformer import TransformerTask, make_batch
 from cogview.transformer.attention import ThreeRegion, sample_pivots
 from cogview.transformer.config import ThreeRegionConfig

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.training.launch import prepare_directory
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.recipe import Name, Recipe
 from cogview.training.task import Metrics, Task
 from cogview.training.trainer import Outcome, Trainer

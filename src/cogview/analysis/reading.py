@@ -23,7 +23,7 @@ from cogview.generation.local_parallel import RELEASED
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.output import GeneratedImage
 from cogview.sequences.super_resolution import Inputs
-from cogview.tokenizers.images import encode_image
+from cogview.tokenizers.loading import encode_image
 from cogview.transformer.attention import Causal, Emphasis, MaskRegions, Prefix, Visibility
 
 

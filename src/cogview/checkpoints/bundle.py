@@ -37,7 +37,7 @@ from cogview.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import torch
 
-    from cogview.tokenizers.images import AnyImageTokenizer
+    from cogview.tokenizers.loading import AnyImageTokenizer
     from cogview.tokenizers.text import TextTokenizer
     from cogview.transformer.model import Transformer, TransformerConfig
 
@@ -237,7 +237,7 @@ class ModelBundle:
 
     def image_tokenizer(self) -> AnyImageTokenizer:
         """The image tokenizer, its fingerprint checked."""
-        from cogview.tokenizers.images import read_image_tokenizer
+        from cogview.tokenizers.loading import read_image_tokenizer
 
         path = self.directory / self.config.image_tokenizer
         tokenizer = read_image_tokenizer(path)

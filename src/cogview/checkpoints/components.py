@@ -12,7 +12,7 @@ import torch
 from cogview.checkpoints.bundle import BASE, ModelBundle
 from cogview.errors import CogViewError
 from cogview.tokenizers.clusters import read_labels
-from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.config import ThreeRegionConfig
 from cogview.transformer.lora import apply_adapter

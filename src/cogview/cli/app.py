@@ -44,7 +44,7 @@ VERBS = (
     Verb("edit", "edit:edit", "Draw part of a picture anew, by a sentence.", USE),
     Verb("upscale", "upscale:upscale", "Enlarge pictures, drawing what they do not show.", USE),
     Verb("caption", "caption:caption", "Describe pictures, in Chinese or English.", USE),
-    Verb("score", "score:score", "Tell how well texts describe pictures.", USE),
+    Verb("score", "rerank:score", "Tell how well texts describe pictures.", USE),
     Verb("rerank", "rerank:rerank", "Sort pictures by how well a prompt describes them.", USE),
     Verb("serve", "serve:serve", "Serve models over HTTP, with a studio to draw in.", USE),
     Verb("mcp", "mcp:mcp", "Offer models to agents as tools (Model Context Protocol).", USE),
@@ -65,7 +65,7 @@ VERBS = (
         "import", "imports:imports", "Read published weights safely, once; keep them as safetensors.", TEACH
     ),
     Verb("export", "exports:exports", "Write a model in the layout of CogView's released code.", TEACH),
-    Verb("eval", "evaluate:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
+    Verb("eval", "eval:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
     Verb("report", "report:report", "One HTML page of runs, evaluations and samples.", LOOK),
     Verb("inspect", "inspects:inspects", "Look inside a model: attention maps, biases, scales.", LOOK),
     Verb("study", "study:study", "Let people compare pictures: a blind study in the browser.", LOOK),

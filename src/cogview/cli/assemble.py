@@ -7,84 +7,86 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogview.cli.arguments import existing, model_name
+from cogview.cli.options import NONE_GIVEN, Fields, MaybeExisting, MaybeModelName, grouped
+from cogview.cli.output import parse_pairs
+from cogview.config import Config, option
 from cogview.errors import CogViewError
+from cogview.types import SamplingParams
 
 if TYPE_CHECKING:
-    from cogview.training.assemble import FamilySettings
+    from cogview.checkpoints.bundle import ModelBundle
+    from cogview.training.assembly import FamilySettings
+
+Defaults = Annotated[
+    SamplingParams,
+    Fields("temperature", "top_k", "top_p", "guidance_scale", shown="the family's, when generating"),
+]
 
 
-def assemble(
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The family's directory to write.", show_default=False)
-    ],
-    base: Annotated[
-        Path | None, typer.Option("--base", metavar="RUN", help="The run that trained the model that draws.")
-    ] = None,
-    role: Annotated[
-        list[str] | None, typer.Option("--role", metavar="ROLE=RUN", help="A model for a role (caption=…).")
-    ] = None,
-    image_tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            "--image-tokenizer", callback=existing, metavar="RUN", help="The image tokenizer's run."
-        ),
-    ] = None,
-    text_tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            "--text-tokenizer", callback=existing, metavar="FILE", help="The text tokenizer (.model)."
-        ),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from", callback=model_name, metavar="FAMILY", help="Take what is not given from this family."
-        ),
-    ] = None,
-    share: Annotated[
-        bool, typer.Option("--share", help="Store weights that a role has in common with base once.")
-    ] = False,
-    beside: Annotated[
-        str | None,
-        typer.Option(
-            "--tokenizers-of", metavar="FAMILY", help="Use the tokenizers of a family beside OUT, uncopied."
-        ),
-    ] = None,
-    clusters: Annotated[
-        int, typer.Option(help="Make so many clusters of image codes, for cluster sampling.", min=0)
-    ] = 0,
-    settings: Annotated[
-        Path | None,
-        typer.Option(
-            "--settings", callback=existing, metavar="YAML", help="Styles, templates and sampling defaults."
-        ),
-    ] = None,
-    style: Annotated[
-        list[str] | None,
-        typer.Option("--style", metavar="NAME.LANG=WORDS", help="A style's words: flat.zh=扁平."),
-    ] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option("--template", metavar="LANG=TEXT", help='A caption with a style: "en={caption} …".'),
-    ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option("--lora", metavar="NAME=RUN", help="An adapter to keep beside the model, by name."),
-    ] = None,
-    small: Annotated[
-        list[str] | None,
-        typer.Option("--small", metavar="ROLE", help="Store this role as int8 rows, half the size."),
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Sampling default.", min=0)] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sampling default.", min=0)] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sampling default.", min=0, max=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Sampling default.", min=0)] = None,
-    card: Annotated[
-        Path | None,
-        typer.Option("--card", callback=existing, help="The model card (default: the one already in OUT)."),
-    ] = None,
-) -> None:
+class Parts(Config):
+    """What the family is made of."""
+
+    out: Path = option(..., "The family's directory to write.", argument=True, metavar="OUT")
+    base: Path | None = option(None, "The run that trained the model that draws.", metavar="RUN")
+    role: tuple[str, ...] = option((), "A model for a role (caption=…).", metavar="ROLE=RUN", repeated=True)
+    lora: tuple[str, ...] = option(
+        (), "An adapter to keep beside the model, by name.", metavar="NAME=RUN", repeated=True
+    )
+    image_tokenizer: MaybeExisting = option(None, "The image tokenizer's run.", metavar="RUN")
+    text_tokenizer: MaybeExisting = option(None, "The text tokenizer (.model).", metavar="FILE")
+    start: MaybeModelName = option(
+        None, "Take what is not given from this family.", "--from", metavar="FAMILY"
+    )
+    beside: str | None = option(
+        None,
+        "Use the tokenizers of a family beside OUT, uncopied.",
+        "--tokenizers-of",
+        metavar="FAMILY",
+    )
+    share: bool = option(False, "Store weights that a role has in common with base once.")
+    small: tuple[str, ...] = option(
+        (), "Store this role as int8 rows, half the size.", metavar="ROLE", repeated=True
+    )
+    clusters: int = option(0, "Make so many clusters of image codes, for cluster sampling.", ge=0)
+
+
+class Looks(Config):
+    """Styles, templates, sampling defaults and card."""
+
+    settings: MaybeExisting = option(None, "Styles, templates and sampling defaults.", metavar="YAML")
+    style: tuple[str, ...] = option(
+        (), "A style's words: flat.zh=扁平.", metavar="NAME.LANG=WORDS", repeated=True
+    )
+    template: tuple[str, ...] = option(
+        (), 'A caption with a style: "en={caption} …".', metavar="LANG=TEXT", repeated=True
+    )
+    card: MaybeExisting = option(None, "The model card.", shown="the one already in OUT")
+    defaults: Defaults = NONE_GIVEN
+
+    def family(self, start: ModelBundle | None) -> FamilySettings:
+        """The settings file with the options laid over it."""
+        from cogview.config import read_yaml, validate
+        from cogview.training.assembly import FamilySettings
+
+        found = read_yaml(FamilySettings, self.settings) if self.settings else FamilySettings()
+        styles = {name: dict(words) for name, words in found.styles.items()}
+        for name, words in parse_pairs("--style", self.style).items():
+            key, dot, language = name.partition(".")
+            if not (key and dot and language):
+                raise CogViewError(f"--style {name}={words}: write NAME.LANGUAGE=WORDS, such as flat.zh=扁平")
+            styles.setdefault(key, {})[language] = words
+        defaults, given = found.defaults, self.defaults.model_fields_set
+        if given:
+            before = defaults or (start.config.defaults if start else SamplingParams())
+            chosen = {name: getattr(self.defaults, name) for name in given}
+            fields = {name: getattr(before, name) for name in SamplingParams.model_fields}
+            defaults = validate(SamplingParams, fields | chosen, "sampling defaults")
+        templates = {**found.templates, **parse_pairs("--template", self.template)}
+        return FamilySettings(styles=styles, templates=templates, defaults=defaults)
+
+
+@grouped()
+def assemble(parts: Parts, looks: Looks) -> None:
     """Put trained parts together as a family.
 
     A run is named by its directory (runs/mine) or by the model in it (runs/mine/model). Tokenizers other than
@@ -99,65 +101,23 @@ def assemble(
     cogview assemble models/ink --from pictogram --base runs/ink --style ink.en=ink --style ink.zh=水墨
     """
     from cogview.checkpoints.bundle import ModelBundle
-    from cogview.training import assemble as room
+    from cogview.training import assembly as room
 
-    runs = _pairs("--role", role or []) | ({"base": str(base)} if base else {})
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    opened = ModelBundle.find(start) if start else None
-    wanted = _settings(settings, style or [], template or [], given, opened)
+    roles = parse_pairs("--role", parts.role) | ({"base": str(parts.base)} if parts.base else {})
+    start = ModelBundle.find(parts.start) if parts.start else None
     family = room.assemble(
-        out,
-        {name: Path(path) for name, path in runs.items()},
-        image_tokenizer,
-        text_tokenizer,
-        start=opened,
-        settings=wanted,
-        adapters={name: Path(path) for name, path in _pairs("--lora", lora or []).items()},
-        small=small or [],
-        card=card,
-        beside=ModelBundle.find(beside) if beside else None,
-        clusters=clusters,
-        share=share,
+        parts.out,
+        {name: Path(path) for name, path in roles.items()},
+        parts.image_tokenizer,
+        parts.text_tokenizer,
+        start=start,
+        settings=looks.family(start),
+        adapters={name: Path(path) for name, path in parse_pairs("--lora", parts.lora).items()},
+        small=parts.small,
+        card=looks.card,
+        beside=ModelBundle.find(parts.beside) if parts.beside else None,
+        clusters=parts.clusters,
+        share=parts.share,
     )
-    roles = ", ".join(family.config.roles)
-    typer.echo(f"{family.directory}: {family.config.name} {family.hash[:12]} ({roles})")
-
-
-def _pairs(option: str, texts: list[str]) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a mapping."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise CogViewError(f"{option} {text}: write NAME=VALUE")
-        found[name] = value
-    return found
-
-
-def _settings(
-    path: Path | None,
-    style: list[str],
-    template: list[str],
-    given: dict[str, float | None],
-    start: object,
-) -> FamilySettings:
-    """The settings file with the options laid over it."""
-    from cogview.checkpoints.bundle import ModelBundle
-    from cogview.config import read_yaml, validate
-    from cogview.training.assemble import FamilySettings
-    from cogview.types import SamplingParams
-
-    found = read_yaml(FamilySettings, path) if path else FamilySettings()
-    styles = {name: dict(words) for name, words in found.styles.items()}
-    for name, words in _pairs("--style", style).items():
-        key, dot, language = name.partition(".")
-        if not (key and dot and language):
-            raise CogViewError(f"--style {name}={words}: write NAME.LANGUAGE=WORDS, such as flat.zh=扁平")
-        styles.setdefault(key, {})[language] = words
-    before = start.config.defaults if isinstance(start, ModelBundle) else SamplingParams()
-    chosen = {name: value for name, value in given.items() if value is not None}
-    defaults = found.defaults
-    if chosen:
-        defaults = validate(SamplingParams, (defaults or before).model_dump() | chosen, "sampling defaults")
-    templates = {**found.templates, **_pairs("--template", template)}
-    return FamilySettings(styles=styles, templates=templates, defaults=defaults)
+    names = ", ".join(family.config.roles)
+    typer.echo(f"{family.directory}: {family.config.name} {family.hash[:12]} ({names})")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
+
+from cogview.cli.options import grouped
+from cogview.config import Config, option
 
 exports = typer.Typer(
     no_args_is_help=True,
@@ -19,16 +22,19 @@ def _group() -> None:
     """The family itself stays as it is."""
 
 
+class Checkpoint(Config):
+    """What is written, and how."""
+
+    family: str = option(..., "A family's directory or name.", argument=True, metavar="MODEL")
+    out: Path = option(..., "The new checkpoint's folder.", "--out", "-o")
+    role: str = option("base", "Which of the family's transformers.")
+    layout: Literal["megatron", "sat"] = option("megatron", "The original code's, or the later toolkit's.")
+    model_parallel: int = option(1, "Shards, one a GPU.", ge=1, le=64)
+
+
 @exports.command("cogview")
-def cogview_command(
-    family: Annotated[str, typer.Argument(metavar="MODEL", help="A family's directory or name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new checkpoint's folder.")],
-    role: Annotated[str, typer.Option(help="Which of the family's transformers.")] = "base",
-    layout: Annotated[
-        Literal["megatron", "sat"], typer.Option(help="The original code's, or the later toolkit's.")
-    ] = "megatron",
-    model_parallel: Annotated[int, typer.Option(min=1, max=64, help="Shards, one a GPU.")] = 1,
-) -> None:
+@grouped()
+def cogview_command(given: Checkpoint) -> None:
     """A transformer as the original code's checkpoint: tracker file, mp_rank_*_model_states.pt.
 
     Imported again, it is the same to the bit.
@@ -38,6 +44,6 @@ def cogview_command(
     from cogview.checkpoints.bundle import ModelBundle
     from cogview.importers.export import export_transformer
 
-    opened = ModelBundle.find(family)
-    for path in export_transformer(opened, role, out, layout, model_parallel):
+    opened, shards = ModelBundle.find(given.family), given.model_parallel
+    for path in export_transformer(opened, given.role, given.out, given.layout, shards):
         typer.echo(path)

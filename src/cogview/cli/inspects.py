@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from cogview.cli.arguments import model_name
+from cogview.cli.eval.common import open_model
+from cogview.cli.options import JSON, ModelName, Place, grouped
+from cogview.cli.output import print_json, show
+from cogview.config import Config, option
 
 inspects = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look inside a model: what its attention heads look at."
@@ -20,46 +22,50 @@ def _group() -> None:
     """Nothing is changed in the model."""
 
 
+class Looked(Config):
+    """The model that is inspected."""
+
+    model: ModelName = option("pictogram", "A model's name or directory.", "--model", "-m")
+    seed: int = option(0, "Decides the pictures.", ge=0)
+    place: Place = Place()
+
+
+class Attention(Looked):
+    """Whose attention is shown, and where."""
+
+    prompt: str = option(..., "What to draw and look at.", argument=True, metavar="PROMPT")
+    word: tuple[str, ...] = option(
+        (), "A part of the prompt whose heads are looked for; may be given again.", repeated=True
+    )
+    out: Path = option(Path("attention"), "The folder to write.", "--out", "-o")
+
+
 @inspects.command()
-def attention(
-    prompt: Annotated[str, typer.Argument(help="What to draw and look at.", show_default=False)],
-    model: Annotated[
-        str, typer.Option("--model", "-m", callback=model_name, help="A model's name or directory.")
-    ] = "pictogram",
-    word: Annotated[
-        list[str] | None,
-        typer.Option(help="A part of the prompt whose heads are looked for; may be given again."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the picture.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("attention"),
-) -> None:
+@grouped()
+def attention(given: Attention) -> None:
     """Maps of every head, the heads that find a word, positional biases, score scales: one HTML page.
 
     cogview inspect attention "a blue monster with round eyes, red background" --word "round eyes" -o look/
     """
-    from cogview import from_pretrained as load
     from cogview.analysis.attention_report import analyse, write
 
-    report = analyse(load(model), prompt, word or (), seed)
-    page = write(report, out)
+    report = analyse(open_model(given.model, given.place), given.prompt, given.word, given.seed)
+    page = write(report, given.out)
     counts = Counter(verdict.bias for verdict in report.verdicts)
     typer.echo(f"{page}: {report.layers} layers; heads: " + ", ".join(f"{n} {b}" for b, n in counts.items()))
 
 
+class Ranges(Looked):
+    """Which values are measured."""
+
+    role: str = option("base", "Which of its transformers; each reads what it is asked with.")
+    prompt: tuple[str, ...] = option((), "What is drawn and read; may be given again.", repeated=True)
+    as_json: bool = JSON
+
+
 @inspects.command()
-def stability(
-    model: Annotated[
-        str, typer.Option("--model", "-m", callback=model_name, help="A model's name or directory.")
-    ] = "pictogram",
-    role: Annotated[
-        str, typer.Option(help="Which of its transformers; each reads what it is asked with.")
-    ] = "base",
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="What is drawn and read; may be given again.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
+@grouped()
+def stability(given: Ranges) -> None:
     """Value ranges layer by layer, and how many doublings are left before fp16 overflows.
 
     Pictures are drawn for the prompts and read once more with their text; the largest sizes of the residual
@@ -69,23 +75,19 @@ def stability(
 
     cogview inspect stability --model pictogram-2 --role direct
     """
-    import json
-
-    from cogview import from_pretrained as load
     from cogview.analysis.reading import reading
     from cogview.analysis.stability import layer_ranges
 
-    family = load(model)
+    family, role = open_model(given.model, given.place), given.role
     transformer = family.bundle.transformer(role)
-    texts = prompt or ["a blue monster with round eyes, red background"]
-    pictures = family.generate(texts, seed=seed, first_stage_only=family.two_stage)
+    texts = list(given.prompt) or ["a blue monster with round eyes, red background"]
+    pictures = family.generate(texts, seed=given.seed, first_stage_only=family.two_stage)
     read = [reading(family, role, picture) for picture in pictures]
     ranges = [layer_ranges(transformer, r.ids[None], r.positions, r.visibility) for r in read]
     worst = [max(layer, key=lambda r: r.largest) for layer in zip(*ranges, strict=True)]
-    if as_json:
-        typer.echo(json.dumps([{**vars(r), "headroom": r.headroom} for r in worst], indent=1))
+    if given.as_json:
+        print_json([{**vars(r), "headroom": r.headroom} for r in worst])
         return
-    from rich.console import Console
     from rich.table import Table
 
     names = ("stream", "attention", "feed_forward", "wide", "scores")
@@ -93,4 +95,4 @@ def stability(
     for r in worst:
         cells = [f"{getattr(r, name):.4g}" for name in names]
         table.add_row(str(r.layer), *cells, f"2^{r.headroom:.1f}")
-    Console().print(table)
+    show(table)

@@ -8,36 +8,32 @@ from typing import Annotated
 import typer
 
 from cogview.cli.arguments import existing
-from cogview.errors import CogViewError
+from cogview.cli.options import Check, grouped
+from cogview.cli.output import writing
+from cogview.config import Config, option
 from cogview.files import write_file
 
 
-def report(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN...",
-            callback=existing,
-            help="Runs, models, .json reports, pictures, or folders of these.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="Its title.")] = "cogview report",
-    max_mb: Annotated[
-        float, typer.Option("--max-mb", min=0.05, help="The most it may weigh; pictures shrink to fit.")
-    ] = 10.0,
-) -> None:
+class Page(Config):
+    """What is put on the page."""
+
+    sources: Annotated[tuple[Path, ...], Check(existing)] = option(
+        ..., "Runs, models, .json reports, pictures, or folders of these.", argument=True, metavar="RUN..."
+    )
+    out: Path = option(Path("report.html"), "The page to write.", "--out", "-o")
+    title: str = option("cogview report", "Its title.")
+    max_mb: float = option(10.0, "The most it may weigh; pictures shrink to fit.", ge=0.05)
+
+
+@grouped()
+def report(page: Page) -> None:
     """One HTML page with plots, samples, tables and manifests, in one file that needs no network.
 
     cogview report runs/base attributes.json best-of.json sheet.png -o report.html
     """
     from cogview.evaluation.report_page import build
 
-    text = build(sources, title, int(max_mb * 1e6))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(out, text)
-    except OSError as error:
-        raise CogViewError(f"{out}: cannot be written ({error.strerror or error})") from None
-    typer.echo(f"{out}: {len(text.encode()) / 1e6:.2f} MB")
+    text = build(page.sources, page.title, int(page.max_mb * 1e6))
+    with writing(page.out):
+        write_file(page.out, text)
+    typer.echo(f"{page.out}: {len(text.encode()) / 1e6:.2f} MB")

@@ -1,34 +1,90 @@
-"""``cogview rerank``: pictures by how well a prompt describes them, the best first."""
+"""``cogview score`` and ``cogview rerank``: how well texts describe pictures, as the caption model's loss."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from cogview.cli.batches import MaxBatch, batch_limit
-from cogview.cli.generate import check_folder, read_prompts
-from cogview.cli.opening import (
-    DeviceOption,
-    Place,
-    ThreadsOption,
-    check_model,
-    check_pictures,
-    open_model,
-)
-from cogview.cli.precision import PrecisionOption
-from cogview.cli.progress import bar
-from cogview.cli.score import measure
+from cogview.cli.arguments import check_model, check_pictures, read_prompts
+from cogview.cli.options import IMAGES, JSON, MAX_BATCH, MODEL, Place, grouped
+from cogview.cli.output import bar, batch_limit, check_folder, print_json, writing
+from cogview.config import Config, option
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.pipelines.model import Pipeline
     from cogview.pipelines.output import Ranked
+
+
+class Scoring(Config):
+    """How scores are computed."""
+
+    released: bool = option(False, "By the sum of log p, as CogView's released code does.")
+    model: str = MODEL("pictogram")
+    as_json: bool = JSON
+    place: Place = Place()
+    max_batch: str | None = MAX_BATCH
+
+    @property
+    def measure(self) -> str:
+        """What a score is."""
+        if self.released:
+            return "sum of log p over the text's tokens; higher is better"
+        return "caption loss, nats a token; lower is better"
+
+
+class Texts(Config):
+    """What is scored."""
+
+    images: tuple[Path, ...] = IMAGES
+    text: tuple[str, ...] = option((), "A text to score with every picture; may be repeated.", repeated=True)
+    texts: Path | None = option(None, "A text file with a text on each line.", metavar="FILE")
+
+
+@grouped()
+def score(given: Texts, scoring: Scoring) -> None:
+    """Caption losses of pictures and texts, in nats a token: low where the text describes the picture well.
+
+    Examples:
+
+      cogview score cat.png --text "a cat" --text "a red apple"
+
+      cogview score *.png --texts captions.txt --json
+
+    Printed are picture, loss and text, with tabs between them, pictures in order. The model needs a caption
+    role.
+    """
+    images, words = given.images, [*given.text, *read_prompts(given.texts, "text")]
+    if not images:
+        raise CogViewError("give the pictures to score")
+    if not words:
+        raise CogViewError("give a text with --text, or a file of texts with --texts")
+    batch_size = batch_limit(scoring.max_batch)
+    check_pictures(images)
+    pipeline = scoring.place.open(check_model(scoring.model, "score"))
+    with bar("scoring") as show:
+        table = pipeline.score(
+            list(images), words, released=scoring.released, batch_size=batch_size, progress=show
+        )
+    if scoring.as_json:
+        print_json(
+            {
+                "model": pipeline.bundle.config.name,
+                "model_hash": pipeline.model_hash,
+                "measure": scoring.measure,
+                "images": [str(path) for path in images],
+                "texts": words,
+                "scores": table.tolist(),
+            }
+        )
+        return
+    for path, row in zip(images, table.tolist(), strict=True):
+        for one, value in zip(words, row, strict=True):
+            typer.echo(f"{path}\t{value:.4f}\t{one}")
 
 
 @dataclass(frozen=True)
@@ -39,35 +95,20 @@ class Order:
     images: tuple[Path, ...]
 
 
-def rerank(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What was to be drawn.", show_default=False)
-    ] = None,
-    images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE...", help="The pictures.", show_default=False)
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--lines", metavar="FILE", help="Instead: lines of a prompt and its pictures, tabs between them."
-        ),
-    ] = None,
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="Copy the best so many of a prompt's pictures to --out.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for --keep.")] = Path("out"),
-    released: Annotated[
-        bool, typer.Option("--released", help="By the sum of log p, as CogView's released code does.")
-    ] = False,
-    model: Annotated[
-        str, typer.Option(help="A model's name (see cogview models) or directory.")
-    ] = "pictogram",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the order as JSON.")] = False,
-    precision: PrecisionOption = "fp32",
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
-    max_batch: MaxBatch = None,
-) -> None:
+class Ranking(Config):
+    """What is ranked, and what becomes of the best."""
+
+    prompt: str | None = option(None, "What was to be drawn.", argument=True, metavar="PROMPT")
+    images: tuple[Path, ...] = option((), "The pictures.", argument=True, metavar="IMAGE...")
+    file: Path | None = option(
+        None, "Instead: lines of a prompt and its pictures, tabs between them.", "--lines", metavar="FILE"
+    )
+    keep: int | None = option(None, "Copy the best so many of a prompt's pictures to --out.", ge=1)
+    out: Path = option(Path("out"), "The folder for --keep.", "--out", "-o")
+
+
+@grouped()
+def rerank(given: Ranking, scoring: Scoring) -> None:
     """Sort pictures by how well a prompt describes them (CogView's self-reranking).
 
     Examples:
@@ -79,27 +120,34 @@ def rerank(
     Printed are rank, caption loss and picture, with tabs between them. Files that are kept are copies, with
     all that is written in them, named by their rank. The model needs a caption role.
     """
-    orders = read_orders(prompt, images or [], file)
-    batch_size, place = batch_limit(max_batch), Place(device, threads, precision)
+    orders = read_orders(given.prompt, given.images, given.file)
+    batch_size = batch_limit(scoring.max_batch)
     check_pictures(path for order in orders for path in order.images)
-    family = check_model(model, "score")
-    if keep is not None:
-        check_folder(out)
-    cogview = open_model(family, place)
-    results = []
+    family = check_model(scoring.model, "score")
+    if given.keep is not None:
+        check_folder(given.out)
+    pipeline, facts = scoring.place.open(family), []
     for number, order in enumerate(orders, 1):
         with bar("scoring") as show:
-            ranked = cogview.rerank(
-                order.prompt, order.images, released=released, batch_size=batch_size, progress=show
+            ranked = pipeline.rerank(
+                order.prompt, order.images, released=scoring.released, batch_size=batch_size, progress=show
             )
-        folder = out if len(orders) == 1 else out / f"{number:03d}"
-        kept = copy(order, ranked[:keep], folder) if keep is not None else []
-        results.append((order, ranked, kept))
-        if not as_json:
+        folder = given.out if len(orders) == 1 else given.out / f"{number:03d}"
+        kept = copy(order, ranked[: given.keep], folder) if given.keep is not None else []
+        pictures = [{"path": str(order.images[one.number]), "score": one.score} for one in ranked]
+        facts.append({"prompt": order.prompt, "pictures": pictures, "kept": [str(path) for path in kept]})
+        if not scoring.as_json:
             for line in lines(order, ranked, kept, len(orders) > 1):
                 typer.echo(line)
-    if as_json:
-        typer.echo(json.dumps(facts(cogview, results, released), indent=2, ensure_ascii=False))
+    if scoring.as_json:
+        print_json(
+            {
+                "model": family.config.name,
+                "model_hash": pipeline.model_hash,
+                "measure": scoring.measure,
+                "prompts": facts,
+            }
+        )
 
 
 def read_orders(prompt: str | None, images: Sequence[Path], file: Path | None) -> list[Order]:
@@ -132,10 +180,8 @@ def copy(order: Order, ranked: Sequence[Ranked], folder: Path) -> list[Path]:
     for rank, one in enumerate(ranked, 1):
         original = order.images[one.number]
         copies.append(folder / f"{rank:02d}-{original.name}")
-        try:
+        with writing(copies[-1]):
             shutil.copyfile(original, copies[-1])
-        except OSError as error:
-            raise CogViewError(f"{copies[-1]}: cannot be written ({error.strerror or error})") from error
     return copies
 
 
@@ -146,22 +192,3 @@ def lines(order: Order, ranked: Sequence[Ranked], kept: Sequence[Path], several:
         f"{start}{rank}\t{one.score:.4f}\t{order.images[one.number]}" for rank, one in enumerate(ranked, 1)
     ]
     return table + [f"{start}kept\t{path}" for path in kept]
-
-
-def facts(
-    cogview: Pipeline, results: Sequence[tuple[Order, list[Ranked], list[Path]]], released: bool
-) -> dict[str, Any]:
-    """What ``--json`` prints."""
-    return {
-        "model": cogview.bundle.config.name,
-        "model_hash": cogview.model_hash,
-        "measure": measure(released),
-        "prompts": [
-            {
-                "prompt": order.prompt,
-                "pictures": [{"path": str(order.images[one.number]), "score": one.score} for one in ranked],
-                "kept": [str(path) for path in kept],
-            }
-            for order, ranked, kept in results
-        ],
-    }

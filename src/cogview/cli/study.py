@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from cogview.cli.arguments import existing
+from cogview.cli.options import Address, Existing, grouped
+from cogview.cli.output import listed, parse_pairs, url_of
+from cogview.config import Config, option
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.study.report import Report
+    from cogview.study.results import Report
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -26,41 +27,43 @@ def _group() -> None:
     """Blind, in an order of each rater's own, by the protocol of CogView's appendix E."""
 
 
+class New(Config):
+    """The study that is made."""
+
+    out: Path = option(..., "The study's new folder.", argument=True, metavar="OUT")
+    model: tuple[str, ...] = option(
+        ...,
+        "A model's pictures, one a caption; give it for each model.",
+        metavar="NAME=FOLDER",
+        repeated=True,
+    )
+    captions: Existing = option(
+        ...,
+        "A table (CSV, TSV, JSONL) with columns key and en, zh or caption; or a text of one a line.",
+    )
+    title: str = option("", "What raters see at the top.")
+    ab: str | None = option(
+        None,
+        "Two models that share one place: each rater sees one of them for half of the captions.",
+        metavar="FIRST,SECOND",
+    )
+    captions_per_rater: int | None = option(None, "How many captions a rater is asked.", shown="all", ge=1)
+    size: int | None = option(None, "Make all pictures this many pixels a side.", ge=16, le=4096)
+    seed: int = option(0, "Decides orders and halves.", ge=0)
+
+    def pair(self) -> list[str] | None:
+        """The two models of ``ab``."""
+        if self.ab is None:
+            return None
+        names = listed(self.ab)
+        if len(names) != 2 or self.ab.count(",") != 1:
+            raise CogViewError(f"--ab {self.ab}: give the names of two models, FIRST,SECOND")
+        return names
+
+
 @study.command()
-def create(
-    out: Annotated[Path, typer.Argument(help="The study's new folder.", show_default=False)],
-    model: Annotated[
-        list[str],
-        typer.Option(
-            "--model",
-            metavar="NAME=FOLDER",
-            help="A model's pictures, one a caption; give it for each model.",
-        ),
-    ],
-    captions: Annotated[
-        Path,
-        typer.Option(
-            callback=existing,
-            help="A table (CSV, TSV, JSONL) with columns key and en, zh or caption; or a text of one a line.",
-            show_default=False,
-        ),
-    ],
-    title: Annotated[str, typer.Option(help="What raters see at the top.")] = "",
-    ab: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIRST,SECOND",
-            help="Two models that share one place: each rater sees one of them for half of the captions.",
-        ),
-    ] = None,
-    captions_per_rater: Annotated[
-        int | None, typer.Option(min=1, help="How many captions a rater is asked; default all.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=16, max=4096, help="Make all pictures this many pixels a side.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides orders and halves.")] = 0,
-) -> None:
+@grouped()
+def create(new: New) -> None:
     """Check the groups of pictures, and copy them under anonymous names.
 
     Real pictures, or pictures that only went through the tokenizer, are one more model.
@@ -70,15 +73,16 @@ def create(
     """
     from cogview.study.create import create_study
 
+    out = new.out
     made = create_study(
         out,
-        _models(model),
-        captions,
-        title=title,
-        ab=_pair(ab),
-        captions_per_rater=captions_per_rater,
-        size=size,
-        seed=seed,
+        {name: Path(folder) for name, folder in parse_pairs("--model", new.model).items()},
+        new.captions,
+        title=new.title,
+        ab=new.pair(),
+        captions_per_rater=new.captions_per_rater,
+        size=new.size,
+        seed=new.seed,
     )
     asked = made.captions_per_rater * (made.places + 1)
     typer.echo(
@@ -87,24 +91,19 @@ def create(
     )
 
 
+class Raters(Config):
+    """Who is asked."""
+
+    folder: Path = option(..., "The study's folder.", argument=True, metavar="STUDY")
+    raters: int | None = option(None, "Invite so many raters in all.", shown="those invited before", ge=1)
+    url: str | None = option(
+        None, "What links begin with, where raters come through a proxy: https://study.example"
+    )
+
+
 @study.command()
-def serve(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="STUDY", help="The study's folder.", show_default=False),
-    ],
-    raters: Annotated[
-        int | None, typer.Option(min=1, help="Invite so many raters in all; default those invited before.")
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="The address to listen at; the default is this machine alone.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
-    url: Annotated[
-        str | None,
-        typer.Option(help="What links begin with, where raters come through a proxy: https://study.example"),
-    ] = None,
-) -> None:
+@grouped(port=8765)
+def serve(given: Raters, address: Address) -> None:
     """Show the study's pages, and print a personal link for each rater.
 
     Links stay the same whenever it is served; every answer is saved at once. Ctrl-C stops.
@@ -115,14 +114,14 @@ def serve(
     from cogview.study.store import Store
     from cogview.web.sockets import LOOPBACK, listen
 
+    folder, host, url = given.folder, address.host, given.url
     _check_address(host, url)
     store = Store.open(folder)
-    invited = store.invite(raters or 0)
+    invited = store.invite(given.raters or 0)
     if not invited:
         raise CogViewError(f"{folder}: no rater is invited yet; say how many with --raters")
-    listener = listen(host, port)
-    name = f"[{host}]" if ":" in host else host
-    base = (url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
+    listener = listen(host, address.port)
+    base = (url or url_of(host, listener)).rstrip("/")
     for rater in range(1, invited + 1):
         typer.echo(f"rater {rater}\t{base}/r/{store.token(rater)}")
     typer.echo("every answer is saved at once; Ctrl-C stops", err=True)
@@ -133,49 +132,29 @@ def serve(
         typer.echo("stopped; serve it again to go on", err=True)
 
 
+class Results(Config):
+    """What is reported, and where."""
+
+    folder: Path = option(..., "The study's folder.", argument=True, metavar="STUDY")
+    out: Path | None = option(None, "The folder to write.", "--out", "-o", shown="STUDY/report")
+    as_json: bool = option(False, "Print the figures as JSON.", "--json")
+
+
 @study.command()
-def report(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="STUDY", help="The study's folder.", show_default=False),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The folder to write; default STUDY/report.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
+@grouped()
+def report(given: Results) -> None:
     """Write all answers as CSV, and the figures as JSON, PNG and one HTML page; at any time.
 
     cogview study report study/ -o results/
     """
-    from cogview.study.report import write_report
+    from cogview.study.results import write_report
     from cogview.study.store import Store
 
-    made, paths = write_report(Store.open(folder), out or folder / "report")
-    if as_json:
+    made, paths = write_report(Store.open(given.folder), given.out or given.folder / "report")
+    if given.as_json:
         typer.echo(made.model_dump_json(indent=2))
     else:
         _print(made, paths)
-
-
-def _models(given: list[str]) -> dict[str, Path]:
-    parts = [text.partition("=") for text in given]
-    wrong = [text for text, part in zip(given, parts, strict=True) if not (part[0].strip() and part[2])]
-    if wrong:
-        raise CogViewError(f"--model {wrong[0]}: write it as NAME=FOLDER")
-    twice = [name for name, count in Counter(part[0].strip() for part in parts).items() if count > 1]
-    if twice:
-        raise CogViewError(f"--model {twice[0]}: the name is there twice")
-    return {name.strip(): Path(folder) for name, _, folder in parts}
-
-
-def _pair(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",")]
-    if len(names) != 2 or not all(names):
-        raise CogViewError(f"--ab {text}: give the names of two models, FIRST,SECOND")
-    return names
 
 
 def _check_address(host: str, url: str | None) -> None:
@@ -191,8 +170,8 @@ def _print(made: Report, paths: list[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cogview.study.report import model_rows, outcomes
-    from cogview.study.schema import SCALES
+    from cogview.study.records import SCALES
+    from cogview.study.results import model_rows, outcomes
 
     table = Table("model", *SCALES, "best", "of")
     for row in model_rows(made.figures, intervals=False):

@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from cogview.cli.arguments import existing
+from cogview.cli.options import JSON, SET, Existing, grouped
+from cogview.cli.output import print_json, show
+from cogview.config import Config, option
 
 if TYPE_CHECKING:
-    from cogview.training.sweep import Result
+    from rich.table import Table
+
+    from cogview.training.trials import Result
 
 
-def sweep(
-    recipe: Annotated[Path, typer.Argument(callback=existing, help="The YAML recipe.", show_default=False)],
-    over: Annotated[
-        list[str],
-        typer.Option(
-            "--over",
-            metavar="FIELD=A,B,…",
-            help="What to vary: values between commas (every combination is run) or, with --search, a range "
-            "LOW..HIGH. May be given again.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The folder of the sweep (default: sweeps/RECIPE).")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field for all trials."),
-    ] = None,
-    search: Annotated[
-        int | None,
-        typer.Option(min=1, help="Let Optuna choose so many trials instead of running every combination."),
-    ] = None,
-    metric: Annotated[str, typer.Option(help="What counts: a metric of the evaluations.")] = "loss",
-    largest: Annotated[bool, typer.Option("--largest", help="The largest is best, not the least.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
-    table: Annotated[bool, typer.Option("--table", help="Run nothing, show what is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-) -> None:
+class Trials(Config):
+    """What is varied, and what counts."""
+
+    recipe: Existing = option(..., "The YAML recipe.", argument=True, metavar="RECIPE")
+    over: tuple[str, ...] = option(
+        ...,
+        "What to vary: values between commas (every combination is run) or, with --search, a range "
+        "LOW..HIGH. May be given again.",
+        metavar="FIELD=A,B,…",
+        repeated=True,
+    )
+    out: Path | None = option(None, "The folder of the sweep.", shown="sweeps/RECIPE")
+    overrides: tuple[str, ...] = SET
+    search: int | None = option(
+        None, "Let Optuna choose so many trials instead of running every combination.", ge=1
+    )
+    metric: str = option("loss", "What counts: a metric of the evaluations.")
+    largest: bool = option(False, "The largest is best, not the least.")
+    seed: int = option(0, "Of the search.", ge=0)
+    table: bool = option(False, "Run nothing, show what is there.")
+    as_json: bool = JSON
+
+
+@grouped()
+def sweep(trials: Trials) -> None:
     """Train a recipe with many settings, one after the other; the same command on other machines helps.
 
     cogview sweep recipes/transformer.yaml --over lr=1e-3,3e-4 --over model.layers=4,8 --set steps=500
@@ -50,32 +48,36 @@ def sweep(
 
     Stopped or killed, it goes on when run again; machines that share the folder share the trials.
     """
-    import json
-
     from rich.console import Console
 
-    from cogview.training.sweep import Sweep
+    from cogview.training.trials import Sweep
 
     console = Console(stderr=True)
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    directory = out or Path("sweeps") / recipe.stem
-    job = Sweep(recipe, overrides or [], over, directory, metric=metric, largest=largest, say=say)
-    ended = table or (job.search(search, seed) if search else job.run())
+    job = Sweep(
+        trials.recipe,
+        trials.overrides,
+        trials.over,
+        trials.out or Path("sweeps") / trials.recipe.stem,
+        metric=trials.metric,
+        largest=trials.largest,
+        say=say,
+    )
+    ended = trials.table or (job.search(trials.search, trials.seed) if trials.search else job.run())
     results = job.results()
-    if as_json:
-        typer.echo(json.dumps([result.model_dump(mode="json") for result in results], indent=1))
+    if trials.as_json:
+        print_json([result.model_dump(mode="json") for result in results])
     else:
-        _show(results, metric)
+        show(table_of(results, trials.metric))
     if not ended:
         say("stopped; the same command goes on")
 
 
-def _show(results: list[Result], metric: str) -> None:
-    """The table, best first."""
-    from rich.console import Console
+def table_of(results: list[Result], metric: str) -> Table:
+    """The results, best first."""
     from rich.table import Table
 
     fields = list(dict.fromkeys(text.partition("=")[0] for result in results for text in result.overrides))
@@ -84,4 +86,4 @@ def _show(results: list[Result], metric: str) -> None:
         given = dict(text.split("=", 1) for text in result.overrides)
         value = f"{result.value:.5g}" if result.value is not None else result.error or "none"
         table.add_row(value, str(result.step), f"{result.seconds:.0f}", *(given.get(f, "") for f in fields))
-    Console().print(table)
+    return table

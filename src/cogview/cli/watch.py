@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from cogview.cli.arguments import existing
+from cogview.cli.options import Existing, grouped
+from cogview.cli.output import print_json
+from cogview.config import Config, option
 
 
-def watch(
-    run: Annotated[Path, typer.Argument(callback=existing, help="The run's directory.", show_default=False)],
-    once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON and end.")] = False,
-) -> None:
+class Watching(Config):
+    """The run, and how it is shown."""
+
+    run: Existing = option(..., "The run's directory.", argument=True, metavar="RUN")
+    once: bool = option(False, "Show it once and end.")
+    interval: float = option(2.0, "Seconds between looks.", ge=0.2)
+    as_json: bool = option(False, "Print what is known as JSON and end.", "--json")
+
+
+@grouped()
+def watch(given: Watching) -> None:
     """Losses of text and image, tokens a second, utilisation, memory, time left, last samples.
 
     cogview watch runs/base
@@ -23,23 +25,23 @@ def watch(
     It reads the run's files and may be run anywhere that sees them, while the run goes on or after it. Ctrl-C
     ends the watching only.
     """
-    import json
     import time
 
     from rich.console import Console
 
     from cogview.training.view import live, read_run, render, summary
 
-    view, console = read_run(run), Console()
-    if as_json:
-        typer.echo(json.dumps(summary(view), indent=1))
+    run, console = given.run, Console()
+    view = read_run(run)
+    if given.as_json:
+        print_json(summary(view))
         return
-    if once or not console.is_terminal:
+    if given.once or not console.is_terminal:
         console.print(render(view))
         return
     try:
-        with live(run, console, interval):
+        with live(run, console, given.interval):
             while read_run(run).state != "done":
-                time.sleep(interval)
+                time.sleep(given.interval)
     except KeyboardInterrupt:
         return

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cogview.config import Config, read_json
-from cogview.data.check import DUPLICATE, Rejection, Report, Tally
 from cogview.data.samples import KINDS
 from cogview.data.shards import (
     CAPTION,
@@ -36,6 +35,7 @@ from cogview.data.shards import (
     write_atomically,
     write_shard,
 )
+from cogview.data.tally import DUPLICATE, Rejection, Report, Tally
 
 FILE, LOCK = "block.json", "joining.lock"
 

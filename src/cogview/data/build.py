@@ -32,7 +32,6 @@ from torch import Tensor
 
 from cogview.config import Config, read_json
 from cogview.data.blocks import Block, Layout, Names, is_done, join, joining, write_block
-from cogview.data.check import Reading, Report, Tally
 from cogview.data.decoding import Decoders
 from cogview.data.images import SIZES, Limits, square
 from cogview.data.samples import Sample
@@ -49,6 +48,7 @@ from cogview.data.shards import (
     write_atomically,
 )
 from cogview.data.sources import Record, Source
+from cogview.data.tally import Reading, Report, Tally
 from cogview.errors import CogViewError
 from cogview.vocabulary import Vocabulary
 

@@ -1,215 +1,18 @@
-"""Is a data set fit to train on? Every record is read as a build would read it; what is broken is counted.
-
-Nothing a record holds is fatal: a record either becomes a :class:`~cogview.data.samples.Sample` or a
-:class:`Rejection` with a reason and its place. `cogview data check` prints the report, a build writes it.
-"""
+"""Is a data set fit to train on? Every record is read as a build would read it; what is broken is counted."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
-
-from cogview.config import Config
+from cogview.data.decoding import Decoders
 from cogview.data.images import Limits
-from cogview.data.samples import Sample
-from cogview.data.shards import Preprocessing, write_atomically
-from cogview.data.sources import FolderSource, Record, Source
+from cogview.data.shards import Preprocessing
+from cogview.data.sources import FolderSource, Source
+from cogview.data.tally import Report, Tally
 
-EXPLANATIONS = {
-    "unreadable record": "the line, row or caption file cannot be read; see its message",
-    "missing caption": "no text beside the picture, or an empty cell; write NAME.txt or fill the column",
-    "missing image": "the record names no picture",
-    "missing file": "the picture the record names does not exist",
-    "duplicate key": "another record has the same key; only the first is used",
-    "too many bytes": "the picture file is over the limit; raise --max-bytes if that is intended",
-    "too many pixels": "the picture is over the limit (a decompression bomb?); raise --max-pixels if not",
-    "too small": "super-resolution cannot learn details from a picture with fewer pixels than it is to make",
-    "not an image": "the file is empty or in no known picture format",
-    "truncated": "the picture file is cut off or damaged; copy it again",
-    "too slow": "decoding took longer than the limit; raise --max-seconds if the picture is good",
-    "too much memory": "decoding needs more than the limit; make the picture smaller",
-    "decoder crashed": "the picture brings its decoder down; save it anew in another format",
-}
-DUPLICATE, MISSING = "duplicate key", ("missing image", "the record names no picture")
 GLANCE = Preprocessing(size=1, resample="box")  # a check wants no picture
-EXAMPLES = 1000  # rejections of one kind that a report lists; all are counted
-SHOWN = 5
-
-
-class Rejection(Config):
-    """Why one record cannot be used."""
-
-    key: str
-    place: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A record that was read: its sample, or why there is none; what was converted; its picture's bytes
-    and shorter side in pixels."""
-
-    sample: Sample | None
-    rejection: Rejection | None = None
-    conversions: tuple[str, ...] = ()
-    bytes: int = 0
-    side: int = 0
-
-    @classmethod
-    def refused(cls, record: Record, reason: str, message: str) -> Reading:
-        """The reading of a record that cannot be used."""
-        return cls(None, Rejection(key=record.key, place=record.place, reason=reason, message=message))
-
-    def unless_in(self, seen: set[str], record: Record) -> Reading:
-        """This, or a refusal where the key is in ``seen``, which collects the keys of good samples."""
-        if self.sample is None:
-            return self
-        if record.key in seen:
-            return self.refused(record, DUPLICATE, f"{record.key!r} was there before")
-        seen.add(record.key)
-        return self
-
-
-def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None:
-    """Why a record cannot be used, seen without its picture: (reason, message), or None."""
-    if record.problem:
-        return "unreadable record", record.problem
-    if need_caption and not record.captions:
-        return "missing caption", "no caption"
-    if "\n" in record.key:
-        return "unreadable record", "the key contains a line break"
-    return MISSING if record.image is None else None
-
-
-class Report(Config):
-    """What a check or a build found. ``examples`` holds the first 1000 rejections of every reason.
-
-    picture_bytes: of the good pictures' files. twins: good records with the same picture file as another one.
-    orphans: caption files without a picture.
-    """
-
-    records: int = 0
-    good: int = 0
-    picture_bytes: int = 0
-    captions: dict[str, int] = Field(default_factory=dict)
-    sources: dict[str, int] = Field(default_factory=dict)
-    splits: dict[str, int] = Field(default_factory=dict)
-    conversions: dict[str, int] = Field(default_factory=dict)
-    rejected: dict[str, int] = Field(default_factory=dict)
-    examples: tuple[Rejection, ...] = ()
-    twins: int = 0
-    orphans: int = 0
-
-    @property
-    def nameless(self) -> int:
-        """How many were rejected for want of a caption only; `cogview train-on` can use them."""
-        return self.rejected.get("missing caption", 0)
-
-    @property
-    def bad(self) -> int:
-        """How many records were rejected."""
-        return sum(self.rejected.values())
-
-    def lines(self) -> list[str]:
-        """The report for people, one line a fact."""
-        out = [f"{self.records:,} records: {self.good:,} good, {self.bad:,} rejected"]
-        for title, counts in (
-            ("captions", self.captions),
-            ("sources", self.sources),
-            ("splits", self.splits),
-        ):
-            if counts:
-                out.append(
-                    f"  {title}: " + ", ".join(f"{name or 'untagged'} {n:,}" for name, n in counts.items())
-                )
-        out += [f"  converted: {name}, {count:,}" for name, count in self.conversions.items()]
-        out += [f"  the same picture file again: {self.twins:,}"] if self.twins else []
-        out += [f"  caption files without a picture: {self.orphans:,}"] if self.orphans else []
-        for reason, count in self.rejected.items():
-            out.append(f"  rejected: {reason}, {count:,} ({EXPLANATIONS.get(reason, '')})")
-            same = [example for example in self.examples if example.reason == reason]
-            out += [f"    {example.place}: {example.message}" for example in same[:SHOWN]]
-            out += [f"    and {count - SHOWN:,} more"] if count > SHOWN else []
-        return out
-
-    def save(self, path: Path) -> None:
-        """Write the report as JSON."""
-        write_atomically(path, self.model_dump_json(indent=2) + "\n")
-
-
-@dataclass
-class Tally:
-    """A report being counted; :meth:`report` freezes it, :meth:`resume` goes on from one."""
-
-    records: int = 0
-    good: int = 0
-    picture_bytes: int = 0
-    captions: Counter[str] = field(default_factory=Counter)
-    sources: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
-    conversions: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)
-    examples: list[Rejection] = field(default_factory=list)
-
-    @classmethod
-    def resume(cls, report: Report) -> Tally:
-        """A tally that goes on where a report ended."""
-        counts: dict[str, Any] = {name: Counter(getattr(report, name)) for name in COUNTERS}
-        return cls(
-            report.records, report.good, report.picture_bytes, examples=list(report.examples), **counts
-        )
-
-    def add(self, reading: Reading) -> None:
-        """Count one reading."""
-        self.records += 1
-        if reading.sample is not None:
-            self.good += 1
-            self.picture_bytes += reading.bytes
-            self.captions.update(caption.language for caption in reading.sample.captions)
-            self.sources[reading.sample.source] += 1
-            self.splits[reading.sample.split] += 1
-            self.conversions.update(reading.conversions)
-        if reading.rejection is not None:
-            self.reject(reading.rejection)
-
-    def reject(self, rejection: Rejection) -> None:
-        self.rejected[rejection.reason] += 1
-        if self.rejected[rejection.reason] <= EXAMPLES:
-            self.examples.append(rejection)
-
-    def include(self, report: Report) -> None:
-        """Count what another report, of the records that follow, counted."""
-        self.records += report.records
-        self.good += report.good
-        self.picture_bytes += report.picture_bytes
-        for name in COUNTERS:
-            getattr(self, name).update(getattr(report, name))
-        listed = Counter(known.reason for known in self.examples)
-        for rejection in report.examples:
-            listed[rejection.reason] += 1
-            if listed[rejection.reason] <= EXAMPLES:
-                self.examples.append(rejection)
-
-    def report(self) -> Report:
-        """The counts so far."""
-        counts: dict[str, Any] = {name: dict(getattr(self, name)) for name in COUNTERS}
-        return Report(
-            records=self.records,
-            good=self.good,
-            picture_bytes=self.picture_bytes,
-            examples=tuple(self.examples),
-            **counts,
-        )
-
-
-COUNTERS = ("captions", "sources", "splits", "conversions", "rejected")
 
 
 def check(
@@ -223,8 +26,6 @@ def check(
     ``progress`` is called with (records done, records in all). With ``workers`` processes pictures are
     decoded there, and limits of time and memory hold.
     """
-    from cogview.data.decoding import Decoders  # which reads records as this module does
-
     tally, seen, total = Tally(), set[str](), len(source)
     pictures, twins = set[bytes](), 0
     with Decoders(limits or Limits(), GLANCE, workers) as decoders:

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import cogview
-from cogview.data.check import Reading, problem
 from cogview.data.decode_worker import answer
 from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record, Source
+from cogview.data.tally import Reading, problem
 from cogview.errors import CogViewError
 
 START_SECONDS = 60.0

@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cogview.config import Config
-from cogview.data.check import Report, Tally
 from cogview.data.decoding import Decoders
 from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing, name_positions, write_atomically
 from cogview.data.sources import Source
+from cogview.data.tally import Report, Tally
 from cogview.errors import CogViewError
 from cogview.untrusted import load_json
 

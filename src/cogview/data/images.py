@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
-from cogview.config import Config
+from cogview.config import Config, option
 from cogview.data.shards import Preprocessing
 from cogview.picture_files import open_picture
 from cogview.untrusted import is_regular
@@ -47,11 +47,13 @@ class Limits(Config):
     And while decoding in a process of its own: what takes more than ``seconds`` or ``max_memory`` bytes.
     """
 
-    max_bytes: int = Field(default=64 << 20, gt=0)
-    max_pixels: int = Field(default=64_000_000, gt=0)
+    max_bytes: int = option(64 << 20, "Refuse larger picture files.", shown="64 MiB", gt=0)
+    max_pixels: int = option(64_000_000, "Refuse larger pictures.", shown="64 million pixels", gt=0)
     min_side: int = Field(default=1, ge=1)
     max_memory: int = Field(default=4 << 30, ge=256 << 20)
-    seconds: float = Field(default=30.0, gt=0)
+    seconds: float = option(
+        30.0, "Refuse pictures that take longer to decode.", "--max-seconds", shown="30 s", gt=0
+    )
 
 
 class BadImage(Exception):

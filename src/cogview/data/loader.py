@@ -25,8 +25,8 @@ from torch import Tensor
 from cogview.config import Config
 from cogview.data.image_cache import ImageCache
 from cogview.data.samples import KINDS
-from cogview.data.sampling import EpochLoader, bucketed, draws, generator, plan_hash, plan_text, read_state
 from cogview.data.shards import TokenShards
+from cogview.data.weighting import EpochLoader, bucketed, draws, generator, plan_hash, plan_text, read_state
 from cogview.errors import CogViewError
 
 PLAIN, STYLED, KEYWORD, REWORDED = range(len(KINDS))

@@ -35,6 +35,7 @@ from cogview.config import Config, read_json
 from cogview.data.samples import KINDS, CaptionKind
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.types import Resample
 from cogview.untrusted import is_regular, read_bytes
 from cogview.vocabulary import Vocabulary
 
@@ -84,7 +85,7 @@ class Preprocessing(Config):
     """How pictures were made square: the shorter side resized to ``size``, then the centre cut out."""
 
     size: int = Field(ge=1, le=1 << 14)
-    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    resample: Resample = "bilinear"
 
 
 class ShardIndex(Config):

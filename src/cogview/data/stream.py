@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cogview.data.sampling import State, generator, plan_hash, plan_text, read_state
 from cogview.data.shards import TokenItem, TokenShards
+from cogview.data.weighting import State, generator, plan_hash, plan_text, read_state
 
 
 class ItemStream:

@@ -20,19 +20,19 @@ from cogview.data.images import BadImage, decode
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.alignment import AlignmentReport
 from cogview.evaluation.experiments.attributes import AttributeReport
+from cogview.evaluation.experiments.audit import FairnessReport, Reading
 from cogview.evaluation.experiments.best_of import BestOfReport, curves
 from cogview.evaluation.experiments.captions import CaptionReport
 from cogview.evaluation.experiments.coco import CocoReport
-from cogview.evaluation.experiments.fairness import FairnessReport, Reading
 from cogview.evaluation.experiments.order import OrderReport
-from cogview.evaluation.experiments.upscaling import UpscalingReport
+from cogview.evaluation.experiments.windowed_upscaling import UpscalingReport
+from cogview.evaluation.metrics.accuracy import Accuracy, Figure
 from cogview.evaluation.metrics.distributions import DistributionReport
 from cogview.evaluation.metrics.reconstruction import Fidelity, ReconstructionReport
-from cogview.evaluation.metrics.scoring import Accuracy, Figure
 from cogview.reports import html
 from cogview.reports.html import Block, Details, Heading, Preformatted, Section, Table, Text
 from cogview.reports.plots import bars, lines
-from cogview.training.metrics import MetricsFile, loss_curves
+from cogview.training.metrics_file import MetricsFile, loss_curves
 from cogview.untrusted import read_text, readable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

@@ -18,7 +18,7 @@ from cogview.generation.beams import Beam, search
 from cogview.generation.engine import Engine, TokenConstraint
 from cogview.generation.languages import allowed_pieces
 from cogview.generation.loop import SequenceRequest
-from cogview.sequences.base import CaptionFormat, Prompt
+from cogview.sequences.protocols import CaptionFormat, Prompt
 from cogview.tokenizers.text import TextTokenizer
 from cogview.types import Ids, ProgressCallback, SamplingParams
 from cogview.vocabulary import Vocabulary

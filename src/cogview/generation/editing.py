@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
 
 from cogview.errors import CogViewError
+from cogview.types import FEATHER
 
 MARGIN = 20 / 14  # side of what is cut out, over that of the masked part
-FEATHER = 4
 WHITE = 128  # a mask's grey from which it counts as white
 
 Mask = NDArray[np.bool_]

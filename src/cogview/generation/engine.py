@@ -26,7 +26,7 @@ from cogview.generation.loop import Batch, Filter, OnStep, Prefilled, SequenceRe
 from cogview.generation.sampling import Streams
 from cogview.generation.sparse import Sparse
 from cogview.generation.strategies import auto
-from cogview.sequences.base import Prompt
+from cogview.sequences.protocols import Prompt
 from cogview.transformer.attention import Causal
 from cogview.transformer.cache import KVCache
 from cogview.types import Ids, ProgressCallback, SamplingParams, StepCallback

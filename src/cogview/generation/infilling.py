@@ -26,8 +26,8 @@ from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.sequences import CogLMFormat
-from cogview.sequences.base import Prompt
 from cogview.sequences.masks import runs
+from cogview.sequences.protocols import Prompt
 from cogview.transformer.attention import Staircase
 from cogview.types import Ids, ProgressCallback, SamplingParams
 

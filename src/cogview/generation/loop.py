@@ -20,7 +20,7 @@ from cogview.generation import decoder as model
 from cogview.generation import sampling
 from cogview.generation.decoder import Decoder
 from cogview.generation.sampling import Streams
-from cogview.sequences.base import Prompt
+from cogview.sequences.protocols import Prompt
 from cogview.transformer.attention import Emphasis, LeftPadded, Prefix, Visibility
 from cogview.transformer.cache import KVCache
 from cogview.types import Ids, SamplingParams

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.quantizers import Quantizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 

@@ -25,8 +25,8 @@ from cogview.generation import decoder as model
 from cogview.generation import memory
 from cogview.generation.engine import Engine
 from cogview.generation.linear import computing
-from cogview.sequences.base import CaptionFormat
 from cogview.sequences.coglm import CogLMFormat, collate
+from cogview.sequences.protocols import CaptionFormat
 from cogview.transformer.attention import Causal, MaskRegions, Prefix
 from cogview.transformer.cache import KVCache
 from cogview.transformer.model import Transformer

@@ -29,12 +29,11 @@ from cogview.generation.engine import Engine
 from cogview.generation.pixel_prior import KNOWN, PAINTED, PixelLikelihood, PixelPrior
 from cogview.generation.super_resolution import Small, enlarge, scale_of
 from cogview.sequences.cogview import SequenceFormat
-from cogview.tokenizers.images import AnyImageTokenizer
-from cogview.types import Ids, ProgressCallback, SamplingParams
+from cogview.tokenizers.loading import AnyImageTokenizer
+from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
 
 MAX_CODES = 128 * 128  # of a result
 ROUNDS = 4  # of back-projection
-DETAIL = 0.6  # with the right codes LPIPS was .083, .066, .068, .076 for 0 (bicubic), 0.5, 0.75, 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from cogview.generation.languages import language as language_of
 from cogview.generation.scoring import Scorer, check_text
 from cogview.pipelines.base import AnyImage, at_least_one, checked_seed, image_list, text_list
 from cogview.pipelines.output import Caption, GeneratedImage, Ranked
-from cogview.sequences.base import CaptionFormat
+from cogview.sequences.protocols import CaptionFormat
 from cogview.types import Ids, ProgressCallback, SamplingParams
 
 BEAMS = 4

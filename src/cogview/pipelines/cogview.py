@@ -18,8 +18,8 @@ from cogview.pipelines.model import Pipeline
 from cogview.pipelines.output import GeneratedImage
 from cogview.pipelines.super_resolution import WindowedSuperResolution
 from cogview.pipelines.text_to_image import TextToImage
-from cogview.sequences import SequenceFormat
-from cogview.tokenizers.images import encode_image
+from cogview.sequences import SequenceFormat, of_type
+from cogview.tokenizers.loading import encode_image
 from cogview.types import Ids
 
 
@@ -38,8 +38,8 @@ class CogView(Pipeline):
             self.text_to_image.engine  # noqa: B018  (an adapter that does not fit is refused at once)
 
     def _format(self, role: str) -> SequenceFormat:
-        found = self.bundle.role(role).sequences
-        assert isinstance(found, SequenceFormat)
+        found = of_type(self.bundle.role(role).sequences, SequenceFormat)
+        assert found is not None
         return found
 
     @cached_property

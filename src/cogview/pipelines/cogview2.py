@@ -19,7 +19,7 @@ from cogview.pipelines.inpainting import Inpainting, square_codes
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import TwoStageSuperResolution
 from cogview.pipelines.text_to_image import TextToImage
-from cogview.sequences import CogLMFormat, DirectFormat, IterativeFormat
+from cogview.sequences import CogLMFormat, DirectFormat, IterativeFormat, of_type
 from cogview.transformer.model import Transformer
 from cogview.types import Ids
 
@@ -46,8 +46,8 @@ class CogView2(Pipeline):
 
     @cached_property
     def _format(self) -> CogLMFormat:
-        found = self.bundle.role(BASE).sequences
-        assert isinstance(found, CogLMFormat)
+        found = of_type(self.bundle.role(BASE).sequences, CogLMFormat)
+        assert found is not None
         return found
 
     @cached_property
@@ -84,9 +84,7 @@ class CogView2(Pipeline):
     def super_resolution(self) -> TwoStageSuperResolution:
         self._require("upscale", self._without(DIRECT))
         roles = self.bundle.config.roles
-        direct, iterative = (
-            roles[DIRECT].sequences,
-            roles[ITERATIVE].sequences if ITERATIVE in roles else None,
-        )
-        assert isinstance(direct, DirectFormat) and isinstance(iterative, IterativeFormat | None)
+        direct = of_type(roles[DIRECT].sequences, DirectFormat)
+        iterative = of_type(roles[ITERATIVE].sequences, IterativeFormat) if ITERATIVE in roles else None
+        assert direct is not None and (iterative is not None or ITERATIVE not in roles)
         return TwoStageSuperResolution(self.components, direct, iterative, self._image_codes)

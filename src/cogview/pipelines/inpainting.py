@@ -33,7 +33,7 @@ from cogview.pipelines.output import GeneratedImage
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.masks import PATCH, sample_mask
-from cogview.tokenizers.images import decode_image, encode_image
+from cogview.tokenizers.loading import decode_image, encode_image
 from cogview.types import Ids, ProgressCallback, SamplingParams
 
 AnyMask = Image.Image | ArrayLike | str | Path

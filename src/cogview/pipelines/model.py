@@ -31,7 +31,7 @@ from cogview.pipelines.base import (
 )
 from cogview.pipelines.hub import HubMixin
 from cogview.pipelines.output import Caption, GeneratedImage, OutputType, Ranked, as_output, check_output
-from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.config import ThreeRegionConfig
 from cogview.types import Decoding, Precision, ProgressCallback, SamplingOptions, SamplingParams

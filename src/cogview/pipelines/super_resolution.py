@@ -29,7 +29,7 @@ from cogview.generation.hierarchical import direct_super_resolution, iterative_s
 from cogview.generation.local_parallel import find_order, top_k_of
 from cogview.generation.pixel_prior import PAINTED, PixelLikelihood, PixelPrior
 from cogview.generation.super_resolution import scale_of
-from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler
+from cogview.generation.upscaling import Original, Request, Upscaler
 from cogview.pipelines.base import (
     AnyImage,
     ProgressParts,
@@ -42,8 +42,8 @@ from cogview.pipelines.base import (
 )
 from cogview.pipelines.output import GeneratedImage
 from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat
-from cogview.tokenizers.images import decode_image, encode_image
-from cogview.types import Ids, ProgressCallback, SamplingParams
+from cogview.tokenizers.loading import decode_image, encode_image
+from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
 
 ORDER = "released"
 TOGETHER = 4  # images enlarged at a time, where nothing else is asked for

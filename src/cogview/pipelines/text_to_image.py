@@ -24,8 +24,8 @@ from cogview.pipelines.base import (
     text_list,
 )
 from cogview.pipelines.output import GeneratedImage
-from cogview.sequences.base import ImageFormat
-from cogview.tokenizers.images import decode_image
+from cogview.sequences.protocols import ImageFormat
+from cogview.tokenizers.loading import decode_image
 from cogview.types import ProgressCallback, SamplingParams, StepCallback
 
 if TYPE_CHECKING:

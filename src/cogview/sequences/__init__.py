@@ -6,9 +6,11 @@ section 3.3). ``masks`` samples the regions that CogLM is trained to fill (secti
 what is asked of them, is in ``base``.
 """
 
-from cogview.sequences.base import CaptionFormat, Format, ImageFormat, Prompt, Sequence
+from typing import TypeVar
+
 from cogview.sequences.coglm import CogLMFormat, CogLMSequence
 from cogview.sequences.cogview import SequenceFormat, collate, recounted_positions
+from cogview.sequences.protocols import CaptionFormat, Format, ImageFormat, Prompt, Sequence
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat
 
 __all__ = [
@@ -23,5 +25,13 @@ __all__ = [
     "Sequence",
     "SequenceFormat",
     "collate",
+    "of_type",
     "recounted_positions",
 ]
+
+F = TypeVar("F")
+
+
+def of_type(form: Format | None, kind: type[F]) -> F | None:
+    """The format, if it is of that type; the one place that asks for the type of a format."""
+    return form if isinstance(form, kind) else None

@@ -25,8 +25,8 @@ from pydantic import Field, model_validator
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.sequences.base import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
 from cogview.sequences.masks import runs
+from cogview.sequences.protocols import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
 from cogview.types import Ids
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 

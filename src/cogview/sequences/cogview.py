@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from cogview.config import Config
-from cogview.sequences.base import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
+from cogview.sequences.protocols import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
 from cogview.types import Ids
 from cogview.vocabulary import Vocabulary
 

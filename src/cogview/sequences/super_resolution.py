@@ -24,8 +24,8 @@ from pydantic import Field, model_validator
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.sequences.base import MOST_SLOTS, Side
 from cogview.sequences.coglm import BEGIN, CogLMFormat
+from cogview.sequences.protocols import MOST_SLOTS, Side
 from cogview.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # a family's configuration is read without PyTorch

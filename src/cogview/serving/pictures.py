@@ -19,7 +19,7 @@ from cogview.data.images import Limits, decode
 from cogview.labels import Label
 from cogview.picture_files import open_picture
 from cogview.serving.errors import ApiError
-from cogview.tokenizers.images import AnyImageTokenizer, decode_image
+from cogview.tokenizers.loading import AnyImageTokenizer, decode_image
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}

@@ -12,10 +12,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cogview.generation.upscaling import DETAIL
 from cogview.serving.errors import ApiError
 from cogview.serving.openai.fields import OPENAI_STYLES, UNUSED, Common
-from cogview.types import MAX_SEED, SamplingParams
+from cogview.types import DETAIL, MAX_SEED, SamplingParams
 
 MOST = 10  # pictures a request, as in OpenAI's API
 MOST_DRAWN = 64  # pictures drawn for a request, best_of counted

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from cogview.study.schema import Study
+from cogview.study.records import Study
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from cogview.errors import CogViewError
 from cogview.reports.html import environment
-from cogview.study.schema import HIGHEST, PICTURES, SCALES, Language
+from cogview.study.records import HIGHEST, PICTURES, SCALES, Language
 from cogview.study.store import Progress, Store
 from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
 from cogview.web.security import SecurityMiddleware, security_headers

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogview.config import Config
-from cogview.study.schema import SCALES
+from cogview.study.records import SCALES
 from cogview.study.store import Answer
 
 RESAMPLES = 2000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cogview.study.schema import Language
+from cogview.study.records import Language
 
 SCALE_TEXTS: Mapping[Language, Mapping[str, tuple[str, str, str, str]]] = {
     "en": {

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import MovingAverageQuantizer, Quantized
-from cogview.tokenizers.storage import CONFIG, load_weights, save_weights
+from cogview.tokenizers.saving import CONFIG, load_weights, save_weights
 from cogview.tokenizers.vqvae import MAX_SIDE, RELEASED_MEAN, RELEASED_STD, Finite, Positive
 
 Levels = tuple[Annotated[int, Field(ge=1, le=64)], ...]

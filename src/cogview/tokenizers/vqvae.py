@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import Method, Quantized, make_quantizer
-from cogview.tokenizers.storage import CONFIG, load_weights, save_weights
+from cogview.tokenizers.saving import CONFIG, load_weights, save_weights
 
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)

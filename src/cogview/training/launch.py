@@ -10,8 +10,8 @@ from cogview.config import read_yaml
 from cogview.errors import CogViewError
 from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.parallel import Parallel
-from cogview.training.parallel.checks import check_launch
 from cogview.training.parallel.ranks import Ranks, launched_world, local_rank, restarted
+from cogview.training.parallel.requirements import check_launch
 from cogview.training.parallel.strategy import ParallelStrategy
 from cogview.training.recipe import Recipe, check_same, write_recipe
 from cogview.training.task import Task

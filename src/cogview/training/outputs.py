@@ -14,9 +14,9 @@ from torch import nn
 
 from cogview.errors import TrainingDiverged
 from cogview.files import replace_directory
+from cogview.training.divergence import bad_weight
 from cogview.training.ema import MovingAverage
-from cogview.training.guard import bad_weight
-from cogview.training.metrics import MetricsFile, plot_losses
+from cogview.training.metrics_file import MetricsFile, plot_losses
 from cogview.training.parallel.strategy import ParallelStrategy
 from cogview.training.precision import autocast
 from cogview.training.rng import preserved

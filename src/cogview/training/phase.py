@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cogview.training.metrics import Window
+from cogview.training.metrics_file import Window
 from cogview.training.optim import PhaseOptimizer, local
 from cogview.training.parallel.strategy import ParallelStrategy
 from cogview.training.precision import LossScaler

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from cogview.config import Config, dump_yaml
 from cogview.errors import CogViewError
 from cogview.files import write_file
-from cogview.training.guard import Guard
+from cogview.training.divergence import Guard
 from cogview.training.optim import AdamWConfig, OptimizerConfig
 from cogview.training.parallel import Parallel
 from cogview.training.precision import LossScaler, Precision

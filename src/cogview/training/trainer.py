@@ -37,10 +37,10 @@ from cogview.training.checkpoint.directory import (
     set_aside,
 )
 from cogview.training.checkpoint.writer import CheckpointWriter
+from cogview.training.divergence import Watch
 from cogview.training.ema import MovingAverage
-from cogview.training.guard import Watch
 from cogview.training.launch import make_strategy, meet
-from cogview.training.metrics import MetricsFile, Window
+from cogview.training.metrics_file import MetricsFile, Window
 from cogview.training.outputs import Outputs
 from cogview.training.parallel.ranks import Ranks
 from cogview.training.phase import Phase, make_phases, only

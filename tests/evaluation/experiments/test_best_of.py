@@ -13,7 +13,7 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.best_of import BestOfPlan, BestOfReport, curves, evaluate_best_of
 from cogview.evaluation.judges.classifier import AttributeReader
-from cogview.evaluation.metrics.scoring import Figure
+from cogview.evaluation.metrics.accuracy import Figure
 from cogview.reports.plots import plot_curves
 from tests.evaluation.toy import COLOURS, RGB, Guessing
 

@@ -18,8 +18,6 @@ from cogview.cli.app import main
 from cogview.data.sources.wrappers import HAN
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.coco import (
-    PROTOCOLS,
-    CocoPlan,
     CocoReport,
     caption_losses,
     evaluate_coco,
@@ -30,6 +28,7 @@ from cogview.evaluation.experiments.coco import (
 from cogview.evaluation.metrics.comparison import read_reports
 from cogview.evaluation.metrics.distributions import DistributionPlan
 from cogview.evaluation.metrics.lite0 import Lite0
+from cogview.evaluation.plans import PROTOCOLS, CocoPlan
 from cogview.evaluation.reports import write_report
 from tests.evaluation.toy import Pixels
 from tests.generation import tiny, tiny2
@@ -175,7 +174,7 @@ def test_the_command(coco: Path, family: Path, tmp_path: Path, capsys: pytest.Ca
     line += ["--model", str(family), "--weights", str(tmp_path / "lite0.safetensors"), "-n", "3"]
     line += ["--best-of", "2", "--blur", "0", "--canvas", "32", "--work", str(tmp_path / "work")]
     line += ["--bootstrap", "0"]
-    assert main([*line, "--rank", "1/2"]) == 0 and "share 1/2 is drawn" in capsys.readouterr().out
+    assert main([*line, "--rank", "1/2"]) == 0 and "share 1/2 is generated" in capsys.readouterr().out
     out = tmp_path / "coco.json"
     assert main([*line, "--out", str(out)]) == 0 and "CapLoss" in capsys.readouterr().out
     report = CocoReport.model_validate_json(out.read_bytes())

@@ -12,11 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cogview import CogView2
 from cogview.cli.app import main
-from cogview.cli.editing import FamilyEditor
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.editing import (
+from cogview.evaluation.experiments.edits import (
     FILE,
     Edit,
     EditingPlan,
@@ -24,6 +22,7 @@ from cogview.evaluation.experiments.editing import (
     read_edits,
     readable,
 )
+from cogview.evaluation.experiments.image_generator import ModelDrawer
 from cogview.evaluation.judges.classifier import AttributeReader
 from tests.evaluation import toy
 from tests.generation import tiny, tiny2
@@ -177,5 +176,5 @@ def test_the_command_edits_with_a_family(
 def test_edits_of_another_precision_are_not_those_of_fp32(tmp_path: Path) -> None:
     """Both have one ``--work``, whose folders are keyed by the editor's fingerprint."""
     family = tiny2.write(tmp_path)
-    plain, quick = (FamilyEditor(CogView2.from_pretrained(family, precision=p)) for p in ("fp32", "int8"))
+    plain, quick = (ModelDrawer(str(family), precision) for precision in ("fp32", "int8"))
     assert quick.fingerprint == f"{plain.fingerprint} int8"

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from cogview import CogView2, from_pretrained
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.enlarging import evaluate_enlarging
-from cogview.evaluation.experiments.upscaling import Plan
+from cogview.evaluation.experiments.two_stage_upscaling import evaluate_enlarging
 from cogview.evaluation.metrics.reconstruction import to_tensor
+from cogview.evaluation.plans import UpscalingPlan
 from cogview.tokenizers.perceptual import LPIPS
 from tests.generation import tiny2
 
@@ -48,7 +48,7 @@ def judge() -> LPIPS:
 def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge: LPIPS) -> None:
     model = from_pretrained(family)
     assert isinstance(model, CogView2)
-    report, ways, _ = evaluate_enlarging(model, folder, judge, Plan(split=None, seed=3))
+    report, ways, _ = evaluate_enlarging(model, folder, judge, UpscalingPlan(split=None, seed=3))
     true = ways["true"]
     assert true.shape == (COUNT, 48, 48, 3) and report.facts["size"] == 48
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_they_are_what_the_pipeline_draws(family: Path, folder: Path, judge: LPI
     model = from_pretrained(family)
     assert isinstance(model, CogView2)
     [picture] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
-    _, ways, _ = evaluate_enlarging(model, folder, judge, Plan(split=None, limit=1, seed=5))
+    _, ways, _ = evaluate_enlarging(model, folder, judge, UpscalingPlan(split=None, limit=1, seed=5))
     codes = model.captioning.image_codes(
         Image.fromarray(ways["true"][0]).resize((16, 16), Image.Resampling.BOX)
     )

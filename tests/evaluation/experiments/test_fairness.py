@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from cogview.cli.app import main
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.fairness import (
+from cogview.evaluation.experiments.audit import (
     AS_ASKED,
     STATED,
     TRAINING,

@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 
 from cogview import CogView
 from cogview.cli.app import main
-from cogview.evaluation.experiments.upscaling import (
+from cogview.evaluation.experiments.windowed_upscaling import (
     CODES,
     MODEL,
-    Plan,
     UpscalingReport,
     compare,
     evaluate_upscaling,
     held_out,
 )
 from cogview.evaluation.metrics.reconstruction import Errors, to_tensor
+from cogview.evaluation.plans import UpscalingPlan
 from cogview.generation.upscaling import Original, Request
 from cogview.tokenizers.perceptual import LPIPS
 from tests.generation import tiny
@@ -56,7 +56,7 @@ def judge() -> LPIPS:
 
 def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge: LPIPS) -> None:
     model = CogView.from_pretrained(family)
-    plan = Plan(split=None, limit=None, seed=3)
+    plan = UpscalingPlan(split=None, limit=None, seed=3)
     report, ways, sources = evaluate_upscaling(model, folder, judge, plan)
     large = ways["true"]
     assert large.shape == (COUNT, 32, 32, 3) and report.skipped == {"not an image": 1}
@@ -98,7 +98,7 @@ def test_comparisons_are_made_picture_by_picture() -> None:
 
 
 def test_pictures_are_evenly_spaced_and_have_their_captions(folder: Path) -> None:
-    pictures, captions = held_out(folder, Plan(split=None, limit=3), 16)
+    pictures, captions = held_out(folder, UpscalingPlan(split=None, limit=3), 16)
     assert len(pictures.pixels) == len(captions) == 3 and set(captions) == {"a red circle"}
 
 

@@ -17,6 +17,7 @@ from cogview.evaluation.experiments.alignment import (
     AlignmentReport,
 )
 from cogview.evaluation.metrics import distributions
+from cogview.evaluation.metrics.accuracy import Figure
 from cogview.evaluation.metrics.comparison import difference, figures, read_report, read_reports
 from cogview.evaluation.metrics.distributions import (
     DistributionPlan,
@@ -26,8 +27,7 @@ from cogview.evaluation.metrics.distributions import (
     inception_score,
     kid,
 )
-from cogview.evaluation.metrics.pictures import Shape, open_set
-from cogview.evaluation.metrics.scoring import Figure
+from cogview.evaluation.metrics.image_sets import Shape, open_set
 from cogview.evaluation.reports import write_report
 from tests.evaluation.toy import Thumbnail
 

@@ -24,8 +24,8 @@ from cogview.evaluation.metrics.diversity import (
     unit,
     vendi,
 )
+from cogview.evaluation.metrics.image_sets import open_set
 from cogview.evaluation.metrics.lite0 import Lite0
-from cogview.evaluation.metrics.pictures import open_set
 from tests.evaluation.toy import Pixels
 from tests.generation import tiny
 

@@ -20,7 +20,7 @@ from cogview.evaluation.metrics.distributions import (
     inception_score,
     kid,
 )
-from cogview.evaluation.metrics.pictures import open_set
+from cogview.evaluation.metrics.image_sets import open_set
 
 
 def features(rng: np.random.Generator, count: int, width: int, shift: float = 0.0) -> NDArray[np.float64]:

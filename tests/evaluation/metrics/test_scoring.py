@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogview.evaluation.metrics.scoring import Answers, draws, figure, floor, group_of, macro, overall, score
+from cogview.evaluation.metrics.accuracy import Answers, draws, figure, floor, group_of, macro, overall, score
 
 NAMES = {"a": ("eyes", "top"), "b": ("eyes", "pot_color", "hill")}
 

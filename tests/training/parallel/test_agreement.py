@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from tests.training.parallel.conftest import RUNS, tolerance
 from tests.training.parallel.world import STEPS, curve
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from cogview.errors import CogViewError
-from cogview.training.parallel.checks import check_launch
+from cogview.training.parallel.requirements import check_launch
 from cogview.training.tasks.transformer import TransformerTask
 from tests.training.parallel.world import SAVED, curve, cut_back, recipe, run, train
 
 
 def test_without_it_one_line_says_so(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("cogview.training.parallel.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("cogview.training.parallel.requirements.find_spec", lambda name: None)
     with pytest.raises(CogViewError, match=r"cogview\[deepspeed\]"):
         check_launch(recipe(data, parallel={"kind": "deepspeed"}), TransformerTask.parallel)
 
@@ -26,7 +26,7 @@ def test_without_it_one_line_says_so(data: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_what_it_cannot_do(data: Path, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("cogview.training.parallel.checks.find_spec", lambda name: object())
+    monkeypatch.setattr("cogview.training.parallel.requirements.find_spec", lambda name: object())
     with pytest.raises(CogViewError, match="does not go with"):
         check_launch(recipe(data, parallel={"kind": "deepspeed"}, **fields), TransformerTask.parallel)
 

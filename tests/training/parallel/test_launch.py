@@ -12,7 +12,7 @@ from cogview.config import validate
 from cogview.data.loader import shared_out
 from cogview.errors import CogViewError
 from cogview.training.parallel import Parallel
-from cogview.training.parallel.checks import check_launch
+from cogview.training.parallel.requirements import check_launch
 from cogview.training.registry import task_class
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerTask

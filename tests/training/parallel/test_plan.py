@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cogview.training.launch import begin, meet
 from cogview.training.optim import local
-from cogview.training.plan import Work, activation_bytes, layer_bytes, parameters, state_bytes
+from cogview.training.planning import Work, activation_bytes, layer_bytes, parameters, state_bytes
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
 from cogview.training.trainer import Trainer

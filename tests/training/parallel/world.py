@@ -24,7 +24,7 @@ from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.training.checkpoint.directory import list_checkpoints
 from cogview.training.launch import begin, meet
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
 from cogview.training.tasks.transformer import TransformerRecipe

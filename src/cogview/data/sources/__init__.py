@@ -28,6 +28,7 @@ from cogview.data.sources.wrappers import (
     SplitSource,
     TranslatedSource,
     command_translator,
+    parse_captions,
 )
 from cogview.errors import CogViewError
 
@@ -48,6 +49,7 @@ __all__ = [
     "TranslatedSource",
     "command_translator",
     "open_source",
+    "parse_captions",
 ]
 
 VALIDATION = 0.02

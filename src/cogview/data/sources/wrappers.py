@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cogview.data.samples import Caption
 from cogview.data.sources.record import Record, Source, digest
@@ -50,6 +51,26 @@ class SplitSource:
             return record
         fraction = int.from_bytes(hashlib.sha256(record.key.encode()).digest()[:6], "big") / 2**48
         return replace(record, split="val" if fraction < self.validation else "train")
+
+
+def parse_captions(given: Any) -> Any:
+    """Captions by language, of texts ``[LANG=]TEXT``; a text without a language has none.
+
+    Anything else than a list is returned as it is.
+
+    Raises:
+        CogViewError: an empty text.
+    """
+    if not isinstance(given, list | tuple):
+        return given
+    found: dict[str, list[str]] = {}
+    for text in given:
+        language, equals, words = text.partition("=")
+        tagged = bool(equals) and language.isascii() and language.isalpha() and len(language) <= 3
+        found.setdefault(language if tagged else "", []).append(words.strip() if tagged else text.strip())
+    if not all(text for texts in found.values() for text in texts):
+        raise CogViewError("the text is empty; write LANG=TEXT or TEXT")
+    return found
 
 
 class CaptionedSource:

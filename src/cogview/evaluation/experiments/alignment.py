@@ -19,33 +19,19 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.captioned import Captioned
 from cogview.evaluation.judges.scorer import AlignmentScorer, Vectors
 from cogview.evaluation.judges.scorer_training import matches
-from cogview.evaluation.metrics.scoring import Figure, draws, figure
+from cogview.evaluation.metrics.accuracy import Figure, draws, figure
+from cogview.evaluation.plans import AlignmentPlan
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import WHOLE, Drawer, draw_texts, load_all
 
 Progress = Callable[[str, int, int], None]
 RECALLS = (1, 5, 10)
-
-
-class AlignmentPlan(Config):
-    """What is measured and how. languages: none for all that the pictures have texts in.
-
-    distractors: texts of others for R-precision (fewer, if there are).
-    """
-
-    languages: tuple[str, ...] = ()
-    distractors: int = Field(99, ge=1)
-    bootstrap: int = Field(1000, ge=0)
-    seed: int = Field(0, ge=0)
-    batch: int = Field(20, ge=1)
-    sampling: dict[str, int | float | str] = Field(default_factory=dict)
 
 
 class Alignment(Config):

@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
 
 from cogview.config import Config
 from cogview.data.images import square
@@ -36,26 +35,14 @@ from cogview.evaluation.judges.attribute_corpus import (
     statements,
 )
 from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.metrics.accuracy import Accuracy, Answers, score
 from cogview.evaluation.metrics.reconstruction import reconstruct, to_tensor
-from cogview.evaluation.metrics.scoring import Accuracy, Answers, score
+from cogview.evaluation.plans import AttributePlan
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import Drawer, Progress, draw_texts, load_all
-from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.loading import AnyImageTokenizer
 
 REAL, RECONSTRUCTED = "real", "reconstructed"
-
-
-class AttributePlan(Config):
-    """What is drawn and how it is scored. ``sampling`` goes to the drawer as it is (temperature, …)."""
-
-    count: int = Field(500, ge=1)
-    seed: int = Field(0, ge=0)
-    split: str = "test_comp"
-    source: str | None = "dice"
-    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
-    batch: int = Field(20, ge=1)
-    bootstrap: int = Field(2000, ge=0)
-    sampling: dict[str, int | float | str] = Field(default_factory=dict)
 
 
 class AttributeReport(Config):

@@ -31,7 +31,8 @@ from cogview.evaluation.judges.attribute_corpus import (
     spoken,
 )
 from cogview.evaluation.judges.classifier import AttributeReader
-from cogview.evaluation.metrics.scoring import Accuracy, Figure, score
+from cogview.evaluation.metrics.accuracy import Accuracy, Figure, score
+from cogview.evaluation.plans import BestOfPlan
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all, save_picture
 
@@ -41,19 +42,6 @@ if TYPE_CHECKING:
 
 BY_ALIGNMENT = " by alignment"
 NAME = re.compile(r"(.+?) best of (\d+)(.*)")
-
-
-class BestOfPlan(Config):
-    """What is drawn and ranked; ``sizes``: the numbers of candidates that are compared."""
-
-    count: int = Field(200, ge=1)
-    seed: int = Field(0, ge=0)
-    split: str = "test_comp"
-    source: str | None = "dice"
-    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
-    sizes: tuple[int, ...] = Field((1, 4, 16), min_length=1)
-    sampling: dict[str, int | float | str] = Field(default_factory=dict)
-    bootstrap: int = Field(2000, ge=0)
 
 
 class Candidates(Generator, Protocol):
@@ -213,7 +201,7 @@ def _distributions(
 ) -> dict[str, dict[str, float]]:
     """FID-0, KID-0 and IS of every set against the real pictures."""
     from cogview.evaluation.metrics.distributions import DistributionPlan, compare_pictures
-    from cogview.evaluation.metrics.pictures import PictureSet
+    from cogview.evaluation.metrics.image_sets import PictureSet
 
     plan, named = DistributionPlan(metrics=("fid", "kid", "is"), bootstrap=0), {}
     for name, pictures in sets.items():

@@ -34,25 +34,13 @@ from cogview.evaluation.judges.attribute_corpus import (
     spaced,
     statements,
 )
+from cogview.evaluation.metrics.accuracy import Accuracy, Answers, Figure, score
 from cogview.evaluation.metrics.intervals import mean_figure
-from cogview.evaluation.metrics.scoring import Accuracy, Answers, Figure, score
+from cogview.evaluation.plans import CaptionPlan
 from cogview.evaluation.reports import versions
 
 Progress = Callable[[str, int, int], None]
 Pictures = NDArray[np.uint8]
-
-
-class CaptionPlan(Config):
-    """What is described and how: with ``beams``, or with sampling settings where there are any."""
-
-    count: int = Field(200, ge=1)
-    seed: int = Field(0, ge=0)
-    split: str = "test_comp"
-    source: str | None = "dice"
-    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
-    beams: int = Field(4, ge=1)
-    sampling: dict[str, int | float] = Field(default_factory=dict)
-    bootstrap: int = Field(2000, ge=0)
 
 
 class Describer(Protocol):

@@ -17,11 +17,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import ImageEnhance
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from cogview import untrusted
 from cogview.checkpoints.provenance import read as read_provenance
@@ -36,8 +36,9 @@ from cogview.evaluation.metrics.distributions import (
     Value,
     compare_pictures,
 )
+from cogview.evaluation.metrics.image_sets import PictureSet
 from cogview.evaluation.metrics.intervals import mean_figure
-from cogview.evaluation.metrics.pictures import PictureSet
+from cogview.evaluation.plans import BLURS, CocoPlan
 from cogview.evaluation.sample_store import WHOLE, Progress, SampleStore
 from cogview.files import write_file
 from cogview.pipelines.model import Pipeline
@@ -46,30 +47,6 @@ from cogview.types import SamplingParams
 
 MOST_BYTES = 1 << 30  # of a file of captions; COCO's have 30 to 100 MB
 TOGETHER = 256  # captions translated at a time
-BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
-
-
-class CocoPlan(Config):
-    """What is drawn. distinct: captions of different pictures only; best_of: candidates, by caption loss.
-
-    contrast: of the chosen picture, 1 leaves it; losses: of so many chosen pictures the mean is given;
-    translate: a command, "" for none.
-    """
-
-    count: int = Field(30_000, ge=2)
-    distinct: bool = False
-    best_of: int = Field(60, ge=1)
-    contrast: float = Field(1.5, gt=0)
-    losses: int = Field(5_000, ge=1)
-    seed: int = Field(0, ge=0)
-    translate: str = ""
-    sampling: dict[str, int | float] = Field(default_factory=dict)
-
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "cogview": {"distinct": False, "best_of": 60, "contrast": 1.5},
-    "cogview2": {"distinct": True, "best_of": 16, "contrast": 1.0},
-}
 
 
 class CocoManifest(Manifest):

@@ -17,7 +17,7 @@ from cogview.config import load_json
 from cogview.types import Precision, SamplingParams
 
 if TYPE_CHECKING:
-    from cogview.evaluation.experiments.captions import CaptionPlan
+    from cogview.evaluation.plans import CaptionPlan, EditingPlan
     from cogview.generation.fairness import FairnessTable
     from cogview.pipelines.model import Pipeline
     from cogview.pipelines.output import GeneratedImage
@@ -38,12 +38,15 @@ def fingerprint(weights: str, precision: Precision, small: bool = False) -> str:
 class ModelDrawer:
     """The model family ``model`` (looked up as ``generate`` does) for the experiments, read at first use.
 
-    It is a drawer (``attributes.py``), it draws candidates (``best_of.py``) and describes (``captions.py``).
+    It generates single images (``attributes.py``), candidates (``best_of.py``), edits (``editing.py``) and
+    captions (``captions.py``).
     small: of a family that enlarges what it draws, the pictures of the first step.
     """
 
-    def __init__(self, model: str, precision: Precision = "fp32", small: bool = False) -> None:
-        self.directory = find(model)
+    def __init__(
+        self, model: str, precision: Precision = "fp32", small: bool = False, device: str | None = None
+    ) -> None:
+        self.directory, self.device = find(model), device
         self.name = self.directory.name
         self.precision = precision
         self._enlarges = "direct" in load_json(self.directory / "family.json").get("roles", {})
@@ -54,7 +57,7 @@ class ModelDrawer:
         """The models."""
         from cogview.pipelines.model import Pipeline
 
-        return Pipeline.from_pretrained(self.directory, precision=self.precision)
+        return Pipeline.from_pretrained(self.directory, device=self.device, precision=self.precision)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,6 +104,22 @@ class ModelDrawer:
         pictures = self._drawn([prompt], n, seed, sampling, self._enlarges)
         losses = self.family.score(pictures, pictures[0].caption)[:, 0]
         return [picture.image for picture in pictures], losses.tolist()
+
+    def edit(
+        self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
+    ) -> Image.Image:
+        """The picture with what is masked generated again (``editing.py``)."""
+        [edited] = self.family.edit(
+            picture,
+            prompt,
+            mask=mask,
+            seed=seed,
+            order=plan.order,
+            best_of=plan.best_of,
+            params=SamplingParams.given(**plan.sampling),
+            first_stage_only=self.small,
+        )
+        return edited.image
 
     def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
         """A caption of each picture (n, size, size, 3)."""

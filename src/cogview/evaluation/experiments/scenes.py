@@ -19,25 +19,14 @@ from cogview.config import Config
 from cogview.data.image_cache import ImageCache
 from cogview.data.images import decode
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.things import Language
+from cogview.evaluation.metrics.accuracy import Figure, draws, figure
 from cogview.evaluation.metrics.scene_rules import TASKS, Detection, Rules, ScenePrompt, SceneReader, judge
-from cogview.evaluation.metrics.scoring import Figure, draws, figure
+from cogview.evaluation.plans import ScenesPlan
 from cogview.evaluation.prompts import scene_prompts
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import WHOLE, Drawer, Progress, draw_texts
 
 READ = 64  # images in memory at a time
-
-
-class ScenesPlan(Config):
-    """What is generated: ``count`` prompts a language (None: all), of the six tasks alike."""
-
-    count: int | None = Field(None, ge=6)
-    seed: int = Field(0, ge=0)
-    languages: tuple[Language, ...] = Field(("en", "zh"), min_length=1)
-    batch: int = Field(20, ge=1)
-    bootstrap: int = Field(2000, ge=1)
-    sampling: dict[str, int | float | str] = Field(default_factory=dict)
 
 
 class TaskReading(Config):

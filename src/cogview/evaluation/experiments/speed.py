@@ -9,23 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
 
 from cogview import from_pretrained as load
 from cogview.config import Config
+from cogview.evaluation.plans import SpeedPlan
 from cogview.evaluation.reports import versions
 from cogview.types import Precision
 
 Progress = Callable[[str, int, int], None]
-
-
-class SpeedPlan(Config):
-    """What is timed; each of ``batches`` pictures at a time, ``repeats`` times."""
-
-    prompt: str = "a blue monster with round eyes, red background"
-    batches: tuple[int, ...] = Field((1, 4), min_length=1)
-    repeats: int = Field(3, ge=1)
-    seed: int = Field(0, ge=0)
 
 
 class Timing(Config):
@@ -60,11 +51,15 @@ class SpeedReport(Config):
 
 
 def measure_speed(
-    name: str, plan: SpeedPlan, precision: Precision = "fp32", progress: Progress | None = None
+    name: str,
+    plan: SpeedPlan,
+    precision: Precision = "fp32",
+    progress: Progress | None = None,
+    device: str | None = None,
 ) -> SpeedReport:
     """Read the family ``name`` and time it; CogViewError as drawing raises it."""
     started = time.perf_counter()
-    model = load(name, precision=precision)
+    model = load(name, precision=precision, device=device)
     ready = time.perf_counter() - started
     picture = model.generate(plan.prompt, n=1, seed=plan.seed)[0]
     first = time.perf_counter() - started - ready

@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from cogview.config import Config
 from cogview.data.image_cache import ImageCache
@@ -26,25 +25,14 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.labels import read_labels
 from cogview.evaluation.judges.thing_reader import ThingReader, among
-from cogview.evaluation.metrics.scoring import Figure, Share, draws, figure
+from cogview.evaluation.metrics.accuracy import Figure, Share, draws, figure
+from cogview.evaluation.plans import Language, ThingsPlan
 from cogview.evaluation.prompts import ThingNames, thing_names
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import WHOLE, Drawer, Progress, draw_texts, load_all
 
-Language = Literal["en", "zh"]
 Array = NDArray[np.float64]
 CEILINGS = {"first": 0.75, "five": 0.9}  # what a reader must reach on withheld drawings to count
-
-
-class ThingsPlan(Config):
-    """What is generated: ``count`` prompts a language, the usual name of every thing first."""
-
-    count: int = Field(2000, ge=2)
-    seed: int = Field(0, ge=0)
-    languages: tuple[Language, ...] = Field(("en", "zh"), min_length=1)
-    batch: int = Field(20, ge=1)
-    bootstrap: int = Field(2000, ge=1)
-    sampling: dict[str, int | float | str] = Field(default_factory=dict)
 
 
 class Reading(Config):

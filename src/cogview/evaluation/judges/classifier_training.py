@@ -16,11 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.config import Config
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import (
@@ -32,20 +30,9 @@ from cogview.evaluation.judges.attribute_corpus import (
     read_pictures,
 )
 from cogview.evaluation.judges.classifier import AttributeReader, ReaderConfig
+from cogview.evaluation.plans import ReaderTraining
 
 Progress = Callable[[int, int, float], None]
-
-
-class ReaderTraining(Config):
-    """Settings of a training run; ``rate`` is the peak of the one-cycle schedule."""
-
-    epochs: float = Field(5.0, gt=0)
-    batch: int = Field(128, ge=2)
-    rate: float = Field(4e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    smoothing: float = Field(0.0, ge=0, lt=1)
-    spoil: bool = True
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,31 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from cogview.config import Config
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.captioned import Captioned, read_captioned
 from cogview.evaluation.judges.classifier_training import one_cycle, spoil
 from cogview.evaluation.judges.scorer import AlignmentScorer, ScorerConfig
+from cogview.evaluation.plans import ScorerTraining
 from cogview.tokenizers.text import TextTokenizer
 
 Progress = Callable[[str, int, int], None]
 MOST_SHARP = math.log(100.0)
-
-
-class ScorerTraining(Config):
-    """Settings of a training run; ``rate`` is the peak of the one-cycle schedule."""
-
-    epochs: float = Field(3.0, gt=0)
-    batch: int = Field(256, ge=4)
-    rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    spoil: bool = True
-    seed: int = Field(0, ge=0)
 
 
 def train_scorer(

@@ -10,8 +10,8 @@ from cogview.config import load_json, validate
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.alignment import Alignment, AlignmentReport
 from cogview.evaluation.experiments.coco import CocoReport
+from cogview.evaluation.metrics.accuracy import Figure
 from cogview.evaluation.metrics.distributions import DistributionReport, Value
-from cogview.evaluation.metrics.scoring import Figure
 
 Report = DistributionReport | AlignmentReport
 KINDS: dict[str, type[Report]] = {"alignment": AlignmentReport, "coco": CocoReport}

@@ -22,22 +22,21 @@ from typing import Any, Literal, Protocol, cast, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.metrics import intervals
-from cogview.evaluation.metrics.inception import InceptionExtractor, Preprocessing
+from cogview.evaluation.metrics.image_sets import PictureSet, Shape, chunks, stacked
+from cogview.evaluation.metrics.inception import InceptionExtractor
 from cogview.evaluation.metrics.lite0 import SIZE, Lite0
-from cogview.evaluation.metrics.pictures import PictureSet, Shape, chunks, stacked
+from cogview.evaluation.plans import DistributionPlan, InceptionInput
 from cogview.evaluation.reports import versions
 from cogview.files import replacing
 from cogview.tensors import open_tensors
 
 CHUNK = 64
 TOGETHER = 4  # pictures in a forward: what it needs then is kept by the allocator, not mapped anew each time
-Metric = Literal["fid", "kid", "is"]
 Progress = Callable[[str, int, int], None]
 
 
@@ -85,28 +84,10 @@ def open_extractor(path: Path, canvas: int = 256, preprocessing: str = "pytorch-
         raise CogViewError(f"{error}; `cogview import lite0` makes one") from None
     if "fc.weight" not in names and "Conv2d_1a_3x3.conv.weight" not in names:
         return Lite0Extractor(path)
-    if preprocessing not in get_args(Preprocessing):
-        there = ", ".join(get_args(Preprocessing))
+    if preprocessing not in get_args(InceptionInput):
+        there = ", ".join(get_args(InceptionInput))
         raise CogViewError(f"--preprocessing {preprocessing}: there are {there}")
-    return InceptionExtractor(path, canvas, cast(Preprocessing, preprocessing))
-
-
-class DistributionPlan(Config):
-    """What is measured. ``blurs``: radii in pixels of the canvas; ``resample``: the kernel of resizing.
-
-    subsets, subset_size: KID is the mean over so many random subsets (cut to the smaller set); splits: of
-    the Inception Score; seed: chooses the subsets; bootstrap: resampled sets for intervals, 0 for none.
-    """
-
-    metrics: tuple[Metric, ...] = ("fid", "kid")
-    blurs: tuple[float, ...] = (0.0,)
-    canvas: int = Field(256, ge=16)
-    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    subsets: int = Field(100, ge=1)
-    subset_size: int = Field(1000, ge=2)
-    splits: int = Field(10, ge=1)
-    seed: int = Field(0, ge=0)
-    bootstrap: int = Field(100, ge=0)
+    return InceptionExtractor(path, canvas, cast(InceptionInput, preprocessing))
 
 
 class SetFacts(Config):

@@ -14,28 +14,19 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import read_rows
+from cogview.evaluation.metrics.accuracy import Figure
 from cogview.evaluation.metrics.distributions import Extractor, SetFacts, describe, set_facts
+from cogview.evaluation.metrics.image_sets import PictureSet, Shape
 from cogview.evaluation.metrics.intervals import mean_figure
-from cogview.evaluation.metrics.pictures import PictureSet, Shape
-from cogview.evaluation.metrics.scoring import Figure
+from cogview.evaluation.plans import DiversityPlan
 from cogview.evaluation.reports import versions
 
 Progress = Callable[[str, int, int], None]
 Array = NDArray[np.float64]
-
-
-class DiversityPlan(Config):
-    """How pictures reach the network, and how many resampled sets give the intervals."""
-
-    canvas: int = Field(256, ge=16)
-    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    bootstrap: int = Field(1000, ge=0)
-    seed: int = Field(0, ge=0)
 
 
 class DiversityReport(Config):

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from cogview.evaluation.metrics.scoring import Figure, draws, figure
+from cogview.evaluation.metrics.accuracy import Figure, draws, figure
 
 Array = NDArray[np.float64]
 BLOCK = 1024  # rows of a kernel matrix at a time

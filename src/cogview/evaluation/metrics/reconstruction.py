@@ -26,9 +26,9 @@ from cogview.data.images import BadImage, decode, square
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.errors import CogViewError
+from cogview.evaluation.metrics.accuracy import Figure, figure
 from cogview.evaluation.metrics.intervals import mean_figure, resampled_means
-from cogview.evaluation.metrics.scoring import Figure, figure
-from cogview.tokenizers.images import AnyImageTokenizer
+from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.perceptual import LPIPS
 
 Progress = Callable[[str, int, int], None]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from cogview.config import Config
-from cogview.evaluation.metrics.scoring import Share
+from cogview.evaluation.metrics.accuracy import Share
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Task = Literal["one", "two", "count", "colour", "position", "colours"]

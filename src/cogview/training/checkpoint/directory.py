@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.training.guard import GuardState
+from cogview.training.divergence import GuardState
 from cogview.training.precision import LossScaler
 from cogview.untrusted import read_bytes
 

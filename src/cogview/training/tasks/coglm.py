@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from cogview.config import Config
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
-from cogview.sequences import CogLMFormat, CogLMSequence, SequenceFormat
+from cogview.sequences import CogLMFormat, CogLMSequence, SequenceFormat, of_type
 from cogview.sequences.coglm import BEGIN, CHINESE, END, ENGLISH, collate
 from cogview.sequences.masks import SHARE, released_mask, sample_boxes, sample_mask
 from cogview.training.expand import expand_weights
 from cogview.training.first_loss import FirstLosses
 from cogview.training.objective import Softmax, split_targets
 from cogview.training.recipe import Recipe
-from cogview.training.samples import Sampler, Samples
+from cogview.training.sample_sheet import Sampler, Samples
 from cogview.training.task import State, load_weights
 from cogview.training.tasks.transformer import VALIDATION_SEED, Architecture, TransformerTask, Validation
 from cogview.transformer.attention import MaskRegions, Visibility
@@ -209,8 +209,8 @@ class CogLMTask(TransformerTask):
 
     def initialize(self, model: nn.Module, directory: Path) -> None:
         """Load the model in ``init``, or carry over what a model that only draws has learnt."""
-        old = self.start.sequences
-        if not isinstance(old, SequenceFormat):
+        old = of_type(self.start.sequences, SequenceFormat)
+        if old is None:
             load_weights(model, self.start.directory)
             return
         drawer = Transformer.from_directory(self.start.directory)
@@ -218,8 +218,8 @@ class CogLMTask(TransformerTask):
 
     def first_losses(self, model: nn.Module) -> FirstLosses:
         """As of any transformer; from one that only draws, the picture's losses where this one draws too."""
-        old = self.start.sequences
-        if not isinstance(old, SequenceFormat):
+        old = of_type(self.start.sequences, SequenceFormat)
+        if old is None:
             return super().first_losses(model)
         drawer, still = copy(self), TransformerTask(cast(Any, self.recipe))
         drawer.recipe = self.recipe.model_copy(update={"strategies": Strategies(drawing=1, captioning=0)})

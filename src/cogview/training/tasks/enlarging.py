@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from cogview.data.loader import Mixture, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
+from cogview.sequences import of_type
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.training.first_loss import ROWS, FirstLosses
@@ -127,8 +128,8 @@ class EnlargingTask(Task):
     @cached_property
     def base(self) -> tuple[CogLMFormat, TransformerConfig]:
         """The CogLM's sequences and configuration; CogViewError where its pictures are not the small ones."""
-        form, index = self.start.sequences, self.shards.index
-        if not isinstance(form, CogLMFormat):
+        form, index = of_type(self.start.sequences, CogLMFormat), self.shards.index
+        if form is None:
             raise CogViewError(
                 f"init: {self.recipe.init} is no CogLM, nor a model of this task; super-resolution "
                 "starts from a CogLM (task: coglm)"
@@ -150,10 +151,12 @@ class EnlargingTask(Task):
     @property
     def own(self) -> DirectFormat | IterativeFormat | None:
         """What the model in ``init`` reads, where it is of this task; CogViewError where the data differ."""
-        form, index = self.start.sequences, self.shards.index
-        if not isinstance(form, DirectFormat | IterativeFormat) or form.kind != self.name:
+        index, start = self.shards.index, self.start.sequences
+        direct, iterative = of_type(start, DirectFormat), of_type(start, IterativeFormat)
+        form = direct or iterative
+        if form is None or form.kind != self.name:
             return None
-        small = form.small if isinstance(form, DirectFormat) else index.context_grid
+        small = direct.small if direct else index.context_grid
         if (form.grid, small) != (index.grid, index.context_grid):
             raise CogViewError(
                 f"{self.recipe.data}: pictures of {index.grid} codes over {index.context_grid}; the "

@@ -31,7 +31,7 @@ from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.init_checkpoint import InitCheckpoint, find_init_checkpoint
 from cogview.training.objective import Softmax, sequence_loss, split_targets
 from cogview.training.recipe import Recipe
-from cogview.training.samples import Sampler, Samples
+from cogview.training.sample_sheet import Sampler, Samples
 from cogview.training.task import Metrics, State, Task, load_weights
 from cogview.training.throughput import BatchCost, transformer_cost
 from cogview.transformer.attention import Prefix, ThreeRegion, Visibility

@@ -1,21 +1,19 @@
-"""What a run of ``train-on`` was asked for and how far it is: ``state.json`` in its work directory."""
+"""What a run of ``train-on`` was asked for. Nothing here imports PyTorch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator
 
-from cogview.config import Config
+from cogview.config import Config, option
 from cogview.data.images import Limits
+from cogview.data.sources import parse_captions
 from cogview.errors import CogViewError
 from cogview.training.train_on.filename_captions import Policy
-from cogview.training.train_on.survey import Cost, Lengths, Survey
+from cogview.types import Resample
 
-Stage = Literal["look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model"]
-STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model")
-STATE = "state.json"
 OPTIONS = {
     "source": "the folder", "start": "--from", "columns": "--column", "captions": "--caption",
     "overrides": "--set", "limits": "--max-bytes, --max-pixels or --max-seconds",
@@ -25,33 +23,35 @@ OPTIONS = {
 class Settings(Config):
     """What decides the result; a stopped run goes on only under the same settings."""
 
-    source: str
-    size: str = "small"
-    start: str | None = None
-    lora: int | None = Field(None, ge=1)
-    unnamed: Policy = "names"
-    columns: tuple[str, ...] = ()
-    images: str | None = None
-    captions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    translate: str | None = None
+    source: str = option(
+        ...,
+        "Pictures, captioned or not: a folder, a table, an archive (see docs/data.md).",
+        argument=True,
+        metavar="FOLDER",
+    )
+    size: Literal["tiny", "small", "base", "large"] = option("small", "How large the model is.")
+    start: str | None = option(
+        None, "Go on from this model and its tokenizers: pictogram.", "--from", metavar="FAMILY"
+    )
+    lora: int | None = option(None, "With --from: train an adapter of this rank only.", ge=1)
+    unnamed: Policy = option(
+        "names", "Pictures without a caption: call them after their files, or leave them out."
+    )
+    columns: tuple[str, ...] = option(
+        (), "As in cogview data.", "--column", metavar="ROLE=NAME", repeated=True
+    )
+    images: str | None = option(None, "The folder of a table's pictures.")
+    captions: Annotated[dict[str, tuple[str, ...]], BeforeValidator(parse_captions)] = option(
+        {}, "One caption for every picture.", "--caption", metavar="[LANG=]TEXT", repeated=True
+    )
+    translate: str | None = option(None, "Add Chinese captions, as in cogview data.", metavar="COMMAND")
     limits: Limits = Limits()
-    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    seed: int = 0
-    device: str = "auto"
-    overrides: tuple[str, ...] = ()
-
-
-class State(Config):
-    """``state.json``: the settings, the data's fingerprint, the stages that are done and what they found."""
-
-    format: Literal[1] = 1
-    settings: Settings
-    fingerprint: str = ""
-    done: tuple[Stage, ...] = ()
-    survey: Survey | None = None
-    lengths: Lengths | None = None
-    cost: Cost | None = None
-    facts: dict[str, float] = Field(default_factory=dict)
+    resample: Resample = "bilinear"
+    seed: int = option(0, "Of weights, order of the data and samples.", ge=0)
+    device: str = option("auto", "auto, cpu, cuda or mps.")
+    overrides: tuple[str, ...] = option(
+        (), "transformer.steps=500, image_tokenizer.…", "--set", metavar="STAGE.KEY=VALUE", repeated=True
+    )
 
 
 def check_settings(before: Settings, now: Settings, work: Path) -> None:

@@ -16,10 +16,11 @@ import torch
 from pydantic import Field
 
 from cogview.config import Config
-from cogview.data.check import EXPLANATIONS, GLANCE, Report, Tally
+from cogview.data.check import GLANCE
 from cogview.data.decoding import Decoders, workers_for
 from cogview.data.images import Limits
 from cogview.data.sources import Source
+from cogview.data.tally import EXPLANATIONS, Report, Tally
 from cogview.errors import CogViewError
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig

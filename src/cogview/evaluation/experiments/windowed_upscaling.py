@@ -14,7 +14,7 @@ Every comparison is also made picture by picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,8 @@ from cogview.evaluation.metrics.reconstruction import (
     to_pixels,
     to_tensor,
 )
-from cogview.generation.upscaling import DETAIL, Original, Request, Upscaler, corrected
+from cogview.evaluation.plans import UpscalingPlan
+from cogview.generation.upscaling import Original, Request, Upscaler, corrected
 from cogview.pipelines.base import encode_caption
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import WindowedSuperResolution
@@ -79,20 +80,7 @@ class UpscalingReport(Config):
     facts: dict[str, Fact]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to measure: ``limit`` pictures of a split (None: all), with their captions or without."""
-
-    split: str | None = "val"
-    limit: int | None = 200
-    captions: bool = True
-    seed: int = 0
-    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "box"
-    batch: int = 64
-    detail: float = DETAIL
-
-
-def held_out(data: Path, plan: Plan, size: int) -> tuple[Pictures, list[str]]:
+def held_out(data: Path, plan: UpscalingPlan, size: int) -> tuple[Pictures, list[str]]:
     """Pictures of ``size`` pixels, evenly spaced in the split, and the first caption of each ("" for none).
 
     Raises CogViewError where there is no usable picture.
@@ -122,7 +110,7 @@ def evaluate_upscaling(
     model: Pipeline,
     data: Path,
     judge: LPIPS,
-    plan: Plan | None = None,
+    plan: UpscalingPlan | None = None,
     sampling: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
@@ -130,7 +118,7 @@ def evaluate_upscaling(
 
     The family's own size is doubled. ``sampling`` changes settings as in :meth:`CogView.upscale`.
     """
-    plan = plan or Plan()
+    plan = plan or UpscalingPlan()
     upscaler_of(model).stages(2)
     side = 2 * model.image_tokenizer.image_size
     pictures, captions = held_out(data, plan, side)
@@ -152,7 +140,7 @@ def upscaler_of(model: Pipeline) -> Upscaler:
     return part.upscaler
 
 
-def asked(model: Pipeline, data: Path, plan: Plan) -> dict[str, Fact]:
+def asked(model: Pipeline, data: Path, plan: UpscalingPlan) -> dict[str, Fact]:
     """What a report says of the model, the data and the plan."""
     return {
         "model": model.bundle.config.name,
@@ -195,7 +183,7 @@ def upscaled(
     model: Pipeline,
     small: Pixels,
     captions: Sequence[str],
-    plan: Plan,
+    plan: UpscalingPlan,
     sampling: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
@@ -250,7 +238,7 @@ def _ceiling(model: Pipeline, large: Pixels, small: Pixels, detail: float) -> di
     return {"ceiling": np.stack(faithful), "ceiling, from codes": np.stack(free)}
 
 
-def _halved(large: Pixels, plan: Plan) -> Pixels:
+def _halved(large: Pixels, plan: UpscalingPlan) -> Pixels:
     half = (large.shape[2] // 2, large.shape[1] // 2)
     return np.stack([np.asarray(Image.fromarray(p).resize(half, RESAMPLE[plan.resample])) for p in large])
 

@@ -16,7 +16,7 @@ from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.sequences import Prompt, SequenceFormat
-from cogview.tokenizers.images import read_image_tokenizer
+from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.model import Transformer
 from cogview.types import SamplingParams

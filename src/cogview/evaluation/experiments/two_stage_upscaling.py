@@ -20,8 +20,9 @@ from PIL import Image
 
 from cogview.data.images import RESAMPLE
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.upscaling import Pixels, Plan, UpscalingReport, asked, held_out, judged
+from cogview.evaluation.experiments.windowed_upscaling import Pixels, UpscalingReport, asked, held_out, judged
 from cogview.evaluation.metrics.reconstruction import Progress, to_pixels, to_tensor
+from cogview.evaluation.plans import UpscalingPlan
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
@@ -38,7 +39,7 @@ def evaluate_enlarging(
     model: Pipeline,
     data: Path,
     judge: LPIPS,
-    plan: Plan | None = None,
+    plan: UpscalingPlan | None = None,
     order: str = ORDER,
     progress: Progress | None = None,
 ) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
@@ -46,7 +47,7 @@ def evaluate_enlarging(
 
     Raises CogViewError where the family does not enlarge, or there is no usable picture.
     """
-    plan = plan or Plan()
+    plan = plan or UpscalingPlan()
     part = stages_of(model)
     tokenizer = model.image_tokenizer
     size = part.format.small[0] * tokenizer.image_size // tokenizer.grid()[0]
@@ -77,7 +78,7 @@ def enlarged(
     model: Pipeline,
     codes: Codes,
     captions: Sequence[str],
-    plan: Plan,
+    plan: UpscalingPlan,
     order: str = ORDER,
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:

@@ -15,7 +15,7 @@ from cogview.errors import CogViewError
 from cogview.files import write_file
 from cogview.reports.html import data_uri, environment
 from cogview.reports.plots import new_figure, png
-from cogview.study.schema import HIGHEST, PICTURES, SCALES, Study
+from cogview.study.records import HIGHEST, PICTURES, SCALES, Study
 from cogview.study.statistics import RESAMPLES, Figures, Interval, compute
 from cogview.study.store import Answer, Store
 

@@ -46,30 +46,23 @@ from cogview.data.wordings import RewordedSource
 from cogview.errors import CogViewError
 from cogview.files import write_image
 from cogview.pipelines.model import Pipeline
-from cogview.sequences import SequenceFormat
+from cogview.sequences import SequenceFormat, of_type
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
-from cogview.training.assemble import FamilySettings, assemble
+from cogview.training.assembly import FamilySettings, assemble
 from cogview.training.launch import pick_device, prepare_directory
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.progress import duration
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
-from cogview.training.samples import Samples
+from cogview.training.sample_sheet import Samples
 from cogview.training.task import Task
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
 from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.train_on.card import write_card
 from cogview.training.train_on.filename_captions import NamedSource
 from cogview.training.train_on.measure import tokenizer_seconds, transformer_seconds
-from cogview.training.train_on.settings import (
-    STAGES,
-    STATE,
-    Settings,
-    Stage,
-    State,
-    check_settings,
-)
+from cogview.training.train_on.settings import Settings, check_settings
 from cogview.training.train_on.sizes import (
     Size,
     finish_recipes,
@@ -77,6 +70,7 @@ from cogview.training.train_on.sizes import (
     tokenizer_recipe,
     transformer_recipe,
 )
+from cogview.training.train_on.state import STAGES, STATE, Stage, State
 from cogview.training.train_on.survey import (
     Cost,
     Lengths,
@@ -503,8 +497,8 @@ def _stage(recipe: Recipe, seconds: float, evaluated: int) -> Part:
 
 def _known(start: ModelBundle) -> tuple[SequenceFormat, ImageTokenizerConfig]:
     """Sequences and image tokenizer of a family to start from; CogViewError where it is of another kind."""
-    form, images = start.role("base").sequences, start.image_tokenizer()
-    if not isinstance(form, SequenceFormat) or form.kind != "text_to_image":
+    form, images = of_type(start.role("base").sequences, SequenceFormat), start.image_tokenizer()
+    if form is None or form.kind != "text_to_image":
         raise CogViewError(f"--from {start.config.name}: its base does not draw pictures code by code")
     if not isinstance(images, ImageTokenizer):
         raise CogViewError(f"--from {start.config.name}: its image tokenizer has several levels")

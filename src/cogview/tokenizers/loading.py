@@ -12,7 +12,7 @@ from PIL import Image
 from cogview.config import load_json
 from cogview.errors import OutOfMemory, ran_out
 from cogview.tokenizers.hvqvae import HierarchicalTokenizer
-from cogview.tokenizers.storage import CONFIG
+from cogview.tokenizers.saving import CONFIG
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.types import Grid, Ids
 

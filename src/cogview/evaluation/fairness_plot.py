@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cogview.evaluation.experiments.fairness import AS_ASKED, TRAINING, WITH_WORDS, FairnessReport, Reading
+from cogview.evaluation.experiments.audit import AS_ASKED, TRAINING, WITH_WORDS, FairnessReport, Reading
 from cogview.reports.plots import new_figure, write_figure
 
 COLOURS = {TRAINING: "#b8b8b8", AS_ASKED: "#d08a3c", WITH_WORDS: "#3c78b4"}

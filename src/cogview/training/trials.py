@@ -29,7 +29,7 @@ from pydantic import Field
 from cogview.config import Config, load_yaml, parse_yaml, read_json
 from cogview.data.shards import write_atomically
 from cogview.errors import CogViewError
-from cogview.training.metrics import MetricsFile
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.recipe import Recipe
 from cogview.training.registry import TASKS, read_recipe, task_class
 

@@ -29,8 +29,9 @@ from cogview.data.images import BadImage, decode, square
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import Attribute
 from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.metrics.accuracy import Share, group_of
 from cogview.evaluation.metrics.reconstruction import to_tensor
-from cogview.evaluation.metrics.scoring import Share, group_of
+from cogview.evaluation.plans import EditingPlan
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all
 
@@ -53,20 +54,6 @@ class Edit(Config):
     picture: str
     mask: str
     answer: str | None = None
-
-
-class EditingPlan(Config):
-    """What is edited and how. Tasks take turns with the languages; ``sampling`` goes to the editor.
-
-    best_of: results drawn for each task, of which the one is taken that the sentence describes best.
-    """
-
-    count: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
-    languages: tuple[str, ...] = Field(("zh", "en"), min_length=1)
-    order: Literal["together", "one_by_one"] = "together"
-    best_of: int = Field(1, ge=1)
-    sampling: dict[str, float] = Field(default_factory=dict)
 
 
 class Editor(Generator, Protocol):

@@ -31,7 +31,7 @@ from cogview.errors import CogViewError
 from cogview.files import write_file
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook
-from cogview.tokenizers.images import read_image_tokenizer
+from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer import storage
 from cogview.transformer.lora import CONFIG as LORA

@@ -17,39 +17,26 @@ hides it. Once an update the gradients of what all have are made the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import Literal
+from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.training.parallel.checks import check_groups
+from cogview.training.machines import Machine, Sharding
+from cogview.training.parallel.requirements import check_groups, check_tensor
 from cogview.training.parallel.tensor import SPLIT, check_split
+from cogview.training.registry import read_recipe, task_class
+from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
-Sharding = Literal["none", "zero2", "zero3"]
 GIB = 2**30
 RESERVE = 0.08  # of a GPU's memory, for the allocator, kernels and communication buffers
-
-
-class Machine(Config):
-    """The computers.
-
-    gpus: all of them; per_node: in one machine; memory: GiB each; flops: peak of one, in TFLOP/s, at the
-    training precision; utilisation: the share of the peak that matrix products reach in practice; local and
-    network: GB/s a GPU sends within a machine and between machines.
-    """
-
-    gpus: int = Field(8, ge=1)
-    per_node: int = Field(8, ge=1)
-    memory: float = Field(80.0, gt=0)
-    flops: float = Field(312.0, gt=0)
-    utilisation: float = Field(0.45, gt=0, le=1)
-    local: float = Field(200.0, gt=0)
-    network: float = Field(25.0, gt=0)
 
 
 class Work(Config):
@@ -248,3 +235,37 @@ def _timed(
         tokens_per_second=tokens / step,
         days=work.steps * step / 86400,
     )
+
+
+def read_work(path: Path, overrides: Sequence[str], gpus: int) -> tuple[TransformerConfig, Work]:
+    """Architecture and work of a recipe; its data need not be there, then sizes must be in the recipe.
+
+    Raises:
+        CogViewError: not a transformer's recipe, a size is missing, or layers cannot be split so.
+    """
+    recipe = read_recipe(path, overrides)
+    if not isinstance(recipe, TransformerRecipe):
+        raise CogViewError(f"{path}: plans are for transformers, this recipe trains {recipe.task}")
+    check_tensor(recipe, task_class(recipe.task).parallel, gpus)
+    given = recipe.model
+    if recipe.data.exists():
+        task = cast(TransformerTask, task_class(recipe.task)(recipe))
+        config, length = task.config(), task.format.max_length
+    else:
+        if given is None or not (given.vocab_size and given.max_positions):
+            raise CogViewError(
+                f"{recipe.data} is not there to take sizes from; give them: "
+                "--set model.vocab_size=58240 --set model.max_positions=1089"
+            )
+        config = TransformerConfig.model_validate(given.model_dump())
+        length = given.max_positions
+    work = Work(
+        length=length,
+        batch=recipe.batch_size * recipe.accumulation,
+        steps=recipe.steps,
+        recompute=recipe.activation_checkpointing,
+        half=recipe.precision != "fp32",
+        momentum_only=recipe.optimizer.kind == "muon",
+        tensor=recipe.parallel.tensor,
+    )
+    return config, work

@@ -30,8 +30,9 @@ from cogview.errors import CogViewError
 from cogview.evaluation.experiments.attributes import real_pictures
 from cogview.evaluation.judges.attribute_corpus import Attribute, Avatar, corpus_fingerprint, read_avatars
 from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.metrics.accuracy import Share
 from cogview.evaluation.metrics.reconstruction import to_tensor
-from cogview.evaluation.metrics.scoring import Share
+from cogview.evaluation.plans import AuditPlan
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import Generator, Progress, SampleStore, Sampling, load_all
 from cogview.generation.fairness import FairnessTable, read_table, replace_words
@@ -60,15 +61,6 @@ class Audit(Config):
     """What is asked: sets of prompts by name."""
 
     sets: dict[str, PromptSet] = Field(min_length=1)
-
-
-class AuditPlan(Config):
-    """How it is drawn: ``count`` pictures for each set and way; ``sampling`` goes to the drawer as it is."""
-
-    count: int = Field(200, ge=1)
-    seed: int = Field(0, ge=0)
-    batch: int = Field(20, ge=1)
-    sampling: dict[str, int | float | str] = Field(default_factory=dict)
 
 
 class Proportion(Config):
@@ -143,7 +135,6 @@ def evaluate_fairness(
     drawer: Series,
     work: Path,
     corpus: Path | None = None,
-    source: str | None = "dice",
     progress: Progress | None = None,
 ) -> FairnessReport:
     """Draw, read and count.
@@ -157,7 +148,7 @@ def evaluate_fairness(
             attribute; before anything is drawn.
     """
     attributes = {name: _attribute(name, own, tables.get(name), reader) for name, own in audit.sets.items()}
-    avatars = [] if corpus is None else read_avatars(corpus, source)
+    avatars = [] if corpus is None else read_avatars(corpus, plan.source)
     readings: dict[str, dict[str, Reading]] = {}
     checks: dict[str, Share] = {}
     artist = _Artist(plan, reader, drawer, work, progress)

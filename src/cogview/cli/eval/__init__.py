@@ -1,0 +1,24 @@
+"""``cogview eval``: how faithful a model's images are, how near to real ones, and what its parts are worth.
+
+Every verb's settings are the fields of a plan in :mod:`cogview.evaluation.plans`.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from cogview.cli.eval import faithfulness, judging, quality, ranking
+
+evaluate = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Measure a model: attribute accuracy of its pictures, fidelity of its image tokenizer.",
+)
+VERBS = (
+    faithfulness.attributes, faithfulness.things, faithfulness.scenes, faithfulness.alignment,
+    faithfulness.editing, faithfulness.fairness, ranking.captions, ranking.best_of, ranking.order,
+    quality.tokenizer, quality.pictures, quality.compare, quality.coco, quality.diversity,
+    quality.upscaling, quality.speed, judging.train_classifier, judging.train_scorer,
+)  # fmt: skip
+for verb in VERBS:
+    evaluate.command(verb.__name__.replace("_", "-"))(verb)

@@ -1,0 +1,337 @@
+"""``cogview eval tokenizer``, ``pictures``, ``compare``, ``coco``, ``diversity``, ``upscaling``, ``speed``.
+
+How near are images to real ones, how different from each other, and how fast are they made?
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cogview.cli.arguments import existing
+from cogview.cli.eval.common import DATA, FEATURES, MODEL, WORK, Report, Rows, Share, Sheet, open_model
+from cogview.cli.options import (
+    THREADS,
+    Check,
+    Existing,
+    Fields,
+    MaybeExisting,
+    ModelName,
+    Place,
+    grouped,
+    use_threads,
+)
+from cogview.cli.output import bars, show, write_rows
+from cogview.config import Config, option
+from cogview.errors import CogViewError
+from cogview.evaluation.plans import (
+    BLURS,
+    PROTOCOLS,
+    CocoPlan,
+    DistributionPlan,
+    DiversityPlan,
+    InceptionInput,
+    ReconstructionPlan,
+    SpeedPlan,
+    UpscalingPlan,
+)
+from cogview.types import SamplingParams
+
+if TYPE_CHECKING:
+    from cogview.evaluation.metrics.distributions import Extractor
+
+PLACE = "A folder of pictures, or a corpus of Parquet files."
+
+
+class Tokenizer(Config):
+    """What is measured, on what."""
+
+    directory: Existing = option(..., "The image tokenizer's directory.", "--tokenizer")
+    data: Existing = DATA(...)
+    lpips: MaybeExisting = option(None, "LPIPS weights (VGG16), as `cogview import lpips` writes them.")
+    columns: int = option(16, "Pictures a line of the sheet.", ge=1)
+    shown: int = option(48, "Pictures on the sheet.", ge=1)
+    threads: int | None = THREADS
+
+
+@grouped()
+def tokenizer(given: Tokenizer, plan: ReconstructionPlan, report: Sheet) -> None:
+    """PSNR, SSIM and LPIPS of reconstructions, and how the codebook is used."""
+    from cogview.data.shards import Preprocessing
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.metrics.reconstruction import evaluate_tokenizer, load_pictures, spread
+    from cogview.evaluation.reports import versions
+    from cogview.tokenizers.loading import read_image_tokenizer
+    from cogview.tokenizers.perceptual import LPIPS
+
+    use_threads(given.threads, given.directory)
+    model, judge = (
+        read_image_tokenizer(given.directory),
+        LPIPS.from_file(given.lpips) if given.lpips else None,
+    )
+    shape = Preprocessing(size=model.image_size, resample=plan.resample)
+    pictures = load_pictures(given.data, plan.split, shape, plan.limit)
+    with bars() as progress:
+        found, copies = evaluate_tokenizer(model, pictures, judge, progress)
+    facts = {"data": given.data.name, "split": plan.split or "", "resample": plan.resample}
+    facts |= {"lpips": "vgg16" if judge else "", **versions()}
+    if report.sheet:
+        rows = spread(pictures.sources, given.shown)
+        write_rows(report.sheet, [pictures.pixels[rows], copies[rows]], given.columns)
+    report.finish(found.model_copy(update={"facts": {**found.facts, **facts}}), tables.reconstruction)
+
+
+class Features(Config):
+    """The network whose features are compared, and where they are kept."""
+
+    weights: Existing = FEATURES
+    preprocessing: InceptionInput = option("pytorch-fid", "How Inception's input is resized.")
+    work: Path = WORK
+    threads: int | None = THREADS
+
+    def open(self, canvas: int = 256) -> Extractor:
+        """The network."""
+        from cogview.evaluation.metrics.distributions import open_extractor
+
+        use_threads(self.threads)
+        return open_extractor(self.weights, canvas, self.preprocessing)
+
+
+class Sets(Config):
+    """The pictures that are compared."""
+
+    reference: Existing = option(..., f"The real pictures. {PLACE}", argument=True, metavar="REFERENCE")
+    drawn: Existing = option(..., f"The pictures to judge. {PLACE}", argument=True, metavar="DRAWN")
+    part: str = option(
+        "1/1",
+        "I/N: only the I-th of N shares of the network's work; run once more without it to finish.",
+        metavar="I/N",
+    )
+    any_size: bool = option(False, "Judge pictures of several sizes as one set.")
+
+
+@grouped(work=Path("runs/pictures"))
+def pictures(given: Sets, plan: DistributionPlan, features: Features, rows: Rows, report: Report) -> None:
+    """How near generated pictures are to real ones: FID-k, KID-k, Inception Score, with a manifest.
+
+    KID is unbiased and right for hundreds of pictures; FID needs thousands. Figures are called after the
+    network, Lite0-FID or Inception-FID: compare those of one network with each other.
+
+    cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
+    """
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.metrics.distributions import compare_pictures
+    from cogview.evaluation.metrics.image_sets import open_set
+    from cogview.evaluation.sample_store import rank_of
+
+    part, extractor, work = rank_of(given.part, "--part"), features.open(plan.canvas), features.work
+    real = open_set(given.reference, rows.split, rows.source, rows.count)
+    drawn = open_set(given.drawn, count=rows.count)
+    with bars() as progress:
+        found = compare_pictures(real, drawn, plan, extractor, work, progress, part, given.any_size)
+    if found is None:
+        typer.echo(f"part {given.part} is done; run the same without --part when all parts are")
+        return
+    report.finish(found, lambda own: tables.figures({str(given.drawn): own.figures}))
+
+
+class Reports(Config):
+    """What is compared."""
+
+    reports: Annotated[tuple[Path, ...], Check(existing)] = option(
+        ...,
+        "What --out of `eval pictures`, `coco` or `alignment` wrote.",
+        argument=True,
+        metavar="REPORTS...",
+    )
+
+
+@grouped()
+def compare(given: Reports) -> None:
+    """Put reports side by side; refused, with the field named, where they were not measured the same way."""
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.metrics.comparison import figures, read_reports
+
+    if len(given.reports) < 2:
+        raise CogViewError("one report is nothing to compare; give two or more")
+    found = read_reports(given.reports)
+    show(*tables.figures({where: figures(report) for where, report in found.items()}))
+
+
+class Coco(Config):
+    """COCO as its user has it, the model, and whose evaluation is repeated."""
+
+    captions: Existing = option(..., "captions_val2014.json, or a file in its format.")
+    images: Existing = option(..., "The folder of its pictures.")
+    model: ModelName = MODEL
+    protocol: Literal["cogview", "cogview2"] = option(
+        "cogview", "cogview: best of 60, contrast 1.5. cogview2: best of 16, one a picture."
+    )
+    place: Place = Place()
+
+
+@grouped(work=Path("runs/coco"), blurs=",".join(f"{blur:g}" for blur in BLURS))
+def coco(
+    given: Coco,
+    plan: CocoPlan,
+    figures: Annotated[DistributionPlan, Fields("blurs", "canvas", "seed", "bootstrap")],
+    features: Features,
+    share: Share,
+    report: Report,
+) -> None:
+    """The papers' evaluation on MS-COCO: FID-k, KID-k, Inception Score and caption loss for its captions.
+
+    cogview eval coco --captions captions_val2014.json --images val2014 --model models/cogview
+    --weights inception.safetensors --translate 'python translate.py' --out coco.json
+    """
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.experiments.coco import evaluate_coco
+
+    wanted = CocoPlan(**PROTOCOLS[given.protocol] | plan.model_dump(exclude_unset=True))
+    measured = figures.model_copy(update={"metrics": ("fid", "kid", "is")})
+    part, extractor = share.part, features.open(figures.canvas)
+    pipeline = open_model(given.model, given.place)
+    with bars() as progress:
+        found = evaluate_coco(
+            wanted,
+            given.captions,
+            given.images,
+            pipeline,
+            extractor,
+            features.work,
+            measured,
+            part,
+            progress,
+        )
+    if found is None:
+        return share.wait()
+    name = f"{found.facts['model']}, {found.count} captions"
+    report.finish(found, lambda own: tables.figures({name: own.figures}))
+
+
+class Spread(Config):
+    """The pictures whose diversity is measured."""
+
+    pictures: Existing = option(
+        ...,
+        "A folder of pictures, best made here (they hold their prompts), or a corpus of Parquet.",
+        argument=True,
+        metavar="PICTURES",
+    )
+    prompts: str | None = option(
+        None,
+        "Of a corpus: pictures are of the same prompt that have the same text here.",
+        metavar="COLUMN",
+    )
+
+
+@grouped(work=Path("runs/pictures"))
+def diversity(given: Spread, plan: DiversityPlan, features: Features, rows: Rows, report: Report) -> None:
+    """How different pictures are: of one prompt, of different prompts, and altogether (Vendi score).
+
+    cogview eval diversity out/ --weights lite0.safetensors
+
+    cogview eval diversity corpus --split test_concept --prompts en --weights lite0.safetensors
+    """
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.metrics.diversity import column, evaluate_diversity
+    from cogview.evaluation.metrics.image_sets import open_set
+
+    extractor, found = features.open(), open_set(given.pictures, rows.split, rows.source, rows.count)
+    texts = column(given.pictures, found, given.prompts) if given.prompts else None
+    with bars() as progress:
+        result = evaluate_diversity(found, extractor, plan, features.work, progress, texts)
+    report.finish(result, tables.diversity)
+
+
+class Upscaling(Config):
+    """What is upscaled, by what, and what compares the results."""
+
+    data: Existing = DATA(...)
+    model: ModelName = MODEL
+    lpips: Existing = option(..., "LPIPS weights, as `cogview import lpips` writes them.")
+    network: Literal["vgg16", "alexnet"] = option(
+        "vgg16", "Which network's weights those are; alexnet is 13 times cheaper."
+    )
+    order: Literal["released", "diagonal", "confidence"] = option(
+        "released", "Of iterative super-resolution, for a family that has it."
+    )
+    shown: int = option(10, "Pictures on the sheet.", ge=1)
+    place: Place = Place()
+
+
+@grouped(model="pictogram")
+def upscaling(
+    given: Upscaling,
+    plan: UpscalingPlan,
+    params: Annotated[SamplingParams, Fields("temperature", "top_k", "top_p", shown="the model's")],
+    report: Sheet,
+) -> None:
+    """LPIPS, SSIM and PSNR of upscaled pictures to the true large ones, against bicubic and Lanczos.
+
+    Pictures of twice the model's size are halved and brought back; for a family of CogView2's kind, as many
+    times as its direct model enlarges, and from their codes. Rows of the sheet are those of the table, the
+    true pictures first.
+
+    Examples:
+
+      cogview eval upscaling --data corpus/ --lpips vgg16.safetensors -n 200 --out sr.json --sheet sr.png
+
+      cogview eval upscaling --model pictogram-2 --data corpus216/ --lpips vgg16.safetensors -n 50
+    """
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.experiments.two_stage_upscaling import evaluate_enlarging
+    from cogview.evaluation.experiments.windowed_upscaling import evaluate_upscaling
+    from cogview.evaluation.metrics.reconstruction import spread
+    from cogview.evaluation.reports import versions
+    from cogview.tokenizers.perceptual import LPIPS
+
+    judge, pipeline = LPIPS.from_file(given.lpips, given.network), open_model(given.model, given.place)
+    sampling = {name: getattr(params, name) for name in params.model_fields_set}
+    with bars() as progress:
+        if pipeline.two_stage:
+            refuse_for_codes(sampling)
+            found, ways, sources = evaluate_enlarging(
+                pipeline, given.data, judge, plan, given.order, progress
+            )
+        else:
+            found, ways, sources = evaluate_upscaling(pipeline, given.data, judge, plan, sampling, progress)
+    if report.sheet:
+        rows = spread(sources, given.shown)
+        write_rows(report.sheet, [pictures[rows] for pictures in ways.values()], len(rows))
+    report.finish(found.model_copy(update={"facts": {**found.facts, **versions()}}), tables.upscaling)
+
+
+def refuse_for_codes(sampling: dict[str, float]) -> None:
+    """CogViewError for parameters that direct and iterative super-resolution do not have."""
+    if sampling:
+        raise CogViewError(
+            f"--{next(iter(sampling)).replace('_', '-')}: families of CogView2's kind upscale with the "
+            "release's parameters; leave it away"
+        )
+
+
+class Timed(Config):
+    """The model that is timed."""
+
+    model: ModelName = MODEL
+    place: Place = Place()
+
+
+@grouped()
+def speed(given: Timed, plan: SpeedPlan, report: Report) -> None:
+    """How fast a model draws on this machine.
+
+    cogview eval speed --model pictogram --batches 1,4,16
+    """
+    from cogview.checkpoints.bundle import ModelBundle
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.experiments.speed import measure_speed
+
+    place = given.place
+    use_threads(place.threads, ModelBundle.find(given.model).directory)
+    with bars() as progress:
+        found = measure_speed(given.model, plan, place.precision, progress, place.torch_device())
+    report.finish(found, tables.speed)

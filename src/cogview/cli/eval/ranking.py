@@ -1,0 +1,131 @@
+"""``cogview eval captions``, ``best-of``, ``order``: what the caption role is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogview.cli.eval.common import (
+    CLASSIFIER,
+    CORPUS,
+    MODEL,
+    PLOT,
+    SCORER,
+    Judged,
+    Report,
+    Sheet,
+    open_classifier,
+    open_generator,
+    open_model,
+)
+from cogview.cli.options import Existing, MaybeExisting, ModelName, Place, grouped
+from cogview.cli.output import bar, bars, writing
+from cogview.config import Config, option
+from cogview.evaluation.plans import BestOfPlan, CaptionPlan, OrderPlan
+
+if TYPE_CHECKING:
+    from cogview.evaluation.experiments.order import OrderReport
+    from cogview.evaluation.judges.scorer import AlignmentScorer
+
+SHOWN = 40  # images of each set on a sheet
+
+
+class Captions(Config):
+    """What is captioned, and by whom."""
+
+    model: ModelName = MODEL
+    corpus: Existing = CORPUS
+    rare: int = option(20, "Skip values with fewer training pictures.", ge=1)
+    place: Place = Place()
+
+
+@grouped()
+def captions(given: Captions, plan: CaptionPlan, report: Report) -> None:
+    """How many attributes of unseen pictures their generated captions name.
+
+    The true captions give the ceiling, captions of other pictures the floor. Also: how often a picture's own
+    caption has a lower caption loss than another's.
+    """
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.experiments.captions import evaluate_captions
+
+    model = open_generator(given.model, given.place)
+    with bars() as progress:
+        found = evaluate_captions(plan, given.corpus, model, given.rare, progress)
+    facts = {**found.facts, "precision": given.place.precision}
+    report.finish(found.model_copy(update={"facts": facts}), tables.captions)
+
+
+class Candidates(Config):
+    """What the images are of, and what else ranks and reads them."""
+
+    corpus: Existing = CORPUS
+    classifier: Existing = CLASSIFIER
+    scorer: MaybeExisting = SCORER
+    weights: MaybeExisting = option(None, "What `cogview import lite0` wrote: FID, KID, IS too.")
+    plot: Path | None = PLOT
+
+
+@grouped(work=Path("runs/best-of"))
+def best_of(given: Candidates, plan: BestOfPlan, judged: Judged, report: Sheet) -> None:
+    """Attribute accuracy of the best of 1, 4 and 16 pictures by caption loss, for unseen captions.
+
+    cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
+    """
+    from cogview.evaluation import report_tables as tables
+    from cogview.evaluation.experiments.best_of import curves, evaluate_best_of
+    from cogview.evaluation.metrics.distributions import open_extractor
+    from cogview.reports.plots import plot_curves
+
+    reader, drawer = open_classifier(given.classifier), judged.generator()
+    others = (open_scorer(given.scorer), open_extractor(given.weights) if given.weights else None)
+    with bars() as progress:
+        found, sets = evaluate_best_of(plan, given.corpus, reader, drawer, judged.work, progress, *others)
+    if given.plot:
+        plot_curves(curves(found.accuracy), "candidates", "attributes read right", given.plot)
+    report.draw(sets, SHOWN)
+    facts = {**found.facts, "precision": judged.place.precision}
+    report.finish(found.model_copy(update={"facts": facts}), tables.best_of)
+
+
+class Prompt(Config):
+    """What is generated, by what, and where it is shown."""
+
+    prompt: str = option(..., "What to generate.", argument=True, metavar="PROMPT")
+    model: ModelName = MODEL
+    scorer: MaybeExisting = SCORER
+    sheet: Path = option(Path("order.png"), "The sheet of all images, the best first (PNG).")
+    place: Place = Place()
+
+
+@grouped()
+def order(given: Prompt, plan: OrderPlan, report: Report) -> None:
+    """Generate many images of a prompt and show them in order of their caption loss (CogView, figure 6).
+
+    cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
+    """
+    from cogview.evaluation.experiments.order import order_pictures, order_sheet
+    from cogview.files import write_image
+
+    judge, pipeline = open_scorer(given.scorer), open_model(given.model, given.place)
+    with bar() as progress:
+        found, images = order_pictures(
+            pipeline, given.prompt, plan.count, plan.seed, plan.sampling, judge, progress
+        )
+    with writing(given.sheet):
+        write_image(given.sheet, order_sheet(found, images))
+
+    def line(report: OrderReport) -> list[str]:
+        losses = f"{report.order[0].loss:.3f} to {report.order[-1].loss:.3f} nats a token"
+        if report.agreement is not None:
+            losses += f"; rank correlation with the scorer {report.agreement:.2f}"
+        return [f"{given.sheet}: caption loss from {losses}"]
+
+    report.finish(found, line)
+
+
+def open_scorer(directory: Path | None) -> AlignmentScorer | None:
+    """The alignment scorer, if one is given."""
+    from cogview.evaluation.judges.scorer import AlignmentScorer
+
+    return AlignmentScorer.from_directory(directory) if directory else None
