@@ -103,7 +103,7 @@ def test_other_verbs_take_the_same_family(
     ("words", "said"),
     [
         (["upscale", "cat.png"], "cannot enlarge pictures; take --model pictogram"),
-        (["caption", "cat.png", "--lang", "fr"], "'fr' is not one of"),
+        (["caption", "cat.png", "--lang", "fr"], "must be 'zh' or 'en'"),
         (["score", "cat.png", "--text", "a circle " * 40], "shorten it"),
         (["rerank", "a circle " * 40, "cat.png"], "shorten it"),
         (["generate", "a", "--emphasis", "1000"], "emphasis"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cogview.data.convert import Conversion, convert
-from cogview.data.released import CompactBinary, released_sequence
+from cogview.data.released import CompactBinary
 from cogview.errors import CogViewError
 from cogview.vocabulary import Vocabulary
+from tests.reference.cogview_data import released_sequence
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cogview1"
 MEANING = Conversion(Vocabulary.cogview(), ("1" * 16, "2" * 64))

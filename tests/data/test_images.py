@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview.data.images import (
-    BadImage,
-    Limits,
-    centre_crop,
-    decode,
-    resize_shorter,
-    square,
-    square_without_antialias,
-)
+from cogview.data.images import BadImage, Limits, centre_crop, decode, resize_shorter, square
 from cogview.data.shards import Preprocessing
+from tests.reference.cogview_data import square_without_antialias
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

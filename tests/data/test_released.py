@@ -10,20 +10,18 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cogview import pickles
-from cogview.data.images import released_tensor
-from cogview.data.released import (
-    CompactBinary,
+from cogview.data.released import CompactBinary, TextCodeLmdb, TokenLmdb
+from cogview.errors import CogViewError
+from cogview.vocabulary import Vocabulary
+from tests.reference.cogview_data import (
     RandomMapping,
-    TextCodeLmdb,
-    TokenLmdb,
     released_padding,
     released_repeats,
     released_sequence,
     released_splits,
+    released_tensor,
     split_fractions,
 )
-from cogview.errors import CogViewError
-from cogview.vocabulary import Vocabulary
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cogview1"
 

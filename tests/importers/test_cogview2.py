@@ -32,7 +32,7 @@ from cogview.importers.cogview2_release import (
     released_format,
     released_vocabulary,
 )
-from cogview.importers.super_resolution import extras
+from cogview.importers.upsamplers import extras
 from cogview.pipelines.base import caption_for
 from cogview.sequences import CogLMFormat
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cogview.importers.cogview2 import coglm_config, coglm_names
+from cogview.importers.cogview1 import infer_config, rename
 from cogview.sequences import CogLMFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.model import Transformer
@@ -45,7 +45,7 @@ def text_tokenizer() -> TextTokenizer:
 
 def coglm() -> Transformer:
     """The tiny CogLM, in evaluation mode."""
-    state = coglm_names(recorded("coglm_tiny"))
-    model = Transformer(coglm_config(state, HEADS)).eval()
+    state = {rename(name): tensor for name, tensor in recorded("coglm_tiny").items()}
+    model = Transformer(infer_config(state, HEADS)).eval()
     model.load_state_dict(state)
     return model

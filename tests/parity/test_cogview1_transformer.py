@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from cogview.importers.cogview1 import merge_shards
-from cogview.training.objective import released_loss
 from cogview.transformer.attention import kernels
 from cogview.transformer.cache import KVCache
 from cogview.vocabulary import CONTROLS, Vocabulary
@@ -25,6 +24,7 @@ from tests.parity.cogview1 import (
     sparse,
     state_dict,
 )
+from tests.reference.cogview_loss import released_loss
 
 RELATIVE = 1e-6  # of the largest number; other kernels than the recording's round differently
 VOCABULARY = Vocabulary(image_codes=64, text_pieces=100, controls=CONTROLS)

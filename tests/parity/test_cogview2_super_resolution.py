@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.importers.super_resolution import (
+from cogview.importers.upsamplers import (
     super_resolution_config,
     super_resolution_name,
-    super_resolution_names,
 )
 from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
 from cogview.transformer.config import TransformerConfig
@@ -35,7 +34,8 @@ ITERATIVE = IterativeFormat(
 def model(name: str, decoder_from: int | None = None) -> tuple[Transformer, dict[str, Tensor]]:
     run = recorded(name)
     extra = {key: tensor for key, tensor in run.items() if key.startswith("mixins.")}
-    state = super_resolution_names(recorded("coglm_tiny") | extra)
+    given = recorded("coglm_tiny") | extra
+    state = {super_resolution_name(name): tensor for name, tensor in given.items()}
     built = Transformer(super_resolution_config(state, HEADS, decoder_from)).eval()
     built.load_state_dict(state)
     return built, run
@@ -109,9 +109,10 @@ def test_the_releases_sizes(name: str) -> None:
 def test_foreign_keys_and_the_other_model_are_refused() -> None:
     with pytest.raises(CogViewError, match="unexpected key"):
         super_resolution_name("mixins.attention_plus.other.0.weight")
-    state = super_resolution_names(recorded("coglm_tiny"))
+    state = {super_resolution_name(name): tensor for name, tensor in recorded("coglm_tiny").items()}
     with pytest.raises(CogViewError, match="no super-resolution model"):
         super_resolution_config(state, HEADS)
-    direct = {key: x for key, x in recorded("dsr_small_layout").items() if key.startswith("mixins.")}
+    found = recorded("dsr_small_layout").items()
+    direct = {super_resolution_name(key): x for key, x in found if key.startswith("mixins.")}
     with pytest.raises(CogViewError, match="the other super-resolution"):
-        super_resolution_config(state | super_resolution_names(direct), HEADS)
+        super_resolution_config(state | direct, HEADS)

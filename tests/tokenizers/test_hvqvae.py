@@ -11,7 +11,14 @@ from PIL import Image
 from cogview.cli.app import main
 from cogview.config import validate
 from cogview.errors import CogViewError
-from cogview.importers.hvqvae import BUFFERS, PARTS, import_hvqvae, read_hvqvae, released_config, rename
+from cogview.importers.released_hvqvae import (
+    BUFFERS,
+    PARTS,
+    import_hvqvae,
+    read_hvqvae,
+    released_config,
+    rename,
+)
 from cogview.tokenizers.hvqvae import HierarchicalConfig, HierarchicalTokenizer
 from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig

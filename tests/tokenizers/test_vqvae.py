@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
-from cogview.importers.vqvae import import_vqvae
+from cogview.importers.released_vqvae import import_vqvae
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cogview1"

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.training import output_loss
-from cogview.training.objective import Softmax, released_loss, sequence_loss
+from cogview.training.objective import Softmax, sequence_loss
 from cogview.vocabulary import Vocabulary
+from tests.reference.cogview_loss import released_loss
 
 VOCABULARY = Vocabulary(image_codes=5, text_pieces=6, controls=("[PAD]", "[A]", "[B]"), multiple=16)
 

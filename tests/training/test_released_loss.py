@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogview.importers.cogview1 import rename
-from cogview.training.objective import released_loss, sequence_loss
+from cogview.training.objective import sequence_loss
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
+from tests.reference.cogview_loss import released_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/cogview1"
 FACTS = json.loads((FIXTURES / "train_loss_a.json").read_text())

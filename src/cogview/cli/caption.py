@@ -64,7 +64,8 @@ def caption(wanted: Wanted) -> None:
     with bar("writing") as show:
         found = pipeline.caption(list(images), wanted.n, batch_size=batch_size, progress=show, **options)
     if wanted.as_json:
-        settings = options | {"decoding": wanted.place.decoding}
+        decoding = wanted.place.decoding
+        settings = options | ({} if decoding == "auto" else {"decoding": decoding})
         pictures = [
             {"path": str(path), "captions": [{**asdict(one), "pieces": one.pieces.tolist()} for one in own]}
             for path, own in zip(images, found, strict=True)

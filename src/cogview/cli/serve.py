@@ -113,12 +113,11 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     import cogview.serving  # noqa: F401  (refused at once where libraries are missing)
     from cogview.web.sockets import listen
 
-    labelling = labels.labelling()
     keys, host = access.keys(address.host), address.host
     families = [check_model(name) for name in names]
     if lora is not None:
         families[0].adapter(lora)
-    listener = listen(host, address.port)
+    listener, labelling = listen(host, address.port), labels.labelling()
     typer.echo(f"loading {', '.join(names)}: some seconds, and more on a busy machine", err=True)
     from cogview.serving import run
     from cogview.serving.app import Server

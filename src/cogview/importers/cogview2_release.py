@@ -27,8 +27,8 @@ from cogview.errors import CogViewError
 from cogview.importers.checkpoint import model_config
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.family import DTYPE, Progress, bytes_of, check_new, check_space, counter, name_of
-from cogview.importers.hvqvae import read_hvqvae
-from cogview.importers.super_resolution import extras
+from cogview.importers.released_hvqvae import read_hvqvae
+from cogview.importers.upsamplers import extras
 from cogview.sequences import CogLMFormat
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat
 from cogview.tokenizers.clusters import FILE as CLUSTERS

@@ -19,7 +19,7 @@ from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.importers.checkpoint import check_sums, map_weights
 from cogview.importers.cogview1 import Released, open_released, write_model
-from cogview.importers.vqvae import import_vqvae
+from cogview.importers.released_vqvae import import_vqvae
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer

@@ -18,6 +18,8 @@ TASKS = {
     "transformer": "cogview.training.tasks.transformer:TransformerTask",
     "coglm": "cogview.training.tasks.coglm:CogLMTask",
     "direct_super_resolution": "cogview.training.tasks.enlarging:DirectTask",
+    "attribute_classifier": "cogview.evaluation.judges.classifier_training:AttributeClassifierTask",
+    "alignment_scorer": "cogview.evaluation.judges.scorer_training:AlignmentScorerTask",
     "thing_reader": "cogview.evaluation.judges.thing_training:ThingReaderTask",
     "scene_reader": "cogview.evaluation.judges.scene_training:SceneReaderTask",
     "iterative_super_resolution": "cogview.training.tasks.enlarging:IterativeTask",

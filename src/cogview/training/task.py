@@ -134,6 +134,7 @@ class Task(Protocol):
 
     def samples(self, model: nn.Module, directory: Path, step: int) -> None:
         """Write sample pictures or texts of this step into ``directory``; called as ``evaluate`` is."""
+        return
 
     def export(self, model: nn.Module, directory: Path) -> None:
         """Write the trained model, in the form the rest of the package loads, into an empty ``directory``."""

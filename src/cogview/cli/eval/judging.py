@@ -44,8 +44,7 @@ def train_classifier(given: Corpus, network: Network, training: ReaderTraining) 
         typer.echo(f"{out} is up to date; --force trains it again")
         return
     use_threads(network.threads)
-    with bars() as progress:
-        reader = train_from_corpus(*learned, lambda step, of, _: progress("training", step, of))
+    reader = train_from_corpus(*learned, run=run_of(out))
     with writing(out / "config.json"):
         reader.save(out)
     facts = reader.config.facts
@@ -55,6 +54,11 @@ def train_classifier(given: Corpus, network: Network, training: ReaderTraining) 
         f"{out}: {len(reader.config.attributes)} attributes of {len(reader.styles)} styles, "
         f"{facts['pictures']} pictures, {facts['seconds']} s, {right} of split 'val' read right"
     )
+
+
+def run_of(out: Path) -> Path:
+    """Where the training is kept until it is done: stopped, the same command goes on."""
+    return out.with_name(f"{out.name}.run")
 
 
 class Captions(Config):
@@ -90,7 +94,7 @@ def train_scorer(given: Captions, network: Network, training: ScorerTraining) ->
         return
     use_threads(network.threads)
     with bars() as progress:
-        scorer = train_from_data(given.data, given.tokenizer(), *learned, progress)
+        scorer = train_from_data(given.data, given.tokenizer(), *learned, progress, run_of(out))
     with writing(out / "config.json"):
         scorer.save(out)
     facts = scorer.config.facts

@@ -1,22 +1,26 @@
-"""Training of the attribute reader: real pictures of split "train", slightly spoiled.
+"""Training of the attribute classifier: a task of the trainer (``task: attribute_classifier``).
 
-Generated pictures and tokenizer reconstructions are softer than real ones; so that the reader judges what is
-drawn and not how crisp it is, training pictures are shifted, blurred, coarsened, tinted and made noisy, each
-a little. AdamW with a one-cycle rate; every seed fixed, so equal data and threads give equal weights.
+Real pictures of split "train" are slightly spoiled. Generated pictures and tokenizer reconstructions are
+softer than real ones; so that the classifier judges what is shown and not how crisp it is, training pictures
+are shifted, blurred, coarsened, tinted and made noisy, each a little. Every seed is fixed, so equal data and
+threads give equal weights.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.data.shards import Preprocessing
@@ -30,9 +34,10 @@ from cogview.evaluation.judges.attribute_corpus import (
     read_pictures,
 )
 from cogview.evaluation.judges.classifier import AttributeReader, ReaderConfig
-from cogview.evaluation.plans import ReaderTraining
-
-Progress = Callable[[int, int, float], None]
+from cogview.evaluation.judges.fitting import fit, judge_recipe
+from cogview.evaluation.plans import ReaderTraining, Rows
+from cogview.training.recipe import Recipe
+from cogview.training.task import Metrics, State, Task
 
 
 @dataclass(frozen=True)
@@ -50,74 +55,183 @@ class Labelled:
         return torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2).float() / 255
 
 
-def train_reader(
-    config: ReaderConfig, data: Labelled, training: ReaderTraining, progress: Progress | None = None
-) -> AttributeReader:
+class AttributeClassifierRecipe(Recipe):
+    """A run: ``data`` is the folder of Parquet files with avatars and their attributes.
+
+    source: rows of it, "" for all; rare: values with fewer training pictures are skipped; size: side of the
+    pictures it reads, in pixels.
+    """
+
+    task: Literal["attribute_classifier"]
+    data: Path
+    source: Rows = "dice"
+    rare: int = Field(20, ge=1)
+    size: int = Field(72, ge=16)
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    spoil: bool = True
+    device: Literal["cpu"] = "cpu"
+
+
+class AttributeClassifierTask(Task):
+    """Trains an :class:`AttributeReader`, on pictures of split "train" only.
+
+    config, data: what it reads and learns from, where that is not to be found in the recipe's data.
+    """
+
+    recipe_class: ClassVar[type[Recipe]] = AttributeClassifierRecipe
+    name: ClassVar[str] = "attribute_classifier"
+    parallel: ClassVar[tuple[str, ...]] = ()
+    unit = "images"
+    recipe: AttributeClassifierRecipe
+
+    def __init__(
+        self,
+        recipe: AttributeClassifierRecipe,
+        config: ReaderConfig | None = None,
+        data: Labelled | None = None,
+    ) -> None:
+        super().__init__(recipe)
+        self.members: dict[str, list[Avatar]] = {}
+        if config is not None and data is not None:
+            self.__dict__.update(config=config, data=data)
+            return
+        avatars = read_avatars(recipe.data, recipe.source)
+        self.corpus = corpus_fingerprint(avatars)
+        self.members = {split: [a for a in avatars if a.split == split] for split in ("train", "val")}
+
+    @cached_property
+    def config(self) -> ReaderConfig:
+        """What the captions of split "train" state; CogViewError where they state nothing."""
+        attributes = find_attributes(self.members["train"], self.recipe.rare)
+        if not attributes:
+            where = self.recipe.data
+            raise CogViewError(f"{where}: no caption of split 'train' states an attribute of the meta column")
+        shape = Preprocessing(size=self.recipe.size, resample="box")
+        return ReaderConfig(attributes=attributes, preprocessing=shape)
+
+    @cached_property
+    def data(self) -> Labelled:
+        """The training pictures."""
+        return self._pictures("train")
+
+    def _pictures(self, split: str) -> Labelled:
+        return load_labelled(self.recipe.data, self.members[split], self.config.preprocessing)
+
+    @cached_property
+    def labels(self) -> dict[str, dict[str, Tensor]]:
+        """By style and attribute, every picture's class."""
+        styles = dict.fromkeys(attribute.style for attribute in self.config.attributes)
+        return {style: _labels(self.config.of_style(style), self.data.avatars) for style in styles}
+
+    def build(self) -> nn.Module:
+        """The network; CogViewError for a picture of another split, or fewer pictures than a batch."""
+        avatars, batch = self.data.avatars, self.recipe.batch_size
+        foreign = next((avatar.key for avatar in avatars if avatar.split != "train"), None)
+        if foreign is not None:
+            raise CogViewError(
+                f"the classifier may only be trained on split 'train', but {foreign!r} is not in it"
+            )
+        if len(avatars) < batch:
+            raise CogViewError(f"{len(avatars)} training pictures are less than one batch of {batch}")
+        return AttributeReader(self.config)
+
+    def loader(
+        self, state: State | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[list[int], State]]:
+        """Batches of row numbers, a fresh shuffle each pass."""
+        first = (state or {}).get("batch", 0)
+        batches = _batches(len(self.data.avatars), self.recipe.batch_size, self.recipe.seed)
+        for number, rows in enumerate(itertools.islice(batches, first, None), first + 1):
+            yield rows, {"batch": number}
+
+    def loss(
+        self, model: nn.Module, batch: list[int], step: int, phase: str
+    ) -> tuple[Tensor, Metrics] | None:
+        """Mean cross-entropy over all labels of the batch, every label counting the same."""
+        images = self.data.tensor(batch)
+        if self.recipe.spoil:
+            images = spoil(images)
+        styles = [self.data.avatars[row].style for row in batch]
+        found = model(images.contiguous(memory_format=torch.channels_last), styles)
+        index, smoothing = torch.tensor(batch), self.recipe.smoothing
+        total, count = torch.zeros(()), 0
+        for style, (own, logits) in found.items():
+            for name, values in logits.items():
+                wanted = self.labels[style][name][index[own]]
+                total = total + F.cross_entropy(
+                    values, wanted, reduction="sum", ignore_index=-100, label_smoothing=smoothing
+                )
+                count += int((wanted >= 0).sum())
+        return total / max(1, count), {}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """The share of labels that are read right off real pictures of split "val", if there are any."""
+        reader, recipe = cast(AttributeReader, model), self.recipe
+        facts: dict[str, Any] = {"pictures": len(self.data.avatars), "steps": recipe.steps}
+        found: dict[str, float] = {}
+        if self.members:
+            facts |= {"corpus": self.corpus, "source": recipe.source or "", "rare": recipe.rare}
+        if self.members.get("val"):
+            held_out = self._pictures("val")
+            found = {"val_accuracy": round(accuracy(reader, held_out), 4)}
+            facts |= {"val_pictures": len(held_out.avatars), **found}
+        reader.config = reader.config.model_copy(update={"facts": facts})
+        return found
+
+    def export(self, model: nn.Module, directory: Path) -> None:
+        cast(AttributeReader, model).save(directory)
+
+
+def train_reader(config: ReaderConfig, data: Labelled, training: ReaderTraining) -> AttributeReader:
     """Train on ``data``, which must be of split "train" only.
 
     Raises:
         CogViewError: there is a picture of another split, or fewer pictures than a batch.
     """
-    foreign = [avatar.key for avatar in data.avatars if avatar.split != "train"]
-    if foreign:
-        raise CogViewError(
-            f"the classifier may only be trained on split 'train', but {foreign[0]!r} is not in it"
-        )
-    if len(data.avatars) < training.batch:
-        raise CogViewError(
-            f"{len(data.avatars)} training pictures are less than one batch of {training.batch}"
-        )
-    torch.manual_seed(training.seed)
-    reader = AttributeReader(config).train()
-    steps = math.ceil(training.epochs * (len(data.avatars) // training.batch))
-    optimizer, schedule = _optimizer(reader, training, steps)
-    labels = {style: _labels(config.of_style(style), data.avatars) for style in reader.styles}
-    started = time.monotonic()
-    for step, rows in enumerate(_batches(len(data.avatars), steps, training)):
-        loss = _loss(reader, data, rows, labels, training)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(reader.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        if progress:
-            progress(step + 1, steps, loss.item())
-    facts = {"pictures": len(data.avatars), "steps": steps, "seconds": round(time.monotonic() - started, 1)}
-    reader.config = config.model_copy(update={"facts": {**training.model_dump(), **facts}})
-    return reader.eval()
+    recipe = _recipe(Path(), training, len(data.avatars))
+    return cast(AttributeReader, fit(AttributeClassifierTask(recipe, config, data)))
 
 
-def _optimizer(
-    reader: AttributeReader, training: ReaderTraining, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, no decay on vectors; one cycle of the rate."""
-    parameters = list(reader.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=training.rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
-    return optimizer, schedule
+def train_from_corpus(
+    corpus: Path,
+    training: ReaderTraining,
+    size: int = 72,
+    source: str | None = "dice",
+    rare: int = 20,
+    run: Path | None = None,
+) -> AttributeReader:
+    """Learn what the captions of split "train" state and train a classifier of it on their pictures.
+
+    The classifier's ``facts`` hold the settings, the corpus's fingerprint, and the share it reads right on
+    split "val" where there is one. ``run``: where a training that was stopped goes on.
+
+    Raises:
+        CogViewError: the corpus cannot be used (see ``avatars.read_avatars``) or states nothing.
+    """
+    started, own = time.monotonic(), {"size": size, "source": source, "rare": rare}
+    count = sum(avatar.split == "train" for avatar in read_avatars(corpus, source))
+    task = AttributeClassifierTask(_recipe(corpus, training, count, **own))
+    reader = cast(AttributeReader, fit(task, run))
+    facts = {**reader.config.facts, "seconds": round(time.monotonic() - started, 1)}
+    reader.config = reader.config.model_copy(update={"facts": {**training.model_dump(), **facts}})
+    return reader
 
 
-def one_cycle(step: int, steps: int) -> float:
-    """The share of the peak rate: up in a straight line for a fifth of the steps, then down a cosine to 0."""
-    rise = max(1, steps // 5)
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(1, steps - rise))
+def _recipe(corpus: Path, training: ReaderTraining, count: int, **own: Any) -> AttributeClassifierRecipe:
+    """The recipe of ``training`` with ``count`` pictures."""
+    own |= {"data": corpus, "smoothing": training.smoothing, "spoil": training.spoil}
+    return judge_recipe(AttributeClassifierRecipe, training, count, clip=5.0, **own)
 
 
-def _batches(count: int, steps: int, training: ReaderTraining) -> Iterator[list[int]]:
-    """``steps`` batches of row numbers, a fresh shuffle each pass."""
-    generator = torch.Generator().manual_seed(training.seed)
+def _batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of row numbers, a fresh shuffle each pass."""
+    generator = torch.Generator().manual_seed(seed)
     waiting: list[int] = []
-    for _ in range(steps):
-        if len(waiting) < training.batch:
+    while True:
+        if len(waiting) < batch:
             waiting = torch.randperm(count, generator=generator).tolist()
-        yield waiting[: training.batch]
-        waiting = waiting[training.batch :]
+        yield waiting[:batch]
+        waiting = waiting[batch:]
 
 
 def _labels(attributes: Sequence[Attribute], avatars: Sequence[Avatar]) -> dict[str, Tensor]:
@@ -127,32 +241,6 @@ def _labels(attributes: Sequence[Attribute], avatars: Sequence[Avatar]) -> dict[
         labels = [attribute.label(a) if a.style == attribute.style else None for a in avatars]
         found[attribute.name] = torch.tensor([-100 if label is None else label for label in labels])
     return found
-
-
-def _loss(
-    reader: AttributeReader,
-    data: Labelled,
-    rows: list[int],
-    labels: dict[str, dict[str, Tensor]],
-    training: ReaderTraining,
-) -> Tensor:
-    """Mean cross-entropy over all labels of the batch, every label counting the same."""
-    images = data.tensor(rows)
-    if training.spoil:
-        images = spoil(images)
-    found = reader(
-        images.contiguous(memory_format=torch.channels_last), [data.avatars[row].style for row in rows]
-    )
-    index = torch.tensor(rows)
-    total, count = torch.zeros(()), 0
-    for style, (own, logits) in found.items():
-        for name, values in logits.items():
-            wanted = labels[style][name][index[own]]
-            total = total + F.cross_entropy(
-                values, wanted, reduction="sum", ignore_index=-100, label_smoothing=training.smoothing
-            )
-            count += int((wanted >= 0).sum())
-    return total / max(1, count)
 
 
 def spoil(images: Tensor) -> Tensor:
@@ -191,43 +279,6 @@ def _coarse(images: Tensor) -> Tensor:
     colour = F.interpolate(F.avg_pool2d(images - grey, 2), side, mode="bilinear")
     smooth = F.interpolate(F.avg_pool2d(grey, 2), side, mode="nearest")
     return 0.7 * grey + 0.3 * smooth + colour
-
-
-def train_from_corpus(
-    corpus: Path,
-    training: ReaderTraining,
-    size: int = 72,
-    source: str | None = "dice",
-    rare: int = 20,
-    progress: Progress | None = None,
-) -> AttributeReader:
-    """Learn what the captions of split "train" state and train a reader of it on their pictures.
-
-    The reader's ``facts`` hold the settings, the corpus's fingerprint, and the share it reads right on split
-    "val" where there is one.
-
-    Raises:
-        CogViewError: the corpus cannot be used (see ``avatars.read_avatars``) or states nothing.
-    """
-    avatars = read_avatars(corpus, source)
-    members = {split: [a for a in avatars if a.split == split] for split in ("train", "val")}
-    attributes = find_attributes(members["train"], rare)
-    if not attributes:
-        raise CogViewError(f"{corpus}: no caption of split 'train' states an attribute of the meta column")
-    config = ReaderConfig(attributes=attributes, preprocessing=Preprocessing(size=size, resample="box"))
-    data = {split: load_labelled(corpus, own, config.preprocessing) for split, own in members.items() if own}
-    reader = train_reader(config, data["train"], training, progress)
-    facts = {
-        **reader.config.facts,
-        "corpus": corpus_fingerprint(avatars),
-        "source": source or "",
-        "rare": rare,
-    }
-    if "val" in data:
-        facts["val_pictures"] = len(data["val"].avatars)
-        facts["val_accuracy"] = round(accuracy(reader, data["val"]), 4)
-    reader.config = reader.config.model_copy(update={"facts": facts})
-    return reader
 
 
 def load_labelled(corpus: Path, avatars: Sequence[Avatar], preprocessing: Preprocessing) -> Labelled:

@@ -1,89 +1,172 @@
-"""Training of the alignment scorer: InfoNCE over real pictures and their captions in all languages.
+"""Training of the alignment scorer: a task of the trainer (``task: alignment_scorer``).
 
-Every batch is compared with itself, pictures with texts and texts with pictures (Radford et al., 2021).
-Texts that are true of several pictures of a batch ("red apple", drawn in five styles) count as right for
-each of them. Every other batch is of one source only, so that avatars are told from avatars and not from
-flags. Pictures are spoiled a little as the attribute reader's are (``classifier_training.py``), so that
-soft ones are read too. Every seed is fixed: equal data and threads give equal weights.
+InfoNCE over real pictures and their captions in all languages. Every batch is compared with itself, pictures
+with texts and texts with pictures (Radford et al., 2021). Texts that are true of several pictures of a batch
+("red apple", drawn in five styles) count as right for each of them. Every other batch is of one source only,
+so that avatars are told from avatars and not from flags. Pictures are spoiled a little as the attribute
+classifier's are (``classifier_training.py``), so that soft ones are read too. Every seed is fixed: equal data
+and threads give equal weights.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import open_source
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.captioned import Captioned, read_captioned
-from cogview.evaluation.judges.classifier_training import one_cycle, spoil
+from cogview.evaluation.judges.classifier_training import spoil
+from cogview.evaluation.judges.fitting import fit, judge_recipe
 from cogview.evaluation.judges.scorer import AlignmentScorer, ScorerConfig
 from cogview.evaluation.plans import ScorerTraining
 from cogview.tokenizers.text import TextTokenizer
+from cogview.training.recipe import Recipe
+from cogview.training.task import Metrics, State, Task
 
 Progress = Callable[[str, int, int], None]
 MOST_SHARP = math.log(100.0)
 
 
+class AlignmentScorerRecipe(Recipe):
+    """A run: ``data`` are pictures with captions, of which ``limit`` of a split are used (None: all).
+
+    text: a family, whose text tokenizer is used, or a SentencePiece file; size: side of the pictures it
+    reads, in pixels.
+    """
+
+    task: Literal["alignment_scorer"]
+    data: Path
+    text: str = "pictogram"
+    split: str = "train"
+    limit: int | None = Field(None, ge=4)
+    size: int = Field(72, ge=16)
+    spoil: bool = True
+    device: Literal["cpu"] = "cpu"
+
+
+class AlignmentScorerTask(Task):
+    """Trains an :class:`AlignmentScorer`.
+
+    config, text, data: what it is and learns from, where that is not to be found by the recipe.
+    """
+
+    recipe_class: ClassVar[type[Recipe]] = AlignmentScorerRecipe
+    name: ClassVar[str] = "alignment_scorer"
+    parallel: ClassVar[tuple[str, ...]] = ()  # a loss is of a whole batch
+    unit = "images"
+    recipe: AlignmentScorerRecipe
+
+    def __init__(
+        self,
+        recipe: AlignmentScorerRecipe,
+        text: TextTokenizer | None = None,
+        data: Captioned | None = None,
+        config: ScorerConfig | None = None,
+    ) -> None:
+        super().__init__(recipe)
+        given = {"text": text, "data": data, "config": config}
+        self.__dict__.update({name: value for name, value in given.items() if value is not None})
+
+    @cached_property
+    def text(self) -> TextTokenizer:
+        """The text tokenizer."""
+        name = self.recipe.text
+        if Path(name).is_file():
+            return TextTokenizer.from_file(Path(name))
+        return ModelBundle.find(name).text_tokenizer()
+
+    @cached_property
+    def config(self) -> ScorerConfig:
+        """The scorer's sizes."""
+        shape = Preprocessing(size=self.recipe.size, resample="box")
+        text = self.text
+        return ScorerConfig(pieces=text.pieces, text_tokenizer=text.fingerprint, preprocessing=shape)
+
+    @cached_property
+    def data(self) -> Captioned:
+        """The training pictures and their captions."""
+        recipe, shape = self.recipe, self.config.preprocessing
+        return read_captioned(recipe.data, shape, recipe.split, count=recipe.limit, styled=True)
+
+    def build(self) -> nn.Module:
+        """The scorer; CogViewError for fewer pictures than a batch."""
+        if len(self.data) < self.recipe.batch_size:
+            raise CogViewError(
+                f"{len(self.data)} training pictures are less than one batch of {self.recipe.batch_size}"
+            )
+        scorer = AlignmentScorer(self.config, self.text)
+        scorer.picture_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return scorer
+
+    def loader(
+        self, state: State | None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[tuple[list[int], list[int]], State]]:
+        """Batches of :func:`batches`."""
+        first, recipe = (state or {}).get("batch", 0), self.recipe
+        found = batches(self.data, None, ScorerTraining(batch=recipe.batch_size, seed=recipe.seed))
+        for number, batch in enumerate(itertools.islice(found, first, None), first + 1):
+            yield batch, {"batch": number}
+
+    def loss(
+        self, model: nn.Module, batch: tuple[list[int], list[int]], step: int, phase: str
+    ) -> tuple[Tensor, Metrics] | None:
+        scorer, (rows, choices) = cast(AlignmentScorer, model), batch
+        images = torch.from_numpy(self.data.pictures[rows]).permute(0, 3, 1, 2).float() / 255
+        texts = [self.data.texts[row][choice] for row, choice in zip(rows, choices, strict=True)]
+        seen, read = scorer(spoil(images) if self.recipe.spoil else images, scorer.pieces(texts))
+        true = matches(texts, [self.data.texts[row] for row in rows])
+        return contrast(scorer.sharpness.exp() * seen @ read.T, torch.from_numpy(true).T), {}
+
+    def after_step(self, model: nn.Module, step: int) -> Metrics:
+        """The sharpness is bounded."""
+        with torch.no_grad():
+            cast(AlignmentScorer, model).sharpness.clamp_(max=MOST_SHARP)
+        return {}
+
+    def export(self, model: nn.Module, directory: Path) -> None:
+        scorer = cast(AlignmentScorer, model)
+        scorer.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        facts = {"pictures": len(self.data), "steps": self.recipe.steps}
+        scorer.config = scorer.config.model_copy(update={"facts": facts})
+        scorer.save(directory)
+
+
 def train_scorer(
-    config: ScorerConfig,
-    text: TextTokenizer,
-    data: Captioned,
-    training: ScorerTraining,
-    progress: Progress | None = None,
+    config: ScorerConfig, text: TextTokenizer, data: Captioned, training: ScorerTraining
 ) -> AlignmentScorer:
     """Train on ``data``.
 
     Raises:
         CogViewError: fewer pictures than a batch, or an empty text.
     """
-    if len(data) < training.batch:
-        raise CogViewError(f"{len(data)} training pictures are less than one batch of {training.batch}")
-    torch.manual_seed(training.seed)
-    scorer = AlignmentScorer(config, text).train()
-    scorer.picture_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = math.ceil(training.epochs * (len(data) // training.batch))
-    optimizer = _optimizer(scorer, training)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
-    started = time.monotonic()
-    for step, (rows, choices) in enumerate(batches(data, steps, training)):
-        loss = _loss(scorer, data, rows, choices, training)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            scorer.sharpness.clamp_(max=MOST_SHARP)
-        if progress:
-            progress(f"training, loss {loss.item():.2f}", step + 1, steps)
-    facts = {"pictures": len(data), "steps": steps, "seconds": round(time.monotonic() - started, 1)}
-    scorer.config = config.model_copy(update={"facts": {**training.model_dump(), **facts}})
-    scorer.picture_tower.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return scorer.eval()
+    recipe = _recipe(Path(), training, len(data))
+    return cast(AlignmentScorer, fit(AlignmentScorerTask(recipe, text, data, config)))
 
 
-def _optimizer(scorer: AlignmentScorer, training: ScorerTraining) -> torch.optim.Optimizer:
-    """AdamW, no decay on vectors, embeddings and the sharpness."""
-    kept = {id(module.weight) for module in scorer.modules() if isinstance(module, torch.nn.Embedding)}
-    decayed = [p for p in scorer.parameters() if p.ndim > 1 and id(p) not in kept]
-    rest = [p for p in scorer.parameters() if p.ndim <= 1 or id(p) in kept]
-    groups = [
-        {"params": decayed, "weight_decay": training.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.rate, betas=(0.9, 0.98))
+def _recipe(place: Path, training: ScorerTraining, count: int, **own: Any) -> AlignmentScorerRecipe:
+    """The recipe of ``training`` with ``count`` pictures."""
+    own |= {"data": place, "spoil": training.spoil}
+    return judge_recipe(AlignmentScorerRecipe, training, count, clip=1.0, **own)
 
 
-def batches(data: Captioned, steps: int, training: ScorerTraining) -> Iterator[tuple[list[int], list[int]]]:
-    """``steps`` batches of (rows, which of its texts each); every other one of one source if possible."""
+def batches(
+    data: Captioned, steps: int | None, training: ScorerTraining
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Batches of (rows, which of its texts each); every other one of one source. steps: None for no end."""
     chance = np.random.default_rng(training.seed)
     sources = {
         name: [i for i, own in enumerate(data.sources) if own == name] for name in sorted(set(data.sources))
@@ -92,7 +175,7 @@ def batches(data: Captioned, steps: int, training: ScorerTraining) -> Iterator[t
     shares = np.array([len(rows) for rows in large.values()], dtype=np.float64)
     everything = _Shuffled(range(len(data)), chance)
     own = [_Shuffled(rows, chance) for rows in large.values()]
-    for step in range(steps):
+    for step in itertools.count() if steps is None else range(steps):
         if step % 2 and len(large) > 1:
             rows = own[chance.choice(len(own), p=shares / shares.sum())].take(training.batch)
         else:
@@ -101,7 +184,7 @@ def batches(data: Captioned, steps: int, training: ScorerTraining) -> Iterator[t
 
 
 class _Shuffled:
-    """Rows without repetition, shuffled anew when too few are left."""
+    """Rows without repetition, shuffled again when too few are left."""
 
     def __init__(self, rows: Sequence[int], chance: np.random.Generator) -> None:
         self.rows, self.chance = np.array(rows), chance
@@ -112,20 +195,6 @@ class _Shuffled:
             self.waiting = self.chance.permutation(self.rows).tolist()
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
-
-
-def _loss(
-    scorer: AlignmentScorer,
-    data: Captioned,
-    rows: Sequence[int],
-    choices: Sequence[int],
-    training: ScorerTraining,
-) -> Tensor:
-    images = torch.from_numpy(data.pictures[list(rows)]).permute(0, 3, 1, 2).float() / 255
-    texts = [data.texts[row][choice] for row, choice in zip(rows, choices, strict=True)]
-    seen, read = scorer(spoil(images) if training.spoil else images, scorer.pieces(texts))
-    true = matches(texts, [data.texts[row] for row in rows])
-    return contrast(scorer.sharpness.exp() * seen @ read.T, torch.from_numpy(true).T)
 
 
 def matches(texts: Sequence[str], own: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
@@ -156,20 +225,24 @@ def train_from_data(
     split: str = "train",
     limit: int | None = None,
     progress: Progress | None = None,
+    run: Path | None = None,
 ) -> AlignmentScorer:
     """Train a scorer on the captioned pictures of a split, read at ``size`` pixels.
 
-    The scorer's ``facts`` hold the settings and the hash of what it was trained on.
+    The scorer's ``facts`` hold the settings and the hash of what it was trained on. ``run``: where a training
+    that was stopped goes on.
 
     Raises:
         CogViewError: nothing to read, a picture without a caption, fewer pictures than a batch.
     """
-    shape = Preprocessing(size=size, resample="box")
-    config = ScorerConfig(pieces=text.pieces, text_tokenizer=text.fingerprint, preprocessing=shape)
+    started, shape = time.monotonic(), Preprocessing(size=size, resample="box")
     data = read_captioned(place, shape, split, count=limit, styled=True, progress=progress)
-    scorer = train_scorer(config, text, data, training, progress)
-    facts = {**scorer.config.facts, "data": data_stamp(place), "split": split, "limit": limit or 0}
-    scorer.config = scorer.config.model_copy(update={"facts": facts})
+    own = {"size": size, "split": split, "limit": limit, "text": text.fingerprint}
+    recipe = _recipe(place, training, len(data), **own)
+    scorer = cast(AlignmentScorer, fit(AlignmentScorerTask(recipe, text, data), run))
+    facts = {**scorer.config.facts, "seconds": round(time.monotonic() - started, 1)}
+    facts |= {"data": data_stamp(place), "split": split, "limit": limit or 0}
+    scorer.config = scorer.config.model_copy(update={"facts": {**training.model_dump(), **facts}})
     return scorer
 
 
@@ -188,14 +261,3 @@ def up_to_date(
     wanted = {**training.model_dump(), "data": data_stamp(place), "split": split, "limit": limit or 0}
     same = all(config.facts.get(name) == value for name, value in wanted.items())
     return same and config.preprocessing.size == size
-
-
-__all__ = [
-    "ScorerTraining",
-    "batches",
-    "contrast",
-    "matches",
-    "train_from_data",
-    "train_scorer",
-    "up_to_date",
-]

@@ -375,7 +375,7 @@ class TransformerTask(Task):
             return cast(Tensor, model(batch["inputs"], batch["positions"], visibility))
         lengths, order = self._there(batch).sum(1).sort()
         whole: list[Tensor] = []
-        for group, longest in zip(order.split(at_once), lengths.split(at_once), strict=True):
+        for group, longest in zip(torch.split(order, at_once), torch.split(lengths, at_once), strict=True):
             size = int(longest[-1])
             part = {name: batch[name][group, :size] for name in ("inputs", "positions")}
             visibility = self._visibility({"prefix": batch["prefix"][group]}, model.config.layers, True)

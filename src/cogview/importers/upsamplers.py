@@ -36,11 +36,6 @@ def super_resolution_name(key: str) -> str:
     return rename(key)
 
 
-def super_resolution_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A released state dict under our names."""
-    return {super_resolution_name(key): tensor for key, tensor in state.items()}
-
-
 def super_resolution_config(
     state: Mapping[str, Tensor], heads: int | None = None, decoder_from: int | None = None
 ) -> TransformerConfig:
