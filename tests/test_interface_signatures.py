@@ -1,4 +1,4 @@
-"""What a model offers: at most twenty public names and the hub's two, documented, the same for every family."""
+"""What a model offers: at most twenty public names and the hub's two, the same for every kind of family."""
 
 from __future__ import annotations
 

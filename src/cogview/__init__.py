@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cogview.pipelines.model import Pipeline as Pipeline
     from cogview.pipelines.output import Caption as Caption
     from cogview.pipelines.output import GeneratedImage as GeneratedImage
+    from cogview.pipelines.sheets import contact_sheet as contact_sheet
     from cogview.sequences import SequenceFormat as SequenceFormat
     from cogview.tokenizers.text import TextTokenizer as TextTokenizer
     from cogview.tokenizers.vqvae import ImageTokenizer as ImageTokenizer
@@ -49,6 +50,7 @@ _HOMES = {
     "TransformerConfig": "cogview.transformer.model",
     "UnsupportedTask": "cogview.errors",
     "Vocabulary": "cogview.vocabulary",
+    "contact_sheet": "cogview.pipelines.sheets",
 }
 
 __all__ = ["__version__", "from_pretrained", *_HOMES]  # noqa: PLE0604 - all names are strings

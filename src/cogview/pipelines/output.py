@@ -52,6 +52,10 @@ class GeneratedImage:
         """The PNG file, with the provenance inside."""
         return png_bytes(self.image, self.provenance)
 
+    def _repr_png_(self) -> bytes:
+        """As notebooks show it."""
+        return self.png()
+
     def save(self, path: str | Path) -> None:
         """Write a PNG file with the provenance inside; CogViewError where the place is not writable."""
         save_png(self.image, path, self.provenance)

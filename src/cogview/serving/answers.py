@@ -14,10 +14,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.resizing import fitted
 from cogview.serving.drawing import Partial
 from cogview.serving.errors import ApiError
 from cogview.serving.openai.finish import Finish
-from cogview.serving.openai.sizes import fitted
 from cogview.serving.pictures import base64_text, encoded
 from cogview.serving.schema import Output
 from cogview.serving.worker import Made, Ticket

@@ -125,7 +125,7 @@ def test_progress_and_interruption(
     serve: Callable[..., Site], models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, gate = serve(), Gate(models.by_name["tiny"], monkeypatch)
-    asked = {"prompt": PROMPT, "seed": 1, "width": 16, "height": 16}
+    asked = {"prompt": PROMPT, "seed": 1, "width": 16, "height": 16, "batch_size": 4}
     replies: list[Reply] = []
     thread = threading.Thread(target=lambda: replies.append(site.ask(TXT2IMG, asked)))
     thread.start()
@@ -138,7 +138,7 @@ def test_progress_and_interruption(
     thread.join(60)
     assert replies[0].status == 200 and replies[0].json["images"] == []
     gate.open()
-    assert len(pictures(site.ask(TXT2IMG, asked))) == 1
+    assert len(pictures(site.ask(TXT2IMG, asked))) == 4
     assert site.ask("/sdapi/v1/progress").json["progress"] == 0.0
 
 

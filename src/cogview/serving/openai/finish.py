@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from cogview.pipelines.background import without_background
 from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.resizing import Size, fitted
 from cogview.serving.openai.fields import Told, quality_told
-from cogview.serving.openai.sizes import Size, fitted
 from cogview.serving.schema import Output, Painted
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from PIL import Image
-
-from cogview.pipelines.background import ground_colour
+from cogview.pipelines.resizing import Size
 from cogview.serving.errors import ApiError
 from cogview.serving.openai.fields import Quality
 from cogview.serving.served import Served
 
 MAX_SIDE, MAX_PIXELS = 3840, 3840 * 2160  # OpenAI's largest
 MIN_SIDE, MAX_RATIO = 16, 3.0
-Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
@@ -63,25 +60,3 @@ def parse(size: str) -> Size:
 
 def _wrong(message: str) -> ApiError:
     return ApiError(400, message, code="invalid_value", param="size")
-
-
-def fitted(image: Image.Image, size: Size) -> Image.Image:
-    """The image at this size, undistorted: on its own ground where it has one, else cut at the sides."""
-    if image.size == size:
-        return image
-    (width, height), (wide, high) = image.size, size
-    ground: tuple[int, ...] | None = (0, 0, 0, 0) if image.mode == "RGBA" else ground_colour(image)
-    choose = min if ground is not None else max
-    scale = choose(wide / width, high / height)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (wide - inner[0]) // 2, (high - inner[1]) // 2
-    if ground is None:  # what lies outside is never computed
-        box = (-left / scale, -top / scale, (wide - left) / scale, (high - top) / scale)
-        box = max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3])
-        return image.resize(size, Image.Resampling.LANCZOS, box=box)
-    enlarged = image.resize(inner, Image.Resampling.LANCZOS)
-    if inner == size:
-        return enlarged
-    page = Image.new(image.mode, size, ground)
-    page.paste(enlarged, (left, top))
-    return page
