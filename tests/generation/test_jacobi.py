@@ -89,7 +89,8 @@ def test_the_tokens_are_those_of_one_after_another(
     size = data.draw(st.sampled_from([1, 2, 5]))
     expected = tokens(engine_of(seed, strategy=sequential, deterministic=deterministic), jobs, params)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODULE.WINDOW, "cpu", window)
+        patch.setattr(MODULE, "LEAST", window)
+        patch.setitem(MODULE.MOST, "cpu", window)
         engine = engine_of(seed, strategy=jacobi, deterministic=deterministic)
         assert np.array_equal(tokens(engine, jobs, params, batch_size=size), expected)
 
@@ -150,7 +151,8 @@ def test_a_window_is_accepted_where_its_guesses_are_right(
     forwards: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guesses are sampled in one forward and confirmed in the next, which reads further."""
-    monkeypatch.setitem(MODULE.WINDOW, "cpu", 5)
+    monkeypatch.setattr(MODULE, "LEAST", 5)
+    monkeypatch.setitem(MODULE.MOST, "cpu", 5)
     jobs = [SequenceRequest(prompts()[0], 7, i) for i in range(2)]
     expected = tokens(make_engine(strategy=sequential), jobs)
     found = tokens(independent(), jobs)

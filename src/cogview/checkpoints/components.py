@@ -48,6 +48,11 @@ class Components:
                 raise CogViewError(
                     f"unknown {name} {value!r}; there are {', '.join(get_args(kind))}", field=name
                 )
+        if self.deterministic and self.decoding == "jacobi" and self.device.type != "cpu":
+            raise CogViewError(
+                "the deterministic mode is decoded token by token on a GPU; take another decoding",
+                field="decoding",
+            )
         if self.sparse is not None and self.decoding == "jacobi":
             raise CogViewError(
                 "sparse attention is decoded token by token; take another decoding", field="decoding"

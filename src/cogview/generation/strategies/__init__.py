@@ -7,12 +7,15 @@ from cogview.generation.strategies.jacobi import jacobi
 from cogview.generation.strategies.sequential import sequential
 from cogview.types import Decoding
 
-SMALL = 2  # requests up to which windows are faster than one token of each
+SMALL = 4  # rows up to which windows are faster than one token of each; see benchmarks/jacobi.py
 
 
 def auto(batch: Batch, on_step: OnStep) -> None:
-    """Several tokens in one forward for small batches, token by token for others."""
-    small = batch.requests <= SMALL and not batch.ordered
+    """Several tokens in one forward for small batches, token by token for others.
+
+    Exact attention costs a window more than it saves; some patterns are drawn token by token.
+    """
+    small = len(batch.hidden) <= SMALL and not batch.exact and not batch.ordered
     (jacobi if small else sequential)(batch, on_step)
 
 

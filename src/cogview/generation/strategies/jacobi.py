@@ -22,7 +22,9 @@ from cogview.generation.decoder import Segment, read_segments, segment
 from cogview.generation.loop import Batch, OnStep
 from cogview.transformer.attention import Causal
 
-WINDOW = {"cpu": 13, "cuda": 32}  # tokens sampled in one forward; others as on a CPU
+TOKENS = {"cpu": 32, "cuda": 256}  # read in one forward, all rows together; elsewhere as on a CPU
+LEAST, MOST = 8, {"cpu": 16, "cuda": 32}  # tokens sampled of one request
+OF_TEXTS = 4  # fewer guesses are right, and what stands after the end is in vain
 
 
 def jacobi(batch: Batch, on_step: OnStep) -> None:
@@ -37,16 +39,26 @@ def jacobi(batch: Batch, on_step: OnStep) -> None:
         before, known = known, min(one.known for one in requests)
         if known > before:
             on_step(known, batch.tokens)
-        windows = [(one, one.guess()) for one in requests if not one.done]
-        if windows:
+        waiting = [one for one in requests if not one.done]
+        if waiting:
+            size = _size(batch, len(waiting))
+            windows = [(one, one.guess(size)) for one in waiting]
             _sample(batch, noise, _read(batch, windows), windows)
+
+
+def _size(batch: Batch, requests: int) -> int:
+    """Tokens to sample of each request in the next forward: up to there it costs little more than one."""
+    if batch.stop is not None:
+        return OF_TEXTS
+    tokens, most = (by.get(batch.tokens.device.type, by["cpu"]) for by in (TOKENS, MOST))
+    return min(max(tokens // (requests * (1 + batch.guided)), LEAST), most)
 
 
 class Guesses:
     """One request on its way.
 
     tokens: known ones, guesses, and -1 where nothing was guessed yet; open: the steps to sample, of which
-    the first ``at`` are known; read: true tokens that the cache holds; window: steps to sample at once.
+    the first ``at`` are known; read: true tokens that the cache holds.
     """
 
     def __init__(self, batch: Batch, number: int) -> None:
@@ -54,7 +66,6 @@ class Guesses:
         self.tokens: list[int] = batch.tokens[:, number].tolist()
         self.open = [step for step, token in enumerate(self.tokens) if token < 0]
         self.at, self.read = 0, 0
-        self.window = WINDOW.get(batch.tokens.device.type, WINDOW["cpu"])
 
     @property
     def done(self) -> bool:
@@ -66,9 +77,9 @@ class Guesses:
         """Tokens that are known, from the first on."""
         return len(self.tokens) if self.done else self.open[self.at]
 
-    def guess(self) -> list[int]:
-        """The steps of the next window; where nothing was guessed yet, the token before is repeated."""
-        steps = self.open[self.at : self.at + self.window]
+    def guess(self, size: int) -> list[int]:
+        """The next ``size`` steps to sample; where nothing was guessed yet, the token before is repeated."""
+        steps = self.open[self.at : self.at + size]
         for step in steps[:-1]:
             if self.tokens[step] < 0:
                 self.tokens[step] = self.tokens[step - 1]
