@@ -112,8 +112,8 @@ def check(
     differing: list[dict[str, Any]] = []
     for first in range(0, len(requests), 100):
         some = requests[first : first + 100]
-        expected, before, _ = generate(dataclasses.replace(engine, strategy=sequential), some, params, 16)
-        found, after, _ = generate(dataclasses.replace(engine, strategy=jacobi), some, params, size)
+        expected, *_ = generate(dataclasses.replace(engine, strategy=sequential), some, params, 16)
+        found, *_ = generate(dataclasses.replace(engine, strategy=jacobi), some, params, size)
         for i in (found != expected).any(1).nonzero()[0].tolist():
             place = margin(engine, some[i], params, expected[i], found[i])
             differing.append({"image": first + i, **place})

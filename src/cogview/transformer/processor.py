@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from cogview.transformer.uncompiled import constant
+
 WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")  # oneDNN's names
 SIDE = 512  # of the matrices whose products are timed
 REPEATS = 5
@@ -45,7 +47,7 @@ def bf16_gain() -> float:
     return min(seconds[0][1:]) / min(seconds[1][1:])
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def multiplies_bf16() -> bool:
     """Whether products in bfloat16 were measured to be faster than in float32 here."""
     return bf16_gain() >= WORTHWHILE

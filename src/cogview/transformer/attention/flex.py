@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,11 +20,6 @@ from cogview.transformer.attention.pattern import Kernel
 from cogview.transformer.attention.tiles import Layout, TiledKernel
 
 BLOCK = 128  # queries and keys of a block of the mask
-
-
-def available() -> bool:
-    """Whether FlexAttention can be compiled for a GPU here."""
-    return find_spec("triton") is not None
 
 
 @cache

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from cogview.tensors import exactly
 from cogview.transformer.attention.pattern import View
 from cogview.transformer.processor import multiplies_bf16
+from cogview.transformer.uncompiled import uncompiled
 
 LONGEST = 512  # tokens; beyond, the weights that are kept grow larger than all else in a layer
 QUERIES = 96  # of a causal sequence in one product
@@ -50,7 +51,7 @@ def suits(qkv: Tensor, view: View, dropout: float) -> bool:
     )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def attend(qkv: Tensor, heads: int, view: View) -> Tensor:
     """softmax(q k / sqrt(d)) v over what the view allows.
 

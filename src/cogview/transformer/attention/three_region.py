@@ -9,13 +9,13 @@ drawn at random, anew for every layer. Pivots stand for all that was not drawn, 
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
-from cogview.transformer.attention import flex
 from cogview.transformer.attention.causal import Causal, lower_triangle
 from cogview.transformer.attention.pattern import View, Visibility
 from cogview.transformer.attention.tiles import Layout, TiledKernel
@@ -136,8 +136,10 @@ class ThreeRegion(Visibility):
         pattern = self.at(layer)
         pivots = pattern.pivots.to(device)
         shape = self.window, self.times, pivots, keys, self.ratio(keys)
-        if pivots.device.type == "cuda" and flex.available():
-            return View(kernel=flex.FlexKernel(*shape))
+        if pivots.device.type == "cuda" and find_spec("triton") is not None:
+            from cogview.transformer.attention.flex import FlexKernel
+
+            return View(kernel=FlexKernel(*shape))
         return View(kernel=TiledKernel(Layout(*shape)))
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cogview.tensors import exactly
+from cogview.transformer.uncompiled import uncompiled
 
 ROWS = 128  # queries of a tile; more compute more hidden keys on the diagonal
 SCORES = 3 << 16  # of a tile for each thread: three quarters of a megabyte
@@ -175,7 +176,7 @@ class TiledKernel:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
         """(b, heads, length, d), three times -> (b, heads, length, d); computed in float32 or float64."""
         seed = int(torch.randint(2**62, ())) if dropout else 0
