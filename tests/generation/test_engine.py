@@ -14,6 +14,7 @@ from cogview.generation import decoder as decoder_module
 from cogview.generation.decoder import pack
 from cogview.generation.engine import ROWS, Engine
 from cogview.generation.loop import SequenceRequest
+from cogview.generation.strategies import sequential
 from cogview.transformer.attention import LeftPadded
 from cogview.transformer.cache import KVCache
 from cogview.types import SamplingParams
@@ -242,7 +243,7 @@ def test_what_is_finished_comes_before_the_rest_is_drawn() -> None:
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_tokens_can_be_watched_as_they_come(deterministic: bool) -> None:
     """After each token its batch's jobs and what they have; whatever batches there are."""
-    engine = make_engine(deterministic=deterministic)
+    engine = make_engine(deterministic=deterministic, strategy=sequential)
     jobs = [SequenceRequest(prompts()[i % 2], 7, index) for i, index in enumerate((0, 1, 6))]
     seen: list[tuple[list[int], NDArray[np.int64]]] = []
     drawn = tokens(
