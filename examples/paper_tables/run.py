@@ -30,8 +30,8 @@ from PIL import Image
 from cogview.cli.output import bars
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.image_generator import ModelDrawer
-from cogview.evaluation.experiments.nearest import NearestTraining
+from cogview.evaluation.experiments.image_generator import ModelGenerator
+from cogview.evaluation.experiments.nearest import RetrievalBaseline
 from cogview.evaluation.judges.captioned import Captioned, read_captioned
 from cogview.evaluation.metrics.distributions import (
     DistributionPlan,
@@ -45,7 +45,7 @@ from cogview.evaluation.metrics.diversity import unit, vendi
 from cogview.evaluation.metrics.image_sets import PictureSet, Shape
 from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import Drawer, Progress, draw_texts, load_all
+from cogview.evaluation.sample_store import ImageGenerator, Progress, draw_texts, load_all
 
 BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
 PLANS = (
@@ -71,10 +71,12 @@ class Set:
     texts: Sequence[str]
 
 
-def sets(args: argparse.Namespace, data: Captioned, judge: ModelDrawer, progress: Progress) -> Iterator[Set]:
+def sets(
+    args: argparse.Namespace, data: Captioned, judge: ModelGenerator, progress: Progress
+) -> Iterator[Set]:
     """The real pictures, then what every model draws, in each language."""
-    drawers: list[Drawer] = [ModelDrawer(name, args.precision, small=True) for name in args.model]
-    drawers.append(NearestTraining(args.corpus, judge.family.text_tokenizer, "train", args.source))
+    drawers: list[ImageGenerator] = [ModelGenerator(name, args.precision, small=True) for name in args.model]
+    drawers.append(RetrievalBaseline(args.corpus, judge.family.text_tokenizer, "train", args.source))
     for language in args.languages.split(","):
         texts = [text or "" for text in data.first(language)]
         if not all(texts):
@@ -86,13 +88,18 @@ def sets(args: argparse.Namespace, data: Captioned, judge: ModelDrawer, progress
                 yield Set(title, drawn(drawer, texts, best_of, args, title, progress), texts)
 
 
-def has_captions(drawer: Drawer) -> bool:
+def has_captions(drawer: ImageGenerator) -> bool:
     """Whether it can choose the best of several."""
-    return isinstance(drawer, ModelDrawer) and "caption" in drawer.family.bundle.config.roles
+    return isinstance(drawer, ModelGenerator) and "caption" in drawer.family.bundle.config.roles
 
 
 def drawn(
-    drawer: Drawer, texts: Sequence[str], best_of: int, args: argparse.Namespace, title: str, show: Progress
+    drawer: ImageGenerator,
+    texts: Sequence[str],
+    best_of: int,
+    args: argparse.Namespace,
+    title: str,
+    show: Progress,
 ) -> Pixels:
     """A picture of each text, at the size of the real ones; kept in the work folder."""
     sampling = {"best_of": best_of} if best_of > 1 else {}
@@ -102,7 +109,7 @@ def drawn(
     return load_all(paths, Preprocessing(size=args.size, resample="box"))
 
 
-def row(found: Set, real: PictureSet, judge: ModelDrawer, extractor: Extractor, work: Path) -> Row:
+def row(found: Set, real: PictureSet, judge: ModelGenerator, extractor: Extractor, work: Path) -> Row:
     """All figures of one set."""
     figures = Row()
     for plan in PLANS:
@@ -181,7 +188,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     args = arguments(words)
-    extractor, judge = open_extractor(args.weights), ModelDrawer(args.judge, args.precision)
+    extractor, judge = open_extractor(args.weights), ModelGenerator(args.judge, args.precision)
     judge.family.captioning  # noqa: B018  (refused before anything is drawn)
     shape = Preprocessing(size=args.size, resample="box")
     both = read_captioned(args.corpus, shape, args.split or None, args.source, 2 * args.n)
@@ -202,7 +209,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "extractor_fingerprint": extractor.fingerprint,
         "judge": judge.name,
         "judge_fingerprint": judge.fingerprint,
-        "models": {name: ModelDrawer(name).fingerprint for name in args.model},
+        "models": {name: ModelGenerator(name).fingerprint for name in args.model},
         **versions(),
     }
     told = {name: {column: own.model_dump() for column, own in row.items()} for name, row in rows.items()}

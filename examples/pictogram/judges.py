@@ -2,7 +2,7 @@
 
     python judges.py --packages packages --work corpus --out work/judges    after corpus.py plan
 
-Three picture caches, each with ``labels.jsonl`` (``cogview.evaluation.judges.labels``):
+Three picture caches, each with ``labels.jsonl`` (``cogview.evaluation.judges.drawing_labels``):
 
 ``things``   drawings of everyday things, large, in all styles, and things cut out of scenes
 ``scenes``   composed scenes with the box of every thing, 256 px
@@ -37,7 +37,7 @@ from cogview.data.image_cache import build_image_cache
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record
 from cogview.errors import CogViewError
-from cogview.evaluation.judges.labels import Label, LabelledThing, write_labels
+from cogview.evaluation.judges.drawing_labels import Label, LabelledThing, write_labels
 from cogview.evaluation.judges.scene_reader import square_around
 
 ROWS = {"house": 16, "thing": 4, "emoji": 4}  # of a drawing, at most; those at an edge are left out

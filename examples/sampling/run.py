@@ -28,9 +28,9 @@ from cogview.evaluation.experiments.attributes import (
     read_answers,
     real_pictures,
 )
-from cogview.evaluation.experiments.image_generator import ModelDrawer
+from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.judges.attribute_corpus import Avatar, read_avatars, select
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.distributions import DistributionPlan, Extractor, kid, open_extractor
 from cogview.evaluation.sample_store import draw_texts, load_all
 
@@ -85,9 +85,9 @@ class Experiment:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
-        self.reader = AttributeReader.from_directory(given.classifier)
+        self.reader = AttributeClassifier.from_directory(given.classifier)
         self.extractor: Extractor = open_extractor(given.extractor)
-        self.drawer = ModelDrawer(given.model, given.precision, small=True)
+        self.drawer = ModelGenerator(given.model, given.precision, small=True)
         self.plan = AttributePlan(count=given.n, batch=given.batch, seed=given.seed, languages=("zh", "en"))
         avatars = read_avatars(given.corpus)
         chosen = select(avatars, self.reader.config.attributes, given.n, given.seed, "test_comp")

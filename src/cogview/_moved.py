@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +49,17 @@ class _Moved(ModuleType):
         if name.startswith("__") or not {name, "*"} & set(names):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return _found(f"{self.__name__}.{name}", names.get(name) or names["*"] + name)
+
+
+def renamed(module: str, **names: str) -> Callable[[str], Any]:
+    """``__getattr__`` of a module whose names have changed: old name to new one."""
+
+    def found(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return _found(f"{module}.{name}", f"{module}:{names[name]}")
+
+    return found
 
 
 for _name in MODULES:

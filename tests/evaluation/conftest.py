@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cogview.evaluation.judges.classifier import AttributeReader
-from cogview.evaluation.judges.classifier_training import ReaderTraining, train_from_corpus
+from cogview.evaluation.judges.classifier import AttributeClassifier
+from cogview.evaluation.judges.classifier_training import ClassifierTraining, train_from_corpus
 from tests.evaluation import toy
 from tests.evaluation.squares import write_network, write_squares
 
-TRAINING = ReaderTraining(epochs=8, batch=16, rate=8e-3)
+TRAINING = ClassifierTraining(epochs=8, batch=16, rate=8e-3)
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reader(corpus: Path) -> AttributeReader:
+def reader(corpus: Path) -> AttributeClassifier:
     return train_from_corpus(corpus, TRAINING, size=toy.SIZE, rare=8)
 
 

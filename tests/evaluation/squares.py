@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from cogview.data.image_cache import build_image_cache
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record
-from cogview.evaluation.judges.labels import Label, LabelledThing, write_labels
+from cogview.evaluation.judges.drawing_labels import Label, LabelledThing, write_labels
 from cogview.evaluation.metrics.lite0 import Lite0
 
 SIDE = 64

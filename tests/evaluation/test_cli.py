@@ -15,7 +15,7 @@ from cogview.cli.output import show
 from cogview.errors import CogViewError
 from cogview.evaluation import report_tables as tables
 from cogview.evaluation.experiments.attributes import AttributePlan, evaluate_attributes
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.reconstruction import ReconstructionReport
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.evaluation.toy import CaptionDrawer
@@ -64,16 +64,20 @@ def test_classifier_is_trained_once(corpus: Path, tmp_path: Path) -> None:
     result = run("train-classifier", *settings, "--epochs", 0.2)
     assert result.exit_code == 0, result.output
     assert "5 attributes of 2 styles" in result.output
-    first = AttributeReader.from_directory(tmp_path).fingerprint
+    first = AttributeClassifier.from_directory(tmp_path).fingerprint
     weights = (tmp_path / "model.safetensors").stat().st_mtime_ns
     assert "up to date" in run("train-classifier", *settings, "--epochs", 0.2).output
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == weights
     assert "up to date" not in run("train-classifier", *settings, "--epochs", 0.3).output
-    assert AttributeReader.from_directory(tmp_path).fingerprint != first
+    assert AttributeClassifier.from_directory(tmp_path).fingerprint != first
 
 
 def test_mistakes_are_one_line(
-    corpus: Path, reader: AttributeReader, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path,
+    reader: AttributeClassifier,
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COGVIEW_HOME", str(tmp_path / "home"))
     reader.save(tmp_path / "reader")
@@ -94,7 +98,7 @@ def test_mistakes_are_one_line(
 
 
 def test_the_table_says_what_the_report_says(
-    corpus: Path, reader: AttributeReader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = AttributePlan(count=20, bootstrap=100)
     report, _ = evaluate_attributes(plan, corpus, reader, CaptionDrawer(wrong_colour=True), tmp_path)

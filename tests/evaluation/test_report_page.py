@@ -15,7 +15,7 @@ from PIL import Image
 from cogview.cli.app import main
 from cogview.evaluation.experiments.attributes import AttributePlan, evaluate_attributes
 from cogview.evaluation.experiments.best_of import BestOfPlan, evaluate_best_of
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.report_page import build
 from cogview.evaluation.reports import write_report
 from cogview.training.metrics_file import MetricsFile
@@ -93,7 +93,7 @@ def test_a_run_has_its_curves_samples_figures_and_recipe(run: Path, tmp_path: Pa
 
 
 def test_reports_of_every_kind_become_plots_and_tables(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     attributes, _ = evaluate_attributes(
         AttributePlan(count=12, bootstrap=20), corpus, reader, CaptionDrawer(), tmp_path / "work"

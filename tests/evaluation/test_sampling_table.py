@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cogview.evaluation.experiments.image_generator import ModelDrawer
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.experiments.image_generator import ModelGenerator
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.distributions import DistributionPlan, kid
 from tests.generation import tiny2
 
@@ -68,7 +68,7 @@ def test_settings_change_one_thing_at_a_time(script: dict[str, Any]) -> None:
 
 
 def test_a_row_is_of_the_pictures_that_were_drawn(
-    script: dict[str, Any], corpus: Path, reader: AttributeReader, tmp_path: Path
+    script: dict[str, Any], corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     reader.save(tmp_path / "classifier")
     given = argparse.Namespace(
@@ -111,7 +111,7 @@ def toy_picture(path: Path) -> NDArray[np.uint8]:
 def test_a_drawer_of_cogview2s_kind(tmp_path: Path) -> None:
     """Large pictures, or the first step's if asked; captions and losses by the same model."""
     family = str(tiny2.write(tmp_path, enlarging=True))
-    large, small = ModelDrawer(family), ModelDrawer(family, small=True)
+    large, small = ModelGenerator(family), ModelGenerator(family, small=True)
     [one], [other] = large.draw(["a red circle"], 1, {}), small.draw(["a red circle"], 1, {})
     assert (one.size, other.size) == ((48, 48), (16, 16)) and large.fingerprint != small.fingerprint
     images, losses = large.candidates("a red circle", 2, 1, {"temperature": 0.5})

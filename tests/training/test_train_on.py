@@ -22,14 +22,14 @@ from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.recipe import Recipe
 from cogview.training.train_on import measure
 from cogview.training.train_on.filename_captions import name_caption
-from cogview.training.train_on.settings import Settings
-from cogview.training.train_on.sizes import (
+from cogview.training.train_on.model_sizes import (
     SIZES,
     codes_for,
     finish_recipes,
     tokenizer_recipe,
     transformer_recipe,
 )
+from cogview.training.train_on.settings import Settings
 from cogview.training.train_on.stages import Stopped, TrainOn
 from cogview.training.train_on.survey import Part, estimate, fit_text_tokenizer
 from cogview.transformer.config import TransformerConfig

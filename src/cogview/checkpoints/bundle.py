@@ -319,10 +319,10 @@ def find(name: str | Path) -> Path:
         return found
     if Path(name).is_dir():
         raise CogViewError(f"{name} is a directory without {FILE}; give a model family's directory")
-    from cogview.checkpoints import hub
+    from cogview.checkpoints.fetching import fetch, is_repository
 
-    if hub.is_repository(name):
-        return hub.fetch(str(name))
+    if is_repository(name):
+        return fetch(str(name))
     known = installed()
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none installed'}"

@@ -1,15 +1,12 @@
-"""Model families on a hub that speaks Hugging Face's protocol: written as a repository, pushed, fetched.
+"""Model families as repositories of a hub that speaks Hugging Face's protocol: written, and pushed.
 
 A repository is a family's directory with a card (``README.md``, its metadata in YAML) and ``SHA256SUMS``,
-which lists what every file has to be. Weights, configurations and texts alone are fetched, and checked before
-they are read.
+which lists what every file has to be (``fetching.py`` fetches and checks).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,78 +15,21 @@ from typing import Any
 import yaml
 
 from cogview.checkpoints.bundle import BASE, ModelBundle, write_family
+from cogview.checkpoints.fetching import (
+    CARD,
+    LIBRARY,
+    NAME,
+    SUMS,
+    check,
+    checksum,
+    client,
+    fetch,
+    is_repository,
+    reason,
+)
 from cogview.errors import CogViewError
-from cogview.untrusted import open_regular, read_text
 
-NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
-SUMS, CARD = "SHA256SUMS", "README.md"
-FILES = ["*.json", "*.model", "*.safetensors", "card.md", CARD, SUMS]
-MAX_TEXT = 4 << 20
-LIBRARY = "cogview"
-
-
-def is_repository(name: str | Path) -> bool:
-    """Whether a name is ``organisation/name`` (perhaps ``@revision``) and not a path of this machine."""
-    if not isinstance(name, str) or NAME.fullmatch(name) is None:
-        return False
-    return not Path(name.partition("/")[0]).is_dir()
-
-
-def fetch(
-    name: str,
-    revision: str | None = None,
-    *,
-    token: str | None = None,
-    local_files_only: bool = False,
-    cache_dir: str | Path | None = None,
-) -> Path:
-    """The directory of a repository, fetched into the hub's own cache and checked.
-
-    Args:
-        name: ``organisation/name``, or with ``@revision``.
-        revision: a branch, a tag or a commit; default: the main branch.
-        local_files_only: take what is in the cache and ask nobody (also: ``HF_HUB_OFFLINE=1``).
-
-    Raises:
-        CogViewError: the extra ``hub`` is missing; no such repository or revision; nobody answers and nothing
-            is in the cache; a file does not have its checksum.
-    """
-    hub = _hub()
-    found = NAME.fullmatch(name)
-    if found is None:
-        raise CogViewError(f"{name!r} is no name of a repository; give organisation/name")
-    try:
-        place = hub.snapshot_download(
-            found["repository"],
-            revision=revision or found["revision"],
-            allow_patterns=FILES,
-            token=token,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-            library_name=LIBRARY,
-            endpoint=os.environ.get("HF_ENDPOINT"),
-        )
-    except Exception as error:  # of the client, of HTTP, of the connection
-        raise CogViewError(f"{name}: {_reason(error)}") from error
-    check(Path(place))
-    return Path(place)
-
-
-def check(directory: Path) -> None:
-    """CogViewError for a file that is missing or differs from ``SHA256SUMS``, where there is such a list."""
-    if not (directory / SUMS).is_file():
-        return
-    for line in read_text(directory / SUMS, MAX_TEXT).splitlines():
-        wanted, _, name = line.partition("  ")
-        if not name or ".." in Path(name).parts or Path(name).is_absolute():
-            raise CogViewError(f"{directory / SUMS}: {line!r:.80} is no line of checksums")
-        if _sum(directory / name) != wanted:
-            raise CogViewError(f"{directory / name} differs from its checksum in {SUMS}; fetch it again")
-
-
-def _sum(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = ["card", "check", "fetch", "is_repository", "push", "save"]
 
 
 def save(
@@ -113,7 +53,7 @@ def save(
     (made.directory / CARD).write_text(card(made, metadata or {}), encoding="utf-8")
     names = sorted(path.relative_to(made.directory).as_posix() for path in made.directory.rglob("*"))
     files = [name for name in names if (made.directory / name).is_file() and name != SUMS]
-    lines = [f"{_sum(made.directory / name)}  {name}\n" for name in files]
+    lines = [f"{checksum(made.directory / name)}  {name}\n" for name in files]
     (made.directory / SUMS).write_text("".join(lines), encoding="utf-8")
     return made
 
@@ -158,7 +98,7 @@ def push(
     """
     import tempfile
 
-    hub = _hub()
+    hub = client()
     if NAME.fullmatch(repository) is None or "@" in repository:
         raise CogViewError(f"{repository!r} is no name of a repository; give organisation/name")
     with tempfile.TemporaryDirectory(prefix="cogview-") as folder:
@@ -176,7 +116,7 @@ def push(
                 repo_id=repository, folder_path=made.directory, revision=branch, commit_message=told
             )
         except Exception as error:  # of the client, of HTTP, of the connection
-            raise CogViewError(f"{repository}: {_reason(error)}") from error
+            raise CogViewError(f"{repository}: {reason(error)}") from error
     return str(done.commit_url)
 
 
@@ -184,27 +124,5 @@ def _write_sum(directory: Path, name: str) -> None:
     """Renew the checksum of one file."""
     lines = (directory / SUMS).read_text("utf-8").splitlines(keepends=True)
     others = [line for line in lines if not line.endswith(f"  {name}\n")]
-    new = f"{_sum(directory / name)}  {name}\n"
+    new = f"{checksum(directory / name)}  {name}\n"
     (directory / SUMS).write_text("".join(sorted([*others, new], key=lambda x: x[66:])), encoding="utf-8")
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise CogViewError(
-            "a repository's name needs huggingface-hub; install it with: pip install 'cogview[hub]'"
-        ) from None
-    return huggingface_hub
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line."""
-    kind = type(error).__name__
-    if "RevisionNotFound" in kind:
-        return "there is no such revision"
-    if "RepositoryNotFound" in kind or "GatedRepo" in kind:
-        return "there is no such repository, or this token may not read it"
-    if "LocalEntryNotFound" in kind or "OfflineMode" in kind:
-        return "it is not in the cache, and no hub could be asked"
-    return " ".join(str(error).split())[:300] or kind

@@ -219,7 +219,7 @@ class ReconstructionPlan(Config):
     resample: Resample = option("box", "How images are resized.")
 
 
-class ReaderTraining(Config):
+class ClassifierTraining(Config):
     """Training of the attribute classifier; ``rate`` is the peak of the one-cycle schedule."""
 
     epochs: float = option(5.0, "Passes over the training images.", gt=0)

@@ -50,7 +50,7 @@ class Generator(Protocol):
         ...
 
 
-class Drawer(Generator, Protocol):
+class ImageGenerator(Generator, Protocol):
     """Generates one image for each prompt."""
 
     def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
@@ -139,7 +139,7 @@ class SampleStore:
 
 def draw_texts(
     texts: Sequence[str],
-    drawer: Drawer,
+    drawer: ImageGenerator,
     work: Path,
     seed: int = 0,
     sampling: Sampling | None = None,

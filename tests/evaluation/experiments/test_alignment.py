@@ -25,9 +25,9 @@ from cogview.evaluation.experiments.alignment import (
     recall,
     shuffled,
 )
-from cogview.evaluation.experiments.nearest import NearestTraining
+from cogview.evaluation.experiments.nearest import RetrievalBaseline
 from cogview.evaluation.judges.captioned import read_captioned
-from cogview.evaluation.judges.scorer import AlignmentScorer, ScorerConfig
+from cogview.evaluation.judges.scorer import DualEncoder, ScorerConfig
 from cogview.evaluation.judges.scorer_training import ScorerTraining, batches, contrast, matches, train_scorer
 from cogview.evaluation.sample_store import rank_of
 from cogview.tokenizers.text import TextTokenizer
@@ -48,7 +48,7 @@ def config(text: TextTokenizer) -> ScorerConfig:
 
 
 @pytest.fixture(scope="module")
-def scorer(corpus: Path, text: TextTokenizer) -> AlignmentScorer:
+def scorer(corpus: Path, text: TextTokenizer) -> DualEncoder:
     data = read_captioned(corpus, SHAPE, "train")
     training = ScorerTraining(epochs=14, batch=32, rate=8e-3, spoil=False)
     return train_scorer(config(text), text, data, training)
@@ -132,9 +132,7 @@ def test_batches_hold_each_picture_once_and_every_other_is_of_one_source(corpus:
     assert len({row for rows, _ in found[::2] for row in rows}) == 60
 
 
-def test_it_learns_and_real_is_far_above_shuffled(
-    corpus: Path, scorer: AlignmentScorer, tmp_path: Path
-) -> None:
+def test_it_learns_and_real_is_far_above_shuffled(corpus: Path, scorer: DualEncoder, tmp_path: Path) -> None:
     data = read_captioned(corpus, SHAPE, "val")
     found = evaluate_alignment(AlignmentPlan(), data, scorer)
     assert found is not None
@@ -144,19 +142,17 @@ def test_it_learns_and_real_is_far_above_shuffled(
         assert real.picture_recall[5].low > floor.picture_recall[5].high
         assert real.cosine.value > floor.cosine.value + 0.3
     scorer.save(tmp_path)
-    again = AlignmentScorer.from_directory(tmp_path)
+    again = DualEncoder.from_directory(tmp_path)
     assert again.fingerprint == scorer.fingerprint
-    assert np.array_equal(again.see(data.pictures), scorer.see(data.pictures))
+    assert np.array_equal(again.encode_image(data.pictures), scorer.encode_image(data.pictures))
 
 
-def test_a_text_does_not_depend_on_its_batch(scorer: AlignmentScorer) -> None:
+def test_a_text_does_not_depend_on_its_batch(scorer: DualEncoder) -> None:
     texts = ["red circle", "flag with green standing bands, number 12, and much more to be read than before"]
-    assert np.allclose(scorer.read(texts)[0], scorer.read(texts[:1])[0], atol=1e-6)
+    assert np.allclose(scorer.encode_text(texts)[0], scorer.encode_text(texts[:1])[0], atol=1e-6)
 
 
-def test_two_ranks_and_one_give_the_same_digits(
-    corpus: Path, scorer: AlignmentScorer, tmp_path: Path
-) -> None:
+def test_two_ranks_and_one_give_the_same_digits(corpus: Path, scorer: DualEncoder, tmp_path: Path) -> None:
     data = read_captioned(corpus, SHAPE, "test_comp", count=12)
     plan, drawer = AlignmentPlan(batch=3, languages=("en",)), toy.CaptionDrawer()
     whole = evaluate_alignment(plan, data, scorer, [drawer], tmp_path / "one")
@@ -175,7 +171,7 @@ def test_two_ranks_and_one_give_the_same_digits(
 
 
 def test_the_nearest_training_picture_shares_the_words(corpus: Path, text: TextTokenizer) -> None:
-    drawer = NearestTraining(corpus, text)
+    drawer = RetrievalBaseline(corpus, text)
     data = read_captioned(corpus, SHAPE, "train")
     row = {key: i for i, key in enumerate(data.keys)}
     for i in (0, 7, 31):
@@ -188,7 +184,7 @@ def test_the_nearest_training_picture_shares_the_words(corpus: Path, text: TextT
 
 
 def test_the_commands(
-    corpus: Path, scorer: AlignmentScorer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, scorer: DualEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place, text = tmp_path / "scorer", tmp_path / "text.model"
     scorer.text.save(text)
@@ -215,7 +211,7 @@ def test_the_commands(
     assert "± half of the 95 % interval" in capsys.readouterr().out
 
 
-def test_a_folder_of_drawn_pictures_tells_its_prompts(scorer: AlignmentScorer, tmp_path: Path) -> None:
+def test_a_folder_of_drawn_pictures_tells_its_prompts(scorer: DualEncoder, tmp_path: Path) -> None:
     for i, prompt in enumerate(("red circle", "蓝色的方块")):
         facts = Provenance(software="t", prompt=prompt, seed=0, model="m", model_hash="h")
         save_png(Image.new("RGB", (30, 24), "red"), tmp_path / f"{i}.png", facts)
@@ -231,7 +227,7 @@ def test_a_folder_of_drawn_pictures_tells_its_prompts(scorer: AlignmentScorer, t
     assert report[0].sets["real en"].pictures == 3
 
 
-def test_bad_input_is_one_line(corpus: Path, scorer: AlignmentScorer, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(corpus: Path, scorer: DualEncoder, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.new("RGB", (9, 9)).save(folder / "a.png")
@@ -253,13 +249,13 @@ def test_bad_input_is_one_line(corpus: Path, scorer: AlignmentScorer, tmp_path: 
         )
 
 
-def test_foreign_scorers_are_refused(scorer: AlignmentScorer, tmp_path: Path) -> None:
+def test_foreign_scorers_are_refused(scorer: DualEncoder, tmp_path: Path) -> None:
     with pytest.raises(CogViewError, match="train-scorer"):
-        AlignmentScorer.from_directory(tmp_path)
+        DualEncoder.from_directory(tmp_path)
     scorer.save(tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CogViewError, match="damaged or foreign scorer"):
-        AlignmentScorer.from_directory(tmp_path)
+        DualEncoder.from_directory(tmp_path)
     TextTokenizer.train(toy.COLOURS.values(), pieces=264).save(tmp_path / "text.model")
     with pytest.raises(CogViewError, match="not the tokenizer the scorer was trained with"):
-        AlignmentScorer.from_directory(tmp_path)
+        DualEncoder.from_directory(tmp_path)

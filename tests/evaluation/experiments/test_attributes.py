@@ -11,7 +11,7 @@ import torch
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.attributes import AttributePlan, AttributeReport, evaluate_attributes
 from cogview.evaluation.judges.attribute_corpus import read_avatars, statements
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.reports import write_report
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.evaluation.toy import CaptionDrawer
@@ -19,7 +19,9 @@ from tests.evaluation.toy import CaptionDrawer
 PLAN = AttributePlan(count=20, batch=5, bootstrap=200)
 
 
-def test_a_faithful_drawer_reaches_the_ceiling(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_a_faithful_drawer_reaches_the_ceiling(
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
+) -> None:
     report, sets = evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
     assert set(report.accuracy) == set(sets) == {"real", "zh", "en"}
     real = report.accuracy["real"]
@@ -32,7 +34,7 @@ def test_a_faithful_drawer_reaches_the_ceiling(corpus: Path, reader: AttributeRe
 
 
 def test_stated_attributes_are_counted_and_no_other(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     """A blot states colour, shape and its dot if it has one; a flag colour and way; nobody the weight."""
     report, _ = evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
@@ -54,7 +56,7 @@ def test_stated_attributes_are_counted_and_no_other(
 
 
 def test_a_drawer_of_wrong_colours_loses_just_the_colours(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     report, _ = evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(wrong_colour=True), tmp_path)
     groups = report.accuracy["en"].by_group
@@ -66,7 +68,7 @@ def test_a_drawer_of_wrong_colours_loses_just_the_colours(
 
 
 def test_the_floor_is_what_a_drawer_of_swapped_prompts_gets(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     """Every cyclic shift within a style is one way of swapping; the floor is the mean over all of them."""
     report, sets = evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
@@ -85,7 +87,7 @@ def test_the_floor_is_what_a_drawer_of_swapped_prompts_gets(
     assert report.accuracy["zh"].floor == pytest.approx(right / total)
 
 
-def test_a_stopped_run_goes_on(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     whole, _ = evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path / "a")
     stopped = CaptionDrawer(patience=27)
     with pytest.raises(KeyboardInterrupt):
@@ -100,7 +102,7 @@ def test_a_stopped_run_goes_on(corpus: Path, reader: AttributeReader, tmp_path: 
 
 
 def test_other_models_settings_and_seeds_share_no_pictures(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     changes: list[dict[str, object]] = [{}, {"sampling": {"temperature": 0.5}}, {"seed": 1}]
     for change in changes:
@@ -112,7 +114,7 @@ def test_other_models_settings_and_seeds_share_no_pictures(
     assert len(drawer.drawn) == 40
 
 
-def test_reconstructions_are_read_too(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_reconstructions_are_read_too(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     """An untrained tokenizer paints nothing: its pictures all read alike, near the floor."""
     torch.manual_seed(0)
     config = ImageTokenizerConfig(
@@ -125,7 +127,7 @@ def test_reconstructions_are_read_too(corpus: Path, reader: AttributeReader, tmp
     assert report.facts["tokenizer_fingerprint"] == tokenizer.fingerprint
 
 
-def test_a_damaged_picture_is_named(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_a_damaged_picture_is_named(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
     broken = next(tmp_path.rglob("000003.png"))
     broken.write_bytes(broken.read_bytes()[:40])
@@ -133,7 +135,7 @@ def test_a_damaged_picture_is_named(corpus: Path, reader: AttributeReader, tmp_p
         evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
 
 
-def test_the_report_survives_the_disk(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_the_report_survives_the_disk(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     report, sets = evaluate_attributes(PLAN, corpus, reader, CaptionDrawer(), tmp_path)
     write_report(report, tmp_path / "deep" / "report.json")
     assert AttributeReport.model_validate_json((tmp_path / "deep" / "report.json").read_bytes()) == report

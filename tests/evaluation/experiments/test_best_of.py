@@ -12,7 +12,7 @@ import pytest
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.best_of import BestOfPlan, BestOfReport, curves, evaluate_best_of
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Figure
 from cogview.reports.plots import plot_curves
 from tests.evaluation.toy import COLOURS, RGB, Guessing
@@ -20,7 +20,9 @@ from tests.evaluation.toy import COLOURS, RGB, Guessing
 PLAN = BestOfPlan(count=12, sizes=(1, 2, 4), bootstrap=50)
 
 
-def test_accuracy_rises_with_the_candidates(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_accuracy_rises_with_the_candidates(
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
+) -> None:
     report, sets = evaluate_best_of(PLAN, corpus, reader, Guessing(), tmp_path)
     assert set(sets) == {"real"} | {f"{lang} best of {k}" for lang in ("zh", "en") for k in (1, 2, 4)}
     for language in ("zh", "en"):
@@ -32,12 +34,12 @@ def test_accuracy_rises_with_the_candidates(corpus: Path, reader: AttributeReade
     assert BestOfReport.model_validate_json(report.model_dump_json()) == report
 
 
-def test_a_ranking_that_lies_does_not_help(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_a_ranking_that_lies_does_not_help(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     report, _ = evaluate_best_of(PLAN, corpus, reader, Guessing(honest=False), tmp_path)
     assert report.accuracy["en best of 4"].by_group["colour of a part"].right == 0
 
 
-def test_a_stopped_run_goes_on(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     """What was drawn is not drawn again, and the result is that of a run in one piece."""
     whole, pictures = evaluate_best_of(PLAN, corpus, reader, Guessing(), tmp_path / "whole")
     first, second = Guessing(patience=9), Guessing()
@@ -69,7 +71,7 @@ class Colours:
 
 
 def test_an_alignment_scorer_ranks_beside_the_loss(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     """Where the caption loss lies, the scorer finds the right colour; the curve of both starts together."""
     judge: Any = Colours()

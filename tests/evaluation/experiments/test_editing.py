@@ -22,8 +22,8 @@ from cogview.evaluation.experiments.edits import (
     read_edits,
     readable,
 )
-from cogview.evaluation.experiments.image_generator import ModelDrawer
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.experiments.image_generator import ModelGenerator
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from tests.evaluation import toy
 from tests.generation import tiny, tiny2
 
@@ -90,7 +90,7 @@ def task(
 
 
 def test_a_faithful_editor_changes_all_and_keeps_all(
-    tasks: Path, reader: AttributeReader, tmp_path: Path
+    tasks: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     hand = Hand(*FAITHFUL)
     report, sets = evaluate_editing(EditingPlan(), tasks, reader, hand, tmp_path)
@@ -104,13 +104,13 @@ def test_a_faithful_editor_changes_all_and_keeps_all(
     assert {name: len(pictures) for name, pictures in sets.items()} == dict.fromkeys(sets, 10)
 
 
-def test_an_idle_editor_changes_nothing(tasks: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_an_idle_editor_changes_nothing(tasks: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     report, _ = evaluate_editing(EditingPlan(), tasks, reader, Hand("idle", lambda a, b, c: a), tmp_path)
     assert report.outcomes["edited"] == report.outcomes["original"]
     assert report.outcomes["edited"].changed.right == 0 and report.untouched.right == 10
 
 
-def test_whoever_paints_outside_is_seen(tasks: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_whoever_paints_outside_is_seen(tasks: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     """It makes every blot a circle: the shape is not kept, and pixels outside the mask differ."""
 
     def act(picture: Image.Image, wanted: Image.Image, mask: Mask) -> Image.Image:
@@ -123,7 +123,7 @@ def test_whoever_paints_outside_is_seen(tasks: Path, reader: AttributeReader, tm
     assert report.outcomes["edited"].kept.right < report.outcomes["original"].kept.right
 
 
-def test_a_stopped_run_goes_on(tasks: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on(tasks: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     first, again = Hand(*FAITHFUL), Hand(*FAITHFUL)
     evaluate_editing(EditingPlan(count=4), tasks, reader, first, tmp_path)
     whole, _ = evaluate_editing(EditingPlan(count=4), tasks, reader, again, tmp_path)
@@ -133,14 +133,14 @@ def test_a_stopped_run_goes_on(tasks: Path, reader: AttributeReader, tmp_path: P
     assert len(other.asked) == 4
 
 
-def test_only_what_can_be_read_counts(tasks: Path, reader: AttributeReader) -> None:
+def test_only_what_can_be_read_counts(tasks: Path, reader: AttributeClassifier) -> None:
     edits = read_edits(tasks)
     assert len(edits) == 11 and len(readable(edits, reader.config.attributes)) == 10
     same = edits[0].model_copy(update={"after": edits[0].before})
     assert readable([same], reader.config.attributes) == []
 
 
-def test_what_is_wrong_is_told(tasks: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_what_is_wrong_is_told(tasks: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     hand = Hand(*FAITHFUL)
     with pytest.raises(CogViewError, match=r"edits\.jsonl: cannot be read"):
         evaluate_editing(EditingPlan(), tmp_path, reader, hand, tmp_path)
@@ -158,7 +158,7 @@ def test_what_is_wrong_is_told(tasks: Path, reader: AttributeReader, tmp_path: P
 
 
 def test_the_command_edits_with_a_family(
-    tasks: Path, reader: AttributeReader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tasks: Path, reader: AttributeClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reader.save(tmp_path / "classifier")
     family = tiny2.write(tmp_path / "family")
@@ -176,5 +176,5 @@ def test_the_command_edits_with_a_family(
 def test_edits_of_another_precision_are_not_those_of_fp32(tmp_path: Path) -> None:
     """Both have one ``--work``, whose folders are keyed by the editor's fingerprint."""
     family = tiny2.write(tmp_path)
-    plain, quick = (ModelDrawer(str(family), precision) for precision in ("fp32", "int8"))
+    plain, quick = (ModelGenerator(str(family), precision) for precision in ("fp32", "int8"))
     assert quick.fingerprint == f"{plain.fingerprint} int8"

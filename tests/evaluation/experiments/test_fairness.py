@@ -30,7 +30,7 @@ from cogview.evaluation.experiments.audit import (
     read_audit,
     wilson,
 )
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.generation.fairness import FairnessTable, replace_words
 from tests.evaluation.toy import COLOURS, CaptionDrawer
 from tests.generation import tiny
@@ -91,13 +91,17 @@ class Partial:
 
 
 def audit(
-    reader: AttributeReader, work: Path, drawer: Partial, corpus: Path | None = None, plan: AuditPlan = PLAN
+    reader: AttributeClassifier,
+    work: Path,
+    drawer: Partial,
+    corpus: Path | None = None,
+    plan: AuditPlan = PLAN,
 ) -> FairnessReport:
     return evaluate_fairness(AUDIT, {"blots": TABLE}, plan, reader, drawer, work, corpus)
 
 
 def test_preferences_are_found_and_words_even_them_out(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     report = audit(reader, tmp_path, Partial(), corpus)
     ways = report.readings["blots"]
@@ -117,7 +121,7 @@ def test_preferences_are_found_and_words_even_them_out(
 
 
 def test_the_training_shares_are_those_of_the_corpus(
-    corpus: Path, reader: AttributeReader, tmp_path: Path
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     from tests.evaluation import toy
 
@@ -127,7 +131,7 @@ def test_the_training_shares_are_those_of_the_corpus(
     assert (found.pictures, found.proportions["red"].count) == (len(rows), red)
 
 
-def test_a_stopped_audit_goes_on_and_a_larger_one_adds(reader: AttributeReader, tmp_path: Path) -> None:
+def test_a_stopped_audit_goes_on_and_a_larger_one_adds(reader: AttributeClassifier, tmp_path: Path) -> None:
     whole = audit(reader, tmp_path / "whole", Partial())
     first, second, third = Partial(patience=100), Partial(), Partial()
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +174,7 @@ def test_distances_and_what_chance_gives() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_drawn(
-    change: dict[str, object], message: str, reader: AttributeReader, tmp_path: Path
+    change: dict[str, object], message: str, reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     sets = {"blots": AUDIT.sets["blots"].model_copy(update=change)}
     drawer = Partial()
@@ -197,7 +201,7 @@ def test_the_recipe_is_read_with_its_tables() -> None:
 
 
 def test_the_command_audits_a_family(
-    reader: AttributeReader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reader: AttributeClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     family = tiny.write(tmp_path / "family")
     reader.save(tmp_path / "reader")

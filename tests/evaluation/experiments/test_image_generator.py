@@ -14,17 +14,17 @@ from cogview.checkpoints.bundle import PACKAGED, find
 from cogview.checkpoints.provenance import model_hash
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.captions import CaptionPlan
-from cogview.evaluation.experiments.image_generator import ModelDrawer
+from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.training.init_checkpoint import find_init_checkpoint
 from tests.generation import tiny, tiny2
 
 
 @pytest.fixture(scope="module")
-def drawer(tmp_path_factory: pytest.TempPathFactory) -> ModelDrawer:
-    return ModelDrawer(str(tiny.write(tmp_path_factory.mktemp("family"), captioning=True)))
+def drawer(tmp_path_factory: pytest.TempPathFactory) -> ModelGenerator:
+    return ModelGenerator(str(tiny.write(tmp_path_factory.mktemp("family"), captioning=True)))
 
 
-def test_candidates_are_the_models_with_their_losses(drawer: ModelDrawer) -> None:
+def test_candidates_are_the_models_with_their_losses(drawer: ModelGenerator) -> None:
     """The first candidates do not depend on how many there are."""
     model = CogView.from_pretrained(drawer.directory)
     pictures, losses = drawer.candidates("a red circle", 4, 5, {"top_k": 9})
@@ -36,7 +36,7 @@ def test_candidates_are_the_models_with_their_losses(drawer: ModelDrawer) -> Non
     assert their_losses == pytest.approx(losses[:2], abs=1e-5)
 
 
-def test_descriptions_and_losses_of_pixels(drawer: ModelDrawer) -> None:
+def test_descriptions_and_losses_of_pixels(drawer: ModelGenerator) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     images, texts = [Image.fromarray(picture) for picture in pictures], ["a", "a red circle", "红色的圆"]
     assert drawer.image_size == 16
@@ -51,7 +51,7 @@ def test_descriptions_and_losses_of_pixels(drawer: ModelDrawer) -> None:
 
 def test_a_coglm_is_asked_in_the_language_of_each_text(tmp_path: Path) -> None:
     """[BOC] stands before Chinese, [BOE] before English, as where the family itself ranks pictures."""
-    drawer = ModelDrawer(str(tiny2.write(tmp_path)))
+    drawer = ModelGenerator(str(tiny2.write(tmp_path)))
     pictures, texts = np.zeros((2, 16, 16, 3), dtype=np.uint8), ["红色的圆", "a red circle"]
     table = drawer.family.score([Image.fromarray(own) for own in pictures], texts)
     assert drawer.losses(pictures, texts) == pytest.approx(np.diag(table), abs=1e-5)
@@ -64,8 +64,8 @@ def test_a_coglm_is_asked_in_the_language_of_each_text(tmp_path: Path) -> None:
     assert chosen.settings["best_of"]["caption_loss"] == pytest.approx(min(losses), abs=1e-4)
 
 
-def test_int8_is_told_and_computed(drawer: ModelDrawer) -> None:
-    small = ModelDrawer(str(drawer.directory), "int8")
+def test_int8_is_told_and_computed(drawer: ModelGenerator) -> None:
+    small = ModelGenerator(str(drawer.directory), "int8")
     assert (drawer.precision, small.precision) == ("fp32", "int8")
     assert (
         small.draw(["a red circle"], 1, {})[0].size == (16, 16)
@@ -74,14 +74,14 @@ def test_int8_is_told_and_computed(drawer: ModelDrawer) -> None:
 
 
 def test_a_family_without_captions_is_refused_before_it_draws(tmp_path: Path) -> None:
-    silent = ModelDrawer(str(tiny.write(tmp_path)))
+    silent = ModelGenerator(str(tiny.write(tmp_path)))
     with pytest.raises(CogViewError, match="cannot describe pictures"):
         silent.candidates("a red circle", 4, 5, {})
 
 
-def test_only_a_family_of_several_steps_has_a_first(drawer: ModelDrawer) -> None:
+def test_only_a_family_of_several_steps_has_a_first(drawer: ModelGenerator) -> None:
     """What one experiment drew another finds, whether or not it asks for the first step."""
-    assert ModelDrawer(str(drawer.directory), small=True).fingerprint == drawer.fingerprint
+    assert ModelGenerator(str(drawer.directory), small=True).fingerprint == drawer.fingerprint
 
 
 def test_experiments_look_a_model_up_as_generate_does(
@@ -92,9 +92,9 @@ def test_experiments_look_a_model_up_as_generate_does(
     made, models = tiny.write(tmp_path / "made"), tmp_path / "models"
     mine, copy = (Path(shutil.copytree(made, models / name)) for name in ("mine", "pictogram"))
     for name, expected in (("mine", mine), (str(copy), copy), ("pictogram", PACKAGED / "pictogram")):
-        assert ModelDrawer(name).directory == find(name) == expected == load_family(name)
+        assert ModelGenerator(name).directory == find(name) == expected == load_family(name)
     with pytest.raises(CogViewError, match="no model 'min'; did you mean 'mine'"):
-        ModelDrawer("min")
+        ModelGenerator("min")
 
 
 def load_family(name: str) -> Path:
@@ -112,6 +112,6 @@ def test_a_directory_of_the_models_name_does_not_hide_it(
         find(tmp_path)
 
 
-def test_pictures_of_another_precision_have_another_fingerprint(drawer: ModelDrawer) -> None:
-    plain, quick = drawer.fingerprint, ModelDrawer(str(drawer.directory), "int8").fingerprint
+def test_pictures_of_another_precision_have_another_fingerprint(drawer: ModelGenerator) -> None:
+    plain, quick = drawer.fingerprint, ModelGenerator(str(drawer.directory), "int8").fingerprint
     assert plain == model_hash(drawer.directory) and quick == f"{plain} int8"

@@ -9,13 +9,13 @@ import pytest
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.attributes import AttributeReport
-from cogview.evaluation.experiments.nearest import NearestTraining
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.experiments.nearest import RetrievalBaseline
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from tests.evaluation import toy
 from tests.generation import tiny
 
 
-def test_copying_is_below_the_ceiling(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_copying_is_below_the_ceiling(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
     """Held-out pairs are in no training picture, so a copy has one of the two wrong at least."""
     reader.save(tmp_path / "reader")
     out = tmp_path / "report.json"
@@ -29,14 +29,14 @@ def test_copying_is_below_the_ceiling(corpus: Path, reader: AttributeReader, tmp
 
 
 def test_it_draws_the_same_whatever_the_seed(corpus: Path) -> None:
-    drawer = NearestTraining(corpus, tiny.text_tokenizer(), source="dice")
+    drawer = RetrievalBaseline(corpus, tiny.text_tokenizer(), source="dice")
     first, second = (drawer.draw(["red circle", "蓝色的方块"], seed, {}) for seed in (0, 1))
     assert [p.tobytes() for p in first] == [p.tobytes() for p in second]
-    again = NearestTraining(corpus, tiny.text_tokenizer(), source="dice")
+    again = RetrievalBaseline(corpus, tiny.text_tokenizer(), source="dice")
     assert again.fingerprint == drawer.fingerprint and drawer.name == "nearest-training"
 
 
 def test_nothing_to_choose_from_is_one_line(tmp_path: Path) -> None:
     rows = [row for row in toy.rows(40) if row["split"] != "train"]
     with pytest.raises(CogViewError, match="no captioned picture of split 'train' to choose from"):
-        NearestTraining(toy.write(tmp_path, rows), tiny.text_tokenizer())
+        RetrievalBaseline(toy.write(tmp_path, rows), tiny.text_tokenizer())

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import Avatar, read_avatars
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.judges.classifier_training import (
+    ClassifierTraining,
     Labelled,
-    ReaderTraining,
     accuracy,
     load_labelled,
     spoil,
@@ -26,22 +26,22 @@ from cogview.evaluation.judges.classifier_training import (
 from tests.evaluation import toy
 from tests.evaluation.conftest import TRAINING
 
-SHORT = ReaderTraining(epochs=0.4, batch=16)
+SHORT = ClassifierTraining(epochs=0.4, batch=16)
 
 
-def held_out(corpus: Path, reader: AttributeReader) -> Labelled:
+def held_out(corpus: Path, reader: AttributeClassifier) -> Labelled:
     chosen = [avatar for avatar in read_avatars(corpus) if avatar.split == "test_comp"]
     return load_labelled(corpus, chosen, reader.config.preprocessing)
 
 
-def test_it_reads_combinations_it_has_never_seen(corpus: Path, reader: AttributeReader) -> None:
+def test_it_reads_combinations_it_has_never_seen(corpus: Path, reader: AttributeClassifier) -> None:
     data = held_out(corpus, reader)
     assert len(data.avatars) >= 20
     assert accuracy(reader, data) > 0.95
     assert reader.config.facts["val_accuracy"] > 0.95  # type: ignore[operator]
 
 
-def test_accuracy_counts_absence_too(corpus: Path, reader: AttributeReader) -> None:
+def test_accuracy_counts_absence_too(corpus: Path, reader: AttributeClassifier) -> None:
     """Of a blot three things are read, of a flag two; wrong labels for one of them are found."""
     data = held_out(corpus, reader)
     right = accuracy(reader, data)
@@ -58,7 +58,7 @@ def test_accuracy_counts_absence_too(corpus: Path, reader: AttributeReader) -> N
     )
 
 
-def test_a_picture_reads_the_same_alone_and_in_any_batch(corpus: Path, reader: AttributeReader) -> None:
+def test_a_picture_reads_the_same_alone_and_in_any_batch(corpus: Path, reader: AttributeClassifier) -> None:
     data = held_out(corpus, reader)
     styles = [avatar.style for avatar in data.avatars]
     together = reader.read(data.tensor(), styles, batch=7)
@@ -68,7 +68,7 @@ def test_a_picture_reads_the_same_alone_and_in_any_batch(corpus: Path, reader: A
         assert set(answer) == ({"body_color", "mark", "shape"} if style == "blot" else {"first_color", "way"})
 
 
-def test_only_the_heads_of_the_styles_present_are_computed(reader: AttributeReader) -> None:
+def test_only_the_heads_of_the_styles_present_are_computed(reader: AttributeClassifier) -> None:
     found = reader(torch.rand(3, 3, toy.SIZE, toy.SIZE), ["flag"] * 3)
     assert list(found) == ["flag"]
     rows, logits = found["flag"]
@@ -103,12 +103,12 @@ def test_held_out_rows_leave_no_trace(corpus: Path, tmp_path: Path) -> None:
     assert trained[0].fingerprint == trained[1].fingerprint
 
 
-def test_held_out_rows_are_refused(corpus: Path, reader: AttributeReader) -> None:
+def test_held_out_rows_are_refused(corpus: Path, reader: AttributeClassifier) -> None:
     with pytest.raises(CogViewError, match=r"only be trained on split 'train', but '(blot|flag)/"):
         train_reader(reader.config, held_out(corpus, reader), SHORT)
 
 
-def test_too_little_data_is_refused(corpus: Path, reader: AttributeReader) -> None:
+def test_too_little_data_is_refused(corpus: Path, reader: AttributeClassifier) -> None:
     few = [avatar for avatar in read_avatars(corpus) if avatar.split == "train"][:15]
     with pytest.raises(CogViewError, match="15 training pictures are less than one batch of 16"):
         train_reader(reader.config, load_labelled(corpus, few, reader.config.preprocessing), SHORT)
@@ -120,40 +120,42 @@ def test_a_corpus_that_states_nothing_is_refused(tmp_path: Path) -> None:
         train_from_corpus(toy.write(tmp_path, rows), SHORT, size=toy.SIZE)
 
 
-def test_saved_and_loaded_is_the_same(reader: AttributeReader, tmp_path: Path) -> None:
+def test_saved_and_loaded_is_the_same(reader: AttributeClassifier, tmp_path: Path) -> None:
     reader.save(tmp_path)
-    loaded = AttributeReader.from_directory(tmp_path)
+    loaded = AttributeClassifier.from_directory(tmp_path)
     assert loaded.config == reader.config
     assert loaded.fingerprint == reader.fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_damaged_classifiers_are_named(reader: AttributeReader, tmp_path: Path) -> None:
+def test_damaged_classifiers_are_named(reader: AttributeClassifier, tmp_path: Path) -> None:
     with pytest.raises(CogViewError, match="no classifier here"):
-        AttributeReader.from_directory(tmp_path / "none")
+        AttributeClassifier.from_directory(tmp_path / "none")
     reader.save(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-1000])
     with pytest.raises(CogViewError, match="damaged or foreign classifier"):
-        AttributeReader.from_directory(tmp_path)
+        AttributeClassifier.from_directory(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "widths": [8, 16, 32]}))
     with pytest.raises(CogViewError, match="damaged or foreign classifier"):
-        AttributeReader.from_directory(tmp_path)
+        AttributeClassifier.from_directory(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "colour": 1}))
     with pytest.raises(CogViewError, match="colour: no such key"):
-        AttributeReader.from_directory(tmp_path)
+        AttributeClassifier.from_directory(tmp_path)
 
 
-def test_foreign_pictures_are_refused(reader: AttributeReader) -> None:
+def test_foreign_pictures_are_refused(reader: AttributeClassifier) -> None:
     with pytest.raises(CogViewError, match="does not know style 'moon'"):
         reader.read(torch.rand(1, 3, toy.SIZE, toy.SIZE), ["moon"])
     with pytest.raises(CogViewError, match="reads pictures of 24 x 24"):
         reader.read(torch.rand(1, 3, 30, 30), ["flag"])
 
 
-def test_up_to_date_knows_settings_and_corpus(corpus: Path, reader: AttributeReader, tmp_path: Path) -> None:
+def test_up_to_date_knows_settings_and_corpus(
+    corpus: Path, reader: AttributeClassifier, tmp_path: Path
+) -> None:
     arguments = (toy.SIZE, "dice", 8)
     assert not up_to_date(tmp_path, corpus, TRAINING, *arguments)
     reader.save(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from cogview.data.image_cache import ImageCache
 from cogview.errors import CogViewError
 from cogview.evaluation.judges import spoiling
-from cogview.evaluation.judges.labels import read_labels
+from cogview.evaluation.judges.drawing_labels import read_labels
 from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig, among
 from cogview.evaluation.judges.thing_training import ThingReaderRecipe, ThingReaderTask
 from cogview.training.trainer import Trainer

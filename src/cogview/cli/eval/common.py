@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from cogview.evaluation.experiments.image_generator import ModelDrawer
-    from cogview.evaluation.judges.classifier import AttributeReader
+    from cogview.evaluation.experiments.image_generator import ModelGenerator
+    from cogview.evaluation.judges.classifier import AttributeClassifier
     from cogview.pipelines.model import Pipeline
 
 Parts = Iterable["Table | Text | str"]
@@ -50,7 +50,7 @@ class Generation(Config):
     work: Path = WORK
     place: Place = Place()
 
-    def by(self, model: str) -> ModelDrawer:
+    def by(self, model: str) -> ModelGenerator:
         """A model for the experiments, read at first use."""
         return open_generator(model, self.place, self.first_stage_only)
 
@@ -60,16 +60,16 @@ class Judged(Generation):
 
     model: ModelName = MODEL
 
-    def generator(self) -> ModelDrawer:
+    def generator(self) -> ModelGenerator:
         """The model for the experiments, read at first use."""
         return self.by(self.model)
 
 
-def open_generator(model: str, place: Place, first_stage_only: bool = False) -> ModelDrawer:
+def open_generator(model: str, place: Place, first_stage_only: bool = False) -> ModelGenerator:
     """A model for the experiments, read at first use."""
-    from cogview.evaluation.experiments.image_generator import ModelDrawer
+    from cogview.evaluation.experiments.image_generator import ModelGenerator
 
-    found = ModelDrawer(model, place.precision, first_stage_only, place.torch_device())
+    found = ModelGenerator(model, place.precision, first_stage_only, place.torch_device())
     use_threads(place.threads, found.directory)
     return found
 
@@ -81,11 +81,11 @@ def open_model(model: str, place: Place) -> Pipeline:
     return place.open(ModelBundle.find(model))
 
 
-def open_classifier(directory: Path) -> AttributeReader:
+def open_classifier(directory: Path) -> AttributeClassifier:
     """The attribute classifier in a directory."""
-    from cogview.evaluation.judges.classifier import AttributeReader
+    from cogview.evaluation.judges.classifier import AttributeClassifier
 
-    return AttributeReader.from_directory(directory)
+    return AttributeClassifier.from_directory(directory)
 
 
 class Rows(Config):

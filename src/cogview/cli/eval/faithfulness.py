@@ -37,7 +37,7 @@ from cogview.evaluation.plans import (
 )
 
 if TYPE_CHECKING:
-    from cogview.evaluation.sample_store import Drawer
+    from cogview.evaluation.sample_store import ImageGenerator
     from cogview.tokenizers.text import TextTokenizer
 
 SHOWN = 60  # images of each set on a sheet
@@ -161,9 +161,9 @@ def alignment(
     from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.alignment import evaluate_alignment
     from cogview.evaluation.judges.captioned import read_captioned
-    from cogview.evaluation.judges.scorer import AlignmentScorer
+    from cogview.evaluation.judges.scorer import DualEncoder
 
-    judge, part = AlignmentScorer.from_directory(given.scorer), share.part
+    judge, part = DualEncoder.from_directory(given.scorer), share.part
     drawers = [
         nearest(given.data, judge.text, rows.source) if name == NEAREST else way.by(name)
         for name in given.models
@@ -241,8 +241,8 @@ def fairness(given: Open, plan: AuditPlan, judged: Judged, report: Report) -> No
     report.finish(found, tables.fairness)
 
 
-def nearest(data: Path, text: TextTokenizer, source: str | None) -> Drawer:
+def nearest(data: Path, text: TextTokenizer, source: str | None) -> ImageGenerator:
     """The trivial generator ``nearest-training`` over split "train"."""
-    from cogview.evaluation.experiments.nearest import NearestTraining
+    from cogview.evaluation.experiments.nearest import RetrievalBaseline
 
-    return NearestTraining(data, text, "train", source)
+    return RetrievalBaseline(data, text, "train", source)

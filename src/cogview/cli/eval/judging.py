@@ -11,7 +11,7 @@ from cogview.cli.eval.common import CORPUS, DATA, SOURCE
 from cogview.cli.options import THREADS, Existing, MaybeExisting, ModelName, grouped, use_threads
 from cogview.cli.output import bars, writing
 from cogview.config import Config, option
-from cogview.evaluation.plans import ReaderTraining, Rows, ScorerTraining
+from cogview.evaluation.plans import ClassifierTraining, Rows, ScorerTraining
 
 if TYPE_CHECKING:
     from cogview.tokenizers.text import TextTokenizer
@@ -35,7 +35,7 @@ class Corpus(Config):
 
 
 @grouped()
-def train_classifier(given: Corpus, network: Network, training: ReaderTraining) -> None:
+def train_classifier(given: Corpus, network: Network, training: ClassifierTraining) -> None:
     """Train the classifier that reads attributes off pictures, on real pictures of split "train" only."""
     from cogview.evaluation.judges.classifier_training import train_from_corpus, up_to_date
 

@@ -25,7 +25,7 @@ from cogview.evaluation.plans import BestOfPlan, CaptionPlan, OrderPlan
 
 if TYPE_CHECKING:
     from cogview.evaluation.experiments.order import OrderReport
-    from cogview.evaluation.judges.scorer import AlignmentScorer
+    from cogview.evaluation.judges.scorer import DualEncoder
 
 SHOWN = 40  # images of each set on a sheet
 
@@ -124,8 +124,8 @@ def order(given: Prompt, plan: OrderPlan, report: Report) -> None:
     report.finish(found, line)
 
 
-def open_scorer(directory: Path | None) -> AlignmentScorer | None:
+def open_scorer(directory: Path | None) -> DualEncoder | None:
     """The alignment scorer, if one is given."""
-    from cogview.evaluation.judges.scorer import AlignmentScorer
+    from cogview.evaluation.judges.scorer import DualEncoder
 
-    return AlignmentScorer.from_directory(directory) if directory else None
+    return DualEncoder.from_directory(directory) if directory else None

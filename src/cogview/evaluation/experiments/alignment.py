@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.captioned import Captioned
-from cogview.evaluation.judges.scorer import AlignmentScorer, Vectors
+from cogview.evaluation.judges.scorer import DualEncoder, Vectors
 from cogview.evaluation.judges.scorer_training import matches
 from cogview.evaluation.metrics.accuracy import Figure, draws, figure
 from cogview.evaluation.plans import AlignmentPlan
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import WHOLE, Drawer, draw_texts, load_all
+from cogview.evaluation.sample_store import WHOLE, ImageGenerator, draw_texts, load_all
 
 Progress = Callable[[str, int, int], None]
 RECALLS = (1, 5, 10)
@@ -148,8 +148,8 @@ def shuffled(texts: Sequence[str], seed: int) -> list[int]:
 def evaluate_alignment(
     plan: AlignmentPlan,
     data: Captioned,
-    scorer: AlignmentScorer,
-    drawers: Sequence[Drawer] = (),
+    scorer: DualEncoder,
+    drawers: Sequence[ImageGenerator] = (),
     work: Path = Path("runs/alignment"),
     rank: tuple[int, int] = WHOLE,
     progress: Progress | None = None,
@@ -165,11 +165,11 @@ def evaluate_alignment(
     plan = plan.model_copy(update={"languages": plan.languages or _languages(data)})
     sets: dict[str, Alignment] = {}
     texts_of, pictures, facts = dict[str, str](), {"real": data.pictures}, dict[str, str | int | float]()
-    seen_all, waiting = scorer.see(data.pictures), False
+    seen_all, waiting = scorer.encode_image(data.pictures), False
     for language in plan.languages:
         rows, texts = _texts(data, language)
         texts_of[language] = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-        read, seen_real, other = scorer.read(texts), seen_all[rows], shuffled(texts, plan.seed)
+        read, seen_real, other = scorer.encode_text(texts), seen_all[rows], shuffled(texts, plan.seed)
         sets[f"real {language}"] = measure(seen_real, read, texts, plan)
         for drawer in drawers:
             name = f"{drawer.name} {language}"
@@ -178,7 +178,7 @@ def evaluate_alignment(
             if drawn is None:
                 waiting = True
                 continue
-            pictures[name], seen = drawn, scorer.see(drawn)
+            pictures[name], seen = drawn, scorer.encode_image(drawn)
             sets[name] = measure(seen, read, texts, plan)
             sets[f"{name}, shuffled"] = measure(seen, read, texts, plan, other)
         if not drawers:
@@ -209,8 +209,8 @@ def _texts(data: Captioned, language: str) -> tuple[list[int], list[str]]:
 def _drawn(
     plan: AlignmentPlan,
     texts: Sequence[str],
-    drawer: Drawer,
-    scorer: AlignmentScorer,
+    drawer: ImageGenerator,
+    scorer: DualEncoder,
     work: Path,
     rank: tuple[int, int],
     name: str,

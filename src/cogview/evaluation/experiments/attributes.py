@@ -34,12 +34,12 @@ from cogview.evaluation.judges.attribute_corpus import (
     spoken,
     statements,
 )
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Accuracy, Answers, score
 from cogview.evaluation.metrics.reconstruction import reconstruct, to_tensor
 from cogview.evaluation.plans import AttributePlan
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import Drawer, Progress, draw_texts, load_all
+from cogview.evaluation.sample_store import ImageGenerator, Progress, draw_texts, load_all
 from cogview.tokenizers.loading import AnyImageTokenizer
 
 REAL, RECONSTRUCTED = "real", "reconstructed"
@@ -63,8 +63,8 @@ class AttributeReport(Config):
 def evaluate_attributes(
     plan: AttributePlan,
     corpus: Path,
-    reader: AttributeReader,
-    drawer: Drawer,
+    reader: AttributeClassifier,
+    drawer: ImageGenerator,
     work: Path,
     tokenizer: AnyImageTokenizer | None = None,
     progress: Progress | None = None,
@@ -120,7 +120,7 @@ def _reconstructed(
 
 
 def read_answers(
-    reader: AttributeReader,
+    reader: AttributeClassifier,
     chosen: Sequence[Avatar],
     pictures: NDArray[np.uint8],
     name: str = "",
@@ -138,7 +138,10 @@ def read_answers(
 
 
 def _facts(
-    avatars: Sequence[Avatar], reader: AttributeReader, drawer: Drawer, tokenizer: AnyImageTokenizer | None
+    avatars: Sequence[Avatar],
+    reader: AttributeClassifier,
+    drawer: ImageGenerator,
+    tokenizer: AnyImageTokenizer | None,
 ) -> dict[str, str | int | float]:
     return {
         "model": drawer.name,

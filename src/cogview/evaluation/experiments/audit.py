@@ -29,7 +29,7 @@ from cogview.config import Config, read_yaml
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.attributes import real_pictures
 from cogview.evaluation.judges.attribute_corpus import Attribute, Avatar, corpus_fingerprint, read_avatars
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Share
 from cogview.evaluation.metrics.reconstruction import to_tensor
 from cogview.evaluation.plans import AuditPlan
@@ -131,7 +131,7 @@ def evaluate_fairness(
     audit: Audit,
     tables: Mapping[str, FairnessTable],
     plan: AuditPlan,
-    reader: AttributeReader,
+    reader: AttributeClassifier,
     drawer: Series,
     work: Path,
     corpus: Path | None = None,
@@ -223,7 +223,7 @@ class _Artist:
     """Draws jobs and reads their pictures."""
 
     plan: AuditPlan
-    reader: AttributeReader
+    reader: AttributeClassifier
     drawer: Series
     work: Path
     progress: Progress | None
@@ -336,7 +336,9 @@ def by_chance(wanted: Sequence[float], total: int, seed: int = 0, times: int = 2
 # ------------------------------------------------------------------------------------------- checking
 
 
-def _attribute(name: str, own: PromptSet, table: FairnessTable | None, reader: AttributeReader) -> Attribute:
+def _attribute(
+    name: str, own: PromptSet, table: FairnessTable | None, reader: AttributeClassifier
+) -> Attribute:
     """The attribute of a set; CogViewError where the classifier or the table does not fit it."""
     known = {attribute.name: attribute for attribute in reader.config.of_style(own.style)}
     where = f"sets.{name}"
@@ -358,7 +360,9 @@ def _there(names: Sequence[str] | Mapping[str, object]) -> str:
     return f"there are {', '.join(name for name in names if name)}"
 
 
-def _check(reader: AttributeReader, corpus: Path, avatars: Sequence[Avatar], attribute: Attribute) -> Share:
+def _check(
+    reader: AttributeClassifier, corpus: Path, avatars: Sequence[Avatar], attribute: Attribute
+) -> Share:
     """How often the classifier reads the attribute right off real pictures it was not trained on."""
     held_out = [a for a in avatars if a.style == attribute.style and a.split != "train"]
     some = [avatar for avatar in held_out if attribute.label(avatar) is not None][:CHECKED]

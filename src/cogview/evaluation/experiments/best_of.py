@@ -30,14 +30,14 @@ from cogview.evaluation.judges.attribute_corpus import (
     select,
     spoken,
 )
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Accuracy, Figure, score
 from cogview.evaluation.plans import BestOfPlan
 from cogview.evaluation.reports import versions
 from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all, save_picture
 
 if TYPE_CHECKING:
-    from cogview.evaluation.judges.scorer import AlignmentScorer
+    from cogview.evaluation.judges.scorer import DualEncoder
     from cogview.evaluation.metrics.distributions import Extractor
 
 BY_ALIGNMENT = " by alignment"
@@ -73,11 +73,11 @@ class BestOfReport(Config):
 def evaluate_best_of(
     plan: BestOfPlan,
     corpus: Path,
-    reader: AttributeReader,
+    reader: AttributeClassifier,
     drawer: Candidates,
     work: Path,
     progress: Progress | None = None,
-    alignment: AlignmentScorer | None = None,
+    alignment: DualEncoder | None = None,
     extractor: Extractor | None = None,
 ) -> tuple[BestOfReport, dict[str, NDArray[np.uint8]]]:
     """Draw, rank, read; the report, and each set's pictures (n, size, size, 3) in the selection's order.
@@ -175,7 +175,7 @@ def _candidates(
 
 
 def _fits(
-    alignment: AlignmentScorer,
+    alignment: DualEncoder,
     texts: Sequence[str],
     language: str,
     store: SampleStore,
@@ -188,7 +188,7 @@ def _fits(
 
         def fit(i: int = i, text: str = text) -> list[float]:
             pictures = load_all([store.path(i, number) for number in range(most)], shape)
-            return list((alignment.see(pictures) @ alignment.read([text])[0]).tolist())
+            return list((alignment.encode_image(pictures) @ alignment.encode_text([text])[0]).tolist())
 
         found.append(store.numbers(f"{i:06d}.{alignment.fingerprint}", most, fit))
         if progress:

@@ -28,7 +28,7 @@ from cogview.config import Config, validate
 from cogview.data.images import BadImage, decode, square
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import Attribute
-from cogview.evaluation.judges.classifier import AttributeReader
+from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Share, group_of
 from cogview.evaluation.metrics.reconstruction import to_tensor
 from cogview.evaluation.plans import EditingPlan
@@ -149,7 +149,7 @@ def _share(found: Sequence[bool]) -> Share:
 def evaluate_editing(
     plan: EditingPlan,
     folder: Path,
-    reader: AttributeReader,
+    reader: AttributeClassifier,
     editor: Editor,
     work: Path,
     progress: Progress | None = None,
@@ -185,7 +185,7 @@ def evaluate_editing(
 def _report(
     plan: EditingPlan,
     tasks: Sequence[Task],
-    reader: AttributeReader,
+    reader: AttributeClassifier,
     editor: Editor,
     pictures: Mapping[str, Pixels],
     found: tuple[list[bool], int],

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cogview._moved import renamed
 from cogview.checkpoints.bundle import find
 from cogview.checkpoints.provenance import model_hash
 from cogview.config import load_json
@@ -35,7 +36,7 @@ def fingerprint(weights: str, precision: Precision, small: bool = False) -> str:
     return " ".join([weights, *ways])
 
 
-class ModelDrawer:
+class ModelGenerator:
     """The model family ``model`` (looked up as ``generate`` does) for the experiments, read at first use.
 
     It generates single images (``attributes.py``), candidates (``best_of.py``), edits (``editing.py``) and
@@ -131,3 +132,6 @@ class ModelDrawer:
         """The caption loss (n,) of each picture with its text."""
         pairs = zip(pictures, texts, strict=True)
         return np.array([self.family.score(Image.fromarray(own), text)[0, 0] for own, text in pairs])
+
+
+__getattr__ = renamed(__name__, ModelDrawer="ModelGenerator")

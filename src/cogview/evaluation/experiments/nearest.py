@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cogview._moved import renamed
 from cogview.data.images import BadImage, decode
 from cogview.data.sources import Record, open_source
 from cogview.errors import CogViewError
@@ -28,8 +29,8 @@ from cogview.tokenizers.text import TextTokenizer
 NAME = "nearest-training"
 
 
-class NearestTraining:
-    """A drawer (``attributes.Drawer``) over the captioned pictures of one split of ``data``.
+class RetrievalBaseline:
+    """A drawer (``attributes.ImageGenerator``) over the captioned pictures of one split of ``data``.
 
     Raises:
         CogViewError: no picture of that split.
@@ -92,3 +93,6 @@ class NearestTraining:
             return decode(record.image or b"").image
         except BadImage as error:
             raise CogViewError(f"{record.place}: the picture is broken: {error}; take it out") from None
+
+
+__getattr__ = renamed(__name__, NearestTraining="RetrievalBaseline")

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cogview.config import Config
 from cogview.data.images import square
-from cogview.evaluation.judges.scorer import AlignmentScorer
+from cogview.evaluation.judges.scorer import DualEncoder
 from cogview.evaluation.reports import versions
 from cogview.pipelines.model import Pipeline
 from cogview.types import ProgressCallback as Progress
@@ -54,7 +54,7 @@ def order_pictures(
     n: int = 60,
     seed: int = 0,
     sampling: Mapping[str, Any] | None = None,
-    alignment: AlignmentScorer | None = None,
+    alignment: DualEncoder | None = None,
     progress: Progress | None = None,
 ) -> tuple[OrderReport, list[Image.Image]]:
     """Draw ``n`` pictures of a prompt and sort them; the report, and the pictures in its order.
@@ -91,9 +91,9 @@ def order_pictures(
     return report, [pictures[i].image for i in ranks]
 
 
-def _fits(alignment: AlignmentScorer, images: Sequence[Image.Image], prompt: str) -> NDArray[np.float64]:
+def _fits(alignment: DualEncoder, images: Sequence[Image.Image], prompt: str) -> NDArray[np.float64]:
     pixels = np.stack([square(image, alignment.config.preprocessing) for image in images])
-    fits: NDArray[np.float64] = alignment.see(pixels) @ alignment.read([prompt])[0]
+    fits: NDArray[np.float64] = alignment.encode_image(pixels) @ alignment.encode_text([prompt])[0]
     return fits
 
 

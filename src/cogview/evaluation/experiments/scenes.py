@@ -24,7 +24,7 @@ from cogview.evaluation.metrics.scene_rules import TASKS, Detection, Rules, Scen
 from cogview.evaluation.plans import ScenesPlan
 from cogview.evaluation.prompts import scene_prompts
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import WHOLE, Drawer, Progress, draw_texts
+from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts
 
 READ = 64  # images in memory at a time
 
@@ -64,7 +64,7 @@ def chosen(prompts: Sequence[ScenePrompt], count: int | None) -> list[ScenePromp
 def evaluate_scenes(
     plan: ScenesPlan,
     reader: SceneReader,
-    drawer: Drawer,
+    drawer: ImageGenerator,
     work: Path,
     real: Path | None = None,
     rank: tuple[int, int] = WHOLE,

@@ -23,13 +23,13 @@ from cogview.config import Config
 from cogview.data.image_cache import ImageCache
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
-from cogview.evaluation.judges.labels import read_labels
+from cogview.evaluation.judges.drawing_labels import read_labels
 from cogview.evaluation.judges.thing_reader import ThingReader, among
 from cogview.evaluation.metrics.accuracy import Figure, Share, draws, figure
 from cogview.evaluation.plans import Language, ThingsPlan
 from cogview.evaluation.prompts import ThingNames, thing_names
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import WHOLE, Drawer, Progress, draw_texts, load_all
+from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts, load_all
 
 Array = NDArray[np.float64]
 CEILINGS = {"first": 0.75, "five": 0.9}  # what a reader must reach on withheld drawings to count
@@ -85,7 +85,7 @@ def asked(things: Sequence[ThingNames], language: Language, count: int) -> list[
 def evaluate_things(
     plan: ThingsPlan,
     reader: ThingReader,
-    drawer: Drawer,
+    drawer: ImageGenerator,
     work: Path,
     drawings: Path | None = None,
     rank: tuple[int, int] = WHOLE,

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogview._moved import renamed
 from cogview.config import Config, read_json
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
@@ -26,7 +27,7 @@ from cogview.evaluation.judges import weights
 from cogview.evaluation.judges.attribute_corpus import Attribute
 
 
-class ReaderConfig(Config):
+class ClassifierConfig(Config):
     """What fixes the network: the attributes it reads, width and residual blocks after each halving."""
 
     format: Literal[1] = 1
@@ -103,10 +104,10 @@ class StyleHead(nn.Module):
         }
 
 
-class AttributeReader(nn.Module):
+class AttributeClassifier(nn.Module):
     """Reads the attributes of pictures whose style is known; see the module's docstring."""
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
         self.trunk = make_trunk(config.widths, config.blocks)
@@ -170,12 +171,15 @@ class AttributeReader(nn.Module):
         weights.save(self.config, self, directory)
 
     @classmethod
-    def from_directory(cls, directory: Path) -> AttributeReader:
+    def from_directory(cls, directory: Path) -> AttributeClassifier:
         """Read a classifier written by :meth:`save`.
 
         Raises:
             CogViewError: files missing, damaged, of another format or not fitting each other.
         """
         weights.require(directory, "classifier", "cogview eval train-classifier")
-        config = read_json(ReaderConfig, directory / weights.CONFIG)
+        config = read_json(ClassifierConfig, directory / weights.CONFIG)
         return weights.load(lambda: cls(config), directory, "classifier").eval()
+
+
+__getattr__ = renamed(__name__, AttributeReader="AttributeClassifier")

@@ -33,9 +33,9 @@ from cogview.evaluation.judges.attribute_corpus import (
     read_avatars,
     read_pictures,
 )
-from cogview.evaluation.judges.classifier import AttributeReader, ReaderConfig
+from cogview.evaluation.judges.classifier import AttributeClassifier, ClassifierConfig
 from cogview.evaluation.judges.fitting import fit, judge_recipe
-from cogview.evaluation.plans import ReaderTraining, Rows
+from cogview.evaluation.plans import ClassifierTraining, Rows
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics, State, Task
 
@@ -73,7 +73,7 @@ class AttributeClassifierRecipe(Recipe):
 
 
 class AttributeClassifierTask(Task):
-    """Trains an :class:`AttributeReader`, on pictures of split "train" only.
+    """Trains an :class:`AttributeClassifier`, on pictures of split "train" only.
 
     config, data: what it reads and learns from, where that is not to be found in the recipe's data.
     """
@@ -87,7 +87,7 @@ class AttributeClassifierTask(Task):
     def __init__(
         self,
         recipe: AttributeClassifierRecipe,
-        config: ReaderConfig | None = None,
+        config: ClassifierConfig | None = None,
         data: Labelled | None = None,
     ) -> None:
         super().__init__(recipe)
@@ -100,14 +100,14 @@ class AttributeClassifierTask(Task):
         self.members = {split: [a for a in avatars if a.split == split] for split in ("train", "val")}
 
     @cached_property
-    def config(self) -> ReaderConfig:
+    def config(self) -> ClassifierConfig:
         """What the captions of split "train" state; CogViewError where they state nothing."""
         attributes = find_attributes(self.members["train"], self.recipe.rare)
         if not attributes:
             where = self.recipe.data
             raise CogViewError(f"{where}: no caption of split 'train' states an attribute of the meta column")
         shape = Preprocessing(size=self.recipe.size, resample="box")
-        return ReaderConfig(attributes=attributes, preprocessing=shape)
+        return ClassifierConfig(attributes=attributes, preprocessing=shape)
 
     @cached_property
     def data(self) -> Labelled:
@@ -133,7 +133,7 @@ class AttributeClassifierTask(Task):
             )
         if len(avatars) < batch:
             raise CogViewError(f"{len(avatars)} training pictures are less than one batch of {batch}")
-        return AttributeReader(self.config)
+        return AttributeClassifier(self.config)
 
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
@@ -166,7 +166,7 @@ class AttributeClassifierTask(Task):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The share of labels that are read right off real pictures of split "val", if there are any."""
-        reader, recipe = cast(AttributeReader, model), self.recipe
+        reader, recipe = cast(AttributeClassifier, model), self.recipe
         facts: dict[str, Any] = {"pictures": len(self.data.avatars), "steps": recipe.steps}
         found: dict[str, float] = {}
         if self.members:
@@ -179,27 +179,29 @@ class AttributeClassifierTask(Task):
         return found
 
     def export(self, model: nn.Module, directory: Path) -> None:
-        cast(AttributeReader, model).save(directory)
+        cast(AttributeClassifier, model).save(directory)
 
 
-def train_reader(config: ReaderConfig, data: Labelled, training: ReaderTraining) -> AttributeReader:
+def train_reader(
+    config: ClassifierConfig, data: Labelled, training: ClassifierTraining
+) -> AttributeClassifier:
     """Train on ``data``, which must be of split "train" only.
 
     Raises:
         CogViewError: there is a picture of another split, or fewer pictures than a batch.
     """
     recipe = _recipe(Path(), training, len(data.avatars))
-    return cast(AttributeReader, fit(AttributeClassifierTask(recipe, config, data)))
+    return cast(AttributeClassifier, fit(AttributeClassifierTask(recipe, config, data)))
 
 
 def train_from_corpus(
     corpus: Path,
-    training: ReaderTraining,
+    training: ClassifierTraining,
     size: int = 72,
     source: str | None = "dice",
     rare: int = 20,
     run: Path | None = None,
-) -> AttributeReader:
+) -> AttributeClassifier:
     """Learn what the captions of split "train" state and train a classifier of it on their pictures.
 
     The classifier's ``facts`` hold the settings, the corpus's fingerprint, and the share it reads right on
@@ -211,13 +213,13 @@ def train_from_corpus(
     started, own = time.monotonic(), {"size": size, "source": source, "rare": rare}
     count = sum(avatar.split == "train" for avatar in read_avatars(corpus, source))
     task = AttributeClassifierTask(_recipe(corpus, training, count, **own))
-    reader = cast(AttributeReader, fit(task, run))
+    reader = cast(AttributeClassifier, fit(task, run))
     facts = {**reader.config.facts, "seconds": round(time.monotonic() - started, 1)}
     reader.config = reader.config.model_copy(update={"facts": {**training.model_dump(), **facts}})
     return reader
 
 
-def _recipe(corpus: Path, training: ReaderTraining, count: int, **own: Any) -> AttributeClassifierRecipe:
+def _recipe(corpus: Path, training: ClassifierTraining, count: int, **own: Any) -> AttributeClassifierRecipe:
     """The recipe of ``training`` with ``count`` pictures."""
     own |= {"data": corpus, "smoothing": training.smoothing, "spoil": training.spoil}
     return judge_recipe(AttributeClassifierRecipe, training, count, clip=5.0, **own)
@@ -291,12 +293,12 @@ def load_labelled(corpus: Path, avatars: Sequence[Avatar], preprocessing: Prepro
 
 
 def up_to_date(
-    directory: Path, corpus: Path, training: ReaderTraining, size: int, source: str | None, rare: int = 20
+    directory: Path, corpus: Path, training: ClassifierTraining, size: int, source: str | None, rare: int = 20
 ) -> bool:
     """Whether ``directory`` already holds the reader that these settings and this corpus would give."""
     if not (directory / "model.safetensors").is_file():
         return False
-    config = AttributeReader.from_directory(directory).config
+    config = AttributeClassifier.from_directory(directory).config
     wanted = {**training.model_dump(), "source": source or "", "rare": rare}
     same = config.image_size == size and all(
         config.facts.get(name) == value for name, value in wanted.items()
@@ -304,7 +306,7 @@ def up_to_date(
     return same and config.facts.get("corpus") == corpus_fingerprint(read_avatars(corpus, source))
 
 
-def accuracy(reader: AttributeReader, data: Labelled, batch: int = 128) -> float:
+def accuracy(reader: AttributeClassifier, data: Labelled, batch: int = 128) -> float:
     """The share of labels (absence included) that ``reader`` reads right off real pictures."""
     right = total = 0
     for first in range(0, len(data.avatars), batch):

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from cogview.config import read_yaml, validate
-from cogview.evaluation.plans import ReaderTraining, ScorerTraining
+from cogview.evaluation.plans import ClassifierTraining, ScorerTraining
 from cogview.training.launch import prepare_directory
 from cogview.training.recipe import Recipe
 from cogview.training.task import Task
@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Recipe)
 
 
 def judge_recipe(
-    kind: type[R], training: ReaderTraining | ScorerTraining, count: int, clip: float, **own: Any
+    kind: type[R], training: ClassifierTraining | ScorerTraining, count: int, clip: float, **own: Any
 ) -> R:
     """The recipe of ``training`` with ``count`` pictures: AdamW, a fifth of the steps up, a cosine to 0.
 

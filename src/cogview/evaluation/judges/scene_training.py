@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from cogview.data.image_cache import ImageCache
 from cogview.data.loader import ImageBatch, ImageLoader
 from cogview.errors import CogViewError
-from cogview.evaluation.judges.labels import Label, read_labels
+from cogview.evaluation.judges.drawing_labels import Label, read_labels
 from cogview.evaluation.judges.scene_reader import (
     SceneNetwork,
     SceneReader,

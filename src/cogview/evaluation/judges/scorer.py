@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogview._moved import renamed
 from cogview.config import Config, read_json
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
@@ -106,7 +107,7 @@ class TextTower(nn.Module):
         return y
 
 
-class AlignmentScorer(nn.Module):
+class DualEncoder(nn.Module):
     """Both towers, the text tokenizer they belong to, and how sharply they were compared in training."""
 
     def __init__(self, config: ScorerConfig, text: TextTokenizer) -> None:
@@ -139,7 +140,7 @@ class AlignmentScorer(nn.Module):
         return F.normalize(self.picture_tower(images), dim=1), F.normalize(self.text_tower(pieces), dim=1)
 
     @torch.inference_mode()
-    def see(self, pictures: NDArray[np.uint8]) -> Vectors:
+    def encode_image(self, pictures: NDArray[np.uint8]) -> Vectors:
         """Vectors (n, size) of pictures (n, H, W, 3), H = W = :attr:`image_size`; float64, of length 1."""
         side = self.image_size
         if pictures.shape[1:] != (side, side, 3):
@@ -152,7 +153,7 @@ class AlignmentScorer(nn.Module):
         return _unit(torch.cat(found))
 
     @torch.inference_mode()
-    def read(self, texts: Sequence[str]) -> Vectors:
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
         """Vectors (n, size) of texts; float64, of length 1."""
         self.eval()
         found = [self.text_tower(self.pieces(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)]
@@ -170,7 +171,7 @@ class AlignmentScorer(nn.Module):
         weights.save(self.config, self, directory)
 
     @classmethod
-    def from_directory(cls, directory: Path) -> AlignmentScorer:
+    def from_directory(cls, directory: Path) -> DualEncoder:
         """Read a scorer written by :meth:`save`.
 
         Raises:
@@ -188,3 +189,6 @@ def _unit(vectors: Tensor) -> Vectors:
     array = vectors.double().numpy()
     unit: Vectors = array / np.linalg.norm(array, axis=1, keepdims=True)
     return unit
+
+
+__getattr__ = renamed(__name__, AlignmentScorer="DualEncoder")

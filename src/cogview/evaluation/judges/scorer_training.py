@@ -31,7 +31,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.judges.captioned import Captioned, read_captioned
 from cogview.evaluation.judges.classifier_training import spoil
 from cogview.evaluation.judges.fitting import fit, judge_recipe
-from cogview.evaluation.judges.scorer import AlignmentScorer, ScorerConfig
+from cogview.evaluation.judges.scorer import DualEncoder, ScorerConfig
 from cogview.evaluation.plans import ScorerTraining
 from cogview.tokenizers.text import TextTokenizer
 from cogview.training.recipe import Recipe
@@ -59,7 +59,7 @@ class AlignmentScorerRecipe(Recipe):
 
 
 class AlignmentScorerTask(Task):
-    """Trains an :class:`AlignmentScorer`.
+    """Trains an :class:`DualEncoder`.
 
     config, text, data: what it is and learns from, where that is not to be found by the recipe.
     """
@@ -108,7 +108,7 @@ class AlignmentScorerTask(Task):
             raise CogViewError(
                 f"{len(self.data)} training pictures are less than one batch of {self.recipe.batch_size}"
             )
-        scorer = AlignmentScorer(self.config, self.text)
+        scorer = DualEncoder(self.config, self.text)
         scorer.picture_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return scorer
 
@@ -124,7 +124,7 @@ class AlignmentScorerTask(Task):
     def loss(
         self, model: nn.Module, batch: tuple[list[int], list[int]], step: int, phase: str
     ) -> tuple[Tensor, Metrics] | None:
-        scorer, (rows, choices) = cast(AlignmentScorer, model), batch
+        scorer, (rows, choices) = cast(DualEncoder, model), batch
         images = torch.from_numpy(self.data.pictures[rows]).permute(0, 3, 1, 2).float() / 255
         texts = [self.data.texts[row][choice] for row, choice in zip(rows, choices, strict=True)]
         seen, read = scorer(spoil(images) if self.recipe.spoil else images, scorer.pieces(texts))
@@ -134,11 +134,11 @@ class AlignmentScorerTask(Task):
     def after_step(self, model: nn.Module, step: int) -> Metrics:
         """The sharpness is bounded."""
         with torch.no_grad():
-            cast(AlignmentScorer, model).sharpness.clamp_(max=MOST_SHARP)
+            cast(DualEncoder, model).sharpness.clamp_(max=MOST_SHARP)
         return {}
 
     def export(self, model: nn.Module, directory: Path) -> None:
-        scorer = cast(AlignmentScorer, model)
+        scorer = cast(DualEncoder, model)
         scorer.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         facts = {"pictures": len(self.data), "steps": self.recipe.steps}
         scorer.config = scorer.config.model_copy(update={"facts": facts})
@@ -147,14 +147,14 @@ class AlignmentScorerTask(Task):
 
 def train_scorer(
     config: ScorerConfig, text: TextTokenizer, data: Captioned, training: ScorerTraining
-) -> AlignmentScorer:
+) -> DualEncoder:
     """Train on ``data``.
 
     Raises:
         CogViewError: fewer pictures than a batch, or an empty text.
     """
     recipe = _recipe(Path(), training, len(data))
-    return cast(AlignmentScorer, fit(AlignmentScorerTask(recipe, text, data, config)))
+    return cast(DualEncoder, fit(AlignmentScorerTask(recipe, text, data, config)))
 
 
 def _recipe(place: Path, training: ScorerTraining, count: int, **own: Any) -> AlignmentScorerRecipe:
@@ -226,7 +226,7 @@ def train_from_data(
     limit: int | None = None,
     progress: Progress | None = None,
     run: Path | None = None,
-) -> AlignmentScorer:
+) -> DualEncoder:
     """Train a scorer on the captioned pictures of a split, read at ``size`` pixels.
 
     The scorer's ``facts`` hold the settings and the hash of what it was trained on. ``run``: where a training
@@ -239,7 +239,7 @@ def train_from_data(
     data = read_captioned(place, shape, split, count=limit, styled=True, progress=progress)
     own = {"size": size, "split": split, "limit": limit, "text": text.fingerprint}
     recipe = _recipe(place, training, len(data), **own)
-    scorer = cast(AlignmentScorer, fit(AlignmentScorerTask(recipe, text, data), run))
+    scorer = cast(DualEncoder, fit(AlignmentScorerTask(recipe, text, data), run))
     facts = {**scorer.config.facts, "seconds": round(time.monotonic() - started, 1)}
     facts |= {"data": data_stamp(place), "split": split, "limit": limit or 0}
     scorer.config = scorer.config.model_copy(update={"facts": {**training.model_dump(), **facts}})
@@ -257,7 +257,7 @@ def up_to_date(
     """Whether ``directory`` already holds the scorer that these settings and data would give."""
     if not (directory / "model.safetensors").is_file():
         return False
-    config = AlignmentScorer.from_directory(directory).config
+    config = DualEncoder.from_directory(directory).config
     wanted = {**training.model_dump(), "data": data_stamp(place), "split": split, "limit": limit or 0}
     same = all(config.facts.get(name) == value for name, value in wanted.items())
     return same and config.preprocessing.size == size

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from cogview.data.image_cache import ImageCache
 from cogview.data.loader import ImageBatch, ImageLoader
-from cogview.evaluation.judges.labels import read_labels, thing_numbers
+from cogview.evaluation.judges.drawing_labels import read_labels, thing_numbers
 from cogview.evaluation.judges.spoiling import spoil
 from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig, among
 from cogview.evaluation.metrics.lite0 import Lite0

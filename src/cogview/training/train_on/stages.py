@@ -62,14 +62,14 @@ from cogview.training.tasks.transformer import TransformerRecipe
 from cogview.training.train_on.card import write_card
 from cogview.training.train_on.filename_captions import NamedSource
 from cogview.training.train_on.measure import tokenizer_seconds, transformer_seconds
-from cogview.training.train_on.settings import Settings, check_settings
-from cogview.training.train_on.sizes import (
+from cogview.training.train_on.model_sizes import (
     Size,
     finish_recipes,
     named_size,
     tokenizer_recipe,
     transformer_recipe,
 )
+from cogview.training.train_on.settings import Settings, check_settings
 from cogview.training.train_on.state import STAGES, STATE, Stage, State
 from cogview.training.train_on.survey import (
     Cost,
