@@ -23,6 +23,7 @@ from cogview.config import load_json
 from cogview.data.images import BadImage, decode, square
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
+from cogview.evaluation.reports import versions
 from cogview.files import write_file, write_image
 
 Progress = Callable[[str, int, int], None]
@@ -56,6 +57,12 @@ class ImageGenerator(Generator, Protocol):
     def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         """The images, in order."""
         ...
+
+
+def facts_of(generator: Generator, **more: str | int | float) -> dict[str, str | int | float]:
+    """What every report says of the generator it judged, and the versions; ``more``: of the experiment."""
+    known = {"model": generator.name, "model_fingerprint": generator.fingerprint}
+    return {**known, "precision": generator.precision, **more, **versions()}
 
 
 class SampleStore:

@@ -143,15 +143,25 @@ class Sheet(Report):
             rows = spaced(count, shown)
             write_rows(self.sheet, [own[rows] for own in sets.values() if len(own) == count], columns)
 
-    def draw_files(self, sets: Mapping[str, Sequence[Path]], shown: int) -> None:
-        """As :meth:`draw`, of images in files."""
+    def of_files(
+        self,
+        found: tuple[Config, Mapping[str, Sequence[Path]]] | None,
+        share: Share,
+        shown: int,
+        parts: Callable[[Any], Parts],
+    ) -> None:
+        """Sheet and report of images in files; None while other processes have images to generate."""
         from cogview.data.shards import Preprocessing
         from cogview.evaluation.sample_store import load_all
 
+        if found is None:
+            return share.wait()
+        report, sets = found
         if self.sheet:
             shape, most = Preprocessing(size=128, resample="box"), min(shown, *map(len, sets.values()))
             rows = [[own[i] for i in spaced(len(own), most)] for own in sets.values()]
             write_rows(self.sheet, [load_all(paths, shape) for paths in rows])
+        self.finish(report, parts)
 
 
 def spaced(count: int, shown: int) -> list[int]:

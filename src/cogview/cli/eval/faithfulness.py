@@ -27,6 +27,7 @@ from cogview.cli.eval.common import (
 from cogview.cli.options import Check, Existing, MaybeExisting, grouped
 from cogview.cli.output import bars
 from cogview.config import Config, option
+from cogview.evaluation import report_tables as tables
 from cogview.evaluation.plans import (
     AlignmentPlan,
     AttributePlan,
@@ -63,7 +64,6 @@ def attributes(given: Attributes, plan: AttributePlan, way: Generation, report: 
     Chinese and English captions are used each; real pictures give the ceiling, swapped prompts the floor.
     """
     from cogview.checkpoints.bundle import ModelBundle
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.attributes import evaluate_attributes
     from cogview.pipelines.model import DEFAULT
     from cogview.tokenizers.loading import read_image_tokenizer
@@ -94,17 +94,13 @@ def things(given: Things, plan: ThingsPlan, judged: Judged, share: Share, report
 
     cogview eval things --model pictogram --reader runs/things/model -n 2000 --out things.json
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.things import evaluate_things
     from cogview.evaluation.judges.thing_reader import ThingReader
 
     judge, drawer, part = ThingReader.from_directory(given.reader), judged.generator(), share.part
     with bars() as progress:
         found = evaluate_things(plan, judge, drawer, judged.work, given.drawings, part, progress)
-    if found is None:
-        return share.wait()
-    report.draw_files(found[1], SHOWN)
-    report.finish(found[0], tables.things)
+    report.of_files(found, share, SHOWN, tables.things)
 
 
 class Scenes(Config):
@@ -120,17 +116,13 @@ def scenes(given: Scenes, plan: ScenesPlan, judged: Judged, share: Share, report
 
     cogview eval scenes --model pictogram --reader runs/scenes/model --real work/judges/prompted
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.scenes import evaluate_scenes
     from cogview.evaluation.judges.scene_reader import SceneReader
 
     judge, drawer, part = SceneReader.from_directory(given.reader), judged.generator(), share.part
     with bars() as progress:
         found = evaluate_scenes(plan, judge, drawer, judged.work, given.real, part, progress)
-    if found is None:
-        return share.wait()
-    report.draw_files(found[1], SHOWN)
-    report.finish(found[0], tables.scenes)
+    report.of_files(found, share, SHOWN, tables.scenes)
 
 
 class Captioned(Config):
@@ -158,7 +150,6 @@ def alignment(
 
     cogview eval alignment --scorer runs/scorer --data corpus --split test_comp -n 500 --model pictogram
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.alignment import evaluate_alignment
     from cogview.evaluation.judges.captioned import read_captioned
     from cogview.evaluation.judges.scorer import DualEncoder
@@ -195,7 +186,6 @@ def editing(given: Edits, plan: EditingPlan, judged: Judged, report: Sheet) -> N
 
       cogview eval editing edits --model pictogram-2 --classifier classifier --sheet edits.png
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.edits import evaluate_editing
 
     reader, editor = open_classifier(given.classifier), judged.generator()
@@ -228,7 +218,6 @@ def fairness(given: Open, plan: AuditPlan, judged: Judged, report: Report) -> No
 
     cogview eval fairness recipes/fairness/avatars.yaml --model pictogram --classifier runs/classifier
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.audit import evaluate_fairness, read_audit
     from cogview.evaluation.fairness_plot import plot_fairness
 

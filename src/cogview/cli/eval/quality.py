@@ -26,6 +26,7 @@ from cogview.cli.options import (
 from cogview.cli.output import bars, show, write_rows
 from cogview.config import Config, option
 from cogview.errors import CogViewError
+from cogview.evaluation import report_tables as tables
 from cogview.evaluation.plans import (
     BLURS,
     PROTOCOLS,
@@ -60,7 +61,6 @@ class Tokenizer(Config):
 def tokenizer(given: Tokenizer, plan: ReconstructionPlan, report: Sheet) -> None:
     """PSNR, SSIM and LPIPS of reconstructions, and how the codebook is used."""
     from cogview.data.shards import Preprocessing
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.metrics.reconstruction import evaluate_tokenizer, load_pictures, spread
     from cogview.evaluation.reports import versions
     from cogview.tokenizers.loading import read_image_tokenizer
@@ -121,7 +121,6 @@ def pictures(given: Sets, plan: DistributionPlan, features: Features, rows: Rows
 
     cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.metrics.distributions import compare_pictures
     from cogview.evaluation.metrics.image_sets import open_set
     from cogview.evaluation.sample_store import rank_of
@@ -151,7 +150,6 @@ class Reports(Config):
 @grouped()
 def compare(given: Reports) -> None:
     """Put reports side by side; refused, with the field named, where they were not measured the same way."""
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.metrics.comparison import figures, read_reports
 
     if len(given.reports) < 2:
@@ -186,7 +184,6 @@ def coco(
     cogview eval coco --captions captions_val2014.json --images val2014 --model models/cogview
     --weights inception.safetensors --translate 'python translate.py' --out coco.json
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.coco import evaluate_coco
 
     wanted = CocoPlan(**PROTOCOLS[given.protocol] | plan.model_dump(exclude_unset=True))
@@ -235,7 +232,6 @@ def diversity(given: Spread, plan: DiversityPlan, features: Features, rows: Rows
 
     cogview eval diversity corpus --split test_concept --prompts en --weights lite0.safetensors
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.metrics.diversity import column, evaluate_diversity
     from cogview.evaluation.metrics.image_sets import open_set
 
@@ -281,7 +277,6 @@ def upscaling(
 
       cogview eval upscaling --model pictogram-2 --data corpus216/ --lpips vgg16.safetensors -n 50
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.two_stage_upscaling import evaluate_enlarging
     from cogview.evaluation.experiments.windowed_upscaling import evaluate_upscaling
     from cogview.evaluation.metrics.reconstruction import spread
@@ -327,7 +322,6 @@ def speed(given: Timed, plan: SpeedPlan, report: Report) -> None:
     cogview eval speed --model pictogram --batches 1,4,16
     """
     from cogview.checkpoints.bundle import ModelBundle
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.speed import measure_speed
 
     place = given.place

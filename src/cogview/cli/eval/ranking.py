@@ -21,6 +21,7 @@ from cogview.cli.eval.common import (
 from cogview.cli.options import Existing, MaybeExisting, ModelName, Place, grouped
 from cogview.cli.output import bar, bars, writing
 from cogview.config import Config, option
+from cogview.evaluation import report_tables as tables
 from cogview.evaluation.plans import BestOfPlan, CaptionPlan, OrderPlan
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ def captions(given: Captions, plan: CaptionPlan, report: Report) -> None:
     The true captions give the ceiling, captions of other pictures the floor. Also: how often a picture's own
     caption has a lower caption loss than another's.
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.captions import evaluate_captions
 
     model = open_generator(given.model, given.place)
@@ -72,7 +72,6 @@ def best_of(given: Candidates, plan: BestOfPlan, judged: Judged, report: Sheet) 
 
     cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
     """
-    from cogview.evaluation import report_tables as tables
     from cogview.evaluation.experiments.best_of import curves, evaluate_best_of
     from cogview.evaluation.metrics.distributions import open_extractor
     from cogview.reports.plots import plot_curves
@@ -84,8 +83,7 @@ def best_of(given: Candidates, plan: BestOfPlan, judged: Judged, report: Sheet) 
     if given.plot:
         plot_curves(curves(found.accuracy), "candidates", "attributes read right", given.plot)
     report.draw(sets, SHOWN)
-    facts = {**found.facts, "precision": judged.place.precision}
-    report.finish(found.model_copy(update={"facts": facts}), tables.best_of)
+    report.finish(found, tables.best_of)
 
 
 class Prompt(Config):

@@ -28,9 +28,9 @@ from cogview.evaluation.judges.attribute_corpus import (
     Avatar,
     Selection,
     corpus_fingerprint,
+    held_out,
     read_avatars,
     read_pictures,
-    select,
     spoken,
     statements,
 )
@@ -38,8 +38,7 @@ from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Accuracy, Answers, score
 from cogview.evaluation.metrics.reconstruction import reconstruct, to_tensor
 from cogview.evaluation.plans import AttributePlan
-from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import ImageGenerator, Progress, draw_texts, load_all
+from cogview.evaluation.sample_store import ImageGenerator, Progress, draw_texts, facts_of, load_all
 from cogview.tokenizers.loading import AnyImageTokenizer
 
 REAL, RECONSTRUCTED = "real", "reconstructed"
@@ -78,9 +77,7 @@ def evaluate_attributes(
     """
     attributes = reader.config.attributes
     avatars = read_avatars(corpus, plan.source, spoken(attributes, plan.languages))
-    selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
-    known = {avatar.key: avatar for avatar in avatars}
-    chosen = [known[key] for key in selection.keys]
+    selection, chosen = held_out(avatars, attributes, plan)
     shape = reader.config.preprocessing
     sets = {REAL: real_pictures(corpus, chosen, shape)}
     if tokenizer is not None:
@@ -99,7 +96,12 @@ def evaluate_attributes(
         plan=plan,
         accuracy=score(answers, REAL, plan.bootstrap, plan.seed),
         selection=selection,
-        facts=_facts(avatars, reader, drawer, tokenizer),
+        facts=facts_of(
+            drawer,
+            classifier_fingerprint=reader.fingerprint,
+            tokenizer_fingerprint=tokenizer.fingerprint if tokenizer else "",
+            corpus_fingerprint=corpus_fingerprint(avatars),
+        ),
     )
     return report, sets
 
@@ -132,23 +134,3 @@ def read_answers(
     if progress:
         progress(f"reading {name}", len(chosen), len(chosen))
     return Answers(styles, [statements(avatar, reader.config.attributes) for avatar in chosen], read)
-
-
-# ------------------------------------------------------------------------------------------- facts
-
-
-def _facts(
-    avatars: Sequence[Avatar],
-    reader: AttributeClassifier,
-    drawer: ImageGenerator,
-    tokenizer: AnyImageTokenizer | None,
-) -> dict[str, str | int | float]:
-    return {
-        "model": drawer.name,
-        "model_fingerprint": drawer.fingerprint,
-        "precision": drawer.precision,
-        "classifier_fingerprint": reader.fingerprint,
-        "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else "",
-        "corpus_fingerprint": corpus_fingerprint(avatars),
-        **versions(),
-    }

@@ -33,8 +33,7 @@ from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Share
 from cogview.evaluation.metrics.reconstruction import to_tensor
 from cogview.evaluation.plans import AuditPlan
-from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import Generator, Progress, SampleStore, Sampling, load_all
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, Sampling, facts_of, load_all
 from cogview.generation.fairness import FairnessTable, read_table, replace_words
 
 AS_ASKED, WITH_WORDS, STATED, TRAINING = "as asked", "with words", "stated", "training pictures"
@@ -161,15 +160,12 @@ def evaluate_fairness(
             labels = artist.labels(jobs, attribute, f"{name}, {way}")
             found[way] = _reading(labels, jobs, attribute, tables.get(name) if way == WITH_WORDS else None)
         readings[name] = found
-    facts: dict[str, str | int | float] = {
-        "model": drawer.name,
-        "model_fingerprint": drawer.fingerprint,
-        "precision": drawer.precision,
-        "classifier_fingerprint": reader.fingerprint,
-        "corpus_fingerprint": corpus_fingerprint(avatars) if avatars else "",
+    facts = facts_of(
+        drawer,
+        classifier_fingerprint=reader.fingerprint,
+        corpus_fingerprint=corpus_fingerprint(avatars) if avatars else "",
         **{f"table {name}": table.fingerprint for name, table in tables.items()},
-        **versions(),
-    }
+    )
     return FairnessReport(plan=plan, audit=audit, readings=readings, reader=checks, facts=facts)
 
 

@@ -26,15 +26,14 @@ from cogview.evaluation.experiments.attributes import REAL, read_answers, real_p
 from cogview.evaluation.judges.attribute_corpus import (
     Selection,
     corpus_fingerprint,
+    held_out,
     read_avatars,
-    select,
     spoken,
 )
 from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Accuracy, Figure, score
 from cogview.evaluation.plans import BestOfPlan
-from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all, save_picture
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, facts_of, load_all, save_picture
 
 if TYPE_CHECKING:
     from cogview.evaluation.judges.scorer import DualEncoder
@@ -90,9 +89,8 @@ def evaluate_best_of(
     """
     attributes = reader.config.attributes
     avatars = read_avatars(corpus, plan.source, spoken(attributes, plan.languages))
-    selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
-    known = {avatar.key: avatar for avatar in avatars}
-    chosen = [known[key] for key in selection.keys]
+    selection, chosen = held_out(avatars, attributes, plan)
+    fingerprint = corpus_fingerprint(avatars)
     shape, losses = reader.config.preprocessing, dict[str, float]()
     sets = {REAL: real_pictures(corpus, chosen, shape)}
     for language in plan.languages:
@@ -113,15 +111,11 @@ def evaluate_best_of(
     answers = {
         name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
     }
-    facts: dict[str, str | int | float] = {
-        "model": drawer.name,
-        "model_fingerprint": drawer.fingerprint,
-        "classifier_fingerprint": reader.fingerprint,
-        "corpus_fingerprint": corpus_fingerprint(avatars),
-        **({} if alignment is None else {"scorer_fingerprint": alignment.fingerprint}),
-        **({} if extractor is None else {extractor.name: extractor.fingerprint}),
-        **versions(),
-    }
+    others = {} if alignment is None else {"scorer_fingerprint": alignment.fingerprint}
+    others |= {} if extractor is None else {extractor.name: extractor.fingerprint}
+    facts = facts_of(
+        drawer, classifier_fingerprint=reader.fingerprint, corpus_fingerprint=fingerprint, **others
+    )
     report = BestOfReport(
         plan=plan,
         accuracy=score(answers, REAL, plan.bootstrap, plan.seed),

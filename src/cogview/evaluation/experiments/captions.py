@@ -29,8 +29,8 @@ from cogview.evaluation.judges.attribute_corpus import (
     Selection,
     corpus_fingerprint,
     find_attributes,
+    held_out,
     read_avatars,
-    select,
     spaced,
     statements,
 )
@@ -104,9 +104,7 @@ def evaluate_captions(
     """
     avatars = read_avatars(corpus, plan.source, plan.languages)
     attributes = find_attributes([avatar for avatar in avatars if avatar.split == "train"], rare)
-    selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
-    known = {avatar.key: avatar for avatar in avatars}
-    chosen = [known[key] for key in selection.keys]
+    selection, chosen = held_out(avatars, attributes, plan)
     pictures = real_pictures(corpus, chosen, Preprocessing(size=describer.image_size, resample="box"))
     accuracy, matching, captions = dict[str, Accuracy](), dict[str, Matching](), dict[str, dict[str, str]]()
     for language in plan.languages:

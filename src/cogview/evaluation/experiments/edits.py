@@ -32,8 +32,7 @@ from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Share, group_of
 from cogview.evaluation.metrics.reconstruction import to_tensor
 from cogview.evaluation.plans import EditingPlan
-from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, facts_of, load_all
 
 FILE = "edits.jsonl"
 MAX_TASKS = 256 << 20  # bytes of the file
@@ -197,12 +196,7 @@ def _report(
         outcomes={name: judge(tasks, read[ORIGINAL], answers) for name, answers in read.items()},
         untouched=_share(found[0]),
         skipped=found[1],
-        facts={
-            "model": editor.name,
-            "model_fingerprint": editor.fingerprint,
-            "classifier_fingerprint": reader.fingerprint,
-            **versions(),
-        },
+        facts=facts_of(editor, classifier_fingerprint=reader.fingerprint),
     )
 
 

@@ -5,7 +5,6 @@ The paper shows 60: most bad ones stand last. An alignment scorer can tell how f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cogview.config import Config
 from cogview.data.images import square
+from cogview.errors import CogViewError
 from cogview.evaluation.judges.scorer import DualEncoder
 from cogview.evaluation.reports import versions
 from cogview.pipelines.model import Pipeline
@@ -98,18 +98,17 @@ def _fits(alignment: DualEncoder, images: Sequence[Image.Image], prompt: str) ->
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    """The correlation of the ranks, equals sharing theirs; None where all of one are equal."""
-    x, y = (_ranks(own) - (len(own) + 1) / 2 for own in (a, b))
-    size = math.sqrt(float((x * x).sum() * (y * y).sum()))
-    return float((x * y).sum()) / size if size else None
+    """The correlation of the ranks, equals sharing theirs; None where all of one are equal.
 
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 … n; the mean rank for equals."""
-    below = (values[None] < values[:, None]).sum(1)
-    equal = (values[None] == values[:, None]).sum(1)
-    ranks: NDArray[np.float64] = below + (equal + 1) / 2
-    return ranks
+    Raises CogViewError where SciPy is not installed.
+    """
+    try:
+        from scipy.stats import spearmanr
+    except ImportError:
+        raise CogViewError("rank correlation needs SciPy; pip install 'cogview[eval]'") from None
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(spearmanr(a, b).statistic)
 
 
 def order_sheet(report: OrderReport, images: Sequence[Image.Image], columns: int = COLUMNS) -> Image.Image:

@@ -23,8 +23,7 @@ from cogview.evaluation.metrics.accuracy import Figure, draws, figure
 from cogview.evaluation.metrics.scene_rules import TASKS, Detection, Rules, ScenePrompt, SceneReader, judge
 from cogview.evaluation.plans import ScenesPlan
 from cogview.evaluation.prompts import scene_prompts
-from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts
+from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts, facts_of
 
 READ = 64  # images in memory at a time
 
@@ -89,15 +88,8 @@ def evaluate_scenes(
     for name, paths in images.items():
         seen = read_files(reader, paths, f"reading {name}", progress)
         readings[name] = score(prompts, seen, reader.rules, ceiling, plan.bootstrap, plan.seed)
-    facts: dict[str, str | int | float] = {
-        "model": drawer.name,
-        "model_fingerprint": drawer.fingerprint,
-        "precision": drawer.precision,
-        "reader_fingerprint": reader.fingerprint,
-        "found": reader.rules.found,
-        "counted": reader.rules.counted,
-        **versions(),
-    }
+    rules = {"found": reader.rules.found, "counted": reader.rules.counted}
+    facts = facts_of(drawer, reader_fingerprint=reader.fingerprint, **rules)
     return ScenesReport(plan=plan, readings=readings, facts=facts), images
 
 

@@ -28,8 +28,7 @@ from cogview.evaluation.judges.thing_reader import ThingReader, among
 from cogview.evaluation.metrics.accuracy import Figure, Share, draws, figure
 from cogview.evaluation.plans import Language, ThingsPlan
 from cogview.evaluation.prompts import ThingNames, thing_names
-from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts, load_all
+from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts, facts_of, load_all
 
 Array = NDArray[np.float64]
 CEILINGS = {"first": 0.75, "five": 0.9}  # what a reader must reach on withheld drawings to count
@@ -128,13 +127,7 @@ def evaluate_things(
         difference=_difference(plan, prompts, right),
         by_thing=_by_thing(prompts, right),
         copying=copying(reader, np.concatenate(features), drawings, plan, progress) if drawings else None,
-        facts={
-            "model": drawer.name,
-            "model_fingerprint": drawer.fingerprint,
-            "precision": drawer.precision,
-            "reader_fingerprint": reader.fingerprint,
-            **versions(),
-        },
+        facts=facts_of(drawer, reader_fingerprint=reader.fingerprint),
     )
     return report, images
 

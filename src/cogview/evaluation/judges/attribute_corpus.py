@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -345,6 +345,26 @@ def select(
     chosen = [avatar for style, pool in pools.items() for avatar in pool[: shares[style]]]
     unseen = {avatar.key: tuple(seen.new(avatar)) for avatar in chosen}
     return Selection(seed=seed, split=split, keys=tuple(unseen), unseen=unseen)
+
+
+class Chooser(Protocol):
+    """A plan that says which avatars are chosen."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def split(self) -> str: ...
+
+
+def held_out(
+    avatars: Sequence[Avatar], attributes: Sequence[Attribute], plan: Chooser
+) -> tuple[Selection, list[Avatar]]:
+    """The :func:`select` ion of a plan, and its avatars in that order."""
+    selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
+    known = {avatar.key: avatar for avatar in avatars}
+    return selection, [known[key] for key in selection.keys]
 
 
 class Seen:
