@@ -60,11 +60,11 @@ class Colours:
     config = SimpleNamespace(preprocessing=Preprocessing(size=16, resample="box"))
     fingerprint = "colours"
 
-    def see(self, pictures: np.ndarray) -> np.ndarray:
+    def encode_image(self, pictures: np.ndarray) -> np.ndarray:
         ink = (255.0 - pictures).mean((1, 2))
         return ink / np.linalg.norm(ink, axis=1, keepdims=True)
 
-    def read(self, texts: list[str]) -> np.ndarray:
+    def encode_text(self, texts: list[str]) -> np.ndarray:
         named = [next(en for en, zh in COLOURS.items() if en in text or zh in text) for text in texts]
         ink = 255.0 - np.array([RGB[name] for name in named])
         return ink / np.linalg.norm(ink, axis=1, keepdims=True)
