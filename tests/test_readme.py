@@ -38,7 +38,7 @@ from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITTEN = [*PAGES, *(ROOT / name for name in ("README.zh.md", "CONTRIBUTING.md", "DEVELOPERS.md"))]
+WRITTEN = [*PAGES, *(ROOT / name for name in ("README.zh.md", "CONTRIBUTING.md"))]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
