@@ -188,6 +188,7 @@ class CogLMTask(TransformerTask):
     recipe_class: ClassVar[type[Recipe]] = CogLMRecipe
     name: ClassVar[str] = "coglm"
     recipe: CogLMRecipe  # type: ignore[assignment]
+    rows_at_once = None
 
     @cached_property
     def format(self) -> CogLMFormat:  # type: ignore[override]

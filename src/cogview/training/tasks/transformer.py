@@ -367,10 +367,15 @@ class TransformerTask(Task):
         )
         return loss, {**parts}
 
+    @property
+    def rows_at_once(self) -> int | None:
+        """How many sequences of about one length go through the model together; None: all of a batch."""
+        return self.recipe.rows_at_once
+
     def _hidden(self, model: Transformer, batch: Any) -> Tensor:
         """The last layer's (batch, length, h), by groups of about one length where the recipe asks."""
-        rows, at_once = len(batch["inputs"]), self.recipe.rows_at_once
-        if not (at_once and model.training and at_once < rows):
+        rows, at_once = len(batch["inputs"]), self.rows_at_once if model.training else None
+        if not (at_once and at_once < rows):
             visibility = self._visibility(batch, model.config.layers, model.training)
             return cast(Tensor, model(batch["inputs"], batch["positions"], visibility))
         lengths, order = self._there(batch).sum(1).sort()
