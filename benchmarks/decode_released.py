@@ -122,7 +122,7 @@ def engine_step(decoder: Decoder, token: int, batch: int) -> Callable[[], Any]:
     """A step of the engine, as ``Engine`` does it."""
     length = CONTEXT + token
     cache = KVCache.allocate(CONFIG, batch, CONTEXT + TOKENS)
-    cache.keys.normal_(), cache.values.normal_()
+    cache.entries.normal_()
     cache.advance(length)
     ids, positions = torch.zeros(batch, dtype=torch.int64), torch.full((batch,), length)
     streams = Streams([(7, index) for index in range(batch)], 1, "cpu")

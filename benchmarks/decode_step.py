@@ -28,6 +28,7 @@ import torch
 from cogview.generation.decoder import Decoder, decode_step, pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
+from cogview.generation.strategies import sequential
 from cogview.sequences import Prompt, SequenceFormat
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
@@ -82,7 +83,7 @@ def seconds(action: Callable[[], Any]) -> float:
 def cached(batch: int, token: int, dtype: torch.dtype = torch.float32) -> KVCache:
     """A cache that holds a prompt and ``token`` tokens of a picture."""
     cache = KVCache.allocate(CONFIG, batch, PROMPT + TOKENS, dtype)
-    cache.keys.normal_(), cache.values.normal_()
+    cache.entries.normal_()
     cache.advance(PROMPT + token)
     return cache
 
@@ -162,7 +163,7 @@ def pictures(decoder: Decoder, batch: int) -> dict[str, Any]:
     prompt = Prompt(read.ids, read.positions, FORM.code_positions(PROMPT - 3))
     marks: list[float] = []
     jobs = [SequenceRequest(prompt, 7, index) for index in range(batch)]
-    for _ in Engine(decoder).generate(
+    for _ in Engine(decoder, strategy=sequential).generate(
         jobs, SamplingParams(top_k=200), batch, lambda done, total: marks.append(time.perf_counter())
     ):
         pass

@@ -115,7 +115,7 @@ def test_exact_windows_give_the_same_numbers_bit_for_bit(precision: Any, padding
 
     def start() -> KVCache:
         cache = KVCache.allocate(decoder.config, 2, 17, decoder.dtype)
-        cache.keys.zero_(), cache.values.zero_()
+        cache.entries.zero_()
         prefill(decoder, ids[:, :4], positions[:, :4], cache, visibility, True)
         return cache
 

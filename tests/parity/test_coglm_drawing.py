@@ -72,7 +72,7 @@ def test_keys_and_values() -> None:
     model = coglm()
     cache = KVCache.allocate(model.config, 1, 416)
     model(RUN["tokens"], RUN["position_ids"], pattern(EMPHASIS), cache)
-    held = torch.cat([part[0].transpose(1, 2).flatten(2) for part in (cache.keys, cache.values)], -1)
+    held = torch.cat([part[0].transpose(1, 2).flatten(2) for part in cache.entries], -1)
     torch.testing.assert_close(held, RUN["mem_kv_layer0"], rtol=0, atol=1e-5)
 
 

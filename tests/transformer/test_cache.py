@@ -117,9 +117,9 @@ def test_steps_write_in_place() -> None:
     model = tiny_model()
     ids, _ = tokens(1, 6)
     cache = KVCache.allocate(model.config, 1, 6)
-    where = cache.keys.data_ptr()
+    where = cache.entries.data_ptr()
     in_pieces(model, ids, [1, 2, 3, 4, 5], cache)
-    assert cache.keys.data_ptr() == where
+    assert cache.entries.data_ptr() == where
 
 
 def test_more_than_fits_is_refused() -> None:

@@ -247,13 +247,11 @@ def _attend(
         own = qkv[first : first + rows * part.queries]
         first += len(own)
         parts = own.view(rows, part.queries, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.unbind(0)  # each (rows, heads, q, head_dim)
-        key, value = cache.update(index, key, value, part.rows, part.start)
+        held = cache.update(index, parts[1:], part.rows, part.start)  # (2, rows, heads, k, head_dim)
         if part.exact:
-            key, value = cache.keys[index, part.rows], cache.values[index, part.rows]
-            attended = kernels.query_by_query(query, key, value, part.views[index])
-        else:
-            attended = kernels.fused(query, key, value, part.views[index])
+            held = cache.entries[:, index, part.rows]
+        attend = kernels.query_by_query if part.exact else kernels.fused
+        attended = attend(parts[0], held[0], held[1], part.views[index])
         found.append(attended.transpose(1, 2).reshape(-1, config.hidden))
     return found[0] if len(found) == 1 else torch.cat(found)
 

@@ -147,10 +147,10 @@ def fan_out(
     cache = KVCache.allocate(decoder.config, len(prompts), capacity, decoder.dtype, decoder.device)
     for row, one in enumerate(prefilled):
         start = longest - one.cache.length
-        for whole, part in ((cache.keys, one.cache.keys), (cache.values, one.cache.values)):
-            whole[:, row, :, :start] = 0
-            whole[:, row, :, start:longest] = part[:, 0]
-            whole[:, row, :, longest:] = 0
+        own = cache.entries[:, :, row]  # (2, layers, heads, capacity, head_dim)
+        own[..., :start, :] = 0
+        own[..., start:longest, :] = one.cache.entries[:, :, 0]
+        own[..., longest:, :] = 0
     cache.advance(longest)
     padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
     text = torch.tensor([prompt.text_length for prompt in prompts], device=decoder.device)

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         else:
             query, key, value = self._split(qkv)
             if cache is not None:
-                key, value = cache.update(self.layer, key, value)
+                key, value = cache.update(self.layer, torch.stack((key, value)))
             attended = self._attend(query, key, value, view).transpose(1, 2).flatten(2)
         return self._project(attended, self.out, self.decoder_out)
 

@@ -15,12 +15,12 @@ from cogview.transformer.config import TransformerConfig
 class KVCache:
     """Keys and values of every layer, allocated once for ``capacity`` tokens; ``length`` are filled.
 
-    ``keys`` and ``values`` are (layers, batch, heads, capacity, head_dim).
+    ``entries`` are (2, layers, batch, heads, capacity, head_dim), keys and values.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
-        assert keys.shape == values.shape and keys.dim() == 5
-        self.keys, self.values, self.length = keys, values, length
+    def __init__(self, entries: Tensor, length: int = 0) -> None:
+        assert entries.dim() == 6 and len(entries) == 2
+        self.entries, self.length = entries, length
 
     @classmethod
     def allocate(
@@ -32,9 +32,8 @@ class KVCache:
         device: torch.device | str | None = None,
     ) -> KVCache:
         """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
-        shape = (config.layers, batch, config.heads, length, config.head_dim)
-        keys, values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(keys, values)
+        shape = (2, config.layers, batch, config.heads, length, config.head_dim)
+        return cls(torch.empty(shape, dtype=dtype, device=device))
 
     @staticmethod
     def size_in_bytes(
@@ -46,33 +45,32 @@ class KVCache:
     @property
     def batch(self) -> int:
         """Sequences."""
-        return self.keys.shape[1]
+        return self.entries.shape[2]
 
     @property
     def capacity(self) -> int:
         """Tokens a sequence may have."""
-        return self.keys.shape[3]
+        return self.entries.shape[4]
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.keys.nbytes + self.values.nbytes
+        return self.entries.nbytes
 
-    def update(
-        self, layer: int, key: Tensor, value: Tensor, rows: slice = slice(None), start: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Store (b, heads, n, d) of some sequences from token ``start`` on (default: after what is filled).
+    def update(self, layer: int, new: Tensor, rows: slice = slice(None), start: int | None = None) -> Tensor:
+        """Store keys and values (2, b, heads, n, d) of some sequences from token ``start`` on (default: after
+        what is filled).
 
-        Returns what these sequences hold up to there, (b, heads, start + n, d). ``length`` grows only with
+        Returns what these sequences hold up to there, (2, b, heads, start + n, d). ``length`` grows only with
         :meth:`advance`, once all layers have stored theirs.
         """
         start = self.length if start is None else start
-        end = start + key.shape[2]
+        end = start + new.shape[3]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, {end} were given")
-        keys, values = self.keys[layer, rows, :, :end], self.values[layer, rows, :, :end]
-        keys[:, :, start:], values[:, :, start:] = key, value
-        return keys, values
+        held = self.entries[:, layer, rows, :, :end]
+        held[:, :, :, start:] = new
+        return held
 
     def advance(self, tokens: int) -> None:
         """Count ``tokens`` that every layer has stored."""
@@ -89,7 +87,7 @@ class KVCache:
 
         So a prompt is read once, in a cache of its own size, and n pictures are drawn from it.
         """
-        rows = torch.arange(self.batch, device=self.keys.device).repeat_interleave(n)
+        rows = torch.arange(self.batch, device=self.entries.device).repeat_interleave(n)
         return self.select(rows, length)
 
     def select(self, rows: Tensor, length: int | None = None) -> KVCache:
@@ -97,8 +95,7 @@ class KVCache:
         capacity = self.capacity if length is None else length
         if capacity < self.length:
             raise ValueError(f"{self.length} tokens do not fit into a cache for {capacity}")
-        layers, _, heads, _, width = self.keys.shape
-        keys, values = (self.keys.new_empty(layers, rows.numel(), heads, capacity, width) for _ in range(2))
-        keys[:, :, :, : self.length] = self.keys[:, :, :, : self.length].index_select(1, rows)
-        values[:, :, :, : self.length] = self.values[:, :, :, : self.length].index_select(1, rows)
-        return KVCache(keys, values, self.length)
+        _, layers, _, heads, _, width = self.entries.shape
+        entries = self.entries.new_empty(2, layers, rows.numel(), heads, capacity, width)
+        entries[..., : self.length, :] = self.entries[..., : self.length, :].index_select(2, rows)
+        return KVCache(entries, self.length)
