@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - lists of hostile values, one a line as far as they go
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import random
@@ -28,6 +29,8 @@ PATHS = (
     "/", "/healthz", "/metrics", "/v1/models", "/v1/models/tiny", "/v1/images/generations", "/v1/images/edits",
     "/v1/images/variations", "/v1/images/upscales", "/v1/captions", "/v1/scores", "/v1/pictures/x", "/studio/studio.js",
     "/openapi.json", "/docs", "/studio/../../etc/passwd", "/studio/%2e%2e%2fapp.py", "//", "/%00", "/\xff", "/" + "a" * 9000,
+    "/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/options", "/sdapi/v1/progress", "/sdapi/v1/interrupt",
+    "/sdapi/v1/extra-single-image", "/sdapi/v1/png-info", "/sdapi/v1/interrogate", "/sdapi/v1/sd-models", "/sdapi/v1/../x",
     "/v1/models/%2e%2e/%2e%2e", "/v1/pictures/../x", "*", "http://evil/", "/?x=%ff", "/;", "/v1/images/generations/",
 )  # fmt: skip
 STUDY_PATHS = (
@@ -114,16 +117,50 @@ def request(chance: random.Random) -> bytes:
             "response_format": "b64_json",
             "stream": False,
             "temperature": 1.0,
+            "quality": "low",
+            "background": "opaque",
+            "model": "dall-e-3",
+            "svg": {"model": "x"},
+            "negative_prompt": "",
         }
+        if chance.random() < 0.3:
+            asked["size"] = chance.choice(
+                ["40x24", "1024x1024", "3840x2160", "9x9", "99999x1", "0x0", "x", "-1x-1"]
+            )
         body = mutate.as_json(mutate.mutated(asked, chance), chance)
         media = chance.choice(
             ["application/json"] * 6 + ["text/plain", "application/json; charset=utf-16", "\xff"]
         )
+    elif path.startswith("/sdapi/") and chance.random() < 0.8:
+        body, media = mutate.as_json(mutate.mutated(a1111(chance), chance), chance), "application/json"
     elif path.startswith("/v1/") and chance.random() < 0.8:
         body, media = form(chance)
     else:
         body, media = b"", ""
     return spoiled(head(chance, path, media, len(body) if body else None) + body, chance)
+
+
+def a1111(chance: random.Random) -> dict[str, Any]:
+    """A body of A1111's API, with all that any of its paths reads."""
+    data = bad_picture(chance) if chance.random() < 0.6 else good_picture(chance)
+    picture = chance.choice(["", "data:image/png;base64,", "data:"]) + base64.b64encode(data).decode()
+    return {
+        "prompt": "a red circle",
+        "negative_prompt": "x",
+        "seed": 1,
+        "width": chance.choice([16, 40, 512]),
+        "height": chance.choice([16, 24, 512]),
+        "cfg_scale": 7,
+        "styles": ["pixel"],
+        "override_settings": {"sd_model_checkpoint": "tiny"},
+        "sd_model_checkpoint": "tiny",
+        "init_images": [picture],
+        "mask": picture,
+        "denoising_strength": 0.5,
+        "image": picture,
+        "upscaling_resize": chance.choice([1, 2, 8]),
+        "upscaler_1": chance.choice(["cogview", "Lanczos"]),
+    }
 
 
 def form(chance: random.Random) -> tuple[bytes, str]:

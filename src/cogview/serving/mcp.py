@@ -210,7 +210,9 @@ class Tools:
 
 def mcp_server(tools: Tools) -> MCPServer[Any]:
     """The tools as a server of the official SDK."""
-    server: MCPServer[Any] = MCPServer("cogview", instructions=INSTRUCTIONS, version=__version__)
+    server: MCPServer[Any] = MCPServer(
+        "cogview", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
+    )
     for name, function, hints in (
         ("generate_image", tools.generate, DRAWS),
         ("edit_image", tools.edit, DRAWS),

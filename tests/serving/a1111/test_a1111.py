@@ -85,6 +85,13 @@ def test_what_is_not_used_is_told(site: Site) -> None:
     )
 
 
+def test_numbers_that_json_lacks_are_sent_back_as_null(site: Site) -> None:
+    body = b'{"prompt": "a", "width": 16, "height": 16, "eta": NaN, "override_settings": {"x": Infinity}}'
+    reply = site.ask(TXT2IMG, body, Content_Type="application/json")
+    told = reply.json["parameters"]
+    assert reply.status == 200 and told["eta"] is None and told["override_settings"] == {"x": None}
+
+
 def test_masks_open_what_is_white(site: Site, editor: Path) -> None:
     picture = Image.open(io.BytesIO(png()))
     hole = np.zeros((16, 20), bool)

@@ -166,7 +166,7 @@ def _add_drawing(app: FastAPI, server: Server, board: Board) -> None:
                 files = [await run_in_threadpool(file, one, "png", 0) for one in pictures]
                 told = {
                     "images": [base64_text(data) for data in files] if asked.send_images else [],
-                    "parameters": asked.model_dump(exclude={"init_images", "mask"}),
+                    "parameters": jobs.sent_back(asked),
                     "info": jobs.info(asked, served, pictures, finish.ignored),
                 }
                 return JSONResponse(told)

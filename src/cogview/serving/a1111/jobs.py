@@ -135,6 +135,12 @@ def file_of(text: str, field: str) -> bytes:
         raise ApiError(400, f"{field} is not base64", code="bad_image", param=field) from None
 
 
+def sent_back(request: TextToImage) -> dict[str, Any]:
+    """The request without its pictures, for the answer; what JSON cannot hold is null."""
+    found: dict[str, Any] = json.loads(request.model_dump_json(exclude={"init_images", "mask"}))
+    return found
+
+
 def info(
     request: TextToImage, served: Served, pictures: Sequence[GeneratedImage], ignored: Sequence[str]
 ) -> str:
