@@ -26,14 +26,20 @@ BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
 BOTH = ("zh", "en")
 
 
-class AttributePlan(Config):
-    """Images of held-out captions, whose attributes a classifier reads."""
+class HeldOutPlan(Config):
+    """Captions of combinations that no training picture shows, and the languages they are asked for in."""
 
-    count: int = option(500, "How many held-out combinations.", "--n", "-n", ge=1)
+    count: int = option(200, "How many held-out combinations.", "--n", "-n", ge=1)
     seed: int = option(0, "Chooses the combinations and the images.", ge=0)
     split: str = option("test_comp", "The held-out split.")
     source: Rows = option("dice", "Which rows of the corpus; '' for all.")
-    languages: tuple[str, ...] = option(BOTH, "Of the captions, with commas.", min_length=1)
+    languages: tuple[str, ...] = option(BOTH, "Of zh and en, with a comma.", min_length=1)
+
+
+class AttributePlan(HeldOutPlan):
+    """Images of held-out captions, whose attributes a classifier reads."""
+
+    count: int = option(500, "How many held-out combinations.", "--n", "-n", ge=1)
     batch: int = option(20, "Prompts generated together.", ge=1)
     bootstrap: int = Field(2000, ge=0)
     sampling: Sampling = Field(default_factory=dict)
@@ -50,27 +56,17 @@ class AlignmentPlan(Config):
     sampling: Sampling = Field(default_factory=dict)
 
 
-class BestOfPlan(Config):
+class BestOfPlan(HeldOutPlan):
     """Images that are generated and ranked; ``sizes``: the numbers of candidates that are compared."""
 
-    count: int = option(200, "How many held-out combinations.", "--n", "-n", ge=1)
-    seed: int = option(0, "Chooses the combinations and the images.", ge=0)
-    split: str = option("test_comp", "The held-out split.")
-    source: Rows = option("dice", "Which rows of the corpus; '' for all.")
-    languages: tuple[str, ...] = option(BOTH, "Of zh and en, with a comma.", min_length=1)
     sizes: tuple[int, ...] = option((1, 4, 16), "Numbers of candidates, with commas.", min_length=1)
     sampling: Sampling = Field(default_factory=dict)
     bootstrap: int = Field(2000, ge=0)
 
 
-class CaptionPlan(Config):
+class CaptionPlan(HeldOutPlan):
     """Held-out images that are captioned: by beam search, or by sampling where a parameter of it is given."""
 
-    count: int = option(200, "How many held-out images.", "--n", "-n", ge=1)
-    seed: int = option(0, "Chooses the images.", ge=0)
-    split: str = option("test_comp", "The held-out split.")
-    source: Rows = option("dice", "Which rows of the corpus; '' for all.")
-    languages: tuple[str, ...] = option(BOTH, "Of zh and en, with a comma.", min_length=1)
     beams: int = option(4, "Captions followed at once.", ge=1)
     sampling: Beams = Field(default_factory=dict)
     bootstrap: int = Field(2000, ge=0)
@@ -84,26 +80,26 @@ class OrderPlan(Config):
     sampling: Sampling = Field(default_factory=dict)
 
 
-class ThingsPlan(Config):
+class PromptsPlan(Config):
+    """Images of the package's prompts, read by a network."""
+
+    seed: int = option(0, "Decides the images.", ge=0)
+    languages: tuple[Language, ...] = option(("en", "zh"), "Of the prompts, with a comma.", min_length=1)
+    batch: int = option(20, "Prompts generated together.", ge=1)
+    bootstrap: int = Field(2000, ge=1)
+    sampling: Sampling = Field(default_factory=dict)
+
+
+class ThingsPlan(PromptsPlan):
     """Images of things by their bare names, the usual name of every thing first."""
 
     count: int = option(2000, "How many prompts a language.", "--n", "-n", ge=2)
-    seed: int = option(0, "Decides the images.", ge=0)
-    languages: tuple[Language, ...] = option(("en", "zh"), "Of the prompts, with a comma.", min_length=1)
-    batch: int = option(20, "Prompts generated together.", ge=1)
-    bootstrap: int = Field(2000, ge=1)
-    sampling: Sampling = Field(default_factory=dict)
 
 
-class ScenesPlan(Config):
+class ScenesPlan(PromptsPlan):
     """Images of scenes, of GenEval's six tasks alike."""
 
     count: int | None = option(None, "How many prompts a language.", "--n", "-n", shown="all", ge=6)
-    seed: int = option(0, "Decides the images.", ge=0)
-    languages: tuple[Language, ...] = option(("en", "zh"), "Of the prompts, with a comma.", min_length=1)
-    batch: int = option(20, "Prompts generated together.", ge=1)
-    bootstrap: int = Field(2000, ge=1)
-    sampling: Sampling = Field(default_factory=dict)
 
 
 class EditingPlan(Config):
