@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import Avatar, read_avatars
 from cogview.evaluation.judges.classifier import AttributeClassifier
@@ -188,3 +189,20 @@ def test_spoiling_is_slight() -> None:
 def test_labels_need_pictures() -> None:
     with pytest.raises(AssertionError):
         Labelled(np.zeros((2, 8, 8, 3), np.uint8), [])
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_it_and_a_stopped_run_ends_the_same(corpus: Path, tmp_path: Path) -> None:
+    """``cogview train`` in one go, and stopped after its first step and gone on with."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"{{task: attribute_classifier, name: judge, data: {corpus}, size: {toy.SIZE}, rare: 8, steps: 6, "
+        "batch_size: 16, optimizer: {kind: adamw, lr: 4.0e-3}, intervals: {log: 2, evaluate: 6, sample: 0}}"
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", str(recipe), "--out", str(whole)]) == 0
+    assert main(["train", str(recipe), "--out", str(parts), "--set", "max_minutes=1e-9"]) == 0
+    assert main(["train", str(recipe), "--out", str(parts), "--resume"]) == 0
+    found = [AttributeClassifier.from_directory(run / "model") for run in (whole, parts)]
+    assert found[0].fingerprint == found[1].fingerprint
+    assert 0 < float(found[0].config.facts["val_accuracy"]) <= 1
