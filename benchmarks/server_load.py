@@ -4,8 +4,8 @@
     python benchmarks/server_load.py --clients 200 --minutes 10 --out benchmarks/results/server_load.json
 
 Each client asks for one picture after the other, waits one to five seconds in between, and does what
-`Retry-After` says when the queue is full, as official clients do. *Seconds* are from the first try to the picture.
-Nobody is cut off at the end; the server then gets SIGTERM and has to exit with 0.
+`Retry-After` says when the queue is full, as official clients do. *Seconds* are from the first try to the
+picture. Nobody is cut off at the end; the server then gets SIGTERM and has to exit with 0.
 """
 
 from __future__ import annotations
