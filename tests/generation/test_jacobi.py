@@ -42,8 +42,8 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[list[Segment]]:
     return seen
 
 
-def engine_of(seed: int, **options: Any) -> Engine:
-    return Engine(pack(tiny.transformer(seed), CODES), **options)
+def engine_of(seed: int, precision: Any = "fp32", **options: Any) -> Engine:
+    return Engine(pack(tiny.transformer(seed), CODES, precision), **options)
 
 
 @st.composite
@@ -77,21 +77,31 @@ def problems(draw: Any) -> tuple[list[SequenceRequest], SamplingParams]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(problems(), st.integers(0, 3), st.sampled_from([2, 5, 32]), st.booleans(), st.data())
+@given(
+    problems(),
+    st.integers(0, 3),
+    st.sampled_from(["fp32", "int8", "bf16"]),
+    st.sampled_from([2, 5, 32]),
+    st.booleans(),
+    st.data(),
+)
 def test_the_tokens_are_those_of_one_after_another(
     problem: tuple[list[SequenceRequest], SamplingParams],
     seed: int,
+    precision: str,
     window: int,
     deterministic: bool,
     data: Any,
 ) -> None:
     jobs, params = problem
     size = data.draw(st.sampled_from([1, 2, 5]))
-    expected = tokens(engine_of(seed, strategy=sequential, deterministic=deterministic), jobs, params)
+    expected = tokens(
+        engine_of(seed, precision, strategy=sequential, deterministic=deterministic), jobs, params
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MODULE, "LEAST", window)
         patch.setitem(MODULE.MOST, "cpu", window)
-        engine = engine_of(seed, strategy=jacobi, deterministic=deterministic)
+        engine = engine_of(seed, precision, strategy=jacobi, deterministic=deterministic)
         assert np.array_equal(tokens(engine, jobs, params, batch_size=size), expected)
 
 
@@ -115,7 +125,6 @@ def test_exact_windows_give_the_same_numbers_bit_for_bit(precision: Any, padding
 
     def start() -> KVCache:
         cache = KVCache.allocate(decoder.config, 2, 17, decoder.dtype)
-        cache.entries.zero_()
         prefill(decoder, ids[:, :4], positions[:, :4], cache, visibility, True)
         return cache
 

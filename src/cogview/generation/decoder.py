@@ -42,8 +42,7 @@ class Layer:
 @dataclass(frozen=True)
 class Decoder:
     """A transformer's weights, packed. tokens (vocab_size, h), positions (max_positions, h); ``head`` gives
-    the logits of the vocabulary's ``rows``; size: bytes of all of it; cached: the dtype of keys and values
-    (default: the tables')."""
+    the logits of the vocabulary's ``rows``; size: bytes of all of it; precision: of the layers"""
 
     config: TransformerConfig
     tokens: Tensor
@@ -53,7 +52,7 @@ class Decoder:
     head: Linear
     rows: slice
     size: int = 0
-    cached: torch.dtype | None = None
+    precision: Precision = "fp32"
 
     @property
     def device(self) -> torch.device:
@@ -61,9 +60,14 @@ class Decoder:
         return self.tokens.device
 
     @property
+    def rounds(self) -> bool:
+        """Whether layers round what they read (on a CPU), which makes of a last bit a larger difference."""
+        return self.precision != "fp32" and self.device.type == "cpu"
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the cache."""
-        return self.cached or self.tokens.dtype
+        return HALVES.get(self.precision, self.tokens.dtype)
 
 
 def pack(model: Transformer, rows: slice | None = None, precision: Precision = "fp32") -> Decoder:
@@ -87,8 +91,7 @@ def pack(model: Transformer, rows: slice | None = None, precision: Precision = "
         linear = choose("fp32", table.device, table.dtype)
     head = linear(table[rows])
     positions, size = model.positions.weight.detach(), _size(model, rows, precision, linear is not plain)
-    cached = HALVES.get(precision)
-    return Decoder(model.config, table, positions, tuple(layers), norm, head, rows, size, cached)
+    return Decoder(model.config, table, positions, tuple(layers), norm, head, rows, size, precision)
 
 
 def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -> int:
@@ -106,15 +109,13 @@ class Segment:
     """Consecutive tokens of some sequences, read in one forward.
 
     rows: the sequences, of the cache; start: the tokens before these, in each; queries: the tokens of each;
-    views: whom they see, for each layer; exact: attention is computed for each query by itself, over the
-    whole cache, so that its result is the same bit for bit whatever is read with it.
+    views: for each layer whom they see, one view of all queries, or one of each.
     """
 
     rows: slice
     start: int
     queries: int
-    views: Sequence[View]
-    exact: bool = False
+    views: Sequence[Sequence[View]]
 
 
 def segment(
@@ -126,17 +127,20 @@ def segment(
     rows: slice = slice(None),
     start: int | None = None,
 ) -> Segment:
-    """``queries`` tokens for sequences of a cache, by default of all, after what it holds."""
+    """``queries`` tokens for sequences of a cache, by default of all, after what it holds.
+
+    exact: attention is computed for each query by itself, so that its result is the same bit for bit whatever
+    is read with it.
+    """
     start = cache.length if start is None else start
-    keys, layers = start + queries, len(decoder.layers)
-    count = layers if visibility.varies_by_layer else 1
-    if exact:
-        views = [visibility.dense_view(queries, keys, decoder.device, layer) for layer in range(count)]
-        views = [view.with_hidden(cache.capacity - keys) for view in views]
-    else:
-        views = [visibility.view(queries, keys, decoder.device, layer) for layer in range(count)]
-    views = [view.of_rows(rows) for view in views]
-    return Segment(rows, start, queries, views * layers if count == 1 else views, exact)
+    lengths = [(1, start + i + 1) for i in range(queries)] if exact else [(queries, start + queries)]
+
+    def views(layer: int) -> list[View]:
+        return [visibility.view(*length, decoder.device, layer).of_rows(rows) for length in lengths]
+
+    layers = len(decoder.layers)
+    each = [views(layer) for layer in range(layers)] if visibility.varies_by_layer else [views(0)] * layers
+    return Segment(rows, start, queries, each)
 
 
 def prefill(
@@ -153,7 +157,7 @@ def prefill(
         ids: (b, q) int64, the tokens that the cache does not hold yet.
         positions: (b, q) int64.
         visibility: over all tokens, held and new; causal by default.
-        exact: as in :class:`Segment`.
+        exact: as in :func:`segment`.
 
     Returns:
         (b, h)
@@ -248,10 +252,7 @@ def _attend(
         first += len(own)
         parts = own.view(rows, part.queries, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
         held = cache.update(index, parts[1:], part.rows, part.start)  # (2, rows, heads, k, head_dim)
-        if part.exact:
-            held = cache.entries[:, index, part.rows]
-        attend = kernels.query_by_query if part.exact else kernels.fused
-        attended = attend(parts[0], held[0], held[1], part.views[index])
+        attended = kernels.fused_in_parts(parts[0], held[0], held[1], part.views[index])
         found.append(attended.transpose(1, 2).reshape(-1, config.hidden))
     return found[0] if len(found) == 1 else torch.cat(found)
 

@@ -179,7 +179,7 @@ class Engine:
             filter=likely if constraint is None else constraint.filter(decoder.rows),
             clusters=self.clusters,
             stop=None if constraint is None else constraint.stop,
-            exact=self.deterministic and self.sparse is None,
+            exact=self.sparse is None and (self.deterministic or decoder.rounds),
             ordered=self.sparse is not None,
         )  # fmt: skip
         self.strategy(batch, on_step)

@@ -140,7 +140,7 @@ def prefill(decoder: Decoder, prompt: Prompt, bias: float = 0.0) -> Prefilled:
 def fan_out(
     decoder: Decoder, prompts: Sequence[Prompt], prefilled: Sequence[Prefilled], bias: float
 ) -> tuple[Tensor, KVCache, Visibility | None]:
-    """Hidden states (rows, h) and one cache for all prompts, each ending in the same column; zeros beyond."""
+    """Hidden states (rows, h) and one cache for all prompts, each ending in the same column."""
     lengths = [one.cache.length for one in prefilled]
     longest = max(lengths)
     capacity = longest + len(prompts[0].decode_positions) - 1
@@ -150,7 +150,6 @@ def fan_out(
         own = cache.entries[:, :, row]  # (2, layers, heads, capacity, head_dim)
         own[..., :start, :] = 0
         own[..., start:longest, :] = one.cache.entries[:, :, 0]
-        own[..., longest:, :] = 0
     cache.advance(longest)
     padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
     text = torch.tensor([prompt.text_length for prompt in prompts], device=decoder.device)

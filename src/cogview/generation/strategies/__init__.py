@@ -8,14 +8,16 @@ from cogview.generation.strategies.sequential import sequential
 from cogview.types import Decoding
 
 SMALL = 4  # rows up to which windows are faster than one token of each; see benchmarks/jacobi.py
+SMALL_EXACT = {"int8": 2}  # where each query attends by itself, by precision
 
 
 def auto(batch: Batch, on_step: OnStep) -> None:
     """Several tokens in one forward for small batches, token by token for others.
 
-    Exact attention costs a window more than it saves; some patterns are drawn token by token.
+    Some patterns of attention are drawn token by token.
     """
-    small = len(batch.hidden) <= SMALL and not batch.exact and not batch.ordered
+    most = SMALL_EXACT.get(batch.decoder.precision, 0) if batch.exact else SMALL
+    small = len(batch.hidden) <= most and not batch.ordered
     (jacobi if small else sequential)(batch, on_step)
 
 

@@ -7,6 +7,7 @@ take dense views only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,18 +26,17 @@ def fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float 
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=view.causal)
 
 
-def query_by_query(query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
-    """:func:`fused` for one query after another, so that none depends on how many there are."""
-    if query.shape[2] == 1:
-        return fused(query, key, value, view)
-    rows, _, queries, _ = query.shape
-    mask, found = view.additive(query.dtype), []
-    for row in range(rows):
-        own = query[row].transpose(0, 1)[:, :, None]  # (q, heads, 1, d)
-        keys, values = (x[row].expand(queries, *x.shape[1:]) for x in (key, value))
-        seen = None if mask is None else mask[row % len(mask), 0][:, None, None]  # (q, 1, 1, k)
-        found.append(F.scaled_dot_product_attention(own, keys, values, seen)[:, :, 0].transpose(0, 1))
-    return torch.stack(found)
+def fused_in_parts(query: Tensor, key: Tensor, value: Tensor, views: Sequence[View]) -> Tensor:
+    """:func:`fused` for one view; with a view for each query, each alone with the keys up to its own."""
+    if len(views) == 1:
+        return fused(query, key, value, views[0])
+    count, length = len(views), key.shape[2]
+    ends = range(length - count + 1, length + 1)
+    found = [
+        fused(query[:, :, i : i + 1], key[:, :, :end], value[:, :, :end], view)
+        for i, (end, view) in enumerate(zip(ends, views, strict=True))
+    ]
+    return torch.cat(found, 2)
 
 
 def written(

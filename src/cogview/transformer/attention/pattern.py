@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -46,12 +45,6 @@ class View:
         assert self.kernel is None and not self.causal
         allowed, bias = (x if x is None or len(x) == 1 else x[rows] for x in (self.allowed, self.bias))
         return View(allowed, bias)
-
-    def with_hidden(self, keys: int) -> View:
-        """A dense view with so many more keys at the end, which nobody sees."""
-        assert self.allowed is not None
-        bias = None if self.bias is None else F.pad(self.bias, (0, keys))
-        return View(F.pad(self.allowed, (0, keys), value=False), bias)
 
     def _add(self, dtype: torch.dtype) -> Tensor:
         if self.allowed is None:
