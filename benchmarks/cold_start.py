@@ -62,7 +62,7 @@ def main() -> None:
         print(f"{name:12} {wall:6.2f} s, {used:5.2f} s of processor time", flush=True)
     if given.out:
         facts = {
-            "command": f"python benchmarks/cold_start.py {' '.join(sys.argv[1:])}",
+            "command": f"python benchmarks/cold_start.py {' '.join(sys.argv[1:])}".split(" --out")[0],
             "model": given.model,
             "hash": cogview.from_pretrained(given.model).model_hash,
             "threads": given.threads,

@@ -236,7 +236,7 @@ def main() -> None:
     model = cogview.from_pretrained(given.model, deterministic=given.deterministic)
     engine, params = model.text_to_image.engine, model.bundle.config.sampling("generate", SamplingParams())
     result: dict[str, Any] = {
-        "command": f"python benchmarks/jacobi.py {' '.join(sys.argv[1:])}",
+        "command": f"python benchmarks/jacobi.py {' '.join(sys.argv[1:])}".split(" --out")[0],
         "model": given.model,
         "hash": model.model_hash,
         "threads": given.threads,
