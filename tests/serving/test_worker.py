@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -146,9 +147,12 @@ def test_who_stays_gets_the_picture_though_another_of_the_batch_goes(
     gate.wait()
     goes, stays = (begin(site, {"prompt": "a red circle", "seed": seed}) for seed in (1, 2))
     until(lambda: site.server.worker.waiting == 2)
-    gate.allow(20)
-    gate.wait(21)
-    assert first.getresponse().status == 200 and len(site.server.worker.running) == 2
+    for step in itertools.count(1):  # until the first is drawn and the two are begun
+        gate.wait(step)
+        if len(site.server.worker.running) == 2:
+            break
+        gate.allow(1)
+    assert first.getresponse().status == 200
     goes.close()
     until(lambda: site.server.metrics.value("cogview_cancelled_total", reason="client") == 1)
     gate.open()
