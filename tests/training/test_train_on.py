@@ -220,7 +220,10 @@ def test_what_cannot_work_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         ([tmp_path / "bad", "--out", tmp_path / "o"], "not one usable picture"),
         ([good, "--out", tmp_path / "full"], "is there already"),
         ([good, "--out", tmp_path / "full", "--restart"], "was not made by train-on"),
-        ([good, "--out", tmp_path / "o", "--size", "huge"], "'huge' is not one of 'tiny', 'small'"),
+        (
+            [good, "--out", tmp_path / "o", "--size", "huge"],
+            "--size: must be 'tiny', 'small', 'base' or",
+        ),
         ([good, "--out", tmp_path / "o", "--lora", "4"], "--from"),
         ([good, "--out", tmp_path / "o", "--from", "pictogramm"], "did you mean"),
         ([good, "--out", tmp_path / "p", "--set", "steps=3"], "transformer.steps"),

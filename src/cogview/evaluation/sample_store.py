@@ -133,6 +133,13 @@ class SampleStore:
                 progress(what, numbers.stop, count)
         return paths if all(path.is_file() for path in paths) else None
 
+    def text(self, name: str, make: Callable[[], str]) -> str:
+        """A text under a name, made where it is not kept."""
+        path = self.folder / f"{name}.txt"
+        if not path.is_file():
+            write_file(path, make())
+        return path.read_text("utf-8")
+
     def numbers(self, name: str, count: int, make: Callable[[], Sequence[float]]) -> list[float]:
         """``count`` numbers under a name, made where they are not kept; CogViewError for a damaged file."""
         path = self.folder / f"{name}.json"

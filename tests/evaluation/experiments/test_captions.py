@@ -112,3 +112,19 @@ def test_the_longest_phrase_counts() -> None:
     mouth = Attribute(style="s", name="mouth", classes=classes)
     for text, label in (("A smile", 0), ("a big smile.", 1), ("a grin", 1), ("a frown", None), ("", None)):
         assert read_caption([mouth], text, "en").get("mouth") == label
+
+
+class Silent(Knowing):
+    """Describes nothing any more."""
+
+    def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
+        raise AssertionError("it was described before")
+
+
+def test_captions_that_are_kept_are_not_made_again(corpus: Path, tmp_path: Path) -> None:
+    first = evaluate_captions(PLAN, corpus, Knowing(corpus), rare=8, work=tmp_path)
+    again = evaluate_captions(PLAN, corpus, Silent(corpus), rare=8, work=tmp_path)
+    assert again.captions == first.captions and again.accuracy == first.accuracy
+    with pytest.raises(AssertionError):  # another seed, other captions
+        other = PLAN.model_copy(update={"seed": 1})
+        evaluate_captions(other, corpus, Silent(corpus), rare=8, work=tmp_path)

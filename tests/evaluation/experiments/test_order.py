@@ -52,9 +52,14 @@ def test_the_command_writes_sheet_and_report(
 ) -> None:
     sheet, out = tmp_path / "new" / "order.png", tmp_path / "order.json"
     words = ["eval", "order", "a red circle", "--model", str(family), "-n", "3", "--sheet", str(sheet)]
+    words += ["--work", str(tmp_path / "work")]
     assert main([*words, "--out", str(out)]) == 0
     report = OrderReport.model_validate_json(out.read_text())
     assert f"{report.order[0].loss:.3f} to {report.order[-1].loss:.3f}" in capsys.readouterr().out
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.png")}
+    assert len(kept) == 3 and main([*words, "--out", str(out)]) == 0  # nothing is generated again
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.png")} == kept
+    assert OrderReport.model_validate_json(out.read_text()) == report
     assert sheet.is_file() and main(["report", str(out), "-o", str(tmp_path / "page.html")]) == 0
     assert "order by caption loss" in (tmp_path / "page.html").read_text()
 

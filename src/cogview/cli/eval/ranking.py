@@ -11,6 +11,7 @@ from cogview.cli.eval.common import (
     MODEL,
     PLOT,
     SCORER,
+    WORK,
     Judged,
     Report,
     Sheet,
@@ -19,7 +20,7 @@ from cogview.cli.eval.common import (
     open_model,
 )
 from cogview.cli.options import Existing, MaybeExisting, ModelName, Place, grouped
-from cogview.cli.output import bar, bars, writing
+from cogview.cli.output import bars, writing
 from cogview.config import Config, option
 from cogview.evaluation import report_tables as tables
 from cogview.evaluation.plans import BestOfPlan, CaptionPlan, OrderPlan
@@ -37,10 +38,11 @@ class Captions(Config):
     model: ModelName = MODEL
     corpus: Existing = CORPUS
     rare: int = option(20, "Skip values with fewer training pictures.", ge=1)
+    work: Path = WORK
     place: Place = Place()
 
 
-@grouped()
+@grouped(work=Path("runs/captions"))
 def captions(given: Captions, plan: CaptionPlan, report: Report) -> None:
     """How many attributes of unseen pictures their generated captions name.
 
@@ -51,7 +53,7 @@ def captions(given: Captions, plan: CaptionPlan, report: Report) -> None:
 
     model = open_generator(given.model, given.place)
     with bars() as progress:
-        found = evaluate_captions(plan, given.corpus, model, given.rare, progress)
+        found = evaluate_captions(plan, given.corpus, model, given.rare, progress, given.work)
     facts = {**found.facts, "precision": given.place.precision}
     report.finish(found.model_copy(update={"facts": facts}), tables.captions)
 
@@ -93,10 +95,11 @@ class Prompt(Config):
     model: ModelName = MODEL
     scorer: MaybeExisting = SCORER
     sheet: Path = option(Path("order.png"), "The sheet of all images, the best first (PNG).")
+    work: Path = WORK
     place: Place = Place()
 
 
-@grouped()
+@grouped(work=Path("runs/order"))
 def order(given: Prompt, plan: OrderPlan, report: Report) -> None:
     """Generate many images of a prompt and show them in order of their caption loss (CogView, figure 6).
 
@@ -106,9 +109,9 @@ def order(given: Prompt, plan: OrderPlan, report: Report) -> None:
     from cogview.files import write_image
 
     judge, pipeline = open_scorer(given.scorer), open_model(given.model, given.place)
-    with bar() as progress:
+    with bars() as progress:
         found, images = order_pictures(
-            pipeline, given.prompt, plan.count, plan.seed, plan.sampling, judge, progress
+            pipeline, given.prompt, plan.count, plan.seed, plan.sampling, judge, progress, given.work
         )
     with writing(given.sheet):
         write_image(given.sheet, order_sheet(found, images))

@@ -13,6 +13,7 @@ too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,6 +39,7 @@ from cogview.evaluation.metrics.accuracy import Accuracy, Answers, Figure, score
 from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.plans import CaptionPlan
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import SampleStore
 
 Progress = Callable[[str, int, int], None]
 Pictures = NDArray[np.uint8]
@@ -93,12 +95,18 @@ class CaptionReport(Config):
 
 
 def evaluate_captions(
-    plan: CaptionPlan, corpus: Path, describer: Describer, rare: int = 20, progress: Progress | None = None
+    plan: CaptionPlan,
+    corpus: Path,
+    describer: Describer,
+    rare: int = 20,
+    progress: Progress | None = None,
+    work: Path | None = None,
 ) -> CaptionReport:
     """Describe held-out pictures and read the captions.
 
     Args:
         rare: values with fewer training pictures are skipped.
+        work: where captions are kept, so that a stopped run goes on.
 
     Raises CogViewError where the corpus has too few held-out combinations.
     """
@@ -107,11 +115,13 @@ def evaluate_captions(
     selection, chosen = held_out(avatars, attributes, plan)
     pictures = real_pictures(corpus, chosen, Preprocessing(size=describer.image_size, resample="box"))
     accuracy, matching, captions = dict[str, Accuracy](), dict[str, Matching](), dict[str, dict[str, str]]()
+    store = None if work is None else _store(work, describer, selection.keys, plan)
     for language in plan.languages:
         true = [avatar.captions[language] for avatar in chosen]
         written = []
         for i in range(len(chosen)):
-            written += describer.describe(pictures[i : i + 1], language, plan)
+            make = partial(_caption, describer, pictures[i : i + 1], language, plan)
+            written.append(make() if store is None else store.text(f"{language}-{i:06d}", make))
             if progress:
                 progress(f"describing {language}", i + 1, len(chosen))
         sets = {f"true {language}": true, language: written}
@@ -132,6 +142,17 @@ def evaluate_captions(
             **versions(),
         },
     )
+
+
+def _caption(describer: Describer, picture: Pictures, language: str, plan: CaptionPlan) -> str:
+    return describer.describe(picture, language, plan)[0]
+
+
+def _store(work: Path, describer: Describer, keys: Sequence[str], plan: CaptionPlan) -> SampleStore:
+    """Where captions are kept: by all that decides them."""
+    decided = plan.model_dump(mode="json", include={"seed", "beams", "sampling"})
+    facts = {"model": describer.fingerprint, "pictures": list(keys), **decided}
+    return SampleStore(work, f"captions-{describer.name}", facts)
 
 
 def read_captions(

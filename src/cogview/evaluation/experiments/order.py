@@ -5,23 +5,28 @@ The paper shows 60: most bad ones stand last. An alignment scorer can tell how f
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cogview.checkpoints.provenance import read as read_provenance
 from cogview.config import Config
-from cogview.data.images import square
+from cogview.data.images import decode, square
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.scorer import DualEncoder
 from cogview.evaluation.reports import versions
+from cogview.evaluation.sample_store import Progress, SampleStore, Save
 from cogview.pipelines.model import Pipeline
-from cogview.types import ProgressCallback as Progress
 from cogview.types import SamplingParams
 
 COLUMNS, GAP, LINE = 10, 4, 14
+TOGETHER = 16  # images generated, then kept
 TILE = 72  # pixels: smaller pictures are enlarged by whole numbers to at least this
 
 
@@ -56,27 +61,25 @@ def order_pictures(
     sampling: Mapping[str, Any] | None = None,
     alignment: DualEncoder | None = None,
     progress: Progress | None = None,
+    work: Path | None = None,
 ) -> tuple[OrderReport, list[Image.Image]]:
-    """Draw ``n`` pictures of a prompt and sort them; the report, and the pictures in its order.
+    """Generate ``n`` images of a prompt and sort them; the report, and the images in its order.
 
-    Of a family that enlarges what it draws they are the small ones, which its caption loss reads.
-    Raises CogViewError where the family has no caption role; before anything is drawn.
+    Of a family that upscales what it generates they are the small ones, which its caption loss reads.
+    ``work``: where images are kept, so that a stopped run goes on.
+    Raises CogViewError where the family has no caption role; before anything is generated.
     """
     model.captioning.encode(prompt)
-    params = SamplingParams.given(**(sampling or {}))
-    pictures = model.generate(
-        prompt, n=n, seed=seed, params=params, first_stage_only=model.two_stage, progress=progress
-    )
-    losses = model.score(pictures, pictures[0].caption)[:, 0]
-    fits = None if alignment is None else _fits(alignment, [p.image for p in pictures], prompt)
+    with contextlib.ExitStack() as stack:
+        folder = work or Path(stack.enter_context(TemporaryDirectory()))
+        images, losses, settings = _generated(model, prompt, n, seed, sampling or {}, folder, progress)
+    fits = None if alignment is None else _fits(alignment, images, prompt)
     ranks = np.argsort(losses, kind="stable").tolist()
     report = OrderReport(
         prompt=prompt,
         seed=seed,
         order=tuple(
-            Placed(
-                index=pictures[i].index, loss=float(losses[i]), fit=None if fits is None else float(fits[i])
-            )
+            Placed(index=i, loss=float(losses[i]), fit=None if fits is None else float(fits[i]))
             for i in ranks
         ),
         agreement=None if fits is None else spearman(-losses, fits),
@@ -84,11 +87,43 @@ def order_pictures(
             "model": model.bundle.config.name,
             "model_hash": model.model_hash,
             "scorer_fingerprint": "" if alignment is None else alignment.fingerprint,
-            **{name: value for name, value in pictures[0].settings.items() if not isinstance(value, dict)},
+            **{name: value for name, value in settings.items() if not isinstance(value, dict)},
             **versions(),
         },
     )
-    return report, [pictures[i].image for i in ranks]
+    return report, [images[i] for i in ranks]
+
+
+def _generated(
+    model: Pipeline,
+    prompt: str,
+    n: int,
+    seed: int,
+    sampling: Mapping[str, Any],
+    work: Path,
+    progress: Progress | None,
+) -> tuple[list[Image.Image], NDArray[np.float64], Mapping[str, Any]]:
+    """The images, their caption losses, and the settings they were made with."""
+    precision = model.components.precision
+    facts = {"model": model.model_hash, "precision": precision, "prompt": prompt, "seed": seed}
+    store = SampleStore(work, f"order-{model.bundle.config.name}", facts | {"sampling": dict(sampling)})
+    params = SamplingParams.given(**sampling)
+
+    def make(own: range) -> list[Save]:
+        made = model.generate(
+            prompt, len(own), seed, params=params, first=own.start, first_stage_only=model.two_stage
+        )
+        losses = model.score(made, made[0].caption)[:, 0]  # of their codes, which files do not hold
+        store.numbers(f"losses-{own.start:06d}", len(own), losses.tolist)
+        return [image.save for image in made]
+
+    paths = store.fill(n, make, TOGETHER, what="generating", progress=progress)
+    assert paths is not None  # one process makes them all
+    groups = [(first, min(TOGETHER, n - first)) for first in range(0, n, TOGETHER)]
+    losses = [store.numbers(f"losses-{first:06d}", count, list) for first, count in groups]
+    told = read_provenance(paths[0])
+    assert told is not None  # it was saved with it
+    return [decode(path).image for path in paths], np.concatenate(losses), told.settings
 
 
 def _fits(alignment: DualEncoder, images: Sequence[Image.Image], prompt: str) -> NDArray[np.float64]:
