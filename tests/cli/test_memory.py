@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited there")
-@pytest.mark.parametrize("megabytes", [150, 400, 550])
+@pytest.mark.parametrize("megabytes", [150, 400, 600])
 def test_generate_without_memory_is_one_line(megabytes: int, tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))

@@ -20,6 +20,7 @@ from PIL import Image
 from cogview import CogView
 from cogview.checkpoints import provenance
 from cogview.cli.app import main
+from cogview.generation.strategies import sequential
 from cogview.serving.guard import Rules
 from cogview.serving.served import Models
 from tests.contrast import CONTRAST
@@ -118,6 +119,7 @@ def test_pictures_grow_and_can_be_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     site, gate = serve(), Gate(models.default, monkeypatch)
+    monkeypatch.setattr(models.default.cogview.text_to_image.engine, "strategy", sequential)
     page = opened(site.port)
     page.fill("#prompt", "a red circle")
     page.click("#panel-draw .go")

@@ -23,6 +23,7 @@ from torch import Tensor
 from cogview import CogView
 from cogview.cli.app import main
 from cogview.cli.serve import default_models
+from cogview.generation.strategies import sequential
 from cogview.serving.served import Models
 from tests.serving.conftest import GENERATIONS, Gate, Site, png, until
 
@@ -143,6 +144,7 @@ def test_who_stays_gets_the_picture_though_another_of_the_batch_goes(
     serve: Serve, models: Models, monkeypatch: pytest.MonkeyPatch, family: Path
 ) -> None:
     site, gate = serve(), Gate(models.default, monkeypatch)
+    monkeypatch.setattr(models.default.cogview.text_to_image.engine, "strategy", sequential)
     first = begin(site, {"prompt": "a blue square", "temperature": 0.5})
     gate.wait()
     goes, stays = (begin(site, {"prompt": "a red circle", "seed": seed}) for seed in (1, 2))
