@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cogview.checkpoints.prompt_help import FILE as WORDS
+from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.checkpoints.provenance import model_hash
 from cogview.config import Config, cache_dir, read_json
 from cogview.errors import CogViewError, UnsupportedTask
@@ -234,6 +236,12 @@ class ModelBundle:
         tokenizer = TextTokenizer.from_file(path, self.config.newline)
         self._same(path, tokenizer.fingerprint, self.config.fingerprints.text_tokenizer)
         return tokenizer
+
+    @cached_property
+    def prompt_help(self) -> PromptHelp | None:
+        """What near a word it knows, where the family has a table of words."""
+        path = self.directory / WORDS
+        return PromptHelp(path) if path.is_file() else None
 
     def image_tokenizer(self) -> AnyImageTokenizer:
         """The image tokenizer, its fingerprint checked."""

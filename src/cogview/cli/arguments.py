@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -143,7 +144,11 @@ def read_regions(text: str | None) -> ThreeRegionConfig | None:
 
 
 def tell_unfamiliar(family: ModelBundle, texts: Sequence[str]) -> None:
-    """Say on stderr which words of the prompts the model hardly knows, such as those of other languages."""
+    """Say on stderr which words of the prompts the model hardly knows, and what near them it does know."""
+    if family.prompt_help:
+        unknown = {word: None for text in texts for word in family.prompt_help.unknown(text)}
+        for word in islice(unknown, WORDS):
+            typer.echo(f"{family.config.name}: {word}", err=True)
     tokenizer = family.text_tokenizer()
     words = dict.fromkeys(word for text in texts for word in tokenizer.unfamiliar(text))
     if words:

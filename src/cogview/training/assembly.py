@@ -26,6 +26,8 @@ from cogview.checkpoints.bundle import (
     check_place,
     write_family,
 )
+from cogview.checkpoints.prompt_help import FILE as WORDS
+from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.config import Config, load_json, validate
 from cogview.errors import CogViewError
 from cogview.files import write_file
@@ -45,7 +47,10 @@ BASE = "base"
 
 
 class FamilySettings(Config):
-    """What a family has beside its models; as a YAML file for ``--settings`` (fields as in family.json)."""
+    """What a family has beside its models; as a YAML file for ``--settings`` (fields as in family.json).
+
+    ``words``: the table of what near a word the model knows (:mod:`cogview.checkpoints.prompt_help`).
+    """
 
     styles: dict[str, dict[str, str]] = Field(default_factory=dict)
     templates: dict[str, str] = Field(default_factory=dict)
@@ -53,6 +58,7 @@ class FamilySettings(Config):
     direct: SamplingParams | None = None
     iterative: SamplingParams | None = None
     editing: SamplingParams | None = None
+    words: Path | None = None
 
 
 def model_directory(run: Path) -> Path:
@@ -133,6 +139,9 @@ def assemble(
         parts |= _stored(parts, set(models), small, start, share, Path(folder))
         if beside is None:
             parts |= {"image_tokenizer": tokenizers.images, "text.model": tokenizers.text}
+        words = settings.words or (start and start.prompt_help and start.prompt_help.path)
+        if words:
+            parts[WORDS] = PromptHelp(words).checked().path
         labels = _labels(start, tokenizers, clusters, Path(folder))
         if labels is not None:
             parts[CLUSTERS], fields["clusters"] = labels, CLUSTERS
