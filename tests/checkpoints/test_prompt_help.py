@@ -66,9 +66,14 @@ def test_it_is_said_in_the_language_of_the_word(told: PromptHelp) -> None:
 def test_a_family_without_a_table_has_no_help_and_a_damaged_table_is_named(tmp_path: Path) -> None:
     assert ModelBundle.find("pictogram-2").prompt_help is None
     path = tmp_path / "words.json"
-    path.write_text(json.dumps({**TABLE, "version": 7}), "utf-8")
-    with pytest.raises(CogViewError, match=r"words\.json.*version"):
-        PromptHelp(path).checked()
+    for wrong, named in (
+        ({"version": 7}, "version"),
+        ({"near": {"en": {}}}, "zh is missing"),
+        ({"near": {"en": {"poodle": ["cat"]}, "zh": {}}}, "names 'cat', which is not in things"),
+    ):
+        path.write_text(json.dumps({**TABLE, **wrong}), "utf-8")
+        with pytest.raises(CogViewError, match=rf"words\.json.*{named}"):
+            PromptHelp(path).checked()
 
 
 def test_reviewed_neighbours_of_a_hundred_words_are_found() -> None:

@@ -9,11 +9,21 @@ import random
 import shutil
 import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.hostile.bases import Bases
-from tests.hostile.generators import Generator, data_verb, gz, put_strange, refusing, write
+from tests.hostile.generators import (
+    Generator,
+    chunk,
+    data_verb,
+    gz,
+    put_strange,
+    refusing,
+    use_cache,
+    write,
+)
 from tests.hostile.sandbox import Work, command
 
 CASES: dict[str, Generator] = {}
@@ -242,3 +252,41 @@ def a_flipped_bit_in_the_metrics(chance: random.Random, bases: Bases, folder: Pa
     path = folder / "run" / "metrics.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"step"', b'"stes"', 1).replace(b'"kind"', b'"kinc"', 2))
     return command(["report", str(folder / "run")])
+
+
+@case
+def a_picture_of_one_by_sixty_million_pixels(chance: random.Random, bases: Bases, folder: Path) -> Work:
+    head = struct.pack(">IIBBBBB", 1, 60_000_000, 8, 2, 0, 0, 1)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+    path = write(folder / "p.png", data + chunk(b"IEND", b""))
+    return command(["caption", str(path), "--model", str(bases.family)])
+
+
+@case
+def a_table_of_lists_in_lists(chance: random.Random, bases: Bases, folder: Path) -> Work:
+    deep = "[" * 600 + "]" * 600
+    line = f'{{"image": "{bases.pictures / "0.png"}", "caption": "a cat", "more": {deep}}}\n'
+    return check(write(folder / "t.jsonl", line.encode()))
+
+
+@case
+def a_cache_with_a_number_of_twenty_digits(chance: random.Random, bases: Bases, folder: Path) -> Work:
+    shutil.copytree(bases.cache, folder / "c")
+    path = folder / "c" / "images.json"
+    index = json.loads(path.read_text("utf-8"))
+    index["item_splits"][0] = 10**20
+    path.write_text(json.dumps(index), "utf-8")
+    return lambda: refusing(lambda: use_cache(folder / "c"))
+
+
+@case
+def a_checkpoint_that_asks_for_eight_exabytes(chance: random.Random, bases: Bases, folder: Path) -> Work:
+    import numpy as np
+    import torch
+
+    class Huge:
+        def __reduce__(self) -> tuple[object, ...]:
+            return np._core.multiarray._reconstruct, (np.ndarray, (2**63 - 1,), b"b")
+
+    torch.save({"module": Huge()}, folder / "a.pt")
+    return command(["import", "lpips", str(folder / "a.pt"), "out.safetensors", "--network", "vgg16"])

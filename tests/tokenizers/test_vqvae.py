@@ -116,6 +116,40 @@ def test_saving_keeps_codes_and_pictures(tmp_path: Path) -> None:
     assert model.fingerprint == again.fingerprint
 
 
+def test_int8_halves_a_tokenizer_and_keeps_what_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = tiny().eval()
+    model.save(tmp_path / "half")
+    model.save(tmp_path / "int8", torch.int8)
+    small = ImageTokenizer.from_directory(tmp_path / "int8")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("int8", "half")]
+    assert sizes[0] < 0.75 * sizes[1]
+    for name, found in small.state_dict().items():
+        wanted = model.state_dict()[name]
+        if wanted.ndim == 4:  # half of a 127th of the largest number that makes the same output
+            step = wanted.flatten(1).abs().amax(1).view(-1, 1, 1, 1) / 127
+            assert ((found - wanted).abs() <= 0.5001 * step).all()
+        elif name.startswith(("encoder", "decoder")) or name.endswith("codebook"):
+            torch.testing.assert_close(found, wanted.half().float())
+    assert small.fingerprint == model.fingerprint
+    small.save(tmp_path / "again")  # and so does a copy of it
+    assert ImageTokenizer.from_directory(tmp_path / "again").fingerprint == model.fingerprint
+
+
+def test_int8_without_its_scales_is_refused(tmp_path: Path) -> None:
+    tiny().save(tmp_path, torch.int8)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(".scale"))
+    save_file({**tensors, name: tensors[name].to(torch.int8)}, path)
+    with pytest.raises(CogViewError, match="holds no floats"):
+        ImageTokenizer.from_directory(tmp_path)
+    del tensors[name]
+    save_file(tensors, path)
+    with pytest.raises(CogViewError, match="holds no floats"):
+        ImageTokenizer.from_directory(tmp_path)
+
+
 def test_the_fingerprint_knows_the_encoder_and_forgets_the_decoder() -> None:
     model = tiny()
     before = model.fingerprint

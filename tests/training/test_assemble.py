@@ -12,6 +12,7 @@ import torch
 from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.app import main
 from cogview.errors import CogViewError
+from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.training.assembly import FamilySettings, assemble
@@ -75,8 +76,36 @@ def test_a_role_can_be_stored_small(parts: Path, tmp_path: Path) -> None:
     assert packed.stat().st_size < 0.7 * whole.stat().st_size
     weight = ModelBundle(out).transformer("base").blocks[0].mlp.up.weight
     assert torch.allclose(weight, tiny.transformer(seed=5).blocks[0].mlp.up.weight, atol=0.01)
-    with pytest.raises(CogViewError, match="no 'caption' role is given"):
+    with pytest.raises(CogViewError, match="no 'caption' that could be stored small"):
         assemble(out, {"base": parts / "run"}, parts / "tokenizer", parts / "text.model", small=["caption"])
+
+
+def test_the_image_tokenizer_can_be_stored_small(parts: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "small", tmp_path / "again"
+    assert command(parts, out, "--small", "image_tokenizer") == 0
+    packed, whole = out / "image_tokenizer", parts / "tokenizer" / "model"
+    sizes = [(place / "model.safetensors").stat().st_size for place in (packed, whole)]
+    assert sizes[0] < 0.7 * sizes[1]
+    assert main(["assemble", str(again), "--from", str(out), "--base", str(parts / "run")]) == 0
+    assert ModelBundle(again).image_tokenizer().fingerprint == read_image_tokenizer(whole).fingerprint
+    with pytest.raises(CogViewError, match="no 'image_tokenizer' that could be stored small"):
+        assemble(again, {"base": parts / "run"}, beside=ModelBundle(out), small=["image_tokenizer"])
+
+
+def test_a_table_of_words_goes_along(parts: Path, tmp_path: Path) -> None:
+    words = {"version": 1, "things": {"dog": ["dog", "狗"]}, "known": {"en": ["dog"], "zh": []}}
+    (tmp_path / "words.json").write_text(
+        json.dumps({**words, "near": {"en": {"poodle": ["dog"]}, "zh": {}}}), "utf-8"
+    )
+    (tmp_path / "settings.yaml").write_text(f"words: {tmp_path / 'words.json'}\nediting: {{top_k: 3}}\n")
+    out, again = tmp_path / "told", tmp_path / "again"
+    assert command(parts, out, "--settings", str(tmp_path / "settings.yaml")) == 0
+    assert main(["assemble", str(again), "--from", str(out), "--base", str(parts / "run")]) == 0
+    for family in map(ModelBundle, (out, again)):
+        assert family.prompt_help and family.config.editing.top_k == 3
+        assert [word.near for word in family.prompt_help.unknown("a poodle")] == [("dog",)]
+    (tmp_path / "words.json").write_text("{}", "utf-8")
+    assert command(parts, tmp_path / "other", "--settings", str(tmp_path / "settings.yaml")) == 2
 
 
 def test_the_card_stays_when_a_family_is_made_again(parts: Path, tmp_path: Path) -> None:

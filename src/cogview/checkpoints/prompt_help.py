@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import model_validator
 
 from cogview.config import Config, read_json
 
@@ -51,7 +51,16 @@ class _Words(Config):
     version: Literal[1]
     things: dict[str, tuple[str, str]]
     known: dict[Language, frozenset[str]]
-    near: dict[Language, dict[str, tuple[str, ...]]] = Field(default_factory=dict)
+    near: dict[Language, dict[str, tuple[str, ...]]]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for language in LANGUAGES:
+            if language not in self.known or language not in self.near:
+                raise ValueError(f"{language} is missing from known or near")
+            if strange := {key for keys in self.near[language].values() for key in keys} - self.things.keys():
+                raise ValueError(f"near.{language} names {min(strange)!r}, which is not in things")
+        return self
 
 
 class PromptHelp:

@@ -45,7 +45,7 @@ class Parts(Config):
     )
     share: bool = option(False, "Store weights that a role has in common with base once.")
     small: tuple[str, ...] = option(
-        (), "Store this role as int8 rows, half the size.", metavar="ROLE", repeated=True
+        (), "Store this role, or image_tokenizer, as int8 rows, half the size.", metavar="ROLE", repeated=True
     )
     clusters: int = option(0, "Make so many clusters of image codes, for cluster sampling.", ge=0)
 
@@ -82,7 +82,7 @@ class Looks(Config):
             fields = {name: getattr(before, name) for name in SamplingParams.model_fields}
             defaults = validate(SamplingParams, fields | chosen, "sampling defaults")
         templates = {**found.templates, **parse_pairs("--template", self.template)}
-        return FamilySettings(styles=styles, templates=templates, defaults=defaults)
+        return found.model_copy(update={"styles": styles, "templates": templates, "defaults": defaults})
 
 
 @grouped()

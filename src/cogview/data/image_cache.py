@@ -11,12 +11,12 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from cogview.config import Config
@@ -34,6 +34,9 @@ MAX_INDEX = 1 << 30  # bytes
 PIXELS = "images.bin"
 
 
+Number = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
 class CacheIndex(Config):
     """What ``images.bin`` holds, one entry an item in ``keys``, ``item_sources`` and ``item_splits``."""
 
@@ -43,8 +46,8 @@ class CacheIndex(Config):
     sources: tuple[str, ...]
     splits: tuple[str, ...]
     keys: tuple[str, ...]
-    item_sources: tuple[int, ...]
-    item_splits: tuple[int, ...]
+    item_sources: tuple[Number, ...]
+    item_splits: tuple[Number, ...]
     report: Report
 
 

@@ -35,6 +35,7 @@ RESAMPLE = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 LONGEST = 64  # times its width
+MAX_SIDE = 1 << 20  # pixels
 STRIP = 1 << 20  # pixels that are converted together
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
@@ -130,6 +131,8 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
         raise BadImage(
             "too many pixels", f"{image.width} x {image.height}, at most {limits.max_pixels:,} pixels"
         )
+    if max(image.size) > MAX_SIDE:  # every line takes memory of its own, however short it is
+        raise BadImage("too many pixels", f"{image.width} x {image.height}, at most {MAX_SIDE:,} a side")
     if min(image.size) < limits.min_side:
         detail = f"{image.width} x {image.height} pixels, at least {limits.min_side} a side"
         raise BadImage("too small", detail)

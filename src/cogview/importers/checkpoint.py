@@ -103,8 +103,10 @@ def load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(list(ALLOWED)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path))
-    except (CogViewError, MemoryError):
+    except CogViewError:
         raise
+    except MemoryError as error:
+        raise CogViewError(f"{path}: what it holds takes more memory than there is") from error
     except UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it wants to load {name[1]}" if name else "it holds more than tensors and plain data"

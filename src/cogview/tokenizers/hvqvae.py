@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import MovingAverageQuantizer, Quantized
-from cogview.tokenizers.saving import CONFIG, load_weights, save_weights
+from cogview.tokenizers.saving import CONFIG, kept_fingerprint, load_weights, save_weights
 from cogview.tokenizers.vqvae import MAX_SIDE, RELEASED_MEAN, RELEASED_STD, Finite, Positive
 
 Levels = tuple[Annotated[int, Field(ge=1, le=64)], ...]
@@ -262,6 +262,7 @@ class HierarchicalTokenizer(nn.Module):
         self.samplers = nn.ModuleList(Sampler(config.features) for _ in config.decoders[1:])
         self.quantizer = ProjectedQuantizer(config)
         self.decoders = nn.ModuleList(map(Decoder, [config] * 9, config.decoders, config.attention))
+        self.rounded_from: str | None = None  # the fingerprint before its weights were rounded to int8
 
     @property
     def codes(self) -> int:
@@ -354,8 +355,10 @@ class HierarchicalTokenizer(nn.Module):
         """16 hex digits over all that decides codes: equal fingerprints give equal codes.
 
         The decoders are left out on purpose: they may be improved without touching stored tokens. Weights
-        are read as float16.
+        are read as float16; one that was stored as int8 keeps the fingerprint it had before.
         """
+        if self.rounded_from is not None:
+            return self.rounded_from
         facts = [self.config.mean, self.config.std, self.config.rate]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for name, tensor in sorted(self._stored().items()):
@@ -364,8 +367,9 @@ class HierarchicalTokenizer(nn.Module):
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (what inference needs, floats as ``dtype``)."""
-        save_weights(directory, self.config, self._stored(), dtype)
+        """Write ``config.json`` and ``model.safetensors`` (what inference needs) as ``dtype``, or int8."""
+        kept = self.fingerprint if dtype == torch.int8 else self.rounded_from
+        save_weights(directory, self.config, self._stored(), dtype, kept)
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> HierarchicalTokenizer:
@@ -376,6 +380,7 @@ class HierarchicalTokenizer(nn.Module):
         """
         with torch.device("meta"):
             model = cls(read_json(HierarchicalConfig, Path(directory) / CONFIG))
+        model.rounded_from = kept_fingerprint(directory)
         return model.load(load_weights(directory, model._stored()))
 
     def load(self, state: dict[str, Tensor]) -> HierarchicalTokenizer:

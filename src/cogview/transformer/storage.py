@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cogview import compact
 from cogview.config import load_json, validate
 from cogview.errors import CogViewError
 from cogview.tensors import open_tensors
-from cogview.transformer import compact
 from cogview.transformer.config import TransformerConfig
 from cogview.types import Precision
 
@@ -42,7 +42,7 @@ def save(
 ) -> None:
     """Write both files beside their names, flush them, then rename.
 
-    ``dtype`` torch.int8 stores matrices as scaled rows (:mod:`cogview.transformer.compact`).
+    ``dtype`` torch.int8 stores matrices as scaled rows (:mod:`cogview.compact`).
     """
     directory = Path(directory)
     try:

@@ -61,11 +61,15 @@ def _within_memory(rows: Iterable[Row], place: str) -> Iterator[Row]:
 
 def _text_bytes(value: Any) -> int:
     """About how much memory a cell's content takes."""
-    if isinstance(value, str):
-        return len(value) * (1 if value.isascii() else 4)
-    if isinstance(value, dict):
-        value = list(value.values())
-    return sum(CELL + _text_bytes(item) for item in value) if isinstance(value, list) else 0
+    taken, ahead = 0, [value]
+    while ahead:  # no recursion: JSON may be nested as deep as it likes
+        one = ahead.pop()
+        if isinstance(one, str):
+            taken += len(one) * (1 if one.isascii() else 4)
+        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        taken += CELL * len(inside)
+        ahead += inside
+    return taken
 
 
 def _csv(file: BinaryIO, suffix: str, place: str) -> Iterator[Row]:
