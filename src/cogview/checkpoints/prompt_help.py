@@ -1,8 +1,7 @@
 """Things that a small model knows, near the words of a prompt that it never learnt.
 
 A family may hold ``words.json``: the words of its training captions and, for many other nouns of both
-languages, the nearest things it can draw (``examples/pictogram/neighbours.py`` writes it). Looking a prompt
-up needs no model and no network.
+languages, the nearest things it can draw. Looking a prompt up needs no model and no network.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pydantic import model_validator
 from cogview.config import Config, read_json
 
 FILE = "words.json"
-SPELLING = 0.8  # likeness of a misspelt word, 0 to 1
+SPELLING = 0.86  # likeness of a misspelt word, 0 to 1
 SHORT = 4  # letters of a word that may still be misspelt
 LONGEST = 6  # Chinese characters of a name
 _WORD = "[a-z]+(?:['’-][a-z]+)*"
@@ -103,11 +102,17 @@ class PromptHelp:
         return next((form for form in _singulars(name) if form in self._listed["en"]), None)
 
     def _respelt(self, word: str) -> str | None:
-        """The listed word that a misspelt one is most like; its first letter counts as right."""
+        """The listed word that a misspelt one is most like; its first letter counts as right.
+
+        Two letters that changed places are one slip.
+        """
         if len(word) <= SHORT:
             return None
-        alike = (listed for listed in self._listed["en"] if listed[0] == word[0])
-        return next(iter(get_close_matches(word, alike, 1, SPELLING)), None)
+        alike = [listed for listed in self._listed["en"] if listed[0] == word[0]]
+        swapped = (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(1, len(word) - 1))
+        return next((x for x in swapped if x in alike), None) or next(
+            iter(get_close_matches(word, alike, 1, SPELLING)), None
+        )
 
     def _chinese(self, run: str) -> Iterator[UnknownWord]:
         """Of Chinese characters, the longest names first; what is in no list is passed over."""
