@@ -19,6 +19,8 @@ from PIL import Image
 
 from cogview import CogView2, from_pretrained
 from cogview.serving.guard import Rules
+from cogview.serving.openai.fields import REDRAWN
+from cogview.serving.schema import Edit
 from cogview.serving.served import Models
 from tests.serving.conftest import png
 
@@ -105,6 +107,15 @@ def test_an_edit_by_a_mask_and_by_a_box(address: str, editor: Path, folder: Path
     assert images(call(address, "edit_image", mask=mask, **asked)) == [made.png()]
     by_box = images(call(address, "edit_image", box=["0,0,8,16"], **asked))
     assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(x))) for x in (by_box[0], made.png())))
+
+
+def test_an_edit_without_mask_and_box_is_a_variation(address: str, editor: Path, folder: Path) -> None:
+    (folder / "given.png").write_bytes(png())
+    image = Image.open(io.BytesIO(png()))
+    share = REDRAWN[Edit(prompt=PROMPT).input_fidelity]
+    [made] = CogView2.from_pretrained(editor).vary(image, PROMPT, mask_ratio=share, seed=5)
+    [found] = images(call(address, "edit_image", image="given.png", prompt=PROMPT, seed=5))
+    assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(x))) for x in (found, made.png())))
 
 
 def test_descriptions_and_ranks_are_the_librarys(address: str, family: Path) -> None:
