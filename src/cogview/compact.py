@@ -17,7 +17,9 @@ LEVELS = 127
 
 
 def pack(state: Mapping[str, Tensor], dims: Collection[int] = (2,)) -> dict[str, Tensor]:
-    """Weights of so many dimensions as int8 beside ``NAME.scale``, float32 (rows,); all else as float16.
+    """Weights with a number of dimensions in ``dims`` as int8 beside ``NAME.scale``, float32 (rows,).
+
+    All others become float16.
 
     A row is all that one output is made of: ``x[i]`` of a matrix (rows, columns) or of a convolution (rows,
     channels, height, width).

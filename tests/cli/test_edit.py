@@ -69,7 +69,7 @@ def test_variations(place: Path, family: Path, capsys: pytest.CaptureFixture[str
         ),
         (["a circle " * 40, "--box", "0,0,5,5"], "shorten it"),
         (["--box", "0,0,5,5"], "the prompt is empty"),
-        (["a"], "say what is drawn anew"),
+        (["a"], "say what to replace"),
         (["a", "--vary", "0.5", "--box", "0,0,5,5"], "leave --mask and --box away"),
         (["a", "--vary", "2"], "vary"),
         (["a", "--box", "0,0,5,5", "--emphasis", "1000"], "emphasis"),

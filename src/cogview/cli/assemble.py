@@ -47,7 +47,7 @@ class Parts(Config):
     small: tuple[str, ...] = option(
         (), "Store this role, or image_tokenizer, as int8 rows, half the size.", metavar="ROLE", repeated=True
     )
-    clusters: int = option(0, "Make so many clusters of image codes, for cluster sampling.", ge=0)
+    clusters: int = option(0, "Number of clusters of image codes to make, for cluster sampling.", ge=0)
 
 
 class Looks(Config):

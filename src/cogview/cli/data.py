@@ -104,7 +104,7 @@ class Square(Config):
     resample: Resample = option("bilinear", "How to resize; bilinear as CogView did.")
 
     def of(self, size: int) -> Preprocessing:
-        """At so many pixels."""
+        """For pictures of this size in pixels."""
         from cogview.data.shards import Preprocessing
 
         return Preprocessing(size=size, resample=self.resample)

@@ -31,11 +31,11 @@ class Area(Config):
     image: Path = option(..., "A picture of any format and size.", argument=True, metavar="IMAGE")
     prompt: str = option("", "What the whole picture shall show.", argument=True, metavar="PROMPT")
     mask: Path | None = option(
-        None, "A picture of the same size: white is drawn anew, black stays.", metavar="FILE"
+        None, "A picture of the same size: white is replaced, black stays.", metavar="FILE"
     )
     box: tuple[str, ...] = option(
         (),
-        "A rectangle to draw anew, in pixels or %; may be repeated.",
+        "A rectangle to replace, in pixels or %; may be repeated.",
         metavar="X0,Y0,X1,Y1",
         repeated=True,
     )
@@ -56,12 +56,12 @@ class Area(Config):
         """CogViewError for options that say nothing, or do not go together."""
         if self.vary is None:
             if not (self.mask or self.box):
-                raise CogViewError("say what is drawn anew: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
+                raise CogViewError("say what to replace: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
             if not self.prompt.strip():
                 raise CogViewError("the prompt is empty; say what the whole picture shall show")
             return
         if self.mask or self.box:
-            raise CogViewError("--vary chooses what is drawn anew itself; leave --mask and --box away")
+            raise CogViewError("--vary chooses what to replace itself; leave --mask and --box away")
         given = {"--order": self.order != "together", "--crop": self.crop != "auto"}
         given["--feather"] = self.feather != FEATHER
         if any(given.values()):

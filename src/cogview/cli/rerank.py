@@ -103,7 +103,7 @@ class Ranking(Config):
     file: Path | None = option(
         None, "Instead: lines of a prompt and its pictures, tabs between them.", "--lines", metavar="FILE"
     )
-    keep: int | None = option(None, "Copy the best so many of a prompt's pictures to --out.", ge=1)
+    keep: int | None = option(None, "Number of a prompt's best pictures to copy to --out.", ge=1)
     out: Path = option(Path("out"), "The folder for --keep.", "--out", "-o")
 
 

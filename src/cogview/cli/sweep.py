@@ -29,7 +29,7 @@ class Trials(Config):
     out: Path | None = option(None, "The folder of the sweep.", shown="sweeps/RECIPE")
     overrides: tuple[str, ...] = SET
     search: int | None = option(
-        None, "Let Optuna choose so many trials instead of running every combination.", ge=1
+        None, "Number of trials for Optuna to choose, instead of running every combination.", ge=1
     )
     metric: str = option("loss", "What counts: a metric of the evaluations.")
     largest: bool = option(False, "The largest is best, not the least.")

@@ -34,14 +34,14 @@ class Wanted(Config):
     """What is upscaled, and how."""
 
     images: tuple[Path, ...] = IMAGES
-    prompt: str | None = option(None, "What they show.", shown="what a picture made here tells, else nothing")
+    prompt: str | None = option(None, "What they show.", shown="the prompt stored in the picture, if any")
     times: int = option(2, "How much longer sides get: 2 or 4.")
     seed: int | None = option(
         None, "The same picture, prompt and seed give the same.", shown="a new one each time"
     )
     size: int | None = option(
         None,
-        "Read the picture with its shorter side at so many pixels first.",
+        "Resize the picture first: pixels of its shorter side.",
         shown="its own size, or the model's if that is larger",
         ge=1,
     )

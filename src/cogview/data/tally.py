@@ -31,7 +31,7 @@ EXPLANATIONS = {
     "truncated": "the picture file is cut off or damaged; copy it again",
     "too slow": "decoding took longer than the limit; raise --max-seconds if the picture is good",
     "too much memory": "decoding needs more than the limit; make the picture smaller",
-    "decoder crashed": "the picture brings its decoder down; save it anew in another format",
+    "decoder crashed": "the picture brings its decoder down; save it again in another format",
 }
 DUPLICATE, MISSING = "duplicate key", ("missing image", "the record names no picture")
 EXAMPLES = 1000  # rejections of one kind that a report lists; all are counted

@@ -143,7 +143,7 @@ class UpscalingPlan(Config):
 class CocoPlan(Config):
     """Images of COCO's captions. distinct: captions of different images only.
 
-    best_of: candidates, by caption loss; contrast: of the chosen image, 1 leaves it; losses: of so many
+    best_of: candidates, by caption loss; contrast: of the chosen image, 1 leaves it; losses: of how many
     chosen images the mean is given; translate: a command, "" for none.
     """
 
@@ -169,7 +169,7 @@ class DistributionPlan(Config):
     """How two sets of images are compared.
 
     blurs: radii in pixels of the canvas; resample: the kernel of resizing; subsets, subset_size: KID is the
-    mean over so many random subsets (cut to the smaller set); splits: of the Inception Score.
+    mean over this number of random subsets (cut to the smaller set); splits: of the Inception Score.
     """
 
     metrics: tuple[Metric, ...] = option(("fid", "kid"), "Of fid, kid and is, with commas.")
@@ -211,7 +211,7 @@ class ReconstructionPlan(Config):
     """Images that an image tokenizer encodes and decodes."""
 
     split: Rows = option("val", "Which split; '' for all.")
-    limit: int | None = option(None, "At most so many images, evenly spaced.", shown="all", ge=1)
+    limit: int | None = option(None, "Largest number of images, evenly spaced.", shown="all", ge=1)
     resample: Resample = option("box", "How images are resized.")
 
 

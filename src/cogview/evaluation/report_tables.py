@@ -224,7 +224,7 @@ def _reading(way: str, reading: Proportions) -> str:
         parts.append(f"{share(reading.right.value)} % of the pictures show what their words name")
     if reading.distance is not None and reading.chance is not None:
         parts.append(
-            f"distance to what was asked {reading.distance:.3f} (by chance up to {reading.chance:.3f})"
+            f"distance to what was asked {reading.distance:.3f} (sampling noise reaches {reading.chance:.3f})"
         )
     return f"{way}: {'; '.join(parts)}" if parts else ""
 

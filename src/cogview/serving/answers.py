@@ -85,7 +85,7 @@ class Answer:
         return {"safety_identifier": self.finish.identifier} if self.finish.identifier else {}
 
     async def _partial(self, event: Partial) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A picture on its way, and what is told of it."""
+        """A picture in progress, and its description."""
         image = event.image if self.finish.size is None else fitted(event.image, self.finish.size)
         data = await run_in_threadpool(
             encoded, image, self.asked.output_format, self.asked.output_compression
@@ -103,7 +103,7 @@ class Answer:
         }
 
     async def _entry(self, picture: GeneratedImage) -> tuple[dict[str, Any], dict[str, Any]]:
-        """One finished picture, and what is told of it."""
+        """One finished picture, and its description."""
         kind = self.asked.output_format
         done = await run_in_threadpool(self.finish, picture)
         quality = self.asked.output_compression

@@ -31,7 +31,7 @@ async def read_json(request: Request, kind: type[M]) -> M:
 
 
 async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """The answer; given up as soon as the client is gone, which nobody is told then."""
+    """The answer; cancelled without a reply as soon as the client disconnects."""
     working, watching = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)

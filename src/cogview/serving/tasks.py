@@ -67,7 +67,7 @@ class Call:
 def edit(
     request: Edit, served: Served, image: Image.Image, mask: Image.Image | None, ignored: Sequence[str] = ()
 ) -> Call:
-    """The masked part drawn anew; ApiError for what is wrong before anything is queued.
+    """The masked part replaced; ApiError for what is wrong before anything is queued.
 
     Without mask and box parts at random of the whole picture are, as in a variation with words; how much says
     ``input_fidelity``.
@@ -104,7 +104,7 @@ def edit(
 
 
 def vary(request: Variation, served: Served, image: Image.Image, ignored: Sequence[str] = ()) -> Call:
-    """Parts at random drawn anew."""
+    """Random parts generated again."""
     cogview = _editor(served)
     plan = _Plan.of(request, served, request.prompt, ignored, several=False)
 

@@ -66,7 +66,7 @@ class Captions(Config):
 
     data: Existing = DATA(...)
     split: str = option("train", "What it learns from; keep what you measure out of it.")
-    limit: int | None = option(None, "At most so many pictures, of all sources.", shown="all", ge=4)
+    limit: int | None = option(None, "Largest number of pictures, of all sources.", shown="all", ge=4)
     model: ModelName = option("pictogram", "The family whose text tokenizer it uses: a name or a directory.")
     text_tokenizer: MaybeExisting = option(None, "A SentencePiece model instead of the family's.")
 

@@ -144,7 +144,7 @@ def sent_back(request: TextToImage) -> dict[str, Any]:
 def info(
     request: TextToImage, served: Served, pictures: Sequence[GeneratedImage], ignored: Sequence[str]
 ) -> str:
-    """What A1111 tells of pictures, as the JSON text that it is there."""
+    """A1111's description of pictures, as JSON text."""
     seeds = [picture.seed for picture in pictures]
     settings = pictures[0].settings if pictures else {}
     size = pictures[0].image.size if pictures else request.size

@@ -17,7 +17,7 @@ from cogview.serving.schema import Output, Painted
 class Finish:
     """How pictures are finished.
 
-    size: what they are resized to; transparent: whether their ground is removed; quality: as it is told;
+    size: what they are resized to; transparent: whether their ground is removed; quality: as reported;
     ignored: fields of the request without an effect; identifier: of whoever asked, sent back.
     """
 

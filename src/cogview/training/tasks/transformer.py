@@ -109,7 +109,7 @@ class TransformerRecipe(Recipe):
     decides little of a picture's many nats, as in small faces, more weight there is learnt from sooner.
     ``attention: three_region`` trains with CogView's sparse attention (``ThreeRegionConfig`` has the sizes);
     as released, evaluation is causal all the same. ``rows_at_once``: a batch's sequences go through the model
-    in groups of so many of about one length, so that short ones are not padded to the longest. The loss
+    in groups of this size and of similar length, so that short ones are not padded to the longest. The loss
     is the same.
     """
 
