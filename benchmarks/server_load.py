@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from cogview.checkpoints.bundle import ModelBundle
+
 PROMPTS = ("a red apple", "a blue bird", "a green tree", "a yellow star", "一只红色的猫", "一朵紫色的花")
 PATH = "/v1/images/generations"
 
@@ -116,6 +118,7 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     batches = float(re.findall(r"cogview_batch_pictures_count (\S+)", metrics)[0])
     made = float(re.findall(r'cogview_pictures_total\{model="pictogram"\} (\S+)', metrics)[0])
     return {
+        "model": ModelBundle.find("pictogram").hash,
         "clients": args.clients,
         "minutes": args.minutes,
         "queue": args.queue,
