@@ -3,7 +3,8 @@
 python tokens.py --image-tokenizer runs/tokenizer/model --text-tokenizer work/text.model --out work/shards
 
 What `cogview data build` does for files; a build that stopped goes on where it was. Several ranks share the
-work: ``--rank 0 --ranks 2`` and ``--rank 1 --ranks 2`` at the same time, into the same folder.
+work: ``--rank 0 --ranks 2`` and ``--rank 1 --ranks 2`` at the same time, into the same folder. With
+``--super-resolution --size 256`` each picture is encoded at 256 px and at 128, for upscaling.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text-tokenizer", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128, help="pixels a side that the image tokenizer reads")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--super-resolution", action="store_true", help="encode at half the size as well")
     parser.add_argument("--half", action="store_true", help="encode in bfloat16; faster where the CPU has it")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
@@ -49,7 +51,9 @@ def main() -> None:
     """Build this rank's shards; the last rank writes the index."""
     options = arguments()
     settings = BuildSettings(
-        preprocessing=Preprocessing(size=options.size, resample="box"), batch=options.batch
+        preprocessing=Preprocessing(size=options.size, resample="box"),
+        super_resolution=options.super_resolution,
+        batch=options.batch,
     )
     rows = open_rows(options.packages, options.work, "rows", options.limit, options.size)
     count = options.scenes if options.limit is None else min(options.scenes, options.limit // 3)
