@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cogview.serving.guard import Rules
+from cogview.serving.quotas import Key
 from cogview.serving.run import hosts_for
 from cogview.web.sockets import answers_to, is_loopback
 from tests.serving.conftest import GENERATIONS, Site, png
@@ -50,7 +51,7 @@ def test_other_sites_pages_cannot_post(site: Site, headers: dict[str, str], stat
 
 
 def test_a_key_is_needed_where_keys_are(serve: Serve) -> None:
-    site = serve(rules=Rules(keys=["another-key-that-is-right", KEY]))
+    site = serve(rules=Rules(keys=[Key("another-key-that-is-right"), Key(KEY)]))
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
         refused = site.ask("/v1/models", **headers)
         assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")

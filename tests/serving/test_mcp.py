@@ -20,6 +20,7 @@ from PIL import Image
 from cogview import CogView2, from_pretrained
 from cogview.serving.guard import Rules
 from cogview.serving.openai.fields import REDRAWN
+from cogview.serving.quotas import Key
 from cogview.serving.schema import Edit
 from cogview.serving.served import Models
 from tests.serving.conftest import png
@@ -174,7 +175,7 @@ def test_other_hosts_other_sites_and_wrong_keys_are_refused(models: Models) -> N
     key = "a-key-of-the-test-0123"
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     headers = {"Accept": "application/json, text/event-stream", "Authorization": f"Bearer {key}"}
-    with running(tools(models, keys=[key]), listen("127.0.0.1", 0)) as address:
+    with running(tools(models, keys=[Key(key)]), listen("127.0.0.1", 0)) as address:
         for more, status in (
             ({}, 200),
             ({"Host": "elsewhere.example"}, 421),

@@ -22,6 +22,7 @@ from cogview.checkpoints import provenance
 from cogview.cli.app import main
 from cogview.generation.strategies import sequential
 from cogview.serving.guard import Rules
+from cogview.serving.quotas import Key
 from cogview.serving.served import Models
 from tests.contrast import CONTRAST
 from tests.serving.conftest import Gate, Site, png, until
@@ -214,7 +215,7 @@ def test_the_keyboard_alone_draws(opened: Callable[..., Any]) -> None:
 
 
 def test_what_is_wrong_is_shown(opened: Callable[..., Any], serve: Callable[..., Site]) -> None:
-    page = opened(serve(rules=Rules(keys=["a-key-of-16-and-more"])).port)
+    page = opened(serve(rules=Rules(keys=[Key("a-key-of-16-and-more")])).port)
     page.fill("#key", "a-key-of-16-and-more")
     page.click("#key-dialog button")
     page.wait_for_selector("#styles label")

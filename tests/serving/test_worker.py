@@ -221,6 +221,24 @@ def test_a_signal_finishes_what_runs(family: Path) -> None:
         process.wait()
 
 
+def test_while_it_drains_what_comes_and_what_waits_is_drawn(family: Path) -> None:
+    process, port = start(family, "--drain", "3")
+    site = Site(None, port)  # type: ignore[arg-type]
+    try:
+        assert site.ask("/readyz").status == 200
+        long = begin(site, {"prompt": "a red circle", "n": 10, "best_of": 6, "seed": 1})
+        until(lambda: "cogview_running_requests 1.0" in site.ask("/metrics").body.decode())
+        process.send_signal(signal.SIGTERM)
+        until(lambda: site.ask("/readyz").status == 503)
+        behind = [begin(site, {"prompt": "a red circle", "n": n}) for n in (2, 3)]
+        assert len(json.loads(long.getresponse().read())["data"]) == 10
+        assert [len(json.loads(one.getresponse().read())["data"]) for one in behind] == [2, 3]
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -37,7 +37,8 @@ def mcp(offered: Offered, address: Address, place: Place) -> None:
     """
     names, host = list(offered.models) or default_models(), address.host
     _check_installed()
-    from cogview.web.sockets import is_loopback, listen, read_keys
+    from cogview.serving.quotas import read_keys
+    from cogview.web.sockets import is_loopback, listen
 
     if not is_loopback(host) and offered.api_key_file is None:
         raise CogViewError(f"--host {host} lets other machines in; add --api-key-file FILE")

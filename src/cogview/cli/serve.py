@@ -15,6 +15,7 @@ from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
     from cogview.serving.labelling import Labelling
+    from cogview.serving.quotas import Key
 
 DEFAULT, EDITS = "pictogram", "pictogram-2"
 MODELS = option(
@@ -44,6 +45,13 @@ class Serving(Config):
         repeated=True,
     )
     max_upload: int = option(16, "The largest upload.", metavar="MB", ge=1, le=1024)
+    drain: float = option(
+        0,
+        "After SIGTERM take requests for so long while /readyz says no, then finish all that wait.",
+        metavar="SECONDS",
+        ge=0,
+    )
+    traces: bool = option(False, "Send OpenTelemetry traces, as OTEL_EXPORTER_OTLP_ENDPOINT says.")
     check: bool = option(False, "Read the models, see that the port is free, and stop.")
 
 
@@ -77,13 +85,14 @@ class Access(Config):
     """Who is let in."""
 
     api_key_file: Path | None = option(
-        None, "Ask for one of the keys in this file, one on each line.", metavar="FILE"
+        None, "Ask for one of the keys in this file: lines of KEY NAME 60/minute;1000/day.", metavar="FILE"
     )
     without_key: bool = option(False, "Listen to other machines without asking for a key.")
 
-    def keys(self, host: str) -> list[str]:
+    def keys(self, host: str) -> list[Key]:
         """The keys; CogViewError where other machines are let in without any, and nobody said so."""
-        from cogview.web.sockets import is_loopback, read_keys
+        from cogview.serving.quotas import read_keys
+        from cogview.web.sockets import is_loopback
 
         if not is_loopback(host) and self.api_key_file is None and not self.without_key:
             raise CogViewError(
@@ -125,6 +134,7 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     from cogview.serving.metrics import Metrics
     from cogview.serving.openai.names import parse_aliases
     from cogview.serving.served import Models
+    from cogview.serving.tracing import start_exporting
     from cogview.serving.worker import Worker
 
     use_threads(place.threads, *(family.directory for family in families))
@@ -139,7 +149,9 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     loaded.aliases = parse_aliases(list(serving.alias), loaded.by_name)
     rules = Rules(run.hosts_for(host, bool(keys)), keys, serving.max_upload << 20)
     worker = Worker(metrics, serving.queue, serving.timeout, serving.together)
-    server = Server(loaded, worker, metrics, rules, labelling=labelling)
+    server = Server(loaded, worker, metrics, rules, labelling=labelling, drain=serving.drain)
+    if serving.traces:
+        start_exporting()
     start = url_of(host, listener)
     typer.echo(f"studio  {start}/")
     typer.echo(f"api     {start}/v1")

@@ -45,6 +45,7 @@ from cogview.serving.schema import (
 )
 from cogview.serving.served import Models
 from cogview.serving.tasks import Call
+from cogview.serving.tracing import TELEMETRY
 from cogview.serving.worker import Ticket, Worker
 from cogview.web.sockets import THEME
 
@@ -66,7 +67,10 @@ MOST_DESCRIBED = 8  # pictures of a request for captions or scores
 
 @dataclass
 class Server:
-    """All that the endpoints share."""
+    """All that the endpoints share.
+
+    drain: seconds that requests are taken after the signal to stop, while ``/readyz`` says no.
+    """
 
     models: Models
     worker: Worker
@@ -74,11 +78,20 @@ class Server:
     rules: Rules = field(default_factory=Rules)
     shelf: Shelf = field(default_factory=Shelf)
     labelling: Labelling = field(default_factory=Labelling)
+    drain: float = 0.0
+    draining: bool = False
 
 
 def application(server: Server) -> ASGIApp:
     """The ASGI application; the worker is started and closed by whoever runs it."""
-    app = FastAPI(title="cogview", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="cogview",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=TELEMETRY,
+    )
     handlers: dict[Any, Any] = {
         ApiError: _refused,
         HTTPException: _missing,
@@ -145,6 +158,14 @@ def _add_pages(app: FastAPI, server: Server) -> None:
         if server.worker.closed:
             raise ApiError(503, "the server is stopping", kind=OURS, code="stopping", retry_after=30)
         return JSONResponse({"status": "ok", "version": __version__, "waiting": server.worker.waiting})
+
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        """Whether a load balancer should send requests here."""
+        if server.draining or server.worker.closed:
+            raise ApiError(503, "the server is about to stop", kind=OURS, code="stopping", retry_after=30)
+        return JSONResponse({"status": "ready"})
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:

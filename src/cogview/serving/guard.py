@@ -8,8 +8,6 @@ page, and a body must not be longer than it may be, whatever its headers say.
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from starlette.responses import JSONResponse
 
 from cogview.serving.errors import BAD, ApiError
 from cogview.serving.metrics import Metrics
+from cogview.serving.quotas import CALLER, Caller, Key, Quotas, matching
 from cogview.web.security import security_headers, with_headers
 from cogview.web.sockets import answers_to, same_origin
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_JSON = 256 << 10
-OPEN = ("/healthz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
+OPEN = ("/healthz", "/readyz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
 WITH_PICTURES = frozenset(  # in JSON, as base64
     ["/mcp", *(f"/sdapi/v1/{name}" for name in ("img2img", "extra-single-image", "png-info", "interrogate"))]
 )
@@ -38,26 +37,20 @@ class Rules:
     """What a server lets in.
 
     hosts: names it answers to (:func:`cogview.web.sockets.answers_to`); keys: one of them is needed (none: no
-    key); max_upload: bytes of a form; paths: of its own, for the counts.
+    key), and has its quotas; max_upload: bytes of a form; paths: of its own, for the counts.
     """
 
     hosts: frozenset[str] = frozenset({"*"})
-    keys: Sequence[str] = ()
+    keys: Sequence[Key] = ()
     max_upload: int = 16 << 20
     paths: frozenset[str] = field(default_factory=frozenset)
-
-    def knows(self, key: str) -> bool:
-        """Whether a key is one of those; takes as long for a wrong one."""
-        given = hashlib.sha256(key.encode()).digest()
-        found = [hmac.compare_digest(given, hashlib.sha256(own.encode()).digest()) for own in self.keys]
-        return any(found)
 
 
 class RequestGuard:
     """Wraps an application."""
 
     def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
-        self.app, self.rules, self.metrics = app, rules, metrics
+        self.app, self.rules, self.metrics, self.quotas = app, rules, metrics, Quotas()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,7 +81,9 @@ class RequestGuard:
             raise ApiError(421, "this server does not answer to that host name", code="wrong_host")
         path = scope["path"]
         closed = self.rules.keys and path != "/" and not path.startswith(OPEN)
-        if closed and not self.rules.knows(_key(headers.get("authorization", ""), path)):
+        key = matching(self.rules.keys, _key(headers.get("authorization", ""), path)) if closed else None
+        CALLER.set(None if key is None else Caller(key, self.quotas))
+        if closed and key is None:
             message = "a right API key is needed: Authorization: Bearer KEY"
             raise ApiError(401, message, kind="authentication_error", code="invalid_api_key")
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _same_site(headers):

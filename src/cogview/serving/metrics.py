@@ -18,6 +18,7 @@ SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 COUNTERS = {
     "cogview_requests_total": ("Answers by path and status.", ("path", "status")),
+    "cogview_asked_total": ("Images asked for, by the name of the API key.", ("key",)),
     "cogview_pictures_total": ("Images made, by model.", ("model",)),
     "cogview_tokens_total": ("Tokens generated, by model.", ("model",)),
     "cogview_cancelled_total": ("Requests given up, by reason: client or timeout.", ("reason",)),

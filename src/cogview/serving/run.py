@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Stopping(uvicorn.Server):
-    """A server whose first signal lets it finish, and whose second does not."""
+    """A server whose first signal lets it finish (or drain first), and whose second does not."""
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
         super().__init__(config)
@@ -51,14 +51,28 @@ class Stopping(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit
+        if self.own.drain and self.loop is not None and not (self.own.draining or self.should_exit):
+            self.own.draining = True
+            self.loop.call_soon_threadsafe(self.loop.call_later, self.own.drain, self._drained)
+            return
+        self.force_exit = self.should_exit or self.own.draining
         self.should_exit = True
         if self.loop is not None:  # what waits is refused at once, not at the next tick
             self.loop.call_soon_threadsafe(self.own.worker.close)
 
+    def _drained(self) -> None:
+        """Take nothing more; what waits is still computed."""
+        self.own.worker.close(finish=True)
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.own.worker.close()
+        self.own.worker.close(self.finishes)
         await super().shutdown(sockets)
+
+    @property
+    def finishes(self) -> bool:
+        """Whether what waits is to be computed before the end."""
+        return self.own.draining and not self.force_exit
 
 
 def hosts_for(host: str, keys: bool = True) -> frozenset[str]:
@@ -79,7 +93,7 @@ def serve(server: Server, listener: socket.socket) -> None:
     try:
         running.run(sockets=[listener])
     finally:
-        server.worker.close()
+        server.worker.close(running.finishes)
         server.worker.join(0 if running.force_exit else None)
 
 
@@ -104,7 +118,7 @@ def running(models: Models, rules: Rules | None = None, **limits: Any) -> Iterat
         server.worker.join()
 
 
-def uvicorn_server(server: Server) -> uvicorn.Server:
+def uvicorn_server(server: Server) -> Stopping:
     """The HTTP server, not yet running."""
     return Stopping(http_config(application(server)), server)
 

@@ -16,10 +16,14 @@ from collections.abc import AsyncGenerator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from opentelemetry.context import get_current
+
 from cogview.errors import CogViewError, OutOfMemory, ran_out
 from cogview.pipelines.output import GeneratedImage
 from cogview.serving.errors import OURS, OVERLOADED, ApiError
 from cogview.serving.metrics import Metrics
+from cogview.serving.quotas import CALLER
+from cogview.serving.tracing import computing, waited
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class Ticket:
         self.job, self.metrics, self.seconds = job, metrics, seconds
         self.made = self.touched = time.monotonic()
         self.cancelled = self.ended = False
+        self.context, self.since = get_current(), time.time_ns()  # of the trace that it belongs to
         self.progress = 0.0  # of its computation, from 0 to 1
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
@@ -158,7 +163,11 @@ class Worker:
         self._thread.start()
 
     def submit(self, job: Job) -> Ticket:
-        """Put a request into the queue; ApiError 429 where it is full, 503 where the server stops."""
+        """Put a request into the queue; ApiError 429 where it is full, 503 where the server stops.
+
+        It counts towards the quota of the key that it came with (:data:`~cogview.serving.quotas.CALLER`).
+        """
+        caller = CALLER.get()
         with self._changed:
             if self._closed:
                 raise _stopping()
@@ -167,6 +176,9 @@ class Worker:
                 message = f"{len(self._waiting)} requests are waiting, as many as may; try again later"
                 later = self._retry_after()
                 raise ApiError(429, message, kind=OVERLOADED, code="queue_full", retry_after=later)
+            if caller is not None:
+                caller.charge(job.size)
+                self.metrics.add("cogview_asked_total", job.size, key=caller.key.name)
             ticket = Ticket(job, self.seconds, self.metrics)
             self._waiting.append(ticket)
             self._changed.notify()
@@ -177,11 +189,13 @@ class Worker:
         mean = sum(self._took) / len(self._took)
         return max(1, min(600, round(mean * len(self._waiting) / 2)))
 
-    def close(self) -> None:
-        """Refuse what waits and what comes; what is being computed is finished."""
+    def close(self, finish: bool = False) -> None:
+        """Refuse what comes, and what waits unless that is to ``finish``; what is being computed is."""
         with self._changed:
             self._closed = True
-            refused, self._waiting = list(self._waiting), deque()
+            refused: list[Ticket] = []
+            if not finish:
+                refused, self._waiting = list(self._waiting), deque()
             self._changed.notify_all()
         for ticket in refused:
             ticket.end(_stopping())
@@ -195,9 +209,11 @@ class Worker:
             started = time.monotonic()
             for ticket in tickets:
                 self.metrics.observe("cogview_wait_seconds", started - ticket.made)
+                waited(ticket.context, ticket.since, time.time_ns())
             self.running = tickets
             try:
-                self._compute(tickets)
+                with computing([(ticket.context, ticket.job.size) for ticket in tickets]):
+                    self._compute(tickets)
             finally:
                 self.running = []
             self._took.append(time.monotonic() - started)

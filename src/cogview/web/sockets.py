@@ -1,4 +1,4 @@
-"""Listening sockets, host names and API keys of the servers; by default they listen at this machine alone."""
+"""Listening sockets and host names of the servers; by default they listen at this machine alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cogview.errors import CogViewError
-from cogview.untrusted import read_text
 
 ADDRESSES = "[addresses]"  # among the names a server answers to: any IP address
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MAX_KEYS = 1 << 20  # bytes of a file of keys
 _HOST = re.compile(
     r"(?:(?P<name>[A-Za-z0-9._-]{1,255})|\[(?P<address>[0-9A-Fa-f:.]{2,45})\])(?::[0-9]{1,5})?"
 )
@@ -68,15 +66,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def read_keys(path: Path) -> list[str]:
-    """The keys in a file, one a line; CogViewError where there is none, or a short one."""
-    try:
-        lines = read_text(path, MAX_KEYS).splitlines()
-    except CogViewError as error:
-        raise CogViewError(f"{error}: not a file of keys") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not keys or min(map(len, keys)) < 16:
-        raise CogViewError(f"{path}: expected API keys of 16 characters or more, one on each line")
-    return keys

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cogview import CogView2, from_pretrained
 from cogview.serving.guard import Rules
+from cogview.serving.quotas import Key
 from tests.serving.conftest import Gate, Models, Reply, Site, png
 
 REQUESTS = sorted((Path(__file__).parent / "requests").glob("*.json"))
@@ -153,7 +154,7 @@ def test_progress_and_interruption(
 
 def test_models_are_chosen_for_each_key(serve: Callable[..., Site]) -> None:
     keys = ["first-key-0123456789", "second-key-0123456789"]
-    site = serve(rules=Rules(keys=keys))
+    site = serve(rules=Rules(keys=[*map(Key, keys)]))
     headers = [{"Authorization": "Basic " + base64.b64encode(f"me:{key}".encode()).decode()} for key in keys]
     assert site.ask("/sdapi/v1/options").status == 401
     assert site.ask("/v1/models", **headers[0]).status == 401  # a password is for A1111's clients alone
