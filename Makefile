@@ -12,6 +12,10 @@
 #   make golden BASE=<commit>   compare what this tree and another commit generate, bit for bit
 #   make counts                 lines, files a prompt passes, circles of imports and the like
 #
+# and one for releases:
+#
+#   make dist       wheel and sdist with manual pages, checked, into dist/
+#
 # Both make a virtual environment in .venv first, with uv if it is there and pip if not. To choose:
 #
 #   PYTHON  the interpreter to start from, 3.11 or later
@@ -43,7 +47,7 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test test-quick test-shuffled hostile golden counts lint format clean
+.PHONY: picture test test-quick test-shuffled hostile golden counts dist lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
@@ -66,6 +70,12 @@ golden: $(VENV)/.cogview-dev
 
 counts: $(VENV)/.cogview-dev
 	$(BIN)/python tools/counts.py
+
+dist: $(VENV)/.cogview-dev
+	rm -rf build/man dist
+	$(BIN)/python tools/man_pages.py build/man
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 lint: $(VENV)/.cogview-dev
 	$(BIN)/ruff check
