@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from plan import Row, measured, plan, read_rows, read_settings, tokenizer_rows, write_rows
+from plan import (
+    Row,
+    measured,
+    plan,
+    read_rows,
+    read_settings,
+    tokenizer_rows,
+    training_rows,
+    write_rows,
+)
 from rows_source import ChainSource, RowsSource, Sprites, captions_of, render
 from sources.drawing import fraction
 from sources.packages import FetchError, attributions, fetch
@@ -74,7 +83,11 @@ def open_rows(
 
 
 def write_plan(packages: Path, work: Path, pictures: int, limit: int | None) -> None:
-    """Measure the drawings, write the tables ``rows`` and ``tokenizer`` and print what they hold."""
+    """Measure the drawings, write the tables and print what they hold.
+
+    ``rows``: drawings in all places, for judges; ``tokenizer``: the image tokenizer's; ``training``: the
+    transformer's.
+    """
     settings, sprites = read_settings(), all_sprites(packages)
     share = 1.0 if limit is None else min(1.0, limit / len(sprites))
     if share < 1:
@@ -86,6 +99,9 @@ def write_plan(packages: Path, work: Path, pictures: int, limit: int | None) -> 
     chosen = tokenizer_rows(sprites, facts, rows, settings, round(pictures * share))
     write_rows(chosen, table(work, "tokenizer"))
     print(f"{len(chosen):,} pictures for the image tokenizer")
+    learnt = list(training_rows(sprites, facts, settings.avatars, settings.withheld))
+    print("what a transformer learns:")
+    report(learnt, write_rows(learnt, table(work, "training")))
 
 
 def report(rows: Sequence[Row], counts: Counter[tuple[str, str]]) -> None:

@@ -26,7 +26,7 @@ from sources.splits import VALIDATION, withheld_colour
 from sources.sprites import Sprite
 from sources.styles import HOUSE
 from sources.withheld import place_withheld
-from variants import Mix, Variant, variant
+from variants import Amounts, Mix, Variant, training_variants, variant
 
 from cogview.config import Config
 
@@ -36,6 +36,16 @@ GROUPS: dict[str, Group] = {
     "emoji": "emoji", "tone": "emoji", "mono": "emoji", "icon": "icons", "icons": "icons", "game": "icons",
     "flag": "flags", "dice": "avatars",
 }  # fmt: skip
+LEARNT: dict[Group, Amounts] = {  # of each drawing, by a transformer
+    "house": Amounts(natural=8, coloured=12, plain=4, gradient=2, landscape=4, both=2, edge=3),
+    "things": Amounts(natural=2),
+    "emoji": Amounts(natural=1),
+    "icons": Amounts(natural=1, coloured=2),
+    "flags": Amounts(natural=2),
+    "avatars": Amounts(),
+}
+TONES = 0.4  # of the drawings with skin tones in other styles
+OF_EMOJI = Amounts(natural=2, coloured=1, plain=1)  # those in the house style that are no everyday thing
 VALIDATED = 256  # rows of the image tokenizer's mixture that it is not trained on
 WHOLE = Variant(256, 128, 128)  # of avatars, whose background is their own
 
@@ -195,21 +205,22 @@ def rows_of(sprite: Sprite, count: int, facts: Facts, settings: Settings) -> Ite
     shown = (
         variant(sprite.key, number, mix, facts.takes, facts.colours, sprite.mirror) for number in range(count)
     )
-    rows = [
-        Row(
-            key=f"{sprite.key}#{number}",
-            sprite=sprite.key,
-            source=row_source(sprite),
-            split=row_split(sprite, number, one),
-            thing=sprite.thing,
-            style=sprite.style,
-            licence=sprite.licence,
-            colours=(one.colour,) if one.colour else sayable_colours(sprite, facts.colours),
-            variant=one,
-        )
-        for number, one in enumerate(shown)
-    ]
+    rows = [_row(sprite, number, one, facts) for number, one in enumerate(shown)]
     yield from sorted(rows, key=lambda row: row.variant.colour)  # each colour is painted once
+
+
+def _row(sprite: Sprite, number: int, shown: Variant, facts: Facts) -> Row:
+    return Row(
+        key=f"{sprite.key}#{number}",
+        sprite=sprite.key,
+        source=row_source(sprite),
+        split=row_split(sprite, number, shown),
+        thing=sprite.thing,
+        style=sprite.style,
+        licence=sprite.licence,
+        colours=(shown.colour,) if shown.colour else sayable_colours(sprite, facts.colours),
+        variant=shown,
+    )
 
 
 def row_source(sprite: Sprite) -> str:
@@ -279,6 +290,37 @@ def plan(sprites: Sequence[Sprite], facts: Mapping[str, Facts], settings: Settin
                 rows = list(rows_of(sprite, count, facts[sprite.key], settings))
             yield from rows
     yield from avatar_rows(settings.avatars)
+
+
+def training_rows(
+    sprites: Sequence[Sprite], facts: Mapping[str, Facts], avatars: int, withheld: int
+) -> Iterator[Row]:
+    """What a transformer learns: few variants of each drawing, in the same places for all.
+
+    A house drawing's rows have three sources, so that a recipe can weigh them: ``house`` (what a bare name
+    means), ``paint`` (in another colour) and ``ground`` (before a background, or small at an edge).
+    """
+    for sprite in without_leaks(sprites, facts):
+        group = group_of(sprite)
+        if group is None or sprite.split == "drop":
+            continue
+        if sprite.source == "tone" and sprite.style != HOUSE and fraction("tone", sprite.key) > TONES:
+            continue
+        house_emoji = group == "emoji" and sprite.source == "emoji" and sprite.style == HOUSE
+        amounts, own = OF_EMOJI if house_emoji else LEARNT[group], facts[sprite.key]
+        shown = training_variants(sprite.key, amounts, own.takes, own.colours, sprite.mirror)
+        if sprite.split != "train":
+            shown = shown[:withheld]
+        for number, one in enumerate(shown):
+            row = _row(sprite, number, one, own)
+            yield replace(row, source=_house_source(one)) if sprite.house else row
+    yield from avatar_rows(avatars)
+
+
+def _house_source(shown: Variant) -> str:
+    if shown.natural:
+        return "house"
+    return "paint" if shown.background.kind == "white" and not shown.place else "ground"
 
 
 def trained(rows: Iterable[Row]) -> int:

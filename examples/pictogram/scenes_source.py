@@ -29,16 +29,18 @@ def load_cast(packages: Path, work: Path) -> tuple[list[SceneThing], House]:
     return cast(sprites, facts, load_things()), House({sprite.thing: sprite for sprite in sprites})
 
 
-def open_scenes(packages: Path, work: Path, count: int = COUNT) -> ScenesSource:
-    """The first ``count`` scenes, as a source."""
-    return ScenesSource(*load_cast(packages, work), count)
+def open_scenes(packages: Path, work: Path, count: int = COUNT, aligned: bool = False) -> ScenesSource:
+    """The first ``count`` scenes, as a source; ``aligned``: on the codes' grid."""
+    return ScenesSource(*load_cast(packages, work), count, aligned)
 
 
 class ScenesSource:
     """The first ``count`` scenes of a list of things."""
 
-    def __init__(self, things: Sequence[SceneThing], house: House, count: int = COUNT) -> None:
-        self.composer, self.house, self.count = Composer(things), house, count
+    def __init__(
+        self, things: Sequence[SceneThing], house: House, count: int = COUNT, aligned: bool = False
+    ) -> None:
+        self.composer, self.house, self.count = Composer(things, aligned), house, count
 
     def __len__(self) -> int:
         return self.count

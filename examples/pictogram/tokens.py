@@ -17,7 +17,6 @@ import torch
 from corpus import open_rows
 from rows_source import ChainSource
 from scenes_source import open_scenes
-from sources.scenes import COUNT
 
 from cogview.data.build import Builder, BuildSettings, Share
 from cogview.data.encoding import OnDevice
@@ -41,7 +40,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--half", action="store_true", help="encode in bfloat16; faster where the CPU has it")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--scenes", type=int, default=COUNT, help="composed scenes, after all rows")
+    parser.add_argument("--scenes", type=int, default=40_000, help="composed scenes, after all rows")
+    parser.add_argument("--table", default="training", help="the table of rows that is encoded")
     parser.add_argument("--limit", type=int, help="about so many rows, for a trial")
     parser.add_argument("--restart", action="store_true", help="begin again where another build lies")
     return parser.parse_args()
@@ -55,10 +55,10 @@ def main() -> None:
         super_resolution=options.super_resolution,
         batch=options.batch,
     )
-    rows = open_rows(options.packages, options.work, "rows", options.limit, options.size)
+    rows = open_rows(options.packages, options.work, options.table, options.limit, options.size)
     count = options.scenes if options.limit is None else min(options.scenes, options.limit // 3)
     builder = Builder(
-        ChainSource([rows, open_scenes(options.packages, options.work, count)]),
+        ChainSource([rows, open_scenes(options.packages, options.work, count, aligned=True)]),
         options.out,
         OnDevice(read_image_tokenizer(options.image_tokenizer), torch.device("cpu"), options.half),
         TextTokenizer.from_file(options.text_tokenizer),

@@ -1,14 +1,17 @@
 """Variants of a drawing: where it stands, how large, mirrored, in which colour, before what.
 
 A :class:`Variant` says all that decides the pixels; :func:`compose` makes them. :func:`variant` chooses the
-one of a number, always the same.
+one of a number, always the same: places and sizes vary freely, for what has to know every drawing in every
+place (the image tokenizer, the judges). :func:`training_variants` are what a transformer learns: the same few
+places for all drawings, whole codes of the image tokenizer apart, since a shift by part of a code changes
+every code and each drawing would have to be learnt anew in each place.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +26,13 @@ PLACES = {
     "bottom left": (0.0, 1.0), "bottom": (0.5, 1.0), "bottom right": (1.0, 1.0),
 }  # fmt: skip
 MARGIN = 8  # pixels between a drawing and the edge
+CELL = SIDE / 12  # pixels of a code
+PLACINGS = (  # size in pixels, codes to the right and down; every second one is mirrored where that may be
+    (218, 0, 0), (218, 0, 0), (238, 0, 0), (196, 0, 0), (196, 0, 0), (176, 1, 0), (176, -1, 0), (176, 0, 1),
+)  # fmt: skip
+EDGE_SIZE, EDGE_MARGIN = 86, 21  # four codes, one code from the edge
+FOOT = round(11 * CELL)  # where things stand on a ground
+SHADES = 3  # of a background's colours, and of a landscape's shapes
 STANDING = frozenset(kind for kind in SCENES if SCENES[kind].ground < 1)
 
 
@@ -96,6 +106,57 @@ def variant(
     flipped = mirror and chance.random() < 0.5
     edge = what >= rest + mix.behind or (what >= mix.natural and chance.random() < 0.12)
     return _placed(chance, edge, flipped, colour, background)
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How many training variants a drawing has, by what is special about them."""
+
+    natural: int = 2
+    coloured: int = 0
+    plain: int = 0
+    gradient: int = 0
+    landscape: int = 0
+    both: int = 0
+    edge: int = 0
+
+
+def training_variants(
+    key: str, amounts: Amounts, colours: Sequence[str], own: Sequence[str], mirror: bool
+) -> list[Variant]:
+    """What is learnt of a drawing; arguments as for :func:`variant`."""
+    chance = random.Random(f"training:{key}")
+    first = Variant(PLACINGS[0][0], SIDE // 2, SIDE // 2)
+    found = [
+        Variant(size, SIDE // 2 + round(right * CELL), SIDE // 2 + round(down * CELL), mirrored=flipped)
+        for number, (size, right, down) in enumerate(PLACINGS[: amounts.natural])
+        for flipped in [mirror and number % 2 == 1]
+    ]
+    paints = chance.sample(list(colours), min(len(colours), amounts.coloured + amounts.both))
+    for colour in paints[: amounts.coloured]:
+        ground = _shaded(_plain(chance, ["white"])) if colour == "white" else Background()
+        found.append(replace(first, colour=colour, background=ground))
+    for colour in paints[amounts.coloured :]:
+        found.append(replace(first, colour=colour, background=_shaded(_plain(chance, [colour]))))
+    for _ in range(amounts.plain):
+        found.append(replace(first, background=_shaded(_plain(chance, own))))
+    for _ in range(amounts.gradient):
+        found.append(replace(first, background=_shaded(replace(_plain(chance, own), kind="gradient"))))
+    fitting = [kind for kind in SCENES if not set(SCENES[kind].colours) & set(own[:1])]
+    for kind in chance.sample(fitting, min(len(fitting), amounts.landscape)):
+        ground, stands = Background(kind, "", chance.randrange(SHADES)), kind in STANDING
+        x = SIDE // 2 + round(chance.choice((-1, 0, 1)) * CELL)
+        y = FOOT if stands else SIDE // 2
+        found.append(Variant(176, x, y, "", mirror and chance.random() < 0.5, "", ground, stands))
+    half = EDGE_SIZE // 2 + EDGE_MARGIN
+    for place in chance.sample(list(PLACES), amounts.edge):
+        x, y = (round(half + part * (SIDE - 2 * half)) for part in PLACES[place])
+        found.append(Variant(EDGE_SIZE, x, y, place, mirror and chance.random() < 0.5))
+    return found
+
+
+def _shaded(background: Background) -> Background:
+    return replace(background, seed=background.seed % SHADES)
 
 
 def _background(chance: random.Random, own: Sequence[str]) -> Background:

@@ -304,9 +304,35 @@ def test_every_thing_has_its_minimum(rows: list[planning.Row]) -> None:
     assert len(rows) < 300_000
 
 
-def test_a_withheld_combination_is_in_no_training_row(rows: list[planning.Row], by_key: Sprites) -> None:
+@pytest.fixture(scope="module")
+def learnt(sprites: list[Sprite], facts: dict[str, planning.Facts]) -> list[planning.Row]:
+    return list(planning.training_rows(sprites, facts, SETTINGS.avatars, SETTINGS.withheld))
+
+
+def test_a_transformer_learns_few_variants_in_the_same_places(
+    learnt: list[planning.Row], by_key: Sprites
+) -> None:
+    assert len({row.key for row in learnt}) == len(learnt)
+    drawn = [row for row in learnt if row.source != "dice"]
+    assert len({(row.variant.size, row.variant.x, row.variant.y) for row in drawn}) < 25
+    assert max(row.variant.background.seed for row in drawn) < 3
+    for thing in ("cat", "apple", "car", "girl", "wolf"):
+        own = [row for row in learnt if row.thing == thing and by_key[row.sprite].house]
+        natural = [row for row in own if row.source == "house"]
+        assert len(natural) == 8 and all(row.variant.natural for row in natural)
+        assert natural[0].variant == variant(natural[0].sprite, 0, Mix(), (), (), True)
+        assert {row.source for row in own} == {"house", "paint", "ground"} - (
+            set() if by_key[own[0].sprite].recolour else {"paint"}
+        )
+        assert all(row.variant.colour for row in own if row.source == "paint")
+
+
+@pytest.mark.parametrize("table", ["rows", "learnt"])
+def test_a_withheld_combination_is_in_no_training_row(
+    table: str, by_key: Sprites, request: pytest.FixtureRequest
+) -> None:
     found = Counter()
-    for row in rows:
+    for row in request.getfixturevalue(table):
         if row.source == "dice":
             continue
         sprite = by_key[row.sprite]

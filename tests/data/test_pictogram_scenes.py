@@ -34,7 +34,7 @@ from sources import scene_words, splits, sprites, withheld  # noqa: E402
 from sources.drawing import COLOURS, fraction  # noqa: E402
 from sources.scene_cast import noun  # noqa: E402
 from sources.scene_drawing import House  # noqa: E402
-from sources.scene_layout import LEAST, Outline, covered  # noqa: E402
+from sources.scene_layout import LEAST, SIDES, Outline, covered  # noqa: E402
 from sources.scenes import LANDSCAPES, Composer, Noun, Placed, Scene, SceneThing  # noqa: E402
 from things import load_things  # noqa: E402
 from variants import Variant  # noqa: E402
@@ -98,8 +98,11 @@ def cast() -> tuple[tuple[SceneThing, ...], House]:
 
 
 @cache
-def scenes(count: int) -> tuple[Scene, ...]:
-    return tuple(Composer(cast()[0]).scenes(count))
+def scenes(count: int, aligned: bool = False) -> tuple[Scene, ...]:
+    return tuple(Composer(cast()[0], aligned).scenes(count))
+
+
+either = pytest.mark.parametrize("aligned", [False, True])
 
 
 def by_key() -> dict[str, SceneThing]:
@@ -131,13 +134,14 @@ def overlap(first: Placed, second: Placed) -> bool:
     return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
 
 
-def test_things_are_large_inside_the_picture_and_apart() -> None:
+@either
+def test_things_are_large_inside_the_picture_and_apart(aligned: bool) -> None:
     outlines = {thing.key: thing.outline for thing in cast()[0]}
-    for scene in scenes(3000):
+    for scene in scenes(3000, aligned):
         for one in scene.placed:
             left, top, right, bottom = one.box
             assert left >= 0 and top >= 0 and right <= 256 and bottom <= 256
-            assert max(right - left, bottom - top) >= LEAST - 3
+            assert max(right - left, bottom - top) >= (min(SIDES) if aligned else LEAST - 3)
             assert (right - left) / (bottom - top) == pytest.approx(outlines[one.thing].aspect, rel=0.04)
         for first, second in combinations(scene.placed, 2):
             if scene.relation not in ("on", "behind"):
@@ -146,13 +150,31 @@ def test_things_are_large_inside_the_picture_and_apart() -> None:
                 assert overlap(first, second)
 
 
-def test_what_is_behind_stays_recognisable_and_is_covered() -> None:
+@either
+def test_what_is_behind_stays_recognisable_and_is_covered(aligned: bool) -> None:
     outlines = {thing.key: thing.outline for thing in cast()[0]}
-    for scene in scenes(3000):
+    for scene in scenes(3000, aligned):
         if scene.relation == "behind":
             back, front = scene.painted
             hidden = covered(back.box, outlines[back.thing], front.box, outlines[front.thing])
             assert 0.05 < hidden < 0.4
+
+
+def test_aligned_things_are_of_few_sizes_on_the_grid_of_codes() -> None:
+    """So that a thing is the same codes wherever it stands: a corner is a multiple of half a code."""
+    half, free, kinds = 256 / 24, Counter(), defaultdict(set)
+    for scene in scenes(3000, aligned=True):
+        assert scene.background.seed < 3
+        for one in scene.placed[-1:] if scene.relation in ("on", "behind") else scene.placed:
+            left, top, right, bottom = one.box
+            free["away"] += max(abs(edge / half - round(edge / half)) for edge in (left, top)) > 0.05
+            kinds[one.thing].add((right - left, bottom - top))
+    for scene in scenes(3000):
+        for one in scene.placed:
+            kinds["free " + one.thing].add((one.box[2] - one.box[0], one.box[3] - one.box[1]))
+    assert not free["away"]
+    for thing in cast()[0]:
+        assert len(kinds[thing.key]) <= len(SIDES) < len(kinds["free " + thing.key]) / 3
 
 
 # ---------------------------------------------------------------------------------------------- withheld
@@ -196,7 +218,8 @@ def is_withheld(kind: str, *parts: object) -> bool:
     return fraction("scene-relation", kind, *parts) < withheld.RELATION
 
 
-def test_withheld_combinations_are_never_trained_on_but_all_their_parts_are() -> None:
+@either
+def test_withheld_combinations_are_never_trained_on_but_all_their_parts_are(aligned: bool) -> None:
     trained: set[object] = set()
     kinds: dict[str, set[bool]] = defaultdict(set)
     for scene in scenes(20_000):

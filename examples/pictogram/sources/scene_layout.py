@@ -18,6 +18,8 @@ SIDE = 256  # pixels that boxes are given in
 LEAST = 80  # a thing's longer side, at least; a third of the width less the gaps is a little under
 EDGE, GAP = 5, 6  # free pixels at the border and between two things
 GRID = 16  # cells a side of an outline
+HALF = SIDE / 24  # pixels of half a code of the image tokenizer
+SIDES = (74, 85, 107, 128, 149, 171, 192, 213, 235)  # longer sides of things on the codes' grid
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
@@ -76,6 +78,39 @@ def apart(first: Box, second: Box, gap: int = GAP - 2) -> bool:
     across = max(first[0], second[0]) - min(first[2], second[2])
     down = max(first[1], second[1]) - min(first[3], second[3])
     return max(across, down) >= gap
+
+
+def aligned(box: Box, outline: Outline, stands: bool) -> Box:
+    """The box on the codes' grid: of one of ``SIDES``, not larger, its corner at a multiple of half a code.
+
+    Its middle stays where it is, or its foot where it ``stands``. So a thing of one size is mostly the same
+    codes wherever it is.
+    """
+    left, top, right, bottom = box
+    side = max((one for one in SIDES if one <= max(right - left, bottom - top) + 3), default=SIDES[0])
+    width, height = outline.size(side, side)
+    start = bottom - height if stands else (top + bottom - height) / 2
+    x, y = on_grid((left + right - width) / 2, width), on_grid(start, height)
+    return x, y, x + width, y + height
+
+
+def on_grid(start: float, size: int) -> int:
+    """The multiple of half a code nearest to ``start`` from which ``size`` pixels lie in the square."""
+    steps = min(round(start / HALF), int((SIDE - size) / HALF))
+    return round(max(0, steps) * HALF)
+
+
+def aligned_pair(first: Box, second: Box) -> list[Box]:
+    """Two overlapping boxes, both larger or smaller by one factor, so that the second is on the grid."""
+    left, top, right, bottom = second
+    side = max(right - left, bottom - top)
+    factor = max((one for one in SIDES if one <= side + 3), default=SIDES[0]) / side
+    width, height = round((right - left) * factor), round((bottom - top) * factor)
+    middle, foot = (left + right) / 2, bottom
+    x, y = on_grid(middle - width / 2, width), on_grid(foot - height, height)
+    wide, high = round((first[2] - first[0]) * factor), round((first[3] - first[1]) * factor)
+    across, down = x + round((first[0] - left) * factor), y + round((first[1] - top) * factor)
+    return [(across, down, across + wide, down + high), (x, y, x + width, y + height)]
 
 
 def _cells(count: int) -> list[tuple[float, float]]:

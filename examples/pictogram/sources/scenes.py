@@ -20,8 +20,11 @@ from backgrounds import SCENES as LANDSCAPE
 from cogview.evaluation.metrics.scene_rules import directions
 from sources.drawing import fraction
 from sources.scene_layout import (
+    SIDE,
     Box,
     Outline,
+    aligned,
+    aligned_pair,
     apart,
     diagonal,
     overlapping,
@@ -52,6 +55,7 @@ SHOWN: Mapping[str, frozenset[str]] = {  # things that landscapes show already: 
 }
 FEET = (210, 246)  # where things stand on a ground, pixels from above
 SIZES = {"small": (80, 104), "medium": (128, 176), "large": (214, 244)}
+SHADES = 3  # of backgrounds on the grid
 ROWS: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((1,),),
     2: ((2,), (1, 1)),
@@ -185,9 +189,14 @@ def withheld(scene: Scene | Draft) -> list[str]:
 
 @dataclass
 class Composer:
-    """Makes the scenes of a list of things; the same number and things give the same scene."""
+    """Makes the scenes of a list of things; the same number and things give the same scene.
+
+    aligned: things are of few sizes and on the grid of the image tokenizer's codes, backgrounds of few
+    shades, as a transformer learns them; else both vary freely, as judges see them.
+    """
 
     things: Sequence[SceneThing]
+    aligned: bool = False
     by_key: dict[str, SceneThing] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -213,6 +222,8 @@ class Composer:
         task = _choose(chance, TASKS)
         for _ in range(2000):
             draft = self.makers[task](chance)
+            if draft and self.aligned:
+                draft = self._on_grid(draft)
             if draft and bool(withheld(draft)) == (split == "test_comp"):
                 return Scene(number=number, split=split, **{name: getattr(draft, name) for name in DRAFT})
         raise ValueError(f"scene {number}: no {task} scene for {split} among these {len(self.things)} things")
@@ -343,6 +354,26 @@ class Composer:
         if not all(apart(first, second) for first, second in combinations(boxes, 2)):
             return None
         return Draft(task, background, self._placed(chance, cast, boxes))
+
+    def _on_grid(self, draft: Draft) -> Draft | None:
+        """The draft with its boxes on the codes' grid; None where they no longer stand as they should."""
+        place = draft.background.kind
+        stands = place in LANDSCAPES and place not in FLOATING
+        outlines = [self.by_key[one.thing].outline for one in draft.placed]
+        boxes = [one.box for one in draft.placed]
+        if draft.relation in ("on", "behind"):
+            boxes = aligned_pair(*boxes)
+            if min(boxes[0][:2]) < 0 or max(boxes[0][2:]) > SIDE:
+                return None
+        else:
+            boxes = [aligned(box, outline, stands) for box, outline in zip(boxes, outlines, strict=True)]
+            if not all(apart(first, second, 1) for first, second in combinations(boxes, 2)):
+                return None
+            if draft.relation and directions(*boxes[:2]) != {draft.relation}:
+                return None
+        placed = tuple(replace(one, box=box) for one, box in zip(draft.placed, boxes, strict=True))
+        background = replace(draft.background, seed=draft.background.seed % SHADES)
+        return replace(draft, placed=placed, background=background)
 
     def _placed(
         self, chance: random.Random, cast: Sequence[tuple[SceneThing, str | None]], boxes: Sequence[Box]
