@@ -2,6 +2,7 @@
 
     python examples/stability/run.py --out runs/stability
     python examples/stability/run.py --out runs/stability --hidden 1024 --device cuda      # the paper's size
+    python examples/stability/run.py --agreement --lr 1e-3 --layers 4 --batch 16 --steps 500   # against fp32
 
 Section 2.4: "deep transformers (64 layers, 1024 hidden size), large learning rates (0.1 or 0.01), small batch
 size (4) can simulate the value explosion in training". Four variants, one seed, the same batches:
@@ -13,12 +14,12 @@ size (4) can simulate the value explosion in training". Four variants, one seed,
 ``both``                  both
 ========================  ==================================================================
 
-The arithmetic is real fp16 on any device: weights, activations, attention scores and gradients are half
-precision tensors, so what exceeds 65,504 becomes infinite. As in ZeRO the optimizer keeps fp32 copies, and
-the loss is scaled dynamically: an update whose gradient overflows is left out and halves the scale. A variant
-has ended when its forward pass overflows for ``--patience`` batches in a row, at weights that no skipped
-update changes. Written: a JSON file a variant and ``stability.png``; variants that are there already are
-kept, so four processes may each train one (``--only``).
+The arithmetic is ``cogview train``'s ``precision: fp16-o2``, real fp16 on any device: weights, activations,
+attention scores and gradients are half precision tensors, so what exceeds 65,504 becomes infinite. The
+optimizer keeps fp32 copies, and the loss is scaled dynamically: an update whose gradient overflows is left
+out and halves the scale. A variant has ended when its forward pass overflows for ``--patience`` batches in a
+row, at weights that no skipped update changes. Written: a JSON file a variant and ``stability.png``; variants
+that are there already are kept, so four processes may each train one (``--only``).
 """
 
 from __future__ import annotations
@@ -32,10 +33,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.analysis.stability import layer_ranges
+from cogview.training.metrics_file import Window
+from cogview.training.optim import AdamWConfig, PhaseOptimizer
+from cogview.training.parallel import Parallel
+from cogview.training.parallel.ranks import Ranks
+from cogview.training.parallel.strategy import ParallelStrategy
+from cogview.training.phase import Phase
 from cogview.training.precision import LossScaler
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
@@ -65,33 +72,12 @@ class Curve:
     seconds: float = 0.0
 
 
-class HalfModel:
-    """fp16 weights that compute, fp32 copies that AdamW moves, dynamic loss scaling between them."""
-
-    def __init__(self, model: Transformer, lr: float, decay: float) -> None:
-        self.masters = [p.detach().clone() for p in model.parameters()]
-        self.model = model.half()
-        for master in self.masters:
-            master.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.95), weight_decay=decay)
-        self.scaler = LossScaler()
-
-    def step(self, loss: Tensor) -> bool:
-        """One update; False where the gradient overflowed and it was left out."""
-        self.model.zero_grad()
-        (loss * self.scaler.scale).backward()  # type: ignore[no-untyped-call]
-        for master, p in zip(self.masters, self.model.parameters(), strict=True):
-            master.grad = None if p.grad is None else p.grad.float() / self.scaler.scale
-        norm = nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
-        finite = bool(norm.isfinite())
-        if finite:
-            nn.utils.clip_grads_with_norm_(self.masters, 1.0, norm)
-            self.optimizer.step()
-            with torch.no_grad():
-                for master, p in zip(self.masters, self.model.parameters(), strict=True):
-                    p.copy_(master)
-        self.scaler = self.scaler.update(not finite)
-        return finite
+def make_phase(model: Transformer, given: argparse.Namespace) -> Phase:
+    """The trainer's update of a model: in fp16-o2 it is halved, with fp32 masters and a loss scaler."""
+    config, half = AdamWConfig(lr=given.lr, weight_decay=given.decay), given.precision == "fp16-o2"
+    parameters = (model.half() if half else model).named_parameters()
+    optimizer = PhaseOptimizer(parameters, config, set(), masters=half)
+    return Phase("model", "", optimizer, LossScaler() if half else None)
 
 
 def batch_at(step: int, given: argparse.Namespace) -> Tensor:
@@ -109,22 +95,25 @@ def train(name: str, given: argparse.Namespace) -> Curve:
         layers=given.layers, hidden=given.hidden, heads=given.heads, vocab_size=given.vocabulary,
         max_positions=given.length, numerics="written", **VARIANTS[name],
     )  # fmt: skip
-    half = HalfModel(Transformer(config).to(given.device), given.lr, given.decay)
+    model = Transformer(config).to(given.device)
+    phase, strategy = make_phase(model, given), ParallelStrategy(Ranks(), Parallel())
     curve, lost, began = Curve(), 0, time.process_time()
     for step in range(given.steps):
         ids = batch_at(step, given)
         if step % given.every == 0:
-            _measure(half.model, ids[:1, :-1], step, curve)
-        hidden = half.model(ids[:, :-1], torch.arange(given.length, device=given.device))
-        loss = F.cross_entropy(half.model.logits(hidden).float().flatten(0, 1), ids[:, 1:].flatten())
+            _measure(model, ids[:1, :-1], step, curve)
+        hidden = model(ids[:, :-1], torch.arange(given.length, device=given.device))
+        loss = F.cross_entropy(model.logits(hidden).float().flatten(0, 1), ids[:, 1:].flatten())
         finite = bool(loss.isfinite())
         curve.losses.append(loss.item() if finite else None)
-        curve.skipped += not half.step(loss)
-        curve.scales.append(half.scaler.scale)
+        phase.optimizer.zero_grad()
+        strategy.backward(loss, phase.scale)
+        curve.skipped += not phase.update(strategy, 1.0, Window())
+        curve.scales.append(phase.scale)
         lost = 0 if finite else lost + 1
         if lost >= given.patience:
             curve.ended = step - given.patience + 1
-            curve.overflow = _where(half.model, ids[:1, :-1])
+            curve.overflow = _where(model, ids[:1, :-1])
             break
     curve.seconds = round(time.process_time() - began, 1)
     return curve
@@ -209,6 +198,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/stability"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "fp16-o2"), default="fp16-o2")
+    parser.add_argument("--agreement", action="store_true", help="only: 'both' in fp32 and in fp16-o2")
     parser.add_argument("--only", choices=list(VARIANTS), help="one variant")
     sizes = {"layers": 64, "hidden": 64, "heads": 1, "length": 24, "batch": 4, "steps": 120, "period": 4}
     sizes |= {"vocabulary": 64, "every": 5, "patience": 10, "seed": 0}
@@ -221,7 +212,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def settings_of(given: argparse.Namespace) -> dict[str, Any]:
     """What decides a curve."""
-    return {key: value for key, value in vars(given).items() if key not in ("out", "only")}
+    return {key: value for key, value in vars(given).items() if key not in ("out", "only", "agreement")}
 
 
 def finished(given: argparse.Namespace) -> dict[str, Curve]:
@@ -235,9 +226,26 @@ def finished(given: argparse.Namespace) -> dict[str, Curve]:
     return found
 
 
+def agreement(given: argparse.Namespace) -> dict[str, Any]:
+    """The mean loss of the last tenth of the steps in fp32 and in fp16-o2, and how far they are apart."""
+    found: dict[str, Any] = {"settings": settings_of(given), "torch": torch.__version__}
+    for given.precision in ("fp32", "fp16-o2"):
+        curve = train("both", given)
+        last = [loss for loss in curve.losses[-max(1, given.steps // 10) :] if loss is not None]
+        found[given.precision] = {"loss": sum(last) / len(last), "skipped": curve.skipped}
+        found[given.precision]["seconds"] = curve.seconds
+    found["apart"] = abs(found["fp16-o2"]["loss"] / found["fp32"]["loss"] - 1)
+    return found
+
+
 def main() -> None:
     given = parse()
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.agreement:
+        found = agreement(given)
+        (given.out / "agreement.json").write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found))
+        return
     for name in [given.only] if given.only else VARIANTS:
         curve = finished(given).get(name)
         if curve is None:

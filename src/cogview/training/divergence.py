@@ -1,10 +1,11 @@
 """What a run does about losses that run away: leave updates out, roll back, or stop and say so.
 
 An update whose loss or gradient is not finite, or whose loss stands far above those before it, is left out.
-After too many in a row the weights themselves are bad: the run goes back to the last checkpoint from which a
-good loss was seen, and on with the data that come next, so that it does not meet the same batches again (as
-PaLM was trained, Chowdhery et al., 2022, section 5.1). Where that has been tried, or nothing is there to go
-back to, it ends with an error of its own (:class:`~cogview.errors.TrainingDiverged`).
+(In fp16 a gradient that overflows with a good loss lowers the loss scale, and counts only once that can fall
+no further.) After too many in a row the weights themselves are bad: the run goes back to the last checkpoint
+from which a good loss was seen, and on with the data that come next, so that it does not meet the same
+batches again (as PaLM was trained, Chowdhery et al., 2022, section 5.1). Where that has been tried, or nothing
+is there to go back to, it ends with an error of its own (:class:`~cogview.errors.TrainingDiverged`).
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class Watch:
         told = None
         if skipped >= ENDING:
             told = f"the last {skipped} updates were left out: {why}"
+        elif why and not self.state.recent:
+            told = f"no update was made: {why}"
         elif (ends := self.ended_above()) is not None:
             told = f"the loss rose from {ends[0]:.4g} to {ends[1]:.4g}"
         if told is not None:

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cogview.training.optim import local
+from cogview.training.optim import PhaseOptimizer, local
 
 
 class MovingAverage:
-    """``average <- decay * average + (1 - decay) * weight`` after every update, in the weights' own type.
+    """``average <- decay * average + (1 - decay) * weight`` after every update, in the type that is updated.
 
     The decay rises with the updates, min(``decay``, (1 + n) / (10 + n)), so that a young average is not all
     start.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay, self.updates = dict(parameters), decay, 0
+    def __init__(self, optimizer: PhaseOptimizer, decay: float) -> None:
+        self.optimizer, self.parameters, self.decay, self.updates = optimizer, optimizer.updated, decay, 0
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
 
     @torch.no_grad()
@@ -56,3 +56,4 @@ class MovingAverage:
             held = parameter.detach().clone()
             parameter.copy_(self.average[name])
             self.average[name].copy_(held)
+        self.optimizer.publish()

@@ -13,6 +13,7 @@ from cogview.training.parallel import Parallel
 from cogview.training.parallel.ranks import Ranks, launched_world, local_rank, restarted
 from cogview.training.parallel.requirements import check_launch
 from cogview.training.parallel.strategy import ParallelStrategy
+from cogview.training.precision import ALL_HALF
 from cogview.training.recipe import Recipe, check_same, write_recipe
 from cogview.training.task import Task
 
@@ -54,6 +55,8 @@ def begin(recipe: Recipe, directory: Path, resume: bool, auto: bool = False) -> 
 def meet(task: Task, recipe: Recipe) -> Ranks:
     """The processes of this run, this one among them; CogViewError where they do not fit the recipe."""
     check_launch(recipe, task.parallel)
+    if recipe.precision == ALL_HALF and not task.all_half:
+        raise CogViewError(f"precision: {recipe.task} does not train in {ALL_HALF}; use fp16 or bf16")
     return Ranks.join(pick_device(recipe.device), recipe.parallel.minutes, recipe.parallel.tensor)
 
 

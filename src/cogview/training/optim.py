@@ -14,6 +14,8 @@ Matrices of one shape go together.
 
 Under FSDP parameters are DTensors, of which a rank holds some rows. AdamW works on those alone; Muon gathers
 a matrix's momentum, since what is orthogonal depends on all rows, and moves the rank's own.
+
+In all-fp16 training (``precision: fp16-o2``) optimizers update fp32 copies of the weights, the masters.
 """
 
 from __future__ import annotations
@@ -209,7 +211,9 @@ class PhaseOptimizer:
     """The optimizers of one phase behind one face: rates by factor, state by parameter name.
 
     ``parameters`` are the phase's (name, parameter) pairs; ``matrices`` the ids of those Muon may take;
-    ``half``: the run is in half precision.
+    ``half``: the run is in half precision. ``masters``: the optimizers update fp32 copies of the parameters,
+    and :meth:`publish` rounds them to the parameters' type; ``updated`` are these copies, or else the
+    parameters themselves.
     """
 
     def __init__(
@@ -218,13 +222,21 @@ class PhaseOptimizer:
         config: AdamWConfig | MuonConfig,
         matrices: set[int],
         half: bool = False,
+        masters: bool = False,
     ) -> None:
-        self.parameters = dict(parameters)
+        self.parameters = self.updated = dict(parameters)
+        if masters:
+            self.updated = {
+                name: nn.Parameter(value.detach().float()) for name, value in self.parameters.items()
+            }
+            matrices = {
+                id(self.updated[name]) for name, value in self.parameters.items() if id(value) in matrices
+            }
         self.optimizers = list(self._make(config, matrices, half))
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def _make(self, config: AnyOptimizer, matrices: set[int], half: bool) -> Iterator[torch.optim.Optimizer]:
-        rest = self.parameters
+        rest = self.updated
         lr = config.lr
         if isinstance(config, MuonConfig):
             chosen = {name: value for name, value in rest.items() if id(value) in matrices}
@@ -251,19 +263,45 @@ class PhaseOptimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for parameter in self.parameters.values():
+        for parameter in (*self.parameters.values(), *self.updated.values()):
             parameter.grad = None
+
+    @property
+    def has_masters(self) -> bool:
+        """Whether what is updated are fp32 copies of the parameters."""
+        return self.updated is not self.parameters
+
+    def gradients(self, scale: float = 1.0) -> list[Tensor]:
+        """The gradients of what is updated, in its type, divided by the loss scale in place."""
+        for name, parameter in self.parameters.items() if self.has_masters else ():
+            gradient, parameter.grad = parameter.grad, None
+            self.updated[name].grad = None if gradient is None else gradient.float()
+        found = [value.grad for value in self.updated.values() if value.grad is not None]
+        if found and scale != 1:
+            torch._foreach_mul_([local(gradient) for gradient in found], 1 / scale)
+        return found
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         for optimizer in self.optimizers:
             optimizer.step()
+        self.publish()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters, where there are any, into the parameters that compute."""
+        for name, parameter in self.parameters.items() if self.has_masters else ():
+            local(parameter.detach()).copy_(local(self.updated[name].detach()))
+
+    def masters(self) -> dict[str, Tensor]:
+        """The fp32 copies by parameter name; empty where parameters are updated themselves."""
+        return {name: value.detach() for name, value in self.updated.items()} if self.has_masters else {}
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by ``name:key`` ("blocks.0.weight:exp_avg"), for a checkpoint."""
         found: dict[str, Tensor] = {}
         for optimizer in self.optimizers:
-            for name, parameter in self.parameters.items():
+            for name, parameter in self.updated.items():
                 for key, value in optimizer.state.get(parameter, {}).items():
                     found[f"{name}:{key}"] = value
         return found
@@ -282,7 +320,7 @@ class PhaseOptimizer:
         }
         for key, (size, dtype) in sizes.items():
             name, _, field = key.rpartition(":")
-            parameter = self.parameters[name]
+            parameter = self.updated[name]
             if size == parameter.shape:
                 value = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
             else:
@@ -290,13 +328,18 @@ class PhaseOptimizer:
             owners[id(parameter)].state[parameter][field] = found[key] = value
         return found
 
+    def load_masters(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the fp32 copies, where there are any, from a checkpoint's weights."""
+        for name, value in self.masters().items():
+            value.copy_(weights[name])
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`tensors` gave, in the parameters' own memory layout."""
         for optimizer in self.optimizers:
             owned = {id(value) for group in optimizer.param_groups for value in group["params"]}
             for key, value in tensors.items():
                 name, _, field = key.rpartition(":")
-                parameter = self.parameters[name]
+                parameter = self.updated[name]
                 if id(parameter) in owned:
                     optimizer.state[parameter][field] = _like(value, parameter)
 

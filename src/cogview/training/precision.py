@@ -1,11 +1,16 @@
-"""Number formats: fp32, bf16 or fp16 by autocast over fp32 weights, and the loss scaler fp16 needs.
+"""Number formats: fp32; bf16 or fp16 by autocast over fp32 weights; all-fp16; and fp16's loss scaler.
 
-Weights, optimizer and checkpoints are fp32 whatever the format, so a run may go on in another. ``auto`` is
-bf16 where that is faster: on GPUs that have it, and on a CPU where it was measured to be; else fp32.
+``fp16-o2`` is the papers' regime (CogView, section 2.4; O2 in Apex's terms): weights, activations and
+gradients are fp16 tensors, the optimizer updates fp32 copies of the weights (masters) with fp32 states and
+rounds them to fp16. PB-relax and Sandwich-LN, which belong to the model, are for it: under autocast (O1) the
+residual stream and the norms that read it stay fp32.
+
+What is trained is kept in fp32 in each format, in the optimizer and in checkpoints, so a run may go on in
+another. ``auto`` is bf16 where that is faster: on GPUs that have it, and on a CPU where it was measured to
+be; else fp32.
 
 The scaler is the released code's (Megatron's): halve on overflow once the hysteresis is used up, double
-after a window of steps without. fp16 is the paper's format; PB-relax and Sandwich-LN (section 2.4) belong
-to the model.
+after a window of steps without.
 """
 
 from __future__ import annotations
@@ -19,8 +24,10 @@ from pydantic import Field
 from cogview.config import Config
 from cogview.transformer.processor import multiplies_bf16
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp16-o2"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp16-o2": torch.float16}
+SCALED = ("fp16", "fp16-o2")  # small gradients would vanish in these without a loss scale
+ALL_HALF = "fp16-o2"
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:
@@ -34,7 +41,7 @@ def resolve(precision: Precision, device: torch.device) -> Precision:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context a loss is computed in."""
-    if precision == "fp32":
+    if precision in ("fp32", ALL_HALF):
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
@@ -53,6 +60,10 @@ class LossScaler(Config):
     patience: int = Field(2, ge=1)
     good: int = 0
     left: int | None = None
+
+    def at(self, other: LossScaler) -> LossScaler:
+        """This scaler, with the scale and counts of another."""
+        return self.model_copy(update={"scale": other.scale, "good": other.good, "left": other.left})
 
     def update(self, overflow: bool) -> LossScaler:
         """The scaler after a step that did or did not overflow."""

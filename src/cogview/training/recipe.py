@@ -19,7 +19,7 @@ from cogview.files import write_file
 from cogview.training.divergence import Guard
 from cogview.training.optim import AdamWConfig, OptimizerConfig
 from cogview.training.parallel import Parallel
-from cogview.training.precision import LossScaler, Precision
+from cogview.training.precision import SCALED, LossScaler, Precision
 from cogview.training.schedule import Schedule
 from cogview.training.trackers import TrackerName
 
@@ -45,8 +45,8 @@ class Recipe(Config):
     starting weights from. ``max_minutes``: stop cleanly by then and leave a checkpoint. ``keep``: so many
     checkpoints, the last ones; ``keep_every``: and those at multiples of so many steps (0: none).
     ``async_checkpoints``: write them beside the training. ``guard``: what is done about losses that run
-    away. ``precision: auto`` is bf16 where that was measured to be faster, else fp32. The fields in
-    ``CHANGEABLE`` may differ on resume.
+    away. ``precision: auto`` is bf16 where that was measured to be faster, else fp32; ``fp16-o2`` computes
+    with fp16 weights (``precision.py``). The fields in ``CHANGEABLE`` may differ on resume.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
@@ -65,6 +65,7 @@ class Recipe(Config):
             "compile",
             "activation_checkpointing",
             "precision",
+            "loss_scaler",
         }
     )
 
@@ -98,7 +99,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if (
-            self.precision != "fp16"
+            self.precision not in SCALED
             and "loss_scaler" in self.model_fields_set
             and self.loss_scaler != LossScaler()
         ):

@@ -45,6 +45,7 @@ class Task(Protocol):
     phases: tuple[str, ...] = ("model",)
     unit: str = "items"
     parallel: ClassVar[tuple[str, ...]] = ("ddp", "fsdp", "hsdp", "deepspeed")  # kinds it can train with
+    all_half: ClassVar[bool] = False  # whether its model computes with fp16 weights (precision: fp16-o2)
     recipe: Any
     device: torch.device = torch.device("cpu")  # set by the loop before build(), as is
     spike: ClassVar[tuple[float, float]] = (50.0, 0.0)  # guard.Watch's factor and margin; loose, for any loss

@@ -44,7 +44,7 @@ from cogview.training.metrics_file import MetricsFile, Window
 from cogview.training.outputs import Outputs
 from cogview.training.parallel.ranks import Ranks
 from cogview.training.phase import Phase, make_phases, only
-from cogview.training.precision import DTYPES, autocast, resolve
+from cogview.training.precision import ALL_HALF, DTYPES, autocast, resolve
 from cogview.training.prefetch import Prefetch
 from cogview.training.progress import Reporter, Signals
 from cogview.training.recipe import Recipe
@@ -92,10 +92,9 @@ class Trainer:
         self.model = self.ranks.together(self._build)
         place = (lambda model: None) if not recipe.compile else task.compile
         self.ranks.together(lambda: self.strategy.place(self.model.train(), place))
-        self.phases = make_phases(task, self.model, recipe)
+        self.phases = make_phases(task, self.model, recipe, not self.strategy.keeps_masters)
         self.strategy.prepare(self.model, task, {phase.name: phase.optimizer for phase in self.phases})
-        first = self.phases[0].optimizer.parameters
-        self.average = MovingAverage(first, recipe.ema) if recipe.ema else None
+        self.average = MovingAverage(self.phases[0].optimizer, recipe.ema) if recipe.ema else None
         self.writer = CheckpointWriter(
             directory / "checkpoints",
             self.ranks,
@@ -132,7 +131,7 @@ class Trainer:
                 )
             for module in switches:
                 module.checkpointing = True  # type: ignore[assignment]
-        return model
+        return model.half() if self.recipe.precision == ALL_HALF else model
 
     def _check_start(self, model: nn.Module, init: Path) -> None:
         """Compare the first batch's loss with that of the model in ``init``; CogViewError far above it."""
@@ -244,8 +243,8 @@ class Trainer:
                         loss = self._backward(phase, batch, factors)
                     if loss is not None and phase is self.phases[0]:
                         losses.append(loss)
-        moved = self._update(losses)
-        self.skipped = 0 if all(moved) else self.skipped + 1
+        moved, seeking = self._update(losses)
+        self.skipped = 0 if all(moved) else self.skipped + (not seeking)
         if not all(moved) and self.ranks.first:
             keys = self.task.sample_keys(before, self.recipe.accumulation)
             told = {"loader": before, "keys": keys, "why": self._why}
@@ -264,16 +263,20 @@ class Trainer:
         if result is None:
             return None
         loss, metrics = result
-        scaled = loss * ((phase.scaler.scale if phase.scaler else 1.0) / self.recipe.accumulation)
+        share = loss * (1 / self.recipe.accumulation)
         if factors:  # gradients are averaged over ranks, so that N shares of 1/N count 1 each
-            scaled = scaled * (factors["loss"] * self.ranks.world)
-        self.strategy.backward(scaled)
+            share = share * (factors["loss"] * self.ranks.world)
+        self.strategy.backward(share, phase.scale)
         phase.active = True
         self._note({f"{phase.prefix}loss": loss, **metrics}, factors)
         return loss.detach().float() * (factors["loss"] if factors else 1.0) / self.recipe.accumulation
 
-    def _update(self, losses: list[Tensor]) -> list[bool]:
-        """Update every phase unless the loss ran away; whether each was updated."""
+    def _update(self, losses: list[Tensor]) -> tuple[list[bool], bool]:
+        """Update every phase unless the loss ran away; whether each was updated.
+
+        And whether one was not for its loss scale alone: the loss is good, gradients overflow, and the scale
+        can still fall. That is how a scale is found, and nothing that the guard should count.
+        """
         loss = float(self.ranks.total(torch.stack(losses).sum())) if losses else None
         # With a loss scaler a loss that is not finite has such gradients, and the scale has to fall.
         scaled = self.phases[0].scaler is not None
@@ -281,17 +284,15 @@ class Trainer:
             high = f"the loss is {loss:.4g}, more than {self.watch.limit():.4g}"
             self._why = high if math.isfinite(loss) else "the loss is not finite"
             if math.isfinite(loss) or not scaled:
-                return [False]
-        moved = [
-            phase.update(self.strategy, self.recipe.clip, self.window)
-            for phase in self.phases
-            if phase.active
-        ]
+                return [False], False
+        active = [phase for phase in self.phases if phase.active]
+        seeking = (loss is None or math.isfinite(loss)) and all(phase.seeks_scale for phase in active)
+        moved = [phase.update(self.strategy, self.recipe.clip, self.window) for phase in active]
         if not all(moved):
             self._why = "the gradient is not finite"
         elif loss is not None:
             self.watch.accept(loss, self.step)
-        return moved
+        return moved, seeking
 
     def _next(self, batches: Iterator[Any]) -> tuple[Any, dict[str, Tensor]]:
         """This rank's next rows, and what their means count in the sum over ranks (empty: one rank)."""
@@ -410,8 +411,8 @@ class Trainer:
         state = found.state
         generators = self._restore_tensors(found)
         for phase in self.phases:
-            if phase.scaler:
-                phase.scaler = state.scalers.get(phase.name, phase.scaler)
+            if phase.scaler and phase.name in state.scalers:
+                phase.scaler = phase.scaler.at(state.scalers[phase.name])
         self.step, self.skipped, self.watch.state = state.step, state.skipped, state.guard
         self.seconds, self.seen = state.seconds, state.items
         self.loader_state, self.window = state.loader, Window(state.window)
@@ -436,6 +437,7 @@ class Trainer:
         tensors = found.tensors
         self.model.load_state_dict(tensors["model"])
         for phase in self.phases:
+            phase.optimizer.load_masters(tensors["model"])
             phase.optimizer.load(_below(phase.name, tensors.get("optimizer", {})))
         if self.average:
             self.average.load(tensors["ema"])

@@ -169,11 +169,11 @@ def curve(directory: Path, kind: str = "train") -> list[float]:
 SAVED = 20
 
 
-def cut_back(run_directory: Path, to: Path) -> Path:
-    """A copy of a run whose last checkpoint is that of step 20."""
+def cut_back(run_directory: Path, to: Path, step: int = SAVED) -> Path:
+    """A copy of a run whose last checkpoint is that of this step."""
     shutil.copytree(run_directory, to)
     for path in list_checkpoints(to / "checkpoints"):
-        if path.name != f"step-{SAVED:08d}":
+        if path.name != f"step-{step:08d}":
             shutil.rmtree(path)
     return to
 

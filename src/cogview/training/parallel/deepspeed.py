@@ -1,9 +1,12 @@
-"""DeepSpeed's ZeRO-2 and ZeRO-3 behind the same interface (an extra: ``cogview[deepspeed]``).
+"""DeepSpeed's ZeRO-1 to ZeRO-3 behind the same interface (an extra: ``cogview[deepspeed]``).
 
 DeepSpeed keeps weights, gradients and AdamW's moments in flat buffers of its own, and clips and moves in one
 step. Checkpoints are ours: tensors whole and by name, each written by one of the ranks, so that they are read
 by any strategy on any number of ranks. For that every tensor is gathered in turn; it costs time where FSDP
 writes its shards as they are. Evaluation runs on rank 0 alone.
+
+All-fp16 training is DeepSpeed's own ``fp16``, as CogView was released: it keeps the fp32 masters. The loss
+scale is the phase's, told to DeepSpeed before each backward pass, so that checkpoints and logs have one.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogview.errors import TrainingDiverged
+from cogview.errors import CogViewError, TrainingDiverged
 from cogview.training.optim import PhaseOptimizer
 from cogview.training.parallel import Parallel
 from cogview.training.parallel.data_parallel import Objective
 from cogview.training.parallel.fsdp import lent
 from cogview.training.parallel.ranks import Ranks
 from cogview.training.parallel.strategy import ParallelStrategy, Sizes
-from cogview.training.precision import autocast
+from cogview.training.precision import ALL_HALF, autocast
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics, Task
 
@@ -42,7 +45,9 @@ class CastObjective(Objective):
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe."""
+    fp16 = {"enabled": True, "loss_scale": 1.0}  # not dynamic: the phase's scaler overrides it
     return {
+        **({"fp16": fp16} if recipe.precision == ALL_HALF else {}),
         "train_micro_batch_size_per_gpu": 1,  # it only counts; batches are the loader's
         "gradient_accumulation_steps": recipe.accumulation,
         "gradient_clipping": recipe.clip or 0.0,
@@ -61,6 +66,7 @@ class DeepSpeed(ParallelStrategy):
     """DeepSpeed's engine around the task's loss."""
 
     leaves_out = False
+    keeps_masters = True
 
     def __init__(self, ranks: Ranks, parallel: Parallel) -> None:
         super().__init__(ranks, parallel)
@@ -74,6 +80,12 @@ class DeepSpeed(ParallelStrategy):
     def prepare(self, model: nn.Module, task: Task, optimizers: Mapping[str, PhaseOptimizer]) -> None:
         super().prepare(model, task, optimizers)
         import deepspeed
+
+        self._half = task.recipe.precision == ALL_HALF
+        if self._half and not deepspeed.get_accelerator().is_fp16_supported():
+            raise CogViewError(
+                "precision: DeepSpeed has no fp16-o2 on this device (no fp16 instructions); use fsdp"
+            )
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         # or it has the machine's compiler build collectives in shared memory, where gloo will do
@@ -96,14 +108,23 @@ class DeepSpeed(ParallelStrategy):
         self._engine.set_gradient_accumulation_boundary(last)
         yield
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, scale: float = 1.0) -> None:
+        if self._half:
+            self._engine.optimizer.override_loss_scale(scale)
         self._engine.backward(loss, scale_wrt_gas=False)
 
+    def gradients(self, optimizer: PhaseOptimizer, scale: float) -> list[Tensor]:
+        """None: DeepSpeed has them in buffers of its own, and divides by the scale there."""
+        return []
+
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """Clips and moves the weights as well: DeepSpeed tells the norm no sooner."""
+        """Clips and moves the weights as well: DeepSpeed tells the norm no sooner.
+
+        Infinite in all-fp16 training where gradients overflowed and DeepSpeed left the update out.
+        """
         self._engine.step()
         norm = torch.as_tensor(self._engine.get_global_grad_norm())
-        if not norm.isfinite():
+        if not norm.isfinite() and not self._half:
             raise TrainingDiverged(
                 "the gradient was not finite, and DeepSpeed has moved the weights by it; "
                 "go on from the last checkpoint with --resume, or use parallel.kind fsdp"
@@ -138,11 +159,25 @@ class DeepSpeed(ParallelStrategy):
             with self._gathered([parameter]):
                 yield name, parameter.detach()
 
+    def _masters(self) -> Iterator[tuple[str, Tensor]]:
+        """As :meth:`_weights`, but what is trained as DeepSpeed updates it, in fp32."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if not self._half:
+            yield from self._weights()
+            return
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                yield name, safe_get_full_fp32_param(parameter).view(self._shapes[name])
+            else:
+                with self._gathered([parameter]):
+                    yield name, parameter.detach()
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Whole tensors, each on one rank; all ranks call it together."""
         rank, world = self.ranks.rank, self.ranks.world
         found: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-        for number, (name, value) in enumerate(self._weights()):
+        for number, (name, value) in enumerate(self._masters()):
             if number % world == rank:
                 found["model"][name] = value.cpu().clone()
         if not self._inner.state:
@@ -188,7 +223,7 @@ class DeepSpeed(ParallelStrategy):
         zero = self._engine.optimizer
         flat = (
             zero.single_partition_of_fp32_groups
-            if self.parallel.zero == 2
+            if self.parallel.zero < 3
             else zero.fp32_partitioned_groups_flat
         )
         for buffer in flat:
@@ -197,8 +232,8 @@ class DeepSpeed(ParallelStrategy):
         self._link()
 
     def _link(self) -> None:
-        """Have ZeRO-2 find each weight's moments; by itself it looks after the first group's step only."""
-        if self.parallel.zero == 2:
+        """Have ZeRO-1 and 2 find each weight's moments; they look by themselves after the first step only."""
+        if self.parallel.zero < 3:
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -206,7 +241,7 @@ class DeepSpeed(ParallelStrategy):
         """Copy this rank's part of a weight (key None) or a moment into DeepSpeed's flat buffer."""
         if not parameter.requires_grad:
             return
-        if self.parallel.zero == 2:
+        if self.parallel.zero < 3:
             parameter.set_full_hp_param(value, key)  # type: ignore[attr-defined]
             return
         part, _ = self._engine.optimizer._get_fp32_opt_state_partition(parameter, False, key)

@@ -75,7 +75,7 @@ def check_deepspeed(recipe: Recipe) -> None:
         )
     for field, asked, why in (
         ("optimizer.kind: muon", recipe.optimizer.kind == "muon", "it shards flat buffers, not matrices"),
-        ("precision: fp16", recipe.precision == "fp16", "its loss scaling is another"),
+        ("precision: fp16", recipe.precision == "fp16", "its fp16 is all-fp16: fp16-o2"),
         ("ema", recipe.ema is not None, "its weights lie in flat buffers"),
     ):
         if asked:

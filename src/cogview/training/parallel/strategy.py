@@ -49,11 +49,16 @@ class ParallelStrategy:
         """Around a micro-batch's forward and backward pass; ``last``: gradients are exchanged in it."""
         yield
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a micro-batch."""
-        loss.backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: Tensor, scale: float = 1.0) -> None:
+        """Add the gradients of a micro-batch's loss times the loss scale."""
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
 
     leaves_out: bool = True  # whether an update can be left out once its loss is known
+    keeps_masters: bool = False  # whether fp32 copies of fp16 weights are its own to keep
+
+    def gradients(self, optimizer: PhaseOptimizer, scale: float) -> list[Tensor]:
+        """A phase's gradients without the loss scale."""
+        return optimizer.gradients(scale)
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of all gradients together, the same on every rank."""
@@ -86,7 +91,15 @@ class ParallelStrategy:
             for phase, optimizer in self.optimizers.items()
             for key, value in optimizer.tensors().items()
         }
-        return {"model": self.stored(self.model.state_dict()), "optimizer": self.stored(held)}
+        return {"model": self.stored(self.weights()), "optimizer": self.stored(held)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weights and buffers as a checkpoint keeps them: fp32 masters where the model has fp16 copies."""
+        masters = (optimizer.masters() for optimizer in self.optimizers.values())
+        return {
+            **self.model.state_dict(),
+            **{name: value for held in masters for name, value in held.items()},
+        }
 
     def places(self, sizes: Sizes) -> dict[str, dict[str, Tensor]]:
         """Where a checkpoint's tensors go, named as in :meth:`tensors`. sizes: of the optimizers' state."""
@@ -95,10 +108,12 @@ class ParallelStrategy:
             start = f"{phase}/"
             own = {key.removeprefix(start): size for key, size in sizes.items() if key.startswith(start)}
             held |= {f"{start}{key}": value for key, value in optimizer.empty(own).items()}
-        return {"model": self.model.state_dict(), "optimizer": held}
+        return {"model": self.weights(), "optimizer": held}
 
     def filled(self, places: dict[str, dict[str, Tensor]]) -> None:
         """Called when the places are filled."""
+        for optimizer in self.optimizers.values():
+            optimizer.publish()
 
     def stored(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights, or what has their shapes, as a checkpoint holds them; all ranks call it together."""

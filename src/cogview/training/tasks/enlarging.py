@@ -108,6 +108,7 @@ class EnlargingTask(Task):
     """What both tasks share."""
 
     recipe: Any
+    all_half: ClassVar[bool] = True
     unit = "pictures"
     spike: ClassVar[tuple[float, float]] = (2.0, 1.0)  # of nats a code
 

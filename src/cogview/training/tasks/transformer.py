@@ -203,6 +203,7 @@ class TransformerTask(Task):
 
     recipe_class: ClassVar[type[Recipe]] = TransformerRecipe
     name: ClassVar[str] = "transformer"
+    all_half: ClassVar[bool] = True
     unit = "sequences"
     spike: ClassVar[tuple[float, float]] = (2.0, 1.0)  # of nats a token
     recipe: TransformerRecipe
