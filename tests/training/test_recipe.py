@@ -61,6 +61,8 @@ def test_optimizer_by_kind(tmp_path: Path) -> None:
         ({"schedule": {"warmup": 0.9, "hold": 0.9}}, "schedule"),
         ({"precision": "fp8"}, "precision"),
         ({"loss_scaler": {"window": 5}}, "loss_scaler"),
+        ({"parallel": {"kind": "ddp", "zero": 2}}, "zero 2 is for fsdp"),
+        ({"parallel": {"sync": "every"}}, "sync is of ddp"),
         ({"intervals": {"checkpoint": 0, "minutes": None}}, "intervals"),
         ({"device": "tpu"}, "device"),
         ({"name": "../x"}, "name"),
@@ -73,6 +75,22 @@ def test_one_line_names_file_and_field(tmp_path: Path, fields: dict[str, Any], n
         read_recipe(path)
     message = str(caught.value)
     assert str(path) in message and named in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("cogview2-coglm", ["strategies.regions=released", "strategies.share=0.5"], "nothing here reads it"),
+        ("cogview2-coglm", ["strategies.edited=boxes"], "edited boxes is of editing, which is 0"),
+        ("image_tokenizer", ["restart_every=0", "restart_until=0.5"], "restart_until does nothing"),
+        ("image_tokenizer", ["loss.adversarial_start=0.1"], "adversarial_start does nothing"),
+        ("cogview-paper", ["model.numerics=fused"], "attention_relax 32 does nothing"),
+        ("cogview-paper", ["precision=bf16"], "loss_scaler is for fp16"),
+    ],
+)
+def test_recipes_refuse_what_would_do_nothing(name: str, fields: list[str], said: str) -> None:
+    with pytest.raises(CogViewError, match=said):
+        read_recipe(RECIPES / f"{name}.yaml", fields)
 
 
 def test_written_recipe_reads_back(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ An update whose loss or gradient is not finite, or whose loss stands far above t
 (In fp16 a gradient that overflows with a good loss lowers the loss scale, and counts only once that can fall
 no further.) After too many in a row the weights themselves are bad: the run goes back to the last checkpoint
 from which a good loss was seen, and on with the data that come next, so that it does not meet the same
-batches again (as PaLM was trained, Chowdhery et al., 2022, section 5.1). Where that has been tried, or nothing
-is there to go back to, it ends with an error of its own (:class:`~cogview.errors.TrainingDiverged`).
+batches again (as PaLM was trained, Chowdhery et al., 2022, section 5.1). Where that has been tried, or
+nothing is there to go back to, it ends with an error of its own (:class:`~cogview.errors.TrainingDiverged`).
 """
 
 from __future__ import annotations

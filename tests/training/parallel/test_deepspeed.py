@@ -21,7 +21,7 @@ def test_without_it_one_line_says_so(data: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     "fields",
-    [{"optimizer": {"kind": "muon"}}, {"precision": "fp16"}, {"ema": 0.9}],
+    [{"optimizer": {"kind": "muon"}}, {"precision": "fp16"}, {"ema": 0.9}, {"guard": {"spike": 3.0}}],
     ids=lambda x: next(iter(x)),
 )
 def test_what_it_cannot_do(data: Path, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

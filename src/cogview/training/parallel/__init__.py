@@ -11,8 +11,8 @@ kind        what each rank holds                            by
 =========== =============================================== ========================================
 
 ``zero: 3`` gives up a block's weights after its forward pass and gathers them again for the backward pass
-(ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2); ``zero: 1`` (DeepSpeed's, as CogView was
-released) shards the optimizer alone. ``tensor``: each layer is split among so many neighbours, within any of these but
+(ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2); ``zero: 1`` (DeepSpeed's, as CogView was released)
+shards the optimizer alone. ``tensor``: each layer is split among so many neighbours, within any of these but
 DeepSpeed (``tensor.py``).
 
 A micro-batch is shared out row by row, so the global batch is the recipe's whatever the number of ranks. The
@@ -36,9 +36,9 @@ class Parallel(Config):
     """How a run is spread over processes; on one process every kind trains as ``none`` does.
 
     ``zero``: for fsdp and hsdp, 2 or 3; for deepspeed 1 as well. ``replicas``: for hsdp, how many times the
-    model is held; each replica is sharded over ranks / replicas neighbours. ``tensor``: so many neighbours share every layer
-    and the same rows of a batch; the other fields are about what is left of the ranks, and kind may be none
-    where nothing is. ``sync``: when gradients are exchanged,
+    model is held; each replica is sharded over ranks / replicas neighbours. ``tensor``: so many neighbours
+    share every layer and the same rows of a batch; the other fields are about what is left of the ranks, and
+    kind may be none where nothing is. ``sync``: when gradients are exchanged,
     at the ``last`` micro-batch of an update, or at ``every`` one, which needs less memory under ZeRO and
     more network. ``minutes``: how long a rank waits for another before it gives up.
     """
@@ -58,6 +58,10 @@ class Parallel(Config):
             raise ValueError("hsdp needs replicas, 2 or more; one replica is fsdp")
         if self.zero == 1 and self.kind != "deepspeed":
             raise ValueError(f"zero 1 is for deepspeed, but kind is {self.kind}")
+        if self.zero == 2 and self.kind in ("none", "ddp"):
+            raise ValueError(f"zero 2 is for fsdp, hsdp and deepspeed, but kind is {self.kind}")
+        if self.sync == "every" and self.kind == "none":
+            raise ValueError("sync is of ddp, fsdp, hsdp and deepspeed, but kind is none")
         if self.tensor > 1 and self.kind == "deepspeed":
             raise ValueError("tensor does not go with deepspeed; use ddp, fsdp or hsdp")
         return self

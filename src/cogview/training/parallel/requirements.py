@@ -77,6 +77,7 @@ def check_deepspeed(recipe: Recipe) -> None:
         ("optimizer.kind: muon", recipe.optimizer.kind == "muon", "it shards flat buffers, not matrices"),
         ("precision: fp16", recipe.precision == "fp16", "its fp16 is all-fp16: fp16-o2"),
         ("ema", recipe.ema is not None, "its weights lie in flat buffers"),
+        ("guard.spike", bool(recipe.guard.spike), "no update is left out for its loss"),
     ):
         if asked:
             raise CogViewError(f"{field} does not go with parallel.kind deepspeed ({why}); use fsdp")

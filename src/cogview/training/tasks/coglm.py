@@ -73,6 +73,10 @@ class Strategies(Config):
     def _something(self) -> Self:
         if not self.drawing + self.captioning + self.editing:
             raise ValueError("drawing, captioning and editing are all 0: nothing would be learnt")
+        if self.share != SHARE and (self.regions == "released" or not self.captioning + self.editing):
+            raise ValueError("share is of regions paper, in captioning and editing; nothing here reads it")
+        if self.edited != "patches" and not self.editing:
+            raise ValueError(f"edited {self.edited} is of editing, which is 0")
         return self
 
     def choose(self, rng: np.random.Generator) -> str:

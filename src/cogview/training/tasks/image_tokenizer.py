@@ -60,6 +60,9 @@ class PerceptualTerm(Config):
     crop: int | None = Field(None, ge=32)
 
 
+RESTART_UNTIL, ADVERSARIAL_START = 0.8, 0.5  # shares of all steps
+
+
 class TokenizerLoss(Config):
     """Weights of the terms (pixels in [-1, 1]); ``adversarial`` 0 trains no discriminator.
 
@@ -71,7 +74,13 @@ class TokenizerLoss(Config):
     quantizer: float = Field(0.5, ge=0)
     perceptual: tuple[PerceptualTerm, ...] = ()
     adversarial: float = Field(0.0, ge=0)
-    adversarial_start: float = Field(0.5, ge=0, le=1)
+    adversarial_start: float = Field(ADVERSARIAL_START, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if not self.adversarial and self.adversarial_start != ADVERSARIAL_START:
+            raise ValueError("adversarial_start does nothing where adversarial is 0; leave it out")
+        return self
 
 
 class ImageTokenizerRecipe(Recipe):
@@ -91,7 +100,7 @@ class ImageTokenizerRecipe(Recipe):
     warmup_steps: int = Field(400, ge=0)
     restart_every: int = Field(50, ge=0)
     restart_below: float = Field(0.03, ge=0)
-    restart_until: float = Field(0.8, ge=0, le=1)
+    restart_until: float = Field(RESTART_UNTIL, ge=0, le=1)
     frozen: tuple[Literal["encoder", "quantizer"], ...] = ()
 
     @model_validator(mode="after")
@@ -100,6 +109,8 @@ class ImageTokenizerRecipe(Recipe):
             raise ValueError("frozen: encoder and quantizer are frozen together, and need init to start from")
         if self.warmup_steps >= self.steps and not self.frozen:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) leaves none of the {self.steps} steps")
+        if not self.restart_every and self.restart_until != RESTART_UNTIL:
+            raise ValueError("restart_until does nothing where restart_every is 0; leave it out")
         return self
 
 
