@@ -1,5 +1,6 @@
 """Plans against counted FLOPs, counted bytes and real optimizer states; the papers' sizes."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from cogview.training.planning import (
     flops_per_token,
     parameters,
     plan,
+    read_work,
+    score_bytes,
     state_bytes,
 )
 from cogview.transformer.config import TransformerConfig
@@ -32,7 +35,8 @@ def test_flops_are_those_that_torch_counts() -> None:
     model = Transformer(written)
     with FlopCounterMode(display=False) as counter:
         loss_of(model, 2, 96).backward()
-    stated = flops_per_token(SMALL, 96, parameters(SMALL)) * 2 * 96
+    work = Work(length=96, batch=2, steps=1)
+    stated = flops_per_token(SMALL, work, parameters(SMALL)) * 2 * 96
     assert stated == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
@@ -65,6 +69,74 @@ def saved_bytes(model: Transformer, batch: int, length: int) -> int:
         total = sum(kept.values())
         del loss
     return total
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16-o2"])
+def test_scores_that_are_written_out_are_kept(precision: str) -> None:
+    """A long, narrow model, where they are most of what autograd keeps."""
+    config = SMALL.model_copy(
+        update={"hidden": 16, "vocab_size": 16, "norm_relax": "none", "numerics": "written"}
+    )
+    half = precision == "fp16-o2"
+    work = Work(length=96, batch=2, steps=1, recompute=False, half=half, all_half=half)
+    model = Transformer(config)
+    stated = activation_bytes(config, work, 2)
+    assert stated == pytest.approx(saved_bytes(model.half() if half else model, 2, 96), rel=0.15)
+    assert activation_bytes(config.model_copy(update={"numerics": "fused"}), work, 2) < 0.7 * stated
+
+
+def test_scores_by_hand() -> None:
+    """After softmax and after dropout 2 bytes each, 1 for a GPU's mask; autocast's softmax is in fp32."""
+    written = SMALL.model_copy(update={"numerics": "written"})
+    dropped = written.model_copy(update={"attention_dropout": 0.1})
+    places = 2 * 4 * 96 * 96
+    work = Work(length=96, batch=2, steps=1, all_half=True)
+    assert score_bytes(written, work, 2) == 2 * places and score_bytes(dropped, work, 2) == 5 * places
+    cast = work.model_copy(update={"all_half": False})
+    assert score_bytes(written, cast, 2) == 6 * places and score_bytes(dropped, cast, 2) == 7 * places
+    assert score_bytes(SMALL, work, 2) == 0
+
+
+@pytest.mark.parametrize("sharding", ["none", "zero2", "zero3"])
+def test_states_of_all_fp16_training(sharding: str) -> None:
+    """By hand: 2 + 2 for weight and gradient, 4 + 8 + 4 for master, moments and the update's gradient."""
+    work = Work(length=8, batch=1, steps=1, all_half=True)
+    expected = {"none": 20 * 1000, "zero2": 2 * 1000 + 18 * 250, "zero3": 20 * 250 + 2 * 125}
+    assert state_bytes(1000, work, sharding, 4) == expected[sharding]  # type: ignore[arg-type]
+    frozen = work.model_copy(update={"trained": 0.1})
+    assert state_bytes(1000, frozen, "none", 4) == 2 * 1000 + 18 * 100
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "trained"),
+    [
+        ("cogview2-coglm", 5_902_307_328, None),
+        ("cogview2-direct-released", 7_725_895_680, 48 * 4 * (3072 * 3072 + 3072) + 3600 * 3072),
+        ("cogview2-iterative-released", 5_913_366_528, None),
+    ],
+)
+def test_cogview2s_recipes_have_plans(
+    name: str, count: int, trained: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(ROOT / "recipes" / f"{name}.yaml")
+    assert main(["plan", recipe, "--gpus", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == count and found["trained"] == (trained or count)
+    assert bool(found["assumed"]) == ("released" in name)
+    assert main(["plan", recipe, "--gpus", "64"]) == 0
+    said = capsys.readouterr().out
+    assert f"{count:,}" in said and ("of them trained" in said) == bool(trained)
+
+
+def test_a_frozen_base_saves_its_gradients_and_moments() -> None:
+    config, work = read_work(ROOT / "recipes" / "cogview2-direct-released.yaml", [], 8)
+    assert work.length == 96 + 400 + 3600 and work.trained == pytest.approx(1.82e9 / 7.73e9, rel=0.01)
+    assert work.keys == pytest.approx((3600 * (45 + 25) + 496**2) / 4096)
+    whole = work.model_copy(update={"trained": 1.0})
+    frozen, all_of_it = (state_bytes(parameters(config), w, "none", 8) for w in (work, whole))
+    assert frozen < 0.6 * all_of_it
+    few, many = (flops_per_token(config, w, parameters(config)) for w in (work, whole))
+    assert 0.6 < few / many < 0.9
 
 
 @pytest.mark.parametrize("norm", ["pre", "sandwich"])
@@ -110,7 +182,8 @@ def test_neighbours_have_parts_of_matrices_and_all_of_the_rest() -> None:
 
 def test_all_but_the_output_matrix_is_shared_work() -> None:
     """What two neighbours compute together beyond one GPU: the logits, and sums with biases and norms."""
-    one, two = (flops_per_token(SMALL, 96, parameters(SMALL, t), tensor=t) for t in (1, 2))
+    work = Work(length=96, batch=2, steps=1)
+    one, two = (flops_per_token(SMALL, work, parameters(SMALL, t), tensor=t) for t in (1, 2))
     again = 3 * 2 * SMALL.hidden * SMALL.vocab_size
     assert again < 2 * two - one < 1.05 * again
 

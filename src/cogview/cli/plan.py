@@ -34,6 +34,8 @@ def plan(run: Run, machine: Machine) -> None:
     cogview plan recipes/cogview-paper.yaml --gpus 512 --memory 32 --flops 125
 
     cogview plan recipes/cogview-paper.yaml --set parallel.tensor=4 --gpus 64
+
+    cogview plan recipes/cogview2-direct-released.yaml --gpus 8
     """
     from cogview.training.planning import plan as make
     from cogview.training.planning import read_work
@@ -49,9 +51,11 @@ def text_of(plan: Plan, gpus: int) -> str:
     shared = f", each layer among {plan.tensor}" if plan.tensor > 1 else ""
     each = "a GPU" if plan.tensor == 1 else f"for {plan.tensor} GPUs"
     inside = f", {plan.tensor_seconds:.2f} s adding up in layers" if plan.tensor > 1 else ""
+    trained = f", {plan.trained:,} of them trained" if plan.trained != plan.parameters else ""
     return "\n".join(
         (
-            f"parameters      {plan.parameters:,}",
+            *([plan.assumed] if plan.assumed else []),
+            f"parameters      {plan.parameters:,}{trained}",
             f"sharding        {plan.sharding}{shared}, micro-batch {plan.micro_batch} {each}, "
             f"{plan.accumulation} accumulated, {gpus} GPUs",
             f"memory a GPU    {plan.memory.states / GIB:.1f} GiB weights, gradients and optimizer, "

@@ -1,10 +1,12 @@
 """What training a transformer would take: memory, sharding, tokens a second, days.
 
 The model is stated, not fitted. Per parameter: fp32 weight 4 bytes, gradient 4, Adam's moments 8 (Muon's
-momentum: 4 on hidden matrices), and 2 more for the half-precision copy in use. Activations of a layer: what
-its linear layers, norms and GELU keep for the backward pass (Korthikanti et al., 2022, give the account),
-without the attention scores, which fused kernels do not keep. Work: 6 FLOPs a
-parameter and token, 12 · layers · hidden · length more for attention, a third on top for recomputation.
+momentum: 4 on hidden matrices), and 2 more for the half-precision copy in use; in all-fp16 training (O2)
+weight and gradient 2 each, fp32 master 4, moments 8, and 4 for the fp32 gradient of the update. What is not
+trained has a weight alone. Activations of a layer: what its linear layers, norms and GELU keep for the
+backward pass (Korthikanti et al., 2022, give the account), and the attention scores that written-out numerics
+keep (softmax and dropout; fused kernels keep none). Work: 6 FLOPs a parameter and token (4 where it is not
+trained), 12 · layers · hidden · keys more for attention, a third on top for recomputation.
 Communication: a ring moves 2 bytes a parameter twice (ZeRO-2) or three times (ZeRO-3) an update or, for
 ZeRO-3, a micro-batch; it overlaps with the backward pass as far as that lasts.
 
@@ -17,22 +19,27 @@ hides it. Once an update the gradients of what all have are made the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
 from cogview.training.machines import Machine, Sharding
 from cogview.training.parallel.requirements import check_groups, check_tensor
 from cogview.training.parallel.tensor import SPLIT, check_split
+from cogview.training.precision import ALL_HALF
 from cogview.training.registry import read_recipe, task_class
+from cogview.training.tasks.coglm import CogLMRecipe
+from cogview.training.tasks.enlarging import DirectRecipe, EnlargingRecipe, EnlargingTask
 from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
 from cogview.transformer.config import TransformerConfig
+from cogview.transformer.lora import attach
 from cogview.transformer.model import Transformer
 
 GIB = 2**30
@@ -42,7 +49,10 @@ RESERVE = 0.08  # of a GPU's memory, for the allocator, kernels and communicatio
 class Work(Config):
     """The training: sequences of ``length`` tokens, ``batch`` of them an update, ``steps`` updates.
 
-    tensor: neighbours that share each layer.
+    half, all_half: computed in half precision, by autocast or throughout (O2). tensor: neighbours that share
+    each layer. keys: what a token sees, on average (None: the whole sequence). rows: of the output matrix,
+    for a token on average (None: all). trained: share of the parameters. assumed: sizes that the recipe does
+    not have, in words.
     """
 
     length: int = Field(ge=1)
@@ -50,8 +60,13 @@ class Work(Config):
     steps: int = Field(ge=1)
     recompute: bool = True
     half: bool = True
+    all_half: bool = False
     momentum_only: bool = False
     tensor: int = Field(1, ge=1)
+    keys: float | None = Field(None, gt=0)
+    rows: float | None = Field(None, gt=0)
+    trained: float = Field(1.0, ge=0, le=1)
+    assumed: str = ""
 
 
 class Memory(Config):
@@ -70,9 +85,12 @@ class Plan(Config):
     """The plan for one sharding and micro-batch, which ``tensor`` GPUs see together.
 
     communication_seconds: of gradients and weights; tensor_seconds: of what neighbours add up, not hidden.
+    trained: parameters that are; assumed: as in :class:`Work`.
     """
 
     parameters: int
+    trained: int
+    assumed: str
     tensor: int
     sharding: Sharding
     micro_batch: int
@@ -107,12 +125,16 @@ def state_bytes(count: int, work: Work, sharding: Sharding, gpus: int) -> int:
     count: parameters that a GPU has without sharding; gpus: those that shard them.
     """
     moments = 4 if work.momentum_only else 8
-    whole = {"none": 4 + 4 + moments, "zero2": 4, "zero3": 0}[sharding]
-    shared = 4 + 4 + moments - whole
+    weight = 2 if work.all_half else 4
+    updated = (2 + 4 + 4 if work.all_half else 4) + moments  # gradients; in O2 also master, fp32 gradient
+    states = weight * count + updated * round(count * work.trained)
+    whole = {"none": states, "zero2": weight * count, "zero3": 0}[sharding]
     copy = 2 * count if work.half else 0
     if sharding == "zero3":
         copy //= 8  # the layers that are gathered at one time
-    return whole * count + -(-shared * count // gpus) + copy
+    elif work.all_half:
+        copy = 0  # the weights themselves are in use
+    return whole + -(-(states - whole) // gpus) + copy
 
 
 def activation_bytes(config: TransformerConfig, work: Work, micro_batch: int) -> int:
@@ -122,23 +144,40 @@ def activation_bytes(config: TransformerConfig, work: Work, micro_batch: int) ->
     ends = 2 if config.norm == "sandwich" else 0  # what enters the norms that end the branches
     own = 4 + 2 * config.ffn_multiple  # of a rank's heads and hidden units; the norms' results are whole
     layer = tokens * config.hidden * ((2 + ends) * work.tensor + own) * size // work.tensor
-    stream = tokens * config.hidden * 4  # the residual stream stays fp32 under autocast
+    layer += score_bytes(config, work, micro_batch)
+    stream = tokens * config.hidden * (2 if work.all_half else 4)  # fp32 under autocast
     once, every = layer + stream, (stream if work.recompute else layer + 2 * stream)
     layers = every * config.layers + (once if work.recompute else 0)
-    logits = tokens * config.vocab_size * (size + 4)
+    logits = round(tokens * (work.rows or config.vocab_size)) * (size + 4)
     return layers + logits
 
 
+def score_bytes(config: TransformerConfig, work: Work, micro_batch: int) -> int:
+    """What written-out attention keeps of a layer's scores: those after the softmax, and after dropout."""
+    if config.numerics == "fused":
+        return 0
+    size = 2 if work.half else 4
+    softmax = size if work.all_half or not work.half else 4 + size  # autocast takes it in fp32
+    dropped = (1 + (size if softmax == size else 0)) if config.attention_dropout else 0  # mask, and result
+    return micro_batch * config.heads * work.length**2 * (softmax + dropped) // work.tensor
+
+
 def flops_per_token(
-    config: TransformerConfig, length: int, count: int, recompute: bool = False, tensor: int = 1
+    config: TransformerConfig, work: Work, count: int, recompute: bool = False, tensor: int = 1
 ) -> float:
     """Forward and backward, of one of ``tensor`` neighbours.
 
-    count: all its parameters, of which the position table does no work.
+    count: all its parameters, of which the position table does no work, nor, for any token, one of the two
+    attentions of a model with a decoder. Gradients go through all layers, to weights only where trained.
     """
     working = count - config.hidden * (config.max_positions + config.extra_positions)
-    forward = 2 * working + 4 * config.layers * config.hidden * length / tensor
-    return forward * (4 if recompute else 3)
+    if config.decoder_from is not None:
+        working -= config.layers * 4 * config.hidden**2 // tensor
+    if work.rows is not None:
+        working -= round(config.hidden * (config.vocab_size - work.rows))
+    attention = 4 * config.layers * config.hidden * (work.keys or work.length) / tensor
+    again = 1 if recompute else 0
+    return 2 * working * (2 + work.trained + again) + attention * (3 + again)
 
 
 def communication_seconds(
@@ -148,7 +187,9 @@ def communication_seconds(
     ranks = machine.gpus // work.tensor
     if ranks == 1:
         return 0.0
-    once = count * (2 if work.half else 4) * (ranks - 1) / ranks / _speed(machine, machine.gpus)
+    once = (
+        work.trained * count * (2 if work.half else 4) * (ranks - 1) / ranks / _speed(machine, machine.gpus)
+    )
     return once * (2 + (2 * accumulation - 1 if sharding == "zero3" else 0))
 
 
@@ -215,7 +256,7 @@ def _timed(
     ranks = machine.gpus // work.tensor
     accumulation = -(-work.batch // (ranks * micro))
     tokens = work.batch * work.length
-    needed = tokens * flops_per_token(config, work.length, count, work.recompute, work.tensor)
+    needed = tokens * flops_per_token(config, work, count, work.recompute, work.tensor)
     compute = needed / (ranks * machine.flops * 1e12 * machine.utilisation)
     moving = communication_seconds(count, work, machine, sharding, accumulation)
     inside = tensor_seconds(config, work, machine, sharding)
@@ -223,6 +264,8 @@ def _timed(
     step = compute + inside + max(0.0, moving - backward)
     return Plan(
         parameters=parameters(config),
+        trained=round(parameters(config) * work.trained),
+        assumed=work.assumed,
         tensor=work.tensor,
         sharding=sharding,
         micro_batch=micro,
@@ -240,32 +283,85 @@ def _timed(
 def read_work(path: Path, overrides: Sequence[str], gpus: int) -> tuple[TransformerConfig, Work]:
     """Architecture and work of a recipe; its data need not be there, then sizes must be in the recipe.
 
+    Super-resolution without its data and ``init`` is planned at CogView2's released size.
+
     Raises:
         CogViewError: not a transformer's recipe, a size is missing, or layers cannot be split so.
     """
     recipe = read_recipe(path, overrides)
-    if not isinstance(recipe, TransformerRecipe):
-        raise CogViewError(f"{path}: plans are for transformers, this recipe trains {recipe.task}")
     check_tensor(recipe, task_class(recipe.task).parallel, gpus)
-    given = recipe.model
-    if recipe.data.exists():
-        task = cast(TransformerTask, task_class(recipe.task)(recipe))
-        config, length = task.config(), task.format.max_length
+    if isinstance(recipe, EnlargingRecipe):
+        config, shape = _enlarging(recipe)
+    elif isinstance(recipe, TransformerRecipe | CogLMRecipe):
+        config, shape = _sequences(recipe)
     else:
-        if given is None or not (given.vocab_size and given.max_positions):
-            raise CogViewError(
-                f"{recipe.data} is not there to take sizes from; give them: "
-                "--set model.vocab_size=58240 --set model.max_positions=1089"
-            )
-        config = TransformerConfig.model_validate(given.model_dump())
-        length = given.max_positions
+        raise CogViewError(f"{path}: plans are for transformers, this recipe trains {recipe.task}")
     work = Work(
-        length=length,
         batch=recipe.batch_size * recipe.accumulation,
         steps=recipe.steps,
         recompute=recipe.activation_checkpointing,
         half=recipe.precision != "fp32",
+        all_half=recipe.precision == ALL_HALF,
         momentum_only=recipe.optimizer.kind == "muon",
         tensor=recipe.parallel.tensor,
+        **shape,
     )
     return config, work
+
+
+def _sequences(recipe: TransformerRecipe | CogLMRecipe) -> tuple[TransformerConfig, dict[str, Any]]:
+    """Configuration, and the fields of Work about sequences, of a transformer or a CogLM.
+
+    Without data the length is the most that its positions leave room for.
+    """
+    given, task = recipe.model, cast(TransformerTask, task_class(recipe.task)(recipe))
+    if recipe.data.exists():
+        config, length = task.config(), task.format.max_length
+    elif given is None or not (given.vocab_size and given.max_positions):
+        raise CogViewError(
+            f"{recipe.data} is not there to take sizes from; give them: "
+            "--set model.vocab_size=58240 --set model.max_positions=1089"
+        )
+    else:
+        config, length = TransformerConfig.model_validate(given.model_dump()), given.max_positions
+        if isinstance(recipe, CogLMRecipe) and recipe.format.image_start:
+            length = min(length, recipe.format.text_slots + length - recipe.format.image_start)
+    shape: dict[str, Any] = {"length": length}
+    if isinstance(recipe, TransformerRecipe):
+        if recipe.attention != "causal":
+            shape["keys"] = min(length, recipe.attention.span + recipe.attention.pivots)
+        if recipe.lora is not None:
+            with torch.device("meta"):
+                model = Transformer(config)
+                whole = _count(model.named_parameters())
+                attach(model, recipe.lora)
+            shape["trained"] = _count(task.parameters(model, "model")) / whole
+    return config, shape
+
+
+def _enlarging(recipe: EnlargingRecipe) -> tuple[TransformerConfig, dict[str, Any]]:
+    """The same of a super-resolution model."""
+    task, assumed = cast(EnlargingTask, task_class(recipe.task)(recipe)), ""
+    if recipe.data.exists() and recipe.init is not None and recipe.init.exists():
+        config, form = task.config(), task.form
+    else:
+        kind = DirectFormat if isinstance(recipe, DirectRecipe) else IterativeFormat
+        names = (
+            {"window", "across", "text_slots"} & kind.model_fields.keys() & type(recipe).model_fields.keys()
+        )
+        form = kind.cogview2().model_copy(update={name: getattr(recipe, name) for name in names})
+        config = enlarged_config(TransformerConfig.cogview2_6b(), form)
+        assumed = f"{recipe.data} or {recipe.init} is not there: sizes are CogView2's as released"
+    start = form.text_slots + (form.small[0] * form.small[1] if isinstance(form, DirectFormat) else 0)
+    length, window = start + form.codes, form.window[0] * form.window[1]
+    context = form.across[0] * form.across[1] if isinstance(form, DirectFormat) else form.text_slots
+    with torch.device("meta"):
+        model = Transformer(config)
+    trained = _count(task.parameters(model, "model")) / _count(model.named_parameters())
+    keys = (form.codes * (window + context) + start * start) / length
+    rows = form.vocabulary.image_codes * form.codes / length
+    return config, {"length": length, "keys": keys, "rows": rows, "trained": trained, "assumed": assumed}
+
+
+def _count(parameters: Iterable[tuple[str, Any]]) -> int:
+    return sum(value.numel() for _, value in parameters)

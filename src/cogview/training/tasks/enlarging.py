@@ -180,9 +180,12 @@ class EnlargingTask(Task):
         """Longer texts are cut."""
         raise NotImplementedError
 
+    def config(self) -> TransformerConfig:
+        """The model's configuration."""
+        return self.start.config() if self.own else enlarged_config(self.base[1], self.form)
+
     def build(self) -> nn.Module:
-        config = self.start.config() if self.own else enlarged_config(self.base[1], self.form)
-        return Transformer(config)
+        return Transformer(self.config())
 
     def first_losses(self, model: nn.Module) -> FirstLosses | None:
         """From a model of this task the same items' losses in both; None from a CogLM, which has no such."""
