@@ -9,10 +9,13 @@ from cogview.errors import CogViewError
 from cogview.generation.local_parallel import (
     DIAGONAL,
     ORDERS,
+    PAPER,
     RELEASED,
     Confidence,
     LocalParallel,
     Matrix,
+    Order,
+    RandomlyKept,
     find_order,
     top_k_of,
 )
@@ -24,11 +27,11 @@ GREEDY = SamplingParams(top_k=1)
 
 
 def started(
-    order: Matrix | Confidence, grid: tuple[int, int], batch: int = 2, region: Tensor | None = None
+    order: Order, grid: tuple[int, int], batch: int = 2, region: Tensor | None = None
 ) -> LocalParallel:
     """Pictures of the code CODES - 1, which the logits below never give."""
     count = grid[0] * grid[1]
-    streams = Streams([(5, i) for i in range(batch)], order.turns * count, "cpu")
+    streams = Streams([(5, i) for i in range(batch)], (order.turns + 1) * count, "cpu")
     codes = torch.full((batch, count), CODES - 1)
     return LocalParallel(order, grid, codes, streams, GREEDY, region)
 
@@ -62,6 +65,41 @@ def test_the_diagonal_order_is_equation_6() -> None:
     assert (turns[1:] != turns[:-1]).all() and (turns[:, 1:] != turns[:, :-1]).all()
 
 
+def test_the_papers_order_by_brute_force() -> None:
+    """Equation 6, place by place: what is not kept is drawn last in turn row % 6 + col % 6, when it sees
+    only kept codes and those of earlier diagonals."""
+    rows, columns, pictures = 13, 20, 3
+    state = started(PAPER, (rows, columns), batch=pictures)
+    kept = PAPER.kept(state.streams, pictures, rows * columns)
+    last = torch.full((pictures, rows * columns), -1)
+    for turn in range(PAPER.turns):
+        for picture in range(pictures):
+            for row in range(rows):
+                for column in range(columns):
+                    place = row * columns + column
+                    seen = kept[picture, place] or row % 6 + column % 6 < turn
+                    assert bool(state.hidden[picture, place]) == (not seen)
+                    last[picture, place] = turn if not seen else last[picture, place]
+        state.step(one_hot(torch.full((pictures, rows * columns), turn)), head)
+    assert state.done and PAPER.turns == 11
+    expected = torch.where(kept, CODES - 1, last)
+    assert torch.equal(state.codes, expected)
+
+
+def test_a_quarter_is_kept_at_random_and_each_picture_has_its_own() -> None:
+    places = 3600
+    both = Streams([(5, 0), (5, 1)], 12 * places, "cpu")
+    alone = Streams([(5, 1)], 12 * places, "cpu")
+    kept = PAPER.kept(both, 2, places)
+    assert kept.sum(1).tolist() == [900, 900]
+    assert torch.equal(kept[1:], PAPER.kept(alone, 1, places))
+    assert 150 < int((kept[0] & kept[1]).sum()) < 300  # 225 are expected of independent draws
+    turns = PAPER.over((60, 60))
+    by_turn = torch.bincount(turns[kept[0]], minlength=12)[1:] / torch.bincount(turns, minlength=12)[1:]
+    assert (by_turn - 0.25).abs().max() < 0.12  # no diagonal is preferred: 100 to 600 places each
+    assert not RandomlyKept(keep=0.0).kept(both, 2, places).any()
+
+
 def test_an_order_covers_grids_that_are_no_multiple_of_it() -> None:
     turns = RELEASED.over((7, 9)).view(7, 9)
     assert turns[6].tolist() == [-1, 0, 1, 2, 3, 4, -1, 0, 1]
@@ -78,7 +116,10 @@ def test_only_the_region_changes(name: str) -> None:
         state.step(one_hot(torch.zeros(2, 48, dtype=torch.int64)), head)
     assert (state.codes[~region] == CODES - 1).all()
     changed = (state.codes != CODES - 1) & region
-    assert torch.equal(changed, region & (order.over((6, 8)) > 0))
+    drawn = order.over((6, 8)) > 0
+    if isinstance(order, RandomlyKept):
+        drawn = drawn & ~order.kept(state.streams, 2, 48)
+    assert torch.equal(changed, region & drawn)
 
 
 def test_confidence_keeps_the_surest_and_ends_with_nothing_hidden() -> None:

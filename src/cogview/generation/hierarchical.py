@@ -23,10 +23,9 @@ from cogview.generation.linear import computing
 from cogview.generation.local_parallel import (
     ROWS,
     TOP_K,
-    Confidence,
     Likelihoods,
     LocalParallel,
-    Matrix,
+    Order,
     find_order,
     top_k_of,
 )
@@ -119,7 +118,7 @@ def iterative_super_resolution(
     codes: ArrayLike | Tensor,
     *,
     pairs: Pairs | None = None,
-    order: str | Matrix | Confidence = "released",
+    order: str | Order = "released",
     settings: SamplingParams | Sequence[SamplingParams] | None = None,
     region: ArrayLike | Tensor | None = None,
     likelihoods: Sequence[PixelLikelihood] | None = None,
@@ -219,7 +218,8 @@ def _in_batches(
     def run(batch: Sequence[int], size: int) -> Tensor:
         part = slice(batch[0], batch[-1] + 1)
         count = _counter(progress, done, done + turns * -(-(len(pictures) - batch[0]) // size))
-        streams = Streams(own[part], turns * model.form.codes, model.device)
+        steps = (turns + 1) * model.form.codes  # the last turn's: what an order keeps at random
+        streams = Streams(own[part], steps, model.device)
         return draw(part, streams, partial(next, count))
 
     size = batch_size or BATCH.get(model.device.type, BATCH["cpu"])

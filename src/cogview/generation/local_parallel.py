@@ -5,9 +5,10 @@ other one after the other. An *order* says when: a matrix, repeated over the pic
 is the turn in which its code is fixed; in turn t all places with a value of t or more are hidden and drawn,
 those with more than t for the last time later. Places with 0 or less keep the code they have.
 
-``RELEASED`` is the release's: six turns in place of the paper's 2 sigma - 1, and 13 of 36 codes kept.
-``DIAGONAL`` is equation 6. ``Confidence`` has no matrix: each turn keeps what the model is surest of
-(Chang et al., MaskGIT).
+``PAPER`` is the section's text: a random quarter of each picture's codes is kept, the others are drawn by the
+diagonals of windows of 6 x 6, in 2 sigma - 1 turns (equation 6). ``RELEASED`` is the release's: a fixed
+matrix of six turns, 13 of 36 codes kept. ``DIAGONAL`` is equation 6 with nothing kept. ``Confidence`` has no
+matrix: each turn keeps what the model is surest of (Chang et al., MaskGIT).
 
 :class:`LocalParallel` is the state of a batch: hide ``hidden``, run the model, ``step`` with its logits,
 until ``done``.
@@ -68,6 +69,33 @@ class Matrix(Config):
         return cls(rows=tuple(tuple(i + j + 1 - keep for j in range(side)) for i in range(side)))
 
 
+class RandomlyKept(Config):
+    """An order by a matrix for what is drawn; a share ``keep`` of each picture's codes, at random, stays.
+
+    The draw is the picture's own, from its random stream.
+    """
+
+    kind: Literal["randomly_kept"] = "randomly_kept"
+    keep: float = Field(0.25, ge=0, lt=1)
+    matrix: Matrix = Matrix.diagonal(6)
+
+    @property
+    def turns(self) -> int:
+        """How many forwards it takes."""
+        return self.matrix.turns
+
+    def over(self, grid: tuple[int, int]) -> Tensor:
+        """The turn of every place of a grid that is not kept, int64 (rows * columns,)."""
+        return self.matrix.over(grid)
+
+    def kept(self, streams: Streams, images: int, places: int) -> Tensor:
+        """bool (images, places): what stays. The streams' steps after those of all turns decide it."""
+        after = self.turns * places + torch.arange(places, device=streams.keys.device)
+        noise = torch.stack([streams.gumbel_of(image, after, 1).squeeze(1) for image in range(images)])
+        kept = torch.zeros_like(noise, dtype=torch.bool)
+        return kept.scatter_(1, noise.topk(round(self.keep * places), 1).indices, True)
+
+
 class Confidence(Config):
     """An order by confidence: after each turn the codes that were likeliest stay.
 
@@ -91,7 +119,7 @@ class Confidence(Config):
         return math.floor(open_ * math.cos(math.pi / 2 * turn / self.turns)) if turn < self.turns else 0
 
 
-Order = Annotated[Matrix | Confidence, Field(discriminator="kind")]
+Order = Matrix | RandomlyKept | Confidence
 
 RELEASED = Matrix(
     rows=(
@@ -104,14 +132,16 @@ RELEASED = Matrix(
     )
 )
 DIAGONAL = Matrix.diagonal(6)
-ORDERS: dict[str, Matrix | Confidence] = {
+PAPER = RandomlyKept()
+ORDERS: dict[str, Order] = {
+    "paper": PAPER,
     "released": RELEASED,
     "diagonal": DIAGONAL,
     "confidence": Confidence(),
 }
 
 
-def find_order(name: str) -> Matrix | Confidence:
+def find_order(name: str) -> Order:
     """One of ``ORDERS``; CogViewError for another name."""
     if name not in ORDERS:
         raise CogViewError(f"no order {name!r}; there are {', '.join(ORDERS)}")
@@ -130,7 +160,7 @@ class LocalParallel:
         order: when which place is drawn.
         grid: rows and columns of the pictures.
         codes: (b, n), what is kept, and what is drawn anew.
-        streams: of the batch, with ``turns * n`` steps.
+        streams: of the batch, with ``turns * n`` steps, n more where the order keeps codes at random.
         settings: of all turns, or one for each.
         region: bool (b, n), outside of which nothing changes; None: everything may.
         labels: clusters of the codes, where the settings ask for them.
@@ -139,7 +169,7 @@ class LocalParallel:
 
     def __init__(
         self,
-        order: Matrix | Confidence,
+        order: Order,
         grid: tuple[int, int],
         codes: Tensor,
         streams: Streams,
@@ -156,6 +186,8 @@ class LocalParallel:
         self.settings, self.turn = turns, 0
         self.values = order.over(grid).to(codes.device).expand(codes.shape)
         self.region = torch.ones_like(codes, dtype=torch.bool) if region is None else region
+        if isinstance(order, RandomlyKept):
+            self.values = self.values.masked_fill(order.kept(streams, *codes.shape), 0)
         self._open = (self.values > 0) & self.region
         self._drawn = self._open.sum(1).tolist()
 
@@ -193,7 +225,7 @@ class LocalParallel:
 
     def _again(self, sure: Tensor) -> Tensor:
         """What is hidden in the next turn, from how likely the drawn codes were."""
-        if isinstance(self.order, Matrix):
+        if not isinstance(self.order, Confidence):
             return (self.values > self.turn) & self.region
         again = torch.zeros_like(self._open)
         for image, count in enumerate(self._drawn):

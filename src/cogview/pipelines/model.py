@@ -243,7 +243,7 @@ class Pipeline(HubMixin):
             best_of: generate so many for each image wanted and keep the n of a prompt that the family's
                 caption model finds the prompt describes best, the best first (CogView, section 3.2).
             first_stage_only: of a family that upscales what it generates, the low-resolution images.
-            order: of the iterative stage of such a family (``released``, ``diagonal``, ``confidence``).
+            order: of the iterative stage of such a family (a name of ``ORDERS``: ``released``, ``paper``, …).
             truncate: cut a prompt that is too long; otherwise it is an error.
             fairness: a table of proportions (its file, or ``world``) by which words about people are added to
                 prompts that lack them (CogView, appendix D). With ``best_of``, each image is then the best of
@@ -425,7 +425,7 @@ class Pipeline(HubMixin):
             faithful: use the input's pixels as a likelihood term, and correct results until they are the
                 input again when shrunk; False: what the model generates from codes alone.
             detail: then how much of what was generated to show, from 0 (a bicubic enlargement) to 1.
-            order: of the iterative stage, where there is one (``released``, ``diagonal``, ``confidence``).
+            order: of the iterative stage, where there is one (``released``, ``paper``, …).
 
         Raises:
             UnsupportedTask: the family has no super-resolution. CogViewError: a file that is no image, one

@@ -251,7 +251,7 @@ class Upscaling(Config):
     network: Literal["vgg16", "alexnet"] = option(
         "vgg16", "Which network's weights those are; alexnet is 13 times cheaper."
     )
-    order: Literal["released", "diagonal", "confidence"] = option(
+    order: Literal["released", "paper", "diagonal", "confidence"] = option(
         "released", "Of iterative super-resolution, for a family that has it."
     )
     shown: int = option(10, "Pictures on the sheet.", ge=1)
