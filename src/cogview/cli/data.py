@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import BeforeValidator
@@ -102,12 +102,16 @@ class Square(Config):
     """How pictures are made square."""
 
     resample: Resample = option("bilinear", "How to resize; bilinear as CogView did.")
+    crop: Literal["centre", "random"] = option(
+        "centre",
+        "centre: of the picture made small; random: a square of the picture as it is, at a random place.",
+    )
 
     def of(self, size: int) -> Preprocessing:
         """For pictures of this size in pixels."""
         from cogview.data.shards import Preprocessing
 
-        return Preprocessing(size=size, resample=self.resample)
+        return Preprocessing(size=size, resample=self.resample, crop=self.crop)
 
 
 class Checking(Config):
@@ -122,8 +126,8 @@ class Checking(Config):
 def check_command(origin: Origin, decoding: Decoding, checking: Checking) -> None:
     """Read every record, count what is good and explain what is not.
 
-    Exit code 2 if a picture or a caption cannot be used. Pictures that only lack a caption are counted, too;
-    train-on calls them after their files.
+    Exit code 2 if a picture or a caption cannot be used; what filters take out is counted, and so are
+    pictures that only lack a caption: train-on calls them after their files.
     """
     from cogview.data.check import check
 
@@ -138,10 +142,10 @@ def check_command(origin: Origin, decoding: Decoding, checking: Checking) -> Non
     if found.bad == found.nameless > 0:
         told = "build leaves them out, train-on calls them after their files (--unnamed)"
         typer.echo(f"{found.nameless:,} pictures have no caption: {told}", err=True)
-    elif found.bad:
+    elif broken := found.bad - found.filtered:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.rejected.items())
         raise CogViewError(
-            f"{origin.source}: {found.bad:,} of {found.records:,} records cannot be used: {reasons}"
+            f"{origin.source}: {broken:,} of {found.records:,} records cannot be used: {reasons}"
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cogview.config import Config, read_json
+from cogview.data.filters import Lookalikes
 from cogview.data.samples import KINDS
 from cogview.data.shards import (
     CAPTION,
@@ -35,7 +36,7 @@ from cogview.data.shards import (
     write_atomically,
     write_shard,
 )
-from cogview.data.tally import DUPLICATE, Rejection, Report, Tally
+from cogview.data.tally import DUPLICATE, LOOKALIKE, NEAR, Rejection, Report, Tally
 
 FILE, LOCK = "block.json", "joining.lock"
 
@@ -67,7 +68,10 @@ class Names(Config):
 
 
 class Block(Config):
-    """``block.json``: which records, by which plan, what became of them; entry: None where none is good."""
+    """``block.json``: which records, by which plan, what became of them; entry: None where none is good.
+
+    looks: difference hashes of the items, where near-duplicates are to be left out.
+    """
 
     version: Literal[1] = 1
     plan: str
@@ -76,6 +80,7 @@ class Block(Config):
     names: Names
     entry: ShardEntry | None
     report: Report
+    looks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,16 +180,26 @@ def joining(out: Path) -> Iterator[bool]:
         yield True
 
 
-def join(out: Path, blocks: int, layout: Layout) -> tuple[tuple[ShardEntry, ...], Names, Report]:
-    """Make one data set of all blocks: the shards that hold something, the names, one report."""
+def join(
+    out: Path, blocks: int, layout: Layout, near: int | None = None
+) -> tuple[tuple[ShardEntry, ...], Names, Report]:
+    """Make one data set of all blocks: the shards that hold something, the names, one report.
+
+    near: leave out pictures whose difference hashes are so near to an earlier one's.
+    """
     names, tally, entries = Names(), Tally(), list[ShardEntry]()
+    looks = None if near is None else Lookalikes(near)
     twice = _repeated(out, blocks)
     seen: set[str] = set()
     for number in range(blocks):
         block = read_block(out, number)
         names = names.with_names(block.names)
-        again = {key for key in _keys(out, block) if key in seen} if twice else set()
+        again = {key: DUPLICATE for key in _keys(out, block) if key in seen} if twice else {}
         seen.update(key for key in _keys(out, block) if key in twice)
+        if looks is not None and block.entry is not None:
+            for key, look in zip(_keys(out, block), block.looks, strict=True):
+                if key not in again and looks.meets(look):
+                    again[key] = LOOKALIKE
         if again or not block.names.begin(names):
             block = _adapt(out, block, names, again, layout)
         tally.include(block.report)
@@ -220,24 +235,26 @@ def _hashes(keys: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(data, "<u8")
 
 
-def _adapt(out: Path, block: Block, names: Names, again: set[str], layout: Layout) -> Block:
-    """Write a block anew with the data set's numbers and without the samples whose keys came before."""
+def _adapt(out: Path, block: Block, names: Names, again: Mapping[str, str], layout: Layout) -> Block:
+    """Write a block anew with the data set's numbers and without some samples, by key and why."""
     items = list(read_items(out, block, layout))
     kept = [item for item in items if item.key not in again]
-    report = _without(block.report, [item for item in items if item.key in again])
-    return _exchange(out, block.model_copy(update={"names": names, "report": report}), kept, layout)
+    looks = tuple(look for item, look in zip(items, block.looks, strict=False) if item.key not in again)
+    report = _without(block.report, [(item, again[item.key]) for item in items if item.key in again])
+    changed = {"names": names, "report": report, "looks": looks}
+    return _exchange(out, block.model_copy(update=changed), kept, layout)
 
 
-def _without(report: Report, items: Sequence[TokenItem]) -> Report:
-    """The report after some of its good samples turned out to be duplicates."""
+def _without(report: Report, items: Sequence[tuple[TokenItem, str]]) -> Report:
+    """The report after some of its good samples turned out to be duplicates, or near ones."""
     tally = Tally.resume(report)
-    for item in items:
+    for item, reason in items:
         tally.good -= 1
         tally.captions.subtract(caption.language for caption in item.captions)
         tally.sources[item.source] -= 1
         tally.splits[item.split] -= 1
-        said = f"{item.key!r} was there before"
-        tally.reject(Rejection(key=item.key, place=item.key, reason=DUPLICATE, message=said))
+        said = f"{item.key!r} was there before" if reason == DUPLICATE else NEAR
+        tally.reject(Rejection(key=item.key, place=item.key, reason=reason, message=said))
     found = tally.report()
     kept = {
         name: {key: count for key, count in getattr(found, name).items() if count}

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from torch import Tensor
 from cogview.config import Config, read_json
 from cogview.data.blocks import Block, Layout, Names, is_done, join, joining, write_block
 from cogview.data.decoding import Decoders
+from cogview.data.filters import Filters
 from cogview.data.images import SIZES, Limits, square
 from cogview.data.samples import Sample
 from cogview.data.shards import (
@@ -168,16 +169,22 @@ class Builder:
                 f"pictures of {large.size} px have {self.grid[0]} x {self.grid[1]} codes, which cannot be "
                 f"{part}; choose a --size of which that part is a multiple of the tokenizer's pixels a code"
             )
-        return large.model_copy(update={"size": large.size // scale})
+        return large.model_copy(update={"size": large.size // scale, "crop": "centre"})
 
     def plan(self) -> str:
         """A hash of all that decides the result; a stopped build only goes on under the same plan."""
         left_out = {"batch", "workers", "limits"} | (set() if self.small else {"super_resolution"})
         left_out |= {"scale"} if self.settings.scale == BuildSettings.model_fields["scale"].default else set()
-        settings = self.settings.model_dump_json(exclude=left_out)
+        centre = self.settings.preprocessing.crop == "centre"
+        exclude: dict[str, Any] = dict.fromkeys(left_out, True) | (
+            {"preprocessing": {"crop"}} if centre else {}
+        )
+        settings = self.settings.model_dump_json(exclude=exclude)
         unset = SIZES if self.settings.limits.min_side > 1 else SIZES - {"min_side"}
         limits = self.settings.limits.model_dump_json(include=unset)
         parts = [self.source.fingerprint(), self.images.fingerprint, self.texts.fingerprint, settings, limits]
+        if self.settings.limits.filters != Filters():
+            parts.append(self.settings.limits.filters.model_dump_json())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def start(self, restart: bool = False) -> Journal:
@@ -226,7 +233,8 @@ class Builder:
         with joining(self.out) as here:
             if not here:
                 return None
-            shards, names, report = join(self.out, self.blocks, self.layout)
+            near = self.settings.limits.filters.near_duplicates
+            shards, names, report = join(self.out, self.blocks, self.layout, near)
             if not shards:
                 why = ", ".join(f"{count:,} {reason}" for reason, count in report.rejected.items())
                 raise CogViewError(
@@ -262,8 +270,8 @@ class Builder:
         ) as decoders:
             readings, names, before = decoders.readings(self._records(numbers)), Names(), 0
             for number in numbers:
-                tally, size = Tally(), self._size(number)
-                samples = self._samples(itertools.islice(readings, size), tally, before, progress)
+                tally, size, looks = Tally(), self._size(number), list[int]()
+                samples = self._samples(itertools.islice(readings, size), tally, looks, before, progress)
                 items = [item for batch in _batches(samples, settings.batch) for item in self.tokenise(batch)]
                 if tally.records != size:
                     raise CogViewError(
@@ -278,6 +286,7 @@ class Builder:
                     names=names,
                     entry=None,
                     report=tally.report(),
+                    looks=tuple(looks),
                 )
                 write_block(self.out, block, items, self.layout)
 
@@ -296,15 +305,17 @@ class Builder:
         self,
         readings: Iterator[tuple[Record, Reading]],
         tally: Tally,
+        looks: list[int],
         before: int,
         progress: Callable[[int], None],
     ) -> Iterator[Sample]:
-        """The good ones among a block's readings."""
+        """The good ones among a block's readings; their difference hashes, where asked for, go to looks."""
         seen = set[str]()
         for record, found in readings:
             reading = found.unless_in(seen, record)
             tally.add(reading)
             if reading.sample is not None:
+                looks += [] if reading.look is None else [reading.look]
                 yield reading.sample
             progress(before + tally.records)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cogview.data.decoding import Decoders
+from cogview.data.filters import Lookalikes
 from cogview.data.images import Limits
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import FolderSource, Source
@@ -27,10 +28,12 @@ def check(
     decoded there, and limits of time and memory hold.
     """
     tally, seen, total = Tally(), set[str](), len(source)
-    pictures, twins = set[bytes](), 0
-    with Decoders(limits or Limits(), GLANCE, workers) as decoders:
+    pictures, twins, limits = set[bytes](), 0, limits or Limits()
+    near = limits.filters.near_duplicates
+    looks = None if near is None else Lookalikes(near)
+    with Decoders(limits, GLANCE, workers) as decoders:
         for record, reading in decoders.readings(source.records()):
-            reading = reading.unless_in(seen, record)
+            reading = reading.unless_in(seen, record).unless_like(looks, record)
             tally.add(reading)
             if reading.sample is not None:
                 content = _digest(record.image)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from cogview.data.filters import difference_hash
 from cogview.data.images import BadImage, Limits, byte_count, decode, square
 from cogview.data.shards import Preprocessing
 
@@ -20,7 +21,10 @@ READY = ("ready",)
 
 
 def answer(data: bytes | Path, limits: Limits, preprocessing: Preprocessing) -> tuple[object, ...]:
-    """("good", pixels, conversions, bytes of the file, shorter side) or ("bad", reason, message)."""
+    """("good", pixels, conversions, bytes of the file, shorter side, hash) or ("bad", reason, message).
+
+    The hash is None where nobody looks for near-duplicates.
+    """
     try:
         decoded = decode(data, limits)
         pixels = square(decoded.image, preprocessing)
@@ -28,7 +32,8 @@ def answer(data: bytes | Path, limits: Limits, preprocessing: Preprocessing) -> 
         return ("bad", error.reason, str(error))
     except MemoryError:
         return ("bad", "too much memory", f"decoding needs more than {limits.max_memory >> 20:,} MiB")
-    return ("good", pixels, decoded.conversions, byte_count(data), min(decoded.image.size))
+    look = None if limits.filters.near_duplicates is None else difference_hash(decoded.image)
+    return ("good", pixels, decoded.conversions, byte_count(data), min(decoded.image.size), look)
 
 
 def limit_memory(most: int) -> None:

@@ -33,7 +33,7 @@ from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record, Source
-from cogview.data.tally import Reading, problem
+from cogview.data.tally import EXCLUDED, Reading, problem
 from cogview.errors import CogViewError
 
 START_SECONDS = 60.0
@@ -55,13 +55,15 @@ def workers_for(source: Source) -> int:
 class Pixels:
     """A picture as the image tokenizer sees it: (size, size, 3) uint8.
 
-    conversions: what made it one; bytes: of its file; side: the shorter one before, in pixels.
+    conversions: what made it one; bytes: of its file; side: the shorter one before, in pixels; look: its
+    difference hash, where it is asked for.
     """
 
     pixels: NDArray[np.uint8]
     conversions: tuple[str, ...]
     bytes: int
     side: int
+    look: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,16 @@ class Decoders:
 
     def _start(self, record: Record, need_caption: bool) -> Future[Pixels | Refused]:
         """The picture of a record, now or later."""
-        wrong = problem(record, need_caption)
+        wrong = problem(record, need_caption) or self._excluded(record)
         if wrong is None and self._threads:
             return self._threads.submit(self._decode, record.image)
         future: Future[Pixels | Refused] = Future()
         future.set_result(Refused(*wrong) if wrong else _from(self._here(record.image)))
         return future
+
+    def _excluded(self, record: Record) -> tuple[str, str] | None:
+        word = self.limits.filters.excluded(record.captions)
+        return None if word is None else (EXCLUDED, f"a caption has {word!r}")
 
     def _here(self, image: bytes | Path | None) -> tuple[Any, ...]:
         assert image is not None
@@ -216,4 +222,4 @@ def _reading(record: Record, found: Pixels | Refused) -> Reading:
         return Reading.refused(record, found.reason, found.message)
     image = Image.fromarray(found.pixels)
     sample = Sample(record.key, image, record.captions, record.source, record.split)
-    return Reading(sample, conversions=found.conversions, bytes=found.bytes, side=found.side)
+    return Reading(sample, conversions=found.conversions, bytes=found.bytes, side=found.side, look=found.look)

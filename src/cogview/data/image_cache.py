@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cogview.config import Config
 from cogview.data.decoding import Decoders
+from cogview.data.filters import Filters, Lookalikes
 from cogview.data.images import Limits
 from cogview.data.samples import Sample
 from cogview.data.shards import Preprocessing, name_positions, write_atomically
@@ -133,7 +134,9 @@ def build_image_cache(
     usable.
     """
     out, limits = Path(out), limits or Limits()
-    settings = preprocessing.model_dump_json() + limits.model_dump_json()
+    crop = {"crop"} if preprocessing.crop == "centre" else set()
+    filters = {"filters"} if limits.filters == Filters() else set()
+    settings = preprocessing.model_dump_json(exclude=crop) + limits.model_dump_json(exclude=filters)
     plan = hashlib.sha256(f"{source.fingerprint()}\n{settings}".encode()).hexdigest()
     if (out / INDEX).is_file() and _read_index(out).plan == plan:
         return ImageCache(out)
@@ -159,9 +162,11 @@ def _write_pixels(
     """Write all good pictures; returns their (key, source, split) and the report."""
     tally, seen, done = Tally(), set[str](), list[tuple[str, str, str]]()
     part, total = path.with_name(path.name + ".part"), len(source)
+    near = decoders.limits.filters.near_duplicates
+    looks = None if near is None else Lookalikes(near)
     with part.open("wb") as file:
         for record, found in decoders.readings(source.records(), need_caption=False):
-            reading = found.unless_in(seen, record)
+            reading = found.unless_in(seen, record).unless_like(looks, record)
             tally.add(reading)
             if reading.sample is not None:
                 file.write(np.asarray(reading.sample.image).tobytes())

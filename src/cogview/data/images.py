@@ -9,6 +9,7 @@ exactly, with its quirk of dropping the alpha channel and its normalisation).
 from __future__ import annotations
 
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,12 +20,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from cogview.config import Config, option
+from cogview.data.filters import Filters, border
 from cogview.data.shards import Preprocessing
 from cogview.picture_files import open_picture
 from cogview.untrusted import is_regular
 
 Reason = Literal[
-    "missing file", "too many bytes", "too many pixels", "too small", "not an image", "truncated"
+    "missing file",
+    "too many bytes",
+    "too many pixels",
+    "too small",
+    "not an image",
+    "truncated",
+    "even border",
 ]
 SIZES = {"max_bytes", "max_pixels", "min_side"}  # the limits that hang on the picture alone
 ORIENTATION = 0x0112  # the EXIF tag that says how a picture was held
@@ -43,18 +51,19 @@ RELEASED_STD = (0.30379, 0.32279, 0.32800)
 
 class Limits(Config):
     """What is refused before decoding: files over ``max_bytes``, pictures over ``max_pixels`` or with a side
-    under ``min_side``.
+    under ``min_side``; and what ``filters`` leave out by choice.
 
     And while decoding in a process of its own: what takes more than ``seconds`` or ``max_memory`` bytes.
     """
 
     max_bytes: int = option(64 << 20, "Refuse larger picture files.", shown="64 MiB", gt=0)
     max_pixels: int = option(64_000_000, "Refuse larger pictures.", shown="64 million pixels", gt=0)
-    min_side: int = Field(default=1, ge=1)
+    min_side: int = option(1, "Refuse pictures with a shorter side in pixels.", shown="1", ge=1)
     max_memory: int = Field(default=4 << 30, ge=256 << 20)
     seconds: float = option(
         30.0, "Refuse pictures that take longer to decode.", "--max-seconds", shown="30 s", gt=0
     )
+    filters: Filters = Filters()
 
 
 class BadImage(Exception):
@@ -154,6 +163,9 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
         Exception
     ) as error:  # decoders raise anything on damaged data: SyntaxError, struct.error, IndexError, …
         raise BadImage("truncated", _line(error)) from error
+    most = limits.filters.max_border
+    if most is not None and (share := border(converted)) > most:
+        raise BadImage("even border", f"{share:.0%} of a side, at most {most:.0%}")
     notes = {"first frame of an animation": animated, "turned upright (EXIF)": turned, how: bool(how)}
     return Decoded(converted, tuple(note for note, true in notes.items() if true))
 
@@ -216,6 +228,18 @@ def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) ->
     return image if shape == image.size else image.resize(shape, resample)
 
 
+def random_crop(image: Image.Image, size: int) -> Image.Image:
+    """Cut a ``size`` x ``size`` square out, where the picture's own pixels decide; BadImage if it is smaller.
+
+    Nothing is resized, so details stay, as super-resolution wants it (section 3.1).
+    """
+    if min(image.size) < size:
+        raise BadImage("too small", f"{image.width} x {image.height} pixels, at least {size} a side to crop")
+    chance = np.random.default_rng(zlib.crc32(image.tobytes()))
+    left, top = (int(chance.integers(side - size + 1)) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Cut the central ``size`` x ``size`` square out, as torchvision rounds it."""
     left, top = (round((side - size) / 2.0) for side in image.size)
@@ -224,5 +248,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 def square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The picture as the image tokenizer sees it: (size, size, 3) uint8."""
+    if preprocessing.crop == "random":
+        return np.array(random_crop(image, preprocessing.size), dtype=np.uint8)
     resized = resize_shorter(image, preprocessing.size, RESAMPLE[preprocessing.resample])
     return np.array(centre_crop(resized, preprocessing.size), dtype=np.uint8)

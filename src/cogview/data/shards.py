@@ -82,10 +82,14 @@ class ShardEntry(Config):
 
 
 class Preprocessing(Config):
-    """How pictures were made square: the shorter side resized to ``size``, then the centre cut out."""
+    """How pictures were made square: the shorter side resized to ``size``, then the centre cut out.
+
+    crop: ``random`` cuts a square of ``size`` out as it is, at a place of the picture's own.
+    """
 
     size: int = Field(ge=1, le=1 << 14)
     resample: Resample = "bilinear"
+    crop: Literal["centre", "random"] = "centre"
 
 
 class ShardIndex(Config):

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from cogview.config import Config
+from cogview.data.filters import Lookalikes
 from cogview.data.samples import Sample
 from cogview.data.shards import write_atomically
 from cogview.data.sources import Record
@@ -26,13 +27,18 @@ EXPLANATIONS = {
     "duplicate key": "another record has the same key; only the first is used",
     "too many bytes": "the picture file is over the limit; raise --max-bytes if that is intended",
     "too many pixels": "the picture is over the limit (a decompression bomb?); raise --max-pixels if not",
-    "too small": "super-resolution cannot learn details from a picture with fewer pixels than it is to make",
+    "too small": "a side is under --min-side; super-resolution and random crops need whole pixels",
     "not an image": "the file is empty or in no known picture format",
     "truncated": "the picture file is cut off or damaged; copy it again",
     "too slow": "decoding took longer than the limit; raise --max-seconds if the picture is good",
     "too much memory": "decoding needs more than the limit; make the picture smaller",
+    "excluded word": "a caption has a word of --exclude",
+    "even border": "more than --max-border of a side is of one colour; cut it off if the rest is good",
+    "near duplicate": "it looks like one before it, within --near-duplicates bits; only the first is used",
     "decoder crashed": "the picture brings its decoder down; save it again in another format",
 }
+EXCLUDED, LOOKALIKE = "excluded word", "near duplicate"
+CHOSEN = (EXCLUDED, LOOKALIKE, "even border", "too small")  # what is left out on demand; nothing is broken
 DUPLICATE, MISSING = "duplicate key", ("missing image", "the record names no picture")
 EXAMPLES = 1000  # rejections of one kind that a report lists; all are counted
 SHOWN = 5
@@ -49,14 +55,15 @@ class Rejection(Config):
 
 @dataclass(frozen=True)
 class Reading:
-    """A record that was read: its sample, or why there is none; what was converted; its picture's bytes
-    and shorter side in pixels."""
+    """A record that was read: its sample, or why there is none; what was converted; its picture's bytes,
+    shorter side in pixels, and difference hash where it is asked for."""
 
     sample: Sample | None
     rejection: Rejection | None = None
     conversions: tuple[str, ...] = ()
     bytes: int = 0
     side: int = 0
+    look: int | None = None
 
     @classmethod
     def refused(cls, record: Record, reason: str, message: str) -> Reading:
@@ -71,6 +78,15 @@ class Reading:
             return self.refused(record, DUPLICATE, f"{record.key!r} was there before")
         seen.add(record.key)
         return self
+
+    def unless_like(self, known: Lookalikes | None, record: Record) -> Reading:
+        """This, or a refusal where the picture looks like one of ``known``, which collects the others."""
+        if self.sample is None or known is None or self.look is None or not known.meets(self.look):
+            return self
+        return self.refused(record, LOOKALIKE, NEAR)
+
+
+NEAR = "it looks like a picture before it"
 
 
 def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None:
@@ -112,6 +128,11 @@ class Report(Config):
     def bad(self) -> int:
         """How many records were rejected."""
         return sum(self.rejected.values())
+
+    @property
+    def filtered(self) -> int:
+        """How many of them a filter that was asked for took out."""
+        return sum(self.rejected.get(reason, 0) for reason in CHOSEN)
 
     def lines(self) -> list[str]:
         """The report for people, one line a fact."""
