@@ -15,9 +15,10 @@ from cogview.generation.beams import search
 from cogview.generation.captioning import Captioner, Draft, text_rows
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine, TokenConstraint
-from cogview.generation.languages import allowed_pieces, is_chinese, language, writing_of
+from cogview.generation.languages import allowed_pieces, language
 from cogview.generation.sampling import Streams, draw
 from cogview.sequences import SequenceFormat
+from cogview.tokenizers.language_classes import is_chinese, writing_of
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
 from cogview.types import Ids, SamplingParams

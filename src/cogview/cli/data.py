@@ -310,20 +310,42 @@ class Learned(Config):
 
     out: Path = option(..., "The .model file to write.", argument=True, metavar="OUT")
     pieces: int = option(8000, "How many text tokens to learn.", ge=1)
+    algorithm: Literal["unigram", "bpe"] = option("unigram", "unigram, as CogView2's icetk; bpe, as CogView.")
+    no_byte_fallback: bool = option(False, "What is not covered is unknown, not spelled in bytes.")
+    coverage: float = option(0.9995, "Share of the characters that get a piece.", gt=0.9, le=1)
+    classes: bool = option(
+        False, "Sort pieces by what they are written in: common, English, Chinese, rare; as icetk."
+    )
 
 
 @data.command("text-tokenizer")
 @grouped()
 def text_tokenizer_command(origin: Origin, learned: Learned) -> None:
-    """Learn a text tokenizer from all captions, those with style phrases and the keywords among them."""
+    """Learn a text tokenizer from all captions, those with style phrases and the keywords among them.
+
+    cogview data text-tokenizer pets/ work/text.model --pieces 50000 --algorithm bpe
+
+    cogview data text-tokenizer pets/ work/text.model --pieces 130000 --classes
+    """
     records = origin.open().records()
     from cogview.tokenizers.text import TextTokenizer
 
     texts = (caption.text for record in records for caption in record.captions)
-    tokenizer = TextTokenizer.train(texts, learned.pieces)
+    tokenizer = TextTokenizer.train(
+        texts,
+        learned.pieces,
+        algorithm=learned.algorithm,
+        byte_fallback=not learned.no_byte_fallback,
+        character_coverage=learned.coverage,
+    )
+    if learned.classes:
+        from cogview.tokenizers.language_classes import sorted_by_class
+
+        tokenizer = sorted_by_class(tokenizer)
     with writing(learned.out):
         tokenizer.save(learned.out)
-    typer.echo(f"{tokenizer.pieces:,} pieces in {learned.out}")
+    runs = ", ".join(f"{name} {end - first:,}" for name, first, end in tokenizer.classes)
+    typer.echo(f"{tokenizer.pieces:,} pieces in {learned.out}{f': {runs}' if runs else ''}")
 
 
 def _say_sizes(report: Report, out: Path, as_json: bool) -> None:

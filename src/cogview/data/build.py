@@ -76,6 +76,8 @@ class TextEncoder(Protocol):
     def pieces(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def classes(self) -> tuple[tuple[str, int, int], ...]: ...
     def encode(self, text: str) -> list[int]: ...
 
 
@@ -351,7 +353,9 @@ class Builder:
             context_grid=self.layout.context_grid,
             codes_type=self.layout.codes_type,
             texts_type=self.layout.texts_type,
-            vocabulary=Vocabulary(image_codes=self.images.codes, text_pieces=self.texts.pieces),
+            vocabulary=Vocabulary(
+                image_codes=self.images.codes, text_pieces=self.texts.pieces, languages=self.texts.classes
+            ),
             preprocessing=self.settings.preprocessing,
             image_tokenizer=self.images.fingerprint,
             text_tokenizer=self.texts.fingerprint,

@@ -87,6 +87,13 @@ class TextTokenizer:
         return int(self._processor.GetPieceSize())
 
     @cached_property
+    def classes(self) -> tuple[tuple[str, int, int], ...]:
+        """The runs of its pieces by language, where they are sorted so (:mod:`language_classes`)."""
+        from cogview.tokenizers.language_classes import class_runs
+
+        return class_runs(self)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the model's bytes, in hexadecimal."""
         return hashlib.sha256(self.model).hexdigest()
@@ -217,6 +224,40 @@ def _field(number: int, content: bytes) -> bytes:
         head.append(length & 0x7F | 0x80)
         length >>= 7
     return bytes(head) + bytes([length]) + content
+
+
+def split_fields(message: bytes) -> list[tuple[int, bytes]]:
+    """A protocol-buffer message's fields in order: number and content, of length-delimited ones alone.
+
+    CogViewError where there are others; a SentencePiece model has none.
+    """
+    fields, at = list[tuple[int, bytes]](), 0
+    try:
+        while at < len(message):
+            key, at = _varint(message, at)
+            length, at = _varint(message, at)
+            if key & 7 != 2 or at + length > len(message):
+                raise IndexError
+            fields.append((key >> 3, message[at : at + length]))
+            at += length
+    except IndexError as error:
+        raise CogViewError("text tokenizer: not a SentencePiece model, or a damaged one") from error
+    return fields
+
+
+def join_fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
+    """The message of such fields."""
+    return b"".join(_field(number, content) for number, content in fields)
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where it ends; IndexError where the message does before."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
+        if byte < 0x80:
+            return value, at
 
 
 def _utf8(text: str) -> bytes:
