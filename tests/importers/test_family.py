@@ -24,41 +24,14 @@ from cogview.importers.family import released_format
 from cogview.tokenizers.text import TextTokenizer
 from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
+from tests.importers.release1 import FIXTURES, SHARD, options, write_release
 
 Spoil = Callable[[Path], Mapping[str, str | None]]
-
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "cogview1"
-SHARD = Path("20/mp_rank_00_model_states.pt")
-WORDS = ["a red circle and a blue square", "seven grey birds over a hill", "一只猫", "山上的树"]
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files as they were released, but tiny: 64 codes, 100 text pieces, model_b in half precision."""
-    place = tmp_path_factory.mktemp("release")
-    shutil.copytree(FIXTURES / "ckpt_b", place / "cogview-base")
-    recorded = load_file(FIXTURES / "vqvae_tiny.safetensors")
-    weights = {k.removeprefix("sd."): x for k, x in recorded.items() if k.startswith("sd.")}
-    torch.save(weights, place / "vqvae.pt")
-    torch.save({f"module.{name}": x for name, x in weights.items()}, place / "vqvae_prefixed.pt")
-    text = TextTokenizer.train(WORDS * 20, pieces=100, algorithm="bpe", byte_fallback=False)
-    text.save(place / "cog-pretrain.model")
-    return place
-
-
-def options(release: Path, target: Path, **changes: str | None) -> list[str]:
-    """The command, with some options changed or (None) left out."""
-    given: dict[str, str | None] = {
-        "base": str(release / "cogview-base"),
-        "image-tokenizer": str(release / "vqvae.pt"),
-        "text": str(release / "cog-pretrain.model"),
-        "heads": "4",
-        "grid": "8",
-        "out": str(target),
-    }
-    given |= {name.replace("_", "-"): value for name, value in changes.items()}
-    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
-    return ["import", "cogview", *words]
+    return write_release(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
