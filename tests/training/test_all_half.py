@@ -181,6 +181,25 @@ def test_muon_has_masters_too(data: Path, tmp_path: Path) -> None:
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
 
 
+def test_an_adapter_has_masters_and_its_base_none(data: Path, run: Path, tmp_path: Path) -> None:
+    fields = {**HALF, "model": None, "init": str(run), "lora": {"rank": 2}, "optimizer": {"lr": 0.01}}
+    fit(recipe(data, **fields), tmp_path / "adapter")
+    kinds = {name: value.dtype for name, value in masters(tmp_path / "adapter").items()}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == {
+        n for n in kinds if "lora" in n
+    }
+    assert (tmp_path / "adapter" / "model" / "lora.safetensors").is_file()
+
+
+@pytest.mark.parametrize("numerics", ["written", "released"])
+def test_scores_in_half_precision(numerics: str, data: Path, tmp_path: Path) -> None:
+    """Scores in fp16, by equation 4 where written out, and dropout: the loss falls, nothing overflows."""
+    model = {"layers": 2, "hidden": 32, "heads": 2, "numerics": numerics, "attention_dropout": 0.1}
+    fields = {**HALF, "model": {**model, "attention_relax": 32.0 if numerics == "written" else None}}
+    lines = train_lines(fit(recipe(data, **fields), tmp_path / "run"))
+    assert lines[-1]["loss"] < lines[0]["loss"] and not any(line["skipped"] for line in lines)
+
+
 def test_only_transformers_train_so() -> None:
     with pytest.raises(CogViewError, match="precision: tiny does not train in fp16-o2"):
         meet(TinyTask(TinyRecipe(precision="fp16-o2")), TinyRecipe(precision="fp16-o2"))

@@ -16,6 +16,7 @@ from cogview.generation.infilling import Hole, fill
 from cogview.generation.loop import SequenceRequest
 from cogview.sequences import CogLMFormat
 from cogview.training.launch import prepare_directory
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.registry import read_recipe
 from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies, draw
 from cogview.training.trainer import Trainer
@@ -58,6 +59,20 @@ def test_one_model_draws_fills_and_describes(trained: tuple[Transformer, CogLMFo
             ids, positions = (torch.from_numpy(x)[None] for x in (asked.ids, asked.positions))
             state = model(ids, positions, Prefix(asked.prefix))[:, -1]
             assert int(speaker.decoder.head(state).argmax()) == words[0]
+
+
+def test_it_trains_in_half_precision_with_fp32_masters(data: Path, tmp_path: Path) -> None:
+    """All-fp16, from the same start on the same batches: fp32's losses to rounding."""
+    curves = []
+    for precision, scaler in (("fp32", {}), ("fp16-o2", {"scale": 256.0})):
+        fields = {"precision": precision, "loss_scaler": scaler, "steps": 8, "optimizer": {"lr": 0.002}}
+        asked = recipe(data, intervals={"log": 1, "evaluate": 8, "sample": 0}, **fields)
+        prepare_directory(asked, tmp_path / precision, False)
+        Trainer(CogLMTask(asked), asked, tmp_path / precision).fit(False)
+        lines = MetricsFile(tmp_path / precision / "metrics.jsonl").lines()
+        curves.append([line["loss"] for line in lines])
+    assert len(curves[0]) == 9 and curves[0][-2] < curves[0][0]
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0.01)
 
 
 def test_the_run_says_what_it_was(trained: tuple[Transformer, CogLMFormat, Path], data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.training.checkpoint.directory import latest_checkpoint
 from cogview.training.launch import prepare_directory
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.tasks.enlarging import (
     DirectRecipe,
     DirectTask,
@@ -174,6 +177,26 @@ def test_iterative_learns_what_its_neighbours_say(data: Path, tmp_path: Path) ->
         Upscaler(model, form), [[1, 3]] * 4, spoilt, settings=SamplingParams(top_k=1)
     )
     assert (drawn == expected).mean() > 0.6  # far more than 36 % kept and chance
+
+
+@pytest.mark.parametrize("make", [direct, iterative])
+def test_both_train_in_half_precision_with_fp32_masters(
+    make: Callable[..., DirectTask | IterativeTask], data: Path, tmp_path: Path
+) -> None:
+    """All-fp16: what is trained is kept in fp32 in checkpoints, the frozen base in fp16 as it computes."""
+    fields = {"precision": "fp16-o2", "steps": 6, "loss_scaler": {"scale": 256.0}}
+    fields["intervals"] = {"log": 1, "evaluate": 6, "sample": 0, "checkpoint": 6}
+    task = make(data, **fields)
+    trained(task, tmp_path / "run")
+    lines = MetricsFile(tmp_path / "run" / "metrics.jsonl").lines()
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 6 and max(losses) < 3.0 and not any(line.get("skipped") for line in lines)
+    found = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
+    assert found is not None
+    chosen = {name for name, _ in task.parameters(task.build(), "model")}
+    kinds = {name: value.dtype for name, value in found.tensors["model"].items()}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == chosen
+    assert set(kinds.values()) <= {torch.float32, torch.float16}
 
 
 def test_hidden_parts_have_the_ratios_that_are_asked(data: Path) -> None:

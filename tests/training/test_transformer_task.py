@@ -75,6 +75,9 @@ def test_draws_samples_of_its_prompts(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = contact_sheet(images.decode(torch.from_numpy(codes)), 3)
     assert drawn.size == (24, 32) and drawn.tobytes() == expected.tobytes()
+    few = {"evaluate": 4, "sample": 4, "checkpoint": 4}
+    fit(recipe(data, steps=4, intervals=few, precision="fp16-o2", **fields), tmp_path / "half")
+    assert Image.open(tmp_path / "half" / "samples" / "samples-00000004.png").size == (24, 32)
     with pytest.raises(CogViewError, match=r"samples\.text_tokenizer"):
         foreign = write_data(tmp_path / "other", named, vocabulary, images.fingerprint, "2" * 64)
         TransformerTask(recipe(foreign, **fields)).build()
