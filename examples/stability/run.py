@@ -18,8 +18,9 @@ The arithmetic is ``cogview train``'s ``precision: fp16-o2``, real fp16 on any d
 attention scores and gradients are half precision tensors, so what exceeds 65,504 becomes infinite. The
 optimizer keeps fp32 copies, and the loss is scaled dynamically: an update whose gradient overflows is left
 out and halves the scale. A variant has ended when its forward pass overflows for ``--patience`` batches in a
-row, at weights that no skipped update changes. Written: a JSON file a variant and ``stability.png``; variants
-that are there already are kept, so four processes may each train one (``--only``).
+row, at weights that no skipped update changes. Written: a JSON file a variant, ``stability.json`` with what
+the figure shows, and ``stability.png``; variants that are there already are kept, so four processes may each
+train one (``--only``).
 """
 
 from __future__ import annotations
@@ -176,6 +177,25 @@ def plot(curves: dict[str, Curve], given: argparse.Namespace, picture: Path) -> 
     figure.savefig(picture, dpi=110)
 
 
+def summary(curves: dict[str, Curve], given: argparse.Namespace) -> dict[str, Any]:
+    """What the figure shows, in a few numbers a variant; sizes beyond fp16's largest are None."""
+    found: dict[str, Any] = {"settings": settings_of(given), "torch": torch.__version__, "variants": {}}
+    for name, curve in curves.items():
+        good = [loss for loss in curve.losses if loss is not None]
+        found["variants"][name] = {
+            "ended": curve.ended,
+            "overflow": curve.overflow,
+            "first_loss": good[0],
+            "last_loss": sum(good[-10:]) / len(good[-10:]),
+            "left_out": curve.skipped,
+            "loss_scale": curve.scales[-1],
+            "stream": max(curve.stream) if max(curve.stream) < LARGEST else None,
+            "scores": max(curve.scores) if math.isfinite(max(curve.scores)) else None,
+            "seconds": curve.seconds,
+        }
+    return found
+
+
 def told(name: str, curve: Curve, given: argparse.Namespace) -> str:
     """One line about a variant."""
     good = [loss for loss in curve.losses if loss is not None]
@@ -253,7 +273,9 @@ def main() -> None:
             found = {"settings": settings_of(given), "torch": torch.__version__, "curve": asdict(curve)}
             (given.out / f"{name}.json").write_text(json.dumps(found) + "\n")
         print(told(name, curve, given), flush=True)
-    plot(finished(given), given, given.out / "stability.png")
+    curves = finished(given)
+    (given.out / "stability.json").write_text(json.dumps(summary(curves, given), indent=2) + "\n")
+    plot(curves, given, given.out / "stability.png")
     print(given.out / "stability.png")
 
 

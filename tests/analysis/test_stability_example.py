@@ -66,11 +66,20 @@ def test_variants_are_kept_and_drawn(
     assert [line.split()[0] for line in said[:4]] == ["pre-LN", "PB-relax", "Sandwich-LN", "both"]
     assert all("trained on to step 3" in line for line in said[:4])
     assert (tmp_path / "stability.png").stat().st_size > 10_000
+    found = json.loads((tmp_path / "stability.json").read_text())
+    assert list(found["variants"]) == ["pre-LN", "PB-relax", "Sandwich-LN", "both"]
+    assert all(variant["ended"] is None for variant in found["variants"].values())
     curve = json.loads((tmp_path / "both.json").read_text())["curve"]
     assert len(curve["losses"]) == 3 and curve["measured"] == [0, 1, 2] and curve["ended"] is None
-    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    variants = [path for path in tmp_path.glob("*.json") if path.name != "stability.json"]
+    times = {path.name: path.stat().st_mtime_ns for path in variants}
     script["main"]()  # nothing is trained again
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == times
+    assert {path.name: path.stat().st_mtime_ns for path in variants} == times
+
+
+def test_fp16_and_fp32_are_compared(script: dict[str, Any]) -> None:
+    found = script["agreement"](settings(script, "--steps", "20", "--lr", "1e-3"))
+    assert found["fp32"]["skipped"] == 0 and 0 < found["apart"] < 0.05
 
 
 def test_a_learning_rate_that_is_too_large_overflows_the_plain_variant(script: dict[str, Any]) -> None:
