@@ -206,6 +206,15 @@ def test_hidden_parts_have_the_ratios_that_are_asked(data: Path) -> None:
     assert hide(3, 4, (0.01,), None).sum(1).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("make", [direct, iterative])
+def test_attention_dropout_may_differ_from_the_coglms(
+    make: Callable[..., DirectTask | IterativeTask], data: Path
+) -> None:
+    plain, other = make(data).config(), make(data, attention_dropout=0.25).config()
+    assert (plain.attention_dropout, other.attention_dropout) == (CONFIG.attention_dropout, 0.25)
+    assert other.model_copy(update={"attention_dropout": plain.attention_dropout}) == plain
+
+
 def test_validation_is_the_same_twice(data: Path) -> None:
     task = iterative(data)
     torch.manual_seed(0)

@@ -41,8 +41,10 @@ COPIED = {"decoder_qkv": "qkv", "decoder_out": "out"}
 class EnlargingRecipe(Recipe):
     """What both recipes have. ``init`` is a CogLM (a family, a run or its directory), or a model of the same
     task to go on with (``pictogram-2/direct``). window: rows and columns of the local attention, by default
-    9 x 9 or those of the model in init; ``data``, ``split``, ``sources``, ``mixture`` and ``validation`` are
-    as in the transformer's recipe."""
+    9 x 9 or those of the model in init. attention_dropout: another than that of the model in init; the GPU's
+    kernel has none, and with some the slower tiles are taken. ``data``, ``split``, ``sources``, ``mixture``
+    and ``validation`` are as in the transformer's recipe.
+    """
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation"}
 
@@ -51,6 +53,7 @@ class EnlargingRecipe(Recipe):
     sources: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     mixture: Mixture = Mixture()
     window: tuple[PositiveInt, PositiveInt] = (9, 9)
+    attention_dropout: float | None = Field(None, ge=0, lt=1)
     validation: Validation = Validation()
 
     @model_validator(mode="after")
@@ -182,7 +185,9 @@ class EnlargingTask(Task):
 
     def config(self) -> TransformerConfig:
         """The model's configuration."""
-        return self.start.config() if self.own else enlarged_config(self.base[1], self.form)
+        config = self.start.config() if self.own else enlarged_config(self.base[1], self.form)
+        dropout = self.recipe.attention_dropout
+        return config if dropout is None else config.model_copy(update={"attention_dropout": dropout})
 
     def build(self) -> nn.Module:
         return Transformer(self.config())
