@@ -64,7 +64,7 @@ def _deepspeed_on_a_cpu(given: Recipe, directory: Path) -> object:
     return train(given, directory)
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("zero", [1, 3])  # 2 below
 def test_deepspeed(zero: int, data: Path, runs: Path, tmp_path: Path) -> None:
     """Its own fp16 with our loss scale; stopped half way it goes on from its fp32 masters."""
     pytest.importorskip("deepspeed")
