@@ -48,9 +48,16 @@ def masters(directory: Path) -> dict[str, torch.Tensor]:
     return dict(found.tensors["model"])
 
 
-def test_it_is_adamw_on_fp32_copies_of_fp16_weights(data: Path, run: Path) -> None:
-    """The whole run again, by hand: nothing but torch's AdamW, with every gradient from fp16 weights."""
-    given = recipe(data, **HALF)
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_it_is_adamw_on_fp32_copies_of_fp16_weights(
+    accumulation: int, data: Path, run: Path, tmp_path: Path
+) -> None:
+    """The whole run again, by hand: nothing but torch's AdamW, with every gradient from fp16 weights, and
+    those of micro-batches added up in fp32."""
+    given = recipe(data, **HALF, accumulation=accumulation)
+    if accumulation > 1:
+        run = tmp_path / "run"
+        fit(given, run)
     task = TransformerTask(given)
     torch.manual_seed(given.seed)
     model = task.build().half().train()
@@ -64,12 +71,15 @@ def test_it_is_adamw_on_fp32_copies_of_fp16_weights(data: Path, run: Path) -> No
     for step in range(given.steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.002 * given.schedule.factor(step, given.steps)
-        batch, _ = next(loader)
-        loss, _ = task.loss(model, batch, step, "model")
-        model.zero_grad()
-        (loss * 1024).backward()
-        for name, value in model.named_parameters():
-            copies[name].grad = value.grad.float() / 1024
+        optimizer.zero_grad()
+        for _ in range(accumulation):
+            batch, _ = next(loader)
+            loss, _ = task.loss(model, batch, step, "model")
+            model.zero_grad()
+            (loss * (1 / accumulation) * 1024).backward()
+            for name, value in model.named_parameters():
+                added = value.grad.float() / 1024
+                copies[name].grad = added if copies[name].grad is None else copies[name].grad + added
         nn.utils.clip_grad_norm_(copies.values(), 1.0)
         optimizer.step()
         with torch.no_grad():

@@ -271,11 +271,16 @@ class PhaseOptimizer:
         """Whether what is updated are fp32 copies of the parameters."""
         return self.updated is not self.parameters
 
+    def collect(self) -> None:
+        """Add the parameters' gradients to their masters', in fp32, where there are any."""
+        for name, parameter in self.parameters.items() if self.has_masters else ():
+            gradient, parameter.grad, master = parameter.grad, None, self.updated[name]
+            if gradient is not None:
+                master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
+
     def gradients(self, scale: float = 1.0) -> list[Tensor]:
         """The gradients of what is updated, in its type, divided by the loss scale in place."""
-        for name, parameter in self.parameters.items() if self.has_masters else ():
-            gradient, parameter.grad = parameter.grad, None
-            self.updated[name].grad = None if gradient is None else gradient.float()
+        self.collect()
         found = [value.grad for value in self.updated.values() if value.grad is not None]
         if found and scale != 1:
             torch._foreach_mul_([local(gradient) for gradient in found], 1 / scale)

@@ -267,6 +267,8 @@ class Trainer:
         if factors:  # gradients are averaged over ranks, so that N shares of 1/N count 1 each
             share = share * (factors["loss"] * self.ranks.world)
         self.strategy.backward(share, phase.scale)
+        if self.ranks.world == 1:  # micro-batches add up in fp32; between ranks they are exchanged first
+            phase.optimizer.collect()
         phase.active = True
         self._note({f"{phase.prefix}loss": loss, **metrics}, factors)
         return loss.detach().float() * (factors["loss"] if factors else 1.0) / self.recipe.accumulation
