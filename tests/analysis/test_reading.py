@@ -16,7 +16,7 @@ from cogview.analysis.reading import reading
 from cogview.analysis.stability import layer_ranges
 from cogview.cli.app import main
 from cogview.generation.loop import prefill
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.transformer.model import Transformer
 from tests.generation import tiny, tiny2
 

@@ -25,7 +25,7 @@ from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 from tests.generation.engines import CODES, by_hand, make_engine, prompts, tokens
 
-MODULE = sys.modules["cogview.generation.strategies.jacobi"]
+MODULE = sys.modules["cogview.generation.strategies"]
 STEPS = 16
 
 

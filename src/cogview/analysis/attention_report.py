@@ -20,8 +20,8 @@ from cogview.analysis.reading import reading
 from cogview.checkpoints.bundle import BASE
 from cogview.errors import CogViewError
 from cogview.files import write_file, write_image
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage
 from cogview.reports import html
 from cogview.reports.html import Block, Section, Table, Text
 from cogview.reports.plots import bars, lines

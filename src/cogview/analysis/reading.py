@@ -20,8 +20,8 @@ from torch import Tensor
 from cogview.checkpoints.bundle import BASE
 from cogview.errors import CogViewError
 from cogview.generation.local_parallel import RELEASED
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage
 from cogview.sequences.super_resolution import Inputs
 from cogview.tokenizers.loading import encode_image
 from cogview.transformer.attention import Causal, Emphasis, MaskRegions, Prefix, Visibility

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import typer
 
-from cogview.cli.arguments import check_model
-from cogview.cli.options import Address, Place, grouped, use_threads
+from cogview.cli.options import Address, Place, check_model, grouped, use_threads
 from cogview.cli.output import url_of
 from cogview.cli.serve import MODELS, default_models
 from cogview.config import Config, option

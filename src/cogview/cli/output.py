@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from cogview.pipelines.output import GeneratedImage
+    from cogview.pipelines.base import GeneratedImage
 
 FIRST, EVERY = 5.0, 15.0  # seconds until the first line, and between lines
 COLUMNS = 8  # of a contact sheet, at most

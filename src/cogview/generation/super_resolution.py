@@ -24,9 +24,8 @@ from functools import lru_cache
 import numpy as np
 
 from cogview.errors import CogViewError
-from cogview.generation.engine import Engine
+from cogview.generation.engine import BATCH, Engine
 from cogview.generation.loop import SequenceRequest
-from cogview.generation.memory import BATCH
 from cogview.generation.pixel_prior import PixelLikelihood
 from cogview.sequences.cogview import SequenceFormat
 from cogview.types import MAX_SEED, Ids, ProgressCallback, SamplingParams

@@ -18,8 +18,16 @@ from cogview.generation.captioning import Captioner, Draft
 from cogview.generation.engine import Engine
 from cogview.generation.languages import language as language_of
 from cogview.generation.scoring import Scorer, check_text
-from cogview.pipelines.base import AnyImage, at_least_one, checked_seed, image_list, text_list
-from cogview.pipelines.output import Caption, GeneratedImage, Ranked
+from cogview.pipelines.base import (
+    AnyImage,
+    Caption,
+    GeneratedImage,
+    Ranked,
+    at_least_one,
+    checked_seed,
+    image_list,
+    text_list,
+)
 from cogview.sequences.protocols import CaptionFormat
 from cogview.types import Ids, ProgressCallback, SamplingParams
 

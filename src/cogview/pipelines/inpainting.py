@@ -22,6 +22,7 @@ from cogview.generation.infilling import Hole, Order, fill
 from cogview.picture_files import open_picture
 from cogview.pipelines.base import (
     AnyImage,
+    GeneratedImage,
     ProgressParts,
     at_least_one,
     caption_for,
@@ -29,7 +30,6 @@ from cogview.pipelines.base import (
     encode_caption,
     text_list,
 )
-from cogview.pipelines.output import GeneratedImage
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.masks import PATCH, sample_mask

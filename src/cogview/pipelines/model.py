@@ -22,15 +22,20 @@ from cogview.checkpoints.components import Components
 from cogview.errors import CogViewError
 from cogview.pipelines.base import (
     AnyImage,
+    Caption,
+    GeneratedImage,
+    OutputType,
     ProgressParts,
+    Ranked,
+    as_output,
     at_least_one,
     check_captions,
+    check_output,
     image_list,
     text_for_each,
     text_list,
 )
 from cogview.pipelines.hub import HubMixin
-from cogview.pipelines.output import Caption, GeneratedImage, OutputType, Ranked, as_output, check_output
 from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.config import ThreeRegionConfig
@@ -64,8 +69,8 @@ class Pipeline(HubMixin):
     - ``batch_size``: the most to compute at a time; it does not change results.
     - ``progress``: called with (done, total) tokens of all steps. ``callback``: called with each result as
       soon as it is ready. What either raises cancels the call.
-    - ``output_type``: ``image`` (:class:`~cogview.pipelines.output.GeneratedImage`), ``pil``, ``np``, ``pt``
-      or ``codes`` (:func:`~cogview.pipelines.output.as_output`).
+    - ``output_type``: ``image`` (:class:`~cogview.pipelines.base.GeneratedImage`), ``pil``, ``np``, ``pt``
+      or ``codes`` (:func:`~cogview.pipelines.base.as_output`).
 
     A wrong argument is a CogViewError with its ``field``; a task that the family does not have an
     UnsupportedTask, which names the families that have it.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from cogview.errors import CogViewError
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.resizing import fitted
 
 GAP = 4  # pixels between images

@@ -32,6 +32,7 @@ from cogview.generation.super_resolution import scale_of
 from cogview.generation.upscaling import Original, Request, Upscaler
 from cogview.pipelines.base import (
     AnyImage,
+    GeneratedImage,
     ProgressParts,
     at_least_one,
     caption_for,
@@ -40,7 +41,6 @@ from cogview.pipelines.base import (
     make_engine,
     opened,
 )
-from cogview.pipelines.output import GeneratedImage
 from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat
 from cogview.tokenizers.loading import decode_image, encode_image
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams

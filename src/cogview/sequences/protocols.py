@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from cogview.errors import CogViewError
 from cogview.types import Grid, Ids
 from cogview.vocabulary import Vocabulary
 
@@ -95,26 +94,6 @@ class CaptionFormat(Format, Protocol):
 
     def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
         """The prompt for a caption of an image's codes (rows * columns,)."""
-
-
-def text_ids(vocabulary: Vocabulary, text: ArrayLike, limit: int) -> Ids:
-    """Ids of text tokens (n,); CogViewError where there are too many, or they are of another tokenizer."""
-    tokens, known = np.asarray(text, dtype=np.int64).ravel(), vocabulary.text_pieces
-    if tokens.size > limit:
-        raise CogViewError(f"the text has {tokens.size} tokens and {limit} fit; shorten it", field="prompt")
-    if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
-        raise CogViewError(f"a text piece is outside the vocabulary's {known}: the tokenizer differs")
-    return tokens + vocabulary.texts.start
-
-
-def image_ids(vocabulary: Vocabulary, codes: ArrayLike, expected: int) -> Ids:
-    """The codes of an image (expected,) as ids; CogViewError for another number or another tokenizer's."""
-    image, known = np.asarray(codes, dtype=np.int64).ravel(), vocabulary.image_codes
-    if image.size != expected:
-        raise CogViewError(f"the picture has {image.size} codes, this format takes {expected}")
-    if image.size and (image.min() < 0 or image.max() >= known):
-        raise CogViewError(f"an image code is outside the vocabulary's {known}: the tokenizer differs")
-    return image
 
 
 def too_small(config: TransformerConfig, rows: int, positions: int) -> str | None:

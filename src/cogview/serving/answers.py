@@ -13,7 +13,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.resizing import fitted
 from cogview.serving.drawing import Partial
 from cogview.serving.errors import ApiError

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from cogview import __version__
-from cogview.pipelines.output import Caption
+from cogview.pipelines.base import Caption
 from cogview.serving import tasks
 from cogview.serving.a1111 import api as a1111
 from cogview.serving.answers import Answer, event_stream

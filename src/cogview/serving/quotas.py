@@ -21,7 +21,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from cogview.errors import CogViewError
 from cogview.serving.errors import OVERLOADED, ApiError
-from cogview.untrusted import read_text
+from cogview.files import read_text
 
 SHORTEST = 16  # characters of a key
 MAX_KEYS = 1 << 20  # bytes of a file of keys

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from opentelemetry.context import get_current
 
 from cogview.errors import CogViewError, OutOfMemory, ran_out
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.serving.errors import OURS, OVERLOADED, ApiError
 from cogview.serving.metrics import Metrics
 from cogview.serving.quotas import CALLER

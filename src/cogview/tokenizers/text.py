@@ -20,8 +20,7 @@ import sentencepiece
 from numpy.typing import ArrayLike
 
 from cogview.errors import CogViewError
-from cogview.files import write_file
-from cogview.untrusted import read_bytes
+from cogview.files import read_bytes, write_file
 
 MAX_MODEL_BYTES = 32 << 20
 SPELLS_ALL = 1000  # pieces; fewer are letters and syllables mostly

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cogview.cli.arguments import NEAREST, generator_name
 from cogview.cli.eval.common import (
     CLASSIFIER,
     CORPUS,
@@ -24,7 +23,7 @@ from cogview.cli.eval.common import (
     Sheet,
     open_classifier,
 )
-from cogview.cli.options import Check, Existing, MaybeExisting, grouped
+from cogview.cli.options import NEAREST, Check, Existing, MaybeExisting, generator_name, grouped
 from cogview.cli.output import bars
 from cogview.config import Config, option
 from cogview.evaluation import report_tables as tables

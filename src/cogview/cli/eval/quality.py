@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cogview.cli.arguments import existing
 from cogview.cli.eval.common import DATA, FEATURES, MODEL, WORK, Report, Rows, Share, Sheet, open_model
 from cogview.cli.options import (
     THREADS,
@@ -20,6 +19,7 @@ from cogview.cli.options import (
     MaybeExisting,
     ModelName,
     Place,
+    existing,
     grouped,
     use_threads,
 )

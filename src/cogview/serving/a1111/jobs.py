@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.serving import tasks
 from cogview.serving.a1111.schema import ImageToImage, TextToImage
 from cogview.serving.drawing import Drawing
