@@ -114,7 +114,7 @@ def analyse(model: Pipeline, prompt: str, words: Sequence[str] = (), seed: int =
         CogViewError: a word that the prompt has not, or a prompt that cannot be drawn.
     """
     form = model.text_to_image.format
-    [picture] = model.generate(prompt, seed=seed, first_stage_only=model.two_stage)
+    [picture] = model.generate(prompt, seed=seed, first_stage_only=model.bundle.config.two_stage)
     pieces = model.text_to_image.encode(picture.caption)
     words = list(words) or [part for part in prompt.replace("，", ",").split(",") if part.strip()]
     found = [find_word(model, pieces, word) for word in words]

@@ -83,7 +83,7 @@ def _enlarging(model: Pipeline, form: Any, pieces: Sequence[int], picture: Gener
     texts = [pieces[: form.text_limit]]
     if form.kind == "direct_super_resolution":
         return _alone(form.inputs(texts, picture.codes[None]))
-    if not model.two_stage:
+    if not model.bundle.config.two_stage:
         raise CogViewError(
             f"{model.bundle.config.name} draws no large picture for its iterative model to read"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ from cogview.generation.strategies import STRATEGIES
 from cogview.transformer.model import Transformer
 from cogview.types import MAX_SEED, Ids, ProgressCallback, check_seed
 
+ImageCallback = Callable[["GeneratedImage"], None]
 OutputType = Literal["image", "pil", "np", "pt", "codes"]
 
 
@@ -119,6 +120,19 @@ def as_output(images: Sequence[GeneratedImage], kind: OutputType) -> Any:
     import torch
 
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def collected(
+    made: Iterable[GeneratedImage], callback: ImageCallback | None, kind: OutputType
+) -> list[GeneratedImage]:
+    """All images as ``output_type`` says, each given to ``callback`` as soon as it is ready."""
+    images = []
+    for image in made:
+        images.append(image)
+        if callback is not None:
+            callback(image)
+    found: list[GeneratedImage] = as_output(images, kind)  # what the other types are, callers know
+    return found
 
 
 AnyImage = GeneratedImage | Image.Image | str | Path

@@ -43,7 +43,8 @@ class CogView(Pipeline):
 
     @cached_property
     def text_to_image(self) -> TextToImage:
-        self._require("generate")
+        if "generate" not in self.capabilities:
+            raise self.bundle.config.unsupported("generate")
         codes = self.bundle.config.vocabulary.image_codes
 
         def load() -> Engine:
@@ -55,7 +56,7 @@ class CogView(Pipeline):
 
     @cached_property
     def captioning(self) -> Captioning:
-        self._require("caption", self._without(CAPTION))
+        self._require("caption", CAPTION)
         format, rows = self._format(CAPTION), self.bundle.check(CAPTION).vocab_size
 
         def load() -> Engine:
@@ -74,7 +75,7 @@ class CogView(Pipeline):
 
     @cached_property
     def super_resolution(self) -> WindowedSuperResolution:
-        self._require("upscale", self._without(UPSCALING))
+        self._require("upscale", UPSCALING)
         found = self.bundle.role(UPSCALING).sequences
         if found.kind != "super_resolution":
             name = self.bundle.config.name

@@ -6,8 +6,7 @@ the same image again, alone or in any batch.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -17,20 +16,21 @@ import torch
 from numpy.typing import NDArray
 
 from cogview.checkpoints import hub
-from cogview.checkpoints.bundle import BASE, DIRECT, ModelBundle
+from cogview.checkpoints.bundle import BASE, ModelBundle
 from cogview.checkpoints.components import Components
 from cogview.errors import CogViewError
 from cogview.pipelines.base import (
     AnyImage,
     Caption,
     GeneratedImage,
+    ImageCallback,
     OutputType,
     ProgressParts,
     Ranked,
-    as_output,
     at_least_one,
     check_captions,
     check_output,
+    collected,
     image_list,
     text_for_each,
     text_list,
@@ -46,13 +46,9 @@ if TYPE_CHECKING:
     from cogview.pipelines.captioning import Captioning
     from cogview.pipelines.inpainting import AnyMask, Box, Inpainting
     from cogview.pipelines.super_resolution import TwoStageSuperResolution, WindowedSuperResolution
-    from cogview.pipelines.text_to_image import GenerationRequest, TextToImage
+    from cogview.pipelines.text_to_image import TextToImage
 
 DEFAULT = "pictogram"
-PIPELINES = {
-    "coglm": "cogview.pipelines.cogview2:CogView2"
-}  # by the kind of a family's base; others: CogView
-ImageCallback = Callable[[GeneratedImage], None]
 
 
 class Pipeline(HubMixin):
@@ -136,8 +132,6 @@ class Pipeline(HubMixin):
 
     _opens_any = True  # families of any kind, each with the class for it
 
-    # ------------------------------------------------------------------------------------------ what it is
-
     @property
     def bundle(self) -> ModelBundle:
         """The family's directory and configuration."""
@@ -165,16 +159,9 @@ class Pipeline(HubMixin):
         return self.bundle.config.styles
 
     @property
-    def two_stage(self) -> bool:
-        """Whether :meth:`generate` upscales what it generates, by models of the family (CogView2)."""
-        return DIRECT in self.bundle.config.roles
-
-    @property
     def model_hash(self) -> str:
         """SHA-256 over the family's weights and configurations."""
         return self.bundle.hash
-
-    # ------------------------------------------------------------------------------------------ its parts
 
     @property
     def text_to_image(self) -> TextToImage:
@@ -192,18 +179,16 @@ class Pipeline(HubMixin):
         raise self.bundle.config.unsupported("upscale")
 
     @property
-    def inpainting(self) -> Inpainting:
+    def _inpainting(self) -> Inpainting:
         """The part that edits; UnsupportedTask where the family has none."""
         kind = self.bundle.role(BASE).sequences.kind
         raise self.bundle.config.unsupported("edit", f": its {BASE} model only draws ({kind})")
 
-    def _require(self, task: str, reason: str = "") -> None:
+    def _require(self, task: str, role: str) -> None:
+        """UnsupportedTask where the family lacks a task for want of a role."""
         if task not in self.capabilities:
-            raise self.bundle.config.unsupported(task, reason)
-
-    def _without(self, role: str) -> str:
-        """Why a task cannot be done."""
-        return f": it has {', '.join(self.bundle.config.roles)}, no {role}"
+            has = ", ".join(self.bundle.config.roles)
+            raise self.bundle.config.unsupported(task, f": it has {has}, no {role}")
 
     def _params(
         self, task: str, params: SamplingParams | None, style: str | None, negative: str | None, given: Any
@@ -216,8 +201,6 @@ class Pipeline(HubMixin):
                 "negative_prompt needs guidance; give a guidance_scale other than 1", field="negative_prompt"
             )
         return found
-
-    # ------------------------------------------------------------------------------------------ tasks
 
     def generate(
         self,
@@ -263,10 +246,10 @@ class Pipeline(HubMixin):
         upper: TwoStageSuperResolution | None = None
         if first_stage_only and order is not None:
             raise CogViewError("order is of the step that first_stage_only leaves out; give one of them")
-        if self.two_stage and not first_stage_only:
+        if self.bundle.config.two_stage and not first_stage_only:
             upper = cast("TwoStageSuperResolution", self.super_resolution)
             upper.check_order(order)
-        elif not self.two_stage and (first_stage_only or order is not None):
+        elif not self.bundle.config.two_stage and (first_stage_only or order is not None):
             raise CogViewError(f"{name} draws in one step; leave out first_stage_only and order")
         texts = text_list(prompt)
         if truncate:
@@ -285,24 +268,11 @@ class Pipeline(HubMixin):
         report = progress if upper is None else parts.part(generated)
         made = part.run(requests, resolved, batch_size, report)
         if best_of > 1:
-            made = self._best(requests, made, n if fairness is None else 1, best_of)
+            captions = [one.caption for one in requests]
+            made = self.captioning.best_of_each(captions, made, n if fairness is None else 1, best_of)
         if upper is not None:
             made = upper.enlarge(made, order or "released", batch_size, parts)
-        return _collected(made, callback, output_type)
-
-    def _best(
-        self, requests: Sequence[GenerationRequest], made: Iterator[GeneratedImage], keep: int, best_of: int
-    ) -> Iterator[GeneratedImage]:
-        """The best ``keep`` of each caption's ``keep * best_of``, as soon as these are generated."""
-        captions = [one.caption for one in requests[:: keep * best_of]]
-        for caption in captions:
-            self.captioning.encode(caption)  # refused before anything is generated
-
-        def choose() -> Iterator[GeneratedImage]:
-            for _ in captions:
-                yield from self.captioning.best_of(list(itertools.islice(made, keep * best_of)), keep)
-
-        return choose()
+        return collected(made, callback, output_type)
 
     def edit(
         self,
@@ -350,7 +320,7 @@ class Pipeline(HubMixin):
         """
         check_output(output_type)
         at_least_one(n=n, best_of=best_of)
-        part: Any = self.inpainting
+        part: Any = self._inpainting
         resolved = self._params("edit", params, style, negative_prompt, sampling)
         made = part.edit(
             image, prompt, mask, boxes, n * best_of, seed, params=resolved, style=style,
@@ -359,7 +329,7 @@ class Pipeline(HubMixin):
         )  # fmt: skip
         if best_of > 1:
             made = self.captioning.best_of(list(made), n)
-        return _collected(made, callback, output_type)
+        return collected(made, callback, output_type)
 
     def vary(
         self,
@@ -391,11 +361,11 @@ class Pipeline(HubMixin):
         """
         check_output(output_type)
         resolved = self._params("vary", params, style, negative_prompt, sampling)
-        made = self.inpainting.vary(
+        made = self._inpainting.vary(
             image, prompt, mask_ratio, n, seed, params=resolved, style=style, negative_prompt=negative_prompt,
             first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
         )  # fmt: skip
-        return _collected(made, callback, output_type)
+        return collected(made, callback, output_type)
 
     def upscale(
         self,
@@ -439,16 +409,14 @@ class Pipeline(HubMixin):
         check_output(output_type)
         items = image_list(images)
         at_least_one(batch_size=batch_size)
-        part, resolved = (
-            self.super_resolution,
-            self._params("upscale", params, None, negative_prompt, sampling),
-        )
+        part = self.super_resolution
+        resolved = self._params("upscale", params, None, negative_prompt, sampling)
         made = part.run(
             items, text_for_each(prompt, len(items)), resolved, times=times, seed=seed, size=size,
             faithful=faithful, detail=detail, order=order, negative_prompt=negative_prompt,
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
-        return _collected(made, callback, output_type)
+        return collected(made, callback, output_type)
 
     def caption(
         self,
@@ -525,22 +493,8 @@ class Pipeline(HubMixin):
 
 
 def _pipeline_of(bundle: ModelBundle) -> type[Pipeline]:
-    """The class that runs a family."""
+    """The class that runs a family: CogView2 where its base model is a CogLM, else CogView."""
     base = bundle.config.roles.get(BASE)
-    kind = "" if base is None else base.sequences.kind
-    module, _, name = PIPELINES.get(kind, "cogview.pipelines.cogview:CogView").partition(":")
-    found: type[Pipeline] = getattr(import_module(module), name)
-    return found
-
-
-def _collected(
-    made: Iterable[GeneratedImage], callback: ImageCallback | None, kind: OutputType
-) -> list[GeneratedImage]:
-    """All images as ``output_type`` says, each given to ``callback`` as soon as it is ready."""
-    images = []
-    for image in made:
-        images.append(image)
-        if callback is not None:
-            callback(image)
-    found: list[GeneratedImage] = as_output(images, kind)  # what the other types are, callers know
+    name = "CogView2" if base is not None and base.sequences.kind == "coglm" else "CogView"
+    found: type[Pipeline] = getattr(import_module(f"cogview.pipelines.{name.lower()}"), name)
     return found

@@ -43,7 +43,7 @@ class Served:
     @property
     def enlarges(self) -> bool:
         """Whether what it draws is enlarged by its own further models (CogView2)."""
-        return self.cogview.two_stage
+        return self.cogview.bundle.config.two_stage
 
     @cached_property
     def sizes(self) -> dict[str, int]:

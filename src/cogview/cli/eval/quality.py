@@ -286,7 +286,7 @@ def upscaling(
     judge, pipeline = LPIPS.from_file(given.lpips, given.network), open_model(given.model, given.place)
     sampling = {name: getattr(params, name) for name in params.model_fields_set}
     with bars() as progress:
-        if pipeline.two_stage:
+        if pipeline.bundle.config.two_stage:
             refuse_for_codes(sampling)
             found, ways, sources = evaluate_enlarging(
                 pipeline, given.data, judge, plan, given.order, progress

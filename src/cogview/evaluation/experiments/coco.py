@@ -175,7 +175,7 @@ class Painter:
     def draw(self, prompt: str, seed: int) -> GeneratedImage:
         """The picture, with all that made it."""
         params = SamplingParams.given(**self.plan.sampling)
-        cut = self.model.two_stage
+        cut = self.model.bundle.config.two_stage
         [picture] = self.model.generate(
             prompt, n=1, seed=seed, best_of=self.plan.best_of, params=params, truncate=cut
         )
