@@ -28,6 +28,7 @@ MODULES = {  # module: its names; "*" for all others
     "cogview.labels": {"*": "cogview.checkpoints.provenance:"},
     "cogview.pipelines.output": {"*": PIPELINES + "base:"},
     "cogview.untrusted": {"*": "cogview.files:"},
+    "cogview.evaluation.metrics.distributions": {"*": "cogview.evaluation.metrics.fid:"},
 }
 
 

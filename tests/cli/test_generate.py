@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from pytest import CaptureFixture, MonkeyPatch
 
+from cogview import contact_sheet
 from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli import generate as verb
@@ -229,7 +230,7 @@ def test_models_are_listed(home: Path, capsys: CaptureFixture[str]) -> None:
 
 def test_a_sheet_leaves_the_rest_of_its_last_row_white() -> None:
     images = [Image.new("RGB", (3, 2), (i, 0, 0)) for i in range(5)]
-    sheet = output.contact_sheet(images, 3)
+    sheet = contact_sheet(images, 3, gap=output.GAP)
     assert sheet.size == (3 * 5 + 2, 2 * 4 + 2)
     assert sheet.getpixel((2 + 5, 2 + 4)) == (4, 0, 0)
     assert sheet.getpixel((2 + 10, 2 + 4)) == (255, 255, 255)

@@ -47,8 +47,8 @@ def mcp(offered: Offered, address: Address, place: Place) -> None:
     from cogview.serving import run
     from cogview.serving.app import Server
     from cogview.serving.guard import Rules
-    from cogview.serving.mcp import Tools
     from cogview.serving.mcp_run import serve_http, serve_stdio
+    from cogview.serving.mcp_tools import Tools
     from cogview.serving.metrics import Metrics
     from cogview.serving.served import Models
     from cogview.serving.worker import Worker

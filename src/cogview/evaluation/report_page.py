@@ -27,7 +27,7 @@ from cogview.evaluation.experiments.coco import CocoReport
 from cogview.evaluation.experiments.order import OrderReport
 from cogview.evaluation.experiments.windowed_upscaling import UpscalingReport
 from cogview.evaluation.metrics.accuracy import Accuracy, Figure
-from cogview.evaluation.metrics.distributions import DistributionReport
+from cogview.evaluation.metrics.fid import DistributionReport
 from cogview.evaluation.metrics.reconstruction import Fidelity, ReconstructionReport
 from cogview.files import read_text, readable
 from cogview.reports import html

@@ -35,7 +35,7 @@ from cogview.pipelines.base import (
     text_for_each,
     text_list,
 )
-from cogview.pipelines.hub import HubMixin
+from cogview.pipelines.publishing import HubMixin
 from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.config import ThreeRegionConfig

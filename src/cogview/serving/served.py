@@ -11,7 +11,7 @@ from typing import Any
 
 from cogview.errors import CogViewError
 from cogview.pipelines.model import Pipeline
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.names import check_aliases, is_openai_name
 
 

@@ -41,7 +41,7 @@ from cogview.evaluation.plans import (
 from cogview.types import SamplingParams
 
 if TYPE_CHECKING:
-    from cogview.evaluation.metrics.distributions import Extractor
+    from cogview.evaluation.metrics.fid import Extractor
 
 PLACE = "A folder of pictures, or a corpus of Parquet files."
 
@@ -93,7 +93,7 @@ class Features(Config):
 
     def open(self, canvas: int = 256) -> Extractor:
         """The network."""
-        from cogview.evaluation.metrics.distributions import open_extractor
+        from cogview.evaluation.metrics.fid import open_extractor
 
         use_threads(self.threads)
         return open_extractor(self.weights, canvas, self.preprocessing)
@@ -121,7 +121,7 @@ def pictures(given: Sets, plan: DistributionPlan, features: Features, rows: Rows
 
     cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
     """
-    from cogview.evaluation.metrics.distributions import compare_pictures
+    from cogview.evaluation.metrics.fid import compare_pictures
     from cogview.evaluation.metrics.image_sets import open_set
     from cogview.evaluation.sample_store import rank_of
 

@@ -28,7 +28,7 @@ from cogview.checkpoints.provenance import read as read_provenance
 from cogview.config import Config, validate
 from cogview.data.sources import command_translator
 from cogview.errors import CogViewError
-from cogview.evaluation.metrics.distributions import (
+from cogview.evaluation.metrics.fid import (
     DistributionPlan,
     DistributionReport,
     Extractor,

@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 
 from cogview.pipelines.base import GeneratedImage
 from cogview.serving import tasks
-from cogview.serving.a1111.schema import ImageToImage, TextToImage
+from cogview.serving.a1111.requests import ImageToImage, TextToImage
+from cogview.serving.api_errors import ApiError
 from cogview.serving.drawing import Drawing
-from cogview.serving.errors import ApiError
 from cogview.serving.openai.sizes import parse
 from cogview.serving.pictures import opened
 from cogview.serving.schema import Edit, Generation, Variation

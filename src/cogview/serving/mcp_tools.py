@@ -26,9 +26,9 @@ from cogview.errors import CogViewError
 from cogview.files import read_bytes, write_file
 from cogview.serving import tasks
 from cogview.serving.a1111.jobs import file_of
+from cogview.serving.api_errors import ApiError
 from cogview.serving.app import Server
 from cogview.serving.drawing import Drawing
-from cogview.serving.errors import ApiError
 from cogview.serving.openai.finish import Finish
 from cogview.serving.pictures import base64_text, opened
 from cogview.serving.schema import MOST, Captioning, Edit, Generation, Scoring, refusal
