@@ -6,6 +6,7 @@ import operator
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cogview.checkpoints.bundle import FamilyConfig
+from cogview.checkpoints.bundle import BASE, FamilyConfig, ModelBundle
 from cogview.checkpoints.components import Components
 from cogview.checkpoints.provenance import Provenance, png_bytes, save_png, software
 from cogview.data.images import BadImage, decode, to_rgb
@@ -136,6 +137,13 @@ def collected(
 
 
 AnyImage = GeneratedImage | Image.Image | str | Path
+
+
+def pipeline_class(bundle: ModelBundle) -> Any:
+    """The class that runs a family: CogView2 where its base model is a CogLM, else CogView."""
+    base = bundle.config.roles.get(BASE)
+    name = "CogView2" if base is not None and base.sequences.kind == "coglm" else "CogView"
+    return getattr(import_module(f"cogview.pipelines.{name.lower()}"), name)
 
 
 def make_engine(

@@ -7,7 +7,6 @@ the same image again, alone or in any batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -32,6 +31,7 @@ from cogview.pipelines.base import (
     check_output,
     collected,
     image_list,
+    pipeline_class,
     text_for_each,
     text_list,
 )
@@ -42,7 +42,9 @@ from cogview.transformer.config import ThreeRegionConfig
 from cogview.types import Decoding, Precision, ProgressCallback, SamplingOptions, SamplingParams
 
 if TYPE_CHECKING:
+    from cogview.generation.editing import Crop
     from cogview.generation.fairness import FairnessTable
+    from cogview.generation.infilling import Order
     from cogview.pipelines.captioning import Captioning
     from cogview.pipelines.inpainting import AnyMask, Box, Inpainting
     from cogview.pipelines.super_resolution import TwoStageSuperResolution, WindowedSuperResolution
@@ -127,7 +129,7 @@ class Pipeline(HubMixin):
         bundle = ModelBundle.find(name)
         adapter = None if lora is None else (bundle.adapter(lora), lora_strength)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        kind = _pipeline_of(bundle) if cls._opens_any else cls
+        kind: type[Pipeline] = pipeline_class(bundle) if cls._opens_any else cls
         return kind(Components(bundle, device, precision, deterministic, adapter, sparse, decoding))
 
     _opens_any = True  # families of any kind, each with the class for it
@@ -320,15 +322,16 @@ class Pipeline(HubMixin):
         """
         check_output(output_type)
         at_least_one(n=n, best_of=best_of)
-        part: Any = self._inpainting
-        resolved = self._params("edit", params, style, negative_prompt, sampling)
-        made = part.edit(
-            image, prompt, mask, boxes, n * best_of, seed, params=resolved, style=style,
-            negative_prompt=negative_prompt, order=order, crop=crop, feather=feather,
-            first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+        from cogview.pipelines.inpainting import EditRequest
+
+        part, resolved = self._inpainting, self._params("edit", params, style, negative_prompt, sampling)
+        made = part.edit(image, EditRequest(
+            prompt=prompt, n=n * best_of, seed=seed, params=resolved, style=style, mask=mask, boxes=boxes,
+            negative_prompt=negative_prompt, order=cast("Order", order), crop=cast("Crop", crop),
+            feather=feather, first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
+        ))  # fmt: skip
         if best_of > 1:
-            made = self.captioning.best_of(list(made), n)
+            made = iter(self.captioning.best_of(list(made), n))
         return collected(made, callback, output_type)
 
     def vary(
@@ -361,10 +364,12 @@ class Pipeline(HubMixin):
         """
         check_output(output_type)
         resolved = self._params("vary", params, style, negative_prompt, sampling)
-        made = self._inpainting.vary(
-            image, prompt, mask_ratio, n, seed, params=resolved, style=style, negative_prompt=negative_prompt,
+        from cogview.pipelines.inpainting import VaryRequest
+
+        made = self._inpainting.vary(image, mask_ratio, VaryRequest(
+            prompt=prompt, n=n, seed=seed, params=resolved, style=style, negative_prompt=negative_prompt,
             first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+        ))  # fmt: skip
         return collected(made, callback, output_type)
 
     def upscale(
@@ -411,11 +416,14 @@ class Pipeline(HubMixin):
         at_least_one(batch_size=batch_size)
         part = self.super_resolution
         resolved = self._params("upscale", params, None, negative_prompt, sampling)
-        made = part.run(
-            items, text_for_each(prompt, len(items)), resolved, times=times, seed=seed, size=size,
-            faithful=faithful, detail=detail, order=order, negative_prompt=negative_prompt,
-            batch_size=batch_size, progress=progress,
+        from cogview.pipelines.super_resolution import UpscaleRequest
+
+        asked = UpscaleRequest(
+            times=times, seed=seed, size=size, faithful=faithful, detail=detail, order=order,
+            negative_prompt=negative_prompt,
         )  # fmt: skip
+        texts = text_for_each(prompt, len(items))
+        made = part.run(items, texts, resolved, asked, batch_size, progress)
         return collected(made, callback, output_type)
 
     def caption(
@@ -490,11 +498,3 @@ class Pipeline(HubMixin):
     ) -> list[Ranked]:
         """Images by how well ``prompt`` describes them, the best first; arguments as for :meth:`score`."""
         return self.captioning.rerank(prompt, images, released, batch_size, progress)
-
-
-def _pipeline_of(bundle: ModelBundle) -> type[Pipeline]:
-    """The class that runs a family: CogView2 where its base model is a CogLM, else CogView."""
-    base = bundle.config.roles.get(BASE)
-    name = "CogView2" if base is not None and base.sequences.kind == "coglm" else "CogView"
-    found: type[Pipeline] = getattr(import_module(f"cogview.pipelines.{name.lower()}"), name)
-    return found
