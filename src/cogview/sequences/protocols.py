@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cogview.transformer.config import TransformerConfig
 
 MOST_SLOTS = 1 << 16
+F = TypeVar("F")
 Side = Annotated[int, Field(ge=1, le=1 << 10)]  # codes of an image
 
 
@@ -94,6 +95,11 @@ class CaptionFormat(Format, Protocol):
 
     def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
         """The prompt for a caption of an image's codes (rows * columns,)."""
+
+
+def of_type(form: Format | None, kind: type[F]) -> F | None:
+    """The format, if it is of that type; the one place that asks for the type of a format."""
+    return form if isinstance(form, kind) else None
 
 
 def too_small(config: TransformerConfig, rows: int, positions: int) -> str | None:
