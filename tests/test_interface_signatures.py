@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import warnings
 
@@ -98,3 +99,18 @@ def test_old_names_are_answered_for_a_version() -> None:
     )
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = cogview.Nothing
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("cogview.labels", "Label", "cogview.checkpoints.provenance"),
+        ("cogview.pipelines.output", "GeneratedImage", "cogview.pipelines.base"),
+        ("cogview.untrusted", "read_bytes", "cogview.files"),
+        ("cogview.evaluation.metrics.distributions", "compare_pictures", "cogview.evaluation.metrics.fid"),
+    ],
+)
+def test_a_module_that_moved_is_answered(old: str, name: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"now {new}.{name}"):
+        found = getattr(importlib.import_module(old), name)
+    assert found is getattr(importlib.import_module(new), name)
