@@ -51,6 +51,9 @@ class Serving(Config):
         ge=0,
     )
     traces: bool = option(False, "Send OpenTelemetry traces, as OTEL_EXPORTER_OTLP_ENDPOINT says.")
+    train: Path | None = option(
+        None, "Let people train models on their pictures, which are kept in this folder.", metavar="DIR"
+    )
     check: bool = option(False, "Read the models, see that the port is free, and stop.")
 
 
@@ -119,9 +122,11 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     if lora is not None and len(names) > 1:
         raise CogViewError("--lora goes with one model; serve the others apart")
     import cogview.serving  # noqa: F401  (refused at once where libraries are missing)
-    from cogview.web.sockets import listen
+    from cogview.web.sockets import is_loopback, listen
 
     keys, host = access.keys(address.host), address.host
+    if serving.train is not None and not keys and not is_loopback(host):
+        raise CogViewError("--train lets whoever connects fill this disk: give --api-key-file too")
     families = [check_model(name) for name in names]
     if lora is not None:
         families[0].adapter(lora)
@@ -134,8 +139,10 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     from cogview.serving.openai.names import parse_aliases
     from cogview.serving.served import Models
     from cogview.serving.tracing import start_exporting
+    from cogview.serving.trainings import Trainings
     from cogview.serving.worker import Worker
 
+    trainings = None if serving.train is None else Trainings(serving.train)
     use_threads(place.threads, *(family.directory for family in families))
     options: dict[str, Any] = {
         "device": place.torch_device(),
@@ -148,7 +155,11 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     loaded.aliases = parse_aliases(list(serving.alias), loaded.by_name)
     rules = Rules(run.hosts_for(host, bool(keys)), keys, serving.max_upload << 20)
     worker = Worker(metrics, serving.queue, serving.timeout, serving.together)
-    server = Server(loaded, worker, metrics, rules, labelling=labelling, drain=serving.drain)
+    if trainings is not None:
+        trainings.serve_in(loaded)
+    server = Server(
+        loaded, worker, metrics, rules, labelling=labelling, drain=serving.drain, trainings=trainings
+    )
     if serving.traces:
         start_exporting()
     start = url_of(host, listener)

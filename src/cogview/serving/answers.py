@@ -65,7 +65,7 @@ class Answer:
         told = {"data": [entry for entry, _ in pictures], "ignored": ignored}
         usage = {"usage": self.usage} if self.usage else {}
         headers = {IGNORED: ", ".join(ignored)} if ignored else {}
-        return JSONResponse(common | self._identifier | told | usage, headers=headers)
+        return JSONResponse(common | self._repeated | told | usage, headers=headers)
 
     async def events(self, ticket: Ticket) -> AsyncGenerator[dict[str, Any], None]:
         """Pictures on their way and finished ones, as they come."""
@@ -77,12 +77,14 @@ class Answer:
                     yield {"type": f"{self.kind}.partial_image", **common, **facts, **told}
                 else:
                     entry, facts = await self._entry(event.picture)
-                    told = {"usage": self.picture_usage, **self._identifier}
+                    told = {"usage": self.picture_usage, **self._repeated}
                     yield {"type": f"{self.kind}.completed", **common, **facts, **entry, **told}
 
     @property
-    def _identifier(self) -> dict[str, str]:
-        return {"safety_identifier": self.finish.identifier} if self.finish.identifier else {}
+    def _repeated(self) -> dict[str, Any]:
+        """What every answer of the request repeats: who asked, and words that the model does not know."""
+        found = {"words": self.finish.words} if self.finish.words else {}
+        return found | ({"safety_identifier": self.finish.identifier} if self.finish.identifier else {})
 
     async def _partial(self, event: Partial) -> tuple[dict[str, Any], dict[str, Any]]:
         """A picture in progress, and its description."""

@@ -7,8 +7,9 @@ row shows them at the price of decoding.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,15 @@ from cogview.serving.guard import RequestGuard, Rules
 from cogview.serving.labelling import Labelling
 from cogview.serving.metrics import Metrics
 from cogview.serving.openai.finish import usage
-from cogview.serving.pictures import Shelf, opened
-from cogview.serving.plumbing import read_json, unless_gone
+from cogview.serving.pictures import Shelf, base64_text, opened
+from cogview.serving.plumbing import read_json, ticket_name, unless_gone
 from cogview.serving.schema import (
     Captioning,
+    CutOut,
     Edit,
     Generation,
     Output,
+    Prompt,
     Scoring,
     Upscaling,
     Variation,
@@ -46,6 +49,8 @@ from cogview.serving.schema import (
 from cogview.serving.served import Models
 from cogview.serving.tasks import Call
 from cogview.serving.tracing import TELEMETRY
+from cogview.serving.training_api import add_trainings
+from cogview.serving.trainings import Trainings
 from cogview.serving.worker import Ticket, Worker
 from cogview.web.sockets import THEME
 
@@ -57,11 +62,10 @@ FILES = {
     THEME.name: "text/css; charset=utf-8",
     "studio.css": "text/css; charset=utf-8",
     "studio.svg": "image/svg+xml",
-    **dict.fromkeys(
-        ("studio.js", "api.js", "mask.js", "store.js", "texts.js"), "text/javascript; charset=utf-8"
-    ),
+    **dict.fromkeys((path.name for path in STATIC.glob("*.js")), "text/javascript; charset=utf-8"),
 }
 MOST_EDITED = 16  # pictures of an edit, as in OpenAI's API; the first is edited
+MOST_TICKETS = 64  # of a request for places in the queue
 MOST_DESCRIBED = 8  # pictures of a request for captions or scores
 
 
@@ -80,6 +84,7 @@ class Server:
     labelling: Labelling = field(default_factory=Labelling)
     drain: float = 0.0
     draining: bool = False
+    trainings: Trainings | None = None
 
 
 def application(server: Server) -> ASGIApp:
@@ -105,6 +110,7 @@ def application(server: Server) -> ASGIApp:
     _add_pictures(app, server)
     _add_words(app, server)
     a1111.add_a1111(app, server)
+    add_trainings(app, server)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     rules = Rules(server.rules.hosts, server.rules.keys, server.rules.max_upload, paths)
     return RequestGuard(app, rules, server.metrics)
@@ -179,6 +185,12 @@ def _add_pages(app: FastAPI, server: Server) -> None:
     async def model(name: str) -> dict[str, Any]:
         return server.models.find(name).describe()
 
+    @app.get("/v1/queue")
+    async def queue(request: Request) -> dict[str, Any]:
+        names = request.query_params.getlist("ticket")[:MOST_TICKETS]
+        places = server.worker.places(names)
+        return {"waiting": server.worker.waiting, "tickets": {k: asdict(v) for k, v in places.items()}}
+
     @app.get("/v1/pictures/{name}")
     async def picture(name: str) -> Response:
         found = server.shelf.get(name)
@@ -196,8 +208,10 @@ def _add_generations(app: FastAPI, server: Server) -> None:
         asked = await read_json(request, Generation)
         job = Drawing.of(asked, server.models.find(asked.model))
         base, name = str(request.base_url), job.served.name
-        answer = Answer(server, base, asked, name, job.finish, job.usage, job.picture_usage)
-        ticket = server.worker.submit(job)
+        words = await run_in_threadpool(job.served.unknown_words, asked.prompt)
+        finish = replace(job.finish, words={key: found for key, found in words.items() if found})
+        answer = Answer(server, base, asked, name, finish, job.usage, job.picture_usage)
+        ticket = server.worker.submit(job, ticket_name(request))
         if asked.stream:
             return event_stream(answer.events(ticket), answer.headers)
         return await unless_gone(request, answer.whole(ticket))
@@ -215,7 +229,7 @@ def _add_pictures(app: FastAPI, server: Server) -> None:
         base, name = str(request.base_url), call.served.name
         kind = "image_edit" if isinstance(asked, Edit) else "image_generation"
         answer = Answer(server, base, asked, name, call.finish, counts, one_of, kind)
-        ticket = server.worker.submit(call)
+        ticket = server.worker.submit(call, ticket_name(request))
         if getattr(asked, "stream", False):
             return event_stream(answer.events(ticket), answer.headers)
         return await unless_gone(request, answer.whole(ticket))
@@ -244,9 +258,31 @@ def _add_pictures(app: FastAPI, server: Server) -> None:
         await run_in_threadpool(opened, one(files, "image"), "image")
         return await answered(request, asked, tasks.upscale(asked, served, one(files, "image")))
 
+    @app.post("/v1/images/cutouts", **form(CutOut))
+    async def cut_outs(request: Request) -> Response:
+        asked, files = await read_form(request, CutOut, image=1)
+        data = one(files, "image")
+        await run_in_threadpool(opened, data, "image")
+        call = tasks.cut_out(server.labelling, server.models.find(asked.model), data)
+        ticket = server.worker.submit(call, ticket_name(request))
+
+        async def whole() -> Response:
+            async with contextlib.aclosing(ticket.events()) as coming:
+                found = [{"b64_json": base64_text(made)} async for made in coming]
+            return JSONResponse({"created": int(time.time()), "data": found})
+
+        return await unless_gone(request, whole())
+
 
 def _add_words(app: FastAPI, server: Server) -> None:
-    """What is asked with pictures, and answered by words and numbers."""
+    """What is answered by words and numbers."""
+
+    @app.post("/v1/prompts", response_model=None, openapi_extra=_takes(Prompt))
+    async def prompts(request: Request) -> dict[str, Any]:
+        asked = await read_json(request, Prompt)
+        served = server.models.able(asked.model, "generate")
+        words = await run_in_threadpool(served.unknown_words, asked.prompt)
+        return {"object": "prompt", "model": served.name, **words}
 
     async def answered(request: Request, call: Call, entry: Callable[[Any], dict[str, Any]]) -> Response:
         async def whole(ticket: Ticket) -> Response:
@@ -255,7 +291,7 @@ def _add_words(app: FastAPI, server: Server) -> None:
             data = [{"index": number, **told} for number, told in enumerate(found)]
             return JSONResponse({"object": "list", "model": call.served.name, "data": data})
 
-        return await unless_gone(request, whole(server.worker.submit(call)))
+        return await unless_gone(request, whole(server.worker.submit(call, ticket_name(request))))
 
     @app.post("/v1/captions", response_model=None, openapi_extra=_takes(Captioning, "multipart/form-data"))
     async def captions(request: Request) -> Response:
@@ -274,9 +310,8 @@ def _add_words(app: FastAPI, server: Server) -> None:
         served = server.models.able(asked.model, "score")
         images = await run_in_threadpool(all_opened, files)
 
-        def entry(losses: list[float]) -> dict[str, Any]:
-            pairs = zip(asked.prompt, losses, strict=True)
-            return {"scores": [{"prompt": prompt, "caption_loss": loss} for prompt, loss in pairs]}
+        def entry(found: list[dict[str, Any]]) -> dict[str, Any]:
+            return {"scores": found}
 
         return await answered(request, tasks.score(asked, served, images), entry)
 

@@ -118,6 +118,14 @@ class Drawing:
     def key(self) -> Hashable:
         return self.served.name, self.sampling
 
+    @property
+    def kind(self) -> Hashable:
+        return "generate", self.served.name, self.times, self.best_of
+
+    @property
+    def weight(self) -> int:
+        return self.n
+
     def run(self, tickets: Sequence[Ticket]) -> None:
         """Draw what these tickets want.
 

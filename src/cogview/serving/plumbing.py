@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from cogview.serving.forms import in_time
 from cogview.serving.schema import refusal
 
 M = TypeVar("M", bound=BaseModel)
+TICKET = "X-Cogview-Ticket"
+_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 
 async def read_json(request: Request, kind: type[M]) -> M:
@@ -28,6 +31,14 @@ async def read_json(request: Request, kind: type[M]) -> M:
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise refusal(error, kind) from None
+
+
+def ticket_name(request: Request) -> str | None:
+    """What a client calls its request, to ask for its place in the queue by; ApiError for another shape."""
+    name = request.headers.get(TICKET)
+    if name is not None and not _NAME.fullmatch(name):
+        raise ApiError(400, f"{TICKET}: give 8 to 64 letters, digits and dashes", code="invalid_value")
+    return name
 
 
 async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:

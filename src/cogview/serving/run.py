@@ -17,6 +17,7 @@ from cogview.serving.app import Server, application
 from cogview.serving.guard import HEADERS, Rules
 from cogview.serving.metrics import Metrics
 from cogview.serving.served import Models
+from cogview.serving.trainings import Trainings
 from cogview.serving.worker import Worker
 from cogview.web.connections import protocol
 from cogview.web.sockets import ADDRESSES, LOOPBACK, is_loopback, listen
@@ -95,17 +96,22 @@ def serve(server: Server, listener: socket.socket) -> None:
     finally:
         server.worker.close(running.finishes)
         server.worker.join(0 if running.force_exit else None)
+        if server.trainings is not None:
+            server.trainings.close()
 
 
 @contextlib.contextmanager
-def running(models: Models, rules: Rules | None = None, **limits: Any) -> Iterator[tuple[str, Server]]:
+def running(
+    models: Models, rules: Rules | None = None, trainings: Trainings | None = None, **limits: Any
+) -> Iterator[tuple[str, Server]]:
     """A server in the background, at a free port of this machine; its address, and what it is made of.
 
-    limits: those of :class:`~cogview.serving.worker.Worker`.
+    trainings: what may be trained, closed in the end; limits: those of
+    :class:`~cogview.serving.worker.Worker`.
     """
     metrics = Metrics()
     rules = rules or Rules(hosts_for(LOOPBACK[0]))
-    server = Server(models, Worker(metrics, **limits), metrics, rules)
+    server = Server(models, Worker(metrics, **limits), metrics, rules, trainings=trainings)
     listener, http = listen(LOOPBACK[0], 0), uvicorn_server(server)
     thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="cogview-http")
     server.worker.start()
@@ -116,6 +122,8 @@ def running(models: Models, rules: Rules | None = None, **limits: Any) -> Iterat
         http.should_exit = True
         thread.join()
         server.worker.join()
+        if trainings is not None:
+            trainings.close()
 
 
 def uvicorn_server(server: Server) -> Stopping:

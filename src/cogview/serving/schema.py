@@ -21,6 +21,7 @@ MOST_DRAWN = 64  # pictures drawn for a request, best_of counted
 MAX_TEXT = 32_000  # characters of a prompt, as in OpenAI's API; the model's own limit, in tokens, is lower
 MOST_BOXES = 32
 Box = Annotated[str, Field(max_length=100)]
+TRAINING_NAME = "[a-z0-9][a-z0-9-]{0,39}"
 SAMPLING = ("temperature", "top_k", "top_p", "guidance", "clusters", "emphasis")
 
 
@@ -134,6 +135,16 @@ class Variation(Painted):
     first_stage_only: bool = False
 
 
+class Prompt(_Request):
+    """POST /v1/prompts."""
+
+    prompt: str = Field(max_length=4000)
+
+
+class CutOut(_Request):
+    """POST /v1/images/cutouts: a form with ``image``."""
+
+
 class Upscaling(Output):
     """POST /v1/images/upscales: a form with ``image``."""
 
@@ -153,9 +164,38 @@ class Captioning(_Sampled):
 
 
 class Scoring(_Request):
-    """POST /v1/scores: a form with ``image`` and ``prompt``, perhaps several of both."""
+    """POST /v1/scores: a form with ``image`` and ``prompt``, perhaps several of both.
 
+    Attributes:
+        compare: tell of each score what share of 60 other sentences it is better than.
+    """
+
+    compare: bool = False
     prompt: tuple[Annotated[str, Field(max_length=MAX_TEXT)], ...] = Field(min_length=1, max_length=16)
+
+
+class NewTraining(BaseModel):
+    """POST /v1/trainings.
+
+    Attributes:
+        start: the name of a served model to go on from; lora: with it, the rank of an adapter that is trained
+            alone. image_tokenizer_steps, transformer_steps: instead of those that suit the pictures.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(pattern=rf"^{TRAINING_NAME}$")
+    size: Literal["tiny", "small", "base", "large"] = "small"
+    start: str | None = Field(None, max_length=200)
+    lora: int | None = Field(None, ge=1, le=256)
+    image_tokenizer_steps: int | None = Field(None, ge=1, le=10_000_000)
+    transformer_steps: int | None = Field(None, ge=1, le=10_000_000)
+
+    @model_validator(mode="after")
+    def _adapter_of_something(self) -> Self:
+        if self.lora is not None and self.start is None:
+            raise ValueError("lora adapts a model; name it as start")
+        return self
 
 
 def refusal(error: ValidationError, kind: type[BaseModel]) -> ApiError:

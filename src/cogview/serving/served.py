@@ -14,6 +14,8 @@ from cogview.pipelines.model import Pipeline
 from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.names import check_aliases, is_openai_name
 
+MOST_WORDS = 8  # of a prompt that are told as unknown
+
 
 class Served:
     """One model in memory."""
@@ -38,6 +40,7 @@ class Served:
         """Read what is read at first use and always needed."""
         if "generate" in self.abilities:
             _ = self.cogview.text_to_image.engine, self.sizes
+            self.unknown_words("")
         _ = self.cogview.model_hash
 
     @property
@@ -70,6 +73,18 @@ class Served:
                 400, f"no size {size!r}; there are {there} and auto", code="invalid_value", param="size"
             )
         return self.sizes[size]
+
+    def unknown_words(self, prompt: str) -> dict[str, Any]:
+        """What of a prompt the model never learnt (``unknown``, each with what near it it knows, ``near``),
+        and words in a language or a spelling that it hardly knows (``unfamiliar``)."""
+        table, tokenizer = self.cogview.bundle.prompt_help, self.cogview.text_tokenizer
+        unknown = table.unknown(prompt) if table else []
+        named = {word.word for word in unknown}
+        unfamiliar = [word for word in tokenizer.unfamiliar(prompt) if word.lower() not in named]
+        return {
+            "unknown": [{"word": word.word, "near": list(word.near)} for word in unknown[:MOST_WORDS]],
+            "unfamiliar": list(dict.fromkeys(unfamiliar))[:MOST_WORDS],
+        }
 
     def describe(self) -> dict[str, Any]:
         """Its entry in ``GET /v1/models``; what OpenAI's has not is under ``cogview``."""
@@ -104,6 +119,7 @@ class Models:
         if len(self.by_name) != len(served):
             raise CogViewError("two of the models have the same name; serve them apart")
         self.default = served[0]
+        self.options: dict[str, Any] = {}  # what they were read with
         self.aliases = check_aliases(aliases or {}, self.by_name)
 
     @classmethod
@@ -111,10 +127,25 @@ class Models:
         cls, names: Sequence[str | Path], aliases: Mapping[str, str] | None = None, **options: Any
     ) -> Models:
         """Read models into memory, ready to draw; CogViewError where one cannot be."""
-        served = [Served(Pipeline.from_pretrained(name, **options)) for name in names]
-        for one in served:
+        found = cls([Served(Pipeline.from_pretrained(name, **options)) for name in names], aliases)
+        found.options = options
+        for one in found.by_name.values():
             one.warm()
-        return cls(served, aliases)
+        return found
+
+    def add(self, directory: Path) -> None:
+        """Read one more model, made ready as the others; CogViewError where it cannot be, or has a name
+        that is taken."""
+        served = Served(Pipeline.from_pretrained(directory, **{**self.options, "lora": None}))
+        served.warm()
+        if served.name in self.by_name or served.name in self.aliases:
+            raise CogViewError(f"a model {served.name} is served already")
+        self.by_name = {**self.by_name, served.name: served}
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; the default stays."""
+        if name != self.default.name:
+            self.by_name = {key: one for key, one in self.by_name.items() if key != name}
 
     def describe(self) -> list[dict[str, Any]]:
         """The entries of ``GET /v1/models``, each with its further names."""

@@ -5,8 +5,9 @@ Each is computed alone, by the methods of the library that the command line uses
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cogview.checkpoints import provenance
 from cogview.errors import CogViewError, OutOfMemory
 from cogview.generation.editing import mask_of_image
+from cogview.pipelines.background import without_background
 from cogview.pipelines.base import Caption, GeneratedImage, caption_for
+from cogview.pipelines.captioning import Captioning as CaptionPipeline
 from cogview.pipelines.model import Pipeline
 from cogview.serving.api_errors import ApiError
 from cogview.serving.drawing import candidates, readable
+from cogview.serving.labelling import Labelling
 from cogview.serving.openai.fields import REDRAWN
 from cogview.serving.openai.finish import Finish
 from cogview.serving.openai.sizes import parse
+from cogview.serving.pictures import encoded, opened
 from cogview.serving.schema import Captioning, Edit, Scoring, Upscaling, Variation
+from cogview.serving.sentences import others_for, share_above
 from cogview.serving.served import Served
 from cogview.serving.worker import Made, Stopped, Ticket
 from cogview.types import ProgressCallback as Progress
 
+CLOSEST = 3  # sentences that are told for comparison
 HALF = 128  # alpha below which a mask's pixel is open
 
 
@@ -36,17 +44,24 @@ HALF = 128  # alpha below which a mask's pixel is open
 class Call:
     """A computation of one request: ``work`` gets what to call with its progress and gives the results.
 
-    text, read, drawn: tokens of the prompt, of the picture that came with it, of the pictures that come out.
+    task: its name, for the expected time; weight: how many pictures or the like; text, read, drawn: tokens of
+    the prompt, of the picture that came with it, of the pictures that come out.
     """
 
     work: Callable[[Progress], Iterable[Any]]
     served: Served
+    task: str
+    weight: int = 1
     size: int = 1
     key: None = None
     finish: Finish = field(default_factory=Finish)
     text: int = 0
     read: int = 0
     drawn: int = 0
+
+    @property
+    def kind(self) -> Hashable:
+        return self.task, self.served.name
 
     def run(self, tickets: Sequence[Ticket]) -> None:
         """Compute it; Stopped when its client is gone."""
@@ -186,7 +201,10 @@ class _Plan:
     def call(self, work: Callable[[Progress], Iterable[Any]]) -> Call:
         codes = self.served.cogview.text_to_image.format.codes
         drawn = codes * self.request.n * self.best_of
-        return Call(work, self.served, finish=self.finish, text=self.text, read=codes, drawn=drawn)
+        task, weight = type(self.request).__name__.lower(), self.request.n * self.best_of
+        return Call(
+            work, self.served, task, weight, finish=self.finish, text=self.text, read=codes, drawn=drawn
+        )
 
 
 def _meaningless(request: Edit) -> list[str]:
@@ -218,7 +236,7 @@ def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
                     raise
                 raise CogViewError(str(error).replace(str(file), "image")) from error
 
-    return Call(work, served)
+    return Call(work, served, "upscale", request.times**2)
 
 
 def caption(request: Captioning, served: Served, images: list[Image.Image]) -> Call:
@@ -236,19 +254,57 @@ def caption(request: Captioning, served: Served, images: list[Image.Image]) -> C
             progress=progress,
         )
 
-    return Call(work, served)
+    return Call(work, served, "caption", request.n * len(images))
 
 
 def score(request: Scoring, served: Served, images: list[Image.Image]) -> Call:
-    """The caption loss of each text for each picture."""
+    """For each picture and text the caption loss and, if asked for, where it stands among other sentences."""
+    part = served.cogview.captioning
+    others = [others_for(prompt) if request.compare else () for prompt in request.prompt]
+    readable = {text: _read_whole(part, text) for text in dict.fromkeys(itertools.chain(*others))}
+    texts = [*request.prompt, *(text for text, fits in readable.items() if fits)]
 
-    def work(progress: Progress) -> list[list[float]]:
-        found: list[list[float]] = served.cogview.score(
-            images, list(request.prompt), progress=progress
-        ).tolist()
-        return found
+    def work(progress: Progress) -> list[list[dict[str, Any]]]:
+        losses = served.cogview.score(images, texts, progress=progress).tolist()
+        return [[entry(number, row) for number in range(len(request.prompt))] for row in losses]
 
-    return Call(work, served)
+    def entry(number: int, losses: list[float]) -> dict[str, Any]:
+        found = {"prompt": request.prompt[number], "caption_loss": losses[number]}
+        known = sorted((losses[texts.index(text)], text) for text in others[number] if readable[text])
+        if not known:
+            return found
+        share = share_above(losses[number], [loss for loss, _ in known])
+        closest = [{"prompt": text, "caption_loss": loss} for loss, text in known[:CLOSEST]]
+        return found | {"percentile": round(100 * share, 1), "others": len(known), "closest": closest}
+
+    return Call(work, served, "score", len(images))
+
+
+def cut_out(labelling: Labelling, served: Served, data: bytes) -> Call:
+    """A picture's file without its even ground, as a PNG that keeps what made it."""
+
+    def work(progress: Progress) -> list[bytes]:
+        image = opened(data, "image")
+        clear = without_background(image)
+        if clear is None:
+            raise ApiError(
+                400, "the picture has no even ground to remove", code="no_even_ground", param="image"
+            )
+        facts = provenance.read(data)
+        if facts is not None:
+            facts = facts.model_copy(update={"settings": facts.settings | {"background": "transparent"}})
+        return [encoded(clear, "png", 100, facts, labelling.label)]
+
+    return Call(work, served, "cut_out")
+
+
+def _read_whole(part: CaptionPipeline, text: str) -> bool:
+    """Whether a sentence is short enough for the model that scores."""
+    try:
+        part.encode(text)
+    except CogViewError:
+        return False
+    return True
 
 
 def mask_pixels(mask: Image.Image) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +53,14 @@ class Job(Protocol):
     def key(self) -> Hashable | None:
         """Jobs with equal keys can be computed together; None: alone."""
 
+    @property
+    def kind(self) -> Hashable:
+        """Jobs of one kind take about as long, in proportion to their ``weight``."""
+
+    @property
+    def weight(self) -> int:
+        """How much there is to compute, in units of the kind."""
+
     def run(self, tickets: Sequence[Ticket]) -> None:
         """Compute the jobs of these tickets, in the worker's thread, and emit what comes."""
 
@@ -60,9 +68,10 @@ class Job(Protocol):
 class Ticket:
     """A request in the queue or being computed. Made in its event loop; events come out there in order."""
 
-    def __init__(self, job: Job, seconds: float, metrics: Metrics) -> None:
-        self.job, self.metrics, self.seconds = job, metrics, seconds
+    def __init__(self, job: Job, seconds: float, metrics: Metrics, name: str | None = None) -> None:
+        self.job, self.metrics, self.seconds, self.name = job, metrics, seconds, name
         self.made = self.touched = time.monotonic()
+        self.begun: float | None = None  # when its computation was
         self.cancelled = self.ended = False
         self.context, self.since = get_current(), time.time_ns()  # of the trace that it belongs to
         self.progress = 0.0  # of its computation, from 0 to 1
@@ -125,6 +134,20 @@ class Ticket:
             self.metrics.add("cogview_cancelled_total", reason=reason)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a request is: 0 while it is computed, else its number in the queue.
+
+    elapsed: seconds since it came; left: seconds until it is probably done, None where nothing is known;
+    progress: of its computation, from 0 to 1.
+    """
+
+    place: int
+    elapsed: float
+    left: float | None
+    progress: float
+
+
 class _End:
     def __init__(self, error: ApiError | None) -> None:
         self.error = error
@@ -144,6 +167,7 @@ class Worker:
         self._changed = threading.Condition()
         self._closed = False
         self._took: deque[float] = deque([1.0], RECENT)
+        self._paces: dict[Hashable, float] = {}  # seconds for a unit of each kind of job
         self._thread = threading.Thread(target=self._work, name="cogview-worker", daemon=True)
         metrics.gauge("cogview_waiting_requests", lambda: self.waiting)
         metrics.gauge("cogview_running_requests", lambda: len(self.running))
@@ -162,10 +186,10 @@ class Worker:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, job: Job, name: str | None = None) -> Ticket:
         """Put a request into the queue; ApiError 429 where it is full, 503 where the server stops.
 
-        It counts towards the quota of the key that it came with (:data:`~cogview.serving.quotas.CALLER`).
+        name: what its client asks for its :meth:`place` by. It counts towards the quota of the key that it came with (:data:`~cogview.serving.quotas.CALLER`).
         """
         caller = CALLER.get()
         with self._changed:
@@ -179,10 +203,40 @@ class Worker:
             if caller is not None:
                 caller.charge(job.size)
                 self.metrics.add("cogview_asked_total", job.size, key=caller.key.name)
-            ticket = Ticket(job, self.seconds, self.metrics)
+            ticket = Ticket(job, self.seconds, self.metrics, name)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
+
+    def places(self, names: Collection[str]) -> dict[str, Place]:
+        """Where the requests of these names are; what is finished or unknown is left out."""
+        with self._changed:
+            running, waiting = list(self.running), [ticket for ticket in self._waiting if ticket.alive]
+        now, found = time.monotonic(), dict[str, Place]()
+        ahead = self._left(running, now)
+        for ticket in running:
+            if ticket.name is not None and ticket.name in names and ticket.alive:
+                found[ticket.name] = Place(0, now - ticket.made, ahead, ticket.progress)
+        for number, ticket in enumerate(waiting, 1):
+            own = self._expected([ticket])
+            ahead = None if ahead is None or own is None else ahead + own
+            if ticket.name is not None and ticket.name in names:
+                found[ticket.name] = Place(number, now - ticket.made, ahead, 0.0)
+        return found
+
+    def _expected(self, tickets: Sequence[Ticket]) -> float | None:
+        """Seconds that these take; None where nothing of their kind was computed yet."""
+        paces = [self._paces.get(ticket.job.kind) for ticket in tickets]
+        known = [
+            pace * ticket.job.weight for pace, ticket in zip(paces, tickets, strict=True) if pace is not None
+        ]
+        return sum(known) if len(known) == len(tickets) else None
+
+    def _left(self, running: Sequence[Ticket], now: float) -> float | None:
+        """Seconds until what is being computed is done."""
+        expected = self._expected(running)
+        begun = min((ticket.begun for ticket in running if ticket.begun is not None), default=now)
+        return None if expected is None else max(0.0, expected - (now - begun))
 
     def _retry_after(self) -> int:
         """Seconds until about half of the queue is done."""
@@ -208,16 +262,24 @@ class Worker:
         while tickets := self._next():
             started = time.monotonic()
             for ticket in tickets:
+                ticket.begun = started
                 self.metrics.observe("cogview_wait_seconds", started - ticket.made)
                 waited(ticket.context, ticket.since, time.time_ns())
             self.running = tickets
             try:
                 with computing([(ticket.context, ticket.job.size) for ticket in tickets]):
-                    self._compute(tickets)
+                    whole = self._compute(tickets)
             finally:
                 self.running = []
             self._took.append(time.monotonic() - started)
+            if whole:
+                self._learn(tickets, self._took[-1])
             self.metrics.observe("cogview_run_seconds", self._took[-1])
+
+    def _learn(self, tickets: Sequence[Ticket], seconds: float) -> None:
+        """Note how long a kind of job takes, the latest counting half."""
+        kind, pace = tickets[0].job.kind, seconds / sum(ticket.job.weight for ticket in tickets)
+        self._paces[kind] = (self._paces.get(kind, pace) + pace) / 2
 
     def _next(self) -> list[Ticket]:
         """The oldest ticket and those that go with it; waits for one; none when closed."""
@@ -240,11 +302,13 @@ class Worker:
                 self._waiting.remove(ticket)
         return taken
 
-    def _compute(self, tickets: Sequence[Ticket]) -> None:
-        """Run the jobs; whatever happens, every ticket ends and the thread goes on."""
+    def _compute(self, tickets: Sequence[Ticket]) -> bool:
+        """Run the jobs; whatever happens, every ticket ends and the thread goes on. Whether all was done."""
         error: ApiError | None = None
+        whole = False
         try:
             tickets[0].job.run(tickets)
+            whole = not any(ticket.cancelled for ticket in tickets)
         except Stopped:
             pass
         except ApiError as refused:
@@ -262,6 +326,7 @@ class Worker:
             self._failed(error)
         for ticket in tickets:
             ticket.end(error)
+        return whole
 
     def _failed(self, error: ApiError) -> ApiError:
         self.metrics.add("cogview_failures_total")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cogview.pipelines.background import without_background
@@ -18,7 +18,8 @@ class Finish:
     """How pictures are finished.
 
     size: what they are resized to; transparent: whether their ground is removed; quality: as reported;
-    ignored: fields of the request without an effect; identifier: of whoever asked, sent back.
+    ignored: fields of the request without an effect; identifier: of whoever asked, sent back; words: of the
+    prompt that the model does not know (:meth:`cogview.serving.served.Served.unknown_words`).
     """
 
     size: Size | None = None
@@ -26,6 +27,7 @@ class Finish:
     quality: Told = "medium"
     ignored: Sequence[str] = field(default_factory=list)
     identifier: str | None = None
+    words: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, asked: Output, size: Size | None = None, ignored: Sequence[str] = ()) -> Finish:
