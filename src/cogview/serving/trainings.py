@@ -297,7 +297,8 @@ class Trainings:
     def describe(self, run: Run) -> dict[str, Any]:
         """One of them, for people: its settings, status, data, cost, progress and the end of its log."""
         state, status = run.state(), self.status(run)
-        lines = run.log.read_text("utf-8", "replace").splitlines() if run.log.is_file() else []
+        said = run.log.read_text("utf-8", "replace") if run.log.is_file() else ""
+        lines = said.replace(str(self.root), "DIR").splitlines()
         return {
             "object": "training",
             **run.request.model_dump(),

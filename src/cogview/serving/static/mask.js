@@ -5,7 +5,7 @@ const UNDO = 20;
 
 export class Painter {
   constructor(canvas) {
-    Object.assign(this, { canvas, context: canvas.getContext("2d"), picture: null, brush: 16, erasing: false, past: [] });
+    Object.assign(this, { canvas, context: canvas.getContext("2d"), picture: null, brush: 16, erasing: false, locked: false, past: [] });
     this.mask = document.createElement("canvas");
     this.cursor = null;
     canvas.addEventListener("pointerdown", (event) => this.down(event));
@@ -61,7 +61,7 @@ export class Painter {
   }
 
   down(event) {
-    if (event.button) return;
+    if (event.button || this.locked) return;
     event.preventDefault();
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
@@ -75,10 +75,11 @@ export class Painter {
     if (this.last) {
       this.stroke(this.last, here);
       this.last = here;
-    } else this.show(here);
+    } else if (!this.locked) this.show(here);
   }
 
   key(event) {
+    if (this.locked) return;
     const step = Math.max(1, this.radius / (event.shiftKey ? 1 : 3));
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     const here = this.cursor ?? { x: this.canvas.width / 2, y: this.canvas.height / 2 };
@@ -120,7 +121,7 @@ export class Painter {
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(this.picture, 0, 0);
     context.globalAlpha = 0.65;
-    context.drawImage(shade, 0, 0);
+    if (!this.locked) context.drawImage(shade, 0, 0);
     context.globalAlpha = 1;
     if (!cursor) return;
     const width = canvas.width / Math.max(1, canvas.getBoundingClientRect().width);
