@@ -63,7 +63,7 @@ def opened(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
 
     def open_page(port: int = site.port, **options: Any) -> Any:
         page = browser.new_context(**({"locale": "en-US"} | options)).new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(90_000)
         page.complaints = []
         page.on("console", lambda said: page.complaints.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
@@ -80,6 +80,7 @@ def opened(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
 
 def draw(page: Any, prompt: str, seed: int = 7, n: int = 2) -> None:
     page.fill("#prompt", prompt)
+    page.locator("#panel-draw details").evaluate("settings => { settings.open = true; }")
     page.fill("#seed", str(seed))
     page.locator(f"label:has(input[name=n][value='{n}'])").click()
     page.click("#panel-draw .go")
@@ -212,6 +213,7 @@ def test_a_part_is_painted_over_and_drawn_anew(opened: Callable[..., Any], tmp_p
     for key in ("ArrowDown", "ArrowDown", " "):  # the brush again, by keyboard
         page.keyboard.press(key)
     page.fill("#edit-prompt", "a blue square")
+    page.click("#panel-edit summary")
     page.fill("#edit-n", "1")
     page.click("#panel-edit .go")
     page.wait_for_selector(IDLE)
@@ -333,7 +335,6 @@ def test_people_who_see_badly_can_use_it(
     page = opened(serve(trainings=Trainings(tmp_path)).port, color_scheme=scheme)
     draw(page, "a red circle", n=1)
     page.set_input_files("#edit-drop input", {"name": "a.png", "mimeType": "image/png", "buffer": png()})
-    page.click("details summary")
     for tab in ("draw", "edit", "tools", "train"):
         page.click(f"#tab-{tab}")
         assert page.evaluate(CONTRAST)["ratio"] >= 4.5, page.evaluate(CONTRAST)

@@ -112,6 +112,8 @@ def running(
     metrics = Metrics()
     rules = rules or Rules(hosts_for(LOOPBACK[0]))
     server = Server(models, Worker(metrics, **limits), metrics, rules, trainings=trainings)
+    if trainings is not None:
+        trainings.serve_in(models)
     listener, http = listen(LOOPBACK[0], 0), uvicorn_server(server)
     thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="cogview-http")
     server.worker.start()

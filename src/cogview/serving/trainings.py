@@ -38,6 +38,7 @@ from cogview.serving.pictures import opened
 from cogview.serving.schema import TRAINING_NAME, NewTraining
 from cogview.serving.served import Models
 from cogview.training.metric_lines import read_lines
+from cogview.training.train_on.model_sizes import MAX_WARMUP
 from cogview.training.train_on.state import STAGES, STATE, State
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ class Run:
         for stage in RUNS:
             if (steps := getattr(request, f"{stage}_steps")) is not None:
                 words += ["--set", f"{stage}.steps={steps}"]
+        if (steps := request.image_tokenizer_steps) is not None:
+            words += ["--set", f"image_tokenizer.warmup_steps={min(MAX_WARMUP, steps // 8)}"]
         plan = ["--plan"] if doing == "plan" else []
         return [sys.executable, "-m", "cogview.cli", "train-on", str(self.pictures), *words, *plan]
 
@@ -303,7 +306,7 @@ class Trainings:
             "object": "training",
             **run.request.model_dump(),
             "status": status,
-            "doing": self._doing(run) if status == "running" else None,
+            "doing": self._doing(run),
             "files": _counts(run.files()) if status in ("new", "planned") else None,
             "stages": list(STAGES),
             "done": [] if state is None else list(state.done),

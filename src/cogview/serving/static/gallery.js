@@ -35,9 +35,10 @@ export function generate(asked, panel) {
   });
 }
 
+// files: name to blob, or a promise of them.
 export function painted(path, fields, files, facts, panel) {
   return inGroup(facts, Number(fields.n ?? 1), panel, async (options, group, places) => {
-    const { data, model, ignored } = await form(path, fields, files, options);
+    const { data, model, ignored } = await form(path, fields, await files, options);
     if (ignored?.length) note(group, t("ignored", { names: ignored.join(", ") }));
     for (const [number, entry] of data.entries()) {
       const picture = { ...facts, model, time: Date.now(), seed: entry.seed, number: entry.picture, size: entry.size };

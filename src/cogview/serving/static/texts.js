@@ -120,7 +120,7 @@ export const TEXTS = {
     status_new: "还没有计划", status_planned: "已规划", status_planning: "正在查看图片", status_running: "正在训练", status_stopped: "已停止", status_failed: "失败", status_done: "可以使用",
     stage_look: "查看数据", stage_text: "文本分词器", stage_pictures: "解码图片", stage_image_tokenizer: "图像分词器", stage_tokens: "编码", stage_transformer: "Transformer", stage_model: "组装", stage_done: "完成",
     plan_images: "图片", plan_captions: "描述", plan_unnamed: "按文件名描述", plan_left_out: "未采用", plan_refused: "未上传", plan_parameters: "参数", plan_time: "训练时间", plan_memory: "内存", plan_size: "大小", plan_start: "从此开始",
-    language_en: "英文", language_zh: "中文", "language_": "未标语言", language_null: "未标语言", millions: "{n} 百万",
+    language_en: "英文", language_zh: "中文", "language_": "未标语言", language_null: "未标语言", millions: "{w} 万",
     steps: "第 {step} 步，共 {steps} 步", loss: "损失 {loss}", log: "日志",
     sheet_reconstructions: "上为原图，下为图像分词器还原的图", sheet_step: "{step} 步之后", sheet_final: "训练好的模型",
     train_start_now: "开始训练", train_stop: "停止", train_resume: "继续", train_plan_again: "规划", train_use: "用它生成",

@@ -49,7 +49,7 @@ function showWhere() {
   painter.show(null);
 }
 
-async function editNow() {
+function editNow() {
   const panel = find("#panel-edit");
   calm(find(".problem", panel));
   const prompt = find("#edit-prompt").value;
@@ -61,7 +61,8 @@ async function editNow() {
     return painted("/v1/images/variations", { ...fields, share }, { image: pictures.edit }, facts, panel);
   }
   if (!painter.painted) return complain(find(".problem", panel), problem("nothing_painted"));
-  const files = { image: pictures.edit, mask: await painter.file() };
+  const image = pictures.edit;
+  const files = painter.file().then((mask) => ({ image, mask }));
   return painted("/v1/images/edits", fields, files, factsOf("edit", prompt, "", served.id), panel);
 }
 
@@ -104,6 +105,7 @@ async function compare() {
   scores = [...scores.filter((old) => !prompts.includes(old.prompt)), ...fresh];
   closest = fresh[0].closest ?? [];
   showScores();
+  find("#scores").scrollIntoView({ block: "nearest" });
   return say("compared");
 }
 

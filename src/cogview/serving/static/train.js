@@ -214,7 +214,7 @@ function showPlan(run, list) {
     if (plan.unnamed) facts.plan_unnamed = plan.unnamed;
     const out = Object.entries(plan.left_out).map(([why, n]) => `${n} (${why})`).join(", ");
     if (out) facts.plan_left_out = out;
-    facts.plan_parameters = t("millions", { n: (plan.parameters / 1e6).toFixed(1) });
+    facts.plan_parameters = t("millions", { n: (plan.parameters / 1e6).toFixed(1), w: Math.round(plan.parameters / 1e4) });
     if (run.status !== "done") Object.assign(facts, { plan_time: t("about", { time: seconds(plan.seconds) }), plan_memory: `${(plan.memory / 2 ** 30).toFixed(1)} GB` });
   } else if (files) facts.plan_images = files.pictures;
   facts.plan_size = t(`size_${run.size}`);
@@ -261,7 +261,7 @@ async function showSheets(run, place) {
 
 function showButtons(run, card) {
   const place = find(".actions", card);
-  const wanted = { planned: ["train_start_now"], running: ["train_stop"], stopped: ["train_resume"], failed: ["train_resume"], new: ["train_plan_again"], done: ["train_use"] }[run.status];
+  const wanted = { planned: ["train_start_now"], running: ["train_stop"], stopped: ["train_resume"], failed: [run.doing === "plan" ? "train_plan_again" : "train_resume"], new: ["train_plan_again"], done: ["train_use"] }[run.status];
   const key = `${[...wanted, run.status].join()} ${state.language}`;
   if (place.dataset.key === key) return;
   place.dataset.key = key;
