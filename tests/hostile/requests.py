@@ -27,7 +27,8 @@ AT_ONCE = 100  # requests that one child has to take
 WAIT = 1.0  # seconds after which a client that sent half a request is done
 PATHS = (
     "/", "/healthz", "/metrics", "/v1/models", "/v1/models/tiny", "/v1/images/generations", "/v1/images/edits",
-    "/v1/images/variations", "/v1/images/upscales", "/v1/captions", "/v1/scores", "/v1/pictures/x", "/studio/studio.js",
+    "/v1/images/variations", "/v1/images/upscales", "/v1/captions", "/v1/scores", "/v1/prompts",
+    "/v1/images/cutouts", "/v1/queue?ticket=x", "/v1/trainings", "/v1/trainings/x/files", "/v1/pictures/x", "/studio/studio.js",
     "/openapi.json", "/docs", "/studio/../../etc/passwd", "/studio/%2e%2e%2fapp.py", "//", "/%00", "/\xff", "/" + "a" * 9000,
     "/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/options", "/sdapi/v1/progress", "/sdapi/v1/interrupt",
     "/sdapi/v1/extra-single-image", "/sdapi/v1/png-info", "/sdapi/v1/interrogate", "/sdapi/v1/sd-models", "/sdapi/v1/../x",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +15,10 @@ import pytest
 from PIL import Image
 
 from cogview import CogView, CogView2
+from cogview.checkpoints import provenance
+from cogview.data.sources.wrappers import HAN
+from cogview.serving.sentences import SENTENCES
+from cogview.serving.served import Models
 from tests.serving.conftest import Site, png
 
 EDITS, UPSCALES, CAPTIONS, SCORES = "/v1/images/edits", "/v1/images/upscales", "/v1/captions", "/v1/scores"
@@ -186,3 +192,61 @@ def test_bodies_that_are_no_form(site: Site) -> None:
     assert broken.status == 400 and broken.error["message"]
     without = site.ask(CAPTIONS, b"x", Content_Type="multipart/form-data")
     assert without.status == 400
+
+
+def test_a_score_is_told_among_other_sentences(site: Site, family: Path) -> None:
+    """The share of the fixed sentences, in the language of the asked one, that fit worse."""
+    prompts = ["a red circle", "红色的圆"]
+    body = b"".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in [("compare", "true"), *(("prompt", prompt) for prompt in prompts)]
+    )
+    image = file(noise())
+    body += b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + image
+    reply = site.ask(SCORES, body + b"\r\n--x--\r\n", Content_Type="multipart/form-data; boundary=x").json
+    model = CogView.from_pretrained(family)
+    for found, language in zip(reply["data"][0]["scores"], ("en", "zh"), strict=True):
+        short = [one for one in SENTENCES[language] if len(model.text_tokenizer.encode(one)) <= 30]
+        losses = model.score(noise(), [found["prompt"], *short])[0]
+        assert found["caption_loss"] == pytest.approx(losses[0], rel=1e-5) and found["others"] == len(short)
+        assert found["percentile"] == pytest.approx(100 * (losses[1:] > losses[0]).mean(), abs=0.1)
+        best = sorted(zip(losses[1:], short, strict=True))[:3]
+        assert [one["prompt"] for one in found["closest"]] == [prompt for _, prompt in best]
+
+
+def test_the_sentences_are_sixty_in_both_languages() -> None:
+    assert {language: len(set(texts)) for language, texts in SENTENCES.items()} == {"en": 60, "zh": 60}
+    assert not any(HAN.search(text) for text in SENTENCES["en"])
+    assert all(HAN.search(text) for text in SENTENCES["zh"])
+
+
+def test_a_picture_is_cut_out_and_keeps_what_made_it(site: Site, family: Path) -> None:
+    [made] = CogView.from_pretrained(family).generate("a red circle", seed=3)
+    square = Image.new("RGB", (24, 24), "white")
+    square.paste((200, 30, 40), (8, 8, 16, 16))
+    data = provenance.png_bytes(square, made.provenance)
+    [clear] = site.send("/v1/images/cutouts", {}, image=data).files
+    alpha = np.asarray(Image.open(io.BytesIO(clear)))[..., 3]
+    assert alpha[0, 0] == 0 and alpha[12, 12] == 255 and 40 <= (alpha > 127).sum() <= 90
+    told = provenance.read(clear)
+    assert told and told.seed == 3 and told.settings["background"] == "transparent"
+    uneven = site.send("/v1/images/cutouts", {}, image=file(noise()))
+    assert uneven.status == 400 and uneven.error["code"] == "no_even_ground"
+
+
+def test_words_that_a_model_never_learnt_are_told(serve: Any, family: Path, tmp_path: Path) -> None:
+    """Before anything is generated, and in the answer; a model without a table knows of none."""
+    copy = shutil.copytree(family, tmp_path / "family")
+    near = {"en": {"aardvark": ["otter"]}, "zh": {"土豚": ["otter"]}}
+    table = {"version": 1, "things": {"otter": ["otter", "水獭"]}, "known": {"en": ["otter"], "zh": ["水獭"]}}
+    (copy / "words.json").write_text(json.dumps(table | {"near": near}), "utf-8")
+    site = serve(models=Models.load([copy]))
+    expected = [{"word": "aardvark", "near": ["otter"]}]
+    assert site.ask("/v1/prompts", {"prompt": "an aardvark"}).json["unknown"] == expected
+    assert site.ask("/v1/prompts", {"prompt": "一只土豚"}).json["unknown"] == [
+        {"word": "土豚", "near": ["水獭"]}
+    ]
+    assert site.draw("an aardvark").json["words"] == {"unknown": expected}
+    assert "words" not in site.draw("an otter").json
+    events = dict(site.events({"prompt": "an aardvark", "stream": True}))
+    assert events["image_generation.completed"]["words"] == {"unknown": expected}

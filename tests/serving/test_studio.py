@@ -181,7 +181,7 @@ def test_of_three_requests_the_second_is_cancelled_alone(
 def test_words_that_the_model_never_learnt_are_replaced(
     opened: Callable[..., Any], serve: Callable[..., Site], family: Path, tmp_path: Path
 ) -> None:
-    """Near ones are offered while one types and beside the pictures; a click puts one in, with its article."""
+    """Near ones are offered while one types and beside the pictures; a click puts one in."""
     copy = shutil.copytree(family, tmp_path / "family")
     near = {"en": {"aardvark": ["otter"]}, "zh": {"土豚": ["otter"]}}
     table = {"version": 1, "things": {"otter": ["otter", "水獭"]}, "known": {"en": ["otter"], "zh": ["水獭"]}}

@@ -115,7 +115,13 @@ def test_what_there_is_not_is_not_found(site: Site) -> None:
     begin(site)
     assert begin(site).error["code"] == "name_taken"
     assert site.ask("/v1/trainings/mine/start", {}).error["code"] == "no_pictures"
-    for path in ("other", "other/plan", "..%2f..", "mine/sheets/..%2frequest.json", "mine/sheets/samples.png"):
+    for path in (
+        "other",
+        "other/plan",
+        "..%2f..",
+        "mine/sheets/..%2frequest.json",
+        "mine/sheets/samples.png",
+    ):
         reply = site.ask(f"/v1/trainings/{path}", {} if path.endswith("plan") else None)
         assert reply.status == 404, path
     assert site.ask("/v1/trainings/mine", method="DELETE").json["deleted"]
@@ -135,7 +141,7 @@ def test_a_training_outlives_its_server_and_is_stopped_by_the_next(
     assert site.ask("/v1/trainings/second/plan", {}).error["code"] == "training_running"
     assert site.ask("/v1/trainings/mine", method="DELETE").error["code"] == "training_running"
     work = Run(tmp_path / "trained", "mine").work
-    until(lambda: (work / "state.json").exists())
+    until((work / "state.json").exists)
     other = serve(models=plain, trainings=Trainings(tmp_path / "trained"))
     assert other.ask("/v1/trainings/mine").json["status"] == "running"
     other.ask("/v1/trainings/mine/stop", {})

@@ -296,3 +296,34 @@ def test_time_waiting_is_measured(site: Site) -> None:
     assert values["cogview_run_seconds_count"] >= 1 and values["cogview_waiting_requests"] == 0
     assert values['cogview_requests_total{path="/v1/images/generations",status="200"}'] >= 1
     assert values["cogview_wait_seconds_count"] >= values["cogview_run_seconds_count"]
+
+
+def test_a_request_asks_for_its_place_by_its_name(
+    serve: Serve, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs is 0, what waits counts from 1; the time left is known once such a job was computed."""
+    site, gate = serve(together=1), Gate(models.default, monkeypatch)
+    gate.open()
+    assert site.draw("a red circle").status == 200
+    gate._wide_open = False
+    with ThreadPoolExecutor(3) as pool:
+        asked = []
+        for number in range(3):
+            body, headers = {"prompt": "a red circle"}, {"X_Cogview_Ticket": f"request-{number}"}
+            asked.append(pool.submit(site.ask, GENERATIONS, body, **headers))
+            until(
+                lambda: len(site.server.worker.places([f"request-{one}" for one in range(3)])) == len(asked)
+            )
+        names = "&".join(f"ticket=request-{number}" for number in (2, 0, 1, 7))
+        told = site.ask(f"/v1/queue?{names}").json
+        gate.open()
+        assert [one.result().status for one in asked] == [200] * 3
+    places = told["tickets"]
+    assert told["waiting"] == 2 and {name: one["place"] for name, one in places.items()} == {
+        "request-0": 0,
+        "request-1": 1,
+        "request-2": 2,
+    }
+    assert 0 <= places["request-0"]["left"] <= places["request-1"]["left"] < places["request-2"]["left"]
+    assert site.ask("/v1/queue?ticket=request-1").json == {"waiting": 0, "tickets": {}}
+    assert site.ask(GENERATIONS, {"prompt": "a"}, X_Cogview_Ticket="../no").error["code"] == "invalid_value"
