@@ -133,7 +133,22 @@ async function upload(name) {
 
 // ------------------------------------------------------------------------------------------ all of them
 
+// One look at a time; whoever asks meanwhile gets one after it.
+let looking = null;
+let wanted = false;
 async function look() {
+  wanted = true;
+  looking ??= (async () => {
+    for (; wanted; ) {
+      wanted = false;
+      await lookOnce();
+    }
+    looking = null;
+  })();
+  return looking;
+}
+
+async function lookOnce() {
   clearTimeout(timer);
   try {
     offer = await get("/v1/trainings");
@@ -149,7 +164,7 @@ async function look() {
     for (const card of every(".training")) if (!names.includes(card.dataset.name)) card.remove();
     for (const name of names) await showRun(runs.get(name));
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // the server is away; it is looked for again
+    if (!(error instanceof TypeError || error instanceof Refused)) throw error; // away, or one is gone: looked for again
   }
   find("#no-trainings").hidden = runs.size > 0;
   if (state.tab === "train") timer = setTimeout(look, EVERY);
@@ -161,7 +176,10 @@ async function act(run, path, card, method = "POST") {
   try {
     const answer = await post(`/v1/trainings/${run.name}${path}`, {}, { method });
     if (method === "POST") runs.set(run.name, { refused: run.refused, ...answer });
-    if (method === "DELETE") await loadModels();
+    if (method === "DELETE") {
+      for (const id of [...sheets.keys()]) if (id.startsWith(`${run.name}/`)) sheets.delete(id);
+      await loadModels();
+    }
   } catch (error) {
     complain(told, error);
   }
