@@ -12,6 +12,7 @@ import pytest
 
 from cogview.cli.app import main
 from cogview.serving.guard import Rules
+from cogview.serving.quotas import Key
 from cogview.serving.served import Models
 from cogview.serving.trainings import Run, Trainings
 from tests.serving.conftest import Reply, Site, png, until
@@ -49,7 +50,7 @@ def test_a_server_trains_only_where_it_was_told_to(serve: Serve, plain: Models) 
 
 def test_keys_guard_trainings(serve: Serve, plain: Models, tmp_path: Path) -> None:
     key = "a-key-of-16-and-more"
-    site = serve(models=plain, rules=Rules(keys=[key]), trainings=Trainings(tmp_path))
+    site = serve(models=plain, rules=Rules(keys=[Key(key)]), trainings=Trainings(tmp_path))
     for reply in (site.ask("/v1/trainings"), begin(site), upload(site, ("a.png", png()))):
         assert reply.status == 401
     assert site.ask("/v1/trainings", Authorization=f"Bearer {key}").json["enabled"] is True

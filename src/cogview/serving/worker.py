@@ -189,7 +189,8 @@ class Worker:
     def submit(self, job: Job, name: str | None = None) -> Ticket:
         """Put a request into the queue; ApiError 429 where it is full, 503 where the server stops.
 
-        name: what its client asks for its :meth:`place` by. It counts towards the quota of the key that it came with (:data:`~cogview.serving.quotas.CALLER`).
+        It counts towards the quota of the key that it came with (:data:`~cogview.serving.quotas.CALLER`).
+        name: what its client asks for its place by (:meth:`places`).
         """
         caller = CALLER.get()
         with self._changed:
