@@ -21,7 +21,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
@@ -49,10 +50,12 @@ MOST_BYTES = 2 << 30  # of one training
 MOST_TEXT = 64 << 10  # bytes of a caption file
 TOLD = 40  # lines of the log that are told
 POINTS = 200  # of a curve, at most twice as many
+LOOK_SECONDS = 2.0
 NICE = 10  # training yields to requests
 SAVED = frozenset({".png", ".jpg", ".jpeg", ".webp"} & IMAGE_SUFFIXES)
 STOPPED = (130, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM)
 RUNS = {"image_tokenizer": "reconstructions", "transformer": "samples"}  # stages that train, and their sheets
+_LOOKING = threading.Lock()  # so that a look at a lock is never taken for a process that has it
 Status = Literal["new", "planned", "running", "stopped", "failed", "done"]
 Doing = Literal["plan", "train"]
 
@@ -170,7 +173,9 @@ class Trainings:
         """Add the finished models to those that are served, now and as they come."""
         self.models = models
         for run in self.runs():
-            if run.complete:
+            if run.busy:
+                self._in_background(self._await, run)
+            elif run.complete:
                 self._serve(run)
 
     def close(self) -> None:
@@ -251,9 +256,7 @@ class Trainings:
             process = _spawn(run, run.command(self._start_of(run), doing))
             self._own[run.name] = process
             write_file(run.folder / "started.json", Started(pid=process.pid, doing=doing).model_dump_json())
-        threading.Thread(
-            target=self._watch, args=(run, process), name="cogview-training", daemon=True
-        ).start()
+        self._in_background(self._watch, run, process)
 
     def _start_of(self, run: Run) -> Path | None:
         """The directory of the served model that a training starts from."""
@@ -272,7 +275,7 @@ class Trainings:
     def remove(self, run: Run) -> None:
         """Remove pictures, work and model; ApiError while it runs."""
         with self._guard:
-            if run.busy:
+            if run.busy or run.name in self._own:
                 raise ApiError(409, f"{run.name!r} is being trained; stop it first", code="training_running")
             if self.models is not None:
                 self.models.remove(run.name)
@@ -287,6 +290,17 @@ class Trainings:
             if run.complete:
                 self._serve(run)
             self._own.pop(run.name, None)
+
+    def _await(self, run: Run) -> None:
+        """Serve the model of a process that a server before this one started, when it is done."""
+        while run.busy:
+            time.sleep(LOOK_SECONDS)
+        if run.folder.is_dir() and run.complete:
+            self._serve(run)
+
+    @staticmethod
+    def _in_background(work: Callable[..., None], *given: object) -> None:
+        threading.Thread(target=work, args=given, name="cogview-training", daemon=True).start()
 
     def _serve(self, run: Run) -> None:
         try:
@@ -389,7 +403,7 @@ def _lock(folder: Path) -> Iterator[IO[bytes] | None]:
         with (folder / "lock").open("ab") as file:
             yield file
         return
-    with (folder / "lock").open("ab") as file:
+    with _LOOKING, (folder / "lock").open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
