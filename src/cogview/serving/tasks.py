@@ -36,6 +36,7 @@ from cogview.serving.served import Served
 from cogview.serving.worker import Made, Stopped, Ticket
 from cogview.types import ProgressCallback as Progress
 
+BLANK = ("white", "grey")  # images without content, for what a sentence costs whatever is shown
 CLOSEST = 3  # sentences that are told for comparison
 HALF = 128  # alpha below which a mask's pixel is open
 
@@ -258,23 +259,32 @@ def caption(request: Captioning, served: Served, images: list[Image.Image]) -> C
 
 
 def score(request: Scoring, served: Served, images: list[Image.Image]) -> Call:
-    """For each picture and text the caption loss and, if asked for, where it stands among other sentences."""
+    """For each picture and text the caption loss and, if asked for, where it stands among other sentences.
+
+    Compared is how far the loss is below that for blank images, so that common words have no advantage.
+    """
     part = served.cogview.captioning
     others = [others_for(prompt) if request.compare else () for prompt in request.prompt]
     readable = {text: _read_whole(part, text) for text in dict.fromkeys(itertools.chain(*others))}
     texts = [*request.prompt, *(text for text, fits in readable.items() if fits)]
 
-    def work(progress: Progress) -> list[list[dict[str, Any]]]:
-        losses = served.cogview.score(images, texts, progress=progress).tolist()
-        return [[entry(number, row) for number in range(len(request.prompt))] for row in losses]
+    blank = [Image.new("RGB", (64, 64), shade) for shade in BLANK] if request.compare else []
 
-    def entry(number: int, losses: list[float]) -> dict[str, Any]:
-        found = {"prompt": request.prompt[number], "caption_loss": losses[number]}
-        known = sorted((losses[texts.index(text)], text) for text in others[number] if readable[text])
+    def work(progress: Progress) -> list[list[dict[str, Any]]]:
+        losses = served.cogview.score([*images, *blank], texts, progress=progress)
+        usual = losses[len(images) :].mean(0) if blank else np.zeros(len(texts))
+        asked = range(len(request.prompt))
+        return [[entry(number, row, row - usual) for number in asked] for row in losses[: len(images)]]
+
+    def entry(number: int, losses: NDArray[np.float64], above: NDArray[np.float64]) -> dict[str, Any]:
+        found = {"prompt": request.prompt[number], "caption_loss": float(losses[number])}
+        known = sorted((float(above[texts.index(text)]), text) for text in others[number] if readable[text])
         if not known:
             return found
-        share = share_above(losses[number], [loss for loss, _ in known])
-        closest = [{"prompt": text, "caption_loss": loss} for loss, text in known[:CLOSEST]]
+        share = share_above(float(above[number]), [one for one, _ in known])
+        closest = [
+            {"prompt": text, "caption_loss": float(losses[texts.index(text)])} for _, text in known[:CLOSEST]
+        ]
         return found | {"percentile": round(100 * share, 1), "others": len(known), "closest": closest}
 
     return Call(work, served, "score", len(images))
