@@ -247,7 +247,9 @@ def test_a_picture_is_described_scored_and_enlarged(opened: Callable[..., Any], 
     page.fill("#sentence", "a red circle\na blue square")
     page.click("#score-now")
     page.wait_for_selector("#scores li >> nth=1")
-    shares = page.locator("#scores meter").evaluate_all("bars => bars.map((bar) => bar.value)")
+    shares = page.locator("#scores .meter").evaluate_all(
+        "bars => bars.map((bar) => Number(bar.ariaValueNow))"
+    )
     assert shares == sorted(shares, reverse=True) and "other sentences" in page.inner_text(
         "#scores li >> nth=0"
     )

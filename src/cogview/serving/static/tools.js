@@ -117,7 +117,8 @@ function showScores() {
     if (percentile === undefined) return make("li", {}, make("strong", { textContent: prompt }), make("p", { textContent: t("score_loss", { loss: loss.toFixed(2) }) }));
     const verdict = t(VERDICTS.find(([least]) => percentile >= least)[1]);
     const told = t("better_than", { count: Math.round((percentile / 100) * others), others });
-    const bar = make("meter", { min: 0, max: 100, value: percentile, aria: { label: prompt, valuetext: `${Math.round(percentile)} %` } });
+    const bar = make("div", { className: "meter", aria: { role: "meter", label: prompt, valuemin: 0, valuemax: 100, valuenow: percentile } }, make("div"));
+    bar.firstChild.style.width = `${percentile}%`;
     return make("li", {}, make("strong", { textContent: prompt }), bar,
       make("p", {}, make("b", { textContent: verdict }), ` ${told}`), make("p", { className: "quiet", textContent: t("score_loss", { loss: loss.toFixed(2) }) }));
   }));
