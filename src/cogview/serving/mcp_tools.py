@@ -144,9 +144,10 @@ class Tools:
             asked = _valid(Scoring, _given(model=model) | {"prompt": (prompt,)})
             served = self.server.models.able(asked.model, "score")
             pictures = [await self._read(one, "images") for one in images]
-            losses = await self._values(context, tasks.score(asked, served, pictures))
-        order = sorted(range(len(losses)), key=lambda number: losses[number][0])
-        return json.dumps([{"image": number, "caption_loss": losses[number][0]} for number in order])
+            scores = await self._values(context, tasks.score(asked, served, pictures))
+        losses = [own["caption_loss"] for [own] in scores]
+        order = sorted(range(len(losses)), key=losses.__getitem__)
+        return json.dumps([{"image": number, "caption_loss": losses[number]} for number in order])
 
     async def _pictures(self, context: Context, job: Job, finish: Finish) -> Content:
         """Finished images, each with what made it."""
