@@ -34,7 +34,7 @@ from cogview.config import Config, load_yaml, read_json
 from cogview.data.sources import IMAGE_SUFFIXES
 from cogview.errors import CogViewError
 from cogview.files import write_file
-from cogview.serving.errors import OURS, ApiError
+from cogview.serving.api_errors import OURS, ApiError
 from cogview.serving.pictures import opened
 from cogview.serving.schema import TRAINING_NAME, NewTraining
 from cogview.serving.served import Models
