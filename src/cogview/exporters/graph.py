@@ -194,7 +194,9 @@ class Graph:
             largest = self.op("Max", largest, least)
             levels = self.op("QuantizeLinear", self.op("Div", x, largest), step, middle)
             turned = self.op("Transpose", matrix.name, perm=[1, 0])
-            sums = self.op("Cast", self.op("MatMulInteger", levels, turned, middle, middle), to=TensorProto.FLOAT)
+            sums = self.op(
+                "Cast", self.op("MatMulInteger", levels, turned, middle, middle), to=TensorProto.FLOAT
+            )
             factor = self.op("Mul", matrix.scale, step)
             product = self.op("Mul", self.op("Mul", sums, largest), factor)
         return product if bias is None else self.op("Add", product, bias)

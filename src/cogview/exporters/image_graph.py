@@ -15,10 +15,12 @@ from onnx import TensorProto
 from torch import nn
 
 from cogview.exporters.graph import Array, Graph, Matrix, WeightFile
-from cogview.generation.pixel_prior import neighbour_distance
-from cogview.onnx.manifest import ImageFiles, Weights
+from cogview.generation.pixel_prior import KNOWN, PAINTED, WIDTH, neighbour_distance
+from cogview.generation.upscaling import ROUNDS
+from cogview.onnx.manifest import ImageFiles, UpscalingFacts, Weights
 from cogview.tokenizers.quantizers import FiniteScalarQuantizer
 from cogview.tokenizers.vqvae import AttentionBlock, ImageTokenizer, ResidualBlock, Resize
+
 
 def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path, precision: Weights) -> ImageFiles:
     """Write an image tokenizer's graphs into a new folder.
@@ -41,7 +43,9 @@ def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path, precision: We
         factor=config.factor.as_integer_ratio(),
         multiple=config.multiple,
         codes=config.codes,
-        neighbour_distance=neighbour_distance(tokenizer.quantizer),
+        upscaling=UpscalingFacts(
+            known=KNOWN, painted=PAINTED, width=WIDTH * neighbour_distance(tokenizer.quantizer), rounds=ROUNDS
+        ),
     )
 
 

@@ -57,10 +57,14 @@ def export_family(
     check_new(out)
     for name in roles:
         if family.check(name).decoder_from is not None:
-            raise CogViewError(f"the {name} role of {family.config.name} has two stacks, which ONNX graphs lack")
+            raise CogViewError(
+                f"the {name} role of {family.config.name} has two stacks, which ONNX graphs lack"
+            )
     tokenizer = family.image_tokenizer()
     if not isinstance(tokenizer, ImageTokenizer):
-        raise CogViewError(f"the image tokenizer of {family.config.name} has several scales; it is not exported")
+        raise CogViewError(
+            f"the image tokenizer of {family.config.name} has several scales; it is not exported"
+        )
     check_space(out, _bytes(family, tokenizer, roles, weights))
     fresh = spare_name(out.resolve())
     try:

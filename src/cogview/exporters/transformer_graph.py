@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from cogview.exporters.graph import Array, Graph, WeightFile
 from cogview.onnx.manifest import Head, TransformerFiles, Weights
-from cogview.transformer.block import Branch
+from cogview.transformer.block import Block, Branch
 from cogview.transformer.model import Transformer
 from cogview.transformer.norms import RELEASED_RANGE, LayerNorm
 
@@ -77,12 +77,18 @@ def _reader(model: Transformer, weights: WeightFile) -> Graph:
     attention = _Attention(model, graph, added)
     for layer, block in enumerate(model.blocks):
         own = _Named(graph, f"blocks.{layer}", dict(block.named_parameters()))
-        x = _branch(own, block.attention_branch, "attention_branch", x, lambda y: attention.layer(own, layer, y))
-        x = _branch(own, block.mlp_branch, "mlp_branch", x, lambda y: _feed_forward(own, y))
+        x = _block(own, block, layer, attention, x)
     if isinstance(model.norm, LayerNorm):
         x = _normalise(_Named(graph, "norm", dict(model.norm.named_parameters())), "", model.norm, x)
     graph.output(x, "hidden", np.float32, ("rows", "tokens", config.hidden))
     return graph
+
+
+def _block(own: _Named, block: nn.Module, layer: int, attention: _Attention, x: str) -> str:
+    """One layer."""
+    assert isinstance(block, Block)
+    x = _branch(own, block.attention_branch, "attention_branch", x, lambda y: attention.layer(own, layer, y))
+    return _branch(own, block.mlp_branch, "mlp_branch", x, lambda y: _feed_forward(own, y))
 
 
 class _Named:

@@ -59,11 +59,21 @@ class TransformerFiles(Config):
     capacity: int = Field(ge=1, le=1 << 24)
 
 
+class UpscalingFacts(Config):
+    """What upscaling uses besides the model: how much pixels say of codes (``generation.pixel_prior``), for
+    images whose pixels are known and for decoded ones, and rounds of back-projection."""
+
+    known: float
+    painted: float
+    width: float
+    rounds: int = Field(ge=0, le=100)
+
+
 class ImageFiles(Config):
     """An image tokenizer's graphs; beside each lies a file of its weights, ``.bin`` in place of ``.onnx``.
 
     factor: pixels of a code's side, as numerator and denominator; multiple: what an image's sides must be
-    multiples of; neighbour_distance: the median squared distance of a code to the one nearest to it.
+    multiples of.
     """
 
     decoder: Inside
@@ -74,7 +84,7 @@ class ImageFiles(Config):
     factor: tuple[int, int]
     multiple: int = Field(ge=1)
     codes: int = Field(ge=2)
-    neighbour_distance: float
+    upscaling: UpscalingFacts
 
 
 class PromptLayout(Config):

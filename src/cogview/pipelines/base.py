@@ -1,4 +1,7 @@
-"""What all pipelines share: checks of their arguments, images from files, captions from prompts, engines."""
+"""What all pipelines share: checks of their arguments, images from files, captions from prompts.
+
+Nothing here imports PyTorch: the runtime without it (``cogview.onnx``) checks the same arguments.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,21 @@ import operator
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
 from cogview.checkpoints.bundle import FamilyConfig
-from cogview.checkpoints.components import Components
 from cogview.data.images import BadImage, decode, to_rgb
 from cogview.errors import CogViewError
-from cogview.generation.decoder import pack
-from cogview.generation.engine import Engine
 from cogview.generation.languages import language
-from cogview.generation.sparse import Sparse
-from cogview.generation.strategies import STRATEGIES
 from cogview.pipelines.output import GeneratedImage
-from cogview.transformer.model import Transformer
 from cogview.types import MAX_SEED, ProgressCallback, check_seed
 
+if TYPE_CHECKING:
+    from cogview.checkpoints.components import Components
+
 AnyImage = GeneratedImage | Image.Image | str | Path
-
-
-def make_engine(
-    components: Components,
-    model: Transformer,
-    rows: slice,
-    clusters: torch.Tensor | None = None,
-    sparse: Sparse | None = None,
-) -> Engine:
-    """An engine over a transformer of a family that generates tokens of the vocabulary's ``rows``."""
-    decoder = pack(model, rows, components.precision)
-    return Engine(
-        decoder,
-        components.deterministic,
-        clusters=clusters,
-        sparse=sparse,
-        strategy=STRATEGIES[components.decoding],
-    )
 
 
 class ProgressParts:

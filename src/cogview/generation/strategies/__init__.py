@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from cogview.generation.guesses import SMALL
 from cogview.generation.loop import Batch, OnStep, Strategy
 from cogview.generation.strategies.jacobi import jacobi
 from cogview.generation.strategies.sequential import sequential
 from cogview.types import Decoding
 
-SMALL = 4  # rows up to which windows are faster than one token of each; see benchmarks/jacobi.py
 SMALL_EXACT = {"int8": 2}  # where each query attends by itself, by precision
 
 
