@@ -99,7 +99,9 @@ class Rows:
 def _grown(values: Floats, axis: int, more: int) -> Floats:
     """Values with more zeros (or fewer values) at the end of an axis."""
     if more <= 0:
-        return values if more == 0 else np.ascontiguousarray(values.take(range(values.shape[axis] + more), axis))
+        return (
+            values if more == 0 else np.ascontiguousarray(values.take(range(values.shape[axis] + more), axis))
+        )
     widths = [(0, more if number == axis else 0) for number in range(values.ndim)]
     return np.pad(values, widths)
 

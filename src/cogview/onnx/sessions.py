@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from cogview.errors import CogViewError
 from cogview.onnx.draws import Floats
 from cogview.onnx.manifest import Manifest, TransformerFiles
+from cogview.threads import choose
 from cogview.tokenizers.text import TextTokenizer
 from cogview.types import Ids
 
@@ -23,7 +23,7 @@ class Exported:
     """A folder that ``cogview export onnx`` wrote.
 
     Args:
-        threads: of the processor (default: as many as there are for this process).
+        threads: default: what the container and other programs leave (``cogview.threads``).
 
     Raises CogViewError where the folder is none, or ONNX Runtime is not installed.
     """
@@ -36,7 +36,8 @@ class Exported:
         except ModuleNotFoundError as error:
             raise CogViewError("ONNX Runtime is not installed: pip install onnxruntime") from error
         self._runtime, self._options = onnxruntime, onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        self.version = f"onnxruntime {onnxruntime.__version__}"
+        self._options.intra_op_num_threads = threads or choose().threads
         self._options.log_severity_level = 3
 
     def open(self, graph: str, weights: str | None = None) -> Any:
@@ -53,7 +54,7 @@ class Exported:
         return TransformerSession(self, self.manifest.transformers[role])
 
     @cached_property
-    def text(self) -> TextTokenizer:
+    def text_tokenizer(self) -> TextTokenizer:
         """The text tokenizer."""
         path = self.manifest.checked(self.folder, self.manifest.text)
         return TextTokenizer.from_file(path, self.manifest.family.newline)

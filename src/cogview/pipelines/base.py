@@ -9,7 +9,7 @@ import operator
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -21,9 +21,16 @@ from cogview.pipelines.output import GeneratedImage
 from cogview.types import MAX_SEED, ProgressCallback, check_seed
 
 if TYPE_CHECKING:
-    from cogview.checkpoints.components import Components
+    from cogview.tokenizers.text import TextTokenizer
 
 AnyImage = GeneratedImage | Image.Image | str | Path
+
+
+class HasTextTokenizer(Protocol):
+    """What has a family's text tokenizer."""
+
+    @property
+    def text_tokenizer(self) -> TextTokenizer: ...
 
 
 class ProgressParts:
@@ -148,7 +155,7 @@ def caption_for(config: FamilyConfig, prompt: str, style: str | None = None) -> 
     return templates[spoken].replace("{style}", phrases[spoken]).replace("{caption}", prompt)
 
 
-def encode_caption(components: Components, caption: str, limit: int) -> list[int]:
+def encode_caption(components: HasTextTokenizer, caption: str, limit: int) -> list[int]:
     """A caption's text tokens; CogViewError where they are more than ``limit``."""
     tokens = components.text_tokenizer.encode(caption)
     if len(tokens) > limit:
@@ -160,7 +167,7 @@ def encode_caption(components: Components, caption: str, limit: int) -> list[int
     return tokens
 
 
-def check_captions(components: Components, captions: Iterable[str], limit: int) -> None:
+def check_captions(components: HasTextTokenizer, captions: Iterable[str], limit: int) -> None:
     """CogViewError for a caption that is longer than what super-resolution reads."""
     for caption in captions:
         found = len(components.text_tokenizer.encode(caption))
