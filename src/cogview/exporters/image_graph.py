@@ -78,7 +78,7 @@ def _encoder(tokenizer: ImageTokenizer, weights: WeightFile) -> Graph:
 
 def _codebook(graph: Graph, tokenizer: ImageTokenizer) -> Matrix:
     """Vectors (codes, dim)."""
-    precision = "fp32" if graph.weights.precision == "fp32" else "fp16"
+    precision: Weights = "fp32" if graph.weights.precision == "fp32" else "fp16"
     return graph.matrix("codebook", _array(tokenizer.quantizer.codebook), precision)
 
 

@@ -16,6 +16,7 @@ from cogview.exporters.transformer_graph import write_transformer
 from cogview.files import replace_directory, spare_name
 from cogview.importers.family import check_new, check_space
 from cogview.onnx.manifest import FILE, Manifest, PromptLayout, Task, Weights, facts_of
+from cogview.sequences import CogLMFormat, SequenceFormat
 from cogview.sequences.protocols import Format, ImageFormat
 from cogview.tokenizers.clusters import read_labels
 from cogview.tokenizers.vqvae import ImageTokenizer
@@ -97,10 +98,13 @@ def _write(
     for name, heads in roles.items():
         progress(name)
         ids = {head: _ids(head, config.vocabulary) for head in heads}
-        model, sequences = family.transformer(name), config.roles[name].sequences
+        model = family.transformer(name)
+        sequences = cast("SequenceFormat | CogLMFormat", config.roles[name].sequences)
         transformers[name] = write_transformer(model, folder / name, ids, sequences.max_length, weights)
-    labels = config.clusters and read_labels(
-        family.directory / config.clusters, config.vocabulary.image_codes
+    labels = (
+        None
+        if config.clusters is None
+        else read_labels(family.directory / config.clusters, config.vocabulary.image_codes)
     )
     manifest = Manifest(
         software=software(),
@@ -113,7 +117,7 @@ def _write(
         transformers=transformers,
         image=image,
         text="text.model",
-        clusters=labels.tolist() if labels is not None else None,
+        clusters=None if labels is None else labels.tolist(),
         files={
             path.relative_to(folder).as_posix(): facts_of(path)
             for path in sorted(folder.rglob("*"))
@@ -163,4 +167,4 @@ def _bytes(
     """About what is written."""
     counts = [x.numel() for x in tokenizer.state_dict().values()]
     counts += [x.numel() for name in roles for x in Transformer.shapes(family.check(name)).values()]
-    return sum(counts) * BYTES[weights]
+    return int(sum(counts)) * BYTES[weights]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
 from cogview.generation.guesses import SMALL, Guesses, window_size
@@ -44,7 +45,7 @@ class Request:
 class Constraint:
     """What a text may consist of: allowed, bool (v,) over a head's columns; the id that ends it, if any."""
 
-    allowed: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    allowed: NDArray[np.bool_]
     stop: int | None
     first_id: int
 
@@ -166,7 +167,7 @@ def _read(batch: Batch, windows: Sequence[Window]) -> Floats:
     for place, (row, (first, end)) in enumerate(zip(rows, spans, strict=True)):
         ids[place, : end - first] = windows[place % len(windows)][0].tokens[first:end]
         positions[place, : end - first] = batch.positions[first:end, row]
-    batch.rows.lengths = batch.start[rows] + [first for first, _ in spans]
+    batch.rows.lengths = batch.start[rows] + np.array([first for first, _ in spans])
     hidden = batch.rows.read(ids, positions, np.array([end - first for first, end in spans]))
     wanted = [
         (place, step - 1 - first)

@@ -29,7 +29,8 @@ def guide(conditional: Floats, unconditional: Floats, scale: float) -> Floats:
 def softmax(logits: Floats) -> Floats:
     """Probabilities over the last axis."""
     raised: Floats = np.exp(logits - logits.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
+    raised /= raised.sum(-1, keepdims=True)
+    return raised
 
 
 def log_softmax(logits: Floats) -> Floats:
@@ -73,7 +74,7 @@ def by_cluster(logits: Floats, labels: Ids, k: int, temperature: float = 1.0) ->
     """
     masses, inside = _sums(softmax(logits), labels), logits / np.float32(temperature)
     largest = np.full(masses.shape, np.finfo(np.float32).min, dtype=np.float32)
-    np.maximum.at(largest, (slice(None), labels), inside)
+    np.maximum.at(largest.T, labels, inside.T)
     shifted = inside - largest[:, labels]
     with np.errstate(divide="ignore"):
         chance = keep_top_k(np.log(masses), k) - np.log(_sums(np.exp(shifted), labels))
@@ -113,7 +114,8 @@ def sample(logits: Floats, noise: Floats, params: SamplingParams, labels: Ids | 
 
 
 def _largest(scores: Floats) -> Ids:
-    return scores.argmax(-1).astype(np.int64)
+    found: Ids = scores.argmax(-1).astype(np.int64)
+    return found
 
 
 class Streams:

@@ -83,27 +83,13 @@ class Rows:
         mask[:, :, self.capacity :] = np.where(seen, own, HIDDEN)
         return mask
 
-    def select(self, rows: Sequence[int], capacity: int | None = None) -> Rows:
+    def select(self, rows: Sequence[int]) -> Rows:
         """Some of the sequences, each as often as it is named, in a cache of their own."""
-        found = Rows.__new__(Rows)
-        found.session, found.capacity = self.session, capacity or self.capacity
-        chosen, more = list(rows), found.capacity - self.capacity
-        found.lengths, found.bias = self.lengths[chosen], _grown(self.bias[chosen], 1, more)
-        found.caches = {
-            name: _grown(values[chosen], 3 if name.startswith("keys") else 2, more)
-            for name, values in self.caches.items()
-        }
+        found, chosen = Rows.__new__(Rows), list(rows)
+        found.session, found.capacity = self.session, self.capacity
+        found.lengths, found.bias = self.lengths[chosen], self.bias[chosen]
+        found.caches = {name: values[chosen] for name, values in self.caches.items()}
         return found
-
-
-def _grown(values: Floats, axis: int, more: int) -> Floats:
-    """Values with more zeros (or fewer values) at the end of an axis."""
-    if more <= 0:
-        return (
-            values if more == 0 else np.ascontiguousarray(values.take(range(values.shape[axis] + more), axis))
-        )
-    widths = [(0, more if number == axis else 0) for number in range(values.ndim)]
-    return np.pad(values, widths)
 
 
 def prefill(

@@ -227,7 +227,7 @@ class OnnxModel:
         params: SamplingParams | None = None,
         max_length: int | None = None,
     ) -> list[list[Caption]]:
-        """``n`` captions of each image, found by ``beams`` or, with a seed or sampling parameters, sampled."""
+        """``n`` captions of each image: found by ``beams``, or sampled with a seed or sampling parameters."""
         self._require("caption")
         items = image_list(images)
         at_least_one(n=n, beams=beams)

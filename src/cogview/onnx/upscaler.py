@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cogview.errors import CogViewError
-from cogview.generation.windows import plan, scale_of, stream_of, turns, under, view
+from cogview.generation.windows import Window, plan, scale_of, stream_of, turns, under, view
 from cogview.onnx.decoding import Engine, Request
 from cogview.onnx.draws import Floats
 from cogview.onnx.sessions import Exported
@@ -22,6 +22,8 @@ from cogview.sequences.cogview import SequenceFormat
 from cogview.types import DETAIL, Ids, SamplingParams
 
 MAX_CODES = 128 * 128  # of a result
+
+Likelihood = Callable[[int, int], Floats]  # of a row and a column: (codes,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,40 +129,27 @@ class Upscaler:
         seed: int,
         index: int,
         params: SamplingParams,
-        likely: Callable[[int, int], Floats] | None,
+        likely: Likelihood | None,
         stage: int,
     ) -> Ids:
         """Codes of the large image of small ones, the windows of one turn together."""
         form, scale = self.form, scale_of(self.form)
         canvas = np.full((small.shape[0] * scale, small.shape[1] * scale), -1)
         for ready in turns({0: plan(form, small, scale)}):
-            jobs, views = [], []
-            for _, window in ready:
-                own, part = view(canvas, window, form.grid[1]), under(form, small, window).ravel()
-                guided = params.guidance_scale != 1
-
-                def at(
-                    step: int, top: int = window.top, left: int = window.left, wide: int = own.shape[1]
-                ) -> Floats:
-                    assert likely is not None
-                    return likely(top + step // wide, left + step % wide)
-
-                jobs.append(
-                    Request(
-                        form.image_prompt(text, part, own.size),
-                        seed,
-                        stream_of(index, stage, window.number),
-                        form.image_prompt(negative, part, own.size) if guided else None,
-                        own.flatten(),
-                        None if likely is None else at,
-                    )
-                )
-                views.append(own)
+            views = [view(canvas, window, form.grid[1]) for _, window in ready]
+            jobs = []
+            for (_, window), own in zip(ready, views, strict=True):
+                part, guided = under(form, small, window).ravel(), params.guidance_scale != 1
+                prompt = form.image_prompt(text, part, own.size)
+                other = form.image_prompt(negative, part, own.size) if guided else None
+                stream = stream_of(index, stage, window.number)
+                at = None if likely is None else _inside(likely, window, own.shape[1])
+                jobs.append(Request(prompt, seed, stream, other, own.flatten(), at))
             for number, tokens in self.engine.generate(jobs, params):
                 views[number][...] = tokens.reshape(views[number].shape)
         return canvas
 
-    def _likelihood(self, original: Original, times: int) -> Callable[[int, int], Floats]:
+    def _likelihood(self, original: Original, times: int) -> Likelihood:
         """Log-likelihoods (codes,) of the code at a row and column of an image ``times`` as large
         (``generation.pixel_prior``)."""
         facts = self.exported.manifest.image.upscaling
@@ -176,6 +165,11 @@ class Upscaler:
             return found
 
         return at
+
+
+def _inside(likely: Likelihood, window: Window, columns: int) -> Callable[[int], Floats]:
+    """Log-likelihoods of a window's codes, counted row by row."""
+    return lambda step: likely(window.top + step // columns, window.left + step % columns)
 
 
 def image_of(pixels: Floats) -> Image.Image:
