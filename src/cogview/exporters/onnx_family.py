@@ -15,7 +15,7 @@ from cogview.exporters.image_graph import write_image_tokenizer
 from cogview.exporters.transformer_graph import write_transformer
 from cogview.files import replace_directory, spare_name
 from cogview.importers.family import check_new, check_space
-from cogview.onnx.manifest import FILE, Manifest, PromptLayout, Task, Weights, facts_of
+from cogview.onnx.manifest import FILE, Fitting, Manifest, PromptLayout, Task, Weights, facts_of
 from cogview.sequences import CogLMFormat, SequenceFormat
 from cogview.sequences.protocols import Format, ImageFormat
 from cogview.tokenizers.clusters import read_labels
@@ -114,6 +114,7 @@ def _write(
         tasks=tasks(config, roles),
         family=_of_roles(config, roles),
         prompt=_prompt(config, roles),
+        fitting=_fitting(family, tokenizer, roles),
         transformers=transformers,
         image=image,
         text="text.model",
@@ -159,6 +160,19 @@ def _of_roles(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> Family
 def _prompt(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> PromptLayout | None:
     format: Format | None = config.roles[BASE].sequences if BASE in roles else None
     return None if format is None else PromptLayout.of(cast("ImageFormat", format))
+
+
+def _fitting(
+    family: ModelBundle, tokenizer: ImageTokenizer, roles: dict[str, tuple[str, ...]]
+) -> Fitting | None:
+    """As :mod:`cogview.pipelines.cogview` and ``cogview2`` fit images for their caption models."""
+    if CAPTION in roles:
+        released = family.check(CAPTION).numerics == "released"
+        return Fitting(size=tokenizer.image_size, crop=True, resample="bilinear" if released else "box")
+    if "text" not in roles.get(BASE, ()):
+        return None
+    size = tokenizer.image_size * family.config.roles[BASE].sequences.grid[0] // tokenizer.grid()[0]
+    return Fitting(size=size, crop=False, resample="bilinear")
 
 
 def _bytes(

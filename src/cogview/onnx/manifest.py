@@ -18,6 +18,7 @@ from cogview.checkpoints.bundle import FamilyConfig
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.sequences.protocols import ImageFormat
+from cogview.types import Resample
 from cogview.untrusted import open_regular
 
 FILE = "manifest.json"
@@ -87,6 +88,15 @@ class ImageFiles(Config):
     upscaling: UpscalingFacts
 
 
+class Fitting(Config):
+    """How an image is made the square that the caption model reads: cropped to its centre or squeezed, then
+    resized to ``size`` pixels."""
+
+    size: int = Field(ge=1, le=1 << 14)
+    crop: bool
+    resample: Resample
+
+
 class PromptLayout(Config):
     """The prompt of an image as numbers: ``before``, the text's tokens plus ``text_first``, ``after``.
 
@@ -142,6 +152,7 @@ class Manifest(Config):
     tasks: tuple[Task, ...]
     family: FamilyConfig
     prompt: PromptLayout | None
+    fitting: Fitting | None
     transformers: dict[str, TransformerFiles]
     image: ImageFiles
     text: Inside

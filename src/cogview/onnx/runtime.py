@@ -15,7 +15,7 @@ from PIL import Image
 
 from cogview.checkpoints.bundle import BASE, CAPTION, UPSCALING, FamilyConfig
 from cogview.checkpoints.provenance import read as read_provenance
-from cogview.data.images import square
+from cogview.data.images import RESAMPLE, square
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.generation.languages import language as language_of
@@ -207,12 +207,16 @@ class OnnxModel:
     # ---------------------------------------------------------------------------------- captions and scores
 
     def codes_of(self, image: AnyImage) -> Ids:
-        """An image's codes (rows * columns,): of its centre square; a generated one has them already."""
+        """An image's codes (rows * columns,) for the caption model; a generated one has them already."""
         if isinstance(image, GeneratedImage) and len(image.codes) == self._texts.format.codes:
             return image.codes
         shown = image.image if isinstance(image, GeneratedImage) else opened(image)[0]
-        size = self.exported.manifest.image.image_size
-        pixels = square(shown, Preprocessing(size=size, resample="box"))
+        fitting = self.exported.manifest.fitting
+        assert fitting is not None
+        if fitting.crop:
+            pixels = square(shown, Preprocessing(size=fitting.size, resample=fitting.resample))
+        else:
+            pixels = np.asarray(shown.resize((fitting.size, fitting.size), RESAMPLE[fitting.resample]))
         found = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
         return self.exported.encode(found)[1].ravel()
 
