@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
-import onnx
 from cogview.exporters.image_graph import write_image_tokenizer
 from cogview.exporters.transformer_graph import write_transformer
 from cogview.onnx.manifest import FILE, Manifest, Weights, facts_of
