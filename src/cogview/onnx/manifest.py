@@ -102,7 +102,8 @@ class PromptLayout(Config):
 
     positions: of ``before``; of the first text token, from which they count on; of ``after`` and of the
     image's codes. The last two move by ``shift`` with each token of the text. two_way: None where attention
-    is causal; otherwise all tokens of the text and so many more see each other both ways.
+    is causal; otherwise all tokens of the text and so many more see each other both ways. biased: emphasis is
+    added to the attention towards the first tokens, as many as the text has and so many more.
     """
 
     before: tuple[int, ...]
@@ -115,6 +116,7 @@ class PromptLayout(Config):
     code_positions: tuple[int, ...]
     shift: int
     two_way: int | None = None
+    biased: int = 0
 
     @classmethod
     def of(cls, format: ImageFormat) -> PromptLayout:
@@ -133,6 +135,7 @@ class PromptLayout(Config):
             code_positions=empty.decode_positions.tolist(),
             shift=int(one.positions[at + 1] - empty.positions[at]),
             two_way=empty.prefix if one.prefix > empty.prefix else None,
+            biased=empty.text_length,
         )
 
 

@@ -1,0 +1,1 @@
+"""Generating in the browser: script modules that read an exported family and run it with onnxruntime-web."""
