@@ -112,7 +112,6 @@ def test_scores_and_ranks_are_the_same(one: tuple[Pipeline, Path], two: tuple[Pi
         assert model.generate(PROMPTS[0], n=1, seed=2, best_of=3)[0].index == best[0].index
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"times": 4}, {"faithful": False}, {"detail": 1.0, "guidance_scale": 2.0}]
 )
@@ -208,7 +207,6 @@ assert not [name for name in sys.modules if name.startswith("torch.")]
 """
 
 
-@pytest.mark.slow
 def test_without_pytorch_from_the_wheels_files_alone(one: tuple[Pipeline, Path], tmp_path: Path) -> None:
     project = ROOT / "packaging" / "onnx"
     listed = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]

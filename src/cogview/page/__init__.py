@@ -1,1 +1,1 @@
-"""Generating in the browser: script modules that read an exported family and run it with onnxruntime-web."""
+"""The page that generates in the browser: script modules that run an exported family with onnxruntime-web."""

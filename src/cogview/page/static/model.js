@@ -126,7 +126,7 @@ export class Model {
    * The codes of one image.
    *
    * @param params over the family's defaults: temperature, top_k, top_p, guidance
-   * @param {(codes: Int32Array, known: number) => void} onStep after each forward; what it throws ends the generation
+   * @param onStep called with the codes and how many are known after each forward; what it throws ends the generation
    */
   async generate(prompt, { seed = 0, index = 0, style = null, negative = "", params = {}, jacobi = true, onStep = null } = {}) {
     const { family } = this.manifest;
@@ -143,7 +143,7 @@ export class Model {
     codes[0] = first;
     let known = 1;
     while (known < steps) {
-      onStep?.(codes, known);
+      await onStep?.(codes, known);
       const size = jacobi ? Math.min(Math.max(Math.floor(TOKENS / prompts.length), LEAST), MOST) : 1;
       const end = Math.min(known + size, steps);
       for (let step = known; step < end - 1; step++) if (codes[step] < 0) codes[step] = codes[step - 1];
@@ -162,7 +162,7 @@ export class Model {
       known += count;
       stream.forget(known);
     }
-    onStep?.(codes, steps);
+    await onStep?.(codes, steps);
     return codes;
   }
 
