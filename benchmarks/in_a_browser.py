@@ -2,9 +2,9 @@
 
     python benchmarks/in_a_browser.py --model pictogram --images 100 --runtime FOLDER
 
-FOLDER is where ``npm install onnxruntime-web`` was run; without it npm fetches the package. The page is opened
-with an empty and with a warm cache; images of four prompts are generated in one thread, with Jacobi windows
-and token by token. Their codes are compared with PyTorch's, with float32 weights. Memory is that of the tab's
+FOLDER is where ``npm install onnxruntime-web`` was run; without it npm fetches the package. The page is
+opened with an empty and with a warm cache; images of four prompts are generated in one thread, with Jacobi
+windows and token by token. Their codes are compared with PyTorch's, with float32 weights. Memory is that of the tab's
 process.
 """
 
