@@ -4,8 +4,8 @@
 
 FOLDER is where ``npm install onnxruntime-web`` was run; without it npm fetches the package. The page is
 opened with an empty and with a warm cache; images of four prompts are generated in one thread, with Jacobi
-windows and token by token. Their codes are compared with PyTorch's, with float32 weights. Memory is that of the tab's
-process.
+windows and token by token. Their codes are compared with PyTorch's, with float32 weights. Memory is that of
+the tab's process.
 """
 
 from __future__ import annotations
