@@ -169,8 +169,9 @@ $("form").onsubmit = (event) => {
   const style = $("style").value || null;
   $("images").setAttribute("aria-busy", "true");
   $("stop").hidden = false;
-  for (let index = 0; index < count; index++) {
-    const number = (state.last += 1), made = tile(prompt);
+  const tiles = Array.from({ length: count }, () => tile(prompt)).reverse(); // each is put before the last
+  for (const [index, made] of tiles.entries()) {
+    const number = (state.last += 1);
     made.item.classList.add("unfinished");
     state.running.set(number, { tile: made, prompt, seed, index, style, place: index + 1, count });
     worker.postMessage({ kind: "generate", number, prompt, options: { seed, index, style } });
