@@ -77,11 +77,11 @@ def memory() -> float:
     largest = 0
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            words = (place / "cmdline").read_bytes()
             status = (place / "status").read_text()
         except OSError:
             continue
-        if "--type=renderer" in words and _started_here(place):
+        if b"--type=renderer" in words and _started_here(place):
             kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
             largest = max(largest, int(kilobytes))
     return largest / 1e3

@@ -6,7 +6,7 @@
 import { guide, sample, Stream } from "./draws.js";
 import { TextTokenizer } from "./text.js";
 
-const TOKENS = 32, LEAST = 8, MOST = 16; // of a window: of all rows, of one at least and at most
+const WINDOW = 4; // tokens sampled in one forward; in WebAssembly longer windows cost more than they save
 const HIDDEN = -Infinity;
 
 /** One image's rows of a transformer: with guidance its own and that of the negative prompt. */
@@ -144,8 +144,7 @@ export class Model {
     let known = 1;
     while (known < steps) {
       await onStep?.(codes, known);
-      const size = jacobi ? Math.min(Math.max(Math.floor(TOKENS / prompts.length), LEAST), MOST) : 1;
-      const end = Math.min(known + size, steps);
+      const end = Math.min(known + (jacobi ? WINDOW : 1), steps);
       for (let step = known; step < end - 1; step++) if (codes[step] < 0) codes[step] = codes[step - 1];
       starts.forEach((start, row) => (rows.lengths[row] = start + known - 1));
       states = await rows.read(

@@ -31,9 +31,12 @@ async function open() {
 
 /** One image; partial ones on the way, as far as decoding them costs little. */
 async function generate({ number, prompt, options }) {
-  let cost = 0, shown = performance.now();
+  let cost = 0, shown = performance.now(), heard = 0;
   const onStep = async (codes, known) => {
-    await new Promise((resume) => setTimeout(resume)); // a message to stop may come in
+    if (performance.now() - heard > 100) {
+      await new Promise((resume) => setTimeout(resume)); // a message to stop may come in
+      heard = performance.now();
+    }
     if (number <= stopped) throw new Error("stopped");
     postMessage({ kind: "step", number, known, all: codes.length });
     if (known === codes.length || performance.now() - shown < 4 * cost) return;
