@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from cogview.evaluation.metrics.distributions import DistributionPlan, compare_pictures, open_extractor
+from cogview.evaluation.metrics.fid import DistributionPlan, compare_pictures, open_extractor
 from cogview.evaluation.metrics.image_sets import PictureSet, open_set
 from cogview.evaluation.reports import versions
 

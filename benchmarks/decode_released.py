@@ -32,8 +32,8 @@ from cogview.generation import sampling
 from cogview.generation.decoder import Decoder, decode_step, pack
 from cogview.generation.sampling import Streams
 from cogview.sequences import SequenceFormat
-from cogview.transformer.attention import View, kernels
-from cogview.transformer.attention.causal import lower_triangle
+from cogview.transformer.attention import View
+from cogview.transformer.attention.pattern import attend_released, lower_triangle
 from cogview.transformer.block import Block
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
@@ -81,7 +81,7 @@ class ReleasedLoop:
             query, key, value = parts.unbind(0)
             queries = new.shape[1]
             view = View(lower_triangle(queries, keys)[None, None])
-            out = kernels.released(query[:, :, -queries:], key, value, view)
+            out = attend_released(query[:, :, -queries:], key, value, view)
             attended: Tensor = block.attention.out(out.transpose(1, 2).reshape(batch, queries, hidden))
             return attended
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.transformer.attention import Causal, ThreeRegion, sample_pivots
-from cogview.transformer.attention.kernels import fused, written
+from cogview.transformer.attention.pattern import attend_fused, attend_written
 
 HEADS, WIDTH, TEXT = 8, 64, 64
 FORMS = ("vanilla", "causal", "three_region")
@@ -57,10 +57,10 @@ def make_form(name: str, given: argparse.Namespace) -> Callable[[Tensor, Tensor,
     length = given.length
     if name == "vanilla":
         dense = Causal().dense_view(length, length)
-        return lambda q, k, v: written(q, k, v, dense)
+        return lambda q, k, v: attend_written(q, k, v, dense)
     if name == "causal":
         return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return lambda q, k, v: fused(q, k, v, make_pattern(given).view(length, length))
+    return lambda q, k, v: attend_fused(q, k, v, make_pattern(given).view(length, length))
 
 
 def run(form: Callable[..., Tensor], which: str, tensors: list[Tensor]) -> None:

@@ -197,7 +197,7 @@ def main() -> None:
 
 def first_stage(model: Pipeline) -> dict[str, Any]:
     """Of a family that upscales what it generates, the small images are compared."""
-    return {"first_stage_only": True} if model.two_stage else {}
+    return {"first_stage_only": True} if model.bundle.config.two_stage else {}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 pytest.importorskip("matplotlib")
 
+from counts import circles, files_passed, sources  # noqa: E402
 from import_map import OUT, arrows, layers  # noqa: E402
 
 
@@ -24,3 +25,19 @@ def test_rooms_import_downwards() -> None:
 def test_the_drawing_names_every_room() -> None:
     drawing = OUT.read_text("utf-8")
     assert [room for row in layers() for room in row if f">{room}<" not in drawing] == []
+
+
+MOST_FILES = {"pictogram": 23, "pictogram-2": 37}  # that an image passes, from a loaded model to a PNG file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MOST_FILES)
+def test_an_image_passes_few_files(model: str) -> None:
+    """What a reader has to know; a module that only hands on is merged with what it serves."""
+    passed = files_passed(ROOT, model, "loaded")
+    assert "generation/loop.py" in passed and "transformer/attention/pattern.py" in passed
+    assert len(passed) <= MOST_FILES[model], passed
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(sources(ROOT)) == []

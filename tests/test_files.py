@@ -14,7 +14,7 @@ from PIL import Image
 from cogview.cli.output import write, write_rows, write_sheet
 from cogview.errors import CogViewError
 from cogview.files import write_file, write_image, write_new
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 
 
 @contextmanager

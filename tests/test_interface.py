@@ -39,7 +39,7 @@ def test_a_family_is_opened_by_any_of_its_doors() -> None:
 
 def test_generate_takes_the_same_arguments(model: CogView) -> None:
     """One by one or as ``params``; the single ones count more. ``guidance`` is the name in files."""
-    small = {"seed": 3, "first_stage_only": model.two_stage}
+    small = {"seed": 3, "first_stage_only": model.bundle.config.two_stage}
     [one] = model.generate("a red apple", **{**FEW, **small})  # type: ignore[arg-type]
     named = {"temperature": 0.7, "top_k": 5, "guidance": 1.0}
     [other] = model.generate("a red apple", params=SamplingParams(**named), **small)  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ def test_a_wrong_argument_is_named() -> None:
 
 
 def test_output_types_are_the_same_image(model: CogView) -> None:
-    few: dict[str, Any] = {**FEW, "first_stage_only": model.two_stage}
+    few: dict[str, Any] = {**FEW, "first_stage_only": model.bundle.config.two_stage}
     [image] = model.generate("a red apple", **few)
     made = {
         kind: model.generate("a red apple", output_type=kind, **few) for kind in ("pil", "np", "pt", "codes")
@@ -200,7 +200,11 @@ def test_output_types_are_the_same_image(model: CogView) -> None:
 
 
 def test_guidance_moves_away_from_a_negative_prompt(model: CogView) -> None:
-    few: dict[str, Any] = {"seed": 3, "guidance_scale": 3.0, "first_stage_only": model.two_stage}
+    few: dict[str, Any] = {
+        "seed": 3,
+        "guidance_scale": 3.0,
+        "first_stage_only": model.bundle.config.two_stage,
+    }
     plain, empty, other = (
         model.generate("a red apple", **few, **more)[0]
         for more in ({}, {"negative_prompt": ""}, {"negative_prompt": "a green tree"})
@@ -220,7 +224,9 @@ def test_a_callback_can_cancel(model: CogView) -> None:
         raise Enough
 
     with pytest.raises(Enough):
-        model.generate("a red apple", 2, 3, batch_size=1, callback=stop, first_stage_only=model.two_stage)
+        model.generate(
+            "a red apple", 2, 3, batch_size=1, callback=stop, first_stage_only=model.bundle.config.two_stage
+        )
     assert len(made) == 1
 
 

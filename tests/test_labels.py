@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogview.checkpoints.provenance import Provenance, png_bytes
-from cogview.labels import PRODUCER, Label, with_visible_label
-from cogview.pipelines.output import GeneratedImage
+from cogview.checkpoints.provenance import PRODUCER, Label, Provenance, png_bytes, with_visible_label
+from cogview.pipelines.base import GeneratedImage
 from cogview.serving.labelling import Labelling
 
 SPACES = {
@@ -111,7 +110,7 @@ def test_the_visible_label_is_high_enough_and_stays_in_its_corner(size: tuple[in
 
 def test_letters_are_those_of_a_font_in_outline() -> None:
     """Four separate characters, the last two square and about as dense as such characters are."""
-    from cogview.labels import _letters
+    from cogview.checkpoints.provenance import _letters
 
     ink = np.asarray(_letters(60)) > 128
     gaps = np.flatnonzero(~ink.any(axis=0))

@@ -18,8 +18,7 @@ from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import ModelBundle
 from cogview.errors import CogViewError
 from cogview.generation.languages import language
-from cogview.pipelines.base import caption_for
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage, caption_for
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.types import SamplingParams
 from tests.generation import tiny

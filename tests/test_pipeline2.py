@@ -14,7 +14,7 @@ from PIL import Image
 from cogview import CogView2
 from cogview.checkpoints.provenance import read
 from cogview.errors import CogViewError
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.transformer.lora import LoRAConfig, adapter_parameters, attach, save_adapter
 from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2

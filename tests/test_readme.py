@@ -8,14 +8,17 @@ that shrink them, and but for the README, which draws with the packaged model, a
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
+import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +49,7 @@ NOT_RUN = {
     "data.md": "its pets/ are the reader's; tests/data runs such commands",
     "evaluation.md": "needs the corpus and a trained classifier; tests/evaluation runs its commands",
 }
+TUTORIAL = "tutorial.md"  # is run with the packaged models
 AFTER_README = {"tokenizers.md"}  # use what the README's commands leave
 
 TINY_CODES: dict[str, object] = {"model.codes": 32, "model.code_dim": 4}
@@ -316,9 +320,36 @@ def test_the_readme_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) ->
     assert Image.open(next(Path("large").glob("*.png"))).size == (216, 216)
 
 
+@pytest.mark.slow
+def test_the_tutorial_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the packaged models; then the page's request is answered by the page's server."""
+    page = ROOT / "docs" / TUTORIAL
+    run_page(page, capsys)
+    assert len(list(Path("out").glob("*.png"))) == 2
+    words = next(
+        words for words in commands("\n".join(text for _, text in blocks(page))) if words[1:2] == ["serve"]
+    )
+    body = re.search(r"-d '(.*)'", page.read_text(encoding="utf-8"))
+    assert body is not None
+    command = [sys.executable, "-m", "cogview.cli", *words[1:], "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            line = next(line for line in server.stdout if "http://" in line)
+            [address] = re.findall(r"http://[\d.:]+", line)
+            header = {"content-type": "application/json"}
+            request = urllib.request.Request(f"{address}/v1/images/generations", body[1].encode(), header)
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                [made] = json.load(answer)["data"]
+        finally:
+            server.terminate()
+    told = read(base64.b64decode(made["b64_json"]))
+    assert told is not None and (told.prompt, told.seed) == ("a red circle", 1)
+
+
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES[1:] if blocks(page) and page.name not in NOT_RUN],
+    [page for page in PAGES[1:] if blocks(page) and page.name not in {*NOT_RUN, TUTORIAL}],
     ids=lambda page: page.name,
 )
 def test_a_page_of_the_documentation_runs(

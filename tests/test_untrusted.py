@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
+from cogview.files import is_regular, open_regular, parse_json, read_bytes, readable
 from cogview.lmdbs import Lmdb
 from cogview.tensors import load_tensors
-from cogview.untrusted import is_regular, open_regular, parse_json, read_bytes, readable
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])

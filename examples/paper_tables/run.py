@@ -33,7 +33,8 @@ from cogview.errors import CogViewError
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.experiments.nearest import RetrievalBaseline
 from cogview.evaluation.judges.captioned import Captioned, read_captioned
-from cogview.evaluation.metrics.distributions import (
+from cogview.evaluation.metrics.diversity import unit, vendi
+from cogview.evaluation.metrics.fid import (
     DistributionPlan,
     Extractor,
     Value,
@@ -41,7 +42,6 @@ from cogview.evaluation.metrics.distributions import (
     describe,
     open_extractor,
 )
-from cogview.evaluation.metrics.diversity import unit, vendi
 from cogview.evaluation.metrics.image_sets import PictureSet, Shape
 from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.reports import versions

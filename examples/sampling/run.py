@@ -31,7 +31,7 @@ from cogview.evaluation.experiments.attributes import (
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.judges.attribute_corpus import Avatar, read_avatars, select
 from cogview.evaluation.judges.classifier import AttributeClassifier
-from cogview.evaluation.metrics.distributions import DistributionPlan, Extractor, kid, open_extractor
+from cogview.evaluation.metrics.fid import DistributionPlan, Extractor, kid, open_extractor
 from cogview.evaluation.sample_store import draw_texts, load_all
 
 Row = dict[str, Any]

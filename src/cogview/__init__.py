@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from cogview.errors import CogViewError as CogViewError
     from cogview.errors import OutOfMemory as OutOfMemory
     from cogview.errors import UnsupportedTask as UnsupportedTask
+    from cogview.pipelines.base import Caption as Caption
+    from cogview.pipelines.base import GeneratedImage as GeneratedImage
     from cogview.pipelines.cogview import CogView as CogView
     from cogview.pipelines.cogview2 import CogView2 as CogView2
     from cogview.pipelines.model import Pipeline as Pipeline
-    from cogview.pipelines.output import Caption as Caption
-    from cogview.pipelines.output import GeneratedImage as GeneratedImage
     from cogview.pipelines.sheets import contact_sheet as contact_sheet
     from cogview.sequences import SequenceFormat as SequenceFormat
     from cogview.tokenizers.text import TextTokenizer as TextTokenizer
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from cogview.vocabulary import Vocabulary as Vocabulary
 
 _HOMES = {
-    "Caption": "cogview.pipelines.output",
+    "Caption": "cogview.pipelines.base",
     "CogView": "cogview.pipelines.cogview",
     "CogView2": "cogview.pipelines.cogview2",
     "CogViewError": "cogview.errors",
     "Config": "cogview.config",
-    "GeneratedImage": "cogview.pipelines.output",
+    "GeneratedImage": "cogview.pipelines.base",
     "ImageTokenizer": "cogview.tokenizers.vqvae",
     "OutOfMemory": "cogview.errors",
     "Pipeline": "cogview.pipelines.model",

@@ -25,6 +25,10 @@ MODULES = {  # module: its names; "*" for all others
     "cogview.family": {"Family": NAMES["Family"], "*": BUNDLE},
     "cogview.provenance": {"*": "cogview.checkpoints.provenance:"},
     "cogview.coglm": {"*": "cogview.sequences:"},
+    "cogview.labels": {"*": "cogview.checkpoints.provenance:"},
+    "cogview.pipelines.output": {"*": PIPELINES + "base:"},
+    "cogview.untrusted": {"*": "cogview.files:"},
+    "cogview.evaluation.metrics.distributions": {"*": "cogview.evaluation.metrics.fid:"},
 }
 
 

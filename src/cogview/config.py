@@ -18,9 +18,9 @@ import pydantic
 import yaml
 from pydantic_core import ErrorDetails
 
-from cogview import untrusted
+from cogview import files
 from cogview.errors import CogViewError
-from cogview.untrusted import MAX_INTEGER
+from cogview.files import MAX_INTEGER
 
 MAX_BYTES = 4 << 20  # of a JSON file; a larger one is something else
 MAX_YAML_BYTES = 512 << 10  # PyYAML takes ten seconds for a megabyte
@@ -196,7 +196,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file with ``overrides`` (each ``a.b=c``) set in it, in order."""
-    data = parse_yaml(untrusted.read_text(path, MAX_YAML_BYTES), str(path))
+    data = parse_yaml(files.read_text(path, MAX_YAML_BYTES), str(path))
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -207,8 +207,8 @@ def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]
 
 
 def load_json(path: Path | str) -> Any:
-    """The data in a JSON file (:func:`cogview.untrusted.parse_json`)."""
-    return untrusted.load_json(path, MAX_BYTES)
+    """The data in a JSON file (:func:`cogview.files.parse_json`)."""
+    return files.load_json(path, MAX_BYTES)
 
 
 def _known_keys(model: Any) -> Iterator[str]:

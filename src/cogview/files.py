@@ -1,21 +1,186 @@
-"""Files and directories that are whole or not there: made under a name of their own, then renamed.
+"""Files: those that come from elsewhere are read within limits, our own are whole or not there.
 
-All writers of pictures, reports and models use these, so that a full disk, a kill or a second process leaves
-what was there before, and never a part of something new.
+Only regular files are read (a FIFO would wait for ever, a device never ends), and no more bytes than the
+caller allows. JSON is parsed here and nowhere else: whole numbers over 64 bits, half surrogates and anything
+that is not JSON are one :class:`~cogview.errors.CogViewError`.
+
+What is written (pictures, reports, models) is made under a name of its own, then renamed, so that a full
+disk, a kill or a second process leaves what was there before, and never a part of something new.
 """
 
 from __future__ import annotations
 
 import ctypes
+import io
+import json
 import os
+import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+HOLES_FROM = 1 << 30  # bytes of a file from which holes are looked for
+MAX_INTEGER = (1 << 64) - 1
+MAX_INTEGER_TEXT = 21  # characters of the longest 64-bit number with a sign
+MAX_NODES = 6_000_000  # values of a JSON text; each takes some 100 bytes of memory
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _refuse(path: Path | str, error: OSError | ValueError) -> NoReturn:
+    reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    name = str(path)[:1000]
+    raise CogViewError(f"{name if name.isprintable() else repr(name)}: cannot be read ({reason})") from error
+
+
+def is_regular(path: Path | str) -> bool:
+    """Whether there is a regular file (or a link to one); False for anything else."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def check_regular(path: Path | str) -> int:
+    """The size of a regular file in bytes; CogViewError where there is none, or something else.
+
+    For libraries that open a path themselves.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        _refuse(path, error)
+    _check(path, found)
+    return found.st_size
+
+
+def _check(path: Path | str, found: os.stat_result) -> None:
+    """CogViewError for what is no file, and for terabytes that are nearly nothing but holes."""
+    if not stat.S_ISREG(found.st_mode):
+        raise CogViewError(f"{path}: cannot be read ({_kind(found.st_mode)}, not a file)")
+    held = getattr(found, "st_blocks", found.st_size) * 512
+    if found.st_size > HOLES_FROM and held * 8 < found.st_size:
+        raise CogViewError(f"{path}: cannot be read ({found.st_size:,} bytes, nearly all of them holes)")
+
+
+def _kind(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    ):
+        if test(mode):
+            return name
+    return "something else"
+
+
+def open_regular(path: Path | str) -> io.BufferedReader:
+    """A regular file, open for reading bytes; CogViewError where there is none, or something else."""
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    )
+    try:
+        handle = os.open(path, flags)  # without waiting for a pipe's other end
+    except (OSError, ValueError) as error:
+        _refuse(path, error)
+    try:
+        _check(path, os.fstat(handle))
+    except CogViewError:
+        os.close(handle)
+        raise
+    return io.open(handle, "rb")  # noqa: UP020 - of this very type
+
+
+def read_bytes(path: Path | str, limit: int) -> bytes:
+    """The bytes of a regular file; CogViewError where it cannot be read or holds more than ``limit``."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        _refuse(path, error)
+    if len(data) > limit:
+        raise CogViewError(f"{path}: too large, over the {limit:,} bytes that are read of such a file")
+    return data
+
+
+def read_text(path: Path | str, limit: int, encoding: str = "utf-8") -> str:
+    """The text of a regular file (UTF-8; ``utf-8-sig`` skips a mark at the start); CogViewError."""
+    return decode(read_bytes(path, limit), str(path), encoding)
+
+
+def decode(data: bytes, where: str, encoding: str = "utf-8") -> str:
+    """Bytes as text, line ends as ``\\n``; CogViewError with ``where``."""
+    try:
+        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise CogViewError(f"{where}: not a UTF-8 text file") from error
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_INTEGER_TEXT or abs(number := int(text)) > MAX_INTEGER:
+        raise ValueError(f"a whole number of {len(text)} digits; at most 64 bits are read")
+    return number
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The data in a JSON text; CogViewError names ``where``.
+
+    Refused: what is not JSON or UTF-8, whole numbers over 64 bits, halves of surrogate pairs, nesting too
+    deep to read, and texts of so many values that they would take gigabytes.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        if text.count(",") + text.count("[") + text.count("{") > MAX_NODES:
+            raise ValueError(f"over {MAX_NODES:,} values")
+        value = json.loads(text, parse_int=_integer)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CogViewError(f"{where}: not valid JSON (half of a surrogate pair)") from error
+    except UnicodeDecodeError as error:
+        raise CogViewError(f"{where}: not a UTF-8 text file") from error
+    except (ValueError, RecursionError) as error:
+        raise CogViewError(f"{where}: not valid JSON ({str(error).splitlines()[0]})") from error
+    return value
+
+
+def load_json(path: Path | str, limit: int) -> Any:
+    """The data in a JSON file of at most ``limit`` bytes; CogViewError."""
+    return parse_json(read_bytes(path, limit), str(path))
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be printed, stored and hashed.
+
+    Names that are not UTF-8 (as archives made on a Chinese or a western Windows have them) are taken for
+    GB 18030, else for Latin-1; the file itself is still opened by the name it has.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raw = os.fsencode(name) if _is_escaped(name) else name.encode("utf-8", "replace")
+        for encoding in ("gb18030", "latin-1"):
+            try:
+                return raw.decode(encoding)
+            except UnicodeDecodeError:
+                continue
+    return name
+
+
+def _is_escaped(name: str) -> bool:
+    """Whether every half surrogate in a name stands for a byte (PEP 383)."""
+    return all(not 0xD800 <= ord(c) <= 0xDFFF or 0xDC80 <= ord(c) <= 0xDCFF for c in name)
+
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 TRIES = 20  # at a name that other processes take at the same moment

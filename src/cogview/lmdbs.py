@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogview.errors import CogViewError
-from cogview.untrusted import check_regular, open_regular
+from cogview.files import check_regular, open_regular
 
 DATA = "data.mdb"
 MAGIC, VERSION = 0xBEEFC0DE, 1

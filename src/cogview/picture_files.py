@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cogview.untrusted import check_regular
+from cogview.files import check_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 

@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from cogview.checkpoints.provenance import source_type
 from cogview.errors import CogViewError
-from cogview.labels import source_type
-from cogview.untrusted import read_text
+from cogview.files import read_text
 
 MAX_PEM = 1 << 20
 ALGORITHM = "es256"  # a key on the curve P-256

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
+import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.types import Ids
 
 Kind = Literal["image", "text", "control", "padding"]
 
@@ -140,6 +143,33 @@ class Vocabulary(Config):
                 f"text piece {piece} is outside the vocabulary's {self.text_pieces}: the tokenizer differs"
             )
         return self.texts.start + piece
+
+    def text_ids(self, text: ArrayLike, limit: int) -> Ids:
+        """Ids of text tokens (n,), 0-based as the tokenizer gives them.
+
+        CogViewError where there are more than ``limit``, or they are of another tokenizer.
+        """
+        tokens = np.asarray(text, dtype=np.int64).ravel()
+        if tokens.size > limit:
+            raise CogViewError(
+                f"the text has {tokens.size} tokens and {limit} fit; shorten it", field="prompt"
+            )
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= self.text_pieces):
+            raise CogViewError(
+                f"a text piece is outside the vocabulary's {self.text_pieces}: the tokenizer differs"
+            )
+        return tokens + self.texts.start
+
+    def image_ids(self, codes: ArrayLike, expected: int) -> Ids:
+        """The codes of an image (expected,) as ids; CogViewError for other numbers of them or other codes."""
+        image = np.asarray(codes, dtype=np.int64).ravel()
+        if image.size != expected:
+            raise CogViewError(f"the picture has {image.size} codes, this format takes {expected}")
+        if image.size and (image.min() < 0 or image.max() >= self.image_codes):
+            raise CogViewError(
+                f"an image code is outside the vocabulary's {self.image_codes}: the tokenizer differs"
+            )
+        return image
 
     def kind(self, token: int) -> Kind:
         """What the id ``token`` is; CogViewError outside the padded vocabulary."""

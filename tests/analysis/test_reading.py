@@ -16,7 +16,7 @@ from cogview.analysis.reading import reading
 from cogview.analysis.stability import layer_ranges
 from cogview.cli.app import main
 from cogview.generation.loop import prefill
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.transformer.model import Transformer
 from tests.generation import tiny, tiny2
 
@@ -34,7 +34,7 @@ def coglm(tmp_path_factory: pytest.TempPathFactory) -> CogView2:
 
 @pytest.fixture(scope="module")
 def picture(coglm: CogView2) -> GeneratedImage:
-    return coglm.generate(PROMPT, seed=4, first_stage_only=coglm.two_stage)[0]
+    return coglm.generate(PROMPT, seed=4, first_stage_only=coglm.bundle.config.two_stage)[0]
 
 
 def visible(row: int, words: int) -> list[int]:
@@ -145,7 +145,7 @@ def test_a_report_on_a_coglm_is_written(
 
 def test_a_prefix_is_seen_both_ways(tmp_path: Path) -> None:
     model = CogView.from_pretrained(tiny.write(tmp_path))
-    picture = model.generate(PROMPT, seed=1, first_stage_only=model.two_stage)[0]
+    picture = model.generate(PROMPT, seed=1, first_stage_only=model.bundle.config.two_stage)[0]
     form = model.text_to_image.format.model_copy(update={"visibility": "prefix"})
     role = model.bundle.config.roles["base"].model_copy(update={"sequences": form})
     model.bundle.config = model.bundle.config.model_copy(update={"roles": {"base": role}})
@@ -162,7 +162,7 @@ def test_a_prefix_is_seen_both_ways(tmp_path: Path) -> None:
 
 def test_each_role_reads_its_own_sequence(tmp_path: Path, coglm: CogView2, picture: GeneratedImage) -> None:
     model = CogView.from_pretrained(tiny.write(tmp_path, upscaling=True, captioning=True))
-    drawn = model.generate(PROMPT, seed=1, first_stage_only=model.two_stage)[0]
+    drawn = model.generate(PROMPT, seed=1, first_stage_only=model.bundle.config.two_stage)[0]
     said = reading(model, "caption", drawn).ids
     assert said[2:18].tolist() == drawn.codes.tolist()  # [BASE] [BOI1] codes
     larger, words = reading(model, "super_resolution", drawn).ids, len(model.text_to_image.encode(PROMPT))

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cogview import __version__
+from cogview import __version__, diagnosis
 from cogview.checkpoints.provenance import model_hash
-from cogview.cli import doctor
 from cogview.cli.app import main
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
@@ -101,14 +100,14 @@ def test_a_damaged_model_is_a_problem(home: Path, capsys: pytest.CaptureFixture[
 def test_an_unwritable_cache_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("COGVIEW_HOME", str(tmp_path / "file/folder"))
-    assert doctor.cache() == {"path": str(tmp_path / "file/folder"), "writable": False}
-    report = {"versions": dict.fromkeys(doctor.NEEDED, "1"), "models": [], "cache": doctor.cache()}
-    [no_model, no_cache] = doctor.problems(report)
+    assert diagnosis.cache() == {"path": str(tmp_path / "file/folder"), "writable": False}
+    report = {"versions": dict.fromkeys(diagnosis.NEEDED, "1"), "models": [], "cache": diagnosis.cache()}
+    [no_model, no_cache] = diagnosis.problems(report)
     assert "no model" in no_model
     assert "set COGVIEW_HOME" in no_cache
 
 
 def test_a_missing_library_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "NEEDED", ("no-such-library",))
-    report = {"versions": doctor.versions(), "models": [{"name": "m"}], "cache": {"writable": True}}
-    assert doctor.problems(report) == ["no-such-library is not installed: pip install no-such-library"]
+    monkeypatch.setattr(diagnosis, "NEEDED", ("no-such-library",))
+    report = {"versions": diagnosis.versions(), "models": [{"name": "m"}], "cache": {"writable": True}}
+    assert diagnosis.problems(report) == ["no-such-library is not installed: pip install no-such-library"]

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from pytest import CaptureFixture, MonkeyPatch
 
+from cogview import contact_sheet
 from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import ModelBundle
-from cogview.cli import arguments, output
 from cogview.cli import generate as verb
+from cogview.cli import options, output
 from cogview.cli.app import main
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.cache import KVCache
@@ -229,7 +230,7 @@ def test_models_are_listed(home: Path, capsys: CaptureFixture[str]) -> None:
 
 def test_a_sheet_leaves_the_rest_of_its_last_row_white() -> None:
     images = [Image.new("RGB", (3, 2), (i, 0, 0)) for i in range(5)]
-    sheet = output.contact_sheet(images, 3)
+    sheet = contact_sheet(images, 3, gap=output.GAP)
     assert sheet.size == (3 * 5 + 2, 2 * 4 + 2)
     assert sheet.getpixel((2 + 5, 2 + 4)) == (4, 0, 0)
     assert sheet.getpixel((2 + 10, 2 + 4)) == (255, 255, 255)
@@ -270,6 +271,6 @@ def test_threads_and_device_are_those_asked_for(
 
 def test_words_that_the_model_hardly_knows_are_told(capsys: CaptureFixture[str]) -> None:
     family = ModelBundle.find("pictogram")
-    arguments.tell_unfamiliar(family, ["a red apple", "un chat rouge", "rouge"])
-    arguments.tell_unfamiliar(family, ["a red apple", "一只红色的猫"])
+    options.tell_unfamiliar(family, ["a red apple", "un chat rouge", "rouge"])
+    options.tell_unfamiliar(family, ["a red apple", "一只红色的猫"])
     assert capsys.readouterr().err == "pictogram reads English and Chinese; it hardly knows: rouge\n"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.judges.classifier import AttributeClassifier
-from cogview.evaluation.metrics.distributions import DistributionPlan, kid
+from cogview.evaluation.metrics.fid import DistributionPlan, kid
 from tests.generation import tiny2
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "sampling" / "run.py"

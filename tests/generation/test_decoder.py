@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.generation import linear
+from cogview.generation import decoder as inference
 from cogview.generation.decoder import Decoder, decode_step, pack, prefill
 from cogview.transformer.attention import Prefix, Visibility
 from cogview.transformer.cache import KVCache
@@ -121,14 +121,14 @@ def test_int8_against_its_definition(gelu: bool, biased: bool) -> None:
     """Weights on 255 levels by output, inputs on 255 (or 127) by row, products summed exactly."""
     weight, x = torch.randn(48, 32), torch.randn(5, 32) * torch.tensor([[1.0], [1e-4], [30.0], [0.0], [2.0]])
     bias = torch.randn(48) if biased else None
-    levels = linear._levels()
+    levels = inference._levels()
     by_output = weight.double().abs().amax(1, keepdim=True) / 127
     by_row = x.double().abs().amax(1, keepdim=True).clamp(min=1e-30) / levels
     sums = (x / by_row).round() @ (weight / by_output).round().T
     expected = sums * by_row * by_output.T + (0 if bias is None else bias)
     if gelu:
         expected = torch.nn.functional.gelu(expected, approximate="tanh")
-    found = linear.int8(weight, bias, gelu)(x)
+    found = inference.int8(weight, bias, gelu)(x)
     # a value half-way between two levels may go either way
     torch.testing.assert_close(found.double(), expected, atol=0.02, rtol=1e-2)
     torch.testing.assert_close(found[3], expected[3].float(), atol=1e-6, rtol=1e-6)  # a row of zeros
@@ -143,4 +143,4 @@ def test_only_the_rows_asked_for_come() -> None:
 
 def test_int8_needs_onednn() -> None:
     with pytest.raises(CogViewError, match="int8 needs an x86 CPU"):
-        linear.choose("int8", torch.device("cuda"), torch.float32)
+        inference.choose_linear("int8", torch.device("cuda"), torch.float32)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
-from cogview.generation import guesses
+from cogview.generation import without_model
 from cogview.generation.decoder import Segment, pack, prefill, read_segments, segment
 from cogview.generation.engine import Engine, TokenConstraint
 from cogview.generation.loop import SequenceRequest
@@ -26,7 +26,7 @@ from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 from tests.generation.engines import CODES, by_hand, make_engine, prompts, tokens
 
-MODULE = sys.modules["cogview.generation.strategies.jacobi"]
+MODULE = sys.modules["cogview.generation.strategies"]
 STEPS = 16
 
 
@@ -100,7 +100,7 @@ def test_the_tokens_are_those_of_one_after_another(
         engine_of(seed, precision, strategy=sequential, deterministic=deterministic), jobs, params
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guesses, "LEAST", window)
+        patch.setattr(without_model, "LEAST", window)
         patch.setitem(MODULE.MOST, "cpu", window)
         engine = engine_of(seed, precision, strategy=jacobi, deterministic=deterministic)
         assert np.array_equal(tokens(engine, jobs, params, batch_size=size), expected)
@@ -161,7 +161,7 @@ def test_a_window_is_accepted_where_its_guesses_are_right(
     forwards: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guesses are sampled in one forward and confirmed in the next, which reads further."""
-    monkeypatch.setattr(guesses, "LEAST", 5)
+    monkeypatch.setattr(without_model, "LEAST", 5)
     monkeypatch.setitem(MODULE.MOST, "cpu", 5)
     jobs = [SequenceRequest(prompts()[0], 7, i) for i in range(2)]
     expected = tokens(make_engine(strategy=sequential), jobs)

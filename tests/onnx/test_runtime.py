@@ -102,7 +102,8 @@ def test_captions_are_the_same(one: tuple[Pipeline, Path], two: tuple[Pipeline, 
 
 def test_scores_and_ranks_are_the_same(one: tuple[Pipeline, Path], two: tuple[Pipeline, Path]) -> None:
     for torches, folder in (one, two):
-        model, options = load(folder, 1), {"first_stage_only": True} if torches.two_stage else {}
+        model = load(folder, 1)
+        options = {"first_stage_only": True} if torches.bundle.config.two_stage else {}
         images = torches.generate(PROMPTS[0], n=3, seed=2, **options)  # type: ignore[arg-type]
         texts = ["a", "a red circle", "蓝色的方块"]
         np.testing.assert_allclose(model.score(images, texts), torches.score(images, texts), rtol=1e-4)

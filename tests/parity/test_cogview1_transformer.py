@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cogview.importers.cogview1 import merge_shards
-from cogview.transformer.attention import kernels
+from cogview.transformer.attention.pattern import attend_fused, attend_released, attend_written
 from cogview.transformer.cache import KVCache
 from cogview.vocabulary import CONTROLS, Vocabulary
 from tests.parity.cogview1 import (
@@ -112,10 +112,10 @@ def test_three_region_attention() -> None:
     assert torch.equal(view.bias, run["dense_bias"])
     query, key, value = run["q"], run["k"], run["v"]
     for out in (
-        kernels.fused(query, key, value, pattern.view(96, 96)),
-        kernels.fused(query, key, value, view),
-        kernels.written(query, key, value, view, alpha=32.0),
-        kernels.released(query, key, value, view),
+        attend_fused(query, key, value, pattern.view(96, 96)),
+        attend_fused(query, key, value, view),
+        attend_written(query, key, value, view, alpha=32.0),
+        attend_released(query, key, value, view),
     ):
         assert largest_difference(out, run["out"]) <= 2e-6
 

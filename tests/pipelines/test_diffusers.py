@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cogview import CogViewError, from_pretrained
+from cogview.pipelines.base import as_output
 from cogview.pipelines.diffusers import DiffusersPipeline
-from cogview.pipelines.output import as_output
 from tests.generation import tiny
 
 PROMPTS = ["a red circle", "蓝色的方块"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogview.transformer.attention.kernels import HIDDEN
+from cogview.transformer.attention.pattern import HIDDEN
 from cogview.transformer.attention.window import Window
 
 

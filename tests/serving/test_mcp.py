@@ -31,8 +31,8 @@ from mcp.client.client import Client
 
 from cogview.serving import run
 from cogview.serving.app import Server
-from cogview.serving.mcp import Tools
 from cogview.serving.mcp_run import running
+from cogview.serving.mcp_tools import Tools
 from cogview.serving.metrics import Metrics
 from cogview.serving.worker import Worker
 from cogview.web.sockets import listen

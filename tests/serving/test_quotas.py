@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cogview.errors import CogViewError
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.guard import Rules
 from cogview.serving.quotas import Key, Quotas, read_keys
 from tests.serving.conftest import GENERATIONS, Site

@@ -23,7 +23,7 @@ from cogview.transformer.attention import (
     sample_pivots,
     short,
 )
-from cogview.transformer.attention.kernels import fused, released, written
+from cogview.transformer.attention.pattern import attend_fused, attend_released, attend_written
 from cogview.transformer.processor import multiplies_bf16
 
 BATCH, HEADS, WIDTH = 2, 2, 3
@@ -110,35 +110,35 @@ def test_every_pattern_is_what_its_definition_says(name: str, queries: int) -> N
     query, key, value = inputs(queries, 9)
     expected = by_loops(query, key, value, sees, bias)
     dense = pattern.dense_view(queries, 9)
-    torch.testing.assert_close(fused(query, key, value, pattern.view(queries, 9)), expected)
-    torch.testing.assert_close(fused(query, key, value, dense), expected)
-    torch.testing.assert_close(written(query, key, value, dense), expected)
-    torch.testing.assert_close(written(query, key, value, dense, alpha=32.0), expected)
-    torch.testing.assert_close(released(query, key, value, dense), expected)
+    torch.testing.assert_close(attend_fused(query, key, value, pattern.view(queries, 9)), expected)
+    torch.testing.assert_close(attend_fused(query, key, value, dense), expected)
+    torch.testing.assert_close(attend_written(query, key, value, dense), expected)
+    torch.testing.assert_close(attend_written(query, key, value, dense, alpha=32.0), expected)
+    torch.testing.assert_close(attend_released(query, key, value, dense), expected)
 
 
 @pytest.mark.parametrize("queries", range(1, 7))
 def test_fast_paths_equal_the_definition_at_every_length(queries: int) -> None:
     query, key, value = inputs(queries, 6)
     for pattern in (Causal(), *(Prefix(length) for length in range(8))):
-        fast = fused(query, key, value, pattern.view(queries, 6))
-        torch.testing.assert_close(fast, fused(query, key, value, pattern.dense_view(queries, 6)))
+        fast = attend_fused(query, key, value, pattern.view(queries, 6))
+        torch.testing.assert_close(fast, attend_fused(query, key, value, pattern.dense_view(queries, 6)))
 
 
 def test_a_mask_by_head_tells_the_heads_apart() -> None:
     query, key, value = inputs(9, 9)
-    together = fused(query, key, value, Dense(RANDOM).view(9, 9))
+    together = attend_fused(query, key, value, Dense(RANDOM).view(9, 9))
     for head in range(HEADS):
         here = slice(head, head + 1)
         one = query[:, here], key[:, here], value[:, here]
-        alone = fused(*one, Dense(RANDOM[:, head]).view(9, 9))
+        alone = attend_fused(*one, Dense(RANDOM[:, head]).view(9, 9))
         torch.testing.assert_close(together[:, head : head + 1], alone)
 
 
 def test_a_query_that_sees_nothing_is_uniform_as_released() -> None:
     query, key, value = inputs(3, 3)
     view = Dense(torch.tensor([[True, False, False], [False] * 3, [True] * 3])).view(3, 3)
-    out = released(query, key, value, view)
+    out = attend_released(query, key, value, view)
     torch.testing.assert_close(out[:, :, 1], value.mean(2))
     torch.testing.assert_close(out[:, :, 0], value[:, :, 0])
 
@@ -156,7 +156,7 @@ def test_blocks_of_three_regions_equal_the_dense_form(
     results = []
     for view in (pattern.view(length, length), pattern.dense_view(length, length)):
         leaves = each(Tensor.requires_grad_, inputs(length, length, seed))
-        out = fused(*leaves, view)
+        out = attend_fused(*leaves, view)
         results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     for fast, reference in zip(*results, strict=True):
         torch.testing.assert_close(fast, reference)
@@ -181,7 +181,7 @@ def test_short_sequences_in_bfloat16_err_by_its_digits(
     with torch.autocast("cpu", torch.bfloat16):
         found = short.attend(leaf, HEADS, MASKED[name].view(9, 9))
     split = exact.view(BATCH, 9, 3, HEADS, WIDTH).permute(2, 0, 3, 1, 4).unbind()
-    expected = written(*split, MASKED[name].dense_view(9, 9)).transpose(1, 2).flatten(2)
+    expected = attend_written(*split, MASKED[name].dense_view(9, 9)).transpose(1, 2).flatten(2)
     slopes = torch.autograd.grad(found, leaf, slope), torch.autograd.grad(expected, exact, slope.double())
     for ours, theirs in zip((found, *slopes[0]), (expected, *slopes[1]), strict=True):
         assert ours.dtype == torch.bfloat16
@@ -216,7 +216,7 @@ def test_autocast_does_not_reach_into_our_own_kernels(name: str) -> None:
     for on in (False, True):
         leaves = each(lambda x: x.bfloat16().requires_grad_(), inputs(length, length))
         with torch.autocast("cpu", torch.bfloat16, enabled=on):
-            out = fused(*leaves, view)
+            out = attend_fused(*leaves, view)
             results.append((out, *torch.autograd.grad(out, leaves, torch.ones_like(out))))
     assert all(x.dtype == torch.bfloat16 for x in results[1])
     assert all(torch.equal(found, exact) for exact, found in zip(*results, strict=True))
@@ -261,12 +261,12 @@ def test_eq_4_is_finite_in_half_precision_where_plain_attention_is_not() -> None
     value = torch.randn(1, 1, 4, 64, generator=generator)
     assert (query @ key.mT / 8).abs().max() > 1e5
     half = each(Tensor.half, (query, key, value))
-    exact = written(*each(Tensor.double, half), View())
-    assert not written(*half, View()).isfinite().all()
-    relaxed = written(*half, View(), alpha=32.0)
+    exact = attend_written(*each(Tensor.double, half), View())
+    assert not attend_written(*half, View()).isfinite().all()
+    relaxed = attend_written(*half, View(), alpha=32.0)
     assert relaxed.isfinite().all()
-    assert fused(*half, View()).isfinite().all()  # keeps its scores in float32
-    torch.testing.assert_close(fused(*half, View()).double(), exact, rtol=0, atol=2e-2)
+    assert attend_fused(*half, View()).isfinite().all()  # keeps its scores in float32
+    torch.testing.assert_close(attend_fused(*half, View()).double(), exact, rtol=0, atol=2e-2)
 
 
 def test_eq_4_takes_each_querys_own_largest_score_among_what_it_sees() -> None:
@@ -275,10 +275,10 @@ def test_eq_4_takes_each_querys_own_largest_score_among_what_it_sees() -> None:
     key = torch.stack([torch.full((64,), 200.0), torch.full((64,), 210.0)])[None, None].half()
     value = torch.eye(2, 64)[None, None].half()
     view = Causal().dense_view(2, 2)
-    exact = written(*each(Tensor.double, (query, key, value)), view)
+    exact = attend_written(*each(Tensor.double, (query, key, value)), view)
     assert (query.double() @ key.double().mT / 8).max() > 3e5
     torch.testing.assert_close(
-        written(query, key, value, view, alpha=32.0).double(), exact, rtol=0, atol=1e-3
+        attend_written(query, key, value, view, alpha=32.0).double(), exact, rtol=0, atol=1e-3
     )
 
 
@@ -286,8 +286,8 @@ def test_eq_4_takes_each_querys_own_largest_score_among_what_it_sees() -> None:
 def test_eq_4_equals_softmax_where_both_are_finite(alpha: float) -> None:
     query, key, value = each(Tensor.half, inputs(9, 9))
     view = Causal().dense_view(9, 9)
-    exact = written(query.double(), key.double(), value.double(), view)
-    for out in (written(query, key, value, view, alpha=alpha), fused(query, key, value, view)):
+    exact = attend_written(query.double(), key.double(), value.double(), view)
+    for out in (attend_written(query, key, value, view, alpha=alpha), attend_fused(query, key, value, view)):
         assert out.dtype == torch.float16
         torch.testing.assert_close(out.double(), exact, rtol=0, atol=5e-3)
 
@@ -296,12 +296,12 @@ def test_eq_4_has_the_gradients_of_softmax() -> None:
     view, results = Causal().dense_view(6, 6), []
     for alpha in (None, 32.0):
         leaves = each(Tensor.requires_grad_, inputs(6, 6))
-        results.append(torch.autograd.grad(written(*leaves, view, alpha=alpha).square().sum(), leaves))
+        results.append(torch.autograd.grad(attend_written(*leaves, view, alpha=alpha).square().sum(), leaves))
     for relaxed, plain in zip(*results, strict=True):
         torch.testing.assert_close(relaxed, plain)
 
 
-@pytest.mark.parametrize("kernel", [fused, written, released])
+@pytest.mark.parametrize("kernel", [attend_fused, attend_written, attend_released])
 def test_dropout_keeps_the_mean(kernel: Callable[..., Tensor]) -> None:
     query, key, value = each(Tensor.float, inputs(3, 3))
     view = Causal().dense_view(3, 3)

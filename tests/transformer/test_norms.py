@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cogview.transformer.block import LayerNorm
 from cogview.transformer.config import NormRelax
-from cogview.transformer.norms import LayerNorm
 
 
 def norm(

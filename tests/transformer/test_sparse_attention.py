@@ -13,8 +13,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from cogview.transformer.attention import Causal, Recent, ThreeRegion, sample_pivots, tiles
 from cogview.transformer.attention.flex import BLOCK, FlexKernel
-from cogview.transformer.attention.kernels import fused, written
-from cogview.transformer.attention.pattern import Kernel, View
+from cogview.transformer.attention.pattern import Kernel, View, attend_fused, attend_written
 from cogview.transformer.attention.tiles import Layout, TiledKernel
 
 HEADS, WIDTH = 4, 3
@@ -51,7 +50,7 @@ def layout(given: ThreeRegion, length: int) -> Layout:
 
 def with_gradients(view: View, tensors: Triple) -> list[Tensor]:
     leaves = each(lambda x: x.detach().requires_grad_(), tensors)
-    out = fused(*leaves, view)
+    out = attend_fused(*leaves, view)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     return [out, *torch.autograd.grad((out * weights).sum(), leaves)]
 
@@ -90,7 +89,7 @@ def test_tiles_take_tensors_as_the_model_has_them() -> None:
     for view in (View(kernel=kernel), given_pattern.dense_view(50, 50)):
         leaf = whole.clone().requires_grad_()
         query, key, value = (x.transpose(1, 2) for x in leaf.unbind(2))
-        out = fused(query, key, value, view)
+        out = attend_fused(query, key, value, view)
         found.append((out, *torch.autograd.grad(out.sum(), leaf)))
     for got, expected in zip(*found, strict=True):
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
@@ -100,7 +99,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     given_pattern, tensors = pattern(40, 4, 2, 8), each(Tensor.half, inputs(2, 40, 40))
     out = TiledKernel(layout(given_pattern, 40))(*tensors)
     assert out.dtype == torch.float16
-    exact = written(*each(Tensor.double, tensors), given_pattern.dense_view(40, 40))
+    exact = attend_written(*each(Tensor.double, tensors), given_pattern.dense_view(40, 40))
     torch.testing.assert_close(out.double(), exact, atol=1e-3, rtol=1e-3)
 
 
@@ -141,7 +140,7 @@ def test_flex_attention_equals_the_dense_form(length: int, window: int, times: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         out = kernel.attend(flex_attention, *tensors)
-    torch.testing.assert_close(out, fused(*tensors, given_pattern.dense_view(length, length)))
+    torch.testing.assert_close(out, attend_fused(*tensors, given_pattern.dense_view(length, length)))
 
 
 @pytest.mark.parametrize(
@@ -197,13 +196,15 @@ def test_recent_keys_and_pivots_by_loops(queries: int) -> None:
             weights = (key[b][:, keys] @ query[b, :, q, :, None] / math.sqrt(WIDTH)).softmax(1)
             expected[b, :, q] = (weights * value[b][:, keys]).sum(1)
     for view in (form.view(queries, 10), form.dense_view(queries, 10)):
-        torch.testing.assert_close(fused(query, key, value, view), expected)
+        torch.testing.assert_close(attend_fused(query, key, value, view), expected)
 
 
 def test_recent_is_causal_while_the_window_holds_all() -> None:
     query, key, value = inputs(2, 1, 4)
     view = Recent(4, torch.empty(2, 0, dtype=torch.int64)).view(1, 4)
-    torch.testing.assert_close(fused(query, key, value, view), fused(query, key, value, Causal().view(1, 4)))
+    torch.testing.assert_close(
+        attend_fused(query, key, value, view), attend_fused(query, key, value, Causal().view(1, 4))
+    )
 
 
 def test_recent_takes_no_more_queries_than_its_window_has_keys() -> None:

@@ -20,8 +20,8 @@ from cogview.analysis.reading import reading
 from cogview.checkpoints.bundle import BASE
 from cogview.errors import CogViewError
 from cogview.files import write_file, write_image
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage
 from cogview.reports import html
 from cogview.reports.html import Block, Section, Table, Text
 from cogview.reports.plots import bars, lines
@@ -114,7 +114,7 @@ def analyse(model: Pipeline, prompt: str, words: Sequence[str] = (), seed: int =
         CogViewError: a word that the prompt has not, or a prompt that cannot be drawn.
     """
     form = model.text_to_image.format
-    [picture] = model.generate(prompt, seed=seed, first_stage_only=model.two_stage)
+    [picture] = model.generate(prompt, seed=seed, first_stage_only=model.bundle.config.two_stage)
     pieces = model.text_to_image.encode(picture.caption)
     words = list(words) or [part for part in prompt.replace("，", ",").split(",") if part.strip()]
     found = [find_word(model, pieces, word) for word in words]

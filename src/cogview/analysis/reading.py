@@ -20,8 +20,8 @@ from torch import Tensor
 from cogview.checkpoints.bundle import BASE
 from cogview.errors import CogViewError
 from cogview.generation.local_parallel import RELEASED
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage
 from cogview.sequences.super_resolution import Inputs
 from cogview.tokenizers.loading import encode_image
 from cogview.transformer.attention import Causal, Emphasis, MaskRegions, Prefix, Visibility
@@ -83,7 +83,7 @@ def _enlarging(model: Pipeline, form: Any, pieces: Sequence[int], picture: Gener
     texts = [pieces[: form.text_limit]]
     if form.kind == "direct_super_resolution":
         return _alone(form.inputs(texts, picture.codes[None]))
-    if not model.two_stage:
+    if not model.bundle.config.two_stage:
         raise CogViewError(
             f"{model.bundle.config.name} draws no large picture for its iterative model to read"
         )

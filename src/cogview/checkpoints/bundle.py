@@ -141,6 +141,11 @@ class FamilyConfig(Config):
         return tuple(found)
 
     @property
+    def two_stage(self) -> bool:
+        """Whether ``generate`` upscales what it generates, by models of the family (CogView2)."""
+        return DIRECT in self.roles
+
+    @property
     def capabilities(self) -> frozenset[str]:
         """The tasks of a pipeline: ``abilities``, and what follows from them."""
         more = {"edit": "vary", "score": "rerank"}

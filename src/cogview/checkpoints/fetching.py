@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cogview.errors import CogViewError
-from cogview.untrusted import open_regular, read_text
+from cogview.files import open_regular, read_text
 
 NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 SUMS, CARD = "SHA256SUMS", "README.md"

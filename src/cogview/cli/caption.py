@@ -8,8 +8,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cogview.cli.arguments import check_model, check_pictures, check_wishes
-from cogview.cli.options import IMAGES, JSON, MAX_BATCH, MODEL, NONE_GIVEN, Decoded, Fields, grouped
+from cogview.cli.options import (
+    IMAGES,
+    JSON,
+    MAX_BATCH,
+    MODEL,
+    NONE_GIVEN,
+    Decoded,
+    Fields,
+    check_model,
+    check_pictures,
+    check_wishes,
+    grouped,
+)
 from cogview.cli.output import bar, batch_limit, print_json
 from cogview.config import Config, option
 from cogview.errors import CogViewError

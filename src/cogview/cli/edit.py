@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from cogview.cli.arguments import check_boxes, check_model, check_pictures, check_wishes
 from cogview.cli.generate import BEST_OF
 from cogview.cli.options import (
     DETERMINISTIC,
@@ -17,6 +16,10 @@ from cogview.cli.options import (
     Decoded,
     Folder,
     Sampling,
+    check_boxes,
+    check_model,
+    check_pictures,
+    check_wishes,
     grouped,
 )
 from cogview.cli.output import Made, bar, batch_limit, check_folder

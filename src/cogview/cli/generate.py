@@ -8,16 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogview.cli.arguments import (
-    Ability,
-    check_model,
-    check_prompts,
-    check_times,
-    check_wishes,
-    read_prompts,
-    read_regions,
-    tell_unfamiliar,
-)
 from cogview.cli.options import (
     DETERMINISTIC,
     MAX_BATCH,
@@ -25,10 +15,18 @@ from cogview.cli.options import (
     NONE_GIVEN,
     SEED,
     STYLE,
+    Ability,
     Decoded,
     Folder,
     Sampling,
+    check_model,
+    check_prompts,
+    check_times,
+    check_wishes,
     grouped,
+    read_prompts,
+    read_regions,
+    tell_unfamiliar,
 )
 from cogview.cli.output import Made, bar, batch_limit, check_folder
 from cogview.config import Config, option
@@ -36,9 +34,8 @@ from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
     from cogview.checkpoints.bundle import ModelBundle
-    from cogview.pipelines.base import ProgressParts
+    from cogview.pipelines.base import GeneratedImage, ProgressParts
     from cogview.pipelines.model import Pipeline
-    from cogview.pipelines.output import GeneratedImage
 
 NAME_LENGTH = 40  # characters of a prompt in a file's name
 OWN = ("best_of", "fairness")  # settings that differ from picture to picture

@@ -81,7 +81,7 @@ def stability(given: Ranges) -> None:
     family, role = open_model(given.model, given.place), given.role
     transformer = family.bundle.transformer(role)
     texts = list(given.prompt) or ["a blue monster with round eyes, red background"]
-    pictures = family.generate(texts, seed=given.seed, first_stage_only=family.two_stage)
+    pictures = family.generate(texts, seed=given.seed, first_stage_only=family.bundle.config.two_stage)
     read = [reading(family, role, picture) for picture in pictures]
     ranges = [layer_ranges(transformer, r.ids[None], r.positions, r.visibility) for r in read]
     worst = [max(layer, key=lambda r: r.largest) for layer in zip(*ranges, strict=True)]

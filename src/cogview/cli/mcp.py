@@ -6,8 +6,7 @@ from pathlib import Path
 
 import typer
 
-from cogview.cli.arguments import check_model
-from cogview.cli.options import Address, Place, grouped, use_threads
+from cogview.cli.options import Address, Place, check_model, grouped, use_threads
 from cogview.cli.output import url_of
 from cogview.cli.serve import MODELS, default_models
 from cogview.config import Config, option
@@ -48,8 +47,8 @@ def mcp(offered: Offered, address: Address, place: Place) -> None:
     from cogview.serving import run
     from cogview.serving.app import Server
     from cogview.serving.guard import Rules
-    from cogview.serving.mcp import Tools
     from cogview.serving.mcp_run import serve_http, serve_stdio
+    from cogview.serving.mcp_tools import Tools
     from cogview.serving.metrics import Metrics
     from cogview.serving.served import Models
     from cogview.serving.worker import Worker

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import logging
-import math
 import socket
 import tempfile
 import time
@@ -26,11 +25,10 @@ from cogview.errors import CogViewError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
     from rich.table import Table
     from rich.text import Text
 
-    from cogview.pipelines.output import GeneratedImage
+    from cogview.pipelines.base import GeneratedImage
 
 FIRST, EVERY = 5.0, 15.0  # seconds until the first line, and between lines
 COLUMNS = 8  # of a contact sheet, at most
@@ -189,28 +187,18 @@ def write(content: bytes, folder: Path, name: str) -> Path:
     raise AssertionError
 
 
-def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """All images, ``columns`` in a row, on white; they have one size."""
-    from PIL import Image
-
-    (width, height), rows = images[0].size, math.ceil(len(images) / columns)
-    size = (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP)
-    sheet = Image.new("RGB", size, "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (GAP + i % columns * (width + GAP), GAP + i // columns * (height + GAP)))
-    return sheet
-
-
 def write_sheet(pictures: Sequence[GeneratedImage], n: int, folder: Path) -> Path:
     """The contact sheet as a file: one row (or more, if n is large) for each prompt."""
+    from cogview.pipelines.sheets import contact_sheet
+
     buffer = io.BytesIO()
-    contact_sheet([picture.image for picture in pictures], min(n, COLUMNS)).save(buffer, "PNG")
+    contact_sheet(pictures, min(n, COLUMNS), gap=GAP).save(buffer, "PNG")
     return write(buffer.getvalue(), folder, f"grid-{pictures[0].seed}")
 
 
 def write_rows(path: Path, rows: Sequence[NDArray[np.uint8]], columns: int = 20) -> None:
     """Write a sheet of sets of pictures (n, size, size, 3), one above the other."""
-    from cogview.evaluation.sheets import sheet
+    from cogview.evaluation.image_rows import sheet
     from cogview.files import write_image
 
     with writing(path):

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cogview.cli.arguments import existing
-from cogview.cli.options import Check, grouped
+from cogview.cli.options import Check, existing, grouped
 from cogview.cli.output import writing
 from cogview.config import Config, option
 from cogview.files import write_file

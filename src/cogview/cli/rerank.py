@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cogview.cli.arguments import check_model, check_pictures, read_prompts
-from cogview.cli.options import IMAGES, JSON, MAX_BATCH, MODEL, Place, grouped
+from cogview.cli.options import (
+    IMAGES,
+    JSON,
+    MAX_BATCH,
+    MODEL,
+    Place,
+    check_model,
+    check_pictures,
+    grouped,
+    read_prompts,
+)
 from cogview.cli.output import bar, batch_limit, check_folder, print_json, writing
 from cogview.config import Config, option
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
-    from cogview.pipelines.output import Ranked
+    from cogview.pipelines.base import Ranked
 
 
 class Scoring(Config):

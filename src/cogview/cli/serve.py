@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cogview.cli.arguments import check_model
-from cogview.cli.options import DETERMINISTIC, Address, Decoded, grouped, use_threads
+from cogview.cli.options import DETERMINISTIC, Address, Decoded, check_model, grouped, use_threads
 from cogview.cli.output import url_of
 from cogview.config import Config, option
 from cogview.errors import CogViewError
@@ -69,7 +68,7 @@ class Labels(Config):
 
     def labelling(self) -> Labelling:
         """For the server; CogViewError where a certificate or its key is missing."""
-        from cogview.labels import Label
+        from cogview.checkpoints.provenance import Label
         from cogview.serving.labelling import Labelling
         from cogview.signing import Signer
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import typer
 
-from cogview.cli.arguments import existing, model_name
-from cogview.cli.options import grouped
+from cogview.cli.options import existing, grouped, model_name
 from cogview.cli.output import bar
 from cogview.config import Config, option
 from cogview.training.train_on.settings import Settings

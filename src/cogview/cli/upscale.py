@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cogview.cli.arguments import check_model, check_pictures, check_times, check_wishes
 from cogview.cli.options import (
     DETERMINISTIC,
     IMAGES,
@@ -15,6 +14,10 @@ from cogview.cli.options import (
     Decoded,
     Fields,
     Folder,
+    check_model,
+    check_pictures,
+    check_times,
+    check_wishes,
     grouped,
 )
 from cogview.cli.output import Made, bar, batch_limit, check_folder
@@ -23,7 +26,7 @@ from cogview.errors import CogViewError
 from cogview.types import DETAIL, SamplingParams
 
 if TYPE_CHECKING:
-    from cogview.pipelines.output import GeneratedImage
+    from cogview.pipelines.base import GeneratedImage
 
 Params = Annotated[
     SamplingParams, Fields("temperature", "top_k", "top_p", "guidance_scale", shown="the model's")

@@ -28,7 +28,7 @@ from cogview.data.shards import Preprocessing, name_positions, write_atomically
 from cogview.data.sources import Source
 from cogview.data.tally import Report, Tally
 from cogview.errors import CogViewError
-from cogview.untrusted import load_json
+from cogview.files import load_json
 
 INDEX = "images.json"
 MAX_INDEX = 1 << 30  # bytes

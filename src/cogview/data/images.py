@@ -22,8 +22,8 @@ from pydantic import Field
 from cogview.config import Config, option
 from cogview.data.filters import Filters, border
 from cogview.data.shards import Preprocessing
+from cogview.files import is_regular
 from cogview.picture_files import open_picture
-from cogview.untrusted import is_regular
 
 Reason = Literal[
     "missing file",

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from cogview import pickles
 from cogview.errors import CogViewError
+from cogview.files import is_regular
 from cogview.lmdbs import Lmdb
-from cogview.untrusted import is_regular
 
 TEXT_SLOTS = 64
 IMAGE_CODES = 1024

@@ -34,9 +34,8 @@ from pydantic import Field, model_validator
 from cogview.config import Config, read_json
 from cogview.data.samples import KINDS, CaptionKind
 from cogview.errors import CogViewError
-from cogview.files import write_file
+from cogview.files import is_regular, read_bytes, write_file
 from cogview.types import Resample
-from cogview.untrusted import is_regular, read_bytes
 from cogview.vocabulary import Vocabulary
 
 INDEX = "index.json"

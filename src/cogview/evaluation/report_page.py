@@ -27,13 +27,13 @@ from cogview.evaluation.experiments.coco import CocoReport
 from cogview.evaluation.experiments.order import OrderReport
 from cogview.evaluation.experiments.windowed_upscaling import UpscalingReport
 from cogview.evaluation.metrics.accuracy import Accuracy, Figure
-from cogview.evaluation.metrics.distributions import DistributionReport
+from cogview.evaluation.metrics.fid import DistributionReport
 from cogview.evaluation.metrics.reconstruction import Fidelity, ReconstructionReport
+from cogview.files import read_text, readable
 from cogview.reports import html
 from cogview.reports.html import Block, Details, Heading, Preformatted, Section, Table, Text
 from cogview.reports.plots import bars, lines
 from cogview.training.metrics_file import MetricsFile, loss_curves
-from cogview.untrusted import read_text, readable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 POINTS = 300  # of a curve, at most

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from cogview.evaluation.experiments.things import ThingsReport
     from cogview.evaluation.experiments.windowed_upscaling import UpscalingReport
     from cogview.evaluation.metrics.accuracy import Accuracy, Figure
-    from cogview.evaluation.metrics.distributions import Value
     from cogview.evaluation.metrics.diversity import DiversityReport
+    from cogview.evaluation.metrics.fid import Value
     from cogview.evaluation.metrics.reconstruction import ReconstructionReport
 
 Parts = Iterator[Table | Text | str]

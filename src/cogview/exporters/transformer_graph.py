@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from cogview.exporters.graph import Array, Graph, WeightFile
 from cogview.onnx.manifest import Head, TransformerFiles, Weights
-from cogview.transformer.block import Block, Branch
+from cogview.transformer.block import RELEASED_RANGE, Block, Branch, LayerNorm
 from cogview.transformer.model import Transformer
-from cogview.transformer.norms import RELEASED_RANGE, LayerNorm
 
 TABLE = "tokens.weight"
 

@@ -1,4 +1,4 @@
-"""Beam search: the likeliest texts by mean log-probability, several followed at once (``hypotheses.py``)."""
+"""Beam search by a model: ``without_model.py`` says which texts are followed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cogview.generation.decoder import Decoder, prefill
 from cogview.generation.engine import TokenConstraint
-from cogview.generation.hypotheses import Beam, Scores, follow
+from cogview.generation.without_model import Beam, Scores, follow
 from cogview.transformer.cache import KVCache
 from cogview.types import Ids
 

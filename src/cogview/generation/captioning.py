@@ -15,9 +15,9 @@ import torch
 
 from cogview.generation.beams import search
 from cogview.generation.engine import Engine, TokenConstraint
-from cogview.generation.hypotheses import Beam
 from cogview.generation.languages import allowed_pieces
 from cogview.generation.loop import SequenceRequest
+from cogview.generation.without_model import Beam
 from cogview.sequences.protocols import CaptionFormat, Prompt, caption_length
 from cogview.tokenizers.text import TextTokenizer
 from cogview.types import Ids, ProgressCallback, SamplingParams

@@ -1,8 +1,8 @@
 """The generation engine: batches of sequence requests within the memory there is.
 
-The engine knows no task. It plans batches by free memory (``memory.py``), prefills each prompt once, and runs
-a decoding strategy (``strategies/``); when memory still runs out, it goes on with half the batch, and what is
-finished has been handed over already.
+The engine knows no task. It plans batches by free memory, prefills each prompt once, and runs a decoding
+strategy (``strategies.py``); when memory still runs out, it goes on with half the batch, and what is finished
+has been handed over already.
 
 Request i gives the same tokens alone and in any batch, up to rounding that flips a near-tie.
 ``deterministic`` removes that: every batch has ``ROWS`` rows of one prompt, image i is always in row i modulo
@@ -13,14 +13,17 @@ operands whatever else is generated, by every strategy (on one machine, with one
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from cogview.errors import CogViewError
-from cogview.generation import loop, memory
+from cogview.errors import CogViewError, OutOfMemory, ran_out
+from cogview.generation import loop
 from cogview.generation.decoder import Decoder
 from cogview.generation.loop import Batch, Filter, OnStep, Prefilled, SequenceRequest, Strategy
 from cogview.generation.sampling import Streams
@@ -29,7 +32,111 @@ from cogview.generation.strategies import auto
 from cogview.sequences.protocols import Prompt
 from cogview.transformer.attention import Causal
 from cogview.transformer.cache import KVCache
+from cogview.transformer.config import TransformerConfig
 from cogview.types import Ids, ProgressCallback, SamplingParams, StepCallback
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH = {"cpu": 16, "cuda": 64}  # more is hardly faster, and later to show its first image
+SHARE = 0.8  # of the free memory, the rest is for what is not counted
+UNKNOWN = 1 << 30  # taken as free where the system does not say
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a number of pictures (or texts) is drawn in the memory there is.
+
+    weights: bytes the model takes already; cache, work: bytes one picture takes, for what attention reads and
+    for the rest; free: bytes there are; batch: pictures at a time.
+    """
+
+    weights: int
+    cache: int
+    work: int
+    free: int
+    batch: int
+
+    def __str__(self) -> str:
+        each = f"{_bytes(self.cache + self.work)} each ({_bytes(self.cache)} of it cache)"
+        return (
+            f"memory: weights {_bytes(self.weights)}, {_bytes(self.free)} free; "
+            f"{self.batch} at a time, {each}"
+        )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on ``device`` now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_system(), _container())
+
+
+def _system() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return UNKNOWN
+
+
+def _container(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the control group leaves; a container's limit does not show in /proc/meminfo."""
+    try:
+        limit, used = ((root / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such group, or "max"
+        return 1 << 62
+
+
+def bytes_per_row(config: TransformerConfig, length: int, logits: int, dtype: torch.dtype) -> int:
+    """Bytes that one sequence of ``length`` tokens takes: its cache, and its share of the widest step."""
+    hidden = config.hidden * (4 + 2 * config.ffn_multiple)
+    return KVCache.size_in_bytes(config, 1, length, dtype) + 4 * hidden + 40 * logits
+
+
+def rows_that_fit(free: int, per_row: int) -> int:
+    """How many sequences fit into ``free`` bytes; at least one, which is tried in any case."""
+    return max(1, int(free * SHARE) // per_row)
+
+
+def halving(
+    items: Sequence[T], size: int, run: Callable[[Sequence[T], int], R], device: torch.device, advice: str
+) -> Iterator[tuple[Sequence[T], R]]:
+    """Batches of at most ``size`` items with what ``run`` makes of each; half as many after memory ran out.
+
+    ``run`` gets the batch and the size. OutOfMemory with ``advice`` where not even one item fits.
+    """
+    first = 0
+    while first < len(items):
+        batch = items[first : first + size]
+        try:
+            made = run(batch, size)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            size = min(size, len(batch))
+            if size == 1:
+                raise OutOfMemory(f"out of memory on {device} with one at a time", advice) from error
+            half = (size + 1) // 2
+            log.warning("out of memory with %d at a time; going on with %d", size, half)
+            size = half
+        else:
+            first += len(batch)
+            yield batch, made
+            continue
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +187,7 @@ class Engine:
 
     decoder: Decoder
     deterministic: bool = False
-    free: Callable[[torch.device], int] = memory.free_memory
+    free: Callable[[torch.device], int] = free_memory
     clusters: Tensor | None = None
     sparse: Sparse | None = None
     strategy: Strategy = auto
@@ -134,7 +241,7 @@ class Engine:
         advice, parts = f"{way}, or take a smaller model", self._parts(requests)
         size = 1 if self.deterministic else self._batch_size(requests, batch_size)
         try:
-            for _, (rows, tokens) in memory.halving(parts, size, run, self.decoder.device, advice):
+            for _, (rows, tokens) in halving(parts, size, run, self.decoder.device, advice):
                 present = [(row, number) for row, number in enumerate(rows) if number is not None]
                 done += len(present) * tokens.shape[1]
                 waiting -= {number for _, number in present}
@@ -200,19 +307,19 @@ class Engine:
         needed = {prompt for one in waiting for prompt in one.prompts}
         self._prefilled = {prompt: read for prompt, read in self._prefilled.items() if prompt in needed}
 
-    def plan(self, requests: Sequence[SequenceRequest], batch_size: int | None = None) -> memory.Plan:
+    def plan(self, requests: Sequence[SequenceRequest], batch_size: int | None = None) -> MemoryPlan:
         """How much memory the requests take, and how many of them run at a time."""
         decoder = self.decoder
         longest = max(len(p.ids) + len(p.decode_positions) for one in requests for p in one.prompts)
         rows = max(len(one.prompts) for one in requests)
         logits = decoder.rows.stop - decoder.rows.start
-        row = memory.bytes_per_row(decoder.config, longest, logits, decoder.dtype)
+        row = bytes_per_row(decoder.config, longest, logits, decoder.dtype)
         cache = KVCache.size_in_bytes(decoder.config, 1, longest, decoder.dtype)
         free = self.free(decoder.device)
-        asked = batch_size or memory.BATCH.get(decoder.device.type, memory.BATCH["cpu"])
-        fitting = min(asked, memory.rows_that_fit(free, row * rows), len(requests))
+        asked = batch_size or BATCH.get(decoder.device.type, BATCH["cpu"])
+        fitting = min(asked, rows_that_fit(free, row * rows), len(requests))
         batch = ROWS if self.deterministic else fitting
-        return memory.Plan(decoder.size, cache * rows, (row - cache) * rows, free, batch)
+        return MemoryPlan(decoder.size, cache * rows, (row - cache) * rows, free, batch)
 
     def _batch_size(self, requests: Sequence[SequenceRequest], batch_size: int | None) -> int:
         if not requests:

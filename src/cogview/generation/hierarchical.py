@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.generation import memory, sampling
-from cogview.generation.linear import computing
+from cogview.generation import sampling
+from cogview.generation.decoder import computing
+from cogview.generation.engine import halving
 from cogview.generation.local_parallel import (
     ROWS,
     TOP_K,
@@ -224,7 +225,7 @@ def _in_batches(
 
     size = batch_size or BATCH.get(model.device.type, BATCH["cpu"])
     advice = "close other programs, or leave pictures small (--first-stage-only)"
-    for _, codes in memory.halving(range(len(pictures)), size, run, model.device, advice):
+    for _, codes in halving(range(len(pictures)), size, run, model.device, advice):
         large.append(codes)
         done += turns
     found: Ids = torch.cat(large).cpu().numpy() if large else np.empty((0, model.form.codes), dtype=np.int64)

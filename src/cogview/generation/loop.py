@@ -3,7 +3,7 @@
 A prompt is prefilled once, alone; its cache is copied to the row of every request that has it. Prompts of
 several lengths are padded on the left, so all rows stand at the same column. With guidance a second half of
 the rows has the negative prompts. Noise is a function of (seed, index, step, token): :class:`Batch` gives the
-token for any step and state, so that strategies (``strategies/``) differ in speed, not in the result.
+token for any step and state, so that strategies (``strategies.py``) differ in speed, not in the result.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogview.generation.streams import stream_keys
+from cogview.generation.without_model import stream_keys
 from cogview.types import SamplingParams
 
 

@@ -22,9 +22,8 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.generation import decoder as model
-from cogview.generation import memory
-from cogview.generation.engine import Engine
-from cogview.generation.linear import computing
+from cogview.generation.decoder import computing
+from cogview.generation.engine import BATCH, Engine, MemoryPlan, bytes_per_row, halving, rows_that_fit
 from cogview.sequences.coglm import CogLMFormat, collate
 from cogview.sequences.protocols import CaptionFormat
 from cogview.transformer.attention import Causal, MaskRegions, Prefix
@@ -84,7 +83,7 @@ class Scorer:
                 found[number] = value
 
         device, advice = self.engine.decoder.device, "close other programs, or take a smaller model"
-        for _ in memory.halving(list(wanted), size, run, device, advice):
+        for _ in halving(list(wanted), size, run, device, advice):
             if progress:
                 progress(int(np.isfinite(found).sum()), len(pairs))
         return found
@@ -95,16 +94,16 @@ class Scorer:
         length = self.format.caption_prompt(np.zeros(self.format.codes), self.language).ids.size + longest
         logits = (decoder.rows.stop - decoder.rows.start) * longest
         wide = 4 * length * decoder.config.hidden * (8 + 2 * decoder.config.ffn_multiple)
-        row = 2 * memory.bytes_per_row(decoder.config, length, 0, decoder.dtype) + wide + 12 * logits
+        row = 2 * bytes_per_row(decoder.config, length, 0, decoder.dtype) + wide + 12 * logits
         free, cache = (
             self.engine.free(decoder.device),
             KVCache.size_in_bytes(decoder.config, 2, length, decoder.dtype),
         )
         size = min(
-            asked or memory.BATCH.get(decoder.device.type, memory.BATCH["cpu"]),
-            memory.rows_that_fit(free, row),
+            asked or BATCH.get(decoder.device.type, BATCH["cpu"]),
+            rows_that_fit(free, row),
         )
-        log.info("%s", memory.Plan(decoder.size, cache, row - cache, free, size))
+        log.info("%s", MemoryPlan(decoder.size, cache, row - cache, free, size))
         return size
 
     @torch.inference_mode()

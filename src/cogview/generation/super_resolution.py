@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cogview.generation.engine import Engine
+from cogview.generation.engine import BATCH, Engine
 from cogview.generation.loop import SequenceRequest
-from cogview.generation.memory import BATCH
 from cogview.generation.pixel_prior import PixelLikelihood
 from cogview.generation.windows import Window, plan, scale_of, stream_of, turns, under, view
 from cogview.sequences.cogview import SequenceFormat

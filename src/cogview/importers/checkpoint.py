@@ -25,8 +25,8 @@ from torch import Tensor
 
 from cogview.config import load_json
 from cogview.errors import CogViewError
+from cogview.files import check_regular, open_regular
 from cogview.pickles import scan
-from cogview.untrusted import check_regular, open_regular
 
 MODEL_CONFIG = "model_config.json"
 TRACKERS = ("latest_checkpointed_iteration.txt", "latest")

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from cogview import pickles
 from cogview.errors import CogViewError
+from cogview.files import read_bytes
 from cogview.tokenizers.perceptual import LPIPS, Network
-from cogview.untrusted import read_bytes
 
 LIMIT = 256 * 2**20  # bytes; the VGG16 file is 59 MB
 BODY = {"vgg16": "VGG16_0", "alexnet": "AlexNet_0"}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
-from cogview.generation.guesses import SMALL, Guesses, window_size
+from cogview.generation.without_model import SMALL, Guesses, window_size
 from cogview.onnx import draws
 from cogview.onnx.draws import Floats, Streams
 from cogview.onnx.rows import Rows, prefill
@@ -138,7 +138,7 @@ Window = tuple[Guesses, list[int]]  # a request, and the steps that are sampled 
 
 
 def jacobi(batch: Batch, on_step: OnStep) -> None:
-    """Windows of guesses, each sampled until it is right (``generation.strategies.jacobi``)."""
+    """Windows of guesses, each sampled until it is right (``generation.strategies``)."""
     count, known = batch.tokens.shape[1], 0
     requests = [Guesses(number, batch.tokens[:, number].tolist(), batch.stop) for number in range(count)]
     ready = [one for one in requests if one.open[:1] == [0]]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cogview.generation.streams import stream_keys
+from cogview.generation.without_model import stream_keys
 from cogview.types import Ids, SamplingParams
 
 Floats = NDArray[np.float32]

@@ -17,9 +17,9 @@ from pydantic import Field
 from cogview.checkpoints.bundle import FamilyConfig
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
+from cogview.files import open_regular
 from cogview.sequences.protocols import ImageFormat
 from cogview.types import Resample
-from cogview.untrusted import open_regular
 
 FILE = "manifest.json"
 Weights = Literal["fp32", "fp16", "int8"]

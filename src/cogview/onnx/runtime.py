@@ -26,6 +26,9 @@ from cogview.onnx.texts import Texts
 from cogview.onnx.upscaler import Original, Upscaler, image_of
 from cogview.pipelines.base import (
     AnyImage,
+    Caption,
+    GeneratedImage,
+    Ranked,
     at_least_one,
     caption_for,
     check_first,
@@ -36,7 +39,6 @@ from cogview.pipelines.base import (
     text_for_each,
     text_list,
 )
-from cogview.pipelines.output import Caption, GeneratedImage, Ranked
 from cogview.sequences import SequenceFormat, of_type
 from cogview.sequences.protocols import CaptionFormat, ImageFormat, check_text
 from cogview.types import BEAMS, DETAIL, Decoding, Ids, ProgressCallback, SamplingOptions, SamplingParams

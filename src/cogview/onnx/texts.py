@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cogview.generation.hypotheses import Scores, follow
 from cogview.generation.languages import allowed_pieces
+from cogview.generation.without_model import Scores, follow
 from cogview.onnx.decoding import Constraint, Engine, Request
 from cogview.onnx.draws import log_softmax
 from cogview.onnx.rows import prefill
-from cogview.pipelines.output import Caption
+from cogview.pipelines.base import Caption
 from cogview.sequences.protocols import CaptionFormat, Prompt, caption_length
 from cogview.tokenizers.text import TextTokenizer
 from cogview.types import Ids, SamplingParams

@@ -13,14 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cogview.checkpoints.bundle import ModelBundle
-from cogview.checkpoints.provenance import software
+from cogview.checkpoints.provenance import Label, software, xmp
 from cogview.errors import CogViewError
 from cogview.exporters.onnx_family import export_family
-from cogview.files import replace_directory, spare_name
+from cogview.files import read_bytes, replace_directory, spare_name
 from cogview.importers.family import check_new
-from cogview.labels import Label, xmp
 from cogview.onnx.manifest import Manifest, Weights
-from cogview.untrusted import read_bytes
 from cogview.web.sockets import THEME
 
 STATIC = Path(__file__).parent / "static"

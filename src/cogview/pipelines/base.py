@@ -1,4 +1,4 @@
-"""What all pipelines share: checks of their arguments, images from files, captions from prompts.
+"""What all pipelines share: what they return, checks of their arguments, captions from prompts.
 
 Nothing here imports PyTorch: the runtime without it (``cogview.onnx``) checks the same arguments.
 """
@@ -7,23 +7,142 @@ from __future__ import annotations
 
 import operator
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+import numpy as np
 from PIL import Image
 
-from cogview.checkpoints.bundle import FamilyConfig
+from cogview.checkpoints.bundle import BASE, FamilyConfig, ModelBundle
+from cogview.checkpoints.provenance import Provenance, png_bytes, save_png, software
 from cogview.data.images import BadImage, decode, to_rgb
 from cogview.errors import CogViewError
 from cogview.generation.languages import language
-from cogview.pipelines.output import GeneratedImage
-from cogview.types import MAX_SEED, ProgressCallback, check_seed
+from cogview.types import MAX_SEED, Ids, ProgressCallback, check_seed
 
 if TYPE_CHECKING:
     from cogview.tokenizers.text import TextTokenizer
 
+ImageCallback = Callable[["GeneratedImage"], None]
+OutputType = Literal["image", "pil", "np", "pt", "codes"]
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A generated image and what made it.
+
+    codes: (rows * columns,) int64, of the image tokenizer; prompt: as it was given; caption: what the model
+    read, with the style; index: which image of its prompt (0-based); settings: all else that matters.
+    """
+
+    image: Image.Image
+    codes: Ids
+    prompt: str
+    caption: str
+    seed: int
+    index: int
+    settings: dict[str, Any]
+    model: str
+    model_hash: str
+
+    @property
+    def provenance(self) -> Provenance:
+        """What is written into the file."""
+        return Provenance(
+            software=software(),
+            prompt=self.prompt,
+            seed=self.seed,
+            index=self.index,
+            model=self.model,
+            model_hash=self.model_hash,
+            settings=self.settings,
+        )
+
+    def png(self) -> bytes:
+        """The PNG file, with the provenance inside."""
+        return png_bytes(self.image, self.provenance)
+
+    def _repr_png_(self) -> bytes:
+        """As notebooks show it."""
+        return self.png()
+
+    def save(self, path: str | Path) -> None:
+        """Write a PNG file with the provenance inside; CogViewError where the place is not writable."""
+        save_png(self.image, path, self.provenance)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption of an image.
+
+    pieces: (n,) int64, tokens of the text tokenizer; score: mean log-probability of a token where beams found
+    it; seed and index: its random stream where it was sampled.
+    """
+
+    text: str
+    pieces: Ids
+    score: float | None = None
+    seed: int | None = None
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An image's place in an order: its number as it was given, and its caption loss (or released score)."""
+
+    number: int
+    score: float
+
+
+def check_output(kind: str) -> None:
+    """CogViewError for an output type that there is not."""
+    if kind not in get_args(OutputType):
+        known = ", ".join(get_args(OutputType))
+        raise CogViewError(f"unknown output_type {kind!r}; there are {known}", field="output_type")
+
+
+def as_output(images: Sequence[GeneratedImage], kind: OutputType) -> Any:
+    """The images as they are (``image``), as Pillow images (``pil``), as float32 in [0, 1], (n, height,
+    width, 3) NumPy (``np``) or (n, 3, height, width) PyTorch (``pt``), or as their ``codes`` (n, rows *
+    columns) int64."""
+    if kind == "image":
+        return list(images)
+    if kind == "pil":
+        return [one.image for one in images]
+    if kind == "codes":
+        return np.stack([one.codes for one in images])
+    pixels = np.stack([np.asarray(one.image.convert("RGB"), dtype=np.float32) / 255 for one in images])
+    if kind == "np":
+        return pixels
+    import torch
+
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def collected(
+    made: Iterable[GeneratedImage], callback: ImageCallback | None, kind: OutputType
+) -> list[GeneratedImage]:
+    """All images as ``output_type`` says, each given to ``callback`` as soon as it is ready."""
+    images = []
+    for image in made:
+        images.append(image)
+        if callback is not None:
+            callback(image)
+    found: list[GeneratedImage] = as_output(images, kind)  # what the other types are, callers know
+    return found
+
+
 AnyImage = GeneratedImage | Image.Image | str | Path
+
+
+def pipeline_class(bundle: ModelBundle) -> Any:
+    """The class that runs a family: CogView2 where its base model is a CogLM, else CogView."""
+    base = bundle.config.roles.get(BASE)
+    name = "CogView2" if base is not None and base.sequences.kind == "coglm" else "CogView"
+    return getattr(import_module(f"cogview.pipelines.{name.lower()}"), name)
 
 
 class HasTextTokenizer(Protocol):

@@ -5,6 +5,7 @@ Images are files, Pillow images or what ``generate`` returned, whose codes are t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,8 +19,16 @@ from cogview.generation.captioning import Captioner, Draft
 from cogview.generation.engine import Engine
 from cogview.generation.languages import language as language_of
 from cogview.generation.scoring import Scorer
-from cogview.pipelines.base import AnyImage, at_least_one, checked_seed, image_list, text_list
-from cogview.pipelines.output import Caption, GeneratedImage, Ranked
+from cogview.pipelines.base import (
+    AnyImage,
+    Caption,
+    GeneratedImage,
+    Ranked,
+    at_least_one,
+    checked_seed,
+    image_list,
+    text_list,
+)
 from cogview.sequences.protocols import CaptionFormat, check_text
 from cogview.types import BEAMS, Ids, ProgressCallback, SamplingParams
 
@@ -178,6 +187,22 @@ class Captioning:
             settings = {**images[number].settings, "best_of": facts}
             chosen.append(replace(images[number], settings=settings))
         return chosen
+
+    def best_of_each(
+        self, captions: Sequence[str], made: Iterator[GeneratedImage], keep: int, best_of: int
+    ) -> Iterator[GeneratedImage]:
+        """Of each run of ``keep * best_of`` images of one caption the best ``keep``, as soon as all are made.
+
+        captions: of all images, in order; one that cannot be scored is refused before any image is made.
+        """
+        for caption in dict.fromkeys(captions):
+            self.encode(caption)
+
+        def choose() -> Iterator[GeneratedImage]:
+            while run := list(itertools.islice(made, keep * best_of)):
+                yield from self.best_of(run, keep)
+
+        return choose()
 
     def encode(self, text: str) -> list[int]:
         """A text's tokens; CogViewError where it is empty or longer than the caption model reads."""

@@ -12,11 +12,10 @@ from cogview.errors import CogViewError
 from cogview.generation.captioning import text_rows
 from cogview.generation.engine import Engine
 from cogview.generation.sparse import Sparse
-from cogview.pipelines.base import AnyImage, opened
+from cogview.pipelines.base import AnyImage, GeneratedImage, opened
 from cogview.pipelines.captioning import Captioning
 from cogview.pipelines.engines import make_engine
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage
 from cogview.pipelines.super_resolution import WindowedSuperResolution
 from cogview.pipelines.text_to_image import TextToImage
 from cogview.sequences import SequenceFormat, of_type
@@ -45,7 +44,8 @@ class CogView(Pipeline):
 
     @cached_property
     def text_to_image(self) -> TextToImage:
-        self._require("generate")
+        if "generate" not in self.capabilities:
+            raise self.bundle.config.unsupported("generate")
         codes = self.bundle.config.vocabulary.image_codes
 
         def load() -> Engine:
@@ -57,7 +57,7 @@ class CogView(Pipeline):
 
     @cached_property
     def captioning(self) -> Captioning:
-        self._require("caption", self._without(CAPTION))
+        self._require("caption", CAPTION)
         format, rows = self._format(CAPTION), self.bundle.check(CAPTION).vocab_size
 
         def load() -> Engine:
@@ -76,7 +76,7 @@ class CogView(Pipeline):
 
     @cached_property
     def super_resolution(self) -> WindowedSuperResolution:
-        self._require("upscale", self._without(UPSCALING))
+        self._require("upscale", UPSCALING)
         found = self.bundle.role(UPSCALING).sequences
         if found.kind != "super_resolution":
             name = self.bundle.config.name

@@ -77,13 +77,13 @@ class CogView2(Pipeline):
         return square_codes(self.components, self._format, image)
 
     @cached_property
-    def inpainting(self) -> Inpainting:
-        upper = self.super_resolution if self.two_stage else None
+    def _inpainting(self) -> Inpainting:
+        upper = self.super_resolution if self.bundle.config.two_stage else None
         return Inpainting(self.components, self._format, lambda: self.text_to_image.engine, upper)
 
     @cached_property
     def super_resolution(self) -> TwoStageSuperResolution:
-        self._require("upscale", self._without(DIRECT))
+        self._require("upscale", DIRECT)
         roles = self.bundle.config.roles
         direct = of_type(roles[DIRECT].sequences, DirectFormat)
         iterative = of_type(roles[ITERATIVE].sequences, IterativeFormat) if ITERATIVE in roles else None

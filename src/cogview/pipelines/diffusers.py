@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from cogview.errors import CogViewError
+from cogview.pipelines.base import GeneratedImage, OutputType, as_output
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage, OutputType, as_output
 from cogview.pipelines.resizing import fitted
 from cogview.types import MAX_SEED, Precision
 

@@ -4,7 +4,7 @@ section 3.1). Pixels outside the mask stay as they are, bit for bit."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from cogview.generation.infilling import Hole, Order, fill
 from cogview.picture_files import open_picture
 from cogview.pipelines.base import (
     AnyImage,
+    GeneratedImage,
     ProgressParts,
     at_least_one,
     caption_for,
@@ -29,7 +30,6 @@ from cogview.pipelines.base import (
     encode_caption,
     text_list,
 )
-from cogview.pipelines.output import GeneratedImage
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.masks import PATCH, sample_mask
@@ -38,6 +38,33 @@ from cogview.types import Ids, ProgressCallback, SamplingParams
 
 AnyMask = Image.Image | ArrayLike | str | Path
 Box = tuple[int, int, int, int] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaryRequest:
+    """What edits and variations share (:meth:`cogview.pipelines.model.Pipeline.vary`); ``n`` counts
+    candidates."""
+
+    prompt: str
+    n: int
+    seed: int | None
+    params: SamplingParams
+    style: str | None
+    negative_prompt: str | None
+    first_stage_only: bool
+    batch_size: int | None
+    progress: ProgressCallback | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest(VaryRequest):
+    """What is edited, and how (:meth:`cogview.pipelines.model.Pipeline.edit`)."""
+
+    mask: AnyMask | None
+    boxes: Box | Sequence[Box]
+    order: Order
+    crop: Crop
+    feather: int
 
 
 class Inpainting:
@@ -58,87 +85,64 @@ class Inpainting:
         """Pixels of the square that the model sees."""
         return image_size(self.components, self.format)
 
-    def edit(
-        self,
-        image: AnyImage,
-        prompt: str,
-        mask: AnyMask | None,
-        boxes: Box | Sequence[Box],
-        n: int,
-        seed: int | None,
-        *,
-        params: SamplingParams,
-        style: str | None,
-        negative_prompt: str | None,
-        order: Order,
-        crop: Crop,
-        feather: int,
-        first_stage_only: bool,
-        batch_size: int | None,
-        progress: ProgressCallback | None,
-    ) -> Iterator[GeneratedImage]:
-        """See :meth:`cogview.pipelines.model.Pipeline.edit`; ``n`` counts candidates."""
-        at_least_one(n=n, batch_size=batch_size)
+    def edit(self, image: AnyImage, asked: EditRequest) -> Iterator[GeneratedImage]:
+        """The edited images; everything is checked before the first is generated."""
+        at_least_one(n=asked.n, batch_size=asked.batch_size)
         original = upright(image)
-        hole = _mask(mask, boxes, original.size)
-        text, negative = self._text(prompt, style), self._negative(negative_prompt)
-        streams = _streams(n, seed)
-        area = editing.frame(hole, crop, self.size)
+        hole = _mask(asked.mask, asked.boxes, original.size)
+        text, negative = self._text(asked.prompt, asked.style), self._negative(asked.negative_prompt)
+        streams = _streams(asked.n, asked.seed)
+        area = editing.frame(hole, asked.crop, self.size)
         whole = area.shape == hole.shape
         codes = self.image_codes(image) if whole else self._encode(area.cut(to_rgb(original)[0]))
         holes = [Hole(text, codes, *stream, negative) for stream in streams]
-        upper = None if first_stage_only else self._upper(area.shape)
+        upper = None if asked.first_stage_only else self._upper(area.shape)
         large = 0 if upper is None else len(upper.stages) * upper.format.codes
-        parts = ProgressParts(progress, n * (self.format.codes + large))
-        grid, report = area.grid_mask(self.format.grid), parts.part(n * self.format.codes)
+        parts = ProgressParts(asked.progress, asked.n * (self.format.codes + large))
+        grid, report = area.grid_mask(self.format.grid), parts.part(asked.n * self.format.codes)
         filled = fill(
-            self._load(), self.format, holes, grid, params, order, batch_size=batch_size, progress=report
+            self._load(),
+            self.format,
+            holes,
+            grid,
+            asked.params,
+            asked.order,
+            batch_size=asked.batch_size,
+            progress=report,
         )
-        facts = {"task": "edit", "order": order, "crop": crop, "feather": feather, "box": list(area.box)}
+        facts: dict[str, Any] = {"task": "edit", "order": asked.order, "crop": asked.crop}
+        facts |= {"feather": asked.feather, "box": list(area.box)}
         facts |= {} if upper is None else {"super_resolution": " and ".join(upper.stages)}
-        facts |= {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+        facts |= {} if asked.negative_prompt is None else {"negative_prompt": asked.negative_prompt}
         for found, stream in zip(filled, streams, strict=True):
-            part = self._part(original, found, area, prompt, style, stream, upper, parts)
-            pasted = editing.paste(original, part, area, feather)
+            part = self._part(original, found, area, asked, stream, upper, parts)
+            pasted = editing.paste(original, part, area, asked.feather)
             if not whole:
                 found = self._encode(to_rgb(pasted)[0])  # of the whole, as of every image
-            yield self._image(pasted, found, prompt, style, stream, params, facts)
+            yield self._image(pasted, found, asked, stream, facts)
 
-    def vary(
-        self,
-        image: AnyImage,
-        prompt: str,
-        mask_ratio: float,
-        n: int,
-        seed: int | None,
-        *,
-        params: SamplingParams,
-        style: str | None,
-        negative_prompt: str | None,
-        first_stage_only: bool,
-        batch_size: int | None,
-        progress: ProgressCallback | None,
-    ) -> Iterator[GeneratedImage]:
-        """See :meth:`cogview.pipelines.model.Pipeline.vary`."""
+    def vary(self, image: AnyImage, mask_ratio: float, asked: VaryRequest) -> Iterator[GeneratedImage]:
+        """The variations, each with patches of its own."""
         if not 0 < mask_ratio <= 1:
             raise CogViewError(f"share is {mask_ratio}; it lies between 0 and 1", field="mask_ratio")
-        at_least_one(n=n, batch_size=batch_size)
+        at_least_one(n=asked.n, batch_size=asked.batch_size)
         original = upright(image)
-        text, negative = self._text(prompt, style, empty=True), self._negative(negative_prompt)
+        text = self._text(asked.prompt, asked.style, empty=True)
+        negative = self._negative(asked.negative_prompt)
         codes, made = self.image_codes(image), list[GeneratedImage]()
         patch = max(1, min(PATCH, min(self.format.grid) // 3))
-        upper = None if first_stage_only else self._upper((original.height, original.width))
+        upper = None if asked.first_stage_only else self._upper((original.height, original.width))
         large = 0 if upper is None else len(upper.stages) * upper.format.codes
-        parts = ProgressParts(progress, n * (self.format.codes + large))
+        parts = ProgressParts(asked.progress, asked.n * (self.format.codes + large))
         facts: dict[str, Any] = {"task": "vary", "share": mask_ratio}
-        facts |= {} if negative_prompt is None else {"negative_prompt": negative_prompt}
-        for stream in _streams(n, seed):
+        facts |= {} if asked.negative_prompt is None else {"negative_prompt": asked.negative_prompt}
+        for stream in _streams(asked.n, asked.seed):
             mask = sample_mask(self.format.grid, np.random.default_rng(stream), mask_ratio, patch)
             hole, report = Hole(text, codes, *stream, negative), parts.part(self.format.codes)
-            [found] = fill(self._load(), self.format, [hole], mask, params, progress=report)
+            [found] = fill(self._load(), self.format, [hole], mask, asked.params, progress=report)
             decoded = decode_image(self.components.image_tokenizer, found, self.format.grid)
-            made.append(self._image(decoded, found, prompt, style, stream, params, facts))
-        larger = made if upper is None else upper.enlarge(made, ORDER, batch_size, parts)
+            made.append(self._image(decoded, found, asked, stream, facts))
+        larger = made if upper is None else upper.enlarge(made, ORDER, asked.batch_size, parts)
         for big, small in zip(larger, made, strict=True):
             resized = big.image.resize(original.size, Image.Resampling.BICUBIC)
             yield replace(big, image=resized, codes=small.codes)
@@ -159,8 +163,7 @@ class Inpainting:
         original: Image.Image,
         codes: Ids,
         area: Frame,
-        prompt: str,
-        style: str | None,
+        asked: VaryRequest,
         stream: tuple[int, int],
         upper: TwoStageSuperResolution | None,
         parts: ProgressParts,
@@ -169,7 +172,7 @@ class Inpainting:
         if upper is None:
             part = decode_image(self.components.image_tokenizer, codes, self.format.grid)
         else:
-            known, tokens = to_rgb(area.cut(original))[0], self._tokens(prompt, style)
+            known, tokens = to_rgb(area.cut(original))[0], self._tokens(asked.prompt, asked.style)
             part = upper.inpaint(codes, known, area.grid_mask, tokens, stream, parts)
         height, width = area.shape
         return part.resize((width, height), Image.Resampling.BICUBIC)
@@ -198,13 +201,11 @@ class Inpainting:
         self,
         image: Image.Image,
         codes: Ids,
-        prompt: str,
-        style: str | None,
+        asked: VaryRequest,
         stream: tuple[int, int],
-        params: SamplingParams,
         facts: Mapping[str, Any],
     ) -> GeneratedImage:
-        config = self.components.bundle.config
+        config, prompt, style = self.components.bundle.config, asked.prompt, asked.style
         return GeneratedImage(
             image=image,
             codes=codes,
@@ -212,7 +213,7 @@ class Inpainting:
             caption=caption_for(config, prompt, style) if prompt.strip() else "",
             seed=stream[0],
             index=stream[1],
-            settings={**params.model_dump(), "style": style, **self.components.facts, **facts},
+            settings={**asked.params.model_dump(), "style": style, **self.components.facts, **facts},
             model=config.name,
             model_hash=self.components.bundle.hash,
         )

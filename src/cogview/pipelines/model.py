@@ -6,9 +6,7 @@ the same image again, alone or in any batch.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -17,37 +15,42 @@ import torch
 from numpy.typing import NDArray
 
 from cogview.checkpoints import hub
-from cogview.checkpoints.bundle import BASE, DIRECT, ModelBundle
+from cogview.checkpoints.bundle import BASE, ModelBundle
 from cogview.checkpoints.components import Components
 from cogview.errors import CogViewError
 from cogview.pipelines.base import (
     AnyImage,
+    Caption,
+    GeneratedImage,
+    ImageCallback,
+    OutputType,
     ProgressParts,
+    Ranked,
     at_least_one,
     check_captions,
+    check_output,
+    collected,
     image_list,
+    pipeline_class,
     text_for_each,
     text_list,
 )
-from cogview.pipelines.hub import HubMixin
-from cogview.pipelines.output import Caption, GeneratedImage, OutputType, Ranked, as_output, check_output
+from cogview.pipelines.publishing import HubMixin
 from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.text import TextTokenizer
 from cogview.transformer.config import ThreeRegionConfig
 from cogview.types import Decoding, Precision, ProgressCallback, SamplingOptions, SamplingParams
 
 if TYPE_CHECKING:
+    from cogview.generation.editing import Crop
     from cogview.generation.fairness import FairnessTable
+    from cogview.generation.infilling import Order
     from cogview.pipelines.captioning import Captioning
     from cogview.pipelines.inpainting import AnyMask, Box, Inpainting
     from cogview.pipelines.super_resolution import TwoStageSuperResolution, WindowedSuperResolution
-    from cogview.pipelines.text_to_image import GenerationRequest, TextToImage
+    from cogview.pipelines.text_to_image import TextToImage
 
 DEFAULT = "pictogram"
-PIPELINES = {
-    "coglm": "cogview.pipelines.cogview2:CogView2"
-}  # by the kind of a family's base; others: CogView
-ImageCallback = Callable[[GeneratedImage], None]
 
 
 class Pipeline(HubMixin):
@@ -64,8 +67,8 @@ class Pipeline(HubMixin):
     - ``batch_size``: the most to compute at a time; it does not change results.
     - ``progress``: called with (done, total) tokens of all steps. ``callback``: called with each result as
       soon as it is ready. What either raises cancels the call.
-    - ``output_type``: ``image`` (:class:`~cogview.pipelines.output.GeneratedImage`), ``pil``, ``np``, ``pt``
-      or ``codes`` (:func:`~cogview.pipelines.output.as_output`).
+    - ``output_type``: ``image`` (:class:`~cogview.pipelines.base.GeneratedImage`), ``pil``, ``np``, ``pt``
+      or ``codes`` (:func:`~cogview.pipelines.base.as_output`).
 
     A wrong argument is a CogViewError with its ``field``; a task that the family does not have an
     UnsupportedTask, which names the families that have it.
@@ -126,12 +129,10 @@ class Pipeline(HubMixin):
         bundle = ModelBundle.find(name)
         adapter = None if lora is None else (bundle.adapter(lora), lora_strength)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        kind = _pipeline_of(bundle) if cls._opens_any else cls
+        kind: type[Pipeline] = pipeline_class(bundle) if cls._opens_any else cls
         return kind(Components(bundle, device, precision, deterministic, adapter, sparse, decoding))
 
     _opens_any = True  # families of any kind, each with the class for it
-
-    # ------------------------------------------------------------------------------------------ what it is
 
     @property
     def bundle(self) -> ModelBundle:
@@ -160,16 +161,9 @@ class Pipeline(HubMixin):
         return self.bundle.config.styles
 
     @property
-    def two_stage(self) -> bool:
-        """Whether :meth:`generate` upscales what it generates, by models of the family (CogView2)."""
-        return DIRECT in self.bundle.config.roles
-
-    @property
     def model_hash(self) -> str:
         """SHA-256 over the family's weights and configurations."""
         return self.bundle.hash
-
-    # ------------------------------------------------------------------------------------------ its parts
 
     @property
     def text_to_image(self) -> TextToImage:
@@ -187,18 +181,16 @@ class Pipeline(HubMixin):
         raise self.bundle.config.unsupported("upscale")
 
     @property
-    def inpainting(self) -> Inpainting:
+    def _inpainting(self) -> Inpainting:
         """The part that edits; UnsupportedTask where the family has none."""
         kind = self.bundle.role(BASE).sequences.kind
         raise self.bundle.config.unsupported("edit", f": its {BASE} model only draws ({kind})")
 
-    def _require(self, task: str, reason: str = "") -> None:
+    def _require(self, task: str, role: str) -> None:
+        """UnsupportedTask where the family lacks a task for want of a role."""
         if task not in self.capabilities:
-            raise self.bundle.config.unsupported(task, reason)
-
-    def _without(self, role: str) -> str:
-        """Why a task cannot be done."""
-        return f": it has {', '.join(self.bundle.config.roles)}, no {role}"
+            has = ", ".join(self.bundle.config.roles)
+            raise self.bundle.config.unsupported(task, f": it has {has}, no {role}")
 
     def _params(
         self, task: str, params: SamplingParams | None, style: str | None, negative: str | None, given: Any
@@ -211,8 +203,6 @@ class Pipeline(HubMixin):
                 "negative_prompt needs guidance; give a guidance_scale other than 1", field="negative_prompt"
             )
         return found
-
-    # ------------------------------------------------------------------------------------------ tasks
 
     def generate(
         self,
@@ -258,10 +248,10 @@ class Pipeline(HubMixin):
         upper: TwoStageSuperResolution | None = None
         if first_stage_only and order is not None:
             raise CogViewError("order is of the step that first_stage_only leaves out; give one of them")
-        if self.two_stage and not first_stage_only:
+        if self.bundle.config.two_stage and not first_stage_only:
             upper = cast("TwoStageSuperResolution", self.super_resolution)
             upper.check_order(order)
-        elif not self.two_stage and (first_stage_only or order is not None):
+        elif not self.bundle.config.two_stage and (first_stage_only or order is not None):
             raise CogViewError(f"{name} draws in one step; leave out first_stage_only and order")
         texts = text_list(prompt)
         if truncate:
@@ -280,24 +270,11 @@ class Pipeline(HubMixin):
         report = progress if upper is None else parts.part(generated)
         made = part.run(requests, resolved, batch_size, report)
         if best_of > 1:
-            made = self._best(requests, made, n if fairness is None else 1, best_of)
+            captions = [one.caption for one in requests]
+            made = self.captioning.best_of_each(captions, made, n if fairness is None else 1, best_of)
         if upper is not None:
             made = upper.enlarge(made, order or "released", batch_size, parts)
-        return _collected(made, callback, output_type)
-
-    def _best(
-        self, requests: Sequence[GenerationRequest], made: Iterator[GeneratedImage], keep: int, best_of: int
-    ) -> Iterator[GeneratedImage]:
-        """The best ``keep`` of each caption's ``keep * best_of``, as soon as these are generated."""
-        captions = [one.caption for one in requests[:: keep * best_of]]
-        for caption in captions:
-            self.captioning.encode(caption)  # refused before anything is generated
-
-        def choose() -> Iterator[GeneratedImage]:
-            for _ in captions:
-                yield from self.captioning.best_of(list(itertools.islice(made, keep * best_of)), keep)
-
-        return choose()
+        return collected(made, callback, output_type)
 
     def edit(
         self,
@@ -345,16 +322,17 @@ class Pipeline(HubMixin):
         """
         check_output(output_type)
         at_least_one(n=n, best_of=best_of)
-        part: Any = self.inpainting
-        resolved = self._params("edit", params, style, negative_prompt, sampling)
-        made = part.edit(
-            image, prompt, mask, boxes, n * best_of, seed, params=resolved, style=style,
-            negative_prompt=negative_prompt, order=order, crop=crop, feather=feather,
-            first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+        from cogview.pipelines.inpainting import EditRequest
+
+        part, resolved = self._inpainting, self._params("edit", params, style, negative_prompt, sampling)
+        made = part.edit(image, EditRequest(
+            prompt=prompt, n=n * best_of, seed=seed, params=resolved, style=style, mask=mask, boxes=boxes,
+            negative_prompt=negative_prompt, order=cast("Order", order), crop=cast("Crop", crop),
+            feather=feather, first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
+        ))  # fmt: skip
         if best_of > 1:
-            made = self.captioning.best_of(list(made), n)
-        return _collected(made, callback, output_type)
+            made = iter(self.captioning.best_of(list(made), n))
+        return collected(made, callback, output_type)
 
     def vary(
         self,
@@ -386,11 +364,13 @@ class Pipeline(HubMixin):
         """
         check_output(output_type)
         resolved = self._params("vary", params, style, negative_prompt, sampling)
-        made = self.inpainting.vary(
-            image, prompt, mask_ratio, n, seed, params=resolved, style=style, negative_prompt=negative_prompt,
+        from cogview.pipelines.inpainting import VaryRequest
+
+        made = self._inpainting.vary(image, mask_ratio, VaryRequest(
+            prompt=prompt, n=n, seed=seed, params=resolved, style=style, negative_prompt=negative_prompt,
             first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
-        return _collected(made, callback, output_type)
+        ))  # fmt: skip
+        return collected(made, callback, output_type)
 
     def upscale(
         self,
@@ -434,16 +414,17 @@ class Pipeline(HubMixin):
         check_output(output_type)
         items = image_list(images)
         at_least_one(batch_size=batch_size)
-        part, resolved = (
-            self.super_resolution,
-            self._params("upscale", params, None, negative_prompt, sampling),
-        )
-        made = part.run(
-            items, text_for_each(prompt, len(items)), resolved, times=times, seed=seed, size=size,
-            faithful=faithful, detail=detail, order=order, negative_prompt=negative_prompt,
-            batch_size=batch_size, progress=progress,
+        part = self.super_resolution
+        resolved = self._params("upscale", params, None, negative_prompt, sampling)
+        from cogview.pipelines.super_resolution import UpscaleRequest
+
+        asked = UpscaleRequest(
+            times=times, seed=seed, size=size, faithful=faithful, detail=detail, order=order,
+            negative_prompt=negative_prompt,
         )  # fmt: skip
-        return _collected(made, callback, output_type)
+        texts = text_for_each(prompt, len(items))
+        made = part.run(items, texts, resolved, asked, batch_size, progress)
+        return collected(made, callback, output_type)
 
     def caption(
         self,
@@ -517,25 +498,3 @@ class Pipeline(HubMixin):
     ) -> list[Ranked]:
         """Images by how well ``prompt`` describes them, the best first; arguments as for :meth:`score`."""
         return self.captioning.rerank(prompt, images, released, batch_size, progress)
-
-
-def _pipeline_of(bundle: ModelBundle) -> type[Pipeline]:
-    """The class that runs a family."""
-    base = bundle.config.roles.get(BASE)
-    kind = "" if base is None else base.sequences.kind
-    module, _, name = PIPELINES.get(kind, "cogview.pipelines.cogview:CogView").partition(":")
-    found: type[Pipeline] = getattr(import_module(module), name)
-    return found
-
-
-def _collected(
-    made: Iterable[GeneratedImage], callback: ImageCallback | None, kind: OutputType
-) -> list[GeneratedImage]:
-    """All images as ``output_type`` says, each given to ``callback`` as soon as it is ready."""
-    images = []
-    for image in made:
-        images.append(image)
-        if callback is not None:
-            callback(image)
-    found: list[GeneratedImage] = as_output(images, kind)  # what the other types are, callers know
-    return found

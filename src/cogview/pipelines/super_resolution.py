@@ -32,6 +32,7 @@ from cogview.generation.upscaling import Original, Request, Upscaler
 from cogview.generation.windows import scale_of
 from cogview.pipelines.base import (
     AnyImage,
+    GeneratedImage,
     ProgressParts,
     at_least_one,
     caption_for,
@@ -40,7 +41,6 @@ from cogview.pipelines.base import (
     opened,
 )
 from cogview.pipelines.engines import make_engine
-from cogview.pipelines.output import GeneratedImage
 from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat
 from cogview.tokenizers.loading import decode_image, encode_image
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
@@ -84,6 +84,19 @@ class _Source:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpscaleRequest:
+    """How images are upscaled (:meth:`cogview.pipelines.model.Pipeline.upscale`)."""
+
+    times: int | None = None
+    seed: int | None = None
+    size: int | None = None
+    faithful: bool = True
+    detail: float = DETAIL
+    order: str | None = None
+    negative_prompt: str | None = None
+
+
 class WindowedSuperResolution:
     """CogView's super-resolution model, for images of any size; read at first use."""
 
@@ -104,19 +117,14 @@ class WindowedSuperResolution:
         images: Sequence[AnyImage],
         prompts: Sequence[str | None],
         params: SamplingParams,
-        *,
-        times: int | None = None,
-        seed: int | None = None,
-        size: int | None = None,
-        faithful: bool = True,
-        detail: float = DETAIL,
-        order: str | None = None,
-        negative_prompt: str | None = None,
+        asked: UpscaleRequest,
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> Iterator[GeneratedImage]:
         """The upscaled images; everything is checked before the iterator is returned."""
-        if order is not None:
+        seed, size, faithful, detail = asked.seed, asked.size, asked.faithful, asked.detail
+        negative_prompt, times = asked.negative_prompt, 2 if asked.times is None else asked.times
+        if asked.order is not None:
             raise CogViewError("order is of super-resolution in two stages; leave it out", field="order")
         if not 0 <= detail <= 1:
             raise CogViewError(f"detail is {detail}; give a number from 0 to 1", field="detail")
@@ -124,7 +132,6 @@ class WindowedSuperResolution:
             raise CogViewError(
                 "detail is of the faithful way; leave it out, or faithful=False", field="detail"
             )
-        times = 2 if times is None else times
         self.upscaler.stages(times)
         seed = seed if seed is None else checked_seed(seed)
         sources = [
@@ -232,27 +239,22 @@ class TwoStageSuperResolution:
         images: Sequence[AnyImage],
         prompts: Sequence[str | None],
         params: SamplingParams,
-        *,
-        times: int | None = None,
-        seed: int | None = None,
-        size: int | None = None,
-        faithful: bool = True,
-        detail: float = DETAIL,
-        order: str | None = None,
-        negative_prompt: str | None = None,
+        asked: UpscaleRequest,
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> Iterator[GeneratedImage]:
         """The upscaled images; of a caption what the models read. Both stages have their own sampling."""
-        if times not in (None, self.scale):
-            raise CogViewError(f"times is {times}; this model enlarges {self.scale} times", field="times")
-        if size is not None or not faithful or detail != DETAIL or negative_prompt is not None:
+        if asked.times not in (None, self.scale):
+            raise CogViewError(
+                f"times is {asked.times}; this model enlarges {self.scale} times", field="times"
+            )
+        if replace(asked, times=None, seed=None, order=None) != UpscaleRequest():
             name, only = self.components.bundle.config.name, "size, faithful, detail and negative_prompt"
             raise CogViewError(f"the model {name} upscales in two stages; leave out {only}")
-        self.check_order(order)
-        small = [self._small(item, prompt, seed) for item, prompt in zip(images, prompts, strict=True)]
+        self.check_order(asked.order)
+        small = [self._small(item, prompt, asked.seed) for item, prompt in zip(images, prompts, strict=True)]
         parts = ProgressParts(progress, len(small) * self.format.codes * len(self.stages))
-        return self.enlarge(small, order or ORDER, batch_size, parts)
+        return self.enlarge(small, asked.order or ORDER, batch_size, parts)
 
     def _small(self, item: AnyImage, prompt: str | None, seed: int | None) -> GeneratedImage:
         """An image with codes on the grid that the direct model reads."""

@@ -16,6 +16,7 @@ from cogview.checkpoints.components import Components
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.pipelines.base import (
+    GeneratedImage,
     at_least_one,
     caption_for,
     check_first,
@@ -23,7 +24,6 @@ from cogview.pipelines.base import (
     encode_caption,
     text_list,
 )
-from cogview.pipelines.output import GeneratedImage
 from cogview.sequences.protocols import ImageFormat
 from cogview.tokenizers.loading import decode_image
 from cogview.types import ProgressCallback, SamplingParams, StepCallback

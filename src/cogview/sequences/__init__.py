@@ -3,14 +3,12 @@
 Every task of both papers is a format: CogView's three (``cogview``, sections 2.1, 3.1 and 3.2), CogLM's
 (``coglm``, CogView2 section 3.1), and those of CogView2's two super-resolution models (``super_resolution``,
 section 3.3). ``masks`` samples the regions that CogLM is trained to fill (section 3.2). What they share, and
-what is asked of them, is in ``base``.
+what is asked of them, is in ``protocols``.
 """
-
-from typing import TypeVar
 
 from cogview.sequences.coglm import CogLMFormat, CogLMSequence
 from cogview.sequences.cogview import SequenceFormat, collate, recounted_positions
-from cogview.sequences.protocols import CaptionFormat, Format, ImageFormat, Prompt, Sequence
+from cogview.sequences.protocols import CaptionFormat, Format, ImageFormat, Prompt, Sequence, of_type
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat
 
 __all__ = [
@@ -28,10 +26,3 @@ __all__ = [
     "of_type",
     "recounted_positions",
 ]
-
-F = TypeVar("F")
-
-
-def of_type(form: Format | None, kind: type[F]) -> F | None:
-    """The format, if it is of that type; the one place that asks for the type of a format."""
-    return form if isinstance(form, kind) else None

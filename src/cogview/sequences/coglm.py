@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.sequences.masks import runs
-from cogview.sequences.protocols import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
+from cogview.sequences.protocols import MOST_SLOTS, Prompt, Sequence, Side, too_small
 from cogview.types import Ids
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
@@ -126,11 +126,11 @@ class CogLMFormat(Config):
 
     def text_ids(self, text: ArrayLike) -> Ids:
         """Ids of text tokens (n,); CogViewError where they are too many or not this vocabulary's."""
-        return text_ids(self.vocabulary, text, self.text_limit)
+        return self.vocabulary.text_ids(text, self.text_limit)
 
     def image_ids(self, codes: ArrayLike) -> Ids:
         """The codes of an image (rows * columns,), their number and range checked."""
-        return image_ids(self.vocabulary, codes, self.codes)
+        return self.vocabulary.image_ids(codes, self.codes)
 
     def mismatch(self, config: TransformerConfig) -> str | None:
         """Why a transformer cannot read these sequences; None where it can."""

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from cogview.config import Config
-from cogview.sequences.protocols import MOST_SLOTS, Prompt, Sequence, Side, image_ids, text_ids, too_small
+from cogview.sequences.protocols import MOST_SLOTS, Prompt, Sequence, Side, too_small
 from cogview.types import Ids
 from cogview.vocabulary import Vocabulary
 
@@ -217,14 +217,14 @@ class SequenceFormat(Config):
 
     def _text(self, text: ArrayLike) -> Ids:
         """Ids of [ROI1] and the text."""
-        ids = text_ids(self.vocabulary, text, self.text_limit)
+        ids = self.vocabulary.text_ids(text, self.text_limit)
         return np.concatenate([[self.vocabulary.control("[ROI1]")], ids])
 
     def _wrap(self, codes: ArrayLike, expected: int, index: int = 1) -> _Part:
         """[size] [BOIi] codes [EOIi]; in the fixed arrangement they start after the text's slots."""
         start, begin, end = map(self.vocabulary.control, (self.size, f"[BOI{index}]", f"[EOI{index}]"))
         return _Part(
-            np.concatenate([[start, begin], image_ids(self.vocabulary, codes, expected), [end]]),
+            np.concatenate([[start, begin], self.vocabulary.image_ids(codes, expected), [end]]),
             self.text_slots,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_SLOTS = 1 << 16
 RELEASED_LENGTH = 20  # tokens of a caption where no token ends it
+F = TypeVar("F")
 Side = Annotated[int, Field(ge=1, le=1 << 10)]  # codes of an image
 
 
@@ -99,24 +100,9 @@ class CaptionFormat(Format, Protocol):
         """The prompt for a caption of an image's codes (rows * columns,)."""
 
 
-def text_ids(vocabulary: Vocabulary, text: ArrayLike, limit: int) -> Ids:
-    """Ids of text tokens (n,); CogViewError where there are too many, or they are of another tokenizer."""
-    tokens, known = np.asarray(text, dtype=np.int64).ravel(), vocabulary.text_pieces
-    if tokens.size > limit:
-        raise CogViewError(f"the text has {tokens.size} tokens and {limit} fit; shorten it", field="prompt")
-    if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
-        raise CogViewError(f"a text piece is outside the vocabulary's {known}: the tokenizer differs")
-    return tokens + vocabulary.texts.start
-
-
-def image_ids(vocabulary: Vocabulary, codes: ArrayLike, expected: int) -> Ids:
-    """The codes of an image (expected,) as ids; CogViewError for another number or another tokenizer's."""
-    image, known = np.asarray(codes, dtype=np.int64).ravel(), vocabulary.image_codes
-    if image.size != expected:
-        raise CogViewError(f"the picture has {image.size} codes, this format takes {expected}")
-    if image.size and (image.min() < 0 or image.max() >= known):
-        raise CogViewError(f"an image code is outside the vocabulary's {known}: the tokenizer differs")
-    return image
+def of_type(form: Format | None, kind: type[F]) -> F | None:
+    """The format, if it is of that type; the one place that asks for the type of a format."""
+    return form if isinstance(form, kind) else None
 
 
 def too_small(config: TransformerConfig, rows: int, positions: int) -> str | None:

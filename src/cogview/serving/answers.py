@@ -13,10 +13,10 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.resizing import fitted
+from cogview.serving.api_errors import ApiError
 from cogview.serving.drawing import Partial
-from cogview.serving.errors import ApiError
 from cogview.serving.openai.finish import Finish
 from cogview.serving.pictures import base64_text, encoded
 from cogview.serving.schema import Output

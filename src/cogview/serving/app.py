@@ -21,12 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from cogview import __version__
-from cogview.pipelines.output import Caption
+from cogview.pipelines.base import Caption
 from cogview.serving import tasks
 from cogview.serving.a1111 import api as a1111
 from cogview.serving.answers import Answer, event_stream
+from cogview.serving.api_errors import OURS, ApiError
 from cogview.serving.drawing import Drawing
-from cogview.serving.errors import OURS, ApiError
 from cogview.serving.forms import Files, read_form
 from cogview.serving.guard import RequestGuard, Rules
 from cogview.serving.labelling import Labelling

@@ -14,11 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.pipelines.base import encode_caption
+from cogview.pipelines.base import GeneratedImage, encode_caption
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage
 from cogview.pipelines.text_to_image import GenerationRequest
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.fields import CANDIDATES, quality_told
 from cogview.serving.openai.finish import Finish, usage
 from cogview.serving.openai.names import is_openai_name

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.schema import refusal
 
 MAX_FIELDS = 64

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from cogview.serving.errors import BAD, ApiError
+from cogview.serving.api_errors import BAD, ApiError
 from cogview.serving.metrics import Metrics
 from cogview.serving.quotas import CALLER, Caller, Key, Quotas, matching
 from cogview.web.security import security_headers, with_headers

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cogview.checkpoints.provenance import EDITING
-from cogview.labels import Label, with_visible_label
-from cogview.pipelines.output import GeneratedImage
+from cogview.checkpoints.provenance import EDITING, Label, with_visible_label
+from cogview.pipelines.base import GeneratedImage
 from cogview.serving.pictures import MEDIA, encoded
 
 if TYPE_CHECKING:

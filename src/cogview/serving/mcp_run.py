@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mcp.server.transport_security import TransportSecuritySettings
 
 from cogview.serving.guard import RequestGuard, Rules
-from cogview.serving.mcp import Tools, mcp_server
+from cogview.serving.mcp_tools import Tools, mcp_server
 from cogview.serving.run import Stopping, http_config
 
 PATH = "/mcp"

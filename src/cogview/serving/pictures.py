@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cogview.checkpoints.provenance import Provenance, label_texts, png_bytes
+from cogview.checkpoints.provenance import Label, Provenance, label_texts, png_bytes
 from cogview.data.images import Limits, decode
-from cogview.labels import Label
 from cogview.picture_files import open_picture
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.tokenizers.loading import AnyImageTokenizer, decode_image
 
 FORMATS = ("PNG", "JPEG", "WEBP")

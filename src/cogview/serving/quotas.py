@@ -20,8 +20,8 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from cogview.errors import CogViewError
-from cogview.serving.errors import OVERLOADED, ApiError
-from cogview.untrusted import read_text
+from cogview.files import read_text
+from cogview.serving.api_errors import OVERLOADED, ApiError
 
 SHORTEST = 16  # characters of a key
 MAX_KEYS = 1 << 20  # bytes of a file of keys

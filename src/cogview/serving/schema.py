@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.fields import OPENAI_STYLES, UNUSED, Common
 from cogview.types import DETAIL, MAX_SEED, SamplingParams
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cogview.errors import CogViewError
 from cogview.pipelines.model import Pipeline
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.names import check_aliases, is_openai_name
 
 
@@ -43,7 +43,7 @@ class Served:
     @property
     def enlarges(self) -> bool:
         """Whether what it draws is enlarged by its own further models (CogView2)."""
-        return self.cogview.two_stage
+        return self.cogview.bundle.config.two_stage
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -17,11 +17,10 @@ from PIL import Image
 
 from cogview.errors import CogViewError, OutOfMemory
 from cogview.generation.editing import mask_of_image
-from cogview.pipelines.base import caption_for
+from cogview.pipelines.base import Caption, GeneratedImage, caption_for
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import Caption, GeneratedImage
+from cogview.serving.api_errors import ApiError
 from cogview.serving.drawing import candidates, readable
-from cogview.serving.errors import ApiError
 from cogview.serving.openai.fields import REDRAWN
 from cogview.serving.openai.finish import Finish
 from cogview.serving.openai.sizes import parse

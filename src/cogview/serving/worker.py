@@ -19,8 +19,8 @@ from typing import Any, Protocol
 from opentelemetry.context import get_current
 
 from cogview.errors import CogViewError, OutOfMemory, ran_out
-from cogview.pipelines.output import GeneratedImage
-from cogview.serving.errors import OURS, OVERLOADED, ApiError
+from cogview.pipelines.base import GeneratedImage
+from cogview.serving.api_errors import OURS, OVERLOADED, ApiError
 from cogview.serving.metrics import Metrics
 from cogview.serving.quotas import CALLER
 from cogview.serving.tracing import computing, waited

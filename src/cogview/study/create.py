@@ -23,9 +23,9 @@ from cogview.config import MAX_BYTES, validate
 from cogview.data.images import BadImage, centre_crop, decode, resize_shorter
 from cogview.data.sources.rows import read_rows
 from cogview.errors import CogViewError
+from cogview.files import is_regular, read_text
 from cogview.study.records import FILE, PICTURES, Study
 from cogview.study.store import Store
-from cogview.untrusted import is_regular, read_text
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}

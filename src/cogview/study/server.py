@@ -18,7 +18,7 @@ from cogview.errors import CogViewError
 from cogview.reports.html import environment
 from cogview.study.records import HIGHEST, PICTURES, SCALES, Language
 from cogview.study.store import Progress, Store
-from cogview.study.texts import SCALE_TEXTS, TEXTS, preferred
+from cogview.study.translations import SCALE_TEXTS, TEXTS, preferred
 from cogview.web.security import SecurityMiddleware, security_headers
 from cogview.web.sockets import LOOPBACK, THEME, same_origin
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.files import is_regular, read_text
 from cogview.study.assignment import half_of, tasks_for
 from cogview.study.records import ANSWERS, HIGHEST, SCALES, SECRET, Language, Study, read_study
-from cogview.untrusted import is_regular, read_text
 
 VERSION = 1
 MAX_RATERS = 10_000

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cogview.errors import CogViewError
+from cogview.files import read_bytes
 from cogview.tensors import load_tensors
-from cogview.untrusted import read_bytes
 
 FILE = "clusters.safetensors"
 MAX_BYTES = 64 << 20

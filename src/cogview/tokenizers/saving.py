@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cogview import compact
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.tensors import load_tensors, misfit, open_tensors, shapes
+from cogview.tensors import SCALE, load_tensors, misfit, open_tensors, pack_int8, shapes, unpack_int8
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FINGERPRINT = "fingerprint"  # in a file's metadata
@@ -28,13 +27,13 @@ def save_weights(
 ) -> None:
     """Write both files; the weights, as ``dtype``, appear whole or not at all.
 
-    torch.int8 rounds the convolutions (:mod:`cogview.compact`). ``fingerprint`` is kept in the file: that of
+    torch.int8 rounds the convolutions (:mod:`cogview.tensors`). ``fingerprint`` is kept in the file: that of
     the tokenizer before it was rounded, whose codes these are.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if dtype == torch.int8:
-        tensors = compact.pack(state, CONVOLUTIONS)
+        tensors = pack_int8(state, CONVOLUTIONS)
     else:
         tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}
     partial = directory / f"{WEIGHTS}.tmp"
@@ -53,20 +52,20 @@ def load_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> dict[
     with open_tensors(path) as file:
         there = shapes(file)
     scales = {
-        name + compact.SCALE: x.flatten(1)[:, 0]
+        name + SCALE: x.flatten(1)[:, 0]
         for name, x in expected.items()
-        if x.ndim in CONVOLUTIONS and name + compact.SCALE in there
+        if x.ndim in CONVOLUTIONS and name + SCALE in there
     }
     if wrong := misfit(there, {**expected, **scales}):
         raise CogViewError(f"{path} does not fit its {CONFIG}: {wrong}")
     found = load_tensors(path)
     for name, x in found.items():
-        rounded = name + compact.SCALE in scales
+        rounded = name + SCALE in scales
         if not (x.dtype == torch.int8 if rounded else x.is_floating_point()):
             raise CogViewError(f"{path}: {name} holds no {'int8 numbers' if rounded else 'floats'}")
     for scale in scales:
-        name = scale.removesuffix(compact.SCALE)
-        found[name] = compact.unpack(found[name], found.pop(scale))
+        name = scale.removesuffix(SCALE)
+        found[name] = unpack_int8(found[name], found.pop(scale))
     return found
 
 

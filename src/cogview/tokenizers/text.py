@@ -20,8 +20,7 @@ import sentencepiece
 from numpy.typing import ArrayLike
 
 from cogview.errors import CogViewError
-from cogview.files import write_file
-from cogview.untrusted import read_bytes
+from cogview.files import read_bytes, write_file
 
 MAX_MODEL_BYTES = 32 << 20
 SPELLS_ALL = 1000  # pieces; fewer are letters and syllables mostly
@@ -85,13 +84,6 @@ class TextTokenizer:
     def pieces(self) -> int:
         """How many pieces there are; ids are 0 ... ``pieces`` - 1."""
         return int(self._processor.GetPieceSize())
-
-    @cached_property
-    def classes(self) -> tuple[tuple[str, int, int], ...]:
-        """The runs of its pieces by language, where they are sorted so (:mod:`language_classes`)."""
-        from cogview.tokenizers.language_classes import class_runs
-
-        return class_runs(self)
 
     @cached_property
     def fingerprint(self) -> str:

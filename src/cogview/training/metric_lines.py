@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cogview.errors import CogViewError
-from cogview.untrusted import is_regular, parse_json, read_bytes
+from cogview.files import is_regular, parse_json, read_bytes
 
 MAX_BYTES = 256 << 20
 NUMBERS = ("train", "evaluate")  # kinds of lines that hold nothing else

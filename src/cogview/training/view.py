@@ -25,9 +25,9 @@ from rich.text import Text
 
 from cogview.config import load_yaml, validate
 from cogview.errors import CogViewError
+from cogview.files import is_regular
 from cogview.training.metric_lines import read_lines
 from cogview.training.progress import duration
-from cogview.untrusted import is_regular
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SHOWN_SAMPLES = 3

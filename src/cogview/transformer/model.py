@@ -1,7 +1,7 @@
 """The transformer of CogView (sections 2.3, 2.4): a GPT over text and image tokens.
 
 * learned absolute positions, given by the caller, so that sequences may count again or leave gaps
-* Sandwich-LN, pre- or post-LN; PB-relaxed LayerNorm and attention (``norms.py``, ``attention/kernels.py``)
+* Sandwich-LN, pre- or post-LN; PB-relaxed LayerNorm and attention (``block.py``, ``attention/pattern.py``)
 * shrunken embedding gradient, output matrix tied to the embeddings, no output bias
 * any visibility (``attention/``), a static K/V cache (``cache.py``)
 """

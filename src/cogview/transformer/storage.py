@@ -15,10 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cogview import compact
 from cogview.config import load_json, validate
 from cogview.errors import CogViewError
-from cogview.tensors import open_tensors
+from cogview.tensors import SCALE, open_tensors, pack_int8, unpack_int8
 from cogview.transformer.config import TransformerConfig
 from cogview.types import Precision
 
@@ -42,13 +41,13 @@ def save(
 ) -> None:
     """Write both files beside their names, flush them, then rename.
 
-    ``dtype`` torch.int8 stores matrices as scaled rows (:mod:`cogview.compact`).
+    ``dtype`` torch.int8 stores matrices as scaled rows (:mod:`cogview.tensors`).
     """
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if dtype == torch.int8:
-            tensors = compact.pack(state)
+            tensors = pack_int8(state)
         else:
             tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}
         weights, text = directory / f"{WEIGHTS}.part", directory / f"{CONFIG}.part"
@@ -178,11 +177,11 @@ def without_shared(model: str | Path, base: str | Path, out: str | Path, place: 
             same = other is not None and other.dtype == numbers.dtype and torch.equal(other, numbers)
             if not same:
                 kept[name] = numbers
-    matrices = {name for name in kept if name + compact.SCALE in known}  # rows and scales stay together
-    scales = {name.removesuffix(compact.SCALE) for name in kept if name.endswith(compact.SCALE)}
+    matrices = {name for name in kept if name + SCALE in known}  # rows and scales stay together
+    scales = {name.removesuffix(SCALE) for name in kept if name.endswith(SCALE)}
     with _open(model) as file:
         for name in matrices | scales:
-            for half in (name, name + compact.SCALE):
+            for half in (name, name + SCALE):
                 kept[half] = file.get_tensor(half)  # type: ignore[no-untyped-call]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -211,7 +210,7 @@ def _tensor(file: safe_open, name: str) -> Tensor:
     stored: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
     if stored.dtype != torch.int8:
         return stored
-    return compact.unpack(stored, file.get_tensor(name + compact.SCALE))  # type: ignore[no-untyped-call]
+    return unpack_int8(stored, file.get_tensor(name + SCALE))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -268,7 +267,7 @@ def _check(
                     f"{path}: stored small, as int8 rows; this needs the float weights, as of a run or a "
                     "family assembled without --small"
                 )
-            wanted = wanted | {name + compact.SCALE: wanted[name][:1]}
+            wanted = wanted | {name + SCALE: wanted[name][:1]}
     for name in sorted(names ^ set(wanted) if whole else set(wanted) - names):
         what = "is missing" if name in wanted else "does not belong there"
         raise CogViewError(f"{path}: the tensor {name} {what}; the file is not this config.json's")
@@ -276,7 +275,7 @@ def _check(
         found = tuple(file.get_slice(name).get_shape())  # type: ignore[no-untyped-call]
         if found != shape:
             raise CogViewError(f"{path}: {name} is {found}, config.json says {shape}")
-        if _dtype(file, name) not in DTYPES and name + compact.SCALE not in wanted:
+        if _dtype(file, name) not in DTYPES and name + SCALE not in wanted:
             raise CogViewError(f"{path}: {name} has the type {_dtype(file, name)}, not a float's")
 
 

@@ -26,7 +26,7 @@ from cogview.evaluation.experiments.coco import (
     translated,
 )
 from cogview.evaluation.metrics.comparison import read_reports
-from cogview.evaluation.metrics.distributions import DistributionPlan
+from cogview.evaluation.metrics.fid import DistributionPlan
 from cogview.evaluation.metrics.lite0 import Lite0
 from cogview.evaluation.plans import PROTOCOLS, CocoPlan
 from cogview.evaluation.reports import write_report

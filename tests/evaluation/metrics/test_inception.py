@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.evaluation.metrics.distributions import Lite0Extractor, open_extractor
+from cogview.evaluation.metrics.fid import Lite0Extractor, open_extractor
 from cogview.evaluation.metrics.inception import (
     BLOCKS,
     Branch,

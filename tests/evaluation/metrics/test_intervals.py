@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy import linalg
 
 from cogview.evaluation.metrics import intervals
-from cogview.evaluation.metrics.distributions import (
+from cogview.evaluation.metrics.fid import (
     DistributionPlan,
     compare_pictures,
     fid,

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
+from cogview.evaluation.image_rows import GAP, sheet
 from cogview.evaluation.metrics.reconstruction import (
     Pictures,
     codebook_use,
@@ -28,7 +29,6 @@ from cogview.evaluation.metrics.reconstruction import (
     to_pixels,
     to_tensor,
 )
-from cogview.evaluation.sheets import GAP, sheet
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.evaluation import toy

@@ -12,7 +12,7 @@ from PIL import Image
 from cogview import from_pretrained
 from cogview.errors import CogViewError
 from cogview.pipelines.resizing import fitted
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.fields import Quality
 from cogview.serving.openai.names import is_openai_name, parse_aliases
 from cogview.serving.openai.sizes import Target, parse, target

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cogview.cli.arguments import generator_name
-from cogview.cli.options import Check, ModelName, Place, use_threads
+from cogview.cli.options import Check, ModelName, Place, generator_name, use_threads
 from cogview.cli.output import show, write_rows
 from cogview.config import Config, option
 

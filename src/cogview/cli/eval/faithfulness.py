@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cogview.cli.arguments import NEAREST, generator_name
 from cogview.cli.eval.common import (
     CLASSIFIER,
     CORPUS,
@@ -24,7 +23,7 @@ from cogview.cli.eval.common import (
     Sheet,
     open_classifier,
 )
-from cogview.cli.options import Check, Existing, MaybeExisting, grouped
+from cogview.cli.options import NEAREST, Check, Existing, MaybeExisting, check_model, generator_name, grouped
 from cogview.cli.output import bars
 from cogview.config import Config, option
 from cogview.evaluation import report_tables as tables
@@ -188,8 +187,8 @@ def editing(given: Edits, plan: EditingPlan, judged: Judged, report: Sheet) -> N
     """
     from cogview.evaluation.experiments.edits import evaluate_editing
 
+    check_model(judged.model, "edit")
     reader, editor = open_classifier(given.classifier), judged.generator()
-    editor.family.inpainting  # noqa: B018  (refused at once, naming the families that can)
     with bars() as progress:
         found, sets = evaluate_editing(plan, given.tasks, reader, editor, judged.work, progress)
     report.draw(sets, SHOWN // 3)

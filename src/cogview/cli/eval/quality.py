@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cogview.cli.arguments import existing
 from cogview.cli.eval.common import DATA, FEATURES, MODEL, WORK, Report, Rows, Share, Sheet, open_model
 from cogview.cli.options import (
     THREADS,
@@ -20,6 +19,7 @@ from cogview.cli.options import (
     MaybeExisting,
     ModelName,
     Place,
+    existing,
     grouped,
     use_threads,
 )
@@ -41,7 +41,7 @@ from cogview.evaluation.plans import (
 from cogview.types import SamplingParams
 
 if TYPE_CHECKING:
-    from cogview.evaluation.metrics.distributions import Extractor
+    from cogview.evaluation.metrics.fid import Extractor
 
 PLACE = "A folder of pictures, or a corpus of Parquet files."
 
@@ -93,7 +93,7 @@ class Features(Config):
 
     def open(self, canvas: int = 256) -> Extractor:
         """The network."""
-        from cogview.evaluation.metrics.distributions import open_extractor
+        from cogview.evaluation.metrics.fid import open_extractor
 
         use_threads(self.threads)
         return open_extractor(self.weights, canvas, self.preprocessing)
@@ -121,7 +121,7 @@ def pictures(given: Sets, plan: DistributionPlan, features: Features, rows: Rows
 
     cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
     """
-    from cogview.evaluation.metrics.distributions import compare_pictures
+    from cogview.evaluation.metrics.fid import compare_pictures
     from cogview.evaluation.metrics.image_sets import open_set
     from cogview.evaluation.sample_store import rank_of
 
@@ -286,7 +286,7 @@ def upscaling(
     judge, pipeline = LPIPS.from_file(given.lpips, given.network), open_model(given.model, given.place)
     sampling = {name: getattr(params, name) for name in params.model_fields_set}
     with bars() as progress:
-        if pipeline.two_stage:
+        if pipeline.bundle.config.two_stage:
             refuse_for_codes(sampling)
             found, ways, sources = evaluate_enlarging(
                 pipeline, given.data, judge, plan, given.order, progress

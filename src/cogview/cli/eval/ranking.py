@@ -75,7 +75,7 @@ def best_of(given: Candidates, plan: BestOfPlan, judged: Judged, report: Sheet) 
     cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
     """
     from cogview.evaluation.experiments.best_of import curves, evaluate_best_of
-    from cogview.evaluation.metrics.distributions import open_extractor
+    from cogview.evaluation.metrics.fid import open_extractor
     from cogview.reports.plots import plot_curves
 
     reader, drawer = open_classifier(given.classifier), judged.generator()

@@ -39,7 +39,7 @@ from cogview.data.sources.record import (
 from cogview.data.sources.rows import TABLE_SUFFIXES, Row, parse_rows
 from cogview.data.sources.tables import group_rows, join_records
 from cogview.errors import CogViewError
-from cogview.untrusted import open_regular, parse_json, readable
+from cogview.files import open_regular, parse_json, readable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBER = 256 << 20  # bytes of a picture or table inside an archive

@@ -17,7 +17,7 @@ from cogview.data.sources.record import (
     texts,
 )
 from cogview.errors import CogViewError
-from cogview.untrusted import is_regular, read_text, readable
+from cogview.files import is_regular, read_text, readable
 
 
 class FolderSource:

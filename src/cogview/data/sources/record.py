@@ -15,7 +15,7 @@ from pydantic import Field
 from cogview.config import Config
 from cogview.data.samples import Caption, CaptionKind
 from cogview.errors import CogViewError
-from cogview.untrusted import readable
+from cogview.files import readable
 
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")

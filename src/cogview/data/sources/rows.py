@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cogview.errors import CogViewError
-from cogview.untrusted import check_regular, open_regular, parse_json
+from cogview.files import check_regular, open_regular, parse_json
 
 Row = tuple[dict[str, Any], str]
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")

@@ -15,7 +15,7 @@ from cogview.config import load_json
 from cogview.data.sources.record import Columns, Record, caption_columns, digest, stamp
 from cogview.data.sources.tables import arrow_record, arrow_row, damage, import_arrow
 from cogview.errors import CogViewError
-from cogview.untrusted import check_regular, readable
+from cogview.files import check_regular, readable
 
 SPLITS = {"validation": "val", "valid": "val", "dev": "val"}
 

@@ -12,7 +12,7 @@ from typing import Any
 from cogview.data.sources.record import Columns, Record, digest, stamp, table_record
 from cogview.data.sources.rows import Row, read_rows
 from cogview.errors import CogViewError
-from cogview.untrusted import check_regular, readable
+from cogview.files import check_regular, readable
 
 BATCH = 32  # rows of an Arrow file that are read together
 

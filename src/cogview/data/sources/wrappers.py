@@ -18,7 +18,7 @@ from typing import Any
 from cogview.data.samples import Caption
 from cogview.data.sources.record import Record, Source, digest
 from cogview.errors import CogViewError
-from cogview.untrusted import parse_json, read_bytes
+from cogview.files import parse_json, read_bytes
 
 Translate = Callable[[Sequence[str]], Sequence[str]]
 HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")

@@ -37,7 +37,7 @@ from cogview.evaluation.sample_store import Generator, Progress, SampleStore, fa
 
 if TYPE_CHECKING:
     from cogview.evaluation.judges.scorer import DualEncoder
-    from cogview.evaluation.metrics.distributions import Extractor
+    from cogview.evaluation.metrics.fid import Extractor
 
 BY_ALIGNMENT = " by alignment"
 NAME = re.compile(r"(.+?) best of (\d+)(.*)")
@@ -194,7 +194,7 @@ def _distributions(
     sets: Mapping[str, NDArray[np.uint8]], extractor: Extractor, work: Path, progress: Progress | None
 ) -> dict[str, dict[str, float]]:
     """FID-0, KID-0 and IS of every set against the real pictures."""
-    from cogview.evaluation.metrics.distributions import DistributionPlan, compare_pictures
+    from cogview.evaluation.metrics.fid import DistributionPlan, compare_pictures
     from cogview.evaluation.metrics.image_sets import PictureSet
 
     plan, named = DistributionPlan(metrics=("fid", "kid", "is"), bootstrap=0), {}

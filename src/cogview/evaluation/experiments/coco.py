@@ -23,12 +23,12 @@ import numpy as np
 from PIL import ImageEnhance
 from pydantic import ConfigDict
 
-from cogview import untrusted
+from cogview import files
 from cogview.checkpoints.provenance import read as read_provenance
 from cogview.config import Config, validate
 from cogview.data.sources import command_translator
 from cogview.errors import CogViewError
-from cogview.evaluation.metrics.distributions import (
+from cogview.evaluation.metrics.fid import (
     DistributionPlan,
     DistributionReport,
     Extractor,
@@ -41,8 +41,8 @@ from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.plans import BLURS, CocoPlan
 from cogview.evaluation.sample_store import WHOLE, Progress, SampleStore
 from cogview.files import write_file
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.output import GeneratedImage
 from cogview.types import SamplingParams
 
 MOST_BYTES = 1 << 30  # of a file of captions; COCO's have 30 to 100 MB
@@ -102,7 +102,7 @@ def read_captions(path: Path, images: Path) -> list[Chosen]:
     Raises:
         CogViewError: not such a file, or a caption of a picture that it does not name.
     """
-    data = untrusted.load_json(path, MOST_BYTES)
+    data = files.load_json(path, MOST_BYTES)
     found = validate(_Captions, data, f"{path}: not captions in COCO's format")
     names = {image.id: image.file_name for image in found.images}
     lost = next((a for a in found.annotations if a.image_id not in names), None)
@@ -146,7 +146,7 @@ def translated(
         CogViewError: the command fails, or does not give a text for each.
     """
     path, translate = folder / "translations.json", command_translator(command)
-    known: dict[str, str] = untrusted.load_json(path, MOST_BYTES) if path.is_file() else {}
+    known: dict[str, str] = files.load_json(path, MOST_BYTES) if path.is_file() else {}
     new = [text for text in dict.fromkeys(captions) if text not in known]
     for first in range(0, len(new), TOGETHER):
         some = new[first : first + TOGETHER]
@@ -175,7 +175,7 @@ class Painter:
     def draw(self, prompt: str, seed: int) -> GeneratedImage:
         """The picture, with all that made it."""
         params = SamplingParams.given(**self.plan.sampling)
-        cut = self.model.two_stage
+        cut = self.model.bundle.config.two_stage
         [picture] = self.model.generate(
             prompt, n=1, seed=seed, best_of=self.plan.best_of, params=params, truncate=cut
         )

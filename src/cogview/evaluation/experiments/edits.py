@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from cogview import untrusted
+from cogview import files
 from cogview.config import Config, validate
 from cogview.data.images import BadImage, decode, square
 from cogview.errors import CogViewError
@@ -97,8 +97,8 @@ def read_edits(folder: Path) -> list[Edit]:
     """The rows of ``folder/edits.jsonl``; CogViewError where a line is no task."""
     path = folder / FILE
     found = []
-    for number, line in enumerate(untrusted.read_text(path, MAX_TASKS).splitlines(), 1):
-        given = untrusted.parse_json(line, f"{path}, line {number}")
+    for number, line in enumerate(files.read_text(path, MAX_TASKS).splitlines(), 1):
+        given = files.parse_json(line, f"{path}, line {number}")
         found.append(validate(Edit, given, f"{path}, line {number}"))
     if not found:
         raise CogViewError(f"{path}: no tasks in it")

@@ -20,8 +20,8 @@ from cogview.types import Precision, SamplingParams
 if TYPE_CHECKING:
     from cogview.evaluation.plans import CaptionPlan, EditingPlan
     from cogview.generation.fairness import FairnessTable
+    from cogview.pipelines.base import GeneratedImage
     from cogview.pipelines.model import Pipeline
-    from cogview.pipelines.output import GeneratedImage
 
 Sampling = Mapping[str, int | float | str]
 

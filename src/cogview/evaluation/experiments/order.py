@@ -111,7 +111,12 @@ def _generated(
 
     def make(own: range) -> list[Save]:
         made = model.generate(
-            prompt, len(own), seed, params=params, first=own.start, first_stage_only=model.two_stage
+            prompt,
+            len(own),
+            seed,
+            params=params,
+            first=own.start,
+            first_stage_only=model.bundle.config.two_stage,
         )
         losses = model.score(made, made[0].caption)[:, 0]  # of their codes, which files do not hold
         store.numbers(f"losses-{own.start:06d}", len(own), losses.tolist)

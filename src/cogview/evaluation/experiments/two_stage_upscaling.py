@@ -69,7 +69,7 @@ def evaluate_enlarging(
 
 def stages_of(model: Pipeline) -> TwoStageSuperResolution:
     """The family's models that enlarge what it draws; CogViewError where it has none."""
-    if not model.two_stage:
+    if not model.bundle.config.two_stage:
         raise CogViewError(f"the model {model.bundle.config.name} does not enlarge what it draws")
     return cast(TwoStageSuperResolution, model.super_resolution)
 

@@ -11,7 +11,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.experiments.alignment import Alignment, AlignmentReport
 from cogview.evaluation.experiments.coco import CocoReport
 from cogview.evaluation.metrics.accuracy import Figure
-from cogview.evaluation.metrics.distributions import DistributionReport, Value
+from cogview.evaluation.metrics.fid import DistributionReport, Value
 
 Report = DistributionReport | AlignmentReport
 KINDS: dict[str, type[Report]] = {"alignment": AlignmentReport, "coco": CocoReport}

@@ -19,7 +19,7 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import read_rows
 from cogview.evaluation.metrics.accuracy import Figure
-from cogview.evaluation.metrics.distributions import Extractor, SetFacts, describe, set_facts
+from cogview.evaluation.metrics.fid import Extractor, SetFacts, describe, set_facts
 from cogview.evaluation.metrics.image_sets import PictureSet, Shape
 from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.plans import DiversityPlan

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
+from cogview.files import open_regular
 from cogview.importers.checkpoint import load_pickle
 from cogview.tensors import load_tensors
-from cogview.untrusted import open_regular
 
 Preprocessing = Literal["pytorch-fid", "tensorflow"]
 SIZE, FEATURES, CLASSES = 299, 2048, 1008
@@ -318,7 +318,7 @@ def _places(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class InceptionExtractor:
-    """The network as an extractor (``distributions.Extractor``) of pictures of ``size`` pixels a side.
+    """The network as an extractor (``fid.Extractor``) of pictures of ``size`` pixels a side.
 
     It resizes them itself, as ``preprocessing`` says.
     """

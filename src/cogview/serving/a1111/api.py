@@ -16,9 +16,9 @@ from cogview.errors import CogViewError
 from cogview.serving import tasks
 from cogview.serving.a1111 import jobs
 from cogview.serving.a1111.board import Board, Running
-from cogview.serving.a1111.schema import Extra, ImageToImage, OneImage, Options, TextToImage
+from cogview.serving.a1111.requests import Extra, ImageToImage, OneImage, Options, TextToImage
+from cogview.serving.api_errors import ApiError
 from cogview.serving.drawing import Partial
-from cogview.serving.errors import ApiError
 from cogview.serving.openai.finish import Finish
 from cogview.serving.openai.sizes import MAX_PIXELS
 from cogview.serving.pictures import base64_text, encoded

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.serving import tasks
-from cogview.serving.a1111.schema import ImageToImage, TextToImage
+from cogview.serving.a1111.requests import ImageToImage, TextToImage
+from cogview.serving.api_errors import ApiError
 from cogview.serving.drawing import Drawing
-from cogview.serving.errors import ApiError
 from cogview.serving.openai.sizes import parse
 from cogview.serving.pictures import opened
 from cogview.serving.schema import Edit, Generation, Variation

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cogview.pipelines.background import without_background
-from cogview.pipelines.output import GeneratedImage
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.resizing import Size, fitted
 from cogview.serving.openai.fields import Told, quality_told
 from cogview.serving.schema import Output, Painted

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cogview.pipelines.resizing import Size
-from cogview.serving.errors import ApiError
+from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.fields import Quality
 from cogview.serving.served import Served
 

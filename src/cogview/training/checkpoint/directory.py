@@ -24,9 +24,9 @@ from torch import Tensor
 
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.files import read_bytes
 from cogview.training.divergence import GuardState
 from cogview.training.precision import LossScaler
-from cogview.untrusted import read_bytes
 
 MANIFEST, STATE = "manifest.json", "state.json"
 MAX_MANIFEST, MAX_STATE = 64 << 20, 1 << 30  # bytes

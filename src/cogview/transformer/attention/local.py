@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from cogview.transformer.attention.halo import attend
-from cogview.transformer.attention.kernels import fused
-from cogview.transformer.attention.pattern import View, Visibility
+from cogview.transformer.attention.pattern import View, Visibility, attend_fused
 from cogview.transformer.attention.window import Grid, Keys, Layout, Window
 
 
@@ -82,7 +81,7 @@ class TiledKernel:
         picture = attend(query[:, :, head:], key, value, self.layout, hidden=self.hidden, dropout=dropout)
         if not head:
             return picture
-        first = fused(query[:, :, :head], key[:, :, :head], value[:, :, :head], self.head, dropout)
+        first = attend_fused(query[:, :, :head], key[:, :, :head], value[:, :, :head], self.head, dropout)
         return torch.cat([first, picture], 2)
 
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogview.errors import CogViewError
-from cogview.transformer.attention.causal import Causal, lower_triangle
-from cogview.transformer.attention.pattern import View, Visibility
+from cogview.transformer.attention.pattern import Causal, View, Visibility, lower_triangle
 from cogview.transformer.attention.tiles import Layout, TiledKernel
 from cogview.transformer.config import ThreeRegionConfig
 

@@ -16,10 +16,10 @@ from cogview.evaluation.experiments.alignment import (
     AlignmentPlan,
     AlignmentReport,
 )
-from cogview.evaluation.metrics import distributions
+from cogview.evaluation.metrics import fid as module
 from cogview.evaluation.metrics.accuracy import Figure
 from cogview.evaluation.metrics.comparison import difference, figures, read_report, read_reports
-from cogview.evaluation.metrics.distributions import (
+from cogview.evaluation.metrics.fid import (
     DistributionPlan,
     Value,
     compare_pictures,
@@ -80,7 +80,7 @@ def test_the_inception_score_counts_certain_classes() -> None:
 def test_a_stopped_run_goes_on_and_shares_give_the_same(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributions, "CHUNK", 3)
+    monkeypatch.setattr(module, "CHUNK", 3)
     sets = [open_set(folder) for folder in folders]
     plan = DistributionPlan(metrics=("fid", "kid", "is"), blurs=(0, 2), canvas=16, subsets=4, subset_size=5)
     whole = compare_pictures(sets[0], sets[1], plan, Thumbnail(), tmp_path / "whole")

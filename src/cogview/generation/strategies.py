@@ -1,4 +1,4 @@
-"""Decoding several tokens in one forward, with the tokens that decoding one after another gives.
+"""How a batch is decoded: token by token, or several tokens in one forward; the tokens are the same.
 
 Noise is a function of (seed, image, step, token), so sampling is a deterministic map: each token is a
 function of those before it. Jacobi iteration finds its fixed point (Wiggers and Hoogeboom, *Predictive
@@ -19,12 +19,41 @@ import torch
 from torch import Tensor
 
 from cogview.generation.decoder import Segment, read_segments, segment
-from cogview.generation.guesses import Guesses, window_size
-from cogview.generation.loop import Batch, OnStep
+from cogview.generation.loop import Batch, OnStep, Strategy
+from cogview.generation.without_model import SMALL, Guesses, window_size
 from cogview.transformer.attention import Causal
+from cogview.types import Decoding
 
+SMALL_EXACT = {"int8": 2}  # where each query attends by itself, by precision
 TOKENS = {"cpu": 32, "cuda": 256}  # read in one forward, all rows together; elsewhere as on a CPU
 MOST = {"cpu": 16, "cuda": 32}  # tokens sampled of one request
+
+
+def auto(batch: Batch, on_step: OnStep) -> None:
+    """Several tokens in one forward for small batches, token by token for others.
+
+    Some patterns of attention are drawn token by token.
+    """
+    most = SMALL_EXACT.get(batch.decoder.precision, 0) if batch.exact else SMALL
+    small = len(batch.hidden) <= most and not batch.ordered
+    (jacobi if small else sequential)(batch, on_step)
+
+
+def sequential(batch: Batch, on_step: OnStep) -> None:
+    """One token after another, in order; runs of known tokens are read at once."""
+    tokens, read, step = batch.tokens, 0, -1
+    requests = range(batch.requests)
+    for step in (tokens < 0).any(1).nonzero().flatten().tolist():
+        if read < step:
+            batch.read(read, step)
+            read = step
+        sampled = batch.sample(batch.hidden, requests, [step] * len(requests))
+        tokens[step] = torch.where(tokens[step] < 0, sampled, tokens[step])
+        on_step(step + 1, tokens)
+        if batch.stop is not None and bool((tokens[: step + 1] == batch.stop).any(0).all()):
+            break
+    if step + 1 < len(tokens):
+        on_step(len(tokens), tokens)
 
 
 def jacobi(batch: Batch, on_step: OnStep) -> None:
@@ -105,3 +134,6 @@ def _sample(batch: Batch, noise: Noise, hidden: Tensor, windows: Sequence[Window
         first += len(steps)
     places = [flat[i] for i in kept], [requests[i] for i in kept]
     batch.tokens[places] = torch.tensor([sampled[i] for i in kept], device=batch.tokens.device)
+
+
+STRATEGIES: dict[Decoding, Strategy] = {"auto": auto, "sequential": sequential, "jacobi": jacobi}

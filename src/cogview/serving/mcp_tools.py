@@ -23,17 +23,16 @@ from starlette.concurrency import run_in_threadpool
 
 from cogview import __version__
 from cogview.errors import CogViewError
-from cogview.files import write_file
+from cogview.files import read_bytes, write_file
 from cogview.serving import tasks
 from cogview.serving.a1111.jobs import file_of
+from cogview.serving.api_errors import ApiError
 from cogview.serving.app import Server
 from cogview.serving.drawing import Drawing
-from cogview.serving.errors import ApiError
 from cogview.serving.openai.finish import Finish
 from cogview.serving.pictures import base64_text, opened
 from cogview.serving.schema import MOST, Captioning, Edit, Generation, Scoring, refusal
 from cogview.serving.worker import Job, Made, Ticket
-from cogview.untrusted import read_bytes
 
 INSTRUCTIONS = (
     "Generates small pictures from a sentence in English or Chinese, edits, describes and ranks them. "
