@@ -29,6 +29,8 @@ SLOW = (  # rooms and files that train models, start processes or draw with the 
     "evaluation",
     "hostile",
     "importers",
+    "onnx/test_runtime.py",
+    "page",
     "serving/test_studio.py",
     "serving/test_worker.py",
     "study/test_browser.py",

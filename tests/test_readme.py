@@ -208,6 +208,14 @@ def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         printed = capsys.readouterr()
         assert code == 0, f"{shlex.join(words)}: {printed.err}"
         look_at_result(words, printed.out)
+    elif words[:3] == ["python", "-m", "cogview.onnx"]:
+        from cogview.onnx.__main__ import main as run_exported
+
+        capsys.readouterr()
+        code = run_exported(words[3:])
+        printed = capsys.readouterr()
+        assert code == 0, f"{shlex.join(words)}: {printed.err}"
+        look_at_result(words[2:], printed.out)
     elif words[0] == "python":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [*words[1:], *settings({"steps": 3, "warmup_steps": 1} | TINY_CODES)])

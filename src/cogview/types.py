@@ -30,6 +30,7 @@ Resample = Literal["box", "bilinear", "bicubic", "lanczos"]
 MAX_SEED = 2**63 - 1
 # With the right codes LPIPS was .083, .066, .068, .076 for a detail of 0 (bicubic), 0.5, 0.75, 1.
 DETAIL = 0.6  # of upscaling
+BEAMS = 4  # that a caption is found with, where nothing else is asked for
 FEATHER = 4  # pixels inside a mask over which an edit sets in
 
 

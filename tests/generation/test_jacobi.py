@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogview.errors import CogViewError
+from cogview.generation import without_model
 from cogview.generation.decoder import Segment, pack, prefill, read_segments, segment
 from cogview.generation.engine import Engine, TokenConstraint
 from cogview.generation.loop import SequenceRequest
@@ -99,7 +100,7 @@ def test_the_tokens_are_those_of_one_after_another(
         engine_of(seed, precision, strategy=sequential, deterministic=deterministic), jobs, params
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "LEAST", window)
+        patch.setattr(without_model, "LEAST", window)
         patch.setitem(MODULE.MOST, "cpu", window)
         engine = engine_of(seed, precision, strategy=jacobi, deterministic=deterministic)
         assert np.array_equal(tokens(engine, jobs, params, batch_size=size), expected)
@@ -160,7 +161,7 @@ def test_a_window_is_accepted_where_its_guesses_are_right(
     forwards: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guesses are sampled in one forward and confirmed in the next, which reads further."""
-    monkeypatch.setattr(MODULE, "LEAST", 5)
+    monkeypatch.setattr(without_model, "LEAST", 5)
     monkeypatch.setitem(MODULE.MOST, "cpu", 5)
     jobs = [SequenceRequest(prompts()[0], 7, i) for i in range(2)]
     expected = tokens(make_engine(strategy=sequential), jobs)

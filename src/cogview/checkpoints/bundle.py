@@ -56,7 +56,7 @@ DOES = {
     "rerank": "score pictures",
 }
 OF_TASK = {  # what a task samples with where neither call nor style says otherwise
-    "caption": SamplingParams(temperature=1.0, top_k=0, top_p=1.0),
+    "caption": SamplingParams(temperature=1.0, top_k=0, top_p=1.0, clusters=0),
     "upscale": SamplingParams(guidance_scale=1.0),
 }
 PACKAGED = Path(__file__).parent.parent / "models"

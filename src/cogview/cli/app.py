@@ -47,6 +47,7 @@ VERBS = (
     Verb("score", "rerank:score", "Tell how well texts describe pictures.", USE),
     Verb("rerank", "rerank:rerank", "Sort pictures by how well a prompt describes them.", USE),
     Verb("serve", "serve:serve", "Serve models over HTTP, with a studio to draw in.", USE),
+    Verb("page", "page:page", "Write a web page that generates in the browser, without a server.", USE),
     Verb("mcp", "mcp:mcp", "Offer models to agents as tools (Model Context Protocol).", USE),
     Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
     Verb(
@@ -64,7 +65,12 @@ VERBS = (
     Verb(
         "import", "imports:imports", "Read published weights safely, once; keep them as safetensors.", TEACH
     ),
-    Verb("export", "exports:exports", "Write a model in the layout of CogView's released code.", TEACH),
+    Verb(
+        "export",
+        "exports:exports",
+        "Write a model for other programs: ONNX, or the released layout.",
+        TEACH,
+    ),
     Verb("eval", "eval:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
     Verb("report", "report:report", "One HTML page of runs, evaluations and samples.", LOOK),
     Verb("inspect", "inspects:inspects", "Look inside a model: attention maps, biases, scales.", LOOK),

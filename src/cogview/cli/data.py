@@ -328,6 +328,7 @@ def text_tokenizer_command(origin: Origin, learned: Learned) -> None:
     cogview data text-tokenizer pets/ work/text.model --pieces 130000 --classes
     """
     records = origin.open().records()
+    from cogview.tokenizers.language_classes import class_runs, sorted_by_class
     from cogview.tokenizers.text import TextTokenizer
 
     texts = (caption.text for record in records for caption in record.captions)
@@ -339,12 +340,10 @@ def text_tokenizer_command(origin: Origin, learned: Learned) -> None:
         character_coverage=learned.coverage,
     )
     if learned.classes:
-        from cogview.tokenizers.language_classes import sorted_by_class
-
         tokenizer = sorted_by_class(tokenizer)
     with writing(learned.out):
         tokenizer.save(learned.out)
-    runs = ", ".join(f"{name} {end - first:,}" for name, first, end in tokenizer.classes)
+    runs = ", ".join(f"{name} {end - first:,}" for name, first, end in class_runs(tokenizer))
     typer.echo(f"{tokenizer.pieces:,} pieces in {learned.out}{f': {runs}' if runs else ''}")
 
 

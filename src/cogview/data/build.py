@@ -51,6 +51,7 @@ from cogview.data.shards import (
 from cogview.data.sources import Record, Source
 from cogview.data.tally import Reading, Report, Tally
 from cogview.errors import CogViewError
+from cogview.tokenizers.language_classes import class_runs
 from cogview.vocabulary import Vocabulary
 
 JOURNAL = "build.json"
@@ -76,8 +77,7 @@ class TextEncoder(Protocol):
     def pieces(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
-    @property
-    def classes(self) -> tuple[tuple[str, int, int], ...]: ...
+    def piece(self, piece_id: int) -> str: ...
     def encode(self, text: str) -> list[int]: ...
 
 
@@ -354,7 +354,7 @@ class Builder:
             codes_type=self.layout.codes_type,
             texts_type=self.layout.texts_type,
             vocabulary=Vocabulary(
-                image_codes=self.images.codes, text_pieces=self.texts.pieces, languages=self.texts.classes
+                image_codes=self.images.codes, text_pieces=self.texts.pieces, languages=class_runs(self.texts)
             ),
             preprocessing=self.settings.preprocessing,
             image_tokenizer=self.images.fingerprint,

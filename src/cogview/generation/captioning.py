@@ -13,17 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cogview.errors import CogViewError
-from cogview.generation.beams import Beam, search
+from cogview.generation.beams import search
 from cogview.generation.engine import Engine, TokenConstraint
 from cogview.generation.languages import allowed_pieces
 from cogview.generation.loop import SequenceRequest
-from cogview.sequences.protocols import CaptionFormat, Prompt
+from cogview.generation.without_model import Beam
+from cogview.sequences.protocols import CaptionFormat, Prompt, caption_length
 from cogview.tokenizers.text import TextTokenizer
 from cogview.types import Ids, ProgressCallback, SamplingParams
 from cogview.vocabulary import Vocabulary
-
-RELEASED_LENGTH = 20  # tokens of a caption where no token ends it
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +53,13 @@ class Captioner:
 
     def steps(self, length: int | None) -> int:
         """Tokens to write at most; CogViewError for a ``length`` that the model does not reach."""
-        limit = self.format.text_limit
-        if length is None:
-            length = limit if self.format.end is not None else min(limit, RELEASED_LENGTH)
-        if not 1 <= length <= limit:
-            raise CogViewError(f"the longest caption is {length} tokens; this model writes 1 to {limit}")
-        return length
+        return caption_length(self.format, length)
 
     def constraint(self, language: str | None) -> TokenConstraint:
         """What may come: the language's tokens, and the end of the caption."""
         rows, vocabulary = self.engine.decoder.rows, self.format.vocabulary
         allowed = torch.zeros(rows.stop - rows.start, dtype=torch.bool)
-        allowed[: vocabulary.text_pieces] = allowed_pieces(self.text, vocabulary, language)
+        allowed[: vocabulary.text_pieces] = torch.from_numpy(allowed_pieces(self.text, vocabulary, language))
         stop = None if self.format.end is None else vocabulary.control(self.format.end)
         if stop is not None:
             allowed[stop - rows.start] = True

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
 from cogview.tokenizers.language_classes import CONTROL, belongs, is_chinese, writing_of
@@ -25,7 +25,9 @@ def language(text: str) -> Language:
     return "zh" if is_chinese(text) else "en"
 
 
-def allowed_pieces(text: TextTokenizer, vocabulary: Vocabulary, language: str | None = None) -> Tensor:
+def allowed_pieces(
+    text: TextTokenizer, vocabulary: Vocabulary, language: str | None = None
+) -> NDArray[np.bool_]:
     """bool (text_pieces,): the pieces that a text in ``language`` may have; None: in any language.
 
     In a language, what its pieces cannot spell does not come; in any, single bytes may. Pieces that stand
@@ -34,11 +36,11 @@ def allowed_pieces(text: TextTokenizer, vocabulary: Vocabulary, language: str | 
     if language is not None and language not in LANGUAGES:
         raise CogViewError(f"no language {language!r}; there are {' and '.join(LANGUAGES)}")
     if language is not None and vocabulary.languages:
-        allowed = torch.zeros(vocabulary.text_pieces, dtype=torch.bool)
+        allowed = np.zeros(vocabulary.text_pieces, dtype=np.bool_)
         for ids in vocabulary.spoken(language):
             allowed[ids.start - vocabulary.texts.start : ids.stop - vocabulary.texts.start] = True
         return allowed
     pieces = [text.piece(number) for number in range(vocabulary.text_pieces)]
     if language is None:
-        return torch.tensor([not CONTROL.fullmatch(piece) for piece in pieces])
-    return torch.tensor([belongs(writing_of(piece), language) for piece in pieces])
+        return np.array([not CONTROL.fullmatch(piece) for piece in pieces])
+    return np.array([belongs(writing_of(piece), language) for piece in pieces])

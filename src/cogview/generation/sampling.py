@@ -15,12 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from cogview.generation.without_model import stream_keys
 from cogview.types import SamplingParams
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
@@ -129,22 +127,6 @@ class Streams:
         first, second = keys.unbind(1)
         bits = torch.arange(tokens, dtype=torch.int32, device=keys.device)
         return _to_gumbel(_mix(_mix(bits ^ first).bitwise_xor_(second)))
-
-
-def stream_keys(pairs: Sequence[tuple[int, int]], steps: int) -> NDArray[np.uint64]:
-    """64 random bits (steps, b) for every step of every (seed, index)."""
-    seeds, indexes = np.array(pairs, dtype=np.uint64).reshape(-1, 2).T
-    with np.errstate(over="ignore"):
-        streams = _mix64(_mix64(seeds + _GOLDEN) ^ indexes)
-        counters = np.arange(1, steps + 1, dtype=np.uint64) * _GOLDEN
-        return _mix64(streams + counters[:, None])
-
-
-def _mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea, Flood: Fast splittable pseudorandom number generators)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -165,17 +165,6 @@ def _longest(texts: Sequence[Sequence[int]]) -> int:
     return max(map(len, texts))
 
 
-def check_text(format: CaptionFormat, text: str, pieces: Sequence[int]) -> None:
-    """CogViewError for a text that is empty or has more pieces than the model reads."""
-    shown = text if len(text) <= 40 else text[:40] + "…"
-    if not pieces:
-        raise CogViewError(f"the text {shown!r} is empty; there is nothing to score")
-    if len(pieces) > format.text_limit:
-        raise CogViewError(
-            f"the text {shown!r} has {len(pieces)} tokens and the model reads {format.text_limit}; shorten it"
-        )
-
-
 @torch.inference_mode()
 def released_score(
     transformer: Transformer, format: CogLMFormat, codes: Ids, text: ArrayLike, precision: Precision

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cogview.generation.sampling import stream_keys
+from cogview.generation.without_model import stream_keys
 from cogview.transformer.attention import Recent, View, Visibility
 from cogview.transformer.config import ThreeRegionConfig, TransformerConfig
 

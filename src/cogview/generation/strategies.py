@@ -20,14 +20,13 @@ from torch import Tensor
 
 from cogview.generation.decoder import Segment, read_segments, segment
 from cogview.generation.loop import Batch, OnStep, Strategy
+from cogview.generation.without_model import SMALL, Guesses, window_size
 from cogview.transformer.attention import Causal
 from cogview.types import Decoding
 
-SMALL = 4  # rows up to which windows are faster than one token of each; see benchmarks/jacobi.py
 SMALL_EXACT = {"int8": 2}  # where each query attends by itself, by precision
 TOKENS = {"cpu": 32, "cuda": 256}  # read in one forward, all rows together; elsewhere as on a CPU
-LEAST, MOST = 8, {"cpu": 16, "cuda": 32}  # tokens sampled of one request
-OF_TEXTS = 4  # fewer guesses are right, and what stands after the end is in vain
+MOST = {"cpu": 16, "cuda": 32}  # tokens sampled of one request
 
 
 def auto(batch: Batch, on_step: OnStep) -> None:
@@ -59,7 +58,9 @@ def sequential(batch: Batch, on_step: OnStep) -> None:
 
 def jacobi(batch: Batch, on_step: OnStep) -> None:
     """Windows of guesses, each sampled until it is right."""
-    requests = [Guesses(batch, number) for number in range(batch.requests)]
+    requests = [
+        Guesses(number, batch.tokens[:, number].tolist(), batch.stop) for number in range(batch.requests)
+    ]
     noise, known = Noise(batch), 0
     ready = [one for one in requests if one.open[:1] == [0]]
     if ready:  # the first token follows the prompt, which is read already
@@ -78,54 +79,8 @@ def jacobi(batch: Batch, on_step: OnStep) -> None:
 
 def _size(batch: Batch, requests: int) -> int:
     """Tokens to sample of each request in the next forward: up to there it costs little more than one."""
-    if batch.stop is not None:
-        return OF_TEXTS
     tokens, most = (by.get(batch.tokens.device.type, by["cpu"]) for by in (TOKENS, MOST))
-    return min(max(tokens // (requests * (1 + batch.guided)), LEAST), most)
-
-
-class Guesses:
-    """One request on its way.
-
-    tokens: known ones, guesses, and -1 where nothing was guessed yet; open: the steps to sample, of which
-    the first ``at`` are known; read: true tokens that the cache holds.
-    """
-
-    def __init__(self, batch: Batch, number: int) -> None:
-        self.number, self.stop = number, batch.stop
-        self.tokens: list[int] = batch.tokens[:, number].tolist()
-        self.open = [step for step, token in enumerate(self.tokens) if token < 0]
-        self.at, self.read = 0, 0
-
-    @property
-    def done(self) -> bool:
-        """Whether all tokens are known, or the text has ended."""
-        return self.at == len(self.open)
-
-    @property
-    def known(self) -> int:
-        """Tokens that are known, from the first on."""
-        return len(self.tokens) if self.done else self.open[self.at]
-
-    def guess(self, size: int) -> list[int]:
-        """The next ``size`` steps to sample; where nothing was guessed yet, the token before is repeated."""
-        steps = self.open[self.at : self.at + size]
-        for step in steps[:-1]:
-            if self.tokens[step] < 0:
-                self.tokens[step] = self.tokens[step - 1]
-        return steps
-
-    def accept(self, steps: Sequence[int], sampled: Sequence[int]) -> int:
-        """Take the tokens sampled at a window's steps, the next guesses; how many of them are true."""
-        right, count = True, 0
-        for step, token in zip(steps, sampled, strict=True):
-            count += right
-            right = right and self.tokens[step] == token
-            self.tokens[step] = token
-        self.at, self.read = self.at + count, steps[count - 1]
-        if self.stop in sampled[:count]:
-            self.at = len(self.open)
-        return count
+    return window_size(requests * (1 + batch.guided), batch.stop is not None, tokens, most)
 
 
 Window = tuple[Guesses, list[int]]  # a request, and the steps that are sampled next

@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
 from cogview.generation.pixel_prior import KNOWN, PAINTED, PixelLikelihood, PixelPrior
-from cogview.generation.super_resolution import Small, enlarge, scale_of
+from cogview.generation.super_resolution import Small, enlarge
+from cogview.generation.windows import scale_of
 from cogview.sequences.cogview import SequenceFormat
 from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams

@@ -162,7 +162,7 @@ def _role(role: str, model: Released, vocabulary: Vocabulary, grid: int) -> Role
 def check_new(out: Path) -> None:
     """CogViewError where something is in the place of a new directory."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CogViewError(f"{out} is there already; choose another -o, or remove it")
+        raise CogViewError(f"{out} is there already; choose another folder, or remove it")
 
 
 def name_of(out: Path) -> str:

@@ -1,4 +1,7 @@
-"""What all pipelines share: what they return, checks of their arguments, captions from prompts, engines."""
+"""What all pipelines share: what they return, checks of their arguments, captions from prompts.
+
+Nothing here imports PyTorch: the runtime without it (``cogview.onnx``) checks the same arguments.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 
 from cogview.checkpoints.bundle import BASE, FamilyConfig, ModelBundle
-from cogview.checkpoints.components import Components
 from cogview.checkpoints.provenance import Provenance, png_bytes, save_png, software
 from cogview.data.images import BadImage, decode, to_rgb
 from cogview.errors import CogViewError
-from cogview.generation.decoder import pack
-from cogview.generation.engine import Engine
 from cogview.generation.languages import language
-from cogview.generation.sparse import Sparse
-from cogview.generation.strategies import STRATEGIES
-from cogview.transformer.model import Transformer
 from cogview.types import MAX_SEED, Ids, ProgressCallback, check_seed
+
+if TYPE_CHECKING:
+    from cogview.tokenizers.text import TextTokenizer
 
 ImageCallback = Callable[["GeneratedImage"], None]
 OutputType = Literal["image", "pil", "np", "pt", "codes"]
@@ -146,22 +145,11 @@ def pipeline_class(bundle: ModelBundle) -> Any:
     return getattr(import_module(f"cogview.pipelines.{name.lower()}"), name)
 
 
-def make_engine(
-    components: Components,
-    model: Transformer,
-    rows: slice,
-    clusters: torch.Tensor | None = None,
-    sparse: Sparse | None = None,
-) -> Engine:
-    """An engine over a transformer of a family that generates tokens of the vocabulary's ``rows``."""
-    decoder = pack(model, rows, components.precision)
-    return Engine(
-        decoder,
-        components.deterministic,
-        clusters=clusters,
-        sparse=sparse,
-        strategy=STRATEGIES[components.decoding],
-    )
+class HasTextTokenizer(Protocol):
+    """What has a family's text tokenizer."""
+
+    @property
+    def text_tokenizer(self) -> TextTokenizer: ...
 
 
 class ProgressParts:
@@ -286,7 +274,7 @@ def caption_for(config: FamilyConfig, prompt: str, style: str | None = None) -> 
     return templates[spoken].replace("{style}", phrases[spoken]).replace("{caption}", prompt)
 
 
-def encode_caption(components: Components, caption: str, limit: int) -> list[int]:
+def encode_caption(components: HasTextTokenizer, caption: str, limit: int) -> list[int]:
     """A caption's text tokens; CogViewError where they are more than ``limit``."""
     tokens = components.text_tokenizer.encode(caption)
     if len(tokens) > limit:
@@ -298,7 +286,7 @@ def encode_caption(components: Components, caption: str, limit: int) -> list[int
     return tokens
 
 
-def check_captions(components: Components, captions: Iterable[str], limit: int) -> None:
+def check_captions(components: HasTextTokenizer, captions: Iterable[str], limit: int) -> None:
     """CogViewError for a caption that is longer than what super-resolution reads."""
     for caption in captions:
         found = len(components.text_tokenizer.encode(caption))

@@ -18,7 +18,7 @@ from cogview.errors import CogViewError
 from cogview.generation.captioning import Captioner, Draft
 from cogview.generation.engine import Engine
 from cogview.generation.languages import language as language_of
-from cogview.generation.scoring import Scorer, check_text
+from cogview.generation.scoring import Scorer
 from cogview.pipelines.base import (
     AnyImage,
     Caption,
@@ -29,10 +29,9 @@ from cogview.pipelines.base import (
     image_list,
     text_list,
 )
-from cogview.sequences.protocols import CaptionFormat
-from cogview.types import Ids, ProgressCallback, SamplingParams
+from cogview.sequences.protocols import CaptionFormat, check_text
+from cogview.types import BEAMS, Ids, ProgressCallback, SamplingParams
 
-BEAMS = 4
 ReleasedScore = Callable[[Ids, Sequence[int]], float]
 
 

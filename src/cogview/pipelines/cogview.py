@@ -12,8 +12,9 @@ from cogview.errors import CogViewError
 from cogview.generation.captioning import text_rows
 from cogview.generation.engine import Engine
 from cogview.generation.sparse import Sparse
-from cogview.pipelines.base import AnyImage, GeneratedImage, make_engine, opened
+from cogview.pipelines.base import AnyImage, GeneratedImage, opened
 from cogview.pipelines.captioning import Captioning
+from cogview.pipelines.engines import make_engine
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import WindowedSuperResolution
 from cogview.pipelines.text_to_image import TextToImage

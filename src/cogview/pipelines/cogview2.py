@@ -13,8 +13,9 @@ from cogview.errors import CogViewError
 from cogview.generation.captioning import text_rows
 from cogview.generation.engine import Engine
 from cogview.generation.scoring import released_score
-from cogview.pipelines.base import AnyImage, make_engine
+from cogview.pipelines.base import AnyImage
 from cogview.pipelines.captioning import Captioning
+from cogview.pipelines.engines import make_engine
 from cogview.pipelines.inpainting import Inpainting, square_codes
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import TwoStageSuperResolution

@@ -28,8 +28,8 @@ from cogview.generation.hierarchical import Upscaler as Stage
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
 from cogview.generation.local_parallel import find_order, top_k_of
 from cogview.generation.pixel_prior import PAINTED, PixelLikelihood, PixelPrior
-from cogview.generation.super_resolution import scale_of
 from cogview.generation.upscaling import Original, Request, Upscaler
+from cogview.generation.windows import scale_of
 from cogview.pipelines.base import (
     AnyImage,
     GeneratedImage,
@@ -38,9 +38,9 @@ from cogview.pipelines.base import (
     caption_for,
     checked_seed,
     encode_caption,
-    make_engine,
     opened,
 )
+from cogview.pipelines.engines import make_engine
 from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat
 from cogview.tokenizers.loading import decode_image, encode_image
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams

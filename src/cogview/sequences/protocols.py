@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from cogview.errors import CogViewError
 from cogview.types import Grid, Ids
 from cogview.vocabulary import Vocabulary
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from cogview.transformer.config import TransformerConfig
 
 MOST_SLOTS = 1 << 16
+RELEASED_LENGTH = 20  # tokens of a caption where no token ends it
 F = TypeVar("F")
 Side = Annotated[int, Field(ge=1, le=1 << 10)]  # codes of an image
 
@@ -107,3 +110,24 @@ def too_small(config: TransformerConfig, rows: int, positions: int) -> str | Non
     if config.vocab_size >= rows and config.max_positions >= positions:
         return None
     return f"has {config.vocab_size} rows and {config.max_positions} positions, too few for family.json"
+
+
+def caption_length(format: CaptionFormat, length: int | None) -> int:
+    """Tokens of a caption at most; CogViewError for a ``length`` that the model does not reach."""
+    limit = format.text_limit
+    if length is None:
+        length = limit if format.end is not None else min(limit, RELEASED_LENGTH)
+    if not 1 <= length <= limit:
+        raise CogViewError(f"the longest caption is {length} tokens; this model writes 1 to {limit}")
+    return length
+
+
+def check_text(format: CaptionFormat, text: str, pieces: Items[int]) -> None:
+    """CogViewError for a text that is empty or has more pieces than the model reads."""
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    if not pieces:
+        raise CogViewError(f"the text {shown!r} is empty; there is nothing to score")
+    if len(pieces) > format.text_limit:
+        raise CogViewError(
+            f"the text {shown!r} has {len(pieces)} tokens and the model reads {format.text_limit}; shorten it"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Protocol
 
 from cogview.tokenizers.text import TextTokenizer, join_fields, split_fields
 from cogview.vocabulary import COMMON
@@ -18,6 +19,14 @@ CLASSES = (COMMON, "en", "zh", "rare")
 _HAN = re.compile("[\\u3005\\u3007\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\U00020000-\\U0003ffff]")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 CONTROL = re.compile("<(unk|s|/s|pad|n)>")
+
+
+class Pieces(Protocol):
+    """The part of a text tokenizer that says how its pieces are written."""
+
+    @property
+    def pieces(self) -> int: ...
+    def piece(self, piece_id: int) -> str: ...
 
 
 def is_chinese(text: str) -> bool:
@@ -63,7 +72,7 @@ def sorted_by_class(text: TextTokenizer) -> TextTokenizer:
     return TextTokenizer(join_fields(moved), text.newline)
 
 
-def class_runs(text: TextTokenizer) -> tuple[tuple[str, int, int], ...]:
+def class_runs(text: Pieces) -> tuple[tuple[str, int, int], ...]:
     """Name, first piece and the one after the last of each class's run; empty where they are not sorted."""
     names = [class_of(text.piece(number)) for number in range(1, text.pieces)]
     numbers = [CLASSES.index(name) for name in names]

@@ -86,13 +86,6 @@ class TextTokenizer:
         return int(self._processor.GetPieceSize())
 
     @cached_property
-    def classes(self) -> tuple[tuple[str, int, int], ...]:
-        """The runs of its pieces by language, where they are sorted so (:mod:`language_classes`)."""
-        from cogview.tokenizers.language_classes import class_runs
-
-        return class_runs(self)
-
-    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the model's bytes, in hexadecimal."""
         return hashlib.sha256(self.model).hexdigest()

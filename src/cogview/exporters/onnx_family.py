@@ -1,0 +1,184 @@
+"""A family as ONNX graphs with one manifest (``cogview export onnx``), for runtimes without PyTorch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from cogview.checkpoints.bundle import BASE, CAPTION, UPSCALING, FamilyConfig, ModelBundle
+from cogview.checkpoints.provenance import software
+from cogview.errors import CogViewError
+from cogview.exporters.graph import OPSET
+from cogview.exporters.image_graph import write_image_tokenizer
+from cogview.exporters.transformer_graph import write_transformer
+from cogview.files import replace_directory, spare_name
+from cogview.importers.family import check_new, check_space
+from cogview.onnx.manifest import FILE, Fitting, Manifest, PromptLayout, Task, Weights, facts_of
+from cogview.sequences import CogLMFormat, SequenceFormat
+from cogview.sequences.protocols import Format, ImageFormat
+from cogview.tokenizers.clusters import read_labels
+from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.transformer.model import Transformer
+from cogview.vocabulary import Vocabulary
+
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a weight
+KINDS = {  # which tasks a role's sequences serve, and which logits they need
+    (BASE, "text_to_image"): ("image",),
+    (BASE, "coglm"): ("image", "text"),
+    (CAPTION, "image_to_text"): ("text",),
+    (UPSCALING, "super_resolution"): ("image",),
+}
+Progress = Callable[[str], None]
+
+
+def exported_roles(family: FamilyConfig) -> dict[str, tuple[str, ...]]:
+    """The roles that have ONNX graphs, and the names of their heads; CogViewError where there is none."""
+    kinds = {name: KINDS.get((name, role.sequences.kind)) for name, role in family.roles.items()}
+    found = {name: heads for name, heads in kinds.items() if heads is not None}
+    if not found:
+        raise CogViewError(f"the model {family.name} has no role that ONNX graphs can be made of")
+    return found
+
+
+def export_family(
+    family: ModelBundle, out: Path, weights: Weights = "fp32", progress: Progress | None = None
+) -> Manifest:
+    """Write a family into a new folder, whole or not at all.
+
+    Args:
+        weights: how matrices are stored. fp16 is computed in float32; int8 in integers.
+        progress: is told each part before it is written.
+
+    Raises:
+        CogViewError: a part that cannot be exported, a folder that is there already, too little space.
+    """
+    roles, told = exported_roles(family.config), progress or (lambda part: None)
+    check_new(out)
+    for name in roles:
+        if family.check(name).decoder_from is not None:
+            raise CogViewError(
+                f"the {name} role of {family.config.name} has two stacks, which ONNX graphs lack"
+            )
+    tokenizer = family.image_tokenizer()
+    if not isinstance(tokenizer, ImageTokenizer):
+        raise CogViewError(
+            f"the image tokenizer of {family.config.name} has several scales; it is not exported"
+        )
+    check_space(out, _bytes(family, tokenizer, roles, weights))
+    fresh = spare_name(out.resolve())
+    try:
+        fresh.mkdir(parents=True)
+        manifest = _write(family, tokenizer, fresh, roles, weights, told)
+        for old in replace_directory(fresh, out.resolve()):
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise CogViewError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return manifest
+
+
+def _write(
+    family: ModelBundle,
+    tokenizer: ImageTokenizer,
+    folder: Path,
+    roles: dict[str, tuple[str, ...]],
+    weights: Weights,
+    progress: Progress,
+) -> Manifest:
+    """All files, the manifest last."""
+    config = family.config
+    progress("image tokenizer")
+    image = write_image_tokenizer(tokenizer, folder / "image", weights)
+    text = family.text_tokenizer()
+    text.save(folder / "text.model")
+    transformers = {}
+    for name, heads in roles.items():
+        progress(name)
+        ids = {head: _ids(head, config.vocabulary) for head in heads}
+        model = family.transformer(name)
+        sequences = cast("SequenceFormat | CogLMFormat", config.roles[name].sequences)
+        transformers[name] = write_transformer(model, folder / name, ids, sequences.max_length, weights)
+    labels = (
+        None
+        if config.clusters is None
+        else read_labels(family.directory / config.clusters, config.vocabulary.image_codes)
+    )
+    manifest = Manifest(
+        software=software(),
+        opset=OPSET,
+        model_hash=family.hash,
+        weights=weights,
+        tasks=tasks(config, roles),
+        family=_of_roles(config, roles),
+        prompt=_prompt(config, roles),
+        fitting=_fitting(family, tokenizer, roles),
+        transformers=transformers,
+        image=image,
+        text="text.model",
+        clusters=None if labels is None else labels.tolist(),
+        files={
+            path.relative_to(folder).as_posix(): facts_of(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    )
+    (folder / FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return Manifest.read(folder)
+
+
+def tasks(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> tuple[Task, ...]:
+    """What a runtime can do with the exported roles."""
+    able: dict[Task, bool] = {
+        "generate": BASE in roles,
+        "caption": any("text" in heads for heads in roles.values()),
+        "score": any("text" in heads for heads in roles.values()),
+        "upscale": UPSCALING in roles,
+    }
+    return tuple(task for task, there in able.items() if there)
+
+
+def _ids(head: str, vocabulary: Vocabulary) -> range:
+    """The ids that a head gives logits of."""
+    return vocabulary.images if head == "image" else range(vocabulary.texts.start, vocabulary.size)
+
+
+def _of_roles(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> FamilyConfig:
+    """The family as it is exported."""
+    update = {
+        "roles": {name: config.roles[name] for name in roles},
+        "image_tokenizer": "image",
+        "text_tokenizer": "text.model",
+        "clusters": None,
+        "adapters": {},
+    }
+    return config.model_copy(update=update)
+
+
+def _prompt(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> PromptLayout | None:
+    format: Format | None = config.roles[BASE].sequences if BASE in roles else None
+    return None if format is None else PromptLayout.of(cast("ImageFormat", format))
+
+
+def _fitting(
+    family: ModelBundle, tokenizer: ImageTokenizer, roles: dict[str, tuple[str, ...]]
+) -> Fitting | None:
+    """As :mod:`cogview.pipelines.cogview` and ``cogview2`` fit images for their caption models."""
+    if CAPTION in roles:
+        released = family.check(CAPTION).numerics == "released"
+        return Fitting(size=tokenizer.image_size, crop=True, resample="bilinear" if released else "box")
+    if "text" not in roles.get(BASE, ()):
+        return None
+    size = tokenizer.image_size * family.config.roles[BASE].sequences.grid[0] // tokenizer.grid()[0]
+    return Fitting(size=size, crop=False, resample="bilinear")
+
+
+def _bytes(
+    family: ModelBundle, tokenizer: ImageTokenizer, roles: dict[str, tuple[str, ...]], weights: Weights
+) -> int:
+    """About what is written."""
+    counts = [x.numel() for x in tokenizer.state_dict().values()]
+    counts += [x.numel() for name in roles for x in Transformer.shapes(family.check(name)).values()]
+    return int(sum(counts)) * BYTES[weights]

@@ -1,0 +1,151 @@
+"""``python -m cogview.onnx``: generate, caption, score and upscale with an exported model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from cogview.errors import CogViewError
+from cogview.files import write_new
+from cogview.types import Decoding, SamplingParams
+
+SAMPLING = {name: field.alias or name for name, field in SamplingParams.model_fields.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = given.run
+    try:
+        run(given)
+    except CogViewError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    whole = argparse.ArgumentParser(prog="python -m cogview.onnx", description=__doc__, allow_abbrev=False)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    one = _command(commands, "generate", _generate, "Images of prompts, Chinese or English.")
+    one.add_argument("prompts", nargs="+", metavar="PROMPT")
+    one.add_argument("-n", type=int, default=1, help="images of each prompt")
+    one.add_argument("--seed", type=int, help="the same seed gives the same images")
+    one.add_argument("--first", type=int, default=0, help="index of the first image")
+    one.add_argument("--style", help="one of the model's styles")
+    one.add_argument("--negative-prompt", help="what guidance moves away from")
+    one.add_argument("--best-of", type=int, default=1, help="generate so many for each and keep the best")
+    _sampling(one)
+    _out(one)
+
+    one = _command(commands, "caption", _caption, "Captions of images.")
+    one.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    one.add_argument("-n", type=int, default=1, help="captions of each image")
+    one.add_argument("--language", choices=("zh", "en"))
+    one.add_argument("--seed", type=int, help="sample captions instead of searching for the likeliest")
+
+    one = _command(commands, "score", _score, "How badly texts describe images, in nats a token.")
+    one.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    one.add_argument("--text", required=True, action="append", help="may be given several times")
+
+    one = _command(commands, "upscale", _upscale, "Larger images, with the detail that they do not show.")
+    one.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    one.add_argument("--prompt", help="what they show; default: what their provenance says")
+    one.add_argument("--seed", type=int)
+    one.add_argument("--times", type=int, default=2)
+    _sampling(one)
+    _out(one)
+    return whole
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], help: str
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+    made.set_defaults(run=run)
+    made.add_argument("folder", type=Path, metavar="FOLDER", help="what `cogview export onnx` wrote")
+    made.add_argument("--threads", type=int, help="default: what other programs leave")
+    made.add_argument("--decoding", choices=get_args(Decoding), default="auto")
+    return made
+
+
+def _sampling(command: argparse.ArgumentParser) -> None:
+    for name, shown in SAMPLING.items():
+        field = SamplingParams.model_fields[name]
+        kind: Any = field.annotation
+        flag = f"--{shown.replace('_', '-')}"
+        command.add_argument(flag, dest=name, type=kind, metavar="X", help=field.description)
+
+
+def _out(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--out", type=Path, default=Path(), help="folder for the images")
+
+
+def _model(given: argparse.Namespace) -> Any:
+    from cogview.onnx import load
+
+    return load(given.folder, given.threads, given.decoding)
+
+
+def _given(given: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(given, name) for name in SAMPLING}
+
+
+def _generate(given: argparse.Namespace) -> None:
+    images = _model(given).generate(
+        given.prompts,
+        given.n,
+        given.seed,
+        style=given.style,
+        negative_prompt=given.negative_prompt,
+        first=given.first,
+        best_of=given.best_of,
+        **_given(given),
+    )
+    for number, image in enumerate(images):
+        _write(given.out, f"{number // given.n:02d}-{image.seed}-{image.index}", image.png())
+
+
+def _upscale(given: argparse.Namespace) -> None:
+    model = _model(given)
+    for path in given.images:
+        [image] = model.upscale(path, given.prompt, given.seed, times=given.times, **_given(given))
+        _write(given.out, f"{path.stem}-{given.times}x", image.png())
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    """Write a PNG under a name that is free, and print it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = write_new(lambda i: folder / (f"{name}.png" if i == 1 else f"{name} ({i}).png"), content)
+    except OSError as error:
+        raise CogViewError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    print(path)
+
+
+def _caption(given: argparse.Namespace) -> None:
+    for path, captions in zip(
+        given.images,
+        _model(given).caption(given.images, given.n, given.language, seed=given.seed),
+        strict=True,
+    ):
+        for one in captions:
+            print(f"{path}\t{one.text}")
+
+
+def _score(given: argparse.Namespace) -> None:
+    losses = _model(given).score(given.images, given.text)
+    for path, row in zip(given.images, losses.tolist(), strict=True):
+        for text, loss in zip(given.text, row, strict=True):
+            print(f"{path}\t{loss:.4f}\t{text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

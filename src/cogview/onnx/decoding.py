@@ -1,0 +1,280 @@
+"""Generates tokens with an exported transformer, one after the other or in Jacobi windows.
+
+What ``generation.engine`` does with PyTorch: each prompt is read once, noise is a function of (seed, image,
+step, token), and both strategies give the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogview.errors import CogViewError
+from cogview.generation.without_model import SMALL, Guesses, window_size
+from cogview.onnx import draws
+from cogview.onnx.draws import Floats, Streams
+from cogview.onnx.rows import Rows, prefill
+from cogview.onnx.sessions import TransformerSession
+from cogview.sequences.protocols import Prompt
+from cogview.types import Decoding, Ids, ProgressCallback, SamplingParams
+
+TOKENS, MOST = 32, 16  # read in one forward, all rows together; sampled of one request
+BATCH = 8  # requests at a time
+
+Filter = Callable[[Floats, Sequence[int], Sequence[int]], Floats]  # logits (m, v), requests, steps -> logits
+OnStep = Callable[[int, Ids], None]  # tokens that are known, all tokens (n, requests)
+StepCallback = Callable[[Sequence[int], Ids], None]  # numbers of the requests, tokens so far (b, tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One sequence to generate; as :class:`cogview.generation.loop.SequenceRequest`, with arrays."""
+
+    prompt: Prompt
+    seed: int
+    index: int
+    negative_prompt: Prompt | None = None
+    known_tokens: Ids | None = None
+    likelihoods: Callable[[int], Floats] | None = None
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a text may consist of: allowed, bool (v,) over a head's columns; the id that ends it, if any."""
+
+    allowed: NDArray[np.bool_]
+    stop: int | None
+    first_id: int
+
+    def filter(self, logits: Floats, requests: Sequence[int], steps: Sequence[int]) -> Floats:
+        """Logits (m, v) with -inf for what cannot come; a text has one token at least."""
+        allowed = np.repeat(self.allowed[None], len(logits), 0)
+        if self.stop is not None:
+            allowed[np.array(steps) < 1, self.stop - self.first_id] = False
+        return np.where(allowed, logits, np.float32(-np.inf))
+
+    def ended(self, ids: Ids) -> Ids:
+        """The tokens (n,) before the one that ends them."""
+        if self.stop is None or self.stop not in ids:
+            return ids
+        return ids[: int((ids == self.stop).argmax())]
+
+
+@dataclass
+class Batch:
+    """A batch on its way.
+
+    tokens: (n, requests), -1 where one is to be generated; positions: (n, rows); hidden: (rows, h); start:
+    (rows,), tokens of the prompts; present: the requests that ``rows`` holds, which with guidance are
+    followed by those of their negative prompts.
+    """
+
+    session: TransformerSession
+    head: str
+    params: SamplingParams
+    tokens: Ids
+    positions: Ids
+    hidden: Floats
+    rows: Rows
+    noise: Streams
+    guided: bool
+    filter: Filter | None
+    clusters: Ids | None
+    stop: int | None
+    start: Ids = field(init=False)
+    present: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start, self.present = self.rows.lengths.copy(), list(range(self.tokens.shape[1]))
+
+    def rows_of(self, requests: Sequence[int]) -> list[int]:
+        """Rows (of all requests): their own, then with guidance those of their negative prompts."""
+        own = list(requests)
+        return own + [number + self.tokens.shape[1] for number in own] if self.guided else own
+
+    def keep(self, requests: Sequence[int]) -> None:
+        """Hold the rows of these requests alone."""
+        if list(requests) != self.present:
+            places = [self.present.index(number) for number in requests]
+            more = [place + len(self.present) for place in places] if self.guided else []
+            self.rows, self.present = self.rows.select(places + more), list(requests)
+
+    def sample(self, hidden: Floats, requests: Sequence[int], steps: Sequence[int]) -> Ids:
+        """The ids (m,) that follow states (m, h), with guidance (2m, h): guide, filter, restrict, add noise,
+        argmax. The head is linear, so that states are guided in place of logits."""
+        if self.guided:
+            conditional, unconditional = np.split(hidden, 2)
+            hidden = draws.guide(conditional, unconditional, self.params.guidance_scale)
+        logits = self.session.logits(self.head, hidden)
+        if self.filter is not None:
+            logits = self.filter(logits, requests, steps)
+        noise = self.noise.gumbel_of(requests, steps, logits.shape[-1])
+        return draws.sample(logits, noise, self.params, self.clusters) + self.session.first_id(self.head)
+
+
+def sequential(batch: Batch, on_step: OnStep) -> None:
+    """One token after another, in order; runs of known tokens are read at once."""
+    tokens, read, step = batch.tokens, 0, -1
+    requests = range(tokens.shape[1])
+    repeats = 1 + batch.guided
+    for step in np.flatnonzero((tokens < 0).any(1)).tolist():
+        if read < step:
+            ids = np.tile(tokens[read:step].T, (repeats, 1))
+            batch.hidden = batch.rows.read(ids, batch.positions[read:step].T)[:, -1]
+            read = step
+        sampled = batch.sample(batch.hidden, requests, [step] * len(requests))
+        tokens[step] = np.where(tokens[step] < 0, sampled, tokens[step])
+        on_step(step + 1, tokens)
+        if batch.stop is not None and bool((tokens[: step + 1] == batch.stop).any(0).all()):
+            break
+    if step + 1 < len(tokens):
+        on_step(len(tokens), tokens)
+
+
+Window = tuple[Guesses, list[int]]  # a request, and the steps that are sampled next
+
+
+def jacobi(batch: Batch, on_step: OnStep) -> None:
+    """Windows of guesses, each sampled until it is right (``generation.strategies``)."""
+    count, known = batch.tokens.shape[1], 0
+    requests = [Guesses(number, batch.tokens[:, number].tolist(), batch.stop) for number in range(count)]
+    ready = [one for one in requests if one.open[:1] == [0]]
+    if ready:  # the first token follows the prompt, which is read already
+        hidden = batch.hidden[batch.rows_of([one.number for one in ready])]
+        _sample(batch, hidden, [(one, [0]) for one in ready])
+    while known < len(batch.tokens):
+        before, known = known, min(one.known for one in requests)
+        if known > before:
+            on_step(known, batch.tokens)
+        waiting = [one for one in requests if not one.done]
+        if waiting:
+            size = window_size(len(waiting) * (1 + batch.guided), batch.stop is not None, TOKENS, MOST)
+            windows = [(one, one.guess(size)) for one in waiting]
+            _sample(batch, _read(batch, windows), windows)
+
+
+def _read(batch: Batch, windows: Sequence[Window]) -> Floats:
+    """Read windows in one forward: the states (m, h) before the steps to sample, with guidance (2m, h)."""
+    numbers, repeats = [one.number for one, _ in windows], 1 + batch.guided
+    batch.keep(numbers)
+    rows = batch.rows_of(numbers)
+    spans = [(one.read, steps[-1]) for one, steps in windows] * repeats
+    longest = max(end - first for first, end in spans)
+    ids, positions = (np.zeros((len(rows), longest), dtype=np.int64) for _ in range(2))
+    for place, (row, (first, end)) in enumerate(zip(rows, spans, strict=True)):
+        ids[place, : end - first] = windows[place % len(windows)][0].tokens[first:end]
+        positions[place, : end - first] = batch.positions[first:end, row]
+    batch.rows.lengths = batch.start[rows] + np.array([first for first, _ in spans])
+    hidden = batch.rows.read(ids, positions, np.array([end - first for first, end in spans]))
+    wanted = [
+        (place, step - 1 - first)
+        for place, (first, _) in enumerate(spans)
+        for step in windows[place % len(windows)][1]
+    ]
+    return hidden[tuple(zip(*wanted, strict=True))]
+
+
+def _sample(batch: Batch, hidden: Floats, windows: Sequence[Window]) -> None:
+    """Sample the steps of windows from the states before them; what is true goes into the batch."""
+    requests = [one.number for one, steps in windows for _ in steps]
+    flat = [step for _, steps in windows for step in steps]
+    sampled = batch.sample(hidden, requests, flat).tolist()
+    first = 0
+    for one, steps in windows:
+        own = sampled[first : first + len(steps)]
+        count = one.accept(steps, own)
+        batch.tokens[steps[:count], one.number] = own[:count]
+        first += len(steps)
+
+
+@dataclass
+class Engine:
+    """Generates sequences with one head of an exported transformer."""
+
+    session: TransformerSession
+    head: str
+    clusters: Ids | None = None
+    decoding: Decoding = "auto"
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        batch_size: int | None = None,
+        progress: ProgressCallback | None = None,
+        constraint: Constraint | None = None,
+        step_callback: StepCallback | None = None,
+    ) -> Iterator[tuple[int, Ids]]:
+        """The ids (n,) of every request, as (its number, ids), as its batch is done; arguments as those of
+        :meth:`cogview.generation.engine.Engine.generate`."""
+        if params.clusters and self.clusters is None:
+            raise CogViewError(
+                "this model has no clusters of image codes; draw with clusters 0", field="clusters"
+            )
+        total, size = sum(len(one.prompt.decode_positions) for one in requests), batch_size or BATCH
+        done = 0
+        for first in range(0, len(requests), size):
+            numbers = range(first, min(first + size, len(requests)))
+
+            def report(steps: int, tokens: Ids, numbers: range = numbers, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + steps * len(numbers), total)
+                if step_callback is not None:
+                    step_callback(numbers, tokens[:steps].T)
+
+            tokens = self._run([requests[number] for number in numbers], params, constraint, report)
+            done += tokens.size
+            for number, ids in zip(numbers, tokens.T, strict=True):
+                yield number, ids if constraint is None else constraint.ended(ids)
+
+    def _run(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        constraint: Constraint | None,
+        on_step: OnStep,
+    ) -> Ids:
+        """The tokens (n, requests) of one batch."""
+        guided, steps = params.guidance_scale != 1, len(requests[0].prompt.decode_positions)
+        prompts = [one.prompt for one in requests]
+        if guided:
+            prompts += [one.negative_prompt for one in requests if one.negative_prompt is not None]
+        unique = list(dict.fromkeys(prompts))
+        hidden, rows = prefill(self.session, unique, steps - 1, params.text_attention_bias)
+        places = [unique.index(prompt) for prompt in prompts]
+        blank = np.full(steps, -1, dtype=np.int64)
+        known = [blank if one.known_tokens is None else one.known_tokens for one in requests]
+        batch = Batch(
+            self.session, self.head, params,
+            tokens=np.stack(known, 1),
+            positions=np.stack([prompt.decode_positions for prompt in prompts], 1),
+            hidden=hidden[places],
+            rows=rows.select(places),
+            noise=Streams([(one.seed, one.index) for one in requests], steps),
+            guided=guided,
+            filter=_likelihoods(requests) if constraint is None else constraint.filter,
+            clusters=self.clusters,
+            stop=None if constraint is None else constraint.stop,
+        )  # fmt: skip
+        windows = self.decoding == "jacobi" or (self.decoding == "auto" and len(prompts) <= SMALL)
+        (jacobi if windows else sequential)(batch, on_step)
+        return batch.tokens
+
+
+def _likelihoods(requests: Sequence[Request]) -> Filter | None:
+    """Adds the requests' log-likelihoods to the logits; None where no request has any."""
+    if all(one.likelihoods is None for one in requests):
+        return None
+
+    def add(logits: Floats, numbers: Sequence[int], steps: Sequence[int]) -> Floats:
+        found = logits.copy()
+        for row, (number, step) in enumerate(zip(numbers, steps, strict=True)):
+            likelihoods = requests[number].likelihoods
+            if likelihoods is not None:
+                found[row] += likelihoods(step)
+        return found
+
+    return add

@@ -1,0 +1,156 @@
+"""From logits to a token in NumPy: the rules and the noise of ``generation.sampling``, without PyTorch.
+
+Arrays are float32 and operations come in the same order, so that a token differs only where two are tied up
+to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogview.generation.without_model import stream_keys
+from cogview.types import Ids, SamplingParams
+
+Floats = NDArray[np.float32]
+
+
+def guide(conditional: Floats, unconditional: Floats, scale: float) -> Floats:
+    """Logits or states moved away from those without the prompt: u + scale (c - u); any shape."""
+    difference = conditional - unconditional
+    if scale < 0.5:
+        return unconditional + np.float32(scale) * difference
+    return conditional - difference * np.float32(1 - scale)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities over the last axis."""
+    raised: Floats = np.exp(logits - logits.max(-1, keepdims=True))
+    raised /= raised.sum(-1, keepdims=True)
+    return raised
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Log-probabilities over the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    found: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found
+
+
+def keep_top_k(logits: Floats, k: int) -> Floats:
+    """Logits (b, v) with all below the k-th largest of their row at -inf; ties with it stay; 0 keeps all."""
+    if k <= 0 or k >= logits.shape[-1]:
+        return logits
+    least = np.partition(logits, -k, axis=-1)[:, -k, None]
+    return np.where(logits < least, np.float32(-np.inf), logits)
+
+
+def keep_top_p(logits: Floats, p: float) -> Floats:
+    """Logits (b, v) with -inf after the first tokens, by falling probability, that add up to more than p.
+
+    p of 0 or 1 keeps all.
+    """
+    if not 0 < p < 1:
+        return logits
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    before = np.roll(softmax(np.take_along_axis(logits, order, -1)).cumsum(-1), 1, -1)
+    before[:, 0] = 0
+    excess = np.zeros(logits.shape, dtype=np.bool_)
+    np.put_along_axis(excess, order, before > p, -1)
+    return np.where(excess, np.float32(-np.inf), logits)
+
+
+def by_cluster(logits: Floats, labels: Ids, k: int, temperature: float = 1.0) -> Floats:
+    """Log-probabilities (b, v) of cluster sampling, but for a constant a row.
+
+    Args:
+        logits: (b, v), divided by the temperature already.
+        labels: (v,) int64, the cluster of each token, from 0.
+        k: how many clusters are kept, by the sum of their tokens' probabilities (0: all).
+        temperature: divides the logits inside a cluster.
+    """
+    masses, inside = _sums(softmax(logits), labels), logits / np.float32(temperature)
+    largest = np.full(masses.shape, np.finfo(np.float32).min, dtype=np.float32)
+    np.maximum.at(largest.T, labels, inside.T)
+    shifted = inside - largest[:, labels]
+    with np.errstate(divide="ignore"):
+        chance = keep_top_k(np.log(masses), k) - np.log(_sums(np.exp(shifted), labels))
+    return np.where(np.isneginf(logits), np.float32(-np.inf), chance[:, labels] + shifted)
+
+
+def _sums(values: Floats, labels: Ids) -> Floats:
+    """Sums (b, clusters) of values (b, v)."""
+    count = int(labels.max()) + 1
+    return np.stack([np.bincount(labels, row, count) for row in values]).astype(np.float32)
+
+
+def restrict(logits: Floats, params: SamplingParams, labels: Ids | None = None) -> Floats:
+    """Temperature, clusters (if any), top-k, then top-p of what that leaves, over logits (b, v)."""
+    logits = logits / np.float32(params.temperature)
+    if params.clusters:
+        assert labels is not None, "cluster sampling needs labels"
+        logits = by_cluster(logits, labels, params.clusters, params.cluster_temperature)
+    return keep_top_p(keep_top_k(logits, params.top_k), params.top_p)
+
+
+def sample(logits: Floats, noise: Floats, params: SamplingParams, labels: Ids | None = None) -> Ids:
+    """One token a row (b,) int64 from softmax(logits (b, v)), given Gumbel noise (b, v).
+
+    Mostly without the search for the k-th largest logit: a token that wins among all is the one where fewer
+    than k logits are larger than its own.
+    """
+    k = params.top_k
+    if params.clusters or 0 < params.top_p < 1 or not 0 < k < logits.shape[-1]:
+        return _largest(restrict(logits, params, labels) + noise)
+    scaled = logits / np.float32(params.temperature)
+    found = _largest(scaled + noise)
+    beyond = (scaled > np.take_along_axis(scaled, found[:, None], -1)).sum(-1) >= k
+    if beyond.any():
+        found[beyond] = _largest(keep_top_k(scaled[beyond], k) + noise[beyond])
+    return found
+
+
+def _largest(scores: Floats) -> Ids:
+    found: Ids = scores.argmax(-1).astype(np.int64)
+    return found
+
+
+class Streams:
+    """The random streams of a batch of images.
+
+    Args:
+        pairs: (seed, index) of each image, both in [0, 2^63).
+        steps: tokens to be drawn for each.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, int]], steps: int) -> None:
+        keys = stream_keys(pairs, steps)
+        self.keys = np.stack([keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)], -1).astype(np.uint32)
+
+    def gumbel_of(self, images: Sequence[int], steps: Sequence[int], tokens: int) -> Floats:
+        """Gumbel noise (n, tokens) for n steps, each of its own image."""
+        first, second = self.keys[list(steps), list(images)].T[:, :, None]  # (n, 1) each
+        return _to_gumbel(_mix(_mix(np.arange(tokens, dtype=np.uint32) ^ first) ^ second))
+
+
+def _mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Wellons' lowbias32, in place: a bijection in which every input bit moves every output bit."""
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x7FEB352D)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0x846CA68B)
+    x ^= x >> np.uint32(16)
+    return x
+
+
+def _to_gumbel(bits: NDArray[np.uint32]) -> Floats:
+    """-log(-log(1 - u)), u in (0, 1) from 31 bits, finest near 0, where the largest values come from."""
+    scale = np.float32((1 - 2.0**-24) * 2.0**-31)  # keeps u below 1 after rounding
+    u: Any = (bits & np.uint32(0x7FFFFFFF)).astype(np.float32)
+    u *= -scale
+    u -= scale / np.float32(2)
+    found: Floats = -np.log(-np.log1p(u))
+    return found

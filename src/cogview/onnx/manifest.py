@@ -1,0 +1,195 @@
+"""``manifest.json`` of an exported family: what its files hold and how sequences are made.
+
+It says all that a program in another language needs to generate: where the ids of image codes, text tokens
+and control tokens lie, the prompt around a text, positions, sampling defaults, the names and shapes of every
+graph, and the size and hash of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cogview.checkpoints.bundle import FamilyConfig
+from cogview.config import Config, read_json
+from cogview.errors import CogViewError
+from cogview.files import open_regular
+from cogview.sequences.protocols import ImageFormat
+from cogview.types import Resample
+
+FILE = "manifest.json"
+Weights = Literal["fp32", "fp16", "int8"]
+Task = Literal["generate", "caption", "score", "upscale"]
+Inside = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class FileFacts(Config):
+    """Size and SHA-256 of a file."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Head(Config):
+    """A graph that gives logits of the ids from ``first`` to ``end`` (exclusive)."""
+
+    graph: Inside
+    first: int = Field(ge=0)
+    end: int = Field(ge=1)
+
+
+class TransformerFiles(Config):
+    """A transformer's graphs, the file with their weights, and its shape.
+
+    capacity: tokens of the longest sequence; positions: how many it knows.
+    """
+
+    graph: Inside
+    weights: Inside
+    heads: dict[str, Head] = Field(min_length=1)
+    layers: int = Field(ge=1, le=1024)
+    attention_heads: int = Field(ge=1, le=1 << 12)
+    head_dim: int = Field(ge=1, le=1 << 17)
+    hidden: int = Field(ge=1, le=1 << 17)
+    positions: int = Field(ge=1, le=1 << 24)
+    capacity: int = Field(ge=1, le=1 << 24)
+
+
+class UpscalingFacts(Config):
+    """What upscaling uses besides the model: how much pixels say of codes (``generation.pixel_prior``), for
+    images whose pixels are known and for decoded ones, and rounds of back-projection."""
+
+    known: float
+    painted: float
+    width: float
+    rounds: int = Field(ge=0, le=100)
+
+
+class ImageFiles(Config):
+    """An image tokenizer's graphs; beside each lies a file of its weights, ``.bin`` in place of ``.onnx``.
+
+    factor: pixels of a code's side, as numerator and denominator; multiple: what an image's sides must be
+    multiples of.
+    """
+
+    decoder: Inside
+    encoder: Inside
+    distances: Inside
+    image_size: int = Field(ge=1, le=4096)
+    grid: tuple[int, int]
+    factor: tuple[int, int]
+    multiple: int = Field(ge=1)
+    codes: int = Field(ge=2)
+    upscaling: UpscalingFacts
+
+
+class Fitting(Config):
+    """How an image is made the square that the caption model reads: cropped to its centre or squeezed, then
+    resized to ``size`` pixels."""
+
+    size: int = Field(ge=1, le=1 << 14)
+    crop: bool
+    resample: Resample
+
+
+class PromptLayout(Config):
+    """The prompt of an image as numbers: ``before``, the text's tokens plus ``text_first``, ``after``.
+
+    positions: of ``before``; of the first text token, from which they count on; of ``after`` and of the
+    image's codes. The last two move by ``shift`` with each token of the text. two_way: None where attention
+    is causal; otherwise all tokens of the text and so many more see each other both ways. biased: emphasis is
+    added to the attention towards the first tokens, as many as the text has and so many more.
+    """
+
+    before: tuple[int, ...]
+    before_positions: tuple[int, ...]
+    text_first: int
+    text_limit: int
+    text_position: int
+    after: tuple[int, ...]
+    after_positions: tuple[int, ...]
+    code_positions: tuple[int, ...]
+    shift: int
+    two_way: int | None = None
+    biased: int = 0
+
+    @classmethod
+    def of(cls, format: ImageFormat) -> PromptLayout:
+        """The layout of a format, found out by asking for two prompts."""
+        empty, one = format.image_prompt([]), format.image_prompt([0])
+        first = format.vocabulary.texts.start
+        at = int(np.flatnonzero(one.ids == first)[0])
+        return cls(
+            before=one.ids[:at].tolist(),
+            before_positions=one.positions[:at].tolist(),
+            text_first=first,
+            text_limit=format.text_limit,
+            text_position=int(one.positions[at]),
+            after=one.ids[at + 1 :].tolist(),
+            after_positions=empty.positions[at:].tolist(),
+            code_positions=empty.decode_positions.tolist(),
+            shift=int(one.positions[at + 1] - empty.positions[at]),
+            two_way=empty.prefix if one.prefix > empty.prefix else None,
+            biased=empty.text_length,
+        )
+
+
+class Manifest(Config):
+    """The contents of ``manifest.json``.
+
+    model_hash: of the family that was exported; weights: how matrices are stored; family: as its
+    ``family.json``, with the roles that were exported; clusters: of each image code, where there are any.
+    """
+
+    format: Literal[1] = 1
+    kind: Literal["cogview-onnx"] = "cogview-onnx"
+    software: str
+    opset: int
+    model_hash: str
+    weights: Weights
+    tasks: tuple[Task, ...]
+    family: FamilyConfig
+    prompt: PromptLayout | None
+    fitting: Fitting | None
+    transformers: dict[str, TransformerFiles]
+    image: ImageFiles
+    text: Inside
+    clusters: tuple[int, ...] | None = None
+    files: dict[Inside, FileFacts]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of an exported folder; CogViewError where there is none, or files are missing."""
+        if not (folder / FILE).is_file():
+            raise CogViewError(
+                f"{folder} is no exported model, it has no {FILE}; make one with `cogview export onnx`"
+            )
+        found = read_json(cls, folder / FILE)
+        for name, facts in found.files.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != facts.bytes:
+                raise CogViewError(f"{path}: missing or incomplete; export the model again")
+        return found
+
+    def checked(self, folder: Path, *names: str) -> Path:
+        """The path of the first file, all of them compared with their hashes; CogViewError."""
+        for name in names:
+            facts = self.files.get(name)
+            if facts is None or facts_of(folder / name) != facts:
+                raise CogViewError(f"{folder / name}: damaged, it is not what was exported; export it again")
+        return folder / names[0]
+
+
+def facts_of(path: Path) -> FileFacts:
+    """Size and hash of a file; CogViewError where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileFacts(bytes=file.tell(), sha256=digest)
+    except OSError as error:
+        raise CogViewError(f"{path}: cannot be read ({error.strerror})") from error

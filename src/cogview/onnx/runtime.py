@@ -1,0 +1,351 @@
+"""A family's tasks with ONNX Runtime: generate, caption, score, rerank, upscale. PyTorch is not imported."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Unpack, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cogview.checkpoints.bundle import BASE, CAPTION, UPSCALING, FamilyConfig
+from cogview.checkpoints.provenance import read as read_provenance
+from cogview.data.images import RESAMPLE, square
+from cogview.data.shards import Preprocessing
+from cogview.errors import CogViewError
+from cogview.generation.languages import language as language_of
+from cogview.onnx.decoding import Engine, Request, StepCallback
+from cogview.onnx.manifest import Task
+from cogview.onnx.sessions import Exported
+from cogview.onnx.texts import Texts
+from cogview.onnx.upscaler import Original, Upscaler, image_of
+from cogview.pipelines.base import (
+    AnyImage,
+    Caption,
+    GeneratedImage,
+    Ranked,
+    at_least_one,
+    caption_for,
+    check_first,
+    checked_seed,
+    encode_caption,
+    image_list,
+    opened,
+    text_for_each,
+    text_list,
+)
+from cogview.sequences import SequenceFormat, of_type
+from cogview.sequences.protocols import CaptionFormat, ImageFormat, check_text
+from cogview.types import BEAMS, DETAIL, Decoding, Ids, ProgressCallback, SamplingOptions, SamplingParams
+
+
+class OnnxModel:
+    """A family that ``cogview export onnx`` wrote.
+
+    Args:
+        folder: with its ``manifest.json``.
+        threads: default: what the container and other programs leave.
+        decoding: as of :meth:`cogview.pipelines.model.Pipeline.from_pretrained`; the tokens are the same.
+
+    Raises CogViewError where the folder is none or not whole.
+    """
+
+    def __init__(self, folder: Path | str, threads: int | None = None, decoding: Decoding = "auto") -> None:
+        at_least_one(threads=threads)
+        if decoding not in get_args(Decoding):
+            known = ", ".join(get_args(Decoding))
+            raise CogViewError(f"unknown decoding {decoding!r}; there are {known}", field="decoding")
+        self.exported, self.decoding = Exported(folder, threads), decoding
+
+    @property
+    def family(self) -> FamilyConfig:
+        """Vocabulary, sequence formats, styles and sampling defaults."""
+        return self.exported.manifest.family
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the folder has the graphs for."""
+        return self.exported.manifest.tasks
+
+    # ---------------------------------------------------------------------------------------------- parts
+
+    def _require(self, task: Task) -> None:
+        if task not in self.tasks:
+            there = ", ".join(self.tasks)
+            raise CogViewError(
+                f"{self.exported.folder} has no graphs for this ({task}); it has those to {there}",
+                field="model",
+            )
+
+    def _format(self, role: str) -> Any:
+        return self.family.roles[role].sequences
+
+    @cached_property
+    def _base(self) -> Engine:
+        session = self.exported.transformer(BASE)
+        return Engine(session, "image", self.exported.clusters, self.decoding)
+
+    @cached_property
+    def _texts(self) -> Texts:
+        """The caption model: a role of its own, or the base model's other head."""
+        role = CAPTION if CAPTION in self.exported.manifest.transformers else BASE
+        session = self._base.session if role == BASE else self.exported.transformer(role)
+        format: CaptionFormat = self._format(role)
+        return Texts(Engine(session, "text", None, self.decoding), format, self.exported.text_tokenizer)
+
+    @cached_property
+    def _upscaler(self) -> Upscaler:
+        form = of_type(self._format(UPSCALING), SequenceFormat)
+        assert form is not None
+        session = self.exported.transformer(UPSCALING)
+        return Upscaler(Engine(session, "image", None, self.decoding), form, self.exported)
+
+    # ------------------------------------------------------------------------------------------- generate
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        style: str | None = None,
+        negative_prompt: str | None = None,
+        first: int = 0,
+        best_of: int = 1,
+        params: SamplingParams | None = None,
+        batch_size: int | None = None,
+        progress: ProgressCallback | None = None,
+        step_callback: StepCallback | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[GeneratedImage]:
+        """``n`` images for each prompt, in order; those of ``cogview.from_pretrained(...).generate`` with the
+        same seed.
+
+        Args:
+            first: index of the first image; best_of: generate so many for each image wanted and keep the
+                ``n`` that the caption model finds the prompt describes best.
+            step_callback: called after each token with the numbers of the images in the batch and their codes
+                so far (b, codes). What it raises ends the generation.
+        """
+        self._require("generate")
+        texts, seed = text_list(prompt), checked_seed(seed)
+        at_least_one(n=n, best_of=best_of, batch_size=batch_size)
+        check_first(first, n * best_of)
+        if best_of > 1:
+            self._require("score")
+        resolved = self._params("generate", params, style, negative_prompt, sampling)
+        format: ImageFormat = self._format(BASE)
+        captions = [caption_for(self.family, text, style) for text in texts]
+        negative = (negative_prompt or "").strip()
+        limit = format.text_limit
+        prompts = {
+            text: format.image_prompt(encode_caption(self.exported, text, limit))
+            for text in dict.fromkeys([*captions, negative])
+        }
+        numbers = range(first, first + n * best_of)
+        requests = [
+            Request(prompts[text], seed, index, prompts[negative]) for text in captions for index in numbers
+        ]
+        facts = {**resolved.model_dump(), **self._facts, "style": style}
+        facts |= {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+        made = []
+        for number, codes in self._base.generate(
+            requests, resolved, batch_size, progress, step_callback=step_callback
+        ):
+            place, index = divmod(number, len(numbers))
+            image = image_of(self.exported.decode(codes.reshape(format.grid)))
+            made.append(self._image(image, codes, texts[place], captions[place], seed, first + index, facts))
+        if best_of == 1:
+            return made
+        groups = [made[at : at + n * best_of] for at in range(0, len(made), n * best_of)]
+        return [image for group in groups for image in self._best(group, n)]
+
+    def _best(self, images: Sequence[GeneratedImage], keep: int) -> list[GeneratedImage]:
+        """Of one prompt's images the ``keep`` with the lowest caption loss, the best first."""
+        losses = self.score(list(images), images[0].caption)[:, 0]
+        chosen = []
+        for rank, number in enumerate(np.argsort(losses, kind="stable")[:keep].tolist()):
+            facts = {"of": len(images), "rank": rank, "caption_loss": round(float(losses[number]), 5)}
+            settings = {**images[number].settings, "best_of": facts}
+            chosen.append(replace(images[number], settings=settings))
+        return chosen
+
+    def _params(
+        self, task: str, params: SamplingParams | None, style: str | None, negative: str | None, given: Any
+    ) -> SamplingParams:
+        """Complete parameters of a task."""
+        call = SamplingParams.given(**given)
+        found = self.family.sampling(task, call if params is None else call.over_given(params), style)
+        if negative is not None and found.guidance_scale == 1:
+            raise CogViewError(
+                "negative_prompt needs guidance; give a guidance_scale other than 1", field="negative_prompt"
+            )
+        return found
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """How it is computed; part of an image's provenance."""
+        runtime, weights = self.exported.version, self.exported.manifest.weights
+        return {"precision": weights, "decoding": self.decoding, "runtime": runtime}
+
+    def _image(
+        self,
+        image: Image.Image,
+        codes: Ids,
+        prompt: str,
+        caption: str,
+        seed: int,
+        index: int,
+        settings: dict[str, Any],
+    ) -> GeneratedImage:
+        name, hash = self.family.name, self.exported.manifest.model_hash
+        return GeneratedImage(image, codes, prompt, caption, seed, index, settings, name, hash)
+
+    # ---------------------------------------------------------------------------------- captions and scores
+
+    def codes_of(self, image: AnyImage) -> Ids:
+        """An image's codes (rows * columns,) for the caption model; a generated one has them already."""
+        if isinstance(image, GeneratedImage) and len(image.codes) == self._texts.format.codes:
+            return image.codes
+        shown = image.image if isinstance(image, GeneratedImage) else opened(image)[0]
+        fitting = self.exported.manifest.fitting
+        assert fitting is not None
+        if fitting.crop:
+            pixels = square(shown, Preprocessing(size=fitting.size, resample=fitting.resample))
+        else:
+            pixels = np.asarray(shown.resize((fitting.size, fitting.size), RESAMPLE[fitting.resample]))
+        found = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+        return self.exported.encode(found)[1].ravel()
+
+    def caption(
+        self,
+        images: AnyImage | Sequence[AnyImage],
+        n: int = 1,
+        language: str | None = None,
+        *,
+        beams: int | None = None,
+        seed: int | None = None,
+        params: SamplingParams | None = None,
+        max_length: int | None = None,
+    ) -> list[list[Caption]]:
+        """``n`` captions of each image: found by ``beams``, or sampled with a seed or sampling parameters."""
+        self._require("caption")
+        items = image_list(images)
+        at_least_one(n=n, beams=beams)
+        if beams is not None and (seed is not None or params is not None):
+            raise CogViewError(
+                "beams and a seed or sampling settings exclude each other; give one of them", field="beams"
+            )
+        if beams is not None and beams < n:
+            raise CogViewError(f"{n} captions need at least {n} beams, not {beams}", field="beams")
+        if self._texts.format.languages:
+            language = language or "en"
+        codes = [self.codes_of(item) for item in items]
+        if seed is None and params is None:
+            width = beams or max(BEAMS, n)
+            return [self._texts.likeliest(own, n, width, language, max_length) for own in codes]
+        resolved = self.family.sampling("caption", params)
+        return self._texts.sampled(codes, n, checked_seed(seed), resolved, language, max_length)
+
+    def score(self, images: AnyImage | Sequence[AnyImage], texts: str | Sequence[str]) -> NDArray[np.float64]:
+        """(images, texts): how badly a text describes an image, in nats a token; the lower the better."""
+        self._require("score")
+        items, words = image_list(images), text_list(texts, "text to score")
+        format = self._texts.format
+        tokens = [self.exported.text_tokenizer.encode(text.strip()) for text in words]
+        for text, own in zip(words, tokens, strict=True):
+            check_text(format, text, own)
+        codes, losses = [self.codes_of(item) for item in items], np.empty((len(items), len(words)))
+        spoken = [language_of(text) if format.languages else None for text in words]
+        for language in dict.fromkeys(spoken):
+            places = [number for number, one in enumerate(spoken) if one == language]
+            losses[:, places] = self._texts.losses(codes, [tokens[i] for i in places], language)
+        return losses
+
+    def rerank(self, prompt: str, images: Sequence[AnyImage]) -> list[Ranked]:
+        """Images by how well ``prompt`` describes them, the best first."""
+        losses = self.score(images, prompt)[:, 0]
+        return [Ranked(int(number), float(losses[number])) for number in np.argsort(losses, kind="stable")]
+
+    # --------------------------------------------------------------------------------------------- upscale
+
+    def upscale(
+        self,
+        images: AnyImage | Sequence[AnyImage],
+        prompt: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        *,
+        times: int = 2,
+        faithful: bool = True,
+        detail: float = DETAIL,
+        negative_prompt: str | None = None,
+        params: SamplingParams | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[GeneratedImage]:
+        """Images ``times`` as large, with the detail generated that they do not show; arguments as those of
+        :meth:`cogview.pipelines.model.Pipeline.upscale`."""
+        self._require("upscale")
+        items = image_list(images)
+        words = text_for_each(prompt, len(items))
+        if not 0 <= detail <= 1:
+            raise CogViewError(f"detail is {detail}; give a number from 0 to 1", field="detail")
+        resolved = self._params("upscale", params, None, negative_prompt, sampling)
+        upscaler, seed = self._upscaler, seed if seed is None else checked_seed(seed)
+        upscaler.stages(times)
+        limit = upscaler.form.text_limit
+        negative = encode_caption(self.exported, (negative_prompt or "").strip(), limit)
+        settings = {**resolved.model_dump(), **self._facts, "task": "upscale", "times": times, "size": None}
+        settings |= {"faithful": faithful, "detail": detail}
+        made = []
+        for item, text in zip(items, words, strict=True):
+            original, told, caption, own_seed, index, facts = self._source(item, text, seed, times)
+            tokens = encode_caption(self.exported, caption, limit)
+            codes, image = upscaler.run(
+                original, tokens, own_seed, index, times, resolved, negative, faithful, detail
+            )
+            own = {**settings, "source": facts}
+            made.append(self._image(image, codes.ravel(), told, caption, own_seed, index, own))
+        return made
+
+    def _source(
+        self, item: AnyImage, text: str | None, seed: int | None, times: int
+    ) -> tuple[Original, str, str, int, int, dict[str, Any]]:
+        """An image to upscale, its prompt and caption, seed and index, and what provenance says of it."""
+        if isinstance(item, GeneratedImage):
+            prompt, caption = (item.prompt, item.caption) if text is None else (text, text.strip())
+            told = {"seed": item.seed, "index": item.index, "settings": item.settings}
+            grid = self._format(BASE).grid if BASE in self.family.roles else (0, 0)
+            if len(item.codes) == grid[0] * grid[1]:
+                own_seed = item.seed if seed is None else seed
+                return Original(item.codes.reshape(grid)), prompt, caption, own_seed, item.index, told
+            image, where = item.image, "picture"
+        else:
+            image, where = opened(item)
+            prompt, caption = self._described(item) if text is None else (text, text.strip())
+        try:
+            original = self._upscaler.read(image, times)
+        except CogViewError as error:
+            raise CogViewError(f"{where}: {error}") from None
+        facts = {
+            "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+            "width": image.width,
+            "height": image.height,
+        }
+        return original, prompt, caption, checked_seed(seed), 0, facts
+
+    def _described(self, item: Image.Image | str | Path) -> tuple[str, str]:
+        """Prompt and caption in the provenance of a file made here; empty for any other image."""
+        try:
+            told = None if isinstance(item, Image.Image) else read_provenance(item)
+        except CogViewError:  # an image with a damaged entry is an image
+            told = None
+        if told is None or not told.prompt.strip():
+            return "", ""
+        style = told.settings.get("style")
+        known = style if isinstance(style, str) and style in self.family.styles else None
+        return told.prompt, caption_for(self.family, told.prompt, known)

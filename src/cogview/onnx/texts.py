@@ -1,0 +1,111 @@
+"""Captions and caption losses with an exported transformer (CogView, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogview.generation.languages import allowed_pieces
+from cogview.generation.without_model import Scores, follow
+from cogview.onnx.decoding import Constraint, Engine, Request
+from cogview.onnx.draws import log_softmax
+from cogview.onnx.rows import prefill
+from cogview.pipelines.base import Caption
+from cogview.sequences.protocols import CaptionFormat, Prompt, caption_length
+from cogview.tokenizers.text import TextTokenizer
+from cogview.types import Ids, SamplingParams
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A caption model: an engine over its text head, its sequences, and the text tokenizer."""
+
+    engine: Engine
+    format: CaptionFormat
+    text: TextTokenizer
+
+    def prompt(self, codes: Ids, length: int | None = None, language: str | None = None) -> Prompt:
+        """The prompt for up to ``length`` tokens about an image (default: what fits)."""
+        prompt, steps = self.format.caption_prompt(codes, language), caption_length(self.format, length)
+        return replace(prompt, decode_positions=prompt.decode_positions[:steps])
+
+    def constraint(self, language: str | None) -> Constraint:
+        """What may come: the language's tokens, and the end of the caption."""
+        vocabulary = self.format.vocabulary
+        first = vocabulary.texts.start
+        allowed = np.zeros(vocabulary.size - first, dtype=np.bool_)
+        allowed[: vocabulary.text_pieces] = allowed_pieces(self.text, vocabulary, language)
+        stop = None if self.format.end is None else vocabulary.control(self.format.end)
+        if stop is not None:
+            allowed[stop - first] = True
+        return Constraint(allowed, stop, first)
+
+    def sampled(
+        self,
+        images: Sequence[Ids],
+        n: int,
+        seed: int,
+        params: SamplingParams,
+        language: str | None = None,
+        length: int | None = None,
+    ) -> list[list[Caption]]:
+        """``n`` sampled captions of each image's codes (rows * columns,)."""
+        prompts = [self.prompt(codes, length, language) for codes in images]
+        requests = [Request(prompt, seed, index) for prompt in prompts for index in range(n)]
+        plain = SamplingParams(guidance_scale=1.0).over(params)
+        found = dict(self.engine.generate(requests, plain, constraint=self.constraint(language)))
+        made = [self._caption(found[i], None, seed, requests[i].index) for i in range(len(requests))]
+        return [made[first : first + n] for first in range(0, len(made), n)]
+
+    def likeliest(
+        self, codes: Ids, n: int, beams: int, language: str | None = None, length: int | None = None
+    ) -> list[Caption]:
+        """The ``n`` best captions of one image found with ``beams``, the best first."""
+        prompt, constraint = self.prompt(codes, length, language), self.constraint(language)
+        steps = len(prompt.decode_positions)
+        session, head = self.engine.session, self.engine.head
+        hidden, rows = prefill(session, [prompt], steps)
+
+        def score(step: int, parents: Sequence[int], tokens: Sequence[int]) -> Scores:
+            nonlocal hidden, rows
+            if step:
+                rows = rows.select(parents)
+                places = np.full((len(tokens), 1), prompt.decode_positions[step - 1])
+                hidden = rows.read(np.array(tokens)[:, None], places)[:, -1]
+            logits = constraint.filter(session.logits(head, hidden), [], [step] * len(hidden))
+            return log_softmax(logits).astype(np.float64)
+
+        found = follow(score, steps, constraint.first_id, constraint.stop, beams)
+        return [self._caption(np.array(beam.ids, dtype=np.int64), beam.score) for beam in found[:n]]
+
+    def losses(
+        self, pictures: Sequence[Ids], texts: Sequence[Sequence[int]], language: str | None = None
+    ) -> NDArray[np.float64]:
+        """(pictures, texts): the mean of -log p over each text's tokens, in nats."""
+        first, session = self.format.vocabulary.texts.start, self.engine.session
+        longest, lengths = max(map(len, texts)), np.array([len(text) for text in texts])
+        ids = np.zeros((len(texts), longest), dtype=np.int64)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = text
+        real = np.arange(longest) < lengths[:, None]
+        found = np.empty((len(pictures), len(texts)))
+        for number, codes in enumerate(pictures):
+            prompt = self.format.caption_prompt(codes, language)
+            hidden, rows = prefill(session, [prompt], longest)
+            states = np.repeat(hidden[:, None], len(texts), 0)
+            if longest > 1:
+                places = np.tile(prompt.decode_positions[: longest - 1], (len(texts), 1))
+                more = rows.select([0] * len(texts)).read(ids[:, :-1] + first, places, lengths - 1)
+                states = np.concatenate([states, more], 1)
+            chances = log_softmax(session.logits(self.engine.head, states[real]))
+            losses = np.zeros(real.shape)
+            losses[real] = -np.take_along_axis(chances, ids[real][:, None], 1)[:, 0]
+            found[number] = losses.sum(1) / lengths
+        return found
+
+    def _caption(self, ids: Ids, score: float | None, seed: int | None = None, index: int = 0) -> Caption:
+        tokens = ids - self.format.vocabulary.texts.start
+        return Caption(self.text.decode(tokens).strip(), tokens, score, seed, index)

@@ -1,0 +1,27 @@
+// Keeps the page for use without a connection, and asks the browser for threads: static hosts cannot send the headers
+// that isolate a page.
+
+const INDEX = "files.json";
+
+async function keep() {
+  const files = await (await fetch(INDEX, { cache: "no-store" })).json();
+  const cache = await caches.open(files.version);
+  await cache.addAll(files.keep.map((name) => new Request(name, { cache: "no-cache" })));
+  for (const name of await caches.keys()) if (name.startsWith("cogview-") && name !== files.version) await caches.delete(name);
+}
+
+async function answer(request) {
+  const found = (await caches.match(request, { ignoreSearch: true })) ?? (await fetch(request));
+  if (found.type === "opaque" || found.status === 0) return found;
+  const headers = new Headers(found.headers);
+  headers.set("Cross-Origin-Opener-Policy", "same-origin");
+  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  headers.set("Cross-Origin-Resource-Policy", "same-origin");
+  return new Response(found.body, { status: found.status, statusText: found.statusText, headers });
+}
+
+oninstall = (event) => event.waitUntil(keep().then(() => skipWaiting()));
+onactivate = (event) => event.waitUntil(clients.claim());
+onfetch = (event) => {
+  if (event.request.method === "GET" && new URL(event.request.url).origin === location.origin) event.respondWith(answer(event.request));
+};
