@@ -123,6 +123,18 @@ def test_a_foreign_or_missing_index_is_one_line(copy: Path, tmp_path: Path) -> N
         TokenShards(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("field", ["sources", "splits"])
+def test_an_index_that_names_things_in_another_order_is_refused(copy: Path, field: str) -> None:
+    """Else every item would be of another source or split than it is."""
+    index = json.loads((copy / "index.json").read_text("utf-8"))
+    names = list(index[field])
+    assert len(set(index[field].values())) > 1
+    index[field] = {name: index[field][name] for name in names[::-1]}
+    (copy / "index.json").write_text(json.dumps(index), "utf-8")
+    with pytest.raises(CogViewError, match="in another order of"):
+        TokenShards(copy)
+
+
 def test_other_tokenizers_are_refused(shards: TokenShards) -> None:
     shards.require(image_tokenizer="1" * 16, text_tokenizer="2" * 64)
     with pytest.raises(CogViewError, match="another image tokenizer"):

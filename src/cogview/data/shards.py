@@ -348,6 +348,15 @@ class TokenShards:
                 raise CogViewError(
                     f"{self.directory}: {what} is not there; the shards are damaged, build again"
                 )
+        for counts, numbers in (
+            (self.index.sources, self.item_sources),
+            (self.index.splits, self.item_splits),
+        ):
+            if np.bincount(numbers, minlength=len(counts)).tolist() != list(counts.values()):
+                raise CogViewError(
+                    f"{self.directory}: {INDEX} counts other items than the shards hold, or in another "
+                    f"order of {', '.join(counts)}; build again"
+                )
         if int(self.caption_count.sum()) != len(self.lengths):
             raise CogViewError(
                 f"{self.directory}: captions without an item; the shards are damaged, build again"
