@@ -112,7 +112,7 @@ def test_tiles_give_values_and_gradients_of_the_dense_mask(name: str) -> None:
 def test_flex_attention_gives_the_same(name: str) -> None:
     pattern = PATTERNS[name]
     triple = inputs(pattern.length)
-    kernel = FlexKernel(pattern.layout, pattern.among, pattern.hidden, lambda *_: torch.empty(0))
+    kernel = FlexKernel(pattern.layout, pattern.among, pattern.hidden)
     torch.testing.assert_close(kernel.attend(flex_attention, *triple), by_definition(pattern, triple))
 
 

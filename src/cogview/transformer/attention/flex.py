@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 
-from cogview.transformer.attention.pattern import Kernel
-from cogview.transformer.attention.tiles import Layout, TiledKernel
+from cogview.transformer.attention.flex_dropout import attend_dropped, compiled, draw_seeds, keeps
 
 BLOCK = 128  # queries and keys of a block of the mask
-
-
-@cache
-def compiled() -> Callable[..., Any]:
-    """FlexAttention as a kernel, compiled once."""
-    return torch.compile(flex_attention, dynamic=False)
 
 
 class FlexKernel:
@@ -77,16 +70,21 @@ class FlexKernel:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
         """(b, heads, length, d), three times -> (b, heads, length, d)."""
-        if dropout:  # FlexAttention has none
-            tiles = Layout(self.window, self.times, self.pivots, self.length, self.ratio)
-            kernel: Kernel = TiledKernel(tiles)
-            return kernel(query, key, value, dropout)
-        return self.attend(compiled(), query, key, value)
+        return self.attend(compiled(), query, key, value, dropout)
 
-    def attend(self, flex: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, flex: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0
+    ) -> Tensor:
         """The same with a given FlexAttention, compiled or not."""
         index = self.pivots[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
         key, value = (torch.cat([x.gather(2, index), x], 2) for x in (key, value))
+        if dropout:
+            kept, places = keeps(draw_seeds(query), dropout), self.places
+
+            def keep(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return kept(batch, head, query, places[batch, key])
+
+            return attend_dropped(flex, (query, key, value), self.score, self.block_mask, keep, dropout)
         out: Tensor = flex(query, key, value, score_mod=self.score, block_mask=self.block_mask)
         return out
 

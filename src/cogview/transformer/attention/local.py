@@ -59,12 +59,11 @@ class Windowed(Visibility):
         if not queries == keys == self.length:
             return self.dense_view(queries, keys, device, layer)
         device = device or torch.device("cpu")
-        tiled = TiledKernel(self, device)
         if device.type != "cuda" or find_spec("triton") is None:
-            return View(kernel=tiled)
+            return View(kernel=TiledKernel(self, device))
         from cogview.transformer.attention.local_flex import FlexKernel
 
-        return View(kernel=FlexKernel(self.layout, self.among, self.hidden, tiled))
+        return View(kernel=FlexKernel(self.layout, self.among, self.hidden))
 
 
 class TiledKernel:

@@ -7,23 +7,17 @@ are put in the order of tiles of 8 x 16 codes; then few blocks hold anything tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from cogview.transformer.attention.pattern import Kernel
+from cogview.transformer.attention.flex_dropout import attend_dropped, compiled, draw_seeds, keeps
 from cogview.transformer.attention.window import Grid, Layout
 
 TILE = (8, 16)  # codes of a block of 128
-
-
-@cache
-def compiled() -> Callable[..., Any]:
-    """FlexAttention as a kernel, compiled once."""
-    return torch.compile(flex_attention, dynamic=False)
 
 
 def tile_order(grid: Grid) -> Tensor:
@@ -35,13 +29,10 @@ def tile_order(grid: Grid) -> Tensor:
 
 
 class FlexKernel:
-    """A view's kernel; arguments as :class:`~cogview.transformer.attention.local.Windowed`'s.
+    """A view's kernel; arguments as :class:`~cogview.transformer.attention.local.Windowed`'s."""
 
-    otherwise: takes its place where probabilities are dropped, which FlexAttention cannot.
-    """
-
-    def __init__(self, layout: Layout, among: Tensor, hidden: Tensor | None, otherwise: Kernel) -> None:
-        self.layout, self.among, self.hidden, self.otherwise = layout, among, hidden, otherwise
+    def __init__(self, layout: Layout, among: Tensor, hidden: Tensor | None) -> None:
+        self.layout, self.among, self.hidden = layout, among, hidden
         self.head = among.shape[-1]
         self.order = torch.cat([torch.arange(self.head), self.head + tile_order(layout.queries)])
 
@@ -70,15 +61,24 @@ class FlexKernel:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
         """(b, heads, length, d), three times -> (b, heads, length, d)."""
-        if dropout:
-            return self.otherwise(query, key, value, dropout)
-        return self.attend(compiled(), query, key, value)
+        return self.attend(compiled(), query, key, value, dropout)
 
-    def attend(self, flex: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, flex: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0
+    ) -> Tensor:
         """The same with a given FlexAttention, compiled or not."""
         self._move(query.device)
-        ordered = (x.index_select(2, self.order) for x in (query, key, value))
-        out: Tensor = flex(*ordered, block_mask=self.block_mask)
+        order = self.order
+        query, key, value = (x.index_select(2, order) for x in (query, key, value))
+        if dropout:
+            kept = keeps(draw_seeds(query), dropout)
+
+            def keep(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return kept(batch, head, order[query], order[key])
+
+            out = attend_dropped(flex, (query, key, value), None, self.block_mask, keep, dropout)
+        else:
+            out = flex(query, key, value, block_mask=self.block_mask)
         return torch.empty_like(out).index_copy(2, self.order, out)
 
     def _move(self, device: torch.device) -> None:
