@@ -39,6 +39,7 @@ from cogview.transformer.storage import HALVES
 from cogview.types import Precision
 
 Linear = Callable[[Tensor], Tensor]
+Attention = Callable[[Tensor, int], Tensor]  # query, key and value (t, 3h) of a layer -> (t, h)
 
 ROWS = 16  # packed for so many rows; oneDNN's layout for fewer is slower, even for those
 INT8 = 127
@@ -282,7 +283,8 @@ def _read(
     """Hidden states (b, q, h) before the last LayerNorm; the cache grows by q."""
     batch, queries = ids.shape
     part = segment(decoder, cache, visibility or Causal(), queries, exact)
-    x = _forward(decoder, ids.reshape(-1), positions.reshape(-1), cache, [part])
+    attention = partial(_attend, decoder.config, cache, [part])
+    x = _forward(decoder, ids.reshape(-1), positions.reshape(-1), attention)
     cache.advance(queries)
     return x.view(batch, queries, -1)
 
@@ -301,17 +303,37 @@ def read_segments(
         ids, positions: (t,) int64, segment after segment, in each row after row.
         wanted: (m,) int64, the tokens whose hidden states are returned, after the last LayerNorm: (m, h).
     """
-    x = _forward(decoder, ids, positions, cache, segments).index_select(0, wanted)
+    x = _forward(decoder, ids, positions, partial(_attend, decoder.config, cache, segments))
+    x = x.index_select(0, wanted)
     return x if decoder.norm is None else normalise(x, decoder.norm)
 
 
-def _forward(
-    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, segments: Sequence[Segment]
+def read_window(
+    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, places: Tensor, bias: Tensor
 ) -> Tensor:
+    """Read as many tokens of every row, each row at a place of its own; what the cache counts as filled stays.
+
+    All shapes are the same wherever the rows stand, and nothing waits for the device, so that a CUDA graph
+    can hold the call.
+
+    Args:
+        ids, positions: (b, q) int64.
+        places: (b, q) int64, where in the cache the tokens stand.
+        bias: (b, 1, q, k) of the cache's dtype, added to the scores of the cache's first k tokens.
+
+    Returns:
+        (b * q, h), after the last LayerNorm.
+    """
+    attention = partial(_attend_window, decoder.config, cache, places, bias)
+    x = _forward(decoder, ids.reshape(-1), positions.reshape(-1), attention)
+    return x if decoder.norm is None else normalise(x, decoder.norm)
+
+
+def _forward(decoder: Decoder, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
     """Hidden states (t, h) of tokens ids and positions (t,), before the last LayerNorm."""
     x = F.embedding(ids, decoder.tokens).add_(F.embedding(positions, decoder.positions))
     for index, layer in enumerate(decoder.layers):
-        x = _layer(decoder.config, layer, index, x, cache, segments)
+        x = _layer(layer, index, x, attention)
     return x
 
 
@@ -322,24 +344,17 @@ def decode_step(
     return decoder.head(prefill(decoder, ids[:, None], positions[:, None], cache, visibility))
 
 
-def _layer(
-    config: TransformerConfig,
-    layer: Layer,
-    index: int,
-    x: Tensor,
-    cache: KVCache,
-    segments: Sequence[Segment],
-) -> Tensor:
+def _layer(layer: Layer, index: int, x: Tensor, attention: Attention) -> Tensor:
     """One layer over x (t, h)."""
     y = x if layer.attention.norm_in is None else normalise(x, layer.attention.norm_in)
-    y = layer.out(_attend(config, layer.qkv(y), index, cache, segments))
+    y = layer.out(attention(layer.qkv(y), index))
     x = _join(x, y, layer.attention)
     y = x if layer.mlp.norm_in is None else normalise(x, layer.mlp.norm_in)
     return _join(x, layer.down(layer.up(y)), layer.mlp)
 
 
 def _attend(
-    config: TransformerConfig, qkv: Tensor, index: int, cache: KVCache, segments: Sequence[Segment]
+    config: TransformerConfig, cache: KVCache, segments: Sequence[Segment], qkv: Tensor, index: int
 ) -> Tensor:
     """Attention from (t, 3h) to (t, h), segment by segment."""
     found, first = list[Tensor](), 0
@@ -352,6 +367,19 @@ def _attend(
         attended = attend_in_parts(parts[0], held[0], held[1], part.views[index])
         found.append(attended.transpose(1, 2).reshape(-1, config.hidden))
     return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _attend_window(
+    config: TransformerConfig, cache: KVCache, places: Tensor, bias: Tensor, qkv: Tensor, index: int
+) -> Tensor:
+    """Attention from (t, 3h) to (t, h), every row at its places."""
+    rows, queries = places.shape
+    parts = qkv.view(rows, queries, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
+    held, new = cache.entries[:, index], parts[1:]  # (2, rows, heads, n, head_dim)
+    held.scatter_(3, places[None, :, None, :, None].expand_as(new), new)
+    key, value = held[..., : bias.shape[-1], :]
+    attended = F.scaled_dot_product_attention(parts[0], key, value, bias)
+    return attended.transpose(1, 2).reshape(-1, config.hidden)
 
 
 def _join(x: Tensor, y: Tensor, branch: Branch) -> Tensor:

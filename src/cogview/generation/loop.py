@@ -89,6 +89,11 @@ class Batch:
         """How many sequences are generated."""
         return self.tokens.shape[1]
 
+    @property
+    def columns(self) -> int:
+        """Tokens that can come, the width of logits and noise."""
+        return self.decoder.rows.stop - self.decoder.rows.start
+
     def rows(self, request: int) -> slice:
         """The rows of a request: its own, and with guidance that of its negative prompt."""
         return slice(request, None, self.requests)
@@ -108,7 +113,7 @@ class Batch:
 
         Args:
             hidden: (m, h), with guidance those after the negative prompts follow: (2m, h).
-            requests, steps: of each token.
+            requests, steps: of each token; for filter and noise.
             noise: (m, v), of the requests at these steps, where it was drawn already.
         """
         if self.guided:

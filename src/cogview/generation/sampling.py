@@ -12,6 +12,7 @@ logits and taking the largest; then rounding changes a token only where two are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def by_cluster(logits: Tensor, labels: Tensor, k: int, temperature: float = 1.0)
         k: how many clusters are kept, by the sum of their tokens' probabilities (0: all).
         temperature: divides the logits inside a cluster.
     """
-    index, count = labels.expand(logits.shape), int(labels.max()) + 1
+    index, count = labels.expand(logits.shape), _clusters(labels)
     empty = logits.new_full((len(logits), count), -torch.inf)
     masses = logits.new_zeros(empty.shape).scatter_add(1, index, logits.softmax(-1))
     inside = logits / temperature
@@ -66,6 +67,12 @@ def by_cluster(logits: Tensor, labels: Tensor, k: int, temperature: float = 1.0)
     sums = logits.new_zeros(empty.shape).scatter_add(1, index, shifted.exp())
     chance = keep_top_k(masses.log(), k) - sums.log()
     return (chance.gather(1, index) + shifted).masked_fill(logits == -torch.inf, -torch.inf)
+
+
+@lru_cache(maxsize=8)
+def _clusters(labels: Tensor) -> int:
+    """How many clusters there are; counted once, since the answer is waited for."""
+    return int(labels.max()) + 1
 
 
 def restrict(logits: Tensor, sampling: SamplingParams, labels: Tensor | None = None) -> Tensor:
@@ -119,12 +126,15 @@ class Streams:
         """Gumbel noise float32 (b, tokens) for one step."""
         return self._noise(self.keys[step], tokens)
 
-    def gumbel_of(self, images: int | Sequence[int], steps: Sequence[int] | Tensor, tokens: int) -> Tensor:
-        """Gumbel noise float32 (n, tokens) for n steps of one image, or each of its own image."""
+    def gumbel_of(
+        self, images: int | Sequence[int] | Tensor, steps: Sequence[int] | Tensor, tokens: int
+    ) -> Tensor:
+        """Gumbel noise float32 (n, tokens) for n steps of one image, or each of its own image; for tensors of
+        any shapes that broadcast (..., tokens)."""
         return self._noise(self.keys[steps, images], tokens)
 
     def _noise(self, keys: Tensor, tokens: int) -> Tensor:
-        first, second = keys.unbind(1)
+        first, second = keys.unbind(-2)
         bits = torch.arange(tokens, dtype=torch.int32, device=keys.device)
         return _to_gumbel(_mix(_mix(bits ^ first).bitwise_xor_(second)))
 

@@ -7,7 +7,8 @@ Sampling with Forecasting Autoregressive Models*, ICML 2020; *Speculative Couple
 sampled after true tokens only is true. So each forward gives at least one token, and all up to the first
 wrong guess; the rest are better guesses for the next window.
 
-Requests accept different numbers of tokens: each has its own window and its own place in the cache.
+Requests accept different numbers of tokens: each has its own window and its own place in the cache. On a GPU
+most batches are decoded in the same windows by ``static_windows.py``, without a host between two steps.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from cogview.generation.decoder import Segment, read_segments, segment
 from cogview.generation.loop import Batch, OnStep, Strategy
+from cogview.generation.static_windows import suits, windowed
 from cogview.generation.without_model import SMALL, Guesses, window_size
 from cogview.transformer.attention import Causal
 from cogview.types import Decoding
@@ -27,6 +29,7 @@ from cogview.types import Decoding
 SMALL_EXACT = {"int8": 2}  # where each query attends by itself, by precision
 TOKENS = {"cpu": 32, "cuda": 256}  # read in one forward, all rows together; elsewhere as on a CPU
 MOST = {"cpu": 16, "cuda": 32}  # tokens sampled of one request
+CHECK = {"cuda": 16}  # steps between two looks whether all texts have ended, for which the host waits
 
 
 def auto(batch: Batch, on_step: OnStep) -> None:
@@ -41,16 +44,20 @@ def auto(batch: Batch, on_step: OnStep) -> None:
 
 def sequential(batch: Batch, on_step: OnStep) -> None:
     """One token after another, in order; runs of known tokens are read at once."""
+    if batch.tokens.is_cuda and suits(batch):
+        return windowed(batch, on_step, 1)
     tokens, read, step = batch.tokens, 0, -1
     requests = range(batch.requests)
     for step in (tokens < 0).any(1).nonzero().flatten().tolist():
         if read < step:
             batch.read(read, step)
             read = step
-        sampled = batch.sample(batch.hidden, requests, [step] * len(requests))
+        noise = batch.noise.gumbel(step, batch.columns)
+        sampled = batch.sample(batch.hidden, requests, [step] * len(requests), noise)
         tokens[step] = torch.where(tokens[step] < 0, sampled, tokens[step])
         on_step(step + 1, tokens)
-        if batch.stop is not None and bool((tokens[: step + 1] == batch.stop).any(0).all()):
+        check = (step + 1) % CHECK.get(tokens.device.type, 1) == 0
+        if check and batch.stop is not None and bool((tokens[: step + 1] == batch.stop).any(0).all()):
             break
     if step + 1 < len(tokens):
         on_step(len(tokens), tokens)
@@ -58,6 +65,8 @@ def sequential(batch: Batch, on_step: OnStep) -> None:
 
 def jacobi(batch: Batch, on_step: OnStep) -> None:
     """Windows of guesses, each sampled until it is right."""
+    if batch.tokens.is_cuda and suits(batch):
+        return windowed(batch, on_step, _size(batch, batch.requests))
     requests = [
         Guesses(number, batch.tokens[:, number].tolist(), batch.stop) for number in range(batch.requests)
     ]
@@ -90,7 +99,7 @@ class Noise:
     """Noise of a batch, drawn once for each step; kept while a window may ask for it."""
 
     def __init__(self, batch: Batch) -> None:
-        self.streams, self.columns = batch.noise, batch.decoder.rows.stop - batch.decoder.rows.start
+        self.streams, self.columns = batch.noise, batch.columns
         self.kept: dict[tuple[int, int], Tensor] = {}
 
     def of(self, requests: Sequence[int], steps: Sequence[int]) -> Tensor:
