@@ -156,9 +156,10 @@ def _make_parameter(cls: type[Tensor], data: Tensor, requires_grad: bool = False
 
 @contextmanager
 def pretended_cuda() -> Iterator[Pretended]:
-    """A device, and what else a program asks it: free memory, and generators of its own."""
+    """A device, and what else a program asks it: its memory, and generators of its own."""
     with pytest.MonkeyPatch.context() as patch, Pretended() as device:
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(Tensor, "_make_subclass", staticmethod(_make_parameter))
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (1 << 34, 1 << 34))
+        patch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 0)
         yield device

@@ -100,7 +100,7 @@ def middles(height: int, width: int) -> Tensor:
 
 def boxes_of(distances: Tensor) -> Tensor:
     """Left, top, right, bottom (..., 4, H, W) of the boxes that each cell's distances mean."""
-    middle = middles(*distances.shape[-2:])
+    middle = middles(*distances.shape[-2:]).to(distances.device)
     return torch.cat([middle - distances[..., :2, :, :], middle + distances[..., 2:, :, :]], -3)
 
 
@@ -171,7 +171,8 @@ class SceneReader:
 
     def _read(self, pictures: NDArray[np.uint8]) -> list[list[Detection]]:
         size = self.config.things.size
-        answers = self.network(torch.cat([resized(picture, size) for picture in pictures]))
+        device = next(self.network.parameters()).device
+        answers = self.network(torch.cat([resized(picture, size) for picture in pictures]).to(device)).cpu()
         side, seen = pictures.shape[1], [peaks(answer.float()) for answer in answers]
         boxes = [[_scaled(one.box, side) for one in own] for own in seen]
         cuts = [

@@ -76,13 +76,12 @@ class ThingReader(nn.Module):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Features (n, 1280) and probabilities (n, things) of pictures (side, side, 3) of any sizes."""
         self.eval()
-        features, found = [], []
+        device, features, found = self.network.classes.weight.device, list[Tensor](), list[Tensor]()
         for first in range(0, len(pictures), batch):
-            own = self.features(
-                torch.cat([resized(one, self.config.size) for one in pictures[first : first + batch]])
-            )
-            features.append(own)
-            found.append(self.network.classes(own).float().softmax(1))
+            images = [resized(one, self.config.size) for one in pictures[first : first + batch]]
+            own = self.features(torch.cat(images).to(device))
+            features.append(own.cpu())
+            found.append(self.network.classes(own).float().softmax(1).cpu())
             if progress:
                 progress(min(first + batch, len(pictures)), len(pictures))
         empty = torch.zeros(0, FEATURES), torch.zeros(0, len(self.config.things))
