@@ -11,7 +11,7 @@ The backward pass is computed without checks: its devices follow from those of t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -163,3 +163,8 @@ def pretended_cuda() -> Iterator[Pretended]:
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (1 << 34, 1 << 34))
         patch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 0)
         yield device
+
+
+def any_cuda() -> AbstractContextManager[object]:
+    """A GPU where there is one, else one that is pretended."""
+    return nullcontext() if torch.cuda.is_available() else pretended_cuda()

@@ -1,4 +1,4 @@
-"""A run of every task on a pretended CUDA device: training, evaluation, samples, checkpoint and export."""
+"""A run of every task on a GPU, pretended where there is none: training, evaluation, samples, checkpoint and export."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from cogview.training.task import Task
 from cogview.training.tasks.coglm import CogLMTask
 from cogview.training.tasks.transformer import TransformerTask
 from cogview.training.trainer import Trainer
-from tests.pretended import pretended_cuda
+from tests.pretended import any_cuda
 from tests.training import coglm_runs, runs, test_enlarging_task, test_hierarchical_tokenizer_task
 from tests.training import test_image_tokenizer_task as image_tokenizer
 from tests.training import test_super_resolution_task as windowed
+
+pytestmark = pytest.mark.cuda
 
 SHORT: dict[str, Any] = {
     "steps": 2,
@@ -37,7 +39,7 @@ pairs, enlarged = windowed.data, test_enlarging_task.data
 
 
 def losses(task: Task, directory: Path, device: str) -> list[float]:
-    """Of a run of two steps on a device; that on CUDA is pretended."""
+    """Of a run of two steps on a device."""
     prepare_directory(task.recipe, directory, False)
     ranks = Ranks(device=torch.device(device))
     Trainer(task, task.recipe, directory, ranks=ranks).fit()
@@ -48,7 +50,7 @@ def losses(task: Task, directory: Path, device: str) -> list[float]:
 def check(make: Callable[[], Task], directory: Path) -> None:
     """The same losses on both devices, with the same numbers for dropout; Muon rounds more on a GPU."""
     expected = losses(make(), directory / "cpu", "cpu")
-    with pretended_cuda():
+    with any_cuda():
         found = losses(make(), directory / "cuda", "cuda:0")
     assert len(found) == 2 and found == pytest.approx(expected, rel=1e-3)
     assert any((directory / "cuda" / "model").iterdir())

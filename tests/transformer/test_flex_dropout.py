@@ -34,14 +34,14 @@ def kept_table(seeds: Tensor, length: int) -> Tensor:
     return keeps(seeds, CHANCE)(batch, head=heads, query=query, key=key)
 
 
-def written(pattern: Visibility, tensors: list[Tensor], kept: Tensor) -> Tensor:
+def written(pattern: Visibility, tensors: list[Tensor], kept: Tensor, chance: float = CHANCE) -> Tensor:
     query, key, value = tensors
     length = query.shape[2]
-    scores = query @ key.mT / WIDTH**0.5
+    scores = query @ key.mT / query.shape[3] ** 0.5
     bias = pattern.bias(length, length)
     scores = scores if bias is None else scores + bias.double()
     scores = scores.masked_fill(~pattern.dense_mask(length, length), -torch.inf)
-    return (scores.softmax(-1) * kept / (1 - CHANCE)) @ value
+    return (scores.softmax(-1) * kept / (1 - chance)) @ value
 
 
 def with_slopes(out: Tensor, tensors: list[Tensor]) -> list[Tensor]:

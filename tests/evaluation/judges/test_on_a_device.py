@@ -1,17 +1,20 @@
-"""A run of the tasks that train judges on a pretended CUDA device; recipes of the others allow a CPU only."""
+"""A run of the tasks that train judges on a GPU, pretended where there is none; recipes of the others allow a CPU only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig
 from cogview.training.parallel.ranks import Ranks
 from cogview.training.registry import task_class
 from cogview.training.trainer import Trainer
-from tests.pretended import pretended_cuda
+from tests.pretended import any_cuda
+
+pytestmark = pytest.mark.cuda
 
 SHORT = {
     "name": "judge",
@@ -27,7 +30,7 @@ def trains(out: Path, **fields: Any) -> None:
     kind = task_class(fields["task"])
     recipe = kind.recipe_class.model_validate({**SHORT, **fields})
     (out / "run").mkdir()
-    with pretended_cuda():
+    with any_cuda():
         Trainer(kind(recipe), recipe, out / "run", ranks=Ranks(device=torch.device("cuda:0"))).fit()
     assert any((out / "run" / "model").iterdir())
 
