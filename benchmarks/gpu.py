@@ -160,7 +160,7 @@ def decoding(
     windows: list[int],
     device: torch.device,
 ) -> Found:
-    """Tokens a second of a model with random weights, and the share of the bandwidth that reads its weights."""
+    """Tokens a second of a model with random weights, and the share of the bandwidth its weights take."""
     layers, hidden, heads = shapes
     form = SequenceFormat(
         vocabulary=Vocabulary(image_codes=codes, text_pieces=1000), text_slots=16, grid=(grid, grid)

@@ -1,4 +1,4 @@
-"""A run of every task on a GPU, pretended where there is none: training, evaluation, samples, checkpoint and export."""
+"""A run of every task on a GPU, pretended where there is none: training, evaluation, checkpoint, export."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from cogview.training import throughput
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
 from cogview.training.parallel.ranks import Ranks
@@ -36,6 +37,13 @@ SHORT: dict[str, Any] = {
 images = image_tokenizer.pictures
 squares = test_hierarchical_tokenizer_task.pictures
 pairs, enlarged = windowed.data, test_enlarging_task.data
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device's rate is measured by products for a GPU, which take seconds on a pretended one."""
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setitem(throughput.SIDES, kind, 64)
 
 
 def losses(task: Task, directory: Path, device: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""A run of the tasks that train judges on a GPU, pretended where there is none; recipes of the others allow a CPU only."""
+"""Tasks that train judges on a GPU, pretended where there is none; recipes of the others allow a CPU only."""
 
 from __future__ import annotations
 
