@@ -32,8 +32,8 @@ import cogview
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import Batch, OnStep, SequenceRequest, Strategy
-from cogview.generation.windows import Window as StaticWindow
-from cogview.generation.windows import windowed
+from cogview.generation.static_windows import Window as StaticWindow
+from cogview.generation.static_windows import windowed
 from cogview.sequences import SequenceFormat
 from cogview.transformer.attention import CrossResolution, Local, ThreeRegion, Visibility, Window
 from cogview.transformer.attention.pattern import attend_fused, attend_written

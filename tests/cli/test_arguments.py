@@ -108,6 +108,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["generate", "a cat", "--sparse", "1,2"], "--sparse 1,2"),
     (["generate", "a cat", "--threads", "0"], "--threads"),
     (["generate", "a cat", "--device", "tpu"], "--device tpu: give auto, cpu, cuda, cuda:N or mps"),
+    (["train", "recipe.yaml", "--device", "tpu"], "--device tpu: give auto, cpu, cuda, cuda:N or mps"),
     (["generate", "  "], "the prompt is empty"),
     (["upscale", "some.png", "--times", "5"], "times is 5"),
     (["upscale", "some.png", "--detail", "2"], "--detail"),

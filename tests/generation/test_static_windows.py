@@ -12,8 +12,8 @@ from cogview.generation import static_windows
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import Batch, OnStep, SequenceRequest
-from cogview.generation.strategies import sequential
 from cogview.generation.static_windows import suits, windowed
+from cogview.generation.strategies import sequential
 from cogview.types import SamplingParams
 from tests.generation import tiny
 from tests.generation.engines import CODES, make_engine, prompts, tokens

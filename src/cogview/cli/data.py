@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import BeforeValidator
 
-from cogview.cli.options import JSON, Existing, MaybeExisting, MaybeModelName, ModelName, grouped
+from cogview.cli.options import (
+    JSON,
+    Check,
+    Existing,
+    MaybeExisting,
+    MaybeModelName,
+    ModelName,
+    check_device,
+    grouped,
+)
 from cogview.cli.output import bar, writing
 from cogview.config import Config, option
 from cogview.data.images import Limits
@@ -186,7 +195,9 @@ class Building(Config):
     ranks: int | None = option(
         None, "How many machines or GPUs share the build; each takes its own part.", shown="the same", ge=1
     )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N; auto takes the GPU of this rank.")
+    device: Annotated[str, Check(check_device)] = option(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto takes the GPU of this rank."
+    )
     batch: int = option(64, "Pictures encoded at once.", ge=1)
     shard_records: int = option(4096, "Records of the source to a shard.", ge=1)
     restart: bool = option(False, "Delete an earlier build and begin again.")

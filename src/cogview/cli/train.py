@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogview.cli.options import check_device
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,6 +26,9 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field (optimizer.lr=1e-3)."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps (default: the recipe's).")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run directory (default: runs/NAME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in it.")] = False,
@@ -53,17 +58,18 @@ def train(
     from cogview.errors import CogViewError, TrainingDiverged
 
     console = Console(stderr=True)
+    overrides = [*(overrides or ()), *([f"device={check_device(device)}"] if device else ())]
     with _said_once():
         if recipe is None and not (resume and out):
             raise CogViewError("give a recipe, or --resume with --out to go on with a run")
         path = recipe or _saved(out)
-        load_yaml(path, overrides or ())  # before PyTorch is imported
+        load_yaml(path, overrides)  # before PyTorch is imported
         from cogview.training.launch import begin, meet
         from cogview.training.parallel.ranks import ElsewhereError, launched_world
         from cogview.training.registry import read_recipe, task_class
         from cogview.training.trainer import Trainer
 
-        given = read_recipe(path, overrides or ())
+        given = read_recipe(path, overrides)
         directory = out or Path("runs") / given.name
         words = _words(recipe, overrides, directory, processes)
         if processes > 1 and launched_world() == 1:

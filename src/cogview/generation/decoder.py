@@ -311,7 +311,7 @@ def read_segments(
 def read_window(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, places: Tensor, bias: Tensor
 ) -> Tensor:
-    """Read as many tokens of every row, each row at a place of its own; what the cache counts as filled stays.
+    """Read as many tokens of every row, each row at a place of its own; the cache's length stays.
 
     All shapes are the same wherever the rows stand, and nothing waits for the device, so that a CUDA graph
     can hold the call.

@@ -92,7 +92,8 @@ class Batch:
     @property
     def columns(self) -> int:
         """Tokens that can come, the width of logits and noise."""
-        return self.decoder.rows.stop - self.decoder.rows.start
+        count: int = self.decoder.rows.stop - self.decoder.rows.start
+        return count
 
     def rows(self, request: int) -> slice:
         """The rows of a request: its own, and with guidance that of its negative prompt."""

@@ -82,4 +82,5 @@ def attend_dropped(
     _, every = flex(query, key, value.detach(), score_mod=score, block_mask=block_mask, return_aux=asked)
     out, some = flex(query, key, value, score_mod=score_kept, block_mask=block_mask, return_aux=asked)
     share: Tensor = (some.lse - every.lse).exp()[..., None] / (1 - chance)
-    return (out * share).to(out.dtype)
+    whole: Tensor = out * share
+    return whole.to(value.dtype)
