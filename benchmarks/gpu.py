@@ -1,7 +1,7 @@
 """Everything that only a GPU shows, in one unattended run: tests, kernels, decoding, numerics.
 
-    python benchmarks/gpu.py --output benchmarks/results/gpu.json
-    python benchmarks/gpu.py --rehearse          # all of it at a tiny size on the CPU, in a minute
+    python benchmarks/gpu.py
+    python benchmarks/gpu.py --rehearse   # all of it at a tiny size on the CPU, in a minute
 
 Each part is written as soon as it is measured, with its command's seconds; what is in the file already is not
 measured again, and what fails is noted and the next part begins. Attention is measured at 64 x 64 tokens,
@@ -224,13 +224,15 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "gpu.json")
+    parser.add_argument("--output", type=Path, help="default: results/gpu.json, of a rehearsal in runs/")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--only", action="append", metavar="PART", help="parts whose name begins so")
     given = parser.parse_args(words)
+    output = given.output or ROOT / ("runs/gpu.json" if given.rehearse else "benchmarks/results/gpu.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
     device = torch.device("cpu" if given.rehearse else "cuda")
     name = platform.machine() if given.rehearse else torch.cuda.get_device_name()
-    found: Found = json.loads(given.output.read_text()) if given.output.exists() else {}
+    found: Found = json.loads(output.read_text()) if output.exists() else {}
     found |= {"device": name, "torch": torch.__version__, "cogview": cogview.__version__}
     for part, run in parts(given.rehearse, device).items():
         wanted = not given.only or any(part.startswith(one) for one in given.only)
@@ -242,7 +244,7 @@ def main(words: list[str] | None = None) -> None:
         except Exception:  # the next part may work
             measured = {"failed": traceback.format_exc().splitlines()[-6:]}
         found[part] = measured | {"seconds": round(time.perf_counter() - began, 1)}
-        given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(part, json.dumps(found[part])[:2000], flush=True)
 
 

@@ -113,3 +113,17 @@ def test_a_paragraph_with_an_old_result_or_hash_says_so(page: Path, shipped: set
         shown = re.findall(r"`([0-9a-f]{12,64})`", paragraph)
         old |= {one for one in shown if not any(whole.startswith(one) for whole in shipped)}
         assert not old or "earlier model" in paragraph, paragraph[:200]
+
+
+def test_what_a_gpu_shows_is_rehearsed_and_not_measured_twice(tmp_path: Path) -> None:
+    """Kernels and decoding of gpu.py at a tiny size: every way is timed, and a second run keeps what is there."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "gpu.py"))
+    words = ["--rehearse", "--output", str(tmp_path / "gpu.json"), "--only", "kernels", "--only", "decoding"]
+    script["main"](words)
+    first = json.loads((tmp_path / "gpu.json").read_text())
+    assert len(first["kernels"]) == 1 + 3 * 2 * 3  # seconds; patterns, dropout or none, ways
+    assert all(way["both_ms"] > 0 for name, way in first["kernels"].items() if name != "seconds")
+    ways = ("one token, no graph", "window 1", "window 4")
+    assert all(first["decoding tiny"][f"batch 2, {way}"]["tokens_per_second"] > 0 for way in ways)
+    script["main"](words)
+    assert json.loads((tmp_path / "gpu.json").read_text()) == first

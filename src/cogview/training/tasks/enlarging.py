@@ -41,9 +41,8 @@ COPIED = {"decoder_qkv": "qkv", "decoder_out": "out"}
 class EnlargingRecipe(Recipe):
     """What both recipes have. ``init`` is a CogLM (a family, a run or its directory), or a model of the same
     task to go on with (``pictogram-2/direct``). window: rows and columns of the local attention, by default
-    9 x 9 or those of the model in init. attention_dropout: another than that of the model in init; the GPU's
-    kernel has none, and with some the slower tiles are taken. ``data``, ``split``, ``sources``, ``mixture``
-    and ``validation`` are as in the transformer's recipe.
+    9 x 9 or those of the model in init. attention_dropout: another than that of the model in init. ``data``,
+    ``split``, ``sources``, ``mixture`` and ``validation`` are as in the transformer's recipe.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation"}
