@@ -47,6 +47,7 @@ SLOW = (  # rooms and files that train models, start processes or draw with the 
     "training/test_image_tokenizer_task.py",
     "training/test_kill.py",
     "training/test_lora_training.py",
+    "training/test_on_a_device.py",
     "training/test_super_resolution_task.py",
     "training/test_sweep.py",
     "training/test_train_on.py",

@@ -116,7 +116,7 @@ def test_a_paragraph_with_an_old_result_or_hash_says_so(page: Path, shipped: set
 
 
 def test_what_a_gpu_shows_is_rehearsed_and_not_measured_twice(tmp_path: Path) -> None:
-    """Kernels and decoding of gpu.py at a tiny size: every way is timed, and a second run keeps what is there."""
+    """Kernels and decoding of gpu.py at a tiny size: each way is timed; a second run keeps what is there."""
     script = runpy.run_path(str(ROOT / "benchmarks" / "gpu.py"))
     words = ["--rehearse", "--output", str(tmp_path / "gpu.json"), "--only", "kernels", "--only", "decoding"]
     script["main"](words)
