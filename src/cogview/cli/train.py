@@ -27,9 +27,6 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field (optimizer.lr=1e-3)."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps (default: the recipe's).")
-    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run directory (default: runs/NAME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in it.")] = False,
     auto_resume: Annotated[
@@ -44,6 +41,9 @@ def train(
             "--processes", min=1, help="Share each batch among so many processes of this machine: its GPUs."
         ),
     ] = 1,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps (default: the recipe's).")
+    ] = None,
 ) -> None:
     """Train a model from a recipe; stop it with Ctrl-C and go on with --resume.
 
