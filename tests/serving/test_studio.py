@@ -388,6 +388,7 @@ def test_a_folder_becomes_a_model_that_generates(
     assert page.locator(".sheets img").count() > 1  # samples on the way, and those of the model
     assert page.locator(".curve").count() == 2
     page.get_by_role("button", name="Generate with it").click()
+    page.wait_for_function("() => document.querySelector('#prompt').value !== ''")
     assert page.input_value("#model") == "my-shapes" and page.input_value("#prompt") == "a plain square"
     draw(page, "a plain square", n=1)
     picture = Image.open(download_of(page, tmp_path / "made"))
