@@ -28,7 +28,7 @@ from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
 from cogview.generation.pixel_prior import KNOWN, PAINTED, PixelLikelihood, PixelPrior
 from cogview.generation.super_resolution import Small, enlarge
-from cogview.generation.windows import scale_of
+from cogview.generation.windows import scale_of, stages_of
 from cogview.sequences.cogview import SequenceFormat
 from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
@@ -73,12 +73,7 @@ class Upscaler:
 
     def stages(self, times: int) -> int:
         """How often the model is applied; CogViewError where its scale does not make ``times``."""
-        scale, stages = scale_of(self.form), 1
-        while scale > 1 and scale**stages < times:
-            stages += 1
-        if scale**stages != times:
-            raise CogViewError(f"times is {times}; this model enlarges {scale} or {scale**2} times")
-        return stages
+        return stages_of(self.form, times)
 
     @torch.inference_mode()
     def read(self, image: Image.Image, times: int, size: int | None = None) -> Original:

@@ -56,6 +56,16 @@ def scale_of(form: SequenceFormat) -> int:
     return scale
 
 
+def stages_of(form: SequenceFormat, times: int) -> int:
+    """How often a model is applied to enlarge ``times``; CogViewError where its scale does not make it."""
+    scale, stages = scale_of(form), 1
+    while scale > 1 and scale**stages < times:
+        stages += 1
+    if scale**stages != times:
+        raise CogViewError(f"times is {times}; this model enlarges {scale} or {scale**2} times")
+    return stages
+
+
 @lru_cache(maxsize=64)
 def sliding_windows(target: Size, window: Size, scale: int = 2) -> tuple[Window, ...]:
     """The windows over a picture of ``target`` (rows, columns) codes, in the order they are drawn.

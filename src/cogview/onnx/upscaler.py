@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cogview.errors import CogViewError
-from cogview.generation.windows import Window, plan, scale_of, stream_of, turns, under, view
+from cogview.generation.windows import Window, plan, scale_of, stages_of, stream_of, turns, under, view
 from cogview.onnx.decoding import Engine, Request
 from cogview.onnx.draws import Floats
 from cogview.onnx.sessions import Exported
@@ -50,12 +50,7 @@ class Upscaler:
 
     def stages(self, times: int) -> int:
         """How often the model is applied; CogViewError where its scale does not make ``times``."""
-        scale, stages = scale_of(self.form), 1
-        while scale > 1 and scale**stages < times:
-            stages += 1
-        if scale**stages != times:
-            raise CogViewError(f"times is {times}; this model enlarges {scale} or {scale**2} times")
-        return stages
+        return stages_of(self.form, times)
 
     def read(self, image: Image.Image, times: int) -> Original:
         """Tokenise an RGB image; CogViewError where the result would have more than ``MAX_CODES`` codes."""
