@@ -41,7 +41,7 @@ class Verb:
 USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
 VERBS = (
     Verb("generate", "generate:generate", "Draw pictures for a sentence, Chinese or English.", USE),
-    Verb("edit", "edit:edit", "Draw part of a picture anew, by a sentence.", USE),
+    Verb("edit", "edit:edit", "Edit part of a picture by a sentence.", USE),
     Verb("upscale", "upscale:upscale", "Enlarge pictures, drawing what they do not show.", USE),
     Verb("caption", "caption:caption", "Describe pictures, in Chinese or English.", USE),
     Verb("score", "rerank:score", "Tell how well texts describe pictures.", USE),

@@ -92,7 +92,7 @@ class Results(Config):
 
 @grouped()
 def edit(area: Area, results: Results, output: Folder) -> None:
-    """Draw part of a picture anew, by a sentence.
+    """Edit part of a picture by a sentence.
 
     Examples:
 

@@ -205,7 +205,7 @@ class Builder:
             return journal
         if not restart and self.out.is_dir() and any(map(_is_foreign, self.out.iterdir())):
             raise CogViewError(
-                f"{self.out} is not empty; give a new directory or --restart to build there anew"
+                f"{self.out} is not empty; give a new directory or --restart to build there again"
             )
         self._save(journal)
         return journal
@@ -278,7 +278,7 @@ class Builder:
                 if tally.records != size:
                     raise CogViewError(
                         f"the source ended after {number * settings.shard_records + tally.records:,} of "
-                        f"{self.records:,} records; did it change? build anew with --restart"
+                        f"{self.records:,} records; did it change? build again with --restart"
                     )
                 names, before = names.with_those_of(tally.report()), before + size
                 block = Block(
@@ -381,11 +381,11 @@ def _check_same(journal: Journal, path: Path) -> None:
     try:
         found = read_json(Journal, path)
     except CogViewError as error:
-        raise CogViewError(f"{error}; build anew with --restart") from error
+        raise CogViewError(f"{error}; build again with --restart") from error
     if found != journal:
         raise CogViewError(
             f"{path.parent} was begun from other data, tokenizers or settings; "
-            "use those, or --restart to build anew"
+            "use those, or --restart to build again"
         )
 
 

@@ -46,7 +46,7 @@ export const TEXTS = {
     train_drop: "Drop a folder of images here.", choose_folder: "Choose a folder", choose_files: "Choose images",
     train_chosen: "{images} images, {captions} caption files, {size} MB",
     train_captions: "A text file beside an image (cat.png, cat.txt) is its caption. Other images are named after their file or folder. The images are stored on the server.",
-    train_name: "Name of the model", train_name_hint: "Small letters, digits and dashes", train_size: "Size of the model", train_start: "Start from", train_from_nothing: "nothing (learn all anew)",
+    train_name: "Name of the model", train_name_hint: "Small letters, digits and dashes", train_size: "Size of the model", train_start: "Start from", train_from_nothing: "nothing (learn from scratch)",
     size_tiny: "tiny", size_small: "small", size_base: "base", size_large: "large",
     size_tiny_hint: "36 pixels, minutes on one CPU core: to try things out.", size_small_hint: "72 pixels, a quarter of an hour on two cores: hundreds of drawings or icons.",
     size_base_hint: "72 pixels, hours on a CPU: thousands of images.", size_large_hint: "128 pixels, a day on a GPU: hundreds of thousands of photographs.",
