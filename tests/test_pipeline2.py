@@ -141,7 +141,7 @@ def test_captions_and_scores(model: CogView2) -> None:
 def by_hand(model: CogView2, picture: GeneratedImage, text: str, language: str) -> float:
     """The mean over the pieces, token by token, of -log p among what is no code."""
     form: Any = model.text_to_image.format
-    transformer, pieces = model._coglm, tiny.text_tokenizer().encode(text)
+    transformer, pieces = model._coglm.model, tiny.text_tokenizer().encode(text)
     prompt = form.caption_prompt(picture.codes, language)
     ids, positions, total = prompt.ids.tolist(), prompt.positions.tolist(), 0.0
     for number, piece in enumerate(pieces):

@@ -73,7 +73,7 @@ def transformer(seed: int = 0, **changes: Any) -> Transformer:
     return model
 
 
-def write(directory: Path, upscaling: bool = False, captioning: bool = False) -> Path:
+def write(directory: Path, upscaling: bool = False, captioning: bool = False, editing: bool = False) -> Path:
     """The family ``tiny`` under ``directory``, with pictures of 16 x 16 pixels; perhaps it does more too."""
     torch.manual_seed(1)
     shape = ImageTokenizerConfig(
@@ -98,6 +98,12 @@ def write(directory: Path, upscaling: bool = False, captioning: bool = False) ->
         parts["caption"] = directory / "parts" / "caption"
         transformer(seed=3).save(parts["caption"])
         roles["caption"] = Role(directory="caption", sequences=caption_form())
+    if editing:
+        from tests.generation import tiny2
+
+        parts["coglm"] = directory / "parts" / "coglm"
+        tiny2.transformer().save(parts["coglm"])
+        roles["coglm"] = Role(directory="coglm", sequences=tiny2.form())
     prints = Fingerprints(
         image_tokenizer=ImageTokenizer.from_directory(parts["image_tokenizer"]).fingerprint,
         text_tokenizer=text_tokenizer().fingerprint,

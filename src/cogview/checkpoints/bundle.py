@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 FILE = "family.json"
 MODEL, LORA = ("config.json", "model.safetensors"), ("lora.json", "lora.safetensors")
-BASE, CAPTION, UPSCALING, DIRECT, ITERATIVE = "base", "caption", "super_resolution", "direct", "iterative"
+BASE, CAPTION, COGLM = "base", "caption", "coglm"
+UPSCALING, DIRECT, ITERATIVE = "super_resolution", "direct", "iterative"
 DOES = {
     "generate": "generate pictures",
     "edit": "edit pictures",
@@ -118,8 +119,11 @@ class FamilyConfig(Config):
 
     @model_validator(mode="after")
     def _one_vocabulary(self) -> Self:
+        """Codes and pieces are those of the tokenizers; control tokens may be a role's own."""
+        shared = ("image_codes", "text_pieces", "languages")
         for name, role in self.roles.items():
-            if role.sequences.vocabulary != self.vocabulary:
+            own = role.sequences.vocabulary
+            if any(getattr(own, field) != getattr(self.vocabulary, field) for field in shared):
                 raise ValueError(f"roles.{name}.sequences.vocabulary is not the family's vocabulary")
         for field in ("style_defaults", "style_direct"):
             for name in getattr(self, field):
@@ -130,10 +134,9 @@ class FamilyConfig(Config):
     @property
     def abilities(self) -> tuple[str, ...]:
         """What the server and the command line list: generate, edit, upscale, caption, score."""
-        base = self.roles.get(BASE)
-        edits = base is not None and base.sequences.kind == "coglm"
+        edits = self.coglm is not None
         found = [
-            *(["generate"] if base is not None else []),
+            *(["generate"] if BASE in self.roles else []),
             *(["edit"] if edits else []),
             *(["upscale"] if UPSCALING in self.roles else []),
             *(["caption", "score"] if edits or CAPTION in self.roles else []),
@@ -141,9 +144,15 @@ class FamilyConfig(Config):
         return tuple(found)
 
     @property
+    def coglm(self) -> str | None:
+        """The role that is a CogLM, which inpaints, captions and scores (CogView2); None without one."""
+        able = (name for name in (BASE, COGLM) if name in self.roles)
+        return next((name for name in able if self.roles[name].sequences.kind == "coglm"), None)
+
+    @property
     def two_stage(self) -> bool:
         """Whether ``generate`` upscales what it generates, by models of the family (CogView2)."""
-        return DIRECT in self.roles
+        return DIRECT in self.roles and self.coglm == BASE
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -1,11 +1,11 @@
 """CogView's composition: a text-to-image transformer, and what else its family has of captioning and
-super-resolution, each a transformer of its own (section 3)."""
+super-resolution, each a transformer of its own (section 3), or a CogLM beside it, which edits as well."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
-from cogview.checkpoints.bundle import BASE, CAPTION, UPSCALING
+from cogview.checkpoints.bundle import BASE, CAPTION, COGLM, UPSCALING
 from cogview.data.images import square
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
@@ -14,9 +14,11 @@ from cogview.generation.engine import Engine
 from cogview.generation.sparse import Sparse
 from cogview.pipelines.base import AnyImage, GeneratedImage, opened
 from cogview.pipelines.captioning import Captioning
+from cogview.pipelines.coglm import CogLM
 from cogview.pipelines.engines import make_engine
+from cogview.pipelines.inpainting import Inpainting
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.super_resolution import WindowedSuperResolution
+from cogview.pipelines.super_resolution import TwoStageSuperResolution, WindowedSuperResolution
 from cogview.pipelines.text_to_image import TextToImage
 from cogview.sequences import SequenceFormat, of_type
 from cogview.tokenizers.loading import encode_image
@@ -30,6 +32,7 @@ class CogView(Pipeline):
         for role, kind, does in (
             (BASE, "text_to_image", "draw"),
             (CAPTION, "image_to_text", "describe pictures"),
+            (COGLM, "coglm", "edit pictures"),
         ):
             if role in self.bundle.config.roles and self.bundle.role(role).sequences.kind != kind:
                 other = self.bundle.role(role).sequences.kind
@@ -56,8 +59,19 @@ class CogView(Pipeline):
         return TextToImage(self.components, self._format(BASE), load)
 
     @cached_property
+    def _coglm(self) -> CogLM:
+        self._require("edit", "CogLM")
+        return CogLM(self.components, COGLM)
+
+    @cached_property
+    def _inpainting(self) -> Inpainting:
+        return self._coglm.inpainting(None)
+
+    @cached_property
     def captioning(self) -> Captioning:
         self._require("caption", CAPTION)
+        if CAPTION not in self.bundle.config.roles:
+            return self._coglm.captioning
         format, rows = self._format(CAPTION), self.bundle.check(CAPTION).vocab_size
 
         def load() -> Engine:
@@ -67,16 +81,20 @@ class CogView(Pipeline):
         return Captioning(self.components, format, load, self._image_codes)
 
     def _image_codes(self, image: AnyImage) -> Ids:
-        """Codes of an image for the caption model: the centre square, resized as its training did."""
+        """Codes of an image for the other models: the centre square, resized as its training did."""
         shown = image.image if isinstance(image, GeneratedImage) else opened(image)[0]
-        released = self.bundle.check(CAPTION).numerics == "released"
+        described = CAPTION in self.bundle.config.roles
+        released = described and self.bundle.check(CAPTION).numerics == "released"
         size = self.image_tokenizer.image_size
         preprocessing = Preprocessing(size=size, resample="bilinear" if released else "box")
         return encode_image(self.image_tokenizer, square(shown, preprocessing))
 
     @cached_property
-    def super_resolution(self) -> WindowedSuperResolution:
+    def super_resolution(self) -> WindowedSuperResolution | TwoStageSuperResolution:
         self._require("upscale", UPSCALING)
+        if UPSCALING not in self.bundle.config.roles:
+            encode = self._coglm.image_codes if self.bundle.config.coglm else self._image_codes
+            return TwoStageSuperResolution.of(self.components, encode)
         found = self.bundle.role(UPSCALING).sequences
         if found.kind != "super_resolution":
             name = self.bundle.config.name

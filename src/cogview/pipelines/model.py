@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cogview.checkpoints import hub
-from cogview.checkpoints.bundle import BASE, ModelBundle
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.checkpoints.components import Components
 from cogview.errors import CogViewError
 from cogview.pipelines.base import (
@@ -183,8 +183,7 @@ class Pipeline(HubMixin):
     @property
     def _inpainting(self) -> Inpainting:
         """The part that edits; UnsupportedTask where the family has none."""
-        kind = self.bundle.role(BASE).sequences.kind
-        raise self.bundle.config.unsupported("edit", f": its {BASE} model only draws ({kind})")
+        raise self.bundle.config.unsupported("edit")
 
     def _require(self, task: str, role: str) -> None:
         """UnsupportedTask where the family lacks a task for want of a role."""

@@ -41,7 +41,7 @@ from cogview.pipelines.base import (
     opened,
 )
 from cogview.pipelines.engines import make_engine
-from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat
+from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat, of_type
 from cogview.tokenizers.loading import decode_image, encode_image
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
 
@@ -203,6 +203,15 @@ class TwoStageSuperResolution:
             iterative,
             encode,
         )
+
+    @classmethod
+    def of(cls, components: Components, encode: Callable[[AnyImage], Ids]) -> TwoStageSuperResolution:
+        """That of a family with a direct model; ``encode`` gives an image's low-resolution codes."""
+        roles = components.bundle.config.roles
+        direct = of_type(roles[DIRECT].sequences, DirectFormat)
+        iterative = of_type(roles[ITERATIVE].sequences, IterativeFormat) if ITERATIVE in roles else None
+        assert direct is not None and (iterative is not None or ITERATIVE not in roles)
+        return cls(components, direct, iterative, encode)
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -283,7 +283,7 @@ def _config(
     before = start.config if start else None
     fields: dict[str, Any] = {
         "name": out.name,
-        "vocabulary": next(iter(roles.values())).sequences.vocabulary,
+        "vocabulary": roles.get(BASE, next(iter(roles.values()))).sequences.vocabulary,
         "roles": dict(roles),
         "styles": {**(before.styles if before else {}), **settings.styles},
         "defaults": settings.defaults or (before.defaults if before else SamplingParams()),

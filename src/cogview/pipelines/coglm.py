@@ -1,0 +1,75 @@
+"""What one CogLM does: generate, inpaint, caption and score, because of what of a sequence is masked
+(CogView2, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from cogview.checkpoints.bundle import BASE
+from cogview.checkpoints.components import Components
+from cogview.generation.captioning import text_rows
+from cogview.generation.engine import Engine
+from cogview.generation.scoring import released_score
+from cogview.pipelines.base import AnyImage
+from cogview.pipelines.captioning import Captioning
+from cogview.pipelines.engines import make_engine
+from cogview.pipelines.inpainting import Inpainting, square_codes
+from cogview.pipelines.super_resolution import TwoStageSuperResolution
+from cogview.pipelines.text_to_image import TextToImage
+from cogview.sequences import CogLMFormat, of_type
+from cogview.transformer.model import Transformer
+from cogview.types import Ids
+
+
+class CogLM:
+    """The CogLM of a family, read at first use.
+
+    Attributes:
+        role: which of the family's roles it is.
+        format: its sequences.
+    """
+
+    def __init__(self, components: Components, role: str = BASE) -> None:
+        self.components, self.role = components, role
+        found = of_type(components.bundle.role(role).sequences, CogLMFormat)
+        assert found is not None
+        self.format = found
+
+    @cached_property
+    def model(self) -> Transformer:
+        """The transformer."""
+        return self.components.transformer(self.role)
+
+    @cached_property
+    def text_to_image(self) -> TextToImage:
+        """The part that generates."""
+        rows = slice(0, self.components.bundle.config.vocabulary.image_codes)
+
+        def load() -> Engine:
+            return make_engine(self.components, self.model, rows, self.components.clusters)
+
+        return TextToImage(self.components, self.format, load)
+
+    @cached_property
+    def captioning(self) -> Captioning:
+        """The part that captions and scores."""
+
+        def load() -> Engine:
+            rows = text_rows(self.format.vocabulary, self.model.config.vocab_size)
+            return make_engine(self.components, self.model, rows)
+
+        def released(codes: Ids, text: Sequence[int]) -> float:
+            return released_score(self.model, self.format, codes, np.array(text), self.components.precision)
+
+        return Captioning(self.components, self.format, load, self.image_codes, released)
+
+    def inpainting(self, upper: TwoStageSuperResolution | None) -> Inpainting:
+        """The part that edits; ``upper`` enlarges what is larger than the CogLM's images."""
+        return Inpainting(self.components, self.format, lambda: self.text_to_image.engine, upper)
+
+    def image_codes(self, image: AnyImage) -> Ids:
+        """An image's codes (rows * columns,): over white, as a square."""
+        return square_codes(self.components, self.format, image)
