@@ -1,0 +1,109 @@
+"""Ray, for work on many machines: an extra (``pip install "cogview[ray]"``), imported where it is asked for.
+
+Ray (https://docs.ray.io) places workers on the machines of a cluster, notices when one dies, starts another
+and runs its part of the work again. A part therefore may run more than once, and has to leave its result in
+one step: a file or a directory that is written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from cogview.errors import CogViewError
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+Run = Callable[[Part], Result]
+
+LOCAL = "local"
+RETRIES = 20  # of a part whose worker died; one that always ends its worker must not go on for ever
+OBJECTS = 100 << 20  # bytes of shared memory; parts and results are small
+
+
+@contextmanager
+def connected(address: str = LOCAL, workers: int | None = None) -> Iterator[Any]:
+    """The module ``ray``, connected to a cluster until the end of the block.
+
+    Where this process is connected already, that connection is used and kept.
+
+    Args:
+        address: ``local`` starts a cluster on this machine for the length of the block; ``auto`` takes the
+            one this machine belongs to; ``HOST:PORT`` or ``ray://HOST:PORT`` one elsewhere.
+        workers: how many workers a local cluster has room for; None: one a core.
+
+    Raises:
+        CogViewError: Ray is not installed, or there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise CogViewError('Ray is not installed; run pip install "cogview[ray]"') from None
+    if ray.is_initialized():
+        yield ray
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    local = {"num_cpus": workers, "object_store_memory": OBJECTS, "include_dashboard": False}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address, **quiet, **(local if address == LOCAL else {}))
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise CogViewError(
+            f"--ray {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); start one with "
+            f"`ray start --head`, or give {LOCAL}",
+            field="ray",
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def spread(
+    ray: Any, make: Callable[[], Run[Part, Result]], parts: Sequence[Part], workers: int | None = None
+) -> Iterator[Result]:
+    """The results of all parts, in the order in which they are done.
+
+    Args:
+        ray: as from :func:`connected`.
+        make: called once in each worker; gives the function that is called with each part. Pickled.
+        workers: how many run at a time; None: one for each GPU of the cluster, or for each core.
+
+    Raises:
+        CogViewError: one that a worker raised, or a part ended its worker again and again.
+    """
+    from ray.util import ActorPool
+
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0))
+    count = min(len(parts), workers or gpus or int(there.get("CPU", 1)))
+    kind = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_restarts=-1, max_task_retries=RETRIES)(Worker)
+    pool = ActorPool([kind.remote(make) for _ in range(count)])
+    try:
+        yield from pool.map_unordered(lambda worker, part: worker.run.remote(part), parts)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CogViewError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise CogViewError(
+            f"a part of the work ended its worker {RETRIES + 1} times ({error.__class__.__name__}); is there "
+            "enough memory for a model in each worker?"
+        ) from error
+
+
+class Worker(Generic[Part, Result]):
+    """What runs in a process of Ray's."""
+
+    def __init__(self, make: Callable[[], Run[Part, Result]]) -> None:
+        self._make = make
+        self._run: Run[Part, Result] | None = None
+
+    def run(self, part: Part) -> Result:
+        """The result of one part; what is needed for it is made with the first one."""
+        if self._run is None:
+            self._run = self._make()
+        return self._run(part)
