@@ -100,6 +100,19 @@ def test_the_compose_file_is_valid(tmp_path: Path) -> None:
     assert subprocess.run([*check, str(wrong)], check=False, capture_output=True).returncode == 1
 
 
+def test_the_configuration_of_ray_serve_is_valid() -> None:
+    missing = "the extra `replicas` is not installed"
+    schema = pytest.importorskip("ray.serve.schema", reason=missing, exc_type=ImportError)
+    from cogview.serving import replicas
+
+    told = schema.ServeDeploySchema(**yaml.safe_load((DEPLOY / "ray" / "cogview.yaml").read_text("utf-8")))
+    [application] = told.applications
+    module, _, name = application.import_path.partition(":")
+    assert module == replicas.__name__ and hasattr(replicas, name)
+    given = replicas.Replicas.model_validate(application.args)
+    assert given.replicas > 1 and given.api_key_file is not None  # it listens to other machines
+
+
 def test_the_unit_is_valid(tmp_path: Path) -> None:
     """By systemd itself where it is installed; what it says of a program that is not there is no fault."""
     found = unit()

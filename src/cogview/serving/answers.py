@@ -118,7 +118,8 @@ class Answer:
             "revised_prompt": done.caption,
         }
         if self.asked.response_format == "url":
-            return {"url": f"{self.base}v1/pictures/{self.server.shelf.put(data, kind)}", **told}, facts
+            name = await run_in_threadpool(self.server.shelf.put, data, kind)
+            return {"url": f"{self.base}v1/pictures/{name}", **told}, facts
         return {"b64_json": base64_text(data), **told}, facts
 
 

@@ -193,7 +193,7 @@ def _add_pages(app: FastAPI, server: Server) -> None:
 
     @app.get("/v1/pictures/{name}")
     async def picture(name: str) -> Response:
-        found = server.shelf.get(name)
+        found = await run_in_threadpool(server.shelf.get, name)
         if found is None:
             raise ApiError(404, "there is no such picture, or not any more", code="not_found")
         return Response(found[0], media_type=found[1])
