@@ -3,6 +3,8 @@
 import json
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from cogview.checkpoints.provenance import model_hash
 from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
+from tests.generation import tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -127,3 +130,46 @@ def test_what_a_gpu_shows_is_rehearsed_and_not_measured_twice(tmp_path: Path) ->
     assert all(first["decoding tiny"][f"batch 2, {way}"]["tokens_per_second"] > 0 for way in ways)
     script["main"](words)
     assert json.loads((tmp_path / "gpu.json").read_text()) == first
+
+
+def test_what_became_of_requests_under_load_is_counted() -> None:
+    """Of four requests one is never answered, one twice, one wrongly."""
+    summary = runpy.run_path(str(ROOT / "benchmarks" / "server_load.py"))["summary"]
+    answers = [
+        (0, 1.0, True, [200]),
+        (1, 2.0, True, [0, 500, 200]),
+        (1, 3.0, True, [200]),
+        (2, 4.0, False, [200]),
+    ]
+    lines: list[dict[str, Any]] = [{"number": number, "asked": True} for number in range(4)]
+    lines += [
+        {"number": number, "answered": True, "seconds": seconds, "right": right, "tries": tries}
+        for number, seconds, right, tries in answers
+    ]
+    told = summary([*lines, {"number": 3, "given_up": True, "tries": [429, 400]}])
+    assert (told["asked"], told["answered"], told["lost"]) == (4, 3, 1)
+    assert (told["answered twice"], told["wrong"]) == (1, 1)
+    assert told["answers by status (0: broken connection)"] == {
+        "0": 1,
+        "200": 4,
+        "400": 1,
+        "429": 1,
+        "500": 1,
+    }
+    assert told["seconds"] == {"median": 2.0, "p95": 4.0, "p99": 4.0, "longest": 4.0}
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
+    """The rehearsal of server_load.py: eight clients, one kill, refused connections that ask again."""
+    pytest.importorskip("locust", reason="locust is not installed")
+    family, out = tiny.write(tmp_path / "family"), tmp_path / "load.json"
+    script = ROOT / "benchmarks" / "server_load.py"
+    command = [sys.executable, str(script), "--rehearse", "--model", str(family), "--out", str(out)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    told = json.loads(out.read_text("utf-8"))
+    statuses = told["answers by status (0: broken connection)"]
+    assert len(told["killed at second"]) == 1 and statuses["0"] > 0
+    assert told["asked"] == told["answered"] == statuses["200"] > 8
+    assert told["lost"] == told["answered twice"] == told["wrong"] == 0
+    assert told["exit code after SIGTERM"] == 0
