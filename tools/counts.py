@@ -1,9 +1,9 @@
 """Count what the house is measured by: lines, files a prompt passes, circles, names, wide functions.
 
-``python tools/counts.py [ROOT]`` prints a table; ``ROOT`` is a checkout (default: this one). The files that a
-prompt passes are traced at run time, from the command to the file and from ``model.generate(prompt)`` of a
-model in memory to the PNG file: each runs twice in one process and the functions of the second run count, so
-imports do not.
+``python tools/counts.py [ROOT] [--all]`` prints a table, with ``--all`` the files by name as well; ``ROOT``
+is a checkout (default: this one). The files that a prompt passes are traced at run time, from the command to
+the file and from ``model.generate(prompt)`` of a model in memory to the PNG file: each runs twice in one
+process and the functions of the second run count, so imports do not.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def wide(trees: dict[Path, ast.Module]) -> int:
 
 
 def main() -> None:
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent)
+    given = [word for word in sys.argv[1:] if word != "--all"]
+    root = Path(given[0] if given else Path(__file__).parent.parent)
     trees = sources(root)
     names = Counter(path.name for path in trees if path.name != "__init__.py")
     ways = [(model, how) for how in ("command", "loaded") for model in ("pictogram", "pictogram-2")]

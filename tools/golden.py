@@ -20,10 +20,11 @@ SCRIPT = Path(__file__).resolve().with_name("golden_pictures.py")
 MODELS = ROOT / "src/cogview/models"
 
 
-def results(source: Path, out: Path, families: list[str]) -> dict[str, str]:
+def results(source: Path, out: Path, slow: bool, families: list[str]) -> dict[str, str]:
     """Case to hash, computed by the library under ``source``."""
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    command = [sys.executable, str(SCRIPT), str(out), *(str(MODELS / name) for name in families)]
+    models = [str(MODELS / name) for name in families]
+    command = [sys.executable, str(SCRIPT), str(out), "slow" if slow else "quick", *models]
     subprocess.run(command, env=environment, check=True)
     found: dict[str, str] = json.loads(out.read_text(encoding="utf-8"))
     return found
@@ -33,6 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("--families", nargs="+", default=["pictogram", "pictogram-2"])
+    parser.add_argument("--slow", action="store_true", help="also the cases of over a minute each")
     parser.add_argument("--allow", nargs="*", default=[], help="cases that differ on purpose")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
@@ -41,8 +43,8 @@ def main() -> int:
             ["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, asked.base], check=True
         )
         try:
-            old = results(tree / "src", Path(folder) / "old.json", asked.families)
-            new = results(ROOT / "src", Path(folder) / "new.json", asked.families)
+            old = results(tree / "src", Path(folder) / "old.json", asked.slow, asked.families)
+            new = results(ROOT / "src", Path(folder) / "new.json", asked.slow, asked.families)
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
     differing = [case for case in {**old, **new} if old.get(case) != new.get(case)]

@@ -10,9 +10,9 @@ import difflib
 import os
 import re
 import reprlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -45,6 +45,14 @@ class OptionsOf:
         self.model, self.names = model, names
 
 
+class Fields:
+    """In ``Annotated``, of a configuration: the fields that the command line shows (none: all), and what it
+    shows as their default."""
+
+    def __init__(self, *names: str, shown: str | None = None) -> None:
+        self.names, self.shown = names, shown
+
+
 def option(
     default: Any,
     help: str,
@@ -73,6 +81,38 @@ def option(
         "argument": argument,
     }
     return pydantic.Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+class Check:
+    """In ``Annotated``: called with the value of an option, or each of several, before a command runs."""
+
+    def __init__(self, check: Callable[[Any], Any]) -> None:
+        self.check = check
+
+
+def existing(path: Path) -> Path:
+    """The path; CogViewError where there is nothing."""
+    if not path.exists():
+        raise CogViewError(f"{path}: cannot be read (no such file or folder)")
+    return path
+
+
+Existing = Annotated[Path, Check(existing)]
+MaybeExisting = Annotated[Path | None, Check(existing)]
+
+
+def parse_pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping; CogViewError for another text, or a name that is there twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        name = name.strip()
+        if not (name and value):
+            raise CogViewError(f"{option} {text}: write it as NAME=VALUE")
+        if name in found:
+            raise CogViewError(f"{option} {name}: the name is there twice")
+        found[name] = value
+    return found
 
 
 class _Loader(yaml.SafeLoader):

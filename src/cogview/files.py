@@ -117,6 +117,15 @@ def read_text(path: Path | str, limit: int, encoding: str = "utf-8") -> str:
     return decode(read_bytes(path, limit), str(path), encoding)
 
 
+def read_lines(path: Path | str, limit: int, what: str = "line") -> list[str]:
+    """The lines of a UTF-8 file that are not empty; CogViewError where there is no ``what`` in it."""
+    lines = read_text(path, limit, "utf-8-sig").splitlines()
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise CogViewError(f"{path}: there is no {what} in it; write one on each line")
+    return found
+
+
 def decode(data: bytes, where: str, encoding: str = "utf-8") -> str:
     """Bytes as text, line ends as ``\\n``; CogViewError with ``where``."""
     try:

@@ -5,6 +5,7 @@ Nothing here imports PyTorch, so the command line checks its arguments without i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, PlainSerializer, model_serializer, model_validator
 
-from cogview.config import Config, option, validate
+from cogview.config import Check, Config, option, validate
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ StepCallback = Callable[[Sequence[int], "Tensor"], None]  # numbers of the reque
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Decoding = Literal["auto", "sequential", "jacobi"]
 Resample = Literal["box", "bilinear", "bicubic", "lanczos"]
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 MAX_SEED = 2**63 - 1
 # With the right codes LPIPS was .083, .066, .068, .076 for a detail of 0 (bicubic), 0.5, 0.75, 1.
@@ -125,3 +127,14 @@ def check_seed(seed: int) -> int:
     if not 0 <= seed <= MAX_SEED:
         raise CogViewError(f"the seed {seed} is out of range; take one from 0 to {MAX_SEED}", field="seed")
     return seed
+
+
+def check_device(name: str) -> str:
+    """The name; CogViewError where it is not the name of a device."""
+    if not DEVICES.fullmatch(name):
+        raise CogViewError(f"--device {name}: give auto, cpu, cuda, cuda:N or mps")
+    return name
+
+
+Device = Annotated[str, Check(check_device)]
+Seed = Annotated[int | None, Check(check_seed)]

@@ -19,7 +19,7 @@ from cogview import contact_sheet
 from cogview.checkpoints import provenance
 from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli import generate as verb
-from cogview.cli import options, output
+from cogview.cli import output
 from cogview.cli.app import main
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.cache import KVCache
@@ -271,6 +271,6 @@ def test_threads_and_device_are_those_asked_for(
 
 def test_words_that_the_model_hardly_knows_are_told(capsys: CaptureFixture[str]) -> None:
     family = ModelBundle.find("pictogram")
-    options.tell_unfamiliar(family, ["a red apple", "un chat rouge", "rouge"])
-    options.tell_unfamiliar(family, ["a red apple", "一只红色的猫"])
-    assert capsys.readouterr().err == "pictogram reads English and Chinese; it hardly knows: rouge\n"
+    said = "pictogram reads English and Chinese; it hardly knows: rouge"
+    assert family.unfamiliar(["a red apple", "un chat rouge", "rouge"]) == [said]
+    assert family.unfamiliar(["a red apple", "一只红色的猫"]) == []

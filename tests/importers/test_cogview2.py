@@ -27,11 +27,11 @@ from cogview.importers.cogview1 import (
     read_released,
 )
 from cogview.importers.cogview2_release import (
-    Release2,
     enlarging_format,
     released_format,
     released_vocabulary,
 )
+from cogview.importers.releases import Release2
 from cogview.importers.upsamplers import extras
 from cogview.pipelines.base import caption_for
 from cogview.sequences import CogLMFormat
@@ -128,7 +128,8 @@ def test_super_resolution_knows_its_sequences(imported: Path) -> None:
 
 
 def test_the_released_sequences_are_those_of_full_size(release: Path) -> None:
-    given = Release2({"base": release, "direct": release, "iterative": release}, release, release)
+    files = ("coglm", "direct", "iterative", "image_tokenizer", "text_tokenizer")
+    given = Release2(**dict.fromkeys(files, release))
     config = TransformerConfig.cogview2_6b()
     vocabulary = released_vocabulary(20_000, 130_000, config.vocab_size)
     assert released_format(given, vocabulary, config.max_positions) == CogLMFormat.cogview2()

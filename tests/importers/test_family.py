@@ -328,13 +328,18 @@ def test_tokenizers_of_another_model_are_refused(release: Path, tmp_path: Path) 
     """400 pieces and 64 codes make 491 ids, more than the 256 rows there are."""
     words = ["".join(map(chr, range(start, start + 90))) for start in range(0x4E00, 0x4E00 + 360, 90)]
     TextTokenizer.train(words * 20, pieces=400, algorithm="bpe", byte_fallback=False).save(tmp_path / "other")
-    from cogview.importers.family import Release, import_release
+    from cogview.importers.family import import_release
+    from cogview.importers.releases import Release
 
-    files = ({"base": release / "cogview-base"}, release / "vqvae.pt", tmp_path / "other")
+    files = {
+        "base": release / "cogview-base",
+        "image_tokenizer": release / "vqvae.pt",
+        "text_tokenizer": tmp_path / "other",
+    }
     with pytest.raises(
         CogViewError, match="vocabulary of 256 rows; 64 image codes and 400 text pieces make 512"
     ):
-        import_release(Release(*files, grid=8, heads=4), tmp_path / "out")
+        import_release(Release(**files, grid=8, heads=4), tmp_path / "out")
 
 
 def test_a_full_disk_is_foreseen(

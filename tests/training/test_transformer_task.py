@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cogview.cli.train import train as command
+from cogview.cli.app import main
 from cogview.config import dump_yaml
 from cogview.data.shards import (
     TokenCaption,
@@ -229,15 +229,17 @@ def test_mistakes_are_named(data: Path, fields: dict[str, Any], named: str) -> N
 def test_command_trains_and_resumes(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(dump_yaml(recipe(data, steps=4)))
-    command(path, ["max_minutes=1e-9"], out)
+    begin = ["train", str(path), "--out", str(out)]
+    assert main([*begin, "--set", "max_minutes=1e-9"]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert f"cogview train {path} --out {out} --set max_minutes=1e-9 --resume" in said
-    command(None, ["max_minutes=null"], out, resume=True)
+    assert main(["train", "--out", str(out), "--set", "max_minutes=null", "--resume"]) == 0
     assert (out / "model" / "model.safetensors").is_file()
-    with pytest.raises(CogViewError, match="seed was 0 and is now 5"):
-        command(path, ["seed=5"], out, resume=True)
-    with pytest.raises(CogViewError, match="recipe"):
-        command(None, [], None)
+    capsys.readouterr()
+    assert main([*begin, "--set", "seed=5", "--resume"]) == 2
+    assert "seed was 0 and is now 5" in capsys.readouterr().err
+    assert main(["train"]) == 2
+    assert "give a recipe" in capsys.readouterr().err
 
 
 def test_cell_weights_weigh_the_codes_of_a_place(data: Path) -> None:

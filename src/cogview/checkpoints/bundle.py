@@ -18,9 +18,10 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -29,7 +30,7 @@ from pydantic import Field, model_validator
 from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.checkpoints.provenance import model_hash
-from cogview.config import Config, cache_dir, read_json
+from cogview.config import Check, Config, cache_dir, read_json
 from cogview.errors import CogViewError, UnsupportedTask
 from cogview.files import replace_directory, spare_name
 from cogview.sequences import CogLMFormat, DirectFormat, IterativeFormat, SequenceFormat
@@ -60,6 +61,8 @@ OF_TASK = {  # what a task samples with where neither call nor style says otherw
     "caption": SamplingParams(temperature=1.0, top_k=0, top_p=1.0, clusters=0),
     "upscale": SamplingParams(guidance_scale=1.0),
 }
+NAMED_WORDS = 5  # of those that a model hardly knows
+LANGUAGES = {"en": "English", "zh": "Chinese"}
 PACKAGED = Path(__file__).parent.parent / "models"
 
 
@@ -191,9 +194,9 @@ class FamilyConfig(Config):
         said = f"no style {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}{there}"
         raise CogViewError(said, field="style")
 
-    def style(self, name: str) -> dict[str, str]:
-        """A style's words by language."""
-        return self.styles[self.style_name(name)]
+    def style(self, name: str | None) -> dict[str, str]:
+        """A style's words by language; of none, none."""
+        return {} if name is None else self.styles[self.style_name(name)]
 
     def unsupported(self, task: str, reason: str = "") -> UnsupportedTask:
         """The error for a task that this family does not have, with the installed ones that have it."""
@@ -210,9 +213,16 @@ class ModelBundle:
         self.config = read_json(FamilyConfig, self.directory / FILE)
 
     @classmethod
-    def find(cls, name: str | Path) -> ModelBundle:
-        """The family of a name (in the package, or in the user's models) or of a directory."""
-        return cls(find(name))
+    def find(cls, name: str | Path, *abilities: str) -> ModelBundle:
+        """The family of a name (in the package, or in the user's models) or of a directory.
+
+        UnsupportedTask where it lacks one of ``abilities``, with the models that have it.
+        """
+        bundle = cls(find(name))
+        for ability in abilities:
+            if ability not in bundle.config.abilities:
+                raise bundle.config.unsupported(ability)
+        return bundle
 
     @cached_property
     def hash(self) -> str:
@@ -256,6 +266,20 @@ class ModelBundle:
         """What near a word it knows, where the family has a table of words."""
         path = self.directory / WORDS
         return PromptHelp(path) if path.is_file() else None
+
+    def unfamiliar(self, prompts: Iterable[str]) -> list[str]:
+        """What to say about words of prompts that the model hardly knows, one line each."""
+        prompts, found = list(prompts), list[str]()
+        if self.prompt_help:
+            unknown = {word: None for text in prompts for word in self.prompt_help.unknown(text)}
+            found += [f"{self.config.name}: {word}" for word in islice(unknown, NAMED_WORDS)]
+        tokenizer = self.text_tokenizer()
+        words = list(dict.fromkeys(word for text in prompts for word in tokenizer.unfamiliar(text)))
+        if words:
+            shown = ", ".join(words[:NAMED_WORDS]) + (", …" if len(words) > NAMED_WORDS else "")
+            languages = " and ".join(LANGUAGES.get(x, x) for x in self.config.templates)
+            found.append(f"{self.config.name} reads {languages}; it hardly knows: {shown}")
+        return found
 
     def image_tokenizer(self) -> AnyImageTokenizer:
         """The image tokenizer, its fingerprint checked."""
@@ -349,6 +373,10 @@ def find(name: str | Path) -> Path:
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none installed'}"
     raise CogViewError(f"no model {str(name)!r}; {hint} (`cogview models` lists them)")
+
+
+ModelName = Annotated[str, Check(find)]
+MaybeModelName = Annotated[str | None, Check(find)]
 
 
 def write_family(config: FamilyConfig, directory: str | Path, parts: dict[str, Path]) -> ModelBundle:

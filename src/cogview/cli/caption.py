@@ -3,56 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import typer
 
-from cogview.cli.options import (
-    IMAGES,
-    JSON,
-    MAX_BATCH,
-    MODEL,
-    NONE_GIVEN,
-    Decoded,
-    Fields,
-    check_model,
-    check_pictures,
-    check_wishes,
-    grouped,
-)
-from cogview.cli.output import bar, batch_limit, print_json
-from cogview.config import Config, option
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.cli.options import IMAGES, JSON, Opening, Pictures, grouped
+from cogview.cli.output import bar, print_json
+from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.types import SamplingParams
-
-Params = Annotated[SamplingParams, Fields("temperature", "top_k", "top_p", shown="beams")]
+from cogview.pipelines.requests import CaptionRequest, Decoded
 
 
-class Wanted(Config):
-    """What captions are like: sampled, where a seed or a sampling option is given, else found by beams."""
+class Originals(Config):
+    """What is described."""
 
-    images: tuple[Path, ...] = IMAGES
-    lang: Literal["zh", "en"] | None = option(None, "Keep to this language.", shown="whichever comes")
-    n: int = option(1, "Captions for each picture.", "-n", ge=1)
-    beams: int | None = option(None, "Captions followed at once.", shown="4, or n", ge=1)
-    seed: int | None = option(None, "Sample; caption i of a seed is always the same.", shown="beams")
-    params: Params = NONE_GIVEN
-    max_length: int | None = option(None, "The most tokens.", shown="what the model reads", ge=1)
-    model: str = MODEL("pictogram")
+    images: Pictures = IMAGES
     as_json: bool = JSON
-    place: Decoded = Decoded()
-    max_batch: str | None = MAX_BATCH
 
-    def options(self) -> dict[str, Any]:
-        """As the pipeline takes them."""
-        own = {"language": self.lang, "beams": self.beams, "seed": self.seed}
-        sampling = {name: getattr(self.params, name) for name in self.params.model_fields_set}
-        return {**own, **sampling, "max_length": self.max_length}
+
+class Writing(Opening):
+    """The model, and how it computes."""
+
+    place: Decoded = Decoded()
 
 
 @grouped()
-def caption(wanted: Wanted) -> None:
+def caption(given: Originals, request: CaptionRequest, opening: Writing) -> None:
     """Describe pictures.
 
     Examples:
@@ -64,19 +40,18 @@ def caption(wanted: Wanted) -> None:
     Beams give the best captions first; any sampling option draws them by chance instead.
     The model needs a caption role. Several pictures are told apart by their names, a tab before the caption.
     """
-    images = wanted.images
+    images, batch_size = list(given.images), opening.batch_size
     if not images:
         raise CogViewError("give the pictures to describe")
-    batch_size = batch_limit(wanted.max_batch)
-    check_pictures(images)
-    family = check_model(wanted.model, "caption")
-    check_wishes(family, wanted.seed)
-    pipeline, options = wanted.place.open(family), wanted.options()
+    family = ModelBundle.find(opening.model, "caption")
+    pipeline = opening.place.open(family)
     with bar("writing") as show:
-        found = pipeline.caption(list(images), wanted.n, batch_size=batch_size, progress=show, **options)
-    if wanted.as_json:
-        decoding = wanted.place.decoding
-        settings = options | ({} if decoding == "auto" else {"decoding": decoding})
+        found = pipeline.caption(images, **dict(request), batch_size=batch_size, progress=show)
+    if given.as_json:
+        own = {name: value for name, value in request if name not in ("n", "params")}
+        settings = own | {name: getattr(request.params, name) for name in request.params.model_fields_set}
+        if opening.place.decoding != "auto":
+            settings["decoding"] = opening.place.decoding
         pictures = [
             {"path": str(path), "captions": [{**asdict(one), "pieces": one.pieces.tolist()} for one in own]}
             for path, own in zip(images, found, strict=True)
@@ -90,6 +65,6 @@ def caption(wanted: Wanted) -> None:
             }
         )
         return
-    for path, own in zip(images, found, strict=True):
-        for one in own:
+    for path, captions in zip(images, found, strict=True):
+        for one in captions:
             typer.echo(one.text if len(images) == 1 else f"{path}\t{one.text}")

@@ -3,103 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cogview.cli.options import (
-    DETERMINISTIC,
-    MAX_BATCH,
-    MODEL,
-    NONE_GIVEN,
-    SEED,
-    STYLE,
-    Ability,
-    Decoded,
-    Folder,
-    Sampling,
-    check_model,
-    check_prompts,
-    check_times,
-    check_wishes,
-    grouped,
-    read_prompts,
-    read_regions,
-    tell_unfamiliar,
-)
-from cogview.cli.output import Made, bar, batch_limit, check_folder
+import typer
+
+from cogview.cli.options import Decoding, Folder, grouped
+from cogview.cli.output import MAX_PROMPTS, Made, bar, check_folder
 from cogview.config import Config, option
 from cogview.errors import CogViewError
-
-if TYPE_CHECKING:
-    from cogview.checkpoints.bundle import ModelBundle
-    from cogview.pipelines.base import GeneratedImage, ProgressParts
-    from cogview.pipelines.model import Pipeline
+from cogview.files import read_lines
+from cogview.pipelines.base import GeneratedImage, ProgressParts
+from cogview.pipelines.requests import GenerateRequest
+from cogview.transformer.config import ThreeRegionConfig
 
 NAME_LENGTH = 40  # characters of a prompt in a file's name
 OWN = ("best_of", "fairness")  # settings that differ from picture to picture
-UPSCALED = 8  # pictures upscaled together; they are written then
-
-BEST_OF = option(
-    1, "Make K for each picture wanted, keep those the prompt describes best.", metavar="K", ge=1
-)
 
 
-class Wanted(Config):
-    """What is generated."""
+class Prompts(Config):
+    """What is generated, and what is made of it."""
 
     prompts: tuple[str, ...] = option(
         (), "What to draw, in Chinese or English.", argument=True, metavar="PROMPT..."
     )
     file: Path | None = option(None, "A text file with a prompt on each line.", "--prompts", metavar="FILE")
-    n: int = option(1, "Pictures for each prompt.", "-n", ge=1, le=10_000)
-    seed: int | None = SEED
-    style: str | None = STYLE
-    params: Sampling = NONE_GIVEN
     upscale: int | None = option(
         None, "Upscale each picture, 2 or 4 times (see cogview upscale).", metavar="TIMES"
     )
-    best_of: int = BEST_OF
-    fairness: str | None = option(
-        None, "Add words about people by a table's proportions: a YAML file, or world.", metavar="TABLE"
-    )
-    first_stage_only: bool = option(
-        False, "Models of several steps: leave pictures small.", "--first-stage-only", "--no-upscale"
-    )
-    truncate: bool = option(False, "The same: cut a prompt that is too long for a step.")
     grid: bool = option(False, "Write a contact sheet too.")
 
     def texts(self) -> list[str]:
         """All prompts; CogViewError where there is none, or an empty one."""
-        found = [*self.prompts, *read_prompts(self.file)]
+        found = list(self.prompts)
+        if self.file:
+            found += read_lines(self.file, MAX_PROMPTS, "prompt")
         if not found:
             raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
-        check_prompts(found)
+        if not all(prompt.strip() for prompt in found):
+            raise CogViewError("the prompt is empty; say what to draw")
         return found
 
-    def check(self, model: str) -> ModelBundle:
-        """The family; CogViewError where it cannot do what is wanted."""
-        from cogview.generation.fairness import read_table
 
-        needed: list[Ability] = ["generate"]
-        needed += ["score"] if self.best_of > 1 else []
-        needed += ["upscale"] if self.upscale is not None else []
-        family = check_model(model, *needed)
-        check_wishes(family, self.seed, self.style)
-        if self.upscale is not None:
-            check_times(family, self.upscale)
-        if self.fairness is not None:
-            read_table(self.fairness)
-        if self.first_stage_only and "direct" not in family.config.roles:
-            raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
-        return family
-
-
-class Opening(Config):
+class Adapted(Decoding):
     """The model, and how it computes."""
 
-    model: str = MODEL("pictogram")
     lora: str | None = option(
         None, "An adapter: a run that trained one, or its name in the model.", metavar="DIR"
     )
@@ -109,13 +56,10 @@ class Opening(Config):
         "Generate with three-region sparse attention: 128,6,768 as released.",
         metavar="WINDOW,TIMES,PIVOTS",
     )
-    deterministic: bool = DETERMINISTIC
-    place: Decoded = Decoded()
-    max_batch: str | None = MAX_BATCH
 
 
 @grouped()
-def generate(wanted: Wanted, opening: Opening, output: Folder) -> None:
+def generate(prompts: Prompts, request: GenerateRequest, opening: Adapted, output: Folder) -> None:
     """Draw pictures.
 
     Each is a PNG file with prompt, seed, settings and model inside.
@@ -130,83 +74,38 @@ def generate(wanted: Wanted, opening: Opening, output: Folder) -> None:
 
       cogview generate --prompts prompts.txt --model pictogram-2 -o large/ --json
     """
-    texts, batch_size = wanted.texts(), batch_limit(opening.max_batch)
+    texts, batch_size, times = prompts.texts(), opening.batch_size, prompts.upscale or 0
     check_folder(output.out)
-    family = wanted.check(opening.model)
+    family = request.check(opening.model, prompts.upscale)
     if opening.lora is not None:
         family.adapter(opening.lora)
-    regions = read_regions(opening.sparse)
-    tell_unfamiliar(family, texts)
-    from cogview.pipelines.base import ProgressParts
-
+    regions = None if opening.sparse is None else ThreeRegionConfig.parse(opening.sparse)
+    for line in family.unfamiliar(texts):
+        typer.echo(line, err=True)
     made = Made(output.out)
-    pipeline = opening.place.open(
-        family,
-        deterministic=opening.deterministic,
-        lora=opening.lora,
-        lora_strength=opening.lora_strength,
-        sparse=regions,
-    )
-    if wanted.upscale is not None:
-        check_lengths(pipeline, texts, wanted.style)
+    pipeline = opening.open(family, lora=opening.lora, lora_strength=opening.lora_strength, sparse=regions)
+    from cogview.pipelines.super_resolution import UpscaleQueue
+
     with bar() as show, made.counted():
-        codes = len(texts) * wanted.n * pipeline.text_to_image.format.codes
-        times = wanted.upscale or 0
-        parts = ProgressParts(show, codes * (wanted.best_of + times**2))
-        waiting = Upscaling(pipeline, times, batch_size, parts, lambda own: made.keep(own, name_for(own)))
+        codes = len(texts) * request.n * pipeline.text_to_image.format.codes
+        parts = ProgressParts(show, codes * (request.best_of + times**2))
+
+        def keep(picture: GeneratedImage) -> None:
+            made.keep(picture, name_for(picture))
+
+        queue = UpscaleQueue(pipeline, times, batch_size, parts, keep) if times else None
+        if queue:
+            queue.check(texts, request.style)
         pipeline.generate(
             texts,
-            wanted.n,
-            wanted.seed,
-            params=wanted.params,
-            style=wanted.style,
-            best_of=wanted.best_of,
-            fairness=wanted.fairness,
-            first_stage_only=wanted.first_stage_only,
-            truncate=wanted.truncate,
+            **dict(request),
             batch_size=batch_size,
-            progress=parts.part(codes * wanted.best_of),
-            callback=waiting.add if times else waiting.keep,
+            progress=parts.part(codes * request.best_of),
+            callback=queue.add if queue else keep,
         )
-        waiting.finish()
-    report(made, made.sheet(wanted.n) if wanted.grid else None, output.as_json)
-
-
-def check_lengths(pipeline: Pipeline, texts: list[str], style: str | None) -> None:
-    """CogViewError for a prompt that is too long for upscaling; before anything is generated."""
-    from cogview.pipelines.base import encode_caption
-
-    limit = pipeline.super_resolution.format.text_limit
-    for request in pipeline.text_to_image.requests(texts, style=style):
-        encode_caption(pipeline.components, request.caption, limit)
-
-
-@dataclass
-class Upscaling:
-    """Pictures that wait to be upscaled, some at a time; then ``keep`` gets them."""
-
-    pipeline: Pipeline
-    times: int
-    batch_size: int | None
-    parts: ProgressParts
-    keep: Callable[[GeneratedImage], None]
-    waiting: list[GeneratedImage] = field(default_factory=list)
-
-    def add(self, picture: GeneratedImage) -> None:
-        """One more; enough are upscaled."""
-        self.waiting.append(picture)
-        if len(self.waiting) == UPSCALED:
-            self.finish()
-
-    def finish(self) -> None:
-        """Upscale those that wait."""
-        some, self.waiting = self.waiting, []
-        if some:
-            size = len(some) * self.pipeline.text_to_image.format.codes * self.times**2
-            progress = self.parts.part(size)
-            self.pipeline.upscale(
-                some, times=self.times, batch_size=self.batch_size, progress=progress, callback=self.keep
-            )
+        if queue:
+            queue.finish()
+    report(made, made.sheet(request.n) if prompts.grid else None, output.as_json)
 
 
 def name_for(picture: GeneratedImage) -> str:

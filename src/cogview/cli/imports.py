@@ -7,10 +7,11 @@ from typing import Literal
 
 import typer
 
-from cogview.cli.options import Existing, MaybeExisting, grouped
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.cli.options import grouped
 from cogview.cli.output import bar
-from cogview.config import Config, option
-from cogview.errors import CogViewError
+from cogview.config import Config, Existing, option
+from cogview.importers.releases import Release, Release2
 
 imports = typer.Typer(
     no_args_is_help=True,
@@ -24,28 +25,20 @@ def _group() -> None:
     """Nothing is unpickled after this step."""
 
 
-CHECKPOINT = option(None, "A checkpoint: the folder with its tracker file, or a .pt file.")
-NEW = option(..., "The new family's folder; its name is the family's.", "--out", "-o")
-HEADS = option(None, "Attention heads.", shown="as model_config.json says, or 64 wide", ge=1)
+class New(Config):
+    """What is made."""
 
+    out: Path = option(..., "The new family's folder; its name is the family's.", "--out", "-o")
 
-class CogView1(Config):
-    """The files of CogView's release, and what they do not tell."""
-
-    out: Path = NEW
-    image_tokenizer: Existing = option(..., "vqvae_hard_biggerset_011.pt.", metavar="FILE")
-    text: Existing = option(..., "cog-pretrain.model.", metavar="FILE")
-    base: MaybeExisting = CHECKPOINT
-    caption: MaybeExisting = CHECKPOINT
-    super_resolution: MaybeExisting = CHECKPOINT
-    grid: int = option(32, "Codes on a side of a picture: 32 for 256 pixels.", ge=2)
-    heads: int | None = HEADS
-    released: bool = option(False, "Compute bit for bit as the released code, batch-wide norms too.")
+    def say(self, family: ModelBundle) -> None:
+        """Say what it holds."""
+        names = ", ".join(family.config.roles)
+        typer.echo(f"{self.out}: {names}, {family.config.vocabulary.size} tokens")
 
 
 @imports.command("cogview")
 @grouped()
-def cogview_command(given: CogView1) -> None:
+def cogview_command(release: Release, new: New) -> None:
     """CogView's release: transformers, image tokenizer and text tokenizer become one model family.
 
     Any of the three transformers; both layouts (Megatron's and the later toolkit's), in one file or in
@@ -54,43 +47,15 @@ def cogview_command(given: CogView1) -> None:
     cogview import cogview --base cogview-base --image-tokenizer vqvae_hard_biggerset_011.pt
     --text cog-pretrain.model -o models/cogview
     """
-    roles = ("base", "caption", "super_resolution")
-    transformers = {role: path for role in roles if (path := getattr(given, role)) is not None}
-    if not transformers:
-        raise CogViewError("give a transformer: --base, --caption or --super-resolution")
-    from cogview.importers.family import Release, import_release
+    from cogview.importers.family import import_release
 
-    release = Release(
-        transformers, given.image_tokenizer, given.text, given.grid, given.heads, given.released
-    )
     with bar("writing", "bytes") as show:
-        family = import_release(release, given.out, show)
-    typer.echo(f"{given.out}: {', '.join(family.config.roles)}, {family.config.vocabulary.size} tokens")
-
-
-class CogView2(Config):
-    """The files of CogView2's release, and what they do not tell."""
-
-    out: Path = NEW
-    coglm: Existing = option(..., "CogLM: the folder with `latest`, or a .pt file.")
-    image_tokenizer: Existing = option(..., "ice_image.pt.", metavar="FILE")
-    text: Existing = option(..., "ice_text.model.", metavar="FILE")
-    direct: MaybeExisting = CHECKPOINT
-    iterative: MaybeExisting = CHECKPOINT
-    clusters: Path | None = option(
-        None, "cluster_label.npy.", metavar="FILE", shown="the codebook in 500 clusters, made again"
-    )
-    grid: int = option(20, "Codes on a side of a picture: 20 for 160 pixels.", ge=2)
-    text_slots: int = option(112, "Places of a text and what ends it.", ge=2)
-    image_start: int = option(512, "The position of <start_of_image>.", ge=1)
-    direct_slots: int = option(96, "Places of a text in the direct model.", ge=1)
-    iterative_slots: int = option(16, "The same, in the iterative one.", ge=1)
-    heads: int | None = HEADS
+        new.say(import_release(release, new.out, show))
 
 
 @imports.command("cogview2")
 @grouped()
-def cogview2_command(given: CogView2) -> None:
+def cogview2_command(release: Release2, new: New) -> None:
     """CogView2's release: CogLM, super-resolution and icetk's tokenizers become one model family.
 
     Files that could run code are refused; what a training run left beside its weights is passed over. No
@@ -99,24 +64,10 @@ def cogview2_command(given: CogView2) -> None:
     cogview import cogview2 --coglm coglm --direct cogview2-dsr --iterative cogview2-itersr
     --image-tokenizer ice_image.pt --text ice_text.model --clusters cluster_label.npy -o models/cogview2
     """
-    from cogview.importers.cogview2_release import BASE, DIRECT, ITERATIVE, Release2, import_release
+    from cogview.importers.cogview2_release import import_release
 
-    found = {BASE: given.coglm, DIRECT: given.direct, ITERATIVE: given.iterative}
-    release = Release2(
-        {role: path for role, path in found.items() if path is not None},
-        given.image_tokenizer,
-        given.text,
-        given.clusters,
-        given.grid,
-        given.text_slots,
-        given.image_start,
-        given.direct_slots,
-        given.iterative_slots,
-        given.heads,
-    )
     with bar("writing", "bytes") as show:
-        family = import_release(release, given.out, show)
-    typer.echo(f"{given.out}: {', '.join(family.config.roles)}, {family.config.vocabulary.size} tokens")
+        new.say(import_release(release, new.out, show))
 
 
 class Judge(Config):

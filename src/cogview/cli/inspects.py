@@ -7,10 +7,12 @@ from pathlib import Path
 
 import typer
 
+from cogview.checkpoints.bundle import ModelName
 from cogview.cli.eval.common import open_model
-from cogview.cli.options import JSON, ModelName, Place, grouped
+from cogview.cli.options import JSON, grouped
 from cogview.cli.output import print_json, show
 from cogview.config import Config, option
+from cogview.pipelines.requests import Place
 
 inspects = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look inside a model: what its attention heads look at."

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import typer
 
-from cogview.cli.options import Address, Place, check_model, grouped, use_threads
-from cogview.cli.output import url_of
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.cli.options import Address, grouped
 from cogview.cli.serve import MODELS, default_models
 from cogview.config import Config, option
 from cogview.errors import CogViewError
+from cogview.pipelines.requests import Place, use_threads
 
 
 class Offered(Config):
@@ -37,12 +38,12 @@ def mcp(offered: Offered, address: Address, place: Place) -> None:
     names, host = list(offered.models) or default_models(), address.host
     _check_installed()
     from cogview.serving.quotas import read_keys
-    from cogview.web.sockets import is_loopback, listen
+    from cogview.web.sockets import is_loopback, listen, url_of
 
     if not is_loopback(host) and offered.api_key_file is None:
         raise CogViewError(f"--host {host} lets other machines in; add --api-key-file FILE")
     keys = [] if offered.api_key_file is None else read_keys(offered.api_key_file)
-    families = [check_model(name) for name in names]
+    families = [ModelBundle.find(name) for name in names]
     listener = listen(host, address.port) if offered.http else None
     from cogview.serving import run
     from cogview.serving.app import Server

@@ -11,10 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -22,252 +20,56 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 from pydantic.fields import FieldInfo
 
-from cogview.config import Config, OptionsOf, option, validate
-from cogview.errors import CogViewError
-from cogview.files import read_text
-from cogview.types import Decoding, Precision, SamplingParams
+from cogview.cli.output import batch_limit
+from cogview.config import Check, Config, Fields, OptionsOf, option, validate
+from cogview.data.images import check_picture
+from cogview.pipelines.requests import Decoded, Place
+from cogview.types import SamplingParams
 
 if TYPE_CHECKING:
     from cogview.checkpoints.bundle import ModelBundle
     from cogview.pipelines.model import Pipeline
-    from cogview.transformer.config import ThreeRegionConfig
-
-Ability = Literal["generate", "edit", "upscale", "caption", "score"]
-MAX_PROMPTS = 64 << 20  # bytes of a file of prompts
-NEAREST = "nearest-training"  # of evaluation/experiments/nearest.py: images of the training set, no model
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-WORDS = 5  # unfamiliar ones that are named
-
-
-def existing(path: Path) -> Path:
-    """The path; CogViewError where there is nothing."""
-    if not path.exists():
-        raise CogViewError(f"{path}: cannot be read (no such file or folder)")
-    return path
-
-
-def model_name(name: str) -> str:
-    """The name or directory of a model; CogViewError where there is none."""
-    from cogview.checkpoints.bundle import find
-
-    find(name)
-    return name
-
-
-def generator_name(name: str) -> str:
-    """As :func:`model_name`, where ``nearest-training`` counts too."""
-    return name if name == NEAREST else model_name(name)
-
-
-def check_device(name: str) -> str:
-    """The name; CogViewError where it is none of a device."""
-    if not DEVICE.fullmatch(name):
-        raise CogViewError(f"--device {name}: give auto, cpu, cuda, cuda:N or mps")
-    return name
-
-
-def check_model(name: str, *abilities: Ability) -> ModelBundle:
-    """The family of a name or directory, its configuration read; UnsupportedTask where it cannot do all of
-    ``abilities``, with the models that can."""
-    from cogview.checkpoints.bundle import ModelBundle
-
-    bundle = ModelBundle.find(name)
-    for ability in abilities:
-        if ability not in bundle.config.abilities:
-            raise bundle.config.unsupported(ability)
-    return bundle
-
-
-def check_wishes(bundle: ModelBundle, seed: int | None, style: str | None = None) -> None:
-    """CogViewError for a seed out of range, or a style that the family does not have."""
-    from cogview.types import check_seed
-
-    if seed is not None:
-        check_seed(seed)
-    if style is not None:
-        bundle.config.style(style)
-
-
-def check_prompts(prompts: Iterable[str]) -> None:
-    """CogViewError for a prompt without a word in it."""
-    if not all(prompt.strip() for prompt in prompts):
-        raise CogViewError("the prompt is empty; say what to draw")
-
-
-def check_pictures(paths: Iterable[Path]) -> None:
-    """CogViewError for a file that is not there or does not begin as a picture does; pixels are not read."""
-    from cogview.data.images import BadImage, check_header
-
-    for path in paths:
-        try:
-            check_header(path)
-        except BadImage as error:
-            raise CogViewError(f"{path}: {error}") from None
-
-
-def check_times(bundle: ModelBundle, times: int) -> None:
-    """CogViewError where the family's super-resolution model does not enlarge ``times`` as much."""
-    form = bundle.role("super_resolution").sequences
-    small = getattr(form, "context_grid", None)
-    scale = form.grid[0] // small[0] if small else 2
-    if times not in (scale, scale**2):
-        raise CogViewError(f"times is {times}; this model enlarges {scale} or {scale**2} times")
-
-
-def check_boxes(image: Path, boxes: Sequence[str]) -> None:
-    """CogViewError for a box that is none, or does not lie in the picture."""
-    from PIL import Image
-
-    from cogview.generation.editing import mask_of_boxes, read_box
-
-    if not boxes:
-        return
-    with Image.open(image) as file:
-        turned = file.getexif().get(0x0112, 1) >= 5  # stored lying on its side
-        size = file.size[::-1] if turned else file.size
-    mask_of_boxes([read_box(box, size) for box in boxes], size)
-
-
-def read_prompts(file: Path | None, what: str = "prompt") -> list[str]:
-    """The lines of a UTF-8 file that are not empty."""
-    if file is None:
-        return []
-    lines = read_text(file, MAX_PROMPTS, "utf-8-sig").splitlines()
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise CogViewError(f"{file}: there is no {what} in it; write one on each line")
-    return found
-
-
-def read_regions(text: str | None) -> ThreeRegionConfig | None:
-    """``WINDOW,TIMES,PIVOTS`` as the sizes of three-region attention."""
-    from cogview.config import validate
-    from cogview.transformer.config import ThreeRegionConfig
-
-    if text is None:
-        return None
-    names, values = ("window", "times", "pivots"), text.split(",")
-    if len(values) != len(names) or not all(value.strip().isdigit() for value in values):
-        raise CogViewError(
-            f"--sparse {text}: write three whole numbers, WINDOW,TIMES,PIVOTS, such as 64,4,256"
-        )
-    numbers = {name: int(value) for name, value in zip(names, values, strict=True)}
-    return validate(ThreeRegionConfig, numbers, "--sparse")
-
-
-def tell_unfamiliar(family: ModelBundle, texts: Sequence[str]) -> None:
-    """Say on stderr which words of the prompts the model hardly knows, and what near them it does know."""
-    if family.prompt_help:
-        unknown = {word: None for text in texts for word in family.prompt_help.unknown(text)}
-        for word in islice(unknown, WORDS):
-            typer.echo(f"{family.config.name}: {word}", err=True)
-    tokenizer = family.text_tokenizer()
-    words = dict.fromkeys(word for text in texts for word in tokenizer.unfamiliar(text))
-    if words:
-        shown = ", ".join([*words][:WORDS]) + (", …" if len(words) > WORDS else "")
-        languages = " and ".join(
-            {"en": "English", "zh": "Chinese"}.get(x, x) for x in family.config.templates
-        )
-        typer.echo(f"{family.config.name} reads {languages}; it hardly knows: {shown}", err=True)
-
-
-# ------------------------------------------------------------------------------------------ shared fields
-
-
-class Check:
-    """In ``Annotated``: what is asked of a value, or of each of several, before the verb runs."""
-
-    def __init__(self, check: Callable[[Any], Any]) -> None:
-        self.check = check
-
-
-Existing = Annotated[Path, Check(existing)]
-MaybeExisting = Annotated[Path | None, Check(existing)]
-ModelName = Annotated[str, Check(model_name)]
-MaybeModelName = Annotated[str | None, Check(model_name)]
 
 MODEL = partial(option, help="A model's name (see cogview models) or directory.")
-SEED = option(None, "Picture i of a seed is always the same one.", shown="a new one each time")
-STYLE = option(None, "A style of the model (see cogview models).")
 DETERMINISTIC = option(False, "Exactly the same whatever else is generated; slower.")
 IMAGES = option((), "Pictures of any format and shape.", argument=True, metavar="IMAGE...")
 SET = option(
     (), "Change a field of the recipe (optimizer.lr=1e-3).", "--set", metavar="KEY=VALUE", repeated=True
 )
 JSON = option(False, "Print the result as JSON.", "--json")
-THREADS = option(
-    None,
-    "Threads to compute with (see cogview doctor).",
-    shown="what the container and other programs leave",
-    ge=1,
-    le=1024,
-)
-MAX_BATCH = option(
-    None,
-    "Pictures at a time; auto: what fits, and print the plan.",
-    "--max-batch",
-    "--batch-size",
-    metavar="N|auto",
-    shown="what fits",
-)
+
+Pictures = Annotated[tuple[Path, ...], Check(check_picture)]
 
 
-class Place(Config):
-    """Where and how to compute."""
+class Opening(Config):
+    """A model, and how it computes."""
 
-    precision: Precision = option(
-        "fp32",
-        "fp32; bf16, fp16: half the memory, for GPUs (bf16 for CPUs that know it, too); int8: for CPUs. "
-        "All but fp32 are faster and slightly different.",
-    )
-    threads: int | None = THREADS
-    device: Annotated[str, Check(check_device)] = option(
-        "auto", "auto (a GPU if there is one), cpu, cuda, cuda:N or mps."
+    model: str = MODEL("pictogram")
+    place: Place = Place()
+    max_batch: str | None = option(
+        None,
+        "Pictures at a time; auto: what fits, and print the plan.",
+        "--max-batch",
+        "--batch-size",
+        metavar="N|auto",
+        shown="what fits",
     )
 
-    def open(self, bundle: ModelBundle, **options: Any) -> Pipeline:
-        """The pipeline of a family, on the device and with the threads that are asked for."""
-        from cogview.pipelines.model import Pipeline
-
-        device = self.torch_device()
-        use_threads(self.threads, bundle.directory)
-        return Pipeline.from_pretrained(bundle.directory, device=device, precision=self.precision, **options)
-
-    def torch_device(self) -> str | None:
-        """The device for PyTorch, None for its own choice; CogViewError where there is none of that kind."""
-        import torch
-
-        if self.device == "auto":
-            return None
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError):
-            raise CogViewError(f"--device {self.device} is not available here; use auto or cpu") from None
-        return self.device
+    @property
+    def batch_size(self) -> int | None:
+        """The most images at a time; CogViewError for a wrong ``max_batch``."""
+        return batch_limit(self.max_batch)
 
 
-class Decoded(Place):
-    """Where and how to compute what is decoded token by token."""
+class Decoding(Opening):
+    """A model that generates token by token, and how it computes."""
 
-    decoding: Decoding = option(
-        "auto", "Token by token, or several in one forward; auto takes the faster one. The same tokens."
-    )
+    deterministic: bool = DETERMINISTIC
+    place: Decoded = Decoded()
 
-    def open(self, bundle: ModelBundle, **options: Any) -> Pipeline:
-        """As of any place, decoding as is asked for."""
-        return super().open(bundle, decoding=self.decoding, **options)
-
-
-def use_threads(threads: int | None, *models: Path) -> None:
-    """Make PyTorch compute with ``threads``, or with as many as fit the machine and the models."""
-    import torch
-
-    from cogview.threads import choose
-
-    if threads is None:
-        sizes = [file.stat().st_size for model in models for file in model.glob("*/*.safetensors")]
-        threads = choose(sum(sizes)).threads
-    torch.set_num_threads(threads)
+    def open(self, family: ModelBundle, **options: Any) -> Pipeline:
+        """The model of a family."""
+        return self.place.open(family, deterministic=self.deterministic, **options)
 
 
 class Folder(Config):
@@ -287,16 +89,7 @@ class Address(Config):
 # ------------------------------------------------------------------------------------------------- groups
 
 
-class Fields:
-    """In ``Annotated``: the fields of a group that a verb shows (none: all), and what is shown as default."""
-
-    def __init__(self, *names: str, shown: str | None = None) -> None:
-        self.names, self.shown = names, shown
-
-
 PLAIN = (str, int, float, bool, Path)
-Sampling = Annotated[SamplingParams, Fields(shown="the model's")]
-NONE_GIVEN = SamplingParams()
 Verb = Callable[..., None]
 Build = Callable[[dict[str, Any]], Any]
 

@@ -7,13 +7,13 @@ is found before any work is done.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +34,7 @@ FIRST, EVERY = 5.0, 15.0  # seconds until the first line, and between lines
 COLUMNS = 8  # of a contact sheet, at most
 GAP = 2  # pixels between its pictures
 AUTO = "auto"
+MAX_PROMPTS = 64 << 20  # bytes of a file of prompts
 
 # ------------------------------------------------------------------------------------------- progress
 
@@ -73,30 +74,9 @@ def _duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def bar(
-    what: str = "drawing", unit: Literal["percent", "count", "bytes"] = "percent"
-) -> Iterator[Callable[[float, float], None]]:
-    """Yields what to call with how much is done and the total."""
-    from rich import progress as rich
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield Lines(what)
-        return
-    counts: dict[str, type[rich.ProgressColumn]] = {
-        "percent": rich.TaskProgressColumn,
-        "count": rich.MofNCompleteColumn,
-        "bytes": rich.DownloadColumn,
-    }
-    columns = (rich.TextColumn(what), rich.BarColumn(), counts[unit](), rich.TimeRemainingColumn())
-    with rich.Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
+def bars(
+    unit: Literal["percent", "count", "bytes"] = "count", transient: bool = False
+) -> Iterator[Callable[[str, float, float], None]]:
     """Yields what to call with (what, done, of how many); on a terminal everything has a bar of its own."""
     from rich import progress as rich
     from rich.console import Console
@@ -106,21 +86,32 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         lines: dict[str, Lines] = {}
         yield lambda what, done, total: lines.setdefault(what, Lines(what))(done, total)
         return
-    columns = (
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TimeRemainingColumn(),
-    )
-    with rich.Progress(*columns, console=console) as progress:
+    counts: dict[str, type[rich.ProgressColumn]] = {
+        "percent": rich.TaskProgressColumn,
+        "count": rich.MofNCompleteColumn,
+        "bytes": rich.DownloadColumn,
+    }
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), counts[unit]())
+    with rich.Progress(
+        *columns, rich.TimeRemainingColumn(), console=console, transient=transient
+    ) as progress:
         tasks: dict[str, rich.TaskID] = {}
 
-        def show(what: str, done: int, total: int) -> None:
+        def show(what: str, done: float, total: float) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
+                tasks[what] = progress.add_task(what)
+            progress.update(tasks[what], completed=done, total=total)
 
         yield show
+
+
+@contextlib.contextmanager
+def bar(
+    what: str = "drawing", unit: Literal["percent", "count", "bytes"] = "percent"
+) -> Iterator[Callable[[float, float], None]]:
+    """Yields what to call with how much is done and the total."""
+    with bars(unit, transient=True) as show:
+        yield functools.partial(show, what)
 
 
 # ------------------------------------------------------------------------------------------- memory
@@ -243,6 +234,20 @@ class Made:
         seeds = ", ".join(dict.fromkeys(str(picture.seed) for picture, _ in self.pictures))
         typer.echo(f"{count} in {seconds:.1f} s, seed {seeds}, model {first.model}", err=True)
 
+    def report_results(self, image: Path, sheet: Path | None, as_json: bool) -> None:
+        """As :meth:`report`, of results that were made from one image."""
+        first = self.pictures[0][0]
+        self.report(
+            as_json,
+            sheet,
+            image=str(image),
+            prompt=first.prompt,
+            seed=first.seed,
+            settings=first.settings,
+            pictures=[str(path) for _, path in self.pictures],
+            grid=str(sheet) if sheet else None,
+        )
+
 
 # ------------------------------------------------------------------------------------------- stdout
 
@@ -262,28 +267,3 @@ def show(*parts: Table | Text | str) -> None:
             typer.echo(part)
         else:
             console.print(part, highlight=False)
-
-
-def url_of(host: str, listener: socket.socket) -> str:
-    """The address of a server's pages."""
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{listener.getsockname()[1]}"
-
-
-def parse_pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a mapping; CogViewError for another text, or a name that is there twice."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        name = name.strip()
-        if not (name and value):
-            raise CogViewError(f"{option} {text}: write it as NAME=VALUE")
-        if name in found:
-            raise CogViewError(f"{option} {name}: the name is there twice")
-        found[name] = value
-    return found
-
-
-def listed(text: str) -> list[str]:
-    """The words between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]

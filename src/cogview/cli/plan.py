@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
-from cogview.cli.options import JSON, SET, Existing, grouped
-from cogview.config import Config, option
+from cogview.cli.options import JSON, SET, grouped
+from cogview.config import Config, Existing, option
 from cogview.training.machines import Machine, Sharding
-
-if TYPE_CHECKING:
-    from cogview.training.planning import Plan
-
-GIB = 2**30
 
 
 class Run(Config):
@@ -42,27 +35,4 @@ def plan(run: Run, machine: Machine) -> None:
 
     config, work = read_work(run.recipe, run.overrides, machine.gpus)
     found = make(config, work, machine, run.sharding)
-    typer.echo(found.model_dump_json(indent=2) if run.as_json else text_of(found, machine.gpus))
-
-
-def text_of(plan: Plan, gpus: int) -> str:
-    """The plan for people, one line a fact."""
-    hidden = min(1.0, plan.compute_seconds * 2 / 3 / max(plan.communication_seconds, 1e-12))
-    shared = f", each layer among {plan.tensor}" if plan.tensor > 1 else ""
-    each = "a GPU" if plan.tensor == 1 else f"for {plan.tensor} GPUs"
-    inside = f", {plan.tensor_seconds:.2f} s adding up in layers" if plan.tensor > 1 else ""
-    trained = f", {plan.trained:,} of them trained" if plan.trained != plan.parameters else ""
-    return "\n".join(
-        (
-            *([plan.assumed] if plan.assumed else []),
-            f"parameters      {plan.parameters:,}{trained}",
-            f"sharding        {plan.sharding}{shared}, micro-batch {plan.micro_batch} {each}, "
-            f"{plan.accumulation} accumulated, {gpus} GPUs",
-            f"memory a GPU    {plan.memory.states / GIB:.1f} GiB weights, gradients and optimizer, "
-            f"{plan.memory.activations / GIB:.1f} GiB activations",
-            f"an update       {plan.step_seconds:.2f} s: {plan.compute_seconds:.2f} s computing{inside}, "
-            f"{plan.communication_seconds:.2f} s communicating, {hidden:.0%} of it hidden",
-            f"speed           {plan.tokens_per_second:,.0f} tokens/s",
-            f"whole run       {plan.days:.1f} days",
-        )
-    )
+    typer.echo(found.model_dump_json(indent=2) if run.as_json else "\n".join(found.lines(machine.gpus)))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cogview.cli.options import Check, existing, grouped
+from cogview.cli.options import grouped
 from cogview.cli.output import writing
-from cogview.config import Config, option
+from cogview.config import Check, Config, existing, option
 from cogview.files import write_file
 
 

@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import typer
 
-from cogview.cli.options import (
-    IMAGES,
-    JSON,
-    MAX_BATCH,
-    MODEL,
-    Place,
-    check_model,
-    check_pictures,
-    grouped,
-    read_prompts,
-)
-from cogview.cli.output import bar, batch_limit, check_folder, print_json, writing
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.cli.options import IMAGES, JSON, Opening, Pictures, grouped
+from cogview.cli.output import MAX_PROMPTS, bar, check_folder, print_json, writing
 from cogview.config import Config, option
+from cogview.data.images import check_picture
 from cogview.errors import CogViewError
+from cogview.files import read_lines
+from cogview.pipelines.base import Ranked
 
-if TYPE_CHECKING:
-    from cogview.pipelines.base import Ranked
 
-
-class Scoring(Config):
+class Scoring(Opening):
     """How scores are computed."""
 
     released: bool = option(False, "By the sum of log p, as CogView's released code does.")
-    model: str = MODEL("pictogram")
     as_json: bool = JSON
-    place: Place = Place()
-    max_batch: str | None = MAX_BATCH
 
-    @property
-    def measure(self) -> str:
-        """What a score is."""
+    def report(self, family: ModelBundle, **facts: object) -> None:
+        """Print the result as JSON."""
+        measure = "caption loss, nats a token; lower is better"
         if self.released:
-            return "sum of log p over the text's tokens; higher is better"
-        return "caption loss, nats a token; lower is better"
+            measure = "sum of log p over the text's tokens; higher is better"
+        common = {"model": family.config.name, "model_hash": family.hash, "measure": measure}
+        print_json(common | facts)
 
 
 class Texts(Config):
     """What is scored."""
 
-    images: tuple[Path, ...] = IMAGES
+    images: Pictures = IMAGES
     text: tuple[str, ...] = option((), "A text to score with every picture; may be repeated.", repeated=True)
     texts: Path | None = option(None, "A text file with a text on each line.", metavar="FILE")
 
@@ -67,37 +55,25 @@ def score(given: Texts, scoring: Scoring) -> None:
     Printed are picture, loss and text, with tabs between them, pictures in order. The model needs a caption
     role.
     """
-    images, words = given.images, [*given.text, *read_prompts(given.texts, "text")]
+    images, words = list(given.images), list(given.text)
+    words += read_lines(given.texts, MAX_PROMPTS, "text") if given.texts else []
     if not images:
         raise CogViewError("give the pictures to score")
     if not words:
         raise CogViewError("give a text with --text, or a file of texts with --texts")
-    batch_size = batch_limit(scoring.max_batch)
-    check_pictures(images)
-    pipeline = scoring.place.open(check_model(scoring.model, "score"))
+    batch_size, family = scoring.batch_size, ModelBundle.find(scoring.model, "score")
+    pipeline = scoring.place.open(family)
     with bar("scoring") as show:
-        table = pipeline.score(
-            list(images), words, released=scoring.released, batch_size=batch_size, progress=show
-        )
+        table = pipeline.score(images, words, released=scoring.released, batch_size=batch_size, progress=show)
     if scoring.as_json:
-        print_json(
-            {
-                "model": pipeline.bundle.config.name,
-                "model_hash": pipeline.model_hash,
-                "measure": scoring.measure,
-                "images": [str(path) for path in images],
-                "texts": words,
-                "scores": table.tolist(),
-            }
-        )
-        return
+        paths = [str(path) for path in images]
+        return scoring.report(family, images=paths, texts=words, scores=table.tolist())
     for path, row in zip(images, table.tolist(), strict=True):
         for one, value in zip(words, row, strict=True):
             typer.echo(f"{path}\t{value:.4f}\t{one}")
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """A prompt and its pictures."""
 
     prompt: str
@@ -107,13 +83,39 @@ class Order:
 class Ranking(Config):
     """What is ranked, and what becomes of the best."""
 
-    prompt: str | None = option(None, "What was to be drawn.", argument=True, metavar="PROMPT")
+    prompt: str | None = option(None, "What the pictures were to show.", argument=True, metavar="PROMPT")
     images: tuple[Path, ...] = option((), "The pictures.", argument=True, metavar="IMAGE...")
     file: Path | None = option(
         None, "Instead: lines of a prompt and its pictures, tabs between them.", "--lines", metavar="FILE"
     )
     keep: int | None = option(None, "Number of a prompt's best pictures to copy to --out.", ge=1)
     out: Path = option(Path("out"), "The folder for --keep.", "--out", "-o")
+
+    def orders(self) -> list[Order]:
+        """The prompt and pictures of the command line, or those of every line of a file."""
+        if self.file is not None:
+            if self.prompt is not None:
+                raise CogViewError("give a prompt and pictures, or --lines, not both")
+            lines = enumerate(read_lines(self.file, MAX_PROMPTS), 1)
+            return [read_order(line, f"{self.file}: line {number}") for number, line in lines]
+        if self.prompt is None or not self.images:
+            raise CogViewError("give a prompt in quotes and its pictures, or a file of both with --lines")
+        if Path(self.prompt).suffix and Path(self.prompt).is_file():
+            found = f"{self.prompt}: the prompt comes first, and this is a file"
+            raise CogViewError(f"{found}; put a sentence in front")
+        return [Order(self.prompt, self.images)]
+
+    def keep_best(self, order: Order, ranked: Sequence[Ranked], folder: Path) -> list[Path]:
+        """Copies of the best pictures, named by their rank, if they are asked for."""
+        copies: list[Path] = []
+        if self.keep is not None:
+            check_folder(folder)
+            for rank, one in enumerate(ranked[: self.keep], 1):
+                original = order.images[one.number]
+                copies.append(folder / f"{rank:02d}-{original.name}")
+                with writing(copies[-1]):
+                    shutil.copyfile(original, copies[-1])
+        return copies
 
 
 @grouped()
@@ -129,10 +131,10 @@ def rerank(given: Ranking, scoring: Scoring) -> None:
     Printed are rank, caption loss and picture, with tabs between them. Files that are kept are copies, with
     all that is written in them, named by their rank. The model needs a caption role.
     """
-    orders = read_orders(given.prompt, given.images, given.file)
-    batch_size = batch_limit(scoring.max_batch)
-    check_pictures(path for order in orders for path in order.images)
-    family = check_model(scoring.model, "score")
+    orders, batch_size = given.orders(), scoring.batch_size
+    for path in (path for order in orders for path in order.images):
+        check_picture(path)
+    family = ModelBundle.find(scoring.model, "score")
     if given.keep is not None:
         check_folder(given.out)
     pipeline, facts = scoring.place.open(family), []
@@ -141,63 +143,22 @@ def rerank(given: Ranking, scoring: Scoring) -> None:
             ranked = pipeline.rerank(
                 order.prompt, order.images, released=scoring.released, batch_size=batch_size, progress=show
             )
-        folder = given.out if len(orders) == 1 else given.out / f"{number:03d}"
-        kept = copy(order, ranked[: given.keep], folder) if given.keep is not None else []
+        kept = given.keep_best(order, ranked, given.out if len(orders) == 1 else given.out / f"{number:03d}")
         pictures = [{"path": str(order.images[one.number]), "score": one.score} for one in ranked]
         facts.append({"prompt": order.prompt, "pictures": pictures, "kept": [str(path) for path in kept]})
         if not scoring.as_json:
-            for line in lines(order, ranked, kept, len(orders) > 1):
-                typer.echo(line)
+            start = f"{order.prompt}\t" if len(orders) > 1 else ""
+            for rank, one in enumerate(ranked, 1):
+                typer.echo(f"{start}{rank}\t{one.score:.4f}\t{order.images[one.number]}")
+            for path in kept:
+                typer.echo(f"{start}kept\t{path}")
     if scoring.as_json:
-        print_json(
-            {
-                "model": family.config.name,
-                "model_hash": pipeline.model_hash,
-                "measure": scoring.measure,
-                "prompts": facts,
-            }
-        )
+        scoring.report(family, prompts=facts)
 
 
-def read_orders(prompt: str | None, images: Sequence[Path], file: Path | None) -> list[Order]:
-    """The prompt and pictures of the command line, or those of every line of a file."""
-    if file is None:
-        if prompt is None or not images:
-            raise CogViewError("give a prompt in quotes and its pictures, or a file of both with --lines")
-        if Path(prompt).suffix and Path(prompt).is_file():
-            raise CogViewError(
-                f"{prompt}: the prompt comes first, and this is a file; put a sentence in front"
-            )
-        return [Order(prompt, tuple(images))]
-    if prompt is not None:
-        raise CogViewError("give a prompt and pictures, or --lines, not both")
-    orders = []
-    for number, line in enumerate(read_prompts(file, "line"), 1):
-        words, *paths = (part.strip() for part in line.split("\t"))
-        if not words or not any(paths):
-            raise CogViewError(
-                f"{file}: line {number}: write a prompt, a tab, and pictures with tabs between"
-            )
-        orders.append(Order(words, tuple(Path(path) for path in paths if path)))
-    return orders
-
-
-def copy(order: Order, ranked: Sequence[Ranked], folder: Path) -> list[Path]:
-    """The pictures of ``ranked`` copied, named by their rank; the copies."""
-    check_folder(folder)
-    copies = []
-    for rank, one in enumerate(ranked, 1):
-        original = order.images[one.number]
-        copies.append(folder / f"{rank:02d}-{original.name}")
-        with writing(copies[-1]):
-            shutil.copyfile(original, copies[-1])
-    return copies
-
-
-def lines(order: Order, ranked: Sequence[Ranked], kept: Sequence[Path], several: bool) -> list[str]:
-    """The table of one prompt; with several prompts each line begins with its own."""
-    start = f"{order.prompt}\t" if several else ""
-    table = [
-        f"{start}{rank}\t{one.score:.4f}\t{order.images[one.number]}" for rank, one in enumerate(ranked, 1)
-    ]
-    return table + [f"{start}kept\t{path}" for path in kept]
+def read_order(line: str, where: str) -> Order:
+    """A prompt and its pictures, tabs between them; CogViewError for another line."""
+    words, *paths = (part.strip() for part in line.split("\t"))
+    if not words or not any(paths):
+        raise CogViewError(f"{where}: write a prompt, a tab, and pictures with tabs between")
+    return Order(words, tuple(Path(path) for path in paths if path))

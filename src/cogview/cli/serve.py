@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cogview.cli.options import DETERMINISTIC, Address, Decoded, check_model, grouped, use_threads
-from cogview.cli.output import url_of
+from cogview.checkpoints.bundle import ModelBundle, installed
+from cogview.cli.options import DETERMINISTIC, Address, grouped
 from cogview.config import Config, option
 from cogview.errors import CogViewError
+from cogview.pipelines.requests import Decoded, use_threads
 
 if TYPE_CHECKING:
     from cogview.serving.labelling import Labelling
@@ -122,12 +123,12 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     if lora is not None and len(names) > 1:
         raise CogViewError("--lora goes with one model; serve the others apart")
     import cogview.serving  # noqa: F401  (refused at once where libraries are missing)
-    from cogview.web.sockets import is_loopback, listen
+    from cogview.web.sockets import is_loopback, listen, url_of
 
     keys, host = access.keys(address.host), address.host
     if serving.train is not None and not keys and not is_loopback(host):
         raise CogViewError("--train lets whoever connects fill this disk: give --api-key-file too")
-    families = [check_model(name) for name in names]
+    families = [ModelBundle.find(name) for name in names]
     if lora is not None:
         families[0].adapter(lora)
     listener, labelling = listen(host, address.port), labels.labelling()
@@ -174,6 +175,4 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
 
 def default_models() -> list[str]:
     """The default model, and beside it the one that edits, where there is one."""
-    from cogview.checkpoints.bundle import installed
-
     return [DEFAULT, *([EDITS] if EDITS in installed() else [])]

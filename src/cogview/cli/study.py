@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cogview.cli.options import Address, Existing, grouped
-from cogview.cli.output import listed, parse_pairs, url_of
-from cogview.config import Config, option
+from cogview.cli.options import Address, grouped
+from cogview.config import Config, Existing, option, parse_pairs
 from cogview.errors import CogViewError
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class New(Config):
         """The two models of ``ab``."""
         if self.ab is None:
             return None
-        names = listed(self.ab)
+        names = [name.strip() for name in self.ab.split(",") if name.strip()]
         if len(names) != 2 or self.ab.count(",") != 1:
             raise CogViewError(f"--ab {self.ab}: give the names of two models, FIRST,SECOND")
         return names
@@ -112,7 +111,7 @@ def serve(given: Raters, address: Address) -> None:
     """
     from cogview.study import server
     from cogview.study.store import Store
-    from cogview.web.sockets import LOOPBACK, listen
+    from cogview.web.sockets import LOOPBACK, listen, url_of
 
     folder, host, url = given.folder, address.host, given.url
     _check_address(host, url)

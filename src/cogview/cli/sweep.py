@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogview.cli.options import JSON, SET, Existing, grouped
+from cogview.cli.options import JSON, SET, grouped
 from cogview.cli.output import print_json, show
-from cogview.config import Config, option
+from cogview.config import Config, Existing, option
 
 if TYPE_CHECKING:
     from rich.table import Table

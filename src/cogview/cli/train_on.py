@@ -9,9 +9,10 @@ from pathlib import Path
 
 import typer
 
-from cogview.cli.options import existing, grouped, model_name
+from cogview.checkpoints.bundle import find
+from cogview.cli.options import grouped
 from cogview.cli.output import bar
-from cogview.config import Config, option
+from cogview.config import Config, existing, option
 from cogview.training.train_on.settings import Settings
 
 
@@ -42,7 +43,7 @@ def train_on(settings: Settings, job: Job) -> None:
     for place in (settings.source, settings.images):
         existing(Path(place or "."))
     if settings.start is not None:
-        model_name(settings.start)
+        find(settings.start)
     from rich.console import Console
 
     from cogview.training.train_on import stages as room

@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cogview.cli.options import (
-    DETERMINISTIC,
-    IMAGES,
-    MAX_BATCH,
-    MODEL,
-    NONE_GIVEN,
-    Decoded,
-    Fields,
-    Folder,
-    check_model,
-    check_pictures,
-    check_times,
-    check_wishes,
-    grouped,
-)
-from cogview.cli.output import Made, bar, batch_limit, check_folder
-from cogview.config import Config, option
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.cli.options import IMAGES, Decoding, Folder, Pictures, grouped
+from cogview.cli.output import Made, bar, check_folder
+from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.types import DETAIL, SamplingParams
-
-if TYPE_CHECKING:
-    from cogview.pipelines.base import GeneratedImage
-
-Params = Annotated[
-    SamplingParams, Fields("temperature", "top_k", "top_p", "guidance_scale", shown="the model's")
-]
+from cogview.pipelines.base import GeneratedImage
+from cogview.pipelines.requests import UpscaleRequest, check_times
 
 
-class Wanted(Config):
-    """What is upscaled, and how."""
+class Originals(Config):
+    """What is upscaled."""
 
-    images: tuple[Path, ...] = IMAGES
-    prompt: str | None = option(None, "What they show.", shown="the prompt stored in the picture, if any")
-    times: int = option(2, "How much longer sides get: 2 or 4.")
-    seed: int | None = option(
-        None, "The same picture, prompt and seed give the same.", shown="a new one each time"
-    )
-    size: int | None = option(
-        None,
-        "Resize the picture first: pixels of its shorter side.",
-        shown="its own size, or the model's if that is larger",
-        ge=1,
-    )
-    faithful: bool = option(
-        True,
-        "Use the given pixels, too, and correct the result until it shrinks to them; or the model alone.",
-        "--faithful/--free",
-    )
-    detail: float = option(
-        DETAIL, "With --faithful: how much generated detail to show, 0 (bicubic) to 1.", ge=0, le=1
-    )
-    params: Params = NONE_GIVEN
-    model: str = MODEL("pictogram")
-    deterministic: bool = DETERMINISTIC
-    place: Decoded = Decoded()
-    max_batch: str | None = MAX_BATCH
+    images: Pictures = IMAGES
 
 
 @grouped()
-def upscale(wanted: Wanted, output: Folder) -> None:
+def upscale(given: Originals, request: UpscaleRequest, opening: Decoding, output: Folder) -> None:
     """Enlarge pictures, drawing the details they do not show.
 
     Examples:
@@ -76,35 +30,20 @@ def upscale(wanted: Wanted, output: Folder) -> None:
     Every result is a PNG file, named as its original, with what made it inside.
     Transparency is laid over white; of an animation the first picture is taken.
     """
-    images = wanted.images
+    images = given.images
     if not images:
         raise CogViewError("give the pictures to enlarge")
-    batch_size = batch_limit(wanted.max_batch)
+    batch_size = opening.batch_size
     check_folder(output.out)
-    check_pictures(images)
-    family = check_model(wanted.model, "upscale")
-    check_wishes(family, wanted.seed)
-    check_times(family, wanted.times)
-    made = Made(output.out)
-    pipeline = wanted.place.open(family, deterministic=wanted.deterministic)
+    family = ModelBundle.find(opening.model, "upscale")
+    check_times(family, request.times)
+    made, pipeline = Made(output.out), opening.open(family)
 
     def keep(picture: GeneratedImage) -> None:
-        made.keep(picture, f"{images[len(made.pictures)].stem}-x{wanted.times}")
+        made.keep(picture, f"{images[len(made.pictures)].stem}-x{request.times}")
 
     with bar("upscaling") as show, made.counted():
-        pipeline.upscale(
-            list(images),
-            wanted.prompt,
-            times=wanted.times,
-            seed=wanted.seed,
-            size=wanted.size,
-            faithful=wanted.faithful,
-            detail=wanted.detail,
-            params=wanted.params,
-            batch_size=batch_size,
-            progress=show,
-            callback=keep,
-        )
+        pipeline.upscale(list(images), **dict(request), batch_size=batch_size, progress=show, callback=keep)
     pictures = [
         {
             "path": str(path),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cogview.cli.options import Existing, grouped
+from cogview.cli.options import grouped
 from cogview.cli.output import print_json
-from cogview.config import Config, option
+from cogview.config import Config, Existing, option
 
 
 class Watching(Config):

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.data.released import CompactBinary, ReleasedPair, TextCodeLmdb, TokenLmdb
 from cogview.data.shards import (
     INDEX,
@@ -52,6 +53,17 @@ class Conversion:
     factor: int | Fraction = 8
     encode: Callable[[str], list[int]] | None = None
     language: str = "zh"
+
+    @classmethod
+    def of(cls, family: ModelBundle) -> Conversion:
+        """That of an imported family, whose tokenizers made the files."""
+        prints, images = family.config.fingerprints, family.image_tokenizer()
+        return cls(
+            family.config.vocabulary,
+            (prints.image_tokenizer, prints.text_tokenizer),
+            images.config.factor,
+            family.text_tokenizer().encode,
+        )
 
 
 def open_released(path: Path, vocabulary: Vocabulary) -> Sequence[ReleasedPair]:

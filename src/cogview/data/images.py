@@ -22,6 +22,7 @@ from pydantic import Field
 from cogview.config import Config, option
 from cogview.data.filters import Filters, border
 from cogview.data.shards import Preprocessing
+from cogview.errors import CogViewError
 from cogview.files import is_regular
 from cogview.picture_files import open_picture
 
@@ -94,6 +95,14 @@ def check_header(path: Path, limits: Limits | None = None) -> None:
     limits = limits or Limits()
     with _opened(path, limits) as image:
         _check_pixels(image, limits)
+
+
+def check_picture(path: Path) -> None:
+    """CogViewError for a file that is missing or does not begin as a picture does; pixels are not read."""
+    try:
+        check_header(path)
+    except BadImage as error:
+        raise CogViewError(f"{path}: {error}") from None
 
 
 def _opened(data: bytes | Path, limits: Limits) -> Image.Image:

@@ -134,6 +134,12 @@ class Report(Config):
         """How many of them a filter that was asked for took out."""
         return sum(self.rejected.get(reason, 0) for reason in CHOSEN)
 
+    def sizes(self, shards: int) -> str:
+        """How much smaller ``shards`` bytes of token shards are than the picture files."""
+        times = self.picture_bytes / max(shards, 1)
+        files, tokens = _bytes(self.picture_bytes), _bytes(shards)
+        return f"picture files {files}, shards {tokens}: {times:.1f} times smaller"
+
     def lines(self) -> list[str]:
         """The report for people, one line a fact."""
         out = [f"{self.records:,} records: {self.good:,} good, {self.bad:,} rejected"]
@@ -227,3 +233,11 @@ class Tally:
 
 
 COUNTERS = ("captions", "sources", "splits", "conversions", "rejected")
+
+
+def _bytes(count: int) -> str:
+    """Bytes for people: ``12.3 MB``."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

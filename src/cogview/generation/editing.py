@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -155,6 +156,16 @@ def mask_of_boxes(boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, i
             )
         mask[top:bottom, left:right] = True
     return mask
+
+
+def check_boxes(image: Path, boxes: Sequence[str]) -> None:
+    """CogViewError for a box (:func:`read_box`) that does not lie in the picture of a file."""
+    if not boxes:
+        return
+    with Image.open(image) as file:
+        turned = file.getexif().get(0x0112, 1) >= 5  # stored lying on its side
+        size = file.size[::-1] if turned else file.size
+    mask_of_boxes([read_box(box, size) for box in boxes], size)
 
 
 def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:

@@ -9,7 +9,6 @@ settings of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from cogview.importers.checkpoint import model_config
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.family import DTYPE, Progress, bytes_of, check_new, check_space, counter, name_of
 from cogview.importers.released_hvqvae import read_hvqvae
+from cogview.importers.releases import Release2
 from cogview.importers.upsamplers import extras
 from cogview.sequences import CogLMFormat
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat
@@ -40,8 +40,6 @@ from cogview.types import SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, COGVIEW2_LANGUAGES, Vocabulary
 
 BASE, DIRECT, ITERATIVE = "base", "direct", "iterative"
-GRID, TEXT_SLOTS, IMAGE_START = 20, 112, 512
-DIRECT_SLOTS, ITERATIVE_SLOTS = 96, 16  # places of a text
 WINDOW, ACROSS = (9, 5), (5, 5)  # of local attention: in the large picture, and on the small one
 PIXELS = 8  # of a code's side
 MULTIPLE = 10  # of the rows of the released matrices: 150,003 ids in 150,010 rows
@@ -63,28 +61,6 @@ STYLE_DEFAULTS = {name: SamplingParams(temperature=t) for name, (_, t) in WORDS.
 STYLE_DIRECT = dict.fromkeys(("flat", "comics"), SamplingParams(clusters=5, cluster_temperature=0.4))
 TEMPLATES = {"en": "{caption} {style}", "zh": "{caption} {style}"}
 DEFAULTS = SamplingParams(temperature=1.15, clusters=16, cluster_temperature=1.0, text_attention_bias=1.4)
-
-
-@dataclass(frozen=True)
-class Release2:
-    """Where the files are, and what they do not tell.
-
-    transformers: role to checkpoint (a directory, or its only file); clusters: the released labels
-    (``cluster_label.npy``), None to group the codebook anew; grid, text_slots, image_start: of CogLM's
-    sequences; direct_slots, iterative_slots: places of a text in the other two; heads: attention heads,
-    where ``model_config.json`` does not say and they are not 64 wide.
-    """
-
-    transformers: Mapping[str, Path]
-    image_tokenizer: Path
-    text_tokenizer: Path
-    clusters: Path | None = None
-    grid: int = GRID
-    text_slots: int = TEXT_SLOTS
-    image_start: int = IMAGE_START
-    direct_slots: int = DIRECT_SLOTS
-    iterative_slots: int = ITERATIVE_SLOTS
-    heads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from cogview.errors import CogViewError
 from cogview.importers.checkpoint import check_sums, map_weights
 from cogview.importers.cogview1 import Released, open_released, write_model
 from cogview.importers.released_vqvae import import_vqvae
+from cogview.importers.releases import GRID, Release
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
@@ -28,7 +28,6 @@ from cogview.vocabulary import Vocabulary
 
 BASE, CAPTION, SUPER_RESOLUTION = "base", "caption", "super_resolution"
 KINDS = {BASE: "text_to_image", CAPTION: "image_to_text", SUPER_RESOLUTION: "super_resolution"}
-GRID = 32  # codes on a side of a picture of 256 pixels
 PIXELS = 8  # of a code's side
 DTYPE = torch.float16
 MOST_RANKS = 64
@@ -44,23 +43,6 @@ TEMPLATES = {"en": "{caption} of {style} style", "zh": "{style}风格的{caption
 DEFAULTS = SamplingParams(temperature=1.0, top_k=200)
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Release:
-    """Where the files are, and what they do not tell.
-
-    transformers: role to checkpoint (a directory, or its only file); grid: codes on a side of a picture;
-    heads: attention heads, where ``model_config.json`` does not say and they are not 64 wide; released:
-    compute bit for bit as the released code does, with its LayerNorm that looks at the whole batch.
-    """
-
-    transformers: Mapping[str, Path]
-    image_tokenizer: Path
-    text_tokenizer: Path
-    grid: int = GRID
-    heads: int | None = None
-    released: bool = False
 
 
 def released_format(role: str, vocabulary: Vocabulary, positions: int, grid: int = GRID) -> SequenceFormat:

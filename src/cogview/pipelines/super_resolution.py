@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from cogview.generation.windows import scale_of
 from cogview.pipelines.base import (
     AnyImage,
     GeneratedImage,
+    ImageCallback,
     ProgressParts,
     at_least_one,
     caption_for,
@@ -45,8 +46,12 @@ from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat, of_
 from cogview.tokenizers.loading import decode_image, encode_image
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
 
+if TYPE_CHECKING:
+    from cogview.pipelines.model import Pipeline
+
 ORDER = "released"
 TOGETHER = 4  # images enlarged at a time, where nothing else is asked for
+QUEUED = 8  # generated images that are upscaled together
 
 
 def described(components: Components, item: Image.Image | str | Path) -> tuple[str, str]:
@@ -404,3 +409,37 @@ def _style(image: GeneratedImage) -> str | None:
     """The style an image was generated in, as its settings say."""
     found = image.settings.get("style")
     return found if isinstance(found, str) else None
+
+
+@dataclass
+class UpscaleQueue:
+    """Generated images that wait to be upscaled, ``QUEUED`` at a time; then ``keep`` gets them."""
+
+    pipeline: Pipeline
+    times: int
+    batch_size: int | None
+    parts: ProgressParts
+    keep: ImageCallback
+    waiting: list[GeneratedImage] = field(default_factory=list)
+
+    def check(self, texts: list[str], style: str | None) -> None:
+        """CogViewError for a prompt that is too long for upscaling; before anything is generated."""
+        limit = self.pipeline.super_resolution.format.text_limit
+        for request in self.pipeline.text_to_image.requests(texts, style=style):
+            encode_caption(self.pipeline.components, request.caption, limit)
+
+    def add(self, image: GeneratedImage) -> None:
+        """One more; enough are upscaled."""
+        self.waiting.append(image)
+        if len(self.waiting) == QUEUED:
+            self.finish()
+
+    def finish(self) -> None:
+        """Upscale those that wait."""
+        some, self.waiting = self.waiting, []
+        if some:
+            codes = self.pipeline.text_to_image.format.codes
+            progress = self.parts.part(len(some) * codes * self.times**2)
+            self.pipeline.upscale(
+                some, times=self.times, batch_size=self.batch_size, progress=progress, callback=self.keep
+            )

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from cogview.checkpoints.bundle import (
@@ -28,13 +27,14 @@ from cogview.checkpoints.bundle import (
 )
 from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.checkpoints.prompt_help import PromptHelp
-from cogview.config import Config, load_json, validate
+from cogview.config import load_json, validate
 from cogview.errors import CogViewError
 from cogview.files import write_file
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
+from cogview.training.assembly_plan import FamilySettings
 from cogview.transformer import storage
 from cogview.transformer.lora import CONFIG as LORA
 from cogview.transformer.lora import apply_adapter
@@ -45,21 +45,6 @@ FACTS = "training.json"
 CARD = "card.md"
 BASE = "base"
 IMAGES = "image_tokenizer"
-
-
-class FamilySettings(Config):
-    """What a family has beside its models; as a YAML file for ``--settings`` (fields as in family.json).
-
-    ``words``: the table of what near a word the model knows (:mod:`cogview.checkpoints.prompt_help`).
-    """
-
-    styles: dict[str, dict[str, str]] = Field(default_factory=dict)
-    templates: dict[str, str] = Field(default_factory=dict)
-    defaults: SamplingParams | None = None
-    direct: SamplingParams | None = None
-    iterative: SamplingParams | None = None
-    editing: SamplingParams | None = None
-    words: Path | None = None
 
 
 def model_directory(run: Path) -> Path:

@@ -103,6 +103,26 @@ class Plan(Config):
     tokens_per_second: float
     days: float
 
+    def lines(self, gpus: int) -> list[str]:
+        """The plan for people, one line a fact."""
+        hidden = min(1.0, self.compute_seconds * 2 / 3 / max(self.communication_seconds, 1e-12))
+        shared = f", each layer among {self.tensor}" if self.tensor > 1 else ""
+        each = "a GPU" if self.tensor == 1 else f"for {self.tensor} GPUs"
+        inside = f", {self.tensor_seconds:.2f} s adding up in layers" if self.tensor > 1 else ""
+        trained = f", {self.trained:,} of them trained" if self.trained != self.parameters else ""
+        return [
+            *([self.assumed] if self.assumed else []),
+            f"parameters      {self.parameters:,}{trained}",
+            f"sharding        {self.sharding}{shared}, micro-batch {self.micro_batch} {each}, "
+            f"{self.accumulation} accumulated, {gpus} GPUs",
+            f"memory a GPU    {self.memory.states / GIB:.1f} GiB weights, gradients and optimizer, "
+            f"{self.memory.activations / GIB:.1f} GiB activations",
+            f"an update       {self.step_seconds:.2f} s: {self.compute_seconds:.2f} s computing{inside}, "
+            f"{self.communication_seconds:.2f} s communicating, {hidden:.0%} of it hidden",
+            f"speed           {self.tokens_per_second:,.0f} tokens/s",
+            f"whole run       {self.days:.1f} days",
+        ]
+
 
 def parameters(config: TransformerConfig, tensor: int = 1) -> int:
     """The exact number, counted on the meta device: what one of ``tensor`` neighbours has."""

@@ -220,3 +220,13 @@ def live(directory: Path, console: Console, interval: float = 1.0) -> Iterator[N
     """Show a run on a terminal while the block runs."""
     with Live(_Now(directory), console=console, refresh_per_second=1 / interval):
         yield
+
+
+@contextmanager
+def live_view(directory: Path, console: Console, shown: bool) -> Iterator[Console]:
+    """The console for a trainer: the terminal's, or a silent one while the live view is shown on it."""
+    if not shown or not console.is_terminal:
+        yield console
+        return
+    with live(directory, console):
+        yield Console(quiet=True)

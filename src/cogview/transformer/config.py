@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cogview.config import Config
+from cogview.config import Config, validate
+from cogview.errors import CogViewError
 
 Norm = Literal["pre", "post", "sandwich"]
 NormRelax = Literal["none", "token", "tensor"]
@@ -116,6 +117,15 @@ class ThreeRegionConfig(Config):
     window: int = Field(128, ge=1, le=1 << 20)
     times: int = Field(6, ge=1, le=1 << 16)
     pivots: int = Field(768, ge=1, le=1 << 20)
+
+    @classmethod
+    def parse(cls, text: str, where: str = "--sparse") -> Self:
+        """From ``WINDOW,TIMES,PIVOTS``; CogViewError for anything else, with ``where`` it was given."""
+        names, values = ("window", "times", "pivots"), text.split(",")
+        if len(values) != len(names) or not all(value.strip().isdigit() for value in values):
+            example = "WINDOW,TIMES,PIVOTS, such as 64,4,256"
+            raise CogViewError(f"{where} {text}: write three whole numbers, {example}")
+        return validate(cls, dict(zip(names, map(int, values), strict=True)), where)
 
     @property
     def span(self) -> int:

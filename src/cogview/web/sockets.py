@@ -46,6 +46,12 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def url_of(host: str, listener: socket.socket) -> str:
+    """The address of a server's pages."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; CogViewError where the address cannot be had."""
     try:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cogview.cli.options import Check, ModelName, Place, generator_name, use_threads
+from cogview.checkpoints.bundle import ModelBundle, ModelName, find
 from cogview.cli.output import show, write_rows
-from cogview.config import Config, option
+from cogview.config import Check, Config, option
+from cogview.pipelines.requests import Place, use_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,16 @@ SOURCE = option("dice", "Which rows of the corpus; '' for all.")
 PLOT = option(None, "Write a plot of it (PNG, SVG or PDF).")
 WORK = option(Path("runs/eval"), "Where pictures are kept, for stopped runs.")
 
-GeneratorName = Annotated[str, Check(generator_name)]
+NEAREST = "nearest-training"  # of evaluation/experiments/nearest.py: images of the training set, no model
+
+
+def generator(name: str) -> None:
+    """CogViewError where a name is neither a model's nor ``nearest-training``."""
+    if name != NEAREST:
+        find(name)
+
+
+GeneratorName = Annotated[str, Check(generator)]
 
 
 class Generation(Config):
@@ -75,8 +85,6 @@ def open_generator(model: str, place: Place, first_stage_only: bool = False) -> 
 
 def open_model(model: str, place: Place) -> Pipeline:
     """A model, read now."""
-    from cogview.checkpoints.bundle import ModelBundle
-
     return place.open(ModelBundle.find(model))
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from cogview.checkpoints.bundle import ModelBundle
 from cogview.cli.eval.common import (
     CLASSIFIER,
     CORPUS,
     DATA,
+    NEAREST,
     PLOT,
     READER,
     Generation,
@@ -21,11 +23,12 @@ from cogview.cli.eval.common import (
     Rows,
     Share,
     Sheet,
+    generator,
     open_classifier,
 )
-from cogview.cli.options import NEAREST, Check, Existing, MaybeExisting, check_model, generator_name, grouped
+from cogview.cli.options import grouped
 from cogview.cli.output import bars
-from cogview.config import Config, option
+from cogview.config import Check, Config, Existing, MaybeExisting, option
 from cogview.evaluation import report_tables as tables
 from cogview.evaluation.plans import (
     AlignmentPlan,
@@ -62,7 +65,6 @@ def attributes(given: Attributes, plan: AttributePlan, way: Generation, report: 
 
     Chinese and English captions are used each; real pictures give the ceiling, swapped prompts the floor.
     """
-    from cogview.checkpoints.bundle import ModelBundle
     from cogview.evaluation.experiments.attributes import evaluate_attributes
     from cogview.pipelines.model import DEFAULT
     from cogview.tokenizers.loading import read_image_tokenizer
@@ -129,7 +131,7 @@ class Captioned(Config):
 
     scorer: Existing = option(..., "What `cogview eval train-scorer` wrote.")
     data: Existing = DATA(...)
-    models: Annotated[tuple[str, ...], Check(generator_name)] = option(
+    models: Annotated[tuple[str, ...], Check(generator)] = option(
         (),
         "Generate images of the captions by this model (name or directory), too; nearest-training takes the "
         "training picture with the nearest caption. May be given several times.",
@@ -187,7 +189,7 @@ def editing(given: Edits, plan: EditingPlan, judged: Judged, report: Sheet) -> N
     """
     from cogview.evaluation.experiments.edits import evaluate_editing
 
-    check_model(judged.model, "edit")
+    ModelBundle.find(judged.model, "edit")
     reader, editor = open_classifier(given.classifier), judged.generator()
     with bars() as progress:
         found, sets = evaluate_editing(plan, given.tasks, reader, editor, judged.work, progress)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cogview.checkpoints.bundle import ModelBundle, ModelName
 from cogview.cli.eval.common import CORPUS, DATA, SOURCE
-from cogview.cli.options import THREADS, Existing, MaybeExisting, ModelName, grouped, use_threads
+from cogview.cli.options import grouped
 from cogview.cli.output import bars, writing
-from cogview.config import Config, option
+from cogview.config import Config, Existing, MaybeExisting, option
 from cogview.evaluation.plans import ClassifierTraining, Rows, ScorerTraining
+from cogview.pipelines.requests import THREADS, use_threads
 
 if TYPE_CHECKING:
     from cogview.tokenizers.text import TextTokenizer
@@ -72,7 +74,6 @@ class Captions(Config):
 
     def tokenizer(self) -> TextTokenizer:
         """The text tokenizer."""
-        from cogview.checkpoints.bundle import ModelBundle
         from cogview.tokenizers.text import TextTokenizer
 
         if self.text_tokenizer:

@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cogview.checkpoints.bundle import ModelBundle, ModelName
 from cogview.cli.eval.common import DATA, FEATURES, MODEL, WORK, Report, Rows, Share, Sheet, open_model
-from cogview.cli.options import (
-    THREADS,
-    Check,
-    Existing,
-    Fields,
-    MaybeExisting,
-    ModelName,
-    Place,
-    existing,
-    grouped,
-    use_threads,
-)
+from cogview.cli.options import grouped
 from cogview.cli.output import bars, show, write_rows
-from cogview.config import Config, option
+from cogview.config import Check, Config, Existing, Fields, MaybeExisting, existing, option
 from cogview.errors import CogViewError
 from cogview.evaluation import report_tables as tables
 from cogview.evaluation.plans import (
@@ -38,6 +28,7 @@ from cogview.evaluation.plans import (
     SpeedPlan,
     UpscalingPlan,
 )
+from cogview.pipelines.requests import THREADS, Place, use_threads
 from cogview.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -321,7 +312,6 @@ def speed(given: Timed, plan: SpeedPlan, report: Report) -> None:
 
     cogview eval speed --model pictogram --batches 1,4,16
     """
-    from cogview.checkpoints.bundle import ModelBundle
     from cogview.evaluation.experiments.speed import measure_speed
 
     place = given.place

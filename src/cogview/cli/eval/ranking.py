@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cogview.checkpoints.bundle import ModelName
 from cogview.cli.eval.common import (
     CLASSIFIER,
     CORPUS,
@@ -19,11 +20,12 @@ from cogview.cli.eval.common import (
     open_generator,
     open_model,
 )
-from cogview.cli.options import Existing, MaybeExisting, ModelName, Place, grouped
+from cogview.cli.options import grouped
 from cogview.cli.output import bars, writing
-from cogview.config import Config, option
+from cogview.config import Config, Existing, MaybeExisting, option
 from cogview.evaluation import report_tables as tables
 from cogview.evaluation.plans import BestOfPlan, CaptionPlan, OrderPlan
+from cogview.pipelines.requests import Place
 
 if TYPE_CHECKING:
     from cogview.evaluation.experiments.order import OrderReport

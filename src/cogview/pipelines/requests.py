@@ -1,0 +1,225 @@
+"""What the command line asks of a pipeline: where to compute, and the options of each task.
+
+The fields of each request are keyword arguments of the method of :class:`~cogview.pipelines.model.Pipeline`
+that it is for. PyTorch is imported when a model is opened, not before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.config import Check, Config, Fields, option
+from cogview.data.images import check_picture
+from cogview.errors import CogViewError
+from cogview.sequences import SequenceFormat, of_type
+from cogview.threads import choose
+from cogview.types import DETAIL, FEATHER, Decoding, Device, Precision, SamplingParams, Seed
+
+if TYPE_CHECKING:
+    from cogview.pipelines.model import Pipeline
+
+NONE_GIVEN = SamplingParams()
+AllParams = Annotated[SamplingParams, Fields(shown="the model's")]
+UpscaleParams = Annotated[
+    SamplingParams, Fields("temperature", "top_k", "top_p", "guidance_scale", shown="the model's")
+]
+CaptionParams = Annotated[SamplingParams, Fields("temperature", "top_k", "top_p", shown="beams")]
+
+BEST_OF = option(
+    1, "Generate K for each picture wanted, keep those the prompt describes best.", metavar="K", ge=1
+)
+STYLE = option(None, "A style of the model (see cogview models).")
+SEED = option(None, "Picture i of a seed is always the same one.", shown="a new one each time")
+THREADS = option(
+    None,
+    "Threads to compute with (see cogview doctor).",
+    shown="what the container and other programs leave",
+    ge=1,
+    le=1024,
+)
+
+
+class Place(Config):
+    """Where and how to compute."""
+
+    precision: Precision = option(
+        "fp32",
+        "fp32; bf16, fp16: half the memory, for GPUs (bf16 also for CPUs that have it); int8: for CPUs. "
+        "All but fp32 are faster and slightly different.",
+    )
+    threads: int | None = THREADS
+    device: Device = option("auto", "auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")
+
+    def open(self, bundle: ModelBundle, **options: Any) -> Pipeline:
+        """The pipeline of a family, on the device and with the threads that are asked for."""
+        from cogview.pipelines.model import Pipeline
+
+        device = self.torch_device()
+        use_threads(self.threads, bundle.directory)
+        return Pipeline.from_pretrained(bundle.directory, device=device, precision=self.precision, **options)
+
+    def torch_device(self) -> str | None:
+        """The device for PyTorch, None for its own choice; CogViewError where there is none of that kind."""
+        import torch
+
+        if self.device == "auto":
+            return None
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):
+            raise CogViewError(f"--device {self.device} is not available here; use auto or cpu") from None
+        return self.device
+
+
+class Decoded(Place):
+    """Where and how to compute what is decoded token by token."""
+
+    decoding: Decoding = option(
+        "auto", "Token by token, or several in one forward; auto takes the faster one. The same tokens."
+    )
+
+    def open(self, bundle: ModelBundle, **options: Any) -> Pipeline:
+        """As of any place, with this decoding."""
+        return super().open(bundle, decoding=self.decoding, **options)
+
+
+def use_threads(threads: int | None, *models: Path) -> None:
+    """Make PyTorch compute with ``threads``, or with as many as fit the machine and the models."""
+    import torch
+
+    if threads is None:
+        sizes = [file.stat().st_size for model in models for file in model.glob("*/*.safetensors")]
+        threads = choose(sum(sizes)).threads
+    torch.set_num_threads(threads)
+
+
+class GenerateRequest(Config):
+    """Images for prompts."""
+
+    n: int = option(1, "Pictures for each prompt.", "-n", ge=1, le=10_000)
+    seed: Seed = SEED
+    style: str | None = STYLE
+    params: AllParams = NONE_GIVEN
+    best_of: int = BEST_OF
+    fairness: str | None = option(
+        None, "Add words about people by a table's proportions: a YAML file, or world.", metavar="TABLE"
+    )
+    first_stage_only: bool = option(
+        False, "Models of several steps: leave pictures small.", "--first-stage-only", "--no-upscale"
+    )
+    truncate: bool = option(False, "The same: cut a prompt that is too long for a step.")
+
+    def check(self, model: str, upscale: int | None) -> ModelBundle:
+        """The family of a model; CogViewError where it cannot do this, and upscale so many times."""
+        from cogview.generation.fairness import read_table
+
+        more = [*(["score"] if self.best_of > 1 else []), *(["upscale"] if upscale is not None else [])]
+        family = ModelBundle.find(model, "generate", *more)
+        family.config.style(self.style)
+        if upscale is not None:
+            check_times(family, upscale)
+        if self.fairness is not None:
+            read_table(self.fairness)
+        if self.first_stage_only and not family.config.two_stage:
+            raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
+        return family
+
+
+class ResultsRequest(Config):
+    """Results of an edit or a variation."""
+
+    n: int = option(1, "How many results.", "-n", ge=1)
+    seed: Seed = SEED
+    style: str | None = STYLE
+    params: AllParams = NONE_GIVEN
+    first_stage_only: bool = option(False, "Do not upscale what is generated: faster, less sharp.")
+
+
+class EditRequest(Config):
+    """What of an image is generated again, and how."""
+
+    mask: Annotated[Path | None, Check(check_picture)] = option(
+        None, "A picture of the same size: white is replaced, black stays.", metavar="FILE"
+    )
+    boxes: tuple[str, ...] = option(
+        (),
+        "A rectangle to replace, in pixels or %; may be repeated.",
+        "--box",
+        metavar="X0,Y0,X1,Y1",
+        repeated=True,
+    )
+    order: Literal["together", "one_by_one"] = option(
+        "together", "Regions at once, or one by one with all else in view; slower."
+    )
+    crop: Literal["auto", "whole", "tight"] = option(
+        "auto",
+        "What the model sees: a part at its own size, the whole picture, or for small regions an enlarged "
+        "part (tight).",
+    )
+    feather: int = option(FEATHER, "Pixels inside the mask over which the new ones set in.", ge=0, le=256)
+    best_of: int = BEST_OF
+
+    def check(self, prompt: str) -> None:
+        """CogViewError where nothing is to be replaced, or by nothing."""
+        if not (self.mask or self.boxes):
+            raise CogViewError("say what to replace: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
+        if not prompt.strip():
+            raise CogViewError("the prompt is empty; say what the whole picture shall show")
+
+    def check_unused(self) -> None:
+        """CogViewError for an option that variations do not have."""
+        if self.mask or self.boxes:
+            raise CogViewError("--vary chooses what to replace itself; leave --mask and --box away")
+        usual = {"order": "together", "crop": "auto", "feather": FEATHER}
+        names = [f"--{name}" for name, value in usual.items() if getattr(self, name) != value]
+        if names:
+            raise CogViewError(f"{', '.join(names)} are of masks and boxes; leave them away with --vary")
+        if self.best_of > 1:
+            raise CogViewError("variations need not fit a sentence; leave --best-of away")
+
+
+class UpscaleRequest(Config):
+    """How images are upscaled."""
+
+    prompt: str | None = option(None, "What they show.", shown="the prompt stored in the picture, if any")
+    times: int = option(2, "How much longer sides get: 2 or 4.")
+    seed: Seed = option(None, "The same picture, prompt and seed give the same.", shown="a new one each time")
+    size: int | None = option(
+        None,
+        "Resize the picture first: pixels of its shorter side.",
+        shown="its own size, or the model's if that is larger",
+        ge=1,
+    )
+    faithful: bool = option(
+        True,
+        "Use the given pixels, too, and correct the result until it shrinks to them; or the model alone.",
+        "--faithful/--free",
+    )
+    detail: float = option(
+        DETAIL, "With --faithful: how much generated detail to show, 0 (bicubic) to 1.", ge=0, le=1
+    )
+    params: UpscaleParams = NONE_GIVEN
+
+
+class CaptionRequest(Config):
+    """What captions are like: sampled, where a seed or a sampling option is given, else found by beams."""
+
+    language: Literal["zh", "en"] | None = option(
+        None, "Keep to this language.", "--lang", shown="whichever comes"
+    )
+    n: int = option(1, "Captions for each picture.", "-n", ge=1)
+    beams: int | None = option(None, "Captions followed at once.", shown="4, or n", ge=1)
+    seed: Seed = option(None, "Sample; caption i of a seed is always the same.", shown="beams")
+    params: CaptionParams = NONE_GIVEN
+    max_length: int | None = option(None, "The most tokens.", shown="what the model reads", ge=1)
+
+
+def check_times(family: ModelBundle, times: int) -> None:
+    """CogViewError where the family's super-resolution model does not upscale so many times."""
+    from cogview.generation.windows import stages_of
+
+    form = of_type(family.role("super_resolution").sequences, SequenceFormat)
+    assert form is not None
+    stages_of(form, times)
