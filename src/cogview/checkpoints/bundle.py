@@ -73,10 +73,14 @@ AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Role(Config):
-    """One model of a family: its directory and the sequences it was trained on."""
+    """One model of a family: its directory and the sequences it was trained on.
+
+    guidance_free: how the model was taught to need no guidance, if it was.
+    """
 
     directory: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sequences: Sequences
+    guidance_free: Literal["distillation", "contrastive"] | None = None
 
 
 class Fingerprints(Config):
@@ -172,7 +176,7 @@ class FamilyConfig(Config):
         default: SamplingParams | None = None,
     ) -> SamplingParams:
         """Complete parameters of a task: those of the call, of the style, of the task, of the family,
-        default.
+        default. A base that needs no guidance has none, unless the call or the style says otherwise.
 
         task: of :attr:`capabilities`, or ``direct`` or ``iterative``, the two stages of super-resolution.
         """
@@ -180,7 +184,9 @@ class FamilyConfig(Config):
         of_task = self.editing if task == "edit" else OF_TASK.get(task)
         family = {DIRECT: self.direct, ITERATIVE: self.iterative}.get(task, self.defaults)
         suited = None if style is None else styles.get(self.style_name(style))
-        first, *others = [one for one in (call, suited, of_task, family, default) if one is not None]
+        base = None if task in (DIRECT, ITERATIVE) else self.roles.get(BASE)
+        free = SamplingParams(guidance_scale=1.0) if base is not None and base.guidance_free else None
+        first, *others = [one for one in (call, suited, free, of_task, family, default) if one is not None]
         return first.over(*others)
 
     def style_name(self, name: str) -> str:

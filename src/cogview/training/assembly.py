@@ -252,7 +252,8 @@ def _role(name: str, model: Path, prints: Fingerprints) -> Role:
                 f"{model} was trained with another {part.replace('_', ' ')} ({str(wanted)[:12]}, "
                 f"not {found[:12]}); give the one its tokens were built with"
             )
-    return validate(Role, {"directory": name, "sequences": facts["sequences"]}, f"{model / FACTS}")
+    role = {"directory": name, "sequences": facts["sequences"], "guidance_free": facts.get("guidance_free")}
+    return validate(Role, role, f"{model / FACTS}")
 
 
 def _config(

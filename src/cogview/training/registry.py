@@ -16,6 +16,7 @@ TASKS = {
     "image_tokenizer": "cogview.training.tasks.image_tokenizer:ImageTokenizerTask",
     "hierarchical_tokenizer": "cogview.training.tasks.hierarchical_tokenizer:HierarchicalTokenizerTask",
     "transformer": "cogview.training.tasks.transformer:TransformerTask",
+    "guidance_free": "cogview.training.tasks.guidance_free:GuidanceFreeTask",
     "coglm": "cogview.training.tasks.coglm:CogLMTask",
     "direct_super_resolution": "cogview.training.tasks.enlarging:DirectTask",
     "attribute_classifier": "cogview.evaluation.judges.classifier_training:AttributeClassifierTask",

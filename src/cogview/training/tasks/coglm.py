@@ -234,8 +234,9 @@ class CogLMTask(TransformerTask):
         own = still._parts(Transformer.from_directory(self.start.directory), batch)
         return FirstLosses({"image_loss": start["image_loss"]}, {"image_loss": own["image_loss"]}, {})
 
-    def _first_batch(self, batch: TokenBatch) -> dict[str, Tensor]:
-        return make_batch(self.format, self.recipe.strategies, batch, np.random.default_rng(self.recipe.seed))
+    def _sequences(self, batch: TokenBatch, multiple: int = 1) -> dict[str, Any]:
+        rng = np.random.default_rng(self.recipe.seed)
+        return make_batch(self.format, self.recipe.strategies, batch, rng, multiple)
 
     def _loader(self, seed: int, split: str, batch: int, **more: Any) -> TokenLoader:
         return TokenLoader(

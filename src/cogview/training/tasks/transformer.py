@@ -311,14 +311,14 @@ class TransformerTask(Task):
 
     def _parts(self, model: nn.Module, batch: TokenBatch) -> dict[str, float]:
         """Mean losses of image and text tokens in nats, of those that a batch has."""
-        made = self._first_batch(batch)
-        _, parts = self.loss(model, made, 0, "model")
+        made = self._sequences(batch)
+        _, parts = self.likelihood(model, made)
         sizes = {"image_loss": len(made["image_at"]), "text_loss": len(made["text_at"])}
         return {name: float(parts[name]) for name, size in sizes.items() if size}
 
-    def _first_batch(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """Sequences of a batch."""
-        return make_batch(self.format, batch)
+    def _sequences(self, batch: TokenBatch, multiple: int = 1) -> dict[str, Any]:
+        """Sequences of a batch, their length a multiple of ``multiple``."""
+        return make_batch(self.format, batch, multiple)
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
         """All, or the adapters' alone."""
@@ -349,10 +349,14 @@ class TransformerTask(Task):
         self, state: State | None, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[dict[str, Tensor], State]]:
         for batch, after in self._batches(state, rank, world):
-            sequences = make_batch(self.format, batch, self.recipe.pad_multiple)
+            sequences = self._sequences(batch, self.recipe.pad_multiple)
             yield sequences if self.cells is None else weigh_cells(sequences, self.cells), after
 
     def loss(self, model: nn.Module, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics]:
+        return self.likelihood(model, batch)
+
+    def likelihood(self, model: nn.Module, batch: Any) -> tuple[Tensor, Metrics]:
+        """The weighted cross-entropy of a batch, and its parts."""
         model = cast(Transformer, model)
         hidden = self._hidden(model, batch)
         loss, parts = sequence_loss(
@@ -448,14 +452,14 @@ class TransformerTask(Task):
             crop=self.crop,
             epochs=1,
         )
-        return [make_batch(self.format, batch) for batch in _first(loader, asked.items)]
+        return [self._sequences(batch) for batch in _first(loader, asked.items)]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Loss, and its image and text parts in nats a token, on the validation split."""
         sums = {"loss": 0.0, "image_loss": 0.0, "text_loss": 0.0}
         counts = dict.fromkeys(sums, 1e-9)
         for batch in self.validation:
-            loss, parts = self.loss(model, self.prepare(batch, self.device), 0, "model")
+            loss, parts = self.likelihood(model, self.prepare(batch, self.device))
             sizes = (float(batch["weights"].sum()), len(batch["image_at"]), len(batch["text_at"]))
             for name, size in zip(sums, sizes, strict=True):
                 sums[name] += float({"loss": loss, **parts}[name]) * size
@@ -476,20 +480,24 @@ class TransformerTask(Task):
             sheet = self.sampler.sheet(cast(Transformer, model))
             write_image(directory / f"samples-{step:08d}.png", sheet)
 
-    def export(self, model: nn.Module, directory: Path) -> None:
-        """The model (fp16) or its adapter, and ``training.json``: sequence format, tokenizers."""
-        if self.recipe.lora:
-            save_adapter(model, self.recipe.lora, directory)
-        else:
-            cast(Transformer, model).save(directory)
+    def facts(self) -> dict[str, Any]:
+        """What ``training.json`` says of the model: where it comes from, and what it was trained on."""
         index = self.shards.index
-        facts = {
+        return {
             "recipe": self.recipe.name,
             "data": index.fingerprint,
             "image_tokenizer": index.image_tokenizer,
             "text_tokenizer": index.text_tokenizer,
             "sequences": self.format.model_dump(mode="json"),
         }
+
+    def export(self, model: nn.Module, directory: Path) -> None:
+        """The model (fp16) or its adapter, and ``training.json``: sequence format, tokenizers."""
+        if self.recipe.lora:
+            save_adapter(model, self.recipe.lora, directory)
+        else:
+            cast(Transformer, model).save(directory)
+        facts = self.facts()
         (directory / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
