@@ -8,10 +8,10 @@ from pathlib import Path
 import typer
 
 from cogview.checkpoints.bundle import ModelName
-from cogview.cli.eval.common import open_model
 from cogview.cli.options import JSON, grouped
 from cogview.cli.output import print_json, show
 from cogview.config import Config, option
+from cogview.evaluation.inputs import open_model
 from cogview.pipelines.requests import Place
 
 inspects = typer.Typer(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from cogview.cli.options import Address, grouped
-from cogview.config import Config, Existing, option, parse_pairs
+from cogview.cli.output import show
+from cogview.config import Config, option
 from cogview.errors import CogViewError
-
-if TYPE_CHECKING:
-    from cogview.study.results import Report
+from cogview.study.create import NewStudy
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -26,43 +24,9 @@ def _group() -> None:
     """Blind, in an order of each rater's own, by the protocol of CogView's appendix E."""
 
 
-class New(Config):
-    """The study that is made."""
-
-    out: Path = option(..., "The study's new folder.", argument=True, metavar="OUT")
-    model: tuple[str, ...] = option(
-        ...,
-        "A model's pictures, one a caption; give it for each model.",
-        metavar="NAME=FOLDER",
-        repeated=True,
-    )
-    captions: Existing = option(
-        ...,
-        "A table (CSV, TSV, JSONL) with columns key and en, zh or caption; or a text of one a line.",
-    )
-    title: str = option("", "What raters see at the top.")
-    ab: str | None = option(
-        None,
-        "Two models that share one place: each rater sees one of them for half of the captions.",
-        metavar="FIRST,SECOND",
-    )
-    captions_per_rater: int | None = option(None, "How many captions a rater is asked.", shown="all", ge=1)
-    size: int | None = option(None, "Make all pictures this many pixels a side.", ge=16, le=4096)
-    seed: int = option(0, "Decides orders and halves.", ge=0)
-
-    def pair(self) -> list[str] | None:
-        """The two models of ``ab``."""
-        if self.ab is None:
-            return None
-        names = [name.strip() for name in self.ab.split(",") if name.strip()]
-        if len(names) != 2 or self.ab.count(",") != 1:
-            raise CogViewError(f"--ab {self.ab}: give the names of two models, FIRST,SECOND")
-        return names
-
-
 @study.command()
 @grouped()
-def create(new: New) -> None:
+def create(new: NewStudy) -> None:
     """Check the groups of pictures, and copy them under anonymous names.
 
     Real pictures, or pictures that only went through the tokenizer, are one more model.
@@ -70,23 +34,11 @@ def create(new: New) -> None:
     cogview study create study/ --model ours=out/ours --model theirs=out/theirs --model real=photos/
     --captions captions.csv --title "Which pictures are better?"
     """
-    from cogview.study.create import create_study
-
-    out = new.out
-    made = create_study(
-        out,
-        {name: Path(folder) for name, folder in parse_pairs("--model", new.model).items()},
-        new.captions,
-        title=new.title,
-        ab=new.pair(),
-        captions_per_rater=new.captions_per_rater,
-        size=new.size,
-        seed=new.seed,
-    )
+    made = new.create()
     asked = made.captions_per_rater * (made.places + 1)
     typer.echo(
-        f"{out}: {len(made.groups)} captions x {len(made.models)} models; a rater gives {asked} answers. "
-        f"Next: cogview study serve {out} --raters 20"
+        f"{new.out}: {len(made.groups)} captions x {len(made.models)} models; a rater gives {asked} answers. "
+        f"Next: cogview study serve {new.out} --raters 20"
     )
 
 
@@ -114,7 +66,7 @@ def serve(given: Raters, address: Address) -> None:
     from cogview.web.sockets import LOOPBACK, listen, url_of
 
     folder, host, url = given.folder, address.host, given.url
-    _check_address(host, url)
+    server.check_address(host, url)
     store = Store.open(folder)
     invited = store.invite(given.raters or 0)
     if not invited:
@@ -146,36 +98,11 @@ def report(given: Results) -> None:
 
     cogview study report study/ -o results/
     """
-    from cogview.study.results import write_report
+    from cogview.study.results import outcomes, table, write_report
     from cogview.study.store import Store
 
     made, paths = write_report(Store.open(given.folder), given.out or given.folder / "report")
     if given.as_json:
         typer.echo(made.model_dump_json(indent=2))
     else:
-        _print(made, paths)
-
-
-def _check_address(host: str, url: str | None) -> None:
-    from urllib.parse import urlsplit
-
-    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-        raise CogViewError(f"--url {url}: expected an address such as https://study.example")
-    if url is None and host in ("0.0.0.0", "::"):
-        raise CogViewError(f"--host {host} says no name for the links; add --url http://NAME:PORT")
-
-
-def _print(made: Report, paths: list[Path]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from cogview.study.records import SCALES
-    from cogview.study.results import model_rows, outcomes
-
-    table = Table("model", *SCALES, "best", "of")
-    for row in model_rows(made.figures, intervals=False):
-        table.add_row(*row)
-    Console().print(table)
-    typer.echo(f"mean ± standard deviation; raters: {outcomes(made.figures)}")
-    for path in paths:
-        typer.echo(path)
+        show(table(made), f"mean ± standard deviation; raters: {outcomes(made.figures)}", *map(str, paths))

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from cogview.checkpoints.provenance import Provenance, read
-from cogview.config import MAX_BYTES, validate
+from cogview.config import MAX_BYTES, Config, Existing, option, parse_pairs, validate
 from cogview.data.images import BadImage, centre_crop, decode, resize_shorter
 from cogview.data.sources.rows import read_rows
 from cogview.errors import CogViewError
@@ -96,6 +96,53 @@ def create_study(
     )
     _write(out, study, found, size)
     return study
+
+
+class NewStudy(Config):
+    """What a study is made of (``cogview study create``)."""
+
+    out: Path = option(..., "The study's new folder.", argument=True, metavar="OUT")
+    model: tuple[str, ...] = option(
+        ...,
+        "A model's pictures, one a caption; give it for each model.",
+        metavar="NAME=FOLDER",
+        repeated=True,
+    )
+    captions: Existing = option(
+        ...,
+        "A table (CSV, TSV, JSONL) with columns key and en, zh or caption; or a text of one a line.",
+    )
+    title: str = option("", "What raters see at the top.")
+    ab: str | None = option(
+        None,
+        "Two models that share one place: each rater sees one of them for half of the captions.",
+        metavar="FIRST,SECOND",
+    )
+    captions_per_rater: int | None = option(None, "How many captions a rater is asked.", shown="all", ge=1)
+    size: int | None = option(None, "Make all pictures this many pixels a side.", ge=16, le=4096)
+    seed: int = option(0, "Decides orders and halves.", ge=0)
+
+    def pair(self) -> list[str] | None:
+        """The two models of ``ab``."""
+        if self.ab is None:
+            return None
+        names = [name.strip() for name in self.ab.split(",") if name.strip()]
+        if len(names) != 2 or self.ab.count(",") != 1:
+            raise CogViewError(f"--ab {self.ab}: give the names of two models, FIRST,SECOND")
+        return names
+
+    def create(self) -> Study:
+        """Make the study."""
+        return create_study(
+            self.out,
+            {name: Path(folder) for name, folder in parse_pairs("--model", self.model).items()},
+            self.captions,
+            title=self.title,
+            ab=self.pair(),
+            captions_per_rater=self.captions_per_rater,
+            size=self.size,
+            seed=self.seed,
+        )
 
 
 # ---------------------------------------------------------------------------------------------- captions

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cogview
 from cogview.config import Config
@@ -18,6 +18,9 @@ from cogview.reports.plots import new_figure, png
 from cogview.study.records import HIGHEST, PICTURES, SCALES, Study
 from cogview.study.statistics import RESAMPLES, Figures, Interval, compute
 from cogview.study.store import Answer, Store
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLOURS = ("#0f766e", "#d97706", "#6d5bd0", "#be3455", "#4b7bb5", "#7c8a3a", "#8a5a44", "#5f6b6d")
 EXAMPLES, THUMBNAIL = 12, 200
@@ -304,3 +307,13 @@ def report_page(report: Report, store: Store, answers: Sequence[Answer], picture
         )
     )
     return str(page)
+
+
+def table(report: Report) -> Table:
+    """The figures of every model, for the terminal."""
+    from rich.table import Table
+
+    found = Table("model", *SCALES, "best", "of")
+    for row in model_rows(report.figures, intervals=False):
+        found.add_row(*row)
+    return found

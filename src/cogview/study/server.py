@@ -355,3 +355,11 @@ def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: st
     )
     with store.attached():
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def check_address(host: str, url: str | None) -> None:
+    """CogViewError where links to ``host``, or below ``url``, would lead nowhere."""
+    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        raise CogViewError(f"--url {url}: expected an address such as https://study.example")
+    if url is None and host in ("0.0.0.0", "::"):
+        raise CogViewError(f"--host {host} says no name for the links; add --url http://NAME:PORT")

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from cogview.checkpoints.bundle import ModelBundle, ModelName
-from cogview.cli.eval.common import CORPUS, DATA, SOURCE
 from cogview.cli.options import grouped
 from cogview.cli.output import bars, writing
-from cogview.config import Config, Existing, MaybeExisting, option
-from cogview.evaluation.plans import ClassifierTraining, Rows, ScorerTraining
-from cogview.pipelines.requests import THREADS, use_threads
-
-if TYPE_CHECKING:
-    from cogview.tokenizers.text import TextTokenizer
-
-
-class Network(Config):
-    """The network that is trained."""
-
-    out: Path = option(..., "The network's directory.")
-    size: int = option(72, "Side of the pictures it reads, in pixels.", ge=16)
-    force: bool = option(False, "Train even if it is already there.")
-    threads: int | None = THREADS
-
-
-class Corpus(Config):
-    """What the classifier learns from."""
-
-    corpus: Existing = CORPUS
-    source: Rows = SOURCE
-    rare: int = option(20, "Skip values with fewer training pictures.", ge=1)
+from cogview.evaluation import inputs, plans
+from cogview.pipelines.requests import use_threads
 
 
 @grouped()
-def train_classifier(given: Corpus, network: Network, training: ClassifierTraining) -> None:
+def train_classifier(
+    given: inputs.Corpus, network: inputs.Network, training: plans.ClassifierTraining
+) -> None:
     """Train the classifier that reads attributes off pictures, on real pictures of split "train" only."""
     from cogview.evaluation.judges.classifier_training import train_from_corpus, up_to_date
 
@@ -63,26 +41,8 @@ def run_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.run")
 
 
-class Captions(Config):
-    """What the scorer learns from, and how it reads text."""
-
-    data: Existing = DATA(...)
-    split: str = option("train", "What it learns from; keep what you measure out of it.")
-    limit: int | None = option(None, "Largest number of pictures, of all sources.", shown="all", ge=4)
-    model: ModelName = option("pictogram", "The family whose text tokenizer it uses: a name or a directory.")
-    text_tokenizer: MaybeExisting = option(None, "A SentencePiece model instead of the family's.")
-
-    def tokenizer(self) -> TextTokenizer:
-        """The text tokenizer."""
-        from cogview.tokenizers.text import TextTokenizer
-
-        if self.text_tokenizer:
-            return TextTokenizer.from_file(self.text_tokenizer)
-        return ModelBundle.find(self.model).text_tokenizer()
-
-
 @grouped()
-def train_scorer(given: Captions, network: Network, training: ScorerTraining) -> None:
+def train_scorer(given: inputs.ScorerCorpus, network: inputs.Network, training: plans.ScorerTraining) -> None:
     """Train the scorer of how well a picture and a sentence fit, on real pictures and their captions.
 
     cogview eval train-scorer --data corpus --out runs/scorer

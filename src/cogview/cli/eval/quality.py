@@ -6,50 +6,24 @@ How near are images to real ones, how different from each other, and how fast ar
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from cogview.checkpoints.bundle import ModelBundle, ModelName
-from cogview.cli.eval.common import DATA, FEATURES, MODEL, WORK, Report, Rows, Share, Sheet, open_model
+from cogview.checkpoints.bundle import ModelBundle
+from cogview.cli.eval.common import Report, Sheet
 from cogview.cli.options import grouped
 from cogview.cli.output import bars, show, write_rows
-from cogview.config import Check, Config, Existing, Fields, MaybeExisting, existing, option
+from cogview.config import Fields
 from cogview.errors import CogViewError
+from cogview.evaluation import inputs, plans
 from cogview.evaluation import report_tables as tables
-from cogview.evaluation.plans import (
-    BLURS,
-    PROTOCOLS,
-    CocoPlan,
-    DistributionPlan,
-    DiversityPlan,
-    InceptionInput,
-    ReconstructionPlan,
-    SpeedPlan,
-    UpscalingPlan,
-)
-from cogview.pipelines.requests import THREADS, Place, use_threads
+from cogview.pipelines.requests import use_threads
 from cogview.types import SamplingParams
-
-if TYPE_CHECKING:
-    from cogview.evaluation.metrics.fid import Extractor
-
-PLACE = "A folder of pictures, or a corpus of Parquet files."
-
-
-class Tokenizer(Config):
-    """What is measured, on what."""
-
-    directory: Existing = option(..., "The image tokenizer's directory.", "--tokenizer")
-    data: Existing = DATA(...)
-    lpips: MaybeExisting = option(None, "LPIPS weights (VGG16), as `cogview import lpips` writes them.")
-    columns: int = option(16, "Pictures a line of the sheet.", ge=1)
-    shown: int = option(48, "Pictures on the sheet.", ge=1)
-    threads: int | None = THREADS
 
 
 @grouped()
-def tokenizer(given: Tokenizer, plan: ReconstructionPlan, report: Sheet) -> None:
+def tokenizer(given: inputs.Tokenizer, plan: plans.ReconstructionPlan, report: Sheet) -> None:
     """PSNR, SSIM and LPIPS of reconstructions, and how the codebook is used."""
     from cogview.data.shards import Preprocessing
     from cogview.evaluation.metrics.reconstruction import evaluate_tokenizer, load_pictures, spread
@@ -74,37 +48,14 @@ def tokenizer(given: Tokenizer, plan: ReconstructionPlan, report: Sheet) -> None
     report.finish(found.model_copy(update={"facts": {**found.facts, **facts}}), tables.reconstruction)
 
 
-class Features(Config):
-    """The network whose features are compared, and where they are kept."""
-
-    weights: Existing = FEATURES
-    preprocessing: InceptionInput = option("pytorch-fid", "How Inception's input is resized.")
-    work: Path = WORK
-    threads: int | None = THREADS
-
-    def open(self, canvas: int = 256) -> Extractor:
-        """The network."""
-        from cogview.evaluation.metrics.fid import open_extractor
-
-        use_threads(self.threads)
-        return open_extractor(self.weights, canvas, self.preprocessing)
-
-
-class Sets(Config):
-    """The pictures that are compared."""
-
-    reference: Existing = option(..., f"The real pictures. {PLACE}", argument=True, metavar="REFERENCE")
-    drawn: Existing = option(..., f"The pictures to judge. {PLACE}", argument=True, metavar="DRAWN")
-    part: str = option(
-        "1/1",
-        "I/N: only the I-th of N shares of the network's work; run once more without it to finish.",
-        metavar="I/N",
-    )
-    any_size: bool = option(False, "Judge pictures of several sizes as one set.")
-
-
 @grouped(work=Path("runs/pictures"))
-def pictures(given: Sets, plan: DistributionPlan, features: Features, rows: Rows, report: Report) -> None:
+def pictures(
+    given: inputs.Sets,
+    plan: plans.DistributionPlan,
+    features: inputs.Features,
+    rows: inputs.Rows,
+    report: Report,
+) -> None:
     """How near generated pictures are to real ones: FID-k, KID-k, Inception Score, with a manifest.
 
     KID is unbiased and right for hundreds of pictures; FID needs thousands. Figures are called after the
@@ -127,19 +78,8 @@ def pictures(given: Sets, plan: DistributionPlan, features: Features, rows: Rows
     report.finish(found, lambda own: tables.figures({str(given.drawn): own.figures}))
 
 
-class Reports(Config):
-    """What is compared."""
-
-    reports: Annotated[tuple[Path, ...], Check(existing)] = option(
-        ...,
-        "What --out of `eval pictures`, `coco` or `alignment` wrote.",
-        argument=True,
-        metavar="REPORTS...",
-    )
-
-
 @grouped()
-def compare(given: Reports) -> None:
+def compare(given: inputs.Reports) -> None:
     """Put reports side by side; refused, with the field named, where they were not measured the same way."""
     from cogview.evaluation.metrics.comparison import figures, read_reports
 
@@ -149,25 +89,13 @@ def compare(given: Reports) -> None:
     show(*tables.figures({where: figures(report) for where, report in found.items()}))
 
 
-class Coco(Config):
-    """COCO as its user has it, the model, and whose evaluation is repeated."""
-
-    captions: Existing = option(..., "captions_val2014.json, or a file in its format.")
-    images: Existing = option(..., "The folder of its pictures.")
-    model: ModelName = MODEL
-    protocol: Literal["cogview", "cogview2"] = option(
-        "cogview", "cogview: best of 60, contrast 1.5. cogview2: best of 16, one a picture."
-    )
-    place: Place = Place()
-
-
-@grouped(work=Path("runs/coco"), blurs=",".join(f"{blur:g}" for blur in BLURS))
+@grouped(work=Path("runs/coco"), blurs=",".join(f"{blur:g}" for blur in plans.BLURS))
 def coco(
-    given: Coco,
-    plan: CocoPlan,
-    figures: Annotated[DistributionPlan, Fields("blurs", "canvas", "seed", "bootstrap")],
-    features: Features,
-    share: Share,
+    given: inputs.Coco,
+    plan: plans.CocoPlan,
+    figures: Annotated[plans.DistributionPlan, Fields("blurs", "canvas", "seed", "bootstrap")],
+    features: inputs.Features,
+    share: inputs.Share,
     report: Report,
 ) -> None:
     """The papers' evaluation on MS-COCO: FID-k, KID-k, Inception Score and caption loss for its captions.
@@ -177,10 +105,10 @@ def coco(
     """
     from cogview.evaluation.experiments.coco import evaluate_coco
 
-    wanted = CocoPlan(**PROTOCOLS[given.protocol] | plan.model_dump(exclude_unset=True))
+    wanted = plans.CocoPlan(**plans.PROTOCOLS[given.protocol] | plan.model_dump(exclude_unset=True))
     measured = figures.model_copy(update={"metrics": ("fid", "kid", "is")})
     part, extractor = share.part, features.open(figures.canvas)
-    pipeline = open_model(given.model, given.place)
+    pipeline = inputs.open_model(given.model, given.place)
     with bars() as progress:
         found = evaluate_coco(
             wanted,
@@ -194,29 +122,19 @@ def coco(
             progress,
         )
     if found is None:
-        return share.wait()
+        return typer.echo(share.waiting)
     name = f"{found.facts['model']}, {found.count} captions"
     report.finish(found, lambda own: tables.figures({name: own.figures}))
 
 
-class Spread(Config):
-    """The pictures whose diversity is measured."""
-
-    pictures: Existing = option(
-        ...,
-        "A folder of pictures, best made here (they hold their prompts), or a corpus of Parquet.",
-        argument=True,
-        metavar="PICTURES",
-    )
-    prompts: str | None = option(
-        None,
-        "Of a corpus: pictures are of the same prompt that have the same text here.",
-        metavar="COLUMN",
-    )
-
-
 @grouped(work=Path("runs/pictures"))
-def diversity(given: Spread, plan: DiversityPlan, features: Features, rows: Rows, report: Report) -> None:
+def diversity(
+    given: inputs.Spread,
+    plan: plans.DiversityPlan,
+    features: inputs.Features,
+    rows: inputs.Rows,
+    report: Report,
+) -> None:
     """How different pictures are: of one prompt, of different prompts, and altogether (Vendi score).
 
     cogview eval diversity out/ --weights lite0.safetensors
@@ -233,26 +151,10 @@ def diversity(given: Spread, plan: DiversityPlan, features: Features, rows: Rows
     report.finish(result, tables.diversity)
 
 
-class Upscaling(Config):
-    """What is upscaled, by what, and what compares the results."""
-
-    data: Existing = DATA(...)
-    model: ModelName = MODEL
-    lpips: Existing = option(..., "LPIPS weights, as `cogview import lpips` writes them.")
-    network: Literal["vgg16", "alexnet"] = option(
-        "vgg16", "Which network's weights those are; alexnet is 13 times cheaper."
-    )
-    order: Literal["released", "paper", "diagonal", "confidence"] = option(
-        "released", "Of iterative super-resolution, for a family that has it."
-    )
-    shown: int = option(10, "Pictures on the sheet.", ge=1)
-    place: Place = Place()
-
-
 @grouped(model="pictogram")
 def upscaling(
-    given: Upscaling,
-    plan: UpscalingPlan,
+    given: inputs.Upscaling,
+    plan: plans.UpscalingPlan,
     params: Annotated[SamplingParams, Fields("temperature", "top_k", "top_p", shown="the model's")],
     report: Sheet,
 ) -> None:
@@ -274,7 +176,7 @@ def upscaling(
     from cogview.evaluation.reports import versions
     from cogview.tokenizers.perceptual import LPIPS
 
-    judge, pipeline = LPIPS.from_file(given.lpips, given.network), open_model(given.model, given.place)
+    judge, pipeline = LPIPS.from_file(given.lpips, given.network), inputs.open_model(given.model, given.place)
     sampling = {name: getattr(params, name) for name in params.model_fields_set}
     with bars() as progress:
         if pipeline.bundle.config.two_stage:
@@ -299,15 +201,8 @@ def refuse_for_codes(sampling: dict[str, float]) -> None:
         )
 
 
-class Timed(Config):
-    """The model that is timed."""
-
-    model: ModelName = MODEL
-    place: Place = Place()
-
-
 @grouped()
-def speed(given: Timed, plan: SpeedPlan, report: Report) -> None:
+def speed(given: inputs.Timed, plan: plans.SpeedPlan, report: Report) -> None:
     """How fast a model draws on this machine.
 
     cogview eval speed --model pictogram --batches 1,4,16

@@ -5,47 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogview.checkpoints.bundle import ModelName
-from cogview.cli.eval.common import (
-    CLASSIFIER,
-    CORPUS,
-    MODEL,
-    PLOT,
-    SCORER,
-    WORK,
-    Judged,
-    Report,
-    Sheet,
-    open_classifier,
-    open_generator,
-    open_model,
-)
+from cogview.cli.eval.common import Report, Sheet
 from cogview.cli.options import grouped
 from cogview.cli.output import bars, writing
-from cogview.config import Config, Existing, MaybeExisting, option
+from cogview.evaluation import inputs, plans
 from cogview.evaluation import report_tables as tables
-from cogview.evaluation.plans import BestOfPlan, CaptionPlan, OrderPlan
-from cogview.pipelines.requests import Place
 
 if TYPE_CHECKING:
     from cogview.evaluation.experiments.order import OrderReport
-    from cogview.evaluation.judges.scorer import DualEncoder
 
 SHOWN = 40  # images of each set on a sheet
 
 
-class Captions(Config):
-    """What is captioned, and by whom."""
-
-    model: ModelName = MODEL
-    corpus: Existing = CORPUS
-    rare: int = option(20, "Skip values with fewer training pictures.", ge=1)
-    work: Path = WORK
-    place: Place = Place()
-
-
 @grouped(work=Path("runs/captions"))
-def captions(given: Captions, plan: CaptionPlan, report: Report) -> None:
+def captions(given: inputs.Captions, plan: plans.CaptionPlan, report: Report) -> None:
     """How many attributes of unseen pictures their generated captions name.
 
     The true captions give the ceiling, captions of other pictures the floor. Also: how often a picture's own
@@ -53,25 +26,15 @@ def captions(given: Captions, plan: CaptionPlan, report: Report) -> None:
     """
     from cogview.evaluation.experiments.captions import evaluate_captions
 
-    model = open_generator(given.model, given.place)
+    model = inputs.open_generator(given.model, given.place)
     with bars() as progress:
         found = evaluate_captions(plan, given.corpus, model, given.rare, progress, given.work)
     facts = {**found.facts, "precision": given.place.precision}
     report.finish(found.model_copy(update={"facts": facts}), tables.captions)
 
 
-class Candidates(Config):
-    """What the images are of, and what else ranks and reads them."""
-
-    corpus: Existing = CORPUS
-    classifier: Existing = CLASSIFIER
-    scorer: MaybeExisting = SCORER
-    weights: MaybeExisting = option(None, "What `cogview import lite0` wrote: FID, KID, IS too.")
-    plot: Path | None = PLOT
-
-
 @grouped(work=Path("runs/best-of"))
-def best_of(given: Candidates, plan: BestOfPlan, judged: Judged, report: Sheet) -> None:
+def best_of(given: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Judged, report: Sheet) -> None:
     """Attribute accuracy of the best of 1, 4 and 16 pictures by caption loss, for unseen captions.
 
     cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
@@ -80,8 +43,8 @@ def best_of(given: Candidates, plan: BestOfPlan, judged: Judged, report: Sheet) 
     from cogview.evaluation.metrics.fid import open_extractor
     from cogview.reports.plots import plot_curves
 
-    reader, drawer = open_classifier(given.classifier), judged.generator()
-    others = (open_scorer(given.scorer), open_extractor(given.weights) if given.weights else None)
+    reader, drawer = inputs.open_classifier(given.classifier), judged.generator()
+    others = (inputs.open_scorer(given.scorer), open_extractor(given.weights) if given.weights else None)
     with bars() as progress:
         found, sets = evaluate_best_of(plan, given.corpus, reader, drawer, judged.work, progress, *others)
     if given.plot:
@@ -90,19 +53,8 @@ def best_of(given: Candidates, plan: BestOfPlan, judged: Judged, report: Sheet) 
     report.finish(found, tables.best_of)
 
 
-class Prompt(Config):
-    """What is generated, by what, and where it is shown."""
-
-    prompt: str = option(..., "What to generate.", argument=True, metavar="PROMPT")
-    model: ModelName = MODEL
-    scorer: MaybeExisting = SCORER
-    sheet: Path = option(Path("order.png"), "The sheet of all images, the best first (PNG).")
-    work: Path = WORK
-    place: Place = Place()
-
-
 @grouped(work=Path("runs/order"))
-def order(given: Prompt, plan: OrderPlan, report: Report) -> None:
+def order(given: inputs.Prompt, plan: plans.OrderPlan, report: Report) -> None:
     """Generate many images of a prompt and show them in order of their caption loss (CogView, figure 6).
 
     cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
@@ -110,7 +62,7 @@ def order(given: Prompt, plan: OrderPlan, report: Report) -> None:
     from cogview.evaluation.experiments.order import order_pictures, order_sheet
     from cogview.files import write_image
 
-    judge, pipeline = open_scorer(given.scorer), open_model(given.model, given.place)
+    judge, pipeline = inputs.open_scorer(given.scorer), inputs.open_model(given.model, given.place)
     with bars() as progress:
         found, images = order_pictures(
             pipeline, given.prompt, plan.count, plan.seed, plan.sampling, judge, progress, given.work
@@ -125,10 +77,3 @@ def order(given: Prompt, plan: OrderPlan, report: Report) -> None:
         return [f"{given.sheet}: caption loss from {losses}"]
 
     report.finish(found, line)
-
-
-def open_scorer(directory: Path | None) -> DualEncoder | None:
-    """The alignment scorer, if one is given."""
-    from cogview.evaluation.judges.scorer import DualEncoder
-
-    return DualEncoder.from_directory(directory) if directory else None
