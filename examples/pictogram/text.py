@@ -71,15 +71,20 @@ def training_texts(source: RowsSource, scenes: ScenesSource, packages: Path) -> 
     yield from PHRASES * 200
 
 
-def main() -> None:
-    """Command line."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--packages", type=Path, default=Path("packages"))
     parser.add_argument("--work", type=Path, default=Path("corpus"), help="where the tables of rows lie")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pieces", type=int, default=8000)
     parser.add_argument("--limit", type=int, help="about so many rows, for a trial")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train and save the tokenizer."""
+    given = arguments()
     rows = open_rows(given.packages, given.work, limit=given.limit)
     count = COUNT if given.limit is None else given.limit // 3
     tokenizer = TextTokenizer.train(

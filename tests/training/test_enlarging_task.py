@@ -241,7 +241,7 @@ def test_what_does_not_fit_is_told_before_training(data: Path, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["direct", "iterative"])
 def test_the_recipes_are_valid(name: str, size: str) -> None:
     kinds: dict[str, type[EnlargingRecipe]] = {"direct": DirectRecipe, "iterative": IterativeRecipe}
-    path = f"cogview2-{name}{size}.yaml" if size else f"pictogram/{name}.yaml"
+    path = f"cogview2-{name}{size}.yaml" if size else f"pictogram/first/{name}.yaml"
     found = read_yaml(kinds[name], RECIPES / path)
     assert found.window == ((9, 5) if size else (9, 9))
 

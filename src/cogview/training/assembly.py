@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from cogview.checkpoints.bundle import (
+    BASE,
+    COGLM,
+    DIRECT,
     FILE,
+    ITERATIVE,
     FamilyConfig,
     Fingerprints,
     ModelBundle,
@@ -43,7 +47,6 @@ from cogview.types import SamplingParams
 
 FACTS = "training.json"
 CARD = "card.md"
-BASE = "base"
 IMAGES = "image_tokenizer"
 
 
@@ -95,7 +98,8 @@ def assemble(
         card: the model card; by default the one that is in ``out`` already stays.
         beside: a family in the same directory as ``out`` whose tokenizers are used where they are.
         clusters: how many clusters of image codes to make, for cluster sampling (CogView2, section 4.1).
-        share: store what a role has in common with the base role once; both have to be small or not.
+        share: store once what a role has in common with the base role, and super-resolution in two stages with
+            the CogLM; both have to be small or not.
 
     Raises CogViewError where a part is missing or trained with another tokenizer than the family's.
     """
@@ -223,10 +227,11 @@ def _stored(
             parts[name] = _small(parts[name], folder / f"{name}-small")
         elif name not in new and storage.shares(parts[name]):
             parts[name] = _small(parts[name], folder / f"{name}-whole")  # base may be another one now
-    for name in list(parts) if share else ():
-        if name != BASE:
-            storage.without_shared(parts[name], parts[BASE], folder / f"{name}-own", f"../{BASE}")
-            parts[name] = folder / f"{name}-own"
+    stages = COGLM if COGLM in parts else BASE  # whose weights direct and iterative super-resolution have
+    for name in [name for name in parts if name not in (BASE, COGLM)] if share else ():
+        owner = stages if name in (DIRECT, ITERATIVE) else BASE
+        storage.without_shared(parts[name], parts[owner], folder / f"{name}-own", f"../{owner}")
+        parts[name] = folder / f"{name}-own"
     return parts
 
 

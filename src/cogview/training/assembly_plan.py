@@ -88,7 +88,7 @@ class Parts(Config):
         "--tokenizers-of",
         metavar="FAMILY",
     )
-    share: bool = option(False, "Store weights that a role has in common with base once.")
+    share: bool = option(False, "Store weights that a role has in common with base, or with the CogLM, once.")
     small: tuple[str, ...] = option(
         (), "Store this role, or image_tokenizer, as int8 rows, half the size.", metavar="ROLE", repeated=True
     )

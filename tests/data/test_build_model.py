@@ -1,0 +1,83 @@
+"""The commands that build the default model: each is one that its program understands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from cogview.cli.app import app
+from cogview.training.registry import read_recipe
+
+ROOT = Path(__file__).parents[2] / "examples" / "pictogram"
+if not ROOT.is_dir():
+    pytest.skip("the examples are not here", allow_module_level=True)
+pytest.importorskip("resvg_py")
+pytest.importorskip("dicebear")
+sys.path.insert(0, str(ROOT))
+
+import build_model  # noqa: E402
+
+ALL = {"full": build_model.FULL, "gpu": build_model.GPU, "toy": build_model.TOY}
+
+
+def steps(size: str) -> list[build_model.Step]:
+    return list(build_model.Build(Path("work"), Path("packages"), ALL[size]).steps())
+
+
+@pytest.mark.parametrize("size", ALL)
+def test_every_recipe_takes_its_settings(size: str) -> None:
+    """And none is left out: a recipe of the default model that nothing trains would not be reproducible."""
+    trained = [step for step in steps(size) if step.command[:2] == ("cogview", "train")]
+    for step in trained:
+        sets = [
+            text for before, text in zip(step.command, step.command[1:], strict=False) if before == "--set"
+        ]
+        assert sets and read_recipe(Path(step.command[2]), sets).steps
+    recipes = {path.stem for path in build_model.RECIPES.glob("*.yaml")}
+    assert {step.name for step in trained} == recipes - {"alignment_scorer", "attribute_classifier"}
+
+
+@pytest.mark.parametrize("size", ALL)
+def test_every_script_takes_its_arguments(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    for step in steps(size):
+        if step.command[0] == sys.executable:
+            script = Path(step.command[1])
+            monkeypatch.setattr(sys, "argv", list(step.command[1:]))
+            assert importlib.import_module(script.stem).arguments()
+
+
+def test_every_other_command_takes_its_arguments() -> None:
+    """Parsed as the program parses them; nothing is run."""
+    group = typer.main.get_command(app)
+    for step in steps("full"):
+        if step.command[0] != "cogview":
+            continue
+        command, words = group, list(step.command[1:])
+        context = command.make_context("cogview", [*words[:1], "--help"], resilient_parsing=True)
+        while hasattr(command, "get_command") and words:
+            found = command.get_command(context, words[0])
+            assert found is not None, step
+            command, words = found, words[1:]
+        command.make_parser(context).parse_args(list(words))
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each step once, in order; one that leaves no result stops the build."""
+    made = [
+        build_model.Step(
+            name, tmp_path / name, (sys.executable, "-c", f"print('{name}'); open(r'{tmp_path / name}', 'w')")
+        )
+        for name in ("a", "b")
+    ]
+    (tmp_path / "a").touch()
+    build_model.run(made, print)
+    lines = capfd.readouterr().out.splitlines()
+    assert "b" in lines and "a" not in lines
+    broken = build_model.Step("c", tmp_path / "c", (sys.executable, "-c", "pass"))
+    with pytest.raises(FileNotFoundError, match="c ended without"):
+        build_model.run([broken], print)
