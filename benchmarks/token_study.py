@@ -1,4 +1,4 @@
-"""Which codes does a small transformer learn to generate best? Grids and codebooks compared on 30 things.
+"""What does a small transformer learn to generate best? Grids, codebooks and tables of rows, on 30 things.
 
     python benchmarks/token_study.py --packages packages --work corpus --text-tokenizer work/text.model \
         --features work/lite0.safetensors --tokenizer 12x12=runs/a/model --tokenizer 16x16=runs/b/model
@@ -6,8 +6,10 @@
 For each image tokenizer: the house drawings of ``--things`` everyday things (chosen by hash, in all their
 variants) become token shards, the same transformer learns them for ``--steps`` steps, and the result
 generates each bare name. An image counts as right if, among the house drawings of the things, its own is the
-nearest in the features of EfficientNet-Lite0 (floor: 1 in 30). ``examples/pictogram`` says how packages,
-tables and tokenizers are made. Results go to ``benchmarks/results/token_study.json``, one entry a tokenizer.
+nearest in the features of EfficientNet-Lite0 (floor: 1 in 30). With ``--table training`` a drawing's few
+variants on the grid of the codes are learnt instead of the free ones of ``rows``. ``examples/pictogram`` says
+how packages, tables and tokenizers are made. Results go to ``benchmarks/results/token_study.json``, an entry
+for each tokenizer.
 """
 
 from __future__ import annotations
@@ -144,7 +146,7 @@ def sheet(images: Sequence[Image.Image], columns: int, path: Path) -> None:
 def study(name: str, tokenizer: Path, given: argparse.Namespace) -> dict[str, Any]:
     """One tokenizer's entry."""
     torch.set_num_threads(given.threads)
-    rows, things = chosen_rows(open_rows(given.packages, given.work), given.things)
+    rows, things = chosen_rows(open_rows(given.packages, given.work, given.table), given.things)
     judge = Lite0.from_file(given.features)
     run, family = given.out / name, given.out / f"{name}-family"
     codes = build_tokens(rows, tokenizer, given.text_tokenizer, given.out / f"{name}-tokens")
@@ -157,6 +159,8 @@ def study(name: str, tokenizer: Path, given: argparse.Namespace) -> dict[str, An
     return {
         "codes_an_image": codes,
         "codebook": f"{config.codes} {config.method}",
+        "table": given.table,
+        "rows": len(rows),
         **found,
         **judged(given, family, things, judge, known),
         "processor": platform.processor() or platform.machine(),
@@ -168,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--packages", type=Path, default=Path("packages"))
     parser.add_argument("--work", type=Path, default=Path("corpus"), help="where the tables of rows lie")
+    parser.add_argument("--table", default="rows", help="the table of rows that is learnt")
     parser.add_argument("--text-tokenizer", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True, help="what `cogview import lite0` wrote")
     parser.add_argument("--tokenizer", action="append", required=True, metavar="NAME=DIRECTORY")
