@@ -136,6 +136,22 @@ def test_names_are_found_and_near_ones_offered(parts: Path, monkeypatch: pytest.
         find(parts)
 
 
+def test_other_names_are_found_after_own_ones(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family that has the name as its own comes first, wherever it is; a damaged one is passed over."""
+    monkeypatch.setattr("cogview.checkpoints.bundle.places", lambda: [tmp_path])
+    first = Path(shutil.copytree(parts / "tiny", tmp_path / "one"))
+    told = json.loads((first / "family.json").read_text())
+    (first / "family.json").write_text(json.dumps(told | {"name": "one", "also": ["two", "zero"]}))
+    Path(shutil.copytree(parts / "tiny", tmp_path / "a-broken") / "family.json").write_text("{")
+    assert find("two") == first == find("zero")
+    second = Path(shutil.copytree(parts / "tiny", tmp_path / "two"))
+    assert find("two") == second and find("zero") == first
+    with pytest.raises(CogViewError, match="no model 'three'"):
+        find("three")
+
+
 def test_a_failed_write_leaves_the_old_family(tiny: Path, parts: Path) -> None:
     config, before = ModelBundle(tiny).config, ModelBundle(tiny).hash
     wrong = config.model_copy(update={"fingerprints": Fingerprints(image_tokenizer="0", text_tokenizer="0")})

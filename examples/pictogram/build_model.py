@@ -73,7 +73,7 @@ TOY = Sizes(
         "cache": ("--limit", "60"),
         "tokens": ("--limit", "600"),
         "tokens-large": ("--limit", "120"),
-        "text": ("--pieces", "2000", "--limit", "600"),
+        "text": ("--pieces", "4000", "--limit", "600"),
         "judges": ("--limit", "1500", "--scenes", "60", "--cuts", "30", "--only", "things", "scenes"),
     },
     {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from sources.scenes import COUNT
 from sources.word_lists import common_words
 from things import load_things
 
+from cogview.errors import CogViewError
 from cogview.tokenizers.text import TextTokenizer
 
 COMMON = ("的", "里", "着", "一个", "一颗", "穿", "戴", "发", "背景", "风格", ",", "、", *COLOURS.values())
@@ -97,4 +99,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CogViewError, FileNotFoundError) as error:
+        sys.exit(f"text.py: {error}")

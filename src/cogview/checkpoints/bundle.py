@@ -101,6 +101,7 @@ class FamilyConfig(Config):
     editing: sampling of masked parts, over ``defaults`` and a style's.
     clusters: the file with the clusters of the image codes. newline: the text piece for a line break.
     adapters: name to the directory of a LoRA adapter of the base role, applied when it is asked for.
+    also: other names that the family is found by, where no family has them as its own.
     """
 
     format: Literal[1] = 1
@@ -122,6 +123,7 @@ class FamilyConfig(Config):
     clusters: AdapterName | None = None
     newline: str | None = None
     adapters: dict[str, AdapterName] = Field(default_factory=dict)
+    also: tuple[AdapterName, ...] = ()
     fingerprints: Fingerprints
 
     @model_validator(mode="after")
@@ -356,12 +358,21 @@ def installed() -> dict[str, Path]:
 def locate(name: str | Path) -> Path | None:
     """The directory of a family given by path or by name, None where there is none.
 
-    A directory with ``family.json`` comes first, then the package's families, then the user's own: the one
-    order in which every command looks.
+    A directory with ``family.json`` comes first, then the package's families, then the user's own, then those
+    that have it as another name: the one order in which every command looks.
     """
     if (Path(name) / FILE).is_file():
         return Path(name)
-    return installed().get(str(name))
+    found = installed()
+    return found.get(str(name)) or next((one for one in found.values() if str(name) in _also(one)), None)
+
+
+def _also(directory: Path) -> tuple[str, ...]:
+    """A family's other names; none where its configuration cannot be read."""
+    try:
+        return ModelBundle(directory).config.also
+    except CogViewError:  # a damaged model of the user's; `cogview doctor` tells
+        return ()
 
 
 def find(name: str | Path) -> Path:

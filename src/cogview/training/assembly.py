@@ -98,8 +98,8 @@ def assemble(
         card: the model card; by default the one that is in ``out`` already stays.
         beside: a family in the same directory as ``out`` whose tokenizers are used where they are.
         clusters: how many clusters of image codes to make, for cluster sampling (CogView2, section 4.1).
-        share: store once what a role has in common with the base role, and super-resolution in two stages with
-            the CogLM; both have to be small or not.
+        share: store once what a role has in common with the base role, and super-resolution in two stages
+            with the CogLM; both have to be small or not.
 
     Raises CogViewError where a part is missing or trained with another tokenizer than the family's.
     """
@@ -282,6 +282,7 @@ def _config(
         "iterative": settings.iterative or (before.iterative if before else SamplingParams()),
         "editing": settings.editing or (before.editing if before else SamplingParams()),
         "adapters": {name: f"lora-{name}" for name in adapters},
+        "also": settings.also,
         "fingerprints": prints,
     }
     templates = {**(before.templates if before else {}), **settings.templates}

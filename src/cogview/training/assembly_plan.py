@@ -24,7 +24,8 @@ Defaults = Annotated[
 class FamilySettings(Config):
     """What a family has beside its models; as a YAML file for ``--settings`` (fields as in family.json).
 
-    ``words``: the table of what near a word the model knows (:mod:`cogview.checkpoints.prompt_help`).
+    ``also``: other names that the family is found by. ``words``: the table of what near a word the model
+    knows (:mod:`cogview.checkpoints.prompt_help`).
     """
 
     styles: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -34,6 +35,7 @@ class FamilySettings(Config):
     iterative: SamplingParams | None = None
     editing: SamplingParams | None = None
     words: Path | None = None
+    also: tuple[str, ...] = ()
 
 
 class Looks(Config):
