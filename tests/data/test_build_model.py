@@ -38,7 +38,11 @@ def test_every_recipe_takes_its_settings(size: str) -> None:
         ]
         assert sets and read_recipe(Path(step.command[2]), sets).steps
     recipes = {path.stem for path in build_model.RECIPES.glob("*.yaml")}
-    assert {step.name for step in trained} == recipes - {"alignment_scorer", "attribute_classifier", "guidance_free"}
+    assert {step.name for step in trained} == recipes - {
+        "alignment_scorer",
+        "attribute_classifier",
+        "guidance_free",
+    }
 
 
 @pytest.mark.parametrize("size", ALL)
