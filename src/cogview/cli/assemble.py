@@ -23,6 +23,8 @@ def assemble(parts: Parts, looks: Looks) -> None:
 
     cogview assemble models/ink --from pictogram --base runs/ink --style ink.en=ink --style ink.zh=水墨
     """
-    family = parts.assemble(looks)
+    from cogview.training.assembly import assemble_parts
+
+    family = assemble_parts(parts, looks)
     names = ", ".join(family.config.roles)
     typer.echo(f"{family.directory}: {family.config.name} {family.hash[:12]} ({names})")

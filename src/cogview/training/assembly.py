@@ -31,14 +31,14 @@ from cogview.checkpoints.bundle import (
 )
 from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.checkpoints.prompt_help import PromptHelp
-from cogview.config import load_json, validate
+from cogview.config import load_json, parse_pairs, validate
 from cogview.errors import CogViewError
 from cogview.files import write_file
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
-from cogview.training.assembly_plan import FamilySettings
+from cogview.training.assembly_plan import FamilySettings, Looks, Parts
 from cogview.transformer import storage
 from cogview.transformer.lora import CONFIG as LORA
 from cogview.transformer.lora import apply_adapter
@@ -144,6 +144,26 @@ def assemble(
     if kept is not None:
         write_file(out / CARD, kept)
     return family
+
+
+def assemble_parts(parts: Parts, looks: Looks) -> ModelBundle:
+    """As :func:`assemble`, of what a command line names."""
+    roles = parse_pairs("--role", parts.role) | ({BASE: str(parts.base)} if parts.base else {})
+    start = ModelBundle.find(parts.start) if parts.start else None
+    return assemble(
+        parts.out,
+        {name: Path(path) for name, path in roles.items()},
+        parts.image_tokenizer,
+        parts.text_tokenizer,
+        start=start,
+        settings=looks.family(start),
+        adapters={name: Path(path) for name, path in parse_pairs("--lora", parts.lora).items()},
+        small=parts.small,
+        card=looks.card,
+        beside=ModelBundle.find(parts.beside) if parts.beside else None,
+        clusters=parts.clusters,
+        share=parts.share,
+    )
 
 
 @dataclass(frozen=True)

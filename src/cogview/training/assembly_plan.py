@@ -95,25 +95,3 @@ class Parts(Config):
         (), "Store this role, or image_tokenizer, as int8 rows, half the size.", metavar="ROLE", repeated=True
     )
     clusters: int = option(0, "Number of clusters of image codes to make, for cluster sampling.", ge=0)
-
-    def assemble(self, looks: Looks) -> ModelBundle:
-        """Write the family (:func:`cogview.training.assembly.assemble`)."""
-        roles = parse_pairs("--role", self.role) | ({"base": str(self.base)} if self.base else {})
-        adapters = parse_pairs("--lora", self.lora)
-        start = ModelBundle.find(self.start) if self.start else None
-        from cogview.training.assembly import assemble
-
-        return assemble(
-            self.out,
-            {name: Path(path) for name, path in roles.items()},
-            self.image_tokenizer,
-            self.text_tokenizer,
-            start=start,
-            settings=looks.family(start),
-            adapters={name: Path(path) for name, path in adapters.items()},
-            small=self.small,
-            card=looks.card,
-            beside=ModelBundle.find(self.beside) if self.beside else None,
-            clusters=self.clusters,
-            share=self.share,
-        )
