@@ -17,9 +17,9 @@ from cogview.generation.local_parallel import (
     Order,
     RandomlyKept,
     find_order,
-    top_k_of,
 )
 from cogview.generation.sampling import Streams
+from cogview.generation.stages import top_k_of
 from cogview.types import SamplingParams
 
 CODES = 50

@@ -24,10 +24,14 @@ from cogview.errors import CogViewError
 from cogview.exporters.onnx_family import export_family
 from cogview.onnx import OnnxModel, load
 from cogview.onnx.__main__ import main
+from cogview.onnx.hierarchy import direct_sight, iterative_sight
 from cogview.onnx.manifest import FILE, Manifest, PromptLayout
 from cogview.onnx.upscaler import bicubic, corrected
+from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
 from cogview.sequences.protocols import ImageFormat
+from cogview.transformer.lora import LoRAConfig, adapter_parameters, attach, save_adapter
+from cogview.transformer.model import Transformer
 from tests.generation import tiny, tiny2
 
 ROOT = Path(__file__).parents[2]
@@ -82,9 +86,124 @@ def test_images_are_the_same(one: tuple[Pipeline, Path], settings: dict[str, Any
 @pytest.mark.parametrize("settings", [{}, {"clusters": 3, "cluster_temperature": 0.8}, *SETTINGS[1:3]])
 def test_a_coglm_family_too(two: tuple[Pipeline, Path], settings: dict[str, Any]) -> None:
     expected = two[0].generate(PROMPTS, n=2, seed=5, first_stage_only=True, **settings)
-    found = load(two[1], 1).generate(PROMPTS, n=2, seed=5, **settings)
+    found = load(two[1], 1).generate(PROMPTS, n=2, seed=5, first_stage_only=True, **settings)
     assert [x.codes.tolist() for x in found] == [x.codes.tolist() for x in expected]
-    assert load(two[1], 1).tasks == ("generate", "caption", "score")
+    assert load(two[1], 1).tasks == ("generate", "caption", "score", "upscale", "edit")
+
+
+@pytest.mark.parametrize("settings", [{"best_of": 2}, {"style": "pixel", "clusters": 3}])
+def test_two_stages_are_the_same(two: tuple[Pipeline, Path], settings: dict[str, Any]) -> None:
+    told = list[tuple[int, int]]()
+    prompts = ["red", "圆"]
+    expected = two[0].generate(prompts, seed=5, **settings)
+    found = load(two[1], 1).generate(prompts, seed=5, progress=lambda *x: told.append(x), **settings)
+    assert told == sorted(told) and told[-1][0] == told[-1][1]
+    _same_images(found, expected)
+
+
+def _same_images(found: list[GeneratedImage], expected: list[GeneratedImage]) -> None:
+    """Codes and pixels are the same, and what provenance says but for the runtime."""
+    own = {"precision", "decoding", "runtime", "deterministic"}
+    for image, other in zip(found, expected, strict=True):
+        assert image.codes.tolist() == other.codes.tolist()
+        apart = np.asarray(image.image, dtype=int) - np.asarray(other.image, dtype=int)
+        assert apart.shape == np.asarray(image.image).shape and np.abs(apart).max() <= 1
+        settings, wanted = (
+            {name: value for name, value in one.settings.items() if name not in own} for one in (image, other)
+        )
+        assert settings == wanted
+        assert (image.prompt, image.caption, image.seed) == (other.prompt, other.caption, other.seed)
+
+
+def test_two_stages_upscale_any_image(two: tuple[Pipeline, Path]) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (22, 18, 3), dtype=np.uint8))
+    small = two[0].generate(PROMPTS[0], seed=1, first_stage_only=True)[0]
+    for image, words in ((noise, "a red circle"), (small, None)):
+        found = load(two[1], 1).upscale(image, words, seed=4)[0]
+        expected = two[0].upscale(image, words, seed=4)[0]
+        assert found.codes.tolist() == expected.codes.tolist()
+        assert found.image.size == (48, 48)
+    with pytest.raises(CogViewError, match="enlarges 3 times"):
+        load(two[1], 1).upscale(noise, times=2)
+
+
+EDITS: list[dict[str, Any]] = [
+    {"boxes": "25%,0,75%,60%"},
+    {"boxes": [(0, 0, 5, 5), (20, 9, 30, 30)], "order": "one_by_one", "n": 2, "guidance_scale": 2.0},
+    {"boxes": (9, 9, 14, 16), "crop": "tight", "negative_prompt": "blue", "guidance_scale": 2.0},
+    {"boxes": "0,0,90%,90%", "first_stage_only": True, "crop": "whole"},
+]
+
+
+@pytest.mark.parametrize("options", EDITS)
+def test_edits_are_the_same(two: tuple[Pipeline, Path], options: dict[str, Any]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    expected = two[0].edit(image, "a red circle", seed=4, **options)
+    found = load(two[1], 1).edit(image, "a red circle", seed=4, **options)
+    _same_images(found, expected)
+    assert all((np.asarray(one.image)[:, -1] == noise[:, -1]).all() for one in found)  # not masked
+
+
+@pytest.mark.parametrize("empty", [0, 3, 24])
+def test_who_sees_whom_in_two_stages(empty: int) -> None:
+    direct, iterative = tiny2.large_forms()
+    for window in ((3, 3), (4, 5)):
+        given = min(empty, iterative.text_slots)
+        for form, sight, places in ((direct, direct_sight, empty), (iterative, iterative_sight, given)):
+            own = form.model_copy(update={"window": window})
+            seen = sight(own, places)  # type: ignore[operator]
+            expected = own.visibility(places).dense_mask(len(seen), len(seen))[0, 0]
+            assert (seen == expected.numpy()).all()
+
+
+def test_an_adapter_is_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    family = tiny.write(tmp_path)
+    model, lora = tiny.transformer(), LoRAConfig(rank=2)
+    model.load_state_dict(Transformer.from_directory(family / "base").state_dict())
+    attach(model, lora)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(model):
+            parameter.normal_(std=0.3)
+    save_adapter(model, lora, tmp_path / "mine")
+    words = ["export", "onnx", str(family), str(tmp_path / "out")]
+    adapter = ["--lora", str(tmp_path / "mine"), "--lora-strength", "0.5"]
+    assert cogview_command([*words, *adapter]) == 0
+    torches = cogview.from_pretrained(str(family), lora=tmp_path / "mine", lora_strength=0.5)
+    found = load(tmp_path / "out", 1).generate(PROMPTS, n=2, seed=3)
+    expected = torches.generate(PROMPTS, n=2, seed=3)
+    _same_images(found, expected)
+    assert found[0].settings["lora"]["strength"] == 0.5
+    plain = cogview.from_pretrained(str(family)).generate(PROMPTS, n=2, seed=3)
+    assert [x.codes.tolist() for x in plain] != [x.codes.tolist() for x in found]
+    capsys.readouterr()
+    assert cogview_command([*words[:3], str(tmp_path / "no"), "--lora-strength", "0.5"]) == 2
+    assert "name one with --lora" in capsys.readouterr().err
+    assert cogview_command([*words[:3], str(tmp_path / "no"), "--lora", "nobody"]) == 2
+    assert "no adapter 'nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weights", ["fp16", "int8"])
+def test_smaller_weights_do_every_task(
+    one: tuple[Pipeline, Path], two: tuple[Pipeline, Path], weights: Any, tmp_path: Path
+) -> None:
+    for torches, name in ((one[0], "one"), (two[0], "two")):
+        export_family(torches.bundle, tmp_path / name, weights)
+        model = load(tmp_path / name, 1)
+        images = model.generate(PROMPTS[0], n=2, seed=3, top_k=1)
+        expected = torches.generate(PROMPTS[0], n=2, seed=3, top_k=1)
+        pairs = zip(images, expected, strict=True)
+        agree = np.mean([(image.codes == other.codes).mean() for image, other in pairs])
+        assert agree > (0.9 if weights == "fp16" else 0.2)
+        assert images[0].settings["precision"] == weights
+        apart = model.score(expected, PROMPTS) - torches.score(expected, PROMPTS)
+        assert np.abs(apart).max() < (0.01 if weights == "fp16" else 0.3)
+        assert model.caption(images[0])[0]
+        small = Image.new("RGB", (16, 16), "red")
+        assert model.upscale(small, "a red circle", seed=1)[0].image.width in (32, 48)
+        if "edit" in model.tasks:
+            assert model.edit(images[0], "a red circle", boxes="0,0,50%,50%", seed=1)
 
 
 def test_captions_are_the_same(one: tuple[Pipeline, Path], two: tuple[Pipeline, Path]) -> None:
@@ -110,7 +229,8 @@ def test_scores_and_ranks_are_the_same(one: tuple[Pipeline, Path], two: tuple[Pi
         expected = [one.number for one in torches.rerank(PROMPTS[0], images)]
         assert [one.number for one in model.rerank(PROMPTS[0], images)] == expected
         best = torches.generate(PROMPTS[0], n=1, seed=2, best_of=3, **options)  # type: ignore[arg-type]
-        assert model.generate(PROMPTS[0], n=1, seed=2, best_of=3)[0].index == best[0].index
+        found = model.generate(PROMPTS[0], n=1, seed=2, best_of=3, **options)  # type: ignore[arg-type]
+        assert found[0].index == best[0].index
 
 
 @pytest.mark.parametrize(
@@ -197,18 +317,23 @@ SCRIPT = """
 import pathlib, sys
 sys.modules["torch"] = None  # importing it is an error
 from cogview.onnx.__main__ import main
-folder, out = sys.argv[1:]
+from cogview.onnx.hierarchy import direct_sight, iterative_sight
+folder, out, two = sys.argv[1:]
 assert main(["generate", folder, "a red circle", "--seed", "3", "-n", "2", "--best-of", "2", "-o", out]) == 0
 first = str(min(pathlib.Path(out).iterdir()))
 assert main(["caption", folder, first]) == 0
 assert main(["score", folder, first, "--text", "a red circle"]) == 0
 assert main(["upscale", folder, first, "-o", out]) == 0
 assert main(["generate", folder, "", "-o", out]) == 2
+assert main(["generate", two, "a red circle", "--seed", "4", "-o", out]) == 0
+assert main(["edit", two, first, "a red circle", "--box", "0,0,50%,50%", "-o", out]) == 0
 assert not [name for name in sys.modules if name.startswith("torch.")]
 """
 
 
-def test_without_pytorch_from_the_wheels_files_alone(one: tuple[Pipeline, Path], tmp_path: Path) -> None:
+def test_without_pytorch_from_the_wheels_files_alone(
+    one: tuple[Pipeline, Path], two: tuple[Pipeline, Path], tmp_path: Path
+) -> None:
     project = ROOT / "packaging" / "onnx"
     listed = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     for source, target in listed["wheel"]["force-include"].items():
@@ -217,7 +342,7 @@ def test_without_pytorch_from_the_wheels_files_alone(one: tuple[Pipeline, Path],
         path = (project / source).resolve()
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, place)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(one[1]), str(tmp_path / "out")],
+        [sys.executable, "-c", SCRIPT, str(one[1]), str(tmp_path / "out"), str(two[1])],
         env={"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -239,7 +364,7 @@ def test_the_verb(two: tuple[Pipeline, Path], tmp_path: Path, capsys: pytest.Cap
     family = str(two[0].bundle.directory)
     assert cogview_command(["export", "onnx", family, str(tmp_path / "out"), "--weights", "int8"]) == 0
     told = capsys.readouterr()
-    assert "generate, caption, score" in told.out and "left out: direct, iterative" in told.err
+    assert "generate, caption, score, upscale, edit" in told.out and "left out" not in told.err
     assert Manifest.read(tmp_path / "out").weights == "int8"
     assert cogview_command(["export", "onnx", family, str(tmp_path / "out")]) == 2
     assert "is there already" in capsys.readouterr().err

@@ -21,6 +21,13 @@ from cogview.transformer.storage import layers_dtype
 from cogview.types import Decoding, Precision
 
 
+def adapter_facts(adapter: tuple[Path, float], digest: str) -> dict[str, str | float]:
+    """What provenance says of an adapter: its directory's name, its hash, its strength."""
+    directory, strength = adapter
+    named = directory.parent if directory.name == "model" else directory
+    return {"name": named.resolve().name, "hash": digest[:16], "strength": strength}
+
+
 @dataclass
 class Components:
     """A family's components, and how they are computed.
@@ -90,9 +97,7 @@ class Components:
         model = self.bundle.transformer(role, self.device, layers_dtype(self.precision))
         if self.lora is not None and role == BASE:
             directory, strength = self.lora
-            found = apply_adapter(model, directory, strength)
-            named = directory.parent if directory.name == "model" else directory
-            self._lora_facts = {"name": named.resolve().name, "hash": found[:16], "strength": strength}
+            self._lora_facts = adapter_facts(self.lora, apply_adapter(model, directory, strength))
         return model
 
     @property

@@ -57,6 +57,10 @@ class Onnx(Config):
     weights: Literal["fp32", "fp16", "int8"] = option(
         "fp32", "How weights are stored; int8 is a quarter the size, and faster."
     )
+    lora: str | None = option(
+        None, "An adapter to add to the base model: one of the family's by name, or a directory."
+    )
+    lora_strength: float = option(1.0, "How much of the adapter; 0: nothing.")
 
 
 @exports.command("onnx")
@@ -77,8 +81,11 @@ def onnx_command(given: Onnx) -> None:
         raise CogViewError(f"{error.name} is not installed: pip install 'cogview[onnx]'") from error
 
     family = ModelBundle.find(given.family)
+    if given.lora is None and given.lora_strength != 1.0:
+        raise CogViewError("--lora-strength is of an adapter; name one with --lora")
+    lora = None if given.lora is None else (given.lora, given.lora_strength)
     left = sorted(set(family.config.roles) - set(exported_roles(family.config)))
-    made = export_family(family, given.out, given.weights, lambda part: typer.echo(part, err=True))
+    made = export_family(family, given.out, given.weights, lambda part: typer.echo(part, err=True), lora)
     if left:
         typer.echo(f"left out: {', '.join(left)}; they have no ONNX graphs", err=True)
     typer.echo(

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from cogview.checkpoints.bundle import BASE, CAPTION, UPSCALING, FamilyConfig, ModelBundle
+from cogview.checkpoints.bundle import (
+    BASE,
+    CAPTION,
+    DIRECT,
+    ITERATIVE,
+    UPSCALING,
+    FamilyConfig,
+    ModelBundle,
+)
+from cogview.checkpoints.bundle import Sequences as AnyFormat
+from cogview.checkpoints.components import adapter_facts
 from cogview.checkpoints.provenance import software
 from cogview.errors import CogViewError
 from cogview.exporters.graph import OPSET
@@ -16,10 +26,11 @@ from cogview.exporters.transformer_graph import write_transformer
 from cogview.files import replace_directory, spare_name
 from cogview.importers.family import check_new, check_space
 from cogview.onnx.manifest import FILE, Fitting, Manifest, PromptLayout, Task, Weights, facts_of
-from cogview.sequences import CogLMFormat, SequenceFormat
+from cogview.sequences import DirectFormat, IterativeFormat
 from cogview.sequences.protocols import Format, ImageFormat
 from cogview.tokenizers.clusters import read_labels
 from cogview.tokenizers.vqvae import ImageTokenizer
+from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
 
@@ -29,6 +40,8 @@ KINDS = {  # which tasks a role's sequences serve, and which logits they need
     (BASE, "coglm"): ("image", "text"),
     (CAPTION, "image_to_text"): ("text",),
     (UPSCALING, "super_resolution"): ("image",),
+    (DIRECT, "direct_super_resolution"): ("image",),
+    (ITERATIVE, "iterative_super_resolution"): ("image",),
 }
 Progress = Callable[[str], None]
 
@@ -43,24 +56,30 @@ def exported_roles(family: FamilyConfig) -> dict[str, tuple[str, ...]]:
 
 
 def export_family(
-    family: ModelBundle, out: Path, weights: Weights = "fp32", progress: Progress | None = None
+    family: ModelBundle,
+    out: Path,
+    weights: Weights = "fp32",
+    progress: Progress | None = None,
+    lora: tuple[str | Path, float] | None = None,
 ) -> Manifest:
     """Write a family into a new folder, whole or not at all.
 
     Args:
         weights: how matrices are stored. fp16 is computed in float32; int8 in integers.
+        lora: an adapter of the base model (one of the family's by name, or its directory) and its strength;
+            it is added to the weights.
         progress: is told each part before it is written.
 
     Raises:
         CogViewError: a part that cannot be exported, a folder that is there already, too little space.
     """
     roles, told = exported_roles(family.config), progress or (lambda part: None)
+    adapter = None if lora is None else (family.adapter(lora[0]), lora[1])
+    if adapter is not None and BASE not in roles:
+        raise CogViewError(f"the model {family.config.name} has no base model that an adapter is added to")
     check_new(out)
     for name in roles:
-        if family.check(name).decoder_from is not None:
-            raise CogViewError(
-                f"the {name} role of {family.config.name} has two stacks, which ONNX graphs lack"
-            )
+        family.check(name)
     tokenizer = family.image_tokenizer()
     if not isinstance(tokenizer, ImageTokenizer):
         raise CogViewError(
@@ -70,7 +89,7 @@ def export_family(
     fresh = spare_name(out.resolve())
     try:
         fresh.mkdir(parents=True)
-        manifest = _write(family, tokenizer, fresh, roles, weights, told)
+        manifest = _write(family, tokenizer, fresh, roles, weights, told, adapter)
         for old in replace_directory(fresh, out.resolve()):
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -87,6 +106,7 @@ def _write(
     roles: dict[str, tuple[str, ...]],
     weights: Weights,
     progress: Progress,
+    adapter: tuple[Path, float] | None,
 ) -> Manifest:
     """All files, the manifest last."""
     config = family.config
@@ -94,13 +114,15 @@ def _write(
     image = write_image_tokenizer(tokenizer, folder / "image", weights)
     text = family.text_tokenizer()
     text.save(folder / "text.model")
-    transformers = {}
+    transformers, added = {}, None
     for name, heads in roles.items():
         progress(name)
         ids = {head: _ids(head, config.vocabulary) for head in heads}
         model = family.transformer(name)
-        sequences = cast("SequenceFormat | CogLMFormat", config.roles[name].sequences)
-        transformers[name] = write_transformer(model, folder / name, ids, sequences.max_length, weights)
+        if adapter is not None and name == BASE:
+            added = adapter_facts(adapter, apply_adapter(model, *adapter))
+        length = _longest(config.roles[name].sequences)
+        transformers[name] = write_transformer(model, folder / name, ids, length, weights)
     labels = (
         None
         if config.clusters is None
@@ -119,6 +141,7 @@ def _write(
         image=image,
         text="text.model",
         clusters=None if labels is None else labels.tolist(),
+        lora=added,
         files={
             path.relative_to(folder).as_posix(): facts_of(path)
             for path in sorted(folder.rglob("*"))
@@ -135,9 +158,17 @@ def tasks(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> tuple[Task
         "generate": BASE in roles,
         "caption": any("text" in heads for heads in roles.values()),
         "score": any("text" in heads for heads in roles.values()),
-        "upscale": UPSCALING in roles,
+        "upscale": UPSCALING in roles or DIRECT in roles,
+        "edit": BASE in roles and config.roles[BASE].sequences.kind == "coglm",
     }
     return tuple(task for task, there in able.items() if there)
+
+
+def _longest(format: AnyFormat) -> int:
+    """Tokens of a role's longest sequence."""
+    if isinstance(format, DirectFormat):
+        return format.decoder_from + format.codes
+    return format.text_slots + format.codes if isinstance(format, IterativeFormat) else format.max_length
 
 
 def _ids(head: str, vocabulary: Vocabulary) -> range:

@@ -3,7 +3,7 @@
 One graph serves prefill, decode step and windows of Jacobi decoding: it reads any number of new tokens of
 some sequences after those that a cache holds. The cache is read-only to it and has one size; who calls it
 stores the new keys and values. Who sees whom, and with what bias, is an input, so that sequences may be
-filled up at any place.
+filled up at any place. A model with two stacks (direct super-resolution) reads whole sequences only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_transformer(
         attention_heads=config.heads,
         head_dim=config.head_dim,
         hidden=config.hidden,
-        positions=config.max_positions,
+        positions=config.max_positions + config.extra_positions,
         capacity=capacity,
     )
 
@@ -70,7 +70,7 @@ def _reader(model: Transformer, weights: WeightFile) -> Graph:
     places = graph.input("positions", np.int32, ("rows", "tokens"))
     mask = graph.input("mask", np.float32, ("rows", "tokens", "keys"))
     tokens = graph.matrix(TABLE, _array(model.tokens.weight))
-    positions = graph.matrix("positions.weight", _array(model.positions.weight))
+    positions = graph.matrix("positions.weight", _positions(model))
     x = graph.op("Add", graph.rows_of(tokens, ids), graph.rows_of(positions, places))
     added = graph.op("Unsqueeze", mask, graph.constant([1]))  # (rows, 1, tokens, keys)
     attention = _Attention(model, graph, added)
@@ -81,6 +81,12 @@ def _reader(model: Transformer, weights: WeightFile) -> Graph:
         x = _normalise(_Named(graph, "norm", dict(model.norm.named_parameters())), "", model.norm, x)
     graph.output(x, "hidden", np.float32, ("rows", "tokens", config.hidden))
     return graph
+
+
+def _positions(model: Transformer) -> Array:
+    """Position embeddings, those of super-resolution's large image last."""
+    tables = [model.positions, *([] if model.extra_positions is None else [model.extra_positions])]
+    return np.concatenate([_array(table.weight) for table in tables])
 
 
 def _block(own: _Named, block: nn.Module, layer: int, attention: _Attention, x: str) -> str:
@@ -118,6 +124,10 @@ class _Attention:
         held = graph.op("Shape", "values.0", start=2, end=3)
         new = graph.op("Shape", "ids", start=1, end=2)
         self.parts = graph.op("Concat", held, new, axis=0)
+        self.stacks = None
+        if self.config.decoder_from is not None:
+            first = graph.constant([self.config.decoder_from])
+            self.stacks = graph.op("Concat", first, graph.op("Sub", new, first), axis=0)
 
     def layer(self, own: _Named, layer: int, x: str) -> str:
         """Attention of one layer, (rows, tokens, h) to the same."""
@@ -125,7 +135,7 @@ class _Attention:
         shape = ("rows", config.heads)
         keys = graph.input(f"keys.{layer}", np.float32, (*shape, config.head_dim, "capacity"))
         values = graph.input(f"values.{layer}", np.float32, (*shape, "capacity", config.head_dim))
-        qkv = graph.op("Reshape", own.linear("attention.qkv", x), self.by_head)
+        qkv = graph.op("Reshape", self._projected(own, "qkv", x), self.by_head)
         turned = graph.op("Transpose", qkv, perm=[2, 0, 3, 1, 4])  # (3, rows, heads, tokens, head_dim)
         q, k, v = (graph.op("Gather", turned, graph.constant(i), axis=0) for i in range(3))
         k = graph.op("Transpose", k, perm=[0, 1, 3, 2])
@@ -137,7 +147,15 @@ class _Attention:
         held, new = graph.ops("Split", 2, weights, self.parts, axis=-1)
         y = graph.op("Add", graph.op("MatMul", held, values), graph.op("MatMul", new, v))
         y = graph.op("Reshape", graph.op("Transpose", y, perm=[0, 2, 1, 3]), self.whole)
-        return own.linear("attention.out", y)
+        return self._projected(own, "out", y)
+
+    def _projected(self, own: _Named, name: str, x: str) -> str:
+        """A linear layer of attention; with two stacks, the large image's tokens have one of their own."""
+        if self.stacks is None:
+            return own.linear(f"attention.{name}", x)
+        first, second = self.graph.ops("Split", 2, x, self.stacks, axis=1)
+        parts = own.linear(f"attention.{name}", first), own.linear(f"attention.decoder_{name}", second)
+        return self.graph.op("Concat", *parts, axis=1)
 
 
 def _feed_forward(own: _Named, x: str) -> str:

@@ -23,25 +23,22 @@ from cogview.generation.decoder import computing
 from cogview.generation.engine import halving
 from cogview.generation.local_parallel import (
     ROWS,
-    TOP_K,
     Likelihoods,
     LocalParallel,
     Order,
     find_order,
-    top_k_of,
 )
 from cogview.generation.pixel_prior import PixelLikelihood
 from cogview.generation.sampling import Streams
+from cogview.generation.stages import DIRECT, stage_stream, top_k_of
 from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.transformer.model import Transformer
-from cogview.types import MAX_SEED, Ids, Precision, ProgressCallback, SamplingParams
+from cogview.types import Ids, Precision, ProgressCallback, SamplingParams
 
 Pairs = Sequence[tuple[int, int]]
 Form = TypeVar("Form", DirectFormat, IterativeFormat)
 
-DIRECT = SamplingParams(clusters=100, cluster_temperature=0.89)  # the release's; it needs clusters
 BATCH = {"cpu": 4, "cuda": 16}
-STREAMS = {"direct": 1, "iterative": 2}  # apart from each other and from the first stage
 
 
 @dataclass(frozen=True)
@@ -144,9 +141,7 @@ def iterative_super_resolution(
     """
     order = find_order(order) if isinstance(order, str) else order
     form, made = model.form, model.form.pictures(codes, model.form.codes)
-    settings = settings or [
-        SamplingParams(top_k=top_k_of(t + 1, order.turns, TOP_K)) for t in range(order.turns)
-    ]
+    settings = settings or [SamplingParams(top_k=top_k_of(t + 1, order.turns)) for t in range(order.turns)]
     open_ = None if region is None else torch.as_tensor(region).bool().reshape(len(made), -1)
     if open_ is not None and open_.shape != made.shape:
         raise CogViewError(f"a region of {open_.shape[1]} codes does not fit the picture's {form.codes}")
@@ -213,7 +208,7 @@ def _in_batches(
     name, turns = stage
     if batch_size is not None and batch_size < 1:
         raise CogViewError(f"batch_size is {batch_size}; give 1 or more")
-    own = [(seed, (index * 4 + STREAMS[name] + (1 << 60)) % (MAX_SEED + 1)) for seed, index in given]
+    own = [stage_stream(seed, index, name) for seed, index in given]
     large, done = list[Tensor](), 0
 
     def run(batch: Sequence[int], size: int) -> Tensor:

@@ -28,10 +28,10 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.generation import sampling
 from cogview.generation.sampling import Streams
+from cogview.generation.stages import RELEASED_TURNS
 from cogview.types import SamplingParams
 
 ROWS = 256  # places whose logits are held at a time
-TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six turns
 
 Head = Callable[[Tensor], Tensor]
 Likelihoods = Callable[[int, Tensor], Tensor]
@@ -121,16 +121,7 @@ class Confidence(Config):
 
 Order = Matrix | RandomlyKept | Confidence
 
-RELEASED = Matrix(
-    rows=(
-        (-1, 0, 1, 2, 3, 4),
-        (0, -1, 2, -1, -2, 5),
-        (1, -2, 3, 4, 5, 6),
-        (2, 3, 4, 5, -1, 1),
-        (3, -1, -2, 0, -1, 2),
-        (4, 5, 6, 1, 3, -2),
-    )
-)
+RELEASED = Matrix(rows=RELEASED_TURNS)
 DIAGONAL = Matrix.diagonal(6)
 PAPER = RandomlyKept()
 ORDERS: dict[str, Order] = {
@@ -146,11 +137,6 @@ def find_order(name: str) -> Order:
     if name not in ORDERS:
         raise CogViewError(f"no order {name!r}; there are {', '.join(ORDERS)}")
     return ORDERS[name]
-
-
-def top_k_of(turn: int, turns: int, steps: Sequence[int] = TOP_K) -> int:
-    """The release's top-k for a turn, counted from 1, stretched over any number of turns."""
-    return steps[(turn - 1) * len(steps) // turns]
 
 
 class LocalParallel:

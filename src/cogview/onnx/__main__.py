@@ -1,4 +1,4 @@
-"""``python -m cogview.onnx``: generate, caption, score and upscale with an exported model."""
+"""``python -m cogview.onnx``: generate, edit, caption, score and upscale with an exported model."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--style", help="one of the model's styles")
     one.add_argument("--negative-prompt", help="what guidance moves away from")
     one.add_argument("--best-of", type=int, default=1, help="generate so many for each and keep the best")
+    _first_stage(one)
+    _sampling(one)
+    _out(one)
+
+    one = _command(commands, "edit", _edit, "Generate part of an image again, by a sentence.")
+    one.add_argument("image", type=Path, metavar="IMAGE")
+    one.add_argument("prompt", metavar="PROMPT", help="what the whole image shall show")
+    one.add_argument("--mask", type=Path, help="an image that is white where it is generated again")
+    one.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1 in pixels or percent")
+    one.add_argument("-n", type=int, default=1, help="results")
+    one.add_argument("--seed", type=int)
+    one.add_argument("--style", help="one of the model's styles")
+    one.add_argument("--negative-prompt", help="what guidance moves away from")
+    _first_stage(one)
     _sampling(one)
     _out(one)
 
@@ -59,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     one.add_argument("--prompt", help="what they show; default: what their provenance says")
     one.add_argument("--seed", type=int)
-    one.add_argument("--times", type=int, default=2)
+    one.add_argument("--times", type=int, help="default: 2, or what the model makes")
     _sampling(one)
     _out(one)
     return whole
@@ -74,6 +88,10 @@ def _command(
     made.add_argument("--threads", type=int, help="default: what other programs leave")
     made.add_argument("--decoding", choices=get_args(Decoding), default="auto")
     return made
+
+
+def _first_stage(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--first-stage-only", action="store_true", help="do not upscale what is generated")
 
 
 def _sampling(command: argparse.ArgumentParser) -> None:
@@ -107,17 +125,35 @@ def _generate(given: argparse.Namespace) -> None:
         negative_prompt=given.negative_prompt,
         first=given.first,
         best_of=given.best_of,
+        first_stage_only=given.first_stage_only,
         **_given(given),
     )
     for number, image in enumerate(images):
         _write(given.out, f"{number // given.n:02d}-{image.seed}-{image.index}", image.png())
 
 
+def _edit(given: argparse.Namespace) -> None:
+    images = _model(given).edit(
+        given.image,
+        given.prompt,
+        given.mask,
+        given.n,
+        given.seed,
+        boxes=given.box,
+        style=given.style,
+        negative_prompt=given.negative_prompt,
+        first_stage_only=given.first_stage_only,
+        **_given(given),
+    )
+    for image in images:
+        _write(given.out, f"{given.image.stem}-{image.seed}-{image.index}", image.png())
+
+
 def _upscale(given: argparse.Namespace) -> None:
     model = _model(given)
     for path in given.images:
         [image] = model.upscale(path, given.prompt, given.seed, times=given.times, **_given(given))
-        _write(given.out, f"{path.stem}-{given.times}x", image.png())
+        _write(given.out, f"{path.stem}-{given.times or model.upscales}x", image.png())
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:

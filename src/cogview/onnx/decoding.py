@@ -206,6 +206,7 @@ class Engine:
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
         constraint: Constraint | None = None,
+        first: int = 0,
         step_callback: StepCallback | None = None,
     ) -> Iterator[tuple[int, Ids]]:
         """The ids (n,) of every request, as (its number, ids), as its batch is done; arguments as those of
@@ -216,8 +217,8 @@ class Engine:
             )
         total, size = sum(len(one.prompt.decode_positions) for one in requests), batch_size or BATCH
         done = 0
-        for first in range(0, len(requests), size):
-            numbers = range(first, min(first + size, len(requests)))
+        for start in range(0, len(requests), size):
+            numbers = range(start, min(start + size, len(requests)))
 
             def report(steps: int, tokens: Ids, numbers: range = numbers, before: int = done) -> None:
                 if progress is not None:
@@ -225,7 +226,7 @@ class Engine:
                 if step_callback is not None:
                     step_callback(numbers, tokens[:steps].T)
 
-            tokens = self._run([requests[number] for number in numbers], params, constraint, report)
+            tokens = self._run([requests[number] for number in numbers], params, constraint, report, first)
             done += tokens.size
             for number, ids in zip(numbers, tokens.T, strict=True):
                 yield number, ids if constraint is None else constraint.ended(ids)
@@ -236,6 +237,7 @@ class Engine:
         params: SamplingParams,
         constraint: Constraint | None,
         on_step: OnStep,
+        first: int,
     ) -> Ids:
         """The tokens (n, requests) of one batch."""
         guided, steps = params.guidance_scale != 1, len(requests[0].prompt.decode_positions)
@@ -253,7 +255,7 @@ class Engine:
             positions=np.stack([prompt.decode_positions for prompt in prompts], 1),
             hidden=hidden[places],
             rows=rows.select(places),
-            noise=Streams([(one.seed, one.index) for one in requests], steps),
+            noise=Streams([(one.seed, one.index) for one in requests], steps, first),
             guided=guided,
             filter=_likelihoods(requests) if constraint is None else constraint.filter,
             clusters=self.clusters,

@@ -124,10 +124,11 @@ class Streams:
     Args:
         pairs: (seed, index) of each image, both in [0, 2^63).
         steps: tokens to be drawn for each.
+        first: how many numbers of each stream were used before.
     """
 
-    def __init__(self, pairs: Sequence[tuple[int, int]], steps: int) -> None:
-        keys = stream_keys(pairs, steps)
+    def __init__(self, pairs: Sequence[tuple[int, int]], steps: int, first: int = 0) -> None:
+        keys = stream_keys(pairs, first + steps)[first:]
         self.keys = np.stack([keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)], -1).astype(np.uint32)
 
     def gumbel_of(self, images: Sequence[int], steps: Sequence[int], tokens: int) -> Floats:

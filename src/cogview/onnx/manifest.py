@@ -23,7 +23,7 @@ from cogview.types import Resample
 
 FILE = "manifest.json"
 Weights = Literal["fp32", "fp16", "int8"]
-Task = Literal["generate", "caption", "score", "upscale"]
+Task = Literal["generate", "caption", "score", "upscale", "edit"]
 Inside = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -143,7 +143,8 @@ class Manifest(Config):
     """The contents of ``manifest.json``.
 
     model_hash: of the family that was exported; weights: how matrices are stored; family: as its
-    ``family.json``, with the roles that were exported; clusters: of each image code, where there are any.
+    ``family.json``, with the roles that were exported; clusters: of each image code, where there are any;
+    lora: name, hash and strength of the adapter that was added to the base model.
     """
 
     format: Literal[1] = 1
@@ -160,6 +161,7 @@ class Manifest(Config):
     image: ImageFiles
     text: Inside
     clusters: tuple[int, ...] | None = None
+    lora: dict[str, str | float] | None = None
     files: dict[Inside, FileFacts]
 
     @classmethod

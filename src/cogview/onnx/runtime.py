@@ -1,9 +1,10 @@
-"""A family's tasks with ONNX Runtime: generate, caption, score, rerank, upscale. PyTorch is not imported."""
+"""A family's tasks with ONNX Runtime: generate, edit, caption, score, rerank, upscale. PyTorch is not
+imported."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cogview.checkpoints.bundle import BASE, CAPTION, UPSCALING, FamilyConfig
+from cogview.checkpoints.bundle import BASE, CAPTION, DIRECT, ITERATIVE, UPSCALING, FamilyConfig
 from cogview.checkpoints.provenance import read as read_provenance
-from cogview.data.images import RESAMPLE, square
+from cogview.data.images import RESAMPLE, square, to_rgb
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
+from cogview.generation import editing
+from cogview.generation.editing import Crop
+from cogview.generation.holes import Order
 from cogview.generation.languages import language as language_of
 from cogview.onnx.decoding import Engine, Request, StepCallback
+from cogview.onnx.editor import Editor
+from cogview.onnx.hierarchy import TwoStages
 from cogview.onnx.manifest import Task
 from cogview.onnx.sessions import Exported
 from cogview.onnx.texts import Texts
@@ -28,9 +34,11 @@ from cogview.pipelines.base import (
     AnyImage,
     Caption,
     GeneratedImage,
+    ProgressParts,
     Ranked,
     at_least_one,
     caption_for,
+    check_captions,
     check_first,
     checked_seed,
     encode_caption,
@@ -39,9 +47,19 @@ from cogview.pipelines.base import (
     text_for_each,
     text_list,
 )
-from cogview.sequences import SequenceFormat, of_type
+from cogview.pipelines.masks import AnyMask, Box, mask_of, upright
+from cogview.sequences import CogLMFormat, DirectFormat, IterativeFormat, SequenceFormat, of_type
 from cogview.sequences.protocols import CaptionFormat, ImageFormat, check_text
-from cogview.types import BEAMS, DETAIL, Decoding, Ids, ProgressCallback, SamplingOptions, SamplingParams
+from cogview.types import (
+    BEAMS,
+    DETAIL,
+    FEATHER,
+    Decoding,
+    Ids,
+    ProgressCallback,
+    SamplingOptions,
+    SamplingParams,
+)
 
 
 class OnnxModel:
@@ -105,6 +123,28 @@ class OnnxModel:
         session = self.exported.transformer(UPSCALING)
         return Upscaler(Engine(session, "image", None, self.decoding), form, self.exported)
 
+    @cached_property
+    def _stages(self) -> TwoStages | None:
+        """Super-resolution in two stages, where the family has it."""
+        roles, open_role = self.family.roles, self.exported.transformer
+        direct = of_type(roles[DIRECT].sequences, DirectFormat) if DIRECT in roles else None
+        if direct is None:
+            return None
+        second = of_type(roles[ITERATIVE].sequences, IterativeFormat) if ITERATIVE in roles else None
+        session = None if second is None else open_role(ITERATIVE)
+        return TwoStages(self.exported, open_role(DIRECT), direct, session, second)
+
+    @property
+    def upscales(self) -> int:
+        """How many times longer sides get where nothing else is asked for."""
+        return 2 if self._stages is None else self._stages.scale
+
+    def _stage_params(
+        self, style: str | None = None
+    ) -> Callable[[str, SamplingParams | None], SamplingParams]:
+        """Sampling of a stage of super-resolution, for images of a style."""
+        return lambda stage, default: self.family.sampling(stage, None, style, default)
+
     # ------------------------------------------------------------------------------------------- generate
 
     def generate(
@@ -117,6 +157,7 @@ class OnnxModel:
         negative_prompt: str | None = None,
         first: int = 0,
         best_of: int = 1,
+        first_stage_only: bool = False,
         params: SamplingParams | None = None,
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
@@ -129,6 +170,7 @@ class OnnxModel:
         Args:
             first: index of the first image; best_of: generate so many for each image wanted and keep the
                 ``n`` that the caption model finds the prompt describes best.
+            first_stage_only: of a family that upscales what it generates, the low-resolution images.
             step_callback: called after each token with the numbers of the images in the batch and their codes
                 so far (b, codes). What it raises ends the generation.
         """
@@ -141,6 +183,11 @@ class OnnxModel:
         resolved = self._params("generate", params, style, negative_prompt, sampling)
         format: ImageFormat = self._format(BASE)
         captions = [caption_for(self.family, text, style) for text in texts]
+        if first_stage_only and not self.family.two_stage:
+            raise CogViewError(f"{self.family.name} draws in one step; leave out first_stage_only")
+        stages = None if first_stage_only else self._stages
+        if stages is not None:
+            check_captions(self.exported, captions, stages.form.text_limit)
         negative = (negative_prompt or "").strip()
         limit = format.text_limit
         prompts = {
@@ -151,19 +198,34 @@ class OnnxModel:
         requests = [
             Request(prompts[text], seed, index, prompts[negative]) for text in captions for index in numbers
         ]
+        small = len(requests) * format.codes
+        large = 0 if stages is None else len(texts) * n * stages.form.codes * stages.stages
+        parts = ProgressParts(progress, small + large)
         facts = {**resolved.model_dump(), **self._facts, "style": style}
         facts |= {} if negative_prompt is None else {"negative_prompt": negative_prompt}
         made = []
         for number, codes in self._base.generate(
-            requests, resolved, batch_size, progress, step_callback=step_callback
+            requests, resolved, batch_size, parts.part(small), step_callback=step_callback
         ):
             place, index = divmod(number, len(numbers))
             image = image_of(self.exported.decode(codes.reshape(format.grid)))
             made.append(self._image(image, codes, texts[place], captions[place], seed, first + index, facts))
-        if best_of == 1:
+        if best_of > 1:
+            groups = [made[at : at + n * best_of] for at in range(0, len(made), n * best_of)]
+            made = [image for group in groups for image in self._best(group, n)]
+        if stages is None:
             return made
-        groups = [made[at : at + n * best_of] for at in range(0, len(made), n * best_of)]
-        return [image for group in groups for image in self._best(group, n)]
+        return [self._enlarged(image, stages, style, parts) for image in made]
+
+    def _enlarged(
+        self, image: GeneratedImage, stages: TwoStages, style: str | None, parts: ProgressParts
+    ) -> GeneratedImage:
+        """An image with the direct model's small codes, as a large one."""
+        text = self.exported.text_tokenizer.encode(image.caption)[: stages.form.text_limit]
+        settings, report = self._stage_params(style), parts.part(stages.stages * stages.form.codes)
+        codes = stages.run(image.codes, text, image.seed, image.index, settings, progress=report)
+        decoded = image_of(self.exported.decode(codes.reshape(stages.form.grid)))
+        return replace(image, image=decoded, codes=codes, settings={**image.settings, **stages.facts})
 
     def _best(self, images: Sequence[GeneratedImage], keep: int) -> list[GeneratedImage]:
         """Of one prompt's images the ``keep`` with the lowest caption loss, the best first."""
@@ -191,7 +253,9 @@ class OnnxModel:
     def _facts(self) -> dict[str, Any]:
         """How it is computed; part of an image's provenance."""
         runtime, weights = self.exported.version, self.exported.manifest.weights
-        return {"precision": weights, "decoding": self.decoding, "runtime": runtime}
+        facts = {"precision": weights, "decoding": self.decoding, "runtime": runtime}
+        lora = self.exported.manifest.lora
+        return facts | ({} if lora is None else {"lora": lora})
 
     def _image(
         self,
@@ -212,7 +276,10 @@ class OnnxModel:
         """An image's codes (rows * columns,) for the caption model; a generated one has them already."""
         if isinstance(image, GeneratedImage) and len(image.codes) == self._texts.format.codes:
             return image.codes
-        shown = image.image if isinstance(image, GeneratedImage) else opened(image)[0]
+        return self._fitted(image.image if isinstance(image, GeneratedImage) else opened(image)[0])
+
+    def _fitted(self, shown: Image.Image) -> Ids:
+        """Codes (rows * columns,) of an RGB image, made the square that the model reads."""
         fitting = self.exported.manifest.fitting
         assert fitting is not None
         if fitting.crop:
@@ -272,6 +339,60 @@ class OnnxModel:
         losses = self.score(images, prompt)[:, 0]
         return [Ranked(int(number), float(losses[number])) for number in np.argsort(losses, kind="stable")]
 
+    # ------------------------------------------------------------------------------------------------ edit
+
+    def edit(
+        self,
+        image: AnyImage,
+        prompt: str,
+        mask: AnyMask | None = None,
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        boxes: Box | Sequence[Box] = (),
+        order: Order = "together",
+        crop: Crop = "auto",
+        feather: int = FEATHER,
+        style: str | None = None,
+        negative_prompt: str | None = None,
+        first_stage_only: bool = False,
+        params: SamplingParams | None = None,
+        batch_size: int | None = None,
+        progress: ProgressCallback | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[GeneratedImage]:
+        """Generate what is masked again, by a sentence; pixels outside stay as they are. Arguments as those
+        of :meth:`cogview.pipelines.model.Pipeline.edit`."""
+        self._require("edit")
+        at_least_one(n=n, batch_size=batch_size)
+        resolved = self._params("edit", params, style, negative_prompt, sampling)
+        original, form = upright(image), of_type(self._format(BASE), CogLMFormat)
+        assert form is not None
+        hole = mask_of(mask, boxes, original.size)
+        caption = caption_for(self.family, text_list(prompt)[0], style)
+        tokens = encode_caption(self.exported, caption, form.text_limit)
+        negative = encode_caption(self.exported, (negative_prompt or "").strip(), form.text_limit)
+        first = checked_seed(seed)
+        streams = [(first, index) for index in range(n)]
+        settings = self._stage_params()
+        editor = Editor(self._base, form, self.exported, self._fitted, self._stages, settings)
+        area = editing.frame(hole, crop, editor.size)
+        upper = None if first_stage_only else editor.upper(area)
+        whole = area.shape == hole.shape
+        codes = self.codes_of(image) if whole else self._fitted(to_rgb(area.cut(original))[0])
+        facts = {**resolved.model_dump(), **self._facts, "style": style, "task": "edit", "order": order}
+        facts |= {"crop": crop, "feather": feather, "box": list(area.box)}
+        facts |= {} if upper is None else {"super_resolution": upper.facts["super_resolution"]}
+        facts |= {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+        made = editor.run(
+            original, area, codes, tokens, form.text_ids(negative), streams, resolved, order, feather,
+            upper, batch_size, progress,
+        )  # fmt: skip
+        return [
+            self._image(edited, found, prompt, caption, *stream, facts)
+            for (edited, found), stream in zip(made, streams, strict=True)
+        ]
+
     # --------------------------------------------------------------------------------------------- upscale
 
     def upscale(
@@ -280,14 +401,15 @@ class OnnxModel:
         prompt: str | Sequence[str] | None = None,
         seed: int | None = None,
         *,
-        times: int = 2,
+        times: int | None = None,
         faithful: bool = True,
         detail: float = DETAIL,
         negative_prompt: str | None = None,
         params: SamplingParams | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[GeneratedImage]:
-        """Images ``times`` as large, with the detail generated that they do not show; arguments as those of
+        """Images ``times`` as large (default: 2, or what super-resolution in two stages makes), with the
+        detail generated that they do not show; arguments as those of
         :meth:`cogview.pipelines.model.Pipeline.upscale`."""
         self._require("upscale")
         items = image_list(images)
@@ -295,6 +417,15 @@ class OnnxModel:
         if not 0 <= detail <= 1:
             raise CogViewError(f"detail is {detail}; give a number from 0 to 1", field="detail")
         resolved = self._params("upscale", params, None, negative_prompt, sampling)
+        if self._stages is not None:
+            if times not in (None, self._stages.scale):
+                scale = self._stages.scale
+                raise CogViewError(f"times is {times}; this model enlarges {scale} times", field="times")
+            if not faithful or detail != DETAIL or negative_prompt is not None:
+                only = "faithful, detail and negative_prompt"
+                raise CogViewError(f"{self.family.name} upscales in two stages; leave out {only}")
+            return self._in_stages(items, words, seed, self._stages)
+        times = self.upscales if times is None else times
         upscaler, seed = self._upscaler, seed if seed is None else checked_seed(seed)
         upscaler.stages(times)
         limit = upscaler.form.text_limit
@@ -310,6 +441,28 @@ class OnnxModel:
             )
             own = {**settings, "source": facts}
             made.append(self._image(image, codes.ravel(), told, caption, own_seed, index, own))
+        return made
+
+    def _in_stages(
+        self, items: Sequence[AnyImage], words: Sequence[str | None], seed: int | None, stages: TwoStages
+    ) -> list[GeneratedImage]:
+        """Images upscaled in two stages: those generated as small ones from their codes."""
+        made, parts = [], ProgressParts(None, 0)
+        for item, text in zip(items, words, strict=True):
+            if isinstance(item, GeneratedImage):
+                prompt, caption = (item.prompt, item.caption) if text is None else (text, text.strip())
+            else:
+                prompt, caption = self._described(item) if text is None else (text, text.strip())
+            if isinstance(item, GeneratedImage) and len(item.codes) == np.prod(stages.form.small):
+                own = item.seed if seed is None else checked_seed(seed)
+                small = replace(item, seed=own, prompt=prompt, caption=caption)
+            else:
+                shown = item.image if isinstance(item, GeneratedImage) else opened(item)[0]
+                facts = {**self._facts, "task": "upscale", "source": _pixels_of(shown)}
+                codes = self._fitted(shown)
+                small = self._image(shown, codes, prompt, caption, checked_seed(seed), 0, facts)
+            style = small.settings.get("style")
+            made.append(self._enlarged(small, stages, style if isinstance(style, str) else None, parts))
         return made
 
     def _source(
@@ -331,12 +484,7 @@ class OnnxModel:
             original = self._upscaler.read(image, times)
         except CogViewError as error:
             raise CogViewError(f"{where}: {error}") from None
-        facts = {
-            "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
-            "width": image.width,
-            "height": image.height,
-        }
-        return original, prompt, caption, checked_seed(seed), 0, facts
+        return original, prompt, caption, checked_seed(seed), 0, _pixels_of(image)
 
     def _described(self, item: Image.Image | str | Path) -> tuple[str, str]:
         """Prompt and caption in the provenance of a file made here; empty for any other image."""
@@ -349,3 +497,9 @@ class OnnxModel:
         style = told.settings.get("style")
         known = style if isinstance(style, str) and style in self.family.styles else None
         return told.prompt, caption_for(self.family, told.prompt, known)
+
+
+def _pixels_of(image: Image.Image) -> dict[str, Any]:
+    """What provenance says of an image that was given."""
+    digest = hashlib.sha256(image.tobytes()).hexdigest()
+    return {"sha256": digest, "width": image.width, "height": image.height}

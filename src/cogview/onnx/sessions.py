@@ -114,6 +114,21 @@ class TransformerSession:
         hidden, *new = self._graph.run(self._outputs, feed)
         return hidden, dict(zip(self.caches, new, strict=True))
 
+    def whole(self, ids: Ids, positions: Ids, seen: NDArray[np.bool_]) -> Floats:
+        """Hidden states (tokens, h) of one sequence that is read at once, without a cache.
+
+        Args:
+            ids, positions: (tokens,); seen: (tokens, tokens), who sees whom.
+        """
+        files, mask = self.files, np.full((1, len(ids), 1 + len(ids)), -np.inf, dtype=np.float32)
+        mask[0, :, 1:][seen] = 0
+        shape = (1, files.attention_heads, files.head_dim, 1)  # of a cache whose one place nobody sees
+        empty = np.zeros(shape, dtype=np.float32)
+        feed = {name: empty if name.startswith("keys") else empty.swapaxes(2, 3) for name in self.caches}
+        feed |= {"ids": ids[None].astype(np.int32), "positions": positions[None].astype(np.int32)}
+        found: Floats = self._graph.run(["hidden"], feed | {"mask": mask})[0][0]
+        return found
+
     def logits(self, head: str, hidden: Floats) -> Floats:
         """Logits (m, ids) of a head from states (m, h)."""
         if head not in self._heads:

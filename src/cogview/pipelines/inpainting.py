@@ -5,21 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cogview.checkpoints.components import Components
-from cogview.data.images import BadImage, decode, to_rgb
+from cogview.data.images import to_rgb
 from cogview.errors import CogViewError
 from cogview.generation import editing
 from cogview.generation.editing import Crop, Frame
 from cogview.generation.engine import Engine
-from cogview.generation.infilling import Hole, Order, fill
-from cogview.picture_files import open_picture
+from cogview.generation.holes import Hole, Order
+from cogview.generation.infilling import fill
 from cogview.pipelines.base import (
     AnyImage,
     GeneratedImage,
@@ -30,14 +28,12 @@ from cogview.pipelines.base import (
     encode_caption,
     text_list,
 )
+from cogview.pipelines.masks import AnyMask, Box, mask_of, upright
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.masks import PATCH, sample_mask
 from cogview.tokenizers.loading import decode_image, encode_image
 from cogview.types import Ids, ProgressCallback, SamplingParams
-
-AnyMask = Image.Image | ArrayLike | str | Path
-Box = tuple[int, int, int, int] | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +85,7 @@ class Inpainting:
         """The edited images; everything is checked before the first is generated."""
         at_least_one(n=asked.n, batch_size=asked.batch_size)
         original = upright(image)
-        hole = _mask(asked.mask, asked.boxes, original.size)
+        hole = mask_of(asked.mask, asked.boxes, original.size)
         text, negative = self._text(asked.prompt, asked.style), self._negative(asked.negative_prompt)
         streams = _streams(asked.n, asked.seed)
         area = editing.frame(hole, asked.crop, self.size)
@@ -230,56 +226,6 @@ def square_codes(components: Components, format: CogLMFormat, image: AnyImage) -
     side = image_size(components, format)
     square = to_rgb(upright(image))[0].resize((side, side), Image.Resampling.BILINEAR)
     return encode_image(components.image_tokenizer, square)
-
-
-def upright(item: AnyImage) -> Image.Image:
-    """The image upright: RGBA where it is transparent anywhere, else RGB; CogViewError for no image."""
-    if isinstance(item, GeneratedImage):
-        return item.image
-    if isinstance(item, Image.Image):
-        image = item
-    else:
-        try:
-            rgb = decode(Path(item)).image  # refuses what is dangerous or broken
-        except BadImage as error:
-            raise CogViewError(f"{item}: {error}", field="image") from error
-        with open_picture(item) as file:
-            if not file.has_transparency_data:
-                return rgb
-            image = ImageOps.exif_transpose(file)
-    return image.convert("RGBA") if image.has_transparency_data else to_rgb(image)[0]
-
-
-def _mask(mask: AnyMask | None, boxes: Box | Sequence[Box], size: tuple[int, int]) -> editing.Mask:
-    """All that is masked, checked."""
-    given = _boxes(boxes)
-    if mask is None and not given:
-        raise CogViewError("nothing is masked; give a mask or a box", field="mask")
-    read = [editing.read_box(box, size) if isinstance(box, str) else editing.whole_box(box) for box in given]
-    whole = editing.mask_of_boxes(read, size)
-    if mask is None:
-        return editing.checked(whole, size, where="the box")
-    where = str(mask) if isinstance(mask, str | Path) else "the mask"
-    painted = _mask_pixels(mask)
-    return editing.checked(editing.checked(painted, size, where=where) | whole, size)
-
-
-def _mask_pixels(mask: AnyMask) -> editing.Mask:
-    """bool (height, width) of a mask in any form."""
-    if isinstance(mask, str | Path):
-        mask = upright(mask)
-    if isinstance(mask, Image.Image):
-        return editing.mask_of_image(mask)
-    return np.asarray(mask, dtype=np.bool_)
-
-
-def _boxes(given: Box | Sequence[Box]) -> list[Box]:
-    """One box or several as a list."""
-    if isinstance(given, str):
-        return [given]
-    items = list(given)
-    one = len(items) == 4 and not any(isinstance(item, str | Sequence) for item in items)
-    return [cast(Box, tuple(items))] if one else cast(list[Box], items)
 
 
 def _streams(n: int, seed: int | None) -> list[tuple[int, int]]:

@@ -44,9 +44,10 @@ from cogview.types import Decoding, Precision, ProgressCallback, SamplingOptions
 if TYPE_CHECKING:
     from cogview.generation.editing import Crop
     from cogview.generation.fairness import FairnessTable
-    from cogview.generation.infilling import Order
+    from cogview.generation.holes import Order
     from cogview.pipelines.captioning import Captioning
-    from cogview.pipelines.inpainting import AnyMask, Box, Inpainting
+    from cogview.pipelines.inpainting import Inpainting
+    from cogview.pipelines.masks import AnyMask, Box
     from cogview.pipelines.super_resolution import TwoStageSuperResolution, WindowedSuperResolution
     from cogview.pipelines.text_to_image import TextToImage
 

@@ -23,11 +23,12 @@ from cogview.checkpoints.bundle import BASE, DIRECT, ITERATIVE, UPSCALING
 from cogview.checkpoints.components import Components
 from cogview.checkpoints.provenance import read as read_provenance
 from cogview.errors import CogViewError
-from cogview.generation.hierarchical import DIRECT as RELEASED_DIRECT
 from cogview.generation.hierarchical import Upscaler as Stage
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
-from cogview.generation.local_parallel import find_order, top_k_of
+from cogview.generation.local_parallel import find_order
 from cogview.generation.pixel_prior import PAINTED, PixelLikelihood, PixelPrior
+from cogview.generation.stages import DIRECT as RELEASED_DIRECT
+from cogview.generation.stages import top_k_of
 from cogview.generation.upscaling import Original, Request, Upscaler
 from cogview.generation.windows import scale_of
 from cogview.pipelines.base import (

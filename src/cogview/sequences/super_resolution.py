@@ -26,6 +26,7 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.sequences.coglm import BEGIN, CogLMFormat
 from cogview.sequences.protocols import MOST_SLOTS, Side
+from cogview.types import Ids
 from cogview.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # a family's configuration is read without PyTorch
@@ -123,9 +124,14 @@ class _LargeFormat(Config):
         return ids
 
     def _words(self, texts: Items[ArrayLike]) -> tuple[Tensor, Tensor, Tensor]:
-        """Texts of pieces, right-aligned: ids and positions (b, text_slots), and empty places (b,)."""
+        """As :meth:`words`, as tensors."""
         import torch
 
+        ids, positions, empty = (torch.from_numpy(part) for part in self.words(texts))
+        return ids, positions, empty
+
+    def words(self, texts: Items[ArrayLike]) -> tuple[Ids, Ids, Ids]:
+        """Texts of pieces, right-aligned: ids and positions (b, text_slots), and empty places (b,), int64."""
         shape = len(texts), self.text_slots
         ids, positions = np.full(shape, PAD, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         empty = np.full(len(texts), self.text_slots, dtype=np.int64)
@@ -139,7 +145,7 @@ class _LargeFormat(Config):
             empty[row] -= text.size
             ids[row, empty[row] :] = text + self.vocabulary.texts.start
             positions[row, empty[row] :] = np.arange(text.size)
-        return torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(empty)
+        return ids, positions, empty
 
 
 class DirectFormat(_LargeFormat):

@@ -1,0 +1,70 @@
+"""Images to edit and their masks, in every form in which they are given. PyTorch is not imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image, ImageOps
+
+from cogview.data.images import BadImage, decode, to_rgb
+from cogview.errors import CogViewError
+from cogview.generation import editing
+from cogview.picture_files import open_picture
+from cogview.pipelines.base import AnyImage, GeneratedImage
+
+AnyMask = Image.Image | ArrayLike | str | Path
+Box = tuple[int, int, int, int] | str
+
+
+def upright(item: AnyImage) -> Image.Image:
+    """The image upright: RGBA where it is transparent anywhere, else RGB; CogViewError for no image."""
+    if isinstance(item, GeneratedImage):
+        return item.image
+    if isinstance(item, Image.Image):
+        image = item
+    else:
+        try:
+            rgb = decode(Path(item)).image  # refuses what is dangerous or broken
+        except BadImage as error:
+            raise CogViewError(f"{item}: {error}", field="image") from error
+        with open_picture(item) as file:
+            if not file.has_transparency_data:
+                return rgb
+            image = ImageOps.exif_transpose(file)
+    return image.convert("RGBA") if image.has_transparency_data else to_rgb(image)[0]
+
+
+def mask_of(mask: AnyMask | None, boxes: Box | Sequence[Box], size: tuple[int, int]) -> editing.Mask:
+    """All that is masked, checked."""
+    given = _boxes(boxes)
+    if mask is None and not given:
+        raise CogViewError("nothing is masked; give a mask or a box", field="mask")
+    read = [editing.read_box(box, size) if isinstance(box, str) else editing.whole_box(box) for box in given]
+    whole = editing.mask_of_boxes(read, size)
+    if mask is None:
+        return editing.checked(whole, size, where="the box")
+    where = str(mask) if isinstance(mask, str | Path) else "the mask"
+    painted = _mask_pixels(mask)
+    return editing.checked(editing.checked(painted, size, where=where) | whole, size)
+
+
+def _mask_pixels(mask: AnyMask) -> editing.Mask:
+    """bool (height, width) of a mask in any form."""
+    if isinstance(mask, str | Path):
+        mask = upright(mask)
+    if isinstance(mask, Image.Image):
+        return editing.mask_of_image(mask)
+    return np.asarray(mask, dtype=np.bool_)
+
+
+def _boxes(given: Box | Sequence[Box]) -> list[Box]:
+    """One box or several as a list."""
+    if isinstance(given, str):
+        return [given]
+    items = list(given)
+    one = len(items) == 4 and not any(isinstance(item, str | Sequence) for item in items)
+    return [cast(Box, tuple(items))] if one else cast(list[Box], items)
