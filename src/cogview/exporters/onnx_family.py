@@ -25,10 +25,20 @@ from cogview.exporters.image_graph import write_image_tokenizer
 from cogview.exporters.transformer_graph import write_transformer
 from cogview.files import replace_directory, spare_name
 from cogview.importers.family import check_new, check_space
-from cogview.onnx.manifest import FILE, Fitting, Manifest, PromptLayout, Task, Weights, facts_of
+from cogview.onnx.manifest import (
+    FILE,
+    CaptionLayout,
+    Fitting,
+    Manifest,
+    PromptLayout,
+    Task,
+    Weights,
+    facts_of,
+)
 from cogview.sequences import DirectFormat, IterativeFormat
-from cogview.sequences.protocols import Format, ImageFormat
+from cogview.sequences.protocols import CaptionFormat, Format, ImageFormat
 from cogview.tokenizers.clusters import read_labels
+from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
@@ -136,6 +146,7 @@ def _write(
         tasks=tasks(config, roles),
         family=_of_roles(config, roles),
         prompt=_prompt(config, roles),
+        captions=_captions(config, roles, text),
         fitting=_fitting(family, tokenizer, roles),
         transformers=transformers,
         image=image,
@@ -191,6 +202,16 @@ def _of_roles(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> Family
 def _prompt(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> PromptLayout | None:
     format: Format | None = config.roles[BASE].sequences if BASE in roles else None
     return None if format is None else PromptLayout.of(cast("ImageFormat", format))
+
+
+def _captions(
+    config: FamilyConfig, roles: dict[str, tuple[str, ...]], text: TextTokenizer
+) -> CaptionLayout | None:
+    """Of the role that captions, if one does."""
+    name = next((name for name in (CAPTION, BASE) if "text" in roles.get(name, ())), None)
+    return (
+        None if name is None else CaptionLayout.of(cast("CaptionFormat", config.roles[name].sequences), text)
+    )
 
 
 def _fitting(

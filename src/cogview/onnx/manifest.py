@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from cogview.checkpoints.bundle import FamilyConfig
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.files import open_regular
-from cogview.sequences.protocols import ImageFormat
+from cogview.generation.languages import allowed_pieces
+from cogview.sequences.protocols import CaptionFormat, ImageFormat, caption_length
+from cogview.tokenizers.text import TextTokenizer
 from cogview.types import Resample
 
 FILE = "manifest.json"
@@ -139,6 +142,61 @@ class PromptLayout(Config):
         )
 
 
+class CaptionLayout(Config):
+    """The prompt of a caption as numbers: ``before``, an image's codes, ``after``.
+
+    after: by language; under "" where one prompt serves all. text_positions: of the caption's tokens;
+    text_limit: tokens of a text that is scored; length: tokens of a caption at most, its end counted;
+    two_way: the first tokens, which see each other both ways; end: what ends a caption, if anything does.
+    pieces: by language ("": any), the text tokens that a caption may have, as runs from one to another
+    (exclusive).
+    """
+
+    before: tuple[int, ...]
+    before_positions: tuple[int, ...]
+    code_positions: tuple[int, ...]
+    after: dict[str, tuple[int, ...]]
+    after_positions: tuple[int, ...]
+    text_first: int
+    text_limit: int
+    text_positions: tuple[int, ...]
+    length: int
+    two_way: int
+    end: int | None
+    pieces: dict[str, tuple[tuple[int, int], ...]]
+
+    @classmethod
+    def of(cls, format: CaptionFormat, text: TextTokenizer) -> CaptionLayout:
+        """The layout of a format, found out by asking for prompts."""
+        codes, vocabulary = np.zeros(format.codes, dtype=np.int64), format.vocabulary
+        spoken: tuple[str | None, ...] = tuple(format.languages) or (None,)
+        zeros, ones = (format.caption_prompt(codes + i, spoken[0]) for i in (0, 1))
+        [*places] = np.flatnonzero(zeros.ids != ones.ids).tolist()
+        first, end = places[0], places[-1] + 1
+        assert end - first == format.codes
+        names = (*(() if format.languages else (None,)), "en", "zh")
+        return cls(
+            before=zeros.ids[:first].tolist(),
+            before_positions=zeros.positions[:first].tolist(),
+            code_positions=zeros.positions[first:end].tolist(),
+            after={name or "": format.caption_prompt(codes, name).ids[end:].tolist() for name in spoken},
+            after_positions=zeros.positions[end:].tolist(),
+            text_first=vocabulary.texts.start,
+            text_limit=format.text_limit,
+            text_positions=zeros.decode_positions.tolist(),
+            length=min(caption_length(format, None), len(zeros.decode_positions)),
+            two_way=zeros.prefix,
+            end=None if format.end is None else vocabulary.control(format.end),
+            pieces={name or "": _runs(allowed_pieces(text, vocabulary, name)) for name in names},
+        )
+
+
+def _runs(allowed: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
+    """Where true values begin and end."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], allowed, [False]])))
+    return tuple((int(first), int(end)) for first, end in edges.reshape(-1, 2))
+
+
 class Manifest(Config):
     """The contents of ``manifest.json``.
 
@@ -156,6 +214,7 @@ class Manifest(Config):
     tasks: tuple[Task, ...]
     family: FamilyConfig
     prompt: PromptLayout | None
+    captions: CaptionLayout | None
     fitting: Fitting | None
     transformers: dict[str, TransformerFiles]
     image: ImageFiles

@@ -87,9 +87,32 @@ function largest(scores, noise) {
   return best;
 }
 
-/** One token of logits (Float32Array), given its noise; params as in the manifest: temperature, top_k, top_p. */
-export function sample(logits, noise, params) {
+/** Log-probabilities of cluster sampling, but for a constant: the `k` likeliest clusters (0: all), then a code in one. */
+export function byCluster(logits, labels, k, temperature) {
+  const count = Math.max(...labels) + 1, inside = logits.map((x) => x / f(temperature));
+  const masses = new Float64Array(count), most = new Float32Array(count).fill(-3.4028234663852886e38), sums = new Float64Array(count);
+  const top = logits.reduce((a, b) => Math.max(a, b)), raised = logits.map((x) => Math.exp(f(x - top)));
+  const all = f(raised.reduce((a, b) => a + b, 0));
+  raised.forEach((x, i) => (masses[labels[i]] += f(x / all)));
+  inside.forEach((x, i) => (most[labels[i]] = Math.max(most[labels[i]], x)));
+  const shifted = inside.map((x, i) => x - most[labels[i]]);
+  shifted.forEach((x, i) => (sums[labels[i]] += f(Math.exp(x))));
+  const chance = keepTopK(Float32Array.from(masses, (x) => Math.log(f(x))), k).map((x, i) => x - f(Math.log(f(sums[i]))));
+  return shifted.map((x, i) => (logits[i] === -Infinity ? -Infinity : chance[labels[i]] + x));
+}
+
+/**
+ * One token of logits (Float32Array), given its noise.
+ *
+ * @param params as in the manifest: temperature, top_k, top_p, clusters, cluster_temperature
+ * @param labels the cluster of each token, where the params ask for clusters
+ */
+export function sample(logits, noise, params, labels = null) {
   const temperature = f(params.temperature), scaled = logits.map((x) => x / temperature);
+  if (params.clusters) {
+    const chance = byCluster(scaled, labels, params.clusters, params.cluster_temperature ?? 1);
+    return largest(keepTopP(keepTopK(chance, params.top_k), params.top_p), noise);
+  }
   const k = params.top_k, cut = params.top_p > 0 && params.top_p < 1;
   if (!cut) {
     // A token that wins among all is the one where fewer than k logits are larger than its own.

@@ -1,100 +1,64 @@
-// An exported family in the browser: generates images with onnxruntime-web, row by row.
+// An exported family in the browser: generates images with onnxruntime-web, row by row, and describes them.
 //
 // The same decoding as cogview.onnx: prompts are read once, guesses of a Jacobi window are read together and each
 // sampled with its own noise, so a seed gives the image that it gives in Python (up to rounding).
 
+import { Captions } from "./captions.js";
 import { guide, sample, Stream } from "./draws.js";
+import { fitted } from "./images.js";
+import { Rows, logitsOf } from "./rows.js";
 import { TextTokenizer } from "./text.js";
 
 const WINDOW = 4; // tokens sampled in one forward; in WebAssembly longer windows cost more than they save
-const HIDDEN = -Infinity;
-
-/** One image's rows of a transformer: with guidance its own and that of the negative prompt. */
-class Rows {
-  constructor(model, prompts, capacity, bias) {
-    const { attention_heads: heads, head_dim: width, layers } = model.files, rows = prompts.length;
-    Object.assign(this, { model, rows, capacity, heads, width, bias });
-    this.biased = prompts.map((one) => (bias ? one.biased : 0)); // tokens of each row's text
-    this.lengths = new Int32Array(rows);
-    this.caches = [];
-    for (let i = 0; i < 2 * layers; i++) this.caches.push(new Float32Array(rows * heads * capacity * width));
-  }
-
-  /** Read tokens (of each row an array of [id, position]); the states after each. */
-  async read(tokens) {
-    const { model, rows, capacity, heads, width } = this, { ort, session, files } = model;
-    const longest = Math.max(...tokens.map((row) => row.length)), all = capacity + longest;
-    const ids = new Int32Array(rows * longest), positions = new Int32Array(rows * longest);
-    const mask = new Float32Array(rows * longest * all);
-    tokens.forEach((row, r) => {
-      row.forEach(([id, position], i) => ((ids[r * longest + i] = id), (positions[r * longest + i] = position)));
-      for (let i = 0; i < longest; i++) {
-        const line = mask.subarray((r * longest + i) * all, (r * longest + i + 1) * all);
-        line.fill(this.bias, 0, Math.min(this.biased[r], this.lengths[r]));
-        line.fill(HIDDEN, this.lengths[r], capacity);
-        if (this.biased[r] > this.lengths[r]) line.fill(this.bias, capacity, capacity + this.biased[r] - this.lengths[r]);
-        line.fill(HIDDEN, capacity + Math.max(i + 1, row.twoWay ?? 0));
-      }
-    });
-    const feed = {
-      ids: new ort.Tensor("int32", ids, [rows, longest]),
-      positions: new ort.Tensor("int32", positions, [rows, longest]),
-      mask: new ort.Tensor("float32", mask, [rows, longest, all]),
-    };
-    for (let layer = 0; layer < files.layers; layer++) {
-      feed[`keys.${layer}`] = new ort.Tensor("float32", this.caches[2 * layer], [rows, heads, width, capacity]);
-      feed[`values.${layer}`] = new ort.Tensor("float32", this.caches[2 * layer + 1], [rows, heads, capacity, width]);
-    }
-    const found = await session.run(feed);
-    for (let layer = 0; layer < files.layers; layer++) {
-      this.store(this.caches[2 * layer], found[`new_keys.${layer}`].data, tokens, longest, true);
-      this.store(this.caches[2 * layer + 1], found[`new_values.${layer}`].data, tokens, longest, false);
-    }
-    tokens.forEach((row, r) => (this.lengths[r] += row.length));
-    const hidden = found.hidden.data;
-    return (row, token) => hidden.subarray((row * longest + token) * files.hidden, (row * longest + token + 1) * files.hidden);
-  }
-
-  store(cache, values, tokens, longest, keys) {
-    const { heads, width, capacity } = this;
-    tokens.forEach((row, r) => {
-      const start = this.lengths[r], count = row.length;
-      for (let head = r * heads; head < (r + 1) * heads; head++) {
-        if (!keys) {
-          const from = head * longest * width;
-          cache.set(values.subarray(from, from + count * width), (head * capacity + start) * width);
-        } else {
-          for (let d = head * width; d < (head + 1) * width; d++)
-            cache.set(values.subarray(d * longest, d * longest + count), d * capacity + start);
-        }
-      }
-    });
-  }
-}
 
 export class Model {
   /**
    * @param ort the module onnxruntime-web
    * @param {(name: string) => Promise<Uint8Array>} load the bytes of a file of the exported folder
    * @param options of sessions: executionProviders and the like
+   * @param onImages the same for the image tokenizer
    */
-  static async open(ort, load, options = {}) {
-    const model = new Model();
+  static async open(ort, load, options = {}, onImages = options) {
+    const model = Object.assign(new Model(), { ort, load, options, onImages });
     model.manifest = JSON.parse(new TextDecoder().decode(await load("manifest.json")));
     if (model.manifest.kind !== "cogview-onnx" || model.manifest.format !== 1) throw new Error("no exported model");
     const { transformers, image, text } = model.manifest;
     model.files = transformers.base;
-    const open = async (graph, weights) => {
-      const path = weights.split("/").pop();
-      const externalData = [{ path, data: await load(weights) }];
-      return ort.InferenceSession.create(await load(graph), { externalData, ...options });
-    };
-    model.ort = ort;
     model.text = new TextTokenizer(await load(text));
-    model.session = await open(model.files.graph, model.files.weights);
-    model.head = await open(model.files.heads.image.graph, model.files.weights);
-    model.decoder = await open(image.decoder, image.decoder.replace(/onnx$/, "bin"));
+    model.session = await model.opened(model.files.graph, model.files.weights);
+    model.head = await model.opened(model.files.heads.image.graph, model.files.weights);
+    model.decoder = await model.opened(image.decoder, image.decoder.replace(/onnx$/, "bin"), onImages);
     return model;
+  }
+
+  async opened(graph, weights, options = this.options) {
+    const externalData = [{ path: weights.split("/").pop(), data: await this.load(weights) }];
+    return this.ort.InferenceSession.create(await this.load(graph), { externalData, ...options });
+  }
+
+  /** Whether it describes and scores images. */
+  get describes() {
+    return Boolean(this.manifest.captions);
+  }
+
+  /** The caption model, loaded when it is first asked for: a role of its own, or the base model's other head. */
+  captions() {
+    this.opening ??= (async () => {
+      const { transformers, captions } = this.manifest, files = transformers.caption ?? transformers.base, { ort } = this;
+      const session = transformers.caption ? await this.opened(files.graph, files.weights) : this.session;
+      const head = await this.opened(files.heads.text.graph, files.weights);
+      return new Captions({ ort, session, head, files }, captions, this.text);
+    })();
+    this.opening.catch(() => (this.opening = null)); // it may be asked for again
+    return this.opening;
+  }
+
+  /** Codes of an image { data: RGBA bytes over white, width, height }, as the caption model reads it. */
+  async encode(image) {
+    const { fitting, image: files } = this.manifest;
+    this.encoder ??= await this.opened(files.encoder, files.encoder.replace(/onnx$/, "bin"), this.onImages);
+    const pixels = new this.ort.Tensor("float32", fitted(image, fitting), [1, 3, fitting.size, fitting.size]);
+    return Int32Array.from((await this.encoder.run({ images: pixels })).codes.data);
   }
 
   /** What the model reads for a prompt, a style in the prompt's language; an Error says what is wrong. */
@@ -133,9 +97,10 @@ export class Model {
     const settings = { ...family.defaults, ...given(family.style_defaults[style] ?? {}), ...given(params) };
     const guided = settings.guidance !== 1, own = this.prompt(this.caption(prompt, style));
     const prompts = guided ? [own, this.prompt(negative.trim())] : [own];
+    if (settings.clusters && !this.manifest.clusters) throw new Error("this model has no clusters of image codes; generate with clusters 0");
     const steps = own.positions.length, starts = prompts.map((one) => one.tokens.length);
-    if (settings.clusters) throw new Error("clusters of codes are not read here; generate with clusters 0");
-    const rows = new Rows(this, prompts, Math.max(...starts) + steps - 1, settings.emphasis);
+    const bias = settings.emphasis, biased = prompts.map((one) => (bias ? one.biased : 0));
+    const rows = new Rows(this, biased, Math.max(...starts) + steps - 1, bias);
     const stream = new Stream(seed, index);
     let states = await rows.read(prompts.map((one) => one.tokens));
     const codes = new Int32Array(steps).fill(-1);
@@ -167,19 +132,14 @@ export class Model {
 
   /** The tokens that follow states (of each step those of every row), by their steps. */
   async sampled(states, steps, settings, stream) {
-    const width = this.files.hidden, hidden = new Float32Array(states.length * width);
-    states.forEach((rows, i) => hidden.set(rows.length > 1 ? guide(...rows, settings.guidance) : rows[0], i * width));
-    const input = new this.ort.Tensor("float32", hidden, [states.length, width]);
-    const { data, dims } = (await this.head.run({ hidden: input })).logits;
-    return steps.map((step, i) => {
-      const logits = data.subarray(i * dims[1], (i + 1) * dims[1]);
-      return sample(logits, stream.gumbel(step, dims[1]), settings);
-    });
+    const guided = states.map((rows) => (rows.length > 1 ? guide(...rows, settings.guidance) : rows[0]));
+    const logits = await logitsOf(this, guided);
+    return steps.map((step, i) => sample(logits[i], stream.gumbel(step, logits[i].length), settings, this.manifest.clusters));
   }
 
   /** Pixels of codes: { data: Uint8ClampedArray (RGBA), width, height }; missing codes are those of `fill`. */
   async decode(codes, fill = 0) {
-    const [rows, columns] = this.manifest.image.grid;
+    const [rows, columns] = this.manifest.family.roles.base.sequences.grid;
     const input = new this.ort.Tensor("int32", codes.map((code) => (code < 0 ? fill : code)), [1, rows, columns]);
     const { data, dims } = (await this.decoder.run({ codes: input })).images;
     const [, , height, width] = dims, pixels = new Uint8ClampedArray(4 * width * height), plane = width * height;
