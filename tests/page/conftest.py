@@ -13,7 +13,24 @@ from typing import Any
 
 import pytest
 
+from cogview.errors import CogViewError
+from cogview.page.writing import runtime_files
+
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of onnxruntime-web at its fixed version, their hashes checked: from the folder that
+    ONNXRUNTIME_WEB names, else by npm; skipped, and it says why, where neither has them."""
+    given, place = os.environ.get("ONNXRUNTIME_WEB"), tmp_path_factory.mktemp("runtime")
+    try:
+        files = runtime_files(Path(given) if given else None)
+    except CogViewError as error:
+        pytest.skip(str(error))
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    return place
 
 
 class Quiet(SimpleHTTPRequestHandler):

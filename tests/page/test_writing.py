@@ -43,8 +43,10 @@ def test_a_browser_keeps_what_it_needs(site: Path) -> None:
     assert {"./", "index.html", "worker.js", "model.js", "theme.css", "files.json"} <= kept
     assert {"model/manifest.json", "model/base/weights.bin", "model/image/decoder.bin"} <= kept
     assert "sw.js" not in kept and "model/image/encoder.bin" not in kept
+    assert not any(name.startswith("runtime/") for name in kept)  # the page says which one it uses
     assert all((site / name).exists() for name in kept)
     assert index["model"] == sum((site / name).stat().st_size for name in kept if name.startswith("model/"))
+    assert (index["weights"], index["words"]) == ("int8", False)
 
 
 LABELLED = """async ([png, facts, labels]) => {

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cogview.checkpoints.bundle import ModelBundle
+from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.checkpoints.provenance import Label, software, xmp
 from cogview.errors import CogViewError
 from cogview.exporters.onnx_family import export_family
@@ -27,7 +28,13 @@ RUNTIME = {  # SHA-256 of the files of the package's dist folder
     "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
     "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+    "ort.webgpu.min.mjs": "3dffff71811bc13a3a3d9591c57ca5ee5735b8f5f3eaf789510b02bb040ae3a0",
+    "ort-wasm-simd-threaded.asyncify.mjs": "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
+    "ort-wasm-simd-threaded.asyncify.wasm": (
+        "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da"
+    ),
 }
+WITHOUT_GPU = tuple(RUNTIME)[:3]  # what a browser loads that has no WebGPU
 MOST = 64 << 20  # bytes of a file of the runtime
 INDEX = "files.json"
 
@@ -39,7 +46,8 @@ def write_page(
     runtime: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> int:
-    """Write the page into a new folder, whole or not at all; the bytes that a browser loads to generate.
+    """Write the page into a new folder, whole or not at all; the bytes that a browser without a GPU loads to
+    generate.
 
     Args:
         runtime: where the package onnxruntime-web was installed (default: it is fetched with npm).
@@ -60,6 +68,8 @@ def write_page(
             if path.name != "package.json":
                 shutil.copyfile(path, fresh / path.name)
         shutil.copyfile(THEME, fresh / "theme.css")
+        if family.prompt_help is not None:
+            shutil.copyfile(family.prompt_help.checked().path, fresh / WORDS)
         (fresh / "runtime").mkdir()
         for name, content in files.items():
             (fresh / "runtime" / name).write_bytes(content)
@@ -75,22 +85,26 @@ def write_page(
 
 
 def index_of(folder: Path, manifest: Manifest) -> dict[str, object]:
-    """What the page has to know of its own files: those that are kept for use without a connection, their
-    bytes, and what labels say."""
+    """What the page has to know of its own files: those that are kept for use without a connection from the
+    first visit on, the bytes that a browser loads to generate, and what labels say."""
     base, image = manifest.transformers["base"], manifest.image
     model = ["manifest.json", manifest.text, base.graph, base.weights, base.heads["image"].graph]
     model += [image.decoder, image.decoder.removesuffix(".onnx") + ".bin"]
     keep = [path.name for path in sorted(folder.iterdir()) if path.is_file() and path.name != "sw.js"]
-    keep += [f"runtime/{name}" for name in RUNTIME] + [f"model/{name}" for name in model]
+    keep += [f"model/{name}" for name in model]
     sizes = {name: (folder / name).stat().st_size for name in keep}
+    sizes |= {name: (folder / "runtime" / name).stat().st_size for name in WITHOUT_GPU}
     digest = hashlib.sha256()
     for name in keep:
         digest.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
+    digest.update("".join(RUNTIME.values()).encode())
     told = software()
     return {
         "version": f"cogview-{digest.hexdigest()[:16]}",
         "software": told,
         "runtime": f"{PACKAGE} {VERSION}",
+        "weights": manifest.weights,
+        "words": (folder / WORDS).is_file(),
         "labels": {"producer": Label().producer or told, "xmp": xmp("{aigc}", told)},
         "keep": ["./", *keep, INDEX],
         "bytes": sum(sizes.values()),
