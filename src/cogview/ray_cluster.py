@@ -11,8 +11,10 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from cogview.config import Config, option
 from cogview.errors import CogViewError
 
 Part = TypeVar("Part")
@@ -22,6 +24,28 @@ Run = Callable[[Part], Result]
 LOCAL = "local"
 RETRIES = 20  # of a part whose worker died; one that always ends its worker must not go on for ever
 OBJECTS = 100 << 20  # bytes of shared memory; parts and results are small
+
+
+class Cluster(Config):
+    """Where work is spread, if it is."""
+
+    ray: str | None = option(
+        None,
+        "Spread the work over a Ray cluster: local, auto or HOST:PORT. Run again, it goes on.",
+        metavar="ADDRESS",
+    )
+    ray_workers: int | None = option(None, "Workers at a time.", shown="one a GPU, or one a core", ge=1)
+
+    def check(self) -> None:
+        """CogViewError for workers of no cluster."""
+        if self.ray_workers is not None and self.ray is None:
+            raise CogViewError("--ray-workers: give --ray, too", field="ray_workers")
+
+    def results(self, make: Callable[[], Run[Part, Result]], parts: Sequence[Part]) -> Iterator[Result]:
+        """:func:`spread` on this cluster."""
+        assert self.ray is not None
+        with connected(self.ray, self.ray_workers) as ray:
+            yield from spread(ray, make, parts, self.ray_workers)
 
 
 @contextmanager
@@ -46,6 +70,7 @@ def connected(address: str = LOCAL, workers: int | None = None) -> Iterator[Any]
         yield ray
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    os.environ.setdefault("RAY_worker_niceness", "0")  # it would be 15: last of all on a busy machine
     local = {"num_cpus": workers, "object_store_memory": OBJECTS, "include_dashboard": False}
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -81,7 +106,7 @@ def spread(
     gpus = int(there.get("GPU", 0))
     count = min(len(parts), workers or gpus or int(there.get("CPU", 1)))
     kind = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_restarts=-1, max_task_retries=RETRIES)(Worker)
-    pool = ActorPool([kind.remote(make) for _ in range(count)])
+    pool = ActorPool([kind.remote(make, Path.cwd()) for _ in range(count)])
     try:
         yield from pool.map_unordered(lambda worker, part: worker.run.remote(part), parts)
     except ray.exceptions.RayTaskError as error:
@@ -96,9 +121,10 @@ def spread(
 
 
 class Worker(Generic[Part, Result]):
-    """What runs in a process of Ray's."""
+    """What runs in a process of Ray's, in the same directory as who asked, so that paths mean the same."""
 
-    def __init__(self, make: Callable[[], Run[Part, Result]]) -> None:
+    def __init__(self, make: Callable[[], Run[Part, Result]], directory: Path) -> None:
+        os.chdir(directory)
         self._make = make
         self._run: Run[Part, Result] | None = None
 

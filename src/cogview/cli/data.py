@@ -11,10 +11,11 @@ from cogview.checkpoints.bundle import ModelBundle, ModelName
 from cogview.cli.options import JSON, grouped
 from cogview.cli.output import bar, writing
 from cogview.config import Config, Existing, option
-from cogview.data.build_plan import Building, Decoding, Learned, Origin, Square, Tokenizers, open_builder
+from cogview.data.build_plan import Building, Decoding, Learned, Origin, Square, Tokenizers, build
 from cogview.data.shards import read_index
 from cogview.data.sources import VALIDATION
 from cogview.errors import CogViewError
+from cogview.ray_cluster import Cluster
 
 if TYPE_CHECKING:
     from cogview.data.tally import Report
@@ -78,6 +79,7 @@ def build_command(
     tokenizers: Tokenizers,
     decoding: Decoding,
     square: Square,
+    cluster: Cluster,
     shown: Shown,
 ) -> None:
     """Encode pictures and captions into token shards. A build that stopped goes on when run again.
@@ -89,17 +91,18 @@ def build_command(
     torchrun --nproc-per-node 8 --no-python cogview data build pets/ tokens/ --tokenizers pictogram
 
     cogview data build pets/ tokens/ --tokenizers pictogram --rank 3 --ranks 16
+
+    cogview data build pets/ tokens/ --tokenizers pictogram --ray auto
     """
-    builder = open_builder(origin, building, tokenizers, decoding, square)
     with bar("encoding", "count") as progress:
-        found = builder.run(building.restart, progress)
+        found = build(origin, building, tokenizers, decoding, square, cluster, progress)
     if found.report:
         shown.show(found.report)
         entries = read_index(building.out).shards
         size = sum(file.bytes for entry in entries for file in entry.files.values())
         typer.echo(f"  {found.report.sizes(size)}", err=shown.as_json)
     else:
-        share = builder.share
+        share = building.share()
         here = (
             f"rank {share.rank} of {share.ranks}: its part is done, {found.done} of {found.blocks} shards are"
         )

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cogview.cli.options import Decoding, Folder, grouped
-from cogview.cli.output import MAX_PROMPTS, Made, bar, check_folder
+from cogview.cli.output import MAX_PROMPTS, Made, bar, check_folder, print_json
 from cogview.config import Config, option
 from cogview.errors import CogViewError
 from cogview.files import read_lines
 from cogview.pipelines.base import GeneratedImage, ProgressParts
 from cogview.pipelines.requests import GenerateRequest
+from cogview.ray_cluster import Cluster
 from cogview.transformer.config import ThreeRegionConfig
+
+if TYPE_CHECKING:
+    from cogview.checkpoints.bundle import ModelBundle
+    from cogview.pipelines.model import Pipeline
 
 NAME_LENGTH = 40  # characters of a prompt in a file's name
 OWN = ("best_of", "fairness")  # settings that differ from picture to picture
@@ -57,9 +65,17 @@ class Adapted(Decoding):
         metavar="WINDOW,TIMES,PIVOTS",
     )
 
+    def open(self, family: ModelBundle, **options: Any) -> Pipeline:
+        """The model of a family with the adapter."""
+        regions = None if self.sparse is None else ThreeRegionConfig.parse(self.sparse)
+        own = {"lora": self.lora, "lora_strength": self.lora_strength, "sparse": regions}
+        return super().open(family, **own, **options)
+
 
 @grouped()
-def generate(prompts: Prompts, request: GenerateRequest, opening: Adapted, output: Folder) -> None:
+def generate(
+    prompts: Prompts, request: GenerateRequest, opening: Adapted, cluster: Cluster, output: Folder
+) -> None:
     """Draw pictures.
 
     Each is a PNG file with prompt, seed, settings and model inside.
@@ -73,17 +89,24 @@ def generate(prompts: Prompts, request: GenerateRequest, opening: Adapted, outpu
       cogview generate "一只猫" --style 3d --best-of 8 -o out/
 
       cogview generate --prompts prompts.txt --model pictogram-2 -o large/ --json
+
+      cogview generate --prompts million.txt --ray auto -o large/
     """
     texts, batch_size, times = prompts.texts(), opening.batch_size, prompts.upscale or 0
+    cluster.check()
     check_folder(output.out)
     family = request.check(opening.model, prompts.upscale)
     if opening.lora is not None:
         family.adapter(opening.lora)
-    regions = None if opening.sparse is None else ThreeRegionConfig.parse(opening.sparse)
+    if opening.sparse is not None:
+        ThreeRegionConfig.parse(opening.sparse)
     for line in family.unfamiliar(texts):
         typer.echo(line, err=True)
+    if cluster.ray is not None:
+        spread(prompts, request, opening, cluster, output, family)
+        return
     made = Made(output.out)
-    pipeline = opening.open(family, lora=opening.lora, lora_strength=opening.lora_strength, sparse=regions)
+    pipeline = opening.open(family)
     from cogview.pipelines.super_resolution import UpscaleQueue
 
     with bar() as show, made.counted():
@@ -106,6 +129,36 @@ def generate(prompts: Prompts, request: GenerateRequest, opening: Adapted, outpu
         if queue:
             queue.finish()
     report(made, made.sheet(request.n) if prompts.grid else None, output.as_json)
+
+
+def spread(
+    prompts: Prompts,
+    request: GenerateRequest,
+    opening: Adapted,
+    cluster: Cluster,
+    output: Folder,
+    family: ModelBundle,
+) -> None:
+    """Generate in parts, on the workers of a cluster; parts that are there stay."""
+    from cogview.pipelines.parts import PartWriter, generate_parts
+
+    if prompts.grid:
+        raise CogViewError("--grid: a contact sheet is not made with --ray; leave one of them out")
+    started, texts = time.monotonic(), prompts.texts()
+    ways = {"model", "max_batch", "place"}
+    facts = opening.model_dump(mode="json", exclude=ways) | {"precision": opening.place.precision}
+    facts |= {"model": family.hash, "upscale": prompts.upscale}
+    open_model = partial(opening.open, family)
+    work = PartWriter(output.out, open_model, request, prompts.upscale or 0, opening.batch_size)
+    with bar("generating", "count") as show:
+        plan = generate_parts(work, texts, facts, cluster.results, show)
+    name, seconds = family.config.name, time.monotonic() - started
+    if output.as_json:
+        common = {"model": name, "model_hash": family.hash, "seconds": round(seconds, 3)}
+        print_json({**common, "seed": plan.seed, "pictures": plan.images, "folder": str(output.out)})
+    else:
+        typer.echo(output.out)
+        typer.echo(f"{plan.images:,} pictures in {seconds:.1f} s, seed {plan.seed}, model {name}", err=True)
 
 
 def name_for(picture: GeneratedImage) -> str:

@@ -19,8 +19,9 @@ import hashlib
 import itertools
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -57,6 +58,7 @@ from cogview.vocabulary import Vocabulary
 JOURNAL = "build.json"
 REPORT = "report.json"
 Progress = Callable[[int, int], None]
+Spread = Callable[[Sequence[int]], Iterable[int]]  # numbers of blocks -> records of those that are done
 
 
 class ImageEncoder(Protocol):
@@ -210,8 +212,12 @@ class Builder:
         self._save(journal)
         return journal
 
-    def run(self, restart: bool = False, progress: Progress | None = None) -> Progressed:
+    def run(
+        self, restart: bool = False, progress: Progress | None = None, spread: Spread | None = None
+    ) -> Progressed:
         """Build this rank's blocks, or go on; the last rank to end joins all (``report.json``, the index).
+
+        spread: builds the blocks instead, by :meth:`build_block` of other builders of the same.
 
         Raises CogViewError where no record is usable or the source gives other records than it said.
         """
@@ -222,9 +228,28 @@ class Builder:
         missing = [number for number in mine if not is_done(self.out, number)]
         total = sum(self._size(number) for number in mine)
         before = total - sum(self._size(number) for number in missing)
-        self._build(journal, missing, lambda done: progress(before + done, total) if progress else None)
+
+        def report(done: int) -> None:
+            if progress:
+                progress(before + done, total)
+
+        if spread is None:
+            self._build(journal, missing, report)
+        elif missing:
+            for done in itertools.accumulate(spread(missing)):
+                report(done)
         done = sum(is_done(self.out, number) for number in range(self.blocks))
         return Progressed(done, self.blocks, self._join() if done == self.blocks else None)
+
+    def build_block(self, number: int) -> int:
+        """Build one block, unless it is there; its records."""
+        if not is_done(self.out, number):
+            self._build(self._started, [number], lambda done: None)
+        return self._size(number)
+
+    @cached_property
+    def _started(self) -> Journal:
+        return self.start()
 
     def _size(self, number: int) -> int:
         """Records of a block."""

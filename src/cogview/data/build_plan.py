@@ -5,6 +5,8 @@ Nothing here imports PyTorch before a build begins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,10 +21,11 @@ from cogview.data.launchers import rank_here
 from cogview.data.shards import TRANSLATIONS, Preprocessing
 from cogview.data.sources import VALIDATION, Source, parse_captions
 from cogview.errors import CogViewError
+from cogview.ray_cluster import Cluster
 from cogview.types import Device, Resample
 
 if TYPE_CHECKING:
-    from cogview.data.build import Builder, Share
+    from cogview.data.build import Builder, Progress, Progressed, Share
     from cogview.tokenizers.text import TextTokenizer
 
 
@@ -209,3 +212,33 @@ def open_builder(
     )
     on_device, text = OnDevice(encoder, encoding_device(building.device)), TextTokenizer.from_file(texts_at)
     return Builder(source, building.out, on_device, text, settings, share)
+
+
+def block_builder(
+    origin: Origin, building: Building, tokenizers: Tokenizers, decoding: Decoding, square: Square
+) -> Callable[[int], int]:
+    """What builds a block of a build that was begun, by its number; for a worker."""
+    return open_builder(origin, building, tokenizers, decoding, square).build_block
+
+
+def build(
+    origin: Origin,
+    building: Building,
+    tokenizers: Tokenizers,
+    decoding: Decoding,
+    square: Square,
+    cluster: Cluster,
+    progress: Progress,
+) -> Progressed:
+    """Build, or this process's part of it; on a cluster, if that is asked for, each worker some blocks."""
+    cluster.check()
+    if cluster.ray is None:
+        return open_builder(origin, building, tokenizers, decoding, square).run(building.restart, progress)
+    if building.rank is not None:
+        raise CogViewError("--ray shares the build out itself; leave --rank and --ranks out")
+    building = building.model_copy(update={"rank": 0, "ranks": 1})
+    if decoding.workers is None:
+        decoding = decoding.model_copy(update={"workers": 1})
+    parts = (origin, building, tokenizers, decoding, square)
+    spread = partial(cluster.results, partial(block_builder, *parts))
+    return open_builder(*parts).run(building.restart, progress, spread)

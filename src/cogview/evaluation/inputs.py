@@ -14,7 +14,7 @@ from cogview.checkpoints.bundle import ModelBundle, ModelName, find
 from cogview.config import Check, Config, Existing, MaybeExisting, existing, option
 from cogview.evaluation.plans import InceptionInput
 from cogview.evaluation.plans import Rows as CorpusRows
-from cogview.pipelines.requests import THREADS, Place, use_threads
+from cogview.pipelines.requests import THREADS, Computing, Place, use_threads
 
 if TYPE_CHECKING:
     from cogview.evaluation.experiments.image_generator import ModelGenerator
@@ -243,7 +243,7 @@ class Tokenizer(Config):
     lpips: MaybeExisting = option(None, "LPIPS weights (VGG16), as `cogview import lpips` writes them.")
     columns: int = option(16, "Pictures a line of the sheet.", ge=1)
     shown: int = option(48, "Pictures on the sheet.", ge=1)
-    threads: int | None = THREADS
+    place: Computing = Place()
 
 
 class Features(Config):
@@ -252,14 +252,15 @@ class Features(Config):
     weights: Existing = FEATURES
     preprocessing: InceptionInput = option("pytorch-fid", "How Inception's input is resized.")
     work: Path = WORK
-    threads: int | None = THREADS
+    place: Computing = Place()
 
     def open(self, canvas: int = 256) -> Extractor:
         """The network."""
         from cogview.evaluation.metrics.fid import open_extractor
 
-        use_threads(self.threads)
-        return open_extractor(self.weights, canvas, self.preprocessing)
+        use_threads(self.place.threads)
+        device = self.place.chosen_device()
+        return open_extractor(self.weights, canvas, self.preprocessing, device)
 
 
 class Sets(Config):

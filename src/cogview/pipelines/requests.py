@@ -18,6 +18,8 @@ from cogview.threads import choose
 from cogview.types import DETAIL, FEATHER, Decoding, Device, Precision, SamplingParams, Seed
 
 if TYPE_CHECKING:
+    import torch
+
     from cogview.pipelines.model import Pipeline
 
 NONE_GIVEN = SamplingParams()
@@ -60,6 +62,12 @@ class Place(Config):
         use_threads(self.threads, bundle.directory)
         return Pipeline.from_pretrained(bundle.directory, device=device, precision=self.precision, **options)
 
+    def chosen_device(self) -> torch.device:
+        """The device, ``auto`` decided as pipelines do."""
+        import torch
+
+        return torch.device(self.torch_device() or ("cuda" if torch.cuda.is_available() else "cpu"))
+
     def torch_device(self) -> str | None:
         """The device for PyTorch, None for its own choice; CogViewError where there is none of that kind."""
         import torch
@@ -71,6 +79,9 @@ class Place(Config):
         except (RuntimeError, AssertionError):
             raise CogViewError(f"--device {self.device} is not available here; use auto or cpu") from None
         return self.device
+
+
+Computing = Annotated[Place, Fields("threads", "device")]  # for networks that compute in fp32 alone
 
 
 class Decoded(Place):

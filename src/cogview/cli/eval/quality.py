@@ -31,11 +31,10 @@ def tokenizer(given: inputs.Tokenizer, plan: plans.ReconstructionPlan, report: S
     from cogview.tokenizers.loading import read_image_tokenizer
     from cogview.tokenizers.perceptual import LPIPS
 
-    use_threads(given.threads, given.directory)
-    model, judge = (
-        read_image_tokenizer(given.directory),
-        LPIPS.from_file(given.lpips) if given.lpips else None,
-    )
+    use_threads(given.place.threads, given.directory)
+    device = given.place.chosen_device()
+    model = read_image_tokenizer(given.directory).to(device)
+    judge = LPIPS.from_file(given.lpips).to(device) if given.lpips else None
     shape = Preprocessing(size=model.image_size, resample=plan.resample)
     pictures = load_pictures(given.data, plan.split, shape, plan.limit)
     with bars() as progress:

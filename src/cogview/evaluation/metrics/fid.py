@@ -47,6 +47,9 @@ class Extractor(Protocol):
     fingerprint: str
     size: int
 
+    @property
+    def model(self) -> nn.Module: ...
+
     def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (n, size, size, 3) to features (n, d) and class probabilities (n, c)."""
         ...
@@ -63,13 +66,18 @@ class Lite0Extractor:
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.model.classes.weight.device)
         parts = [self.model(some.float() / 255) for some in torch.split(images, TOGETHER)]
         features, probabilities = zip(*parts, strict=True)
-        return torch.cat(features).numpy(), torch.cat(probabilities).numpy()
+        return torch.cat(features).cpu().numpy(), torch.cat(probabilities).cpu().numpy()
 
 
-def open_extractor(path: Path, canvas: int = 256, preprocessing: str = "pytorch-fid") -> Extractor:
+def open_extractor(
+    path: Path,
+    canvas: int = 256,
+    preprocessing: str = "pytorch-fid",
+    device: torch.device | str = "cpu",
+) -> Extractor:
     """The network in a file that ``cogview import lite0`` or ``cogview import inception`` wrote.
 
     ``canvas`` and ``preprocessing`` are Inception's, which resizes pictures itself.
@@ -83,11 +91,16 @@ def open_extractor(path: Path, canvas: int = 256, preprocessing: str = "pytorch-
     except CogViewError as error:
         raise CogViewError(f"{error}; `cogview import lite0` makes one") from None
     if "fc.weight" not in names and "Conv2d_1a_3x3.conv.weight" not in names:
-        return Lite0Extractor(path)
+        return _on(Lite0Extractor(path), device)
     if preprocessing not in get_args(InceptionInput):
         there = ", ".join(get_args(InceptionInput))
         raise CogViewError(f"--preprocessing {preprocessing}: there are {there}")
-    return InceptionExtractor(path, canvas, cast(InceptionInput, preprocessing))
+    return _on(InceptionExtractor(path, canvas, cast(InceptionInput, preprocessing)), device)
+
+
+def _on(extractor: Extractor, device: torch.device | str) -> Extractor:
+    extractor.model.to(device)
+    return extractor
 
 
 class SetFacts(Config):

@@ -332,5 +332,6 @@ class InceptionExtractor:
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        features, probabilities = self.model(prepare(pictures, self.way))
-        return features.numpy(), probabilities.numpy()
+        images = prepare(pictures, self.way).to(self.model.fc.weight.device)
+        features, probabilities = self.model(images)
+        return features.cpu().numpy(), probabilities.cpu().numpy()

@@ -134,11 +134,11 @@ def reconstruct(
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.uint8], Tensor]:
     """Pictures after encoding and decoding, (n, size, size, 3) uint8, and their codes (n, h * w) int64."""
-    images, codes = [], []
+    images, codes, device = [], [], next(tokenizer.parameters()).device
     for first in range(0, len(pictures), batch):
-        own = tokenizer.encode(to_tensor(pictures[first : first + batch]))
-        images.append(to_pixels(tokenizer.decode(own)))
-        codes.append(own)
+        own = tokenizer.encode(to_tensor(pictures[first : first + batch]).to(device))
+        images.append(to_pixels(tokenizer.decode(own).cpu()))
+        codes.append(own.cpu())
         if progress:
             progress("reconstructing", min(first + batch, len(pictures)), len(pictures))
     return np.concatenate(images), torch.cat(codes)
@@ -156,8 +156,8 @@ def measure(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(originals), batch):
         a, b = (to_tensor(pictures[first : first + batch]) for pictures in (originals, copies))
-        distance = lpips(a, b) if lpips else torch.zeros(len(a))
-        parts.append(((a - b).double().square().mean((1, 2, 3)), ssim(a, b), distance))
+        far = torch.zeros(len(a)) if lpips is None else lpips(*(x.to(lpips.shift.device) for x in (a, b)))
+        parts.append(((a - b).double().square().mean((1, 2, 3)), ssim(a, b), far.cpu()))
         if progress:
             progress("measuring", min(first + batch, len(originals)), len(originals))
     square, similar, distance = (torch.cat(values).double().numpy() for values in zip(*parts, strict=True))
