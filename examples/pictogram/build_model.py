@@ -186,7 +186,10 @@ class Build:
     def transformers(self) -> Iterator[Step]:
         """Token shards, then each role's transformer."""
         yield self.script("text", self.text, "--out", self.text)
-        both = ("--image-tokenizer", self.images, "--text-tokenizer", self.text)
+        encoder = (
+            self.runs / "encoder" / "model"
+        )  # the codes are its own; the decoder has only learnt to paint them
+        both = ("--image-tokenizer", encoder, "--text-tokenizer", self.text)
         small, large = self.work / "shards", self.work / "shards-sr"
         yield self.script("tokens", small / "index.json", *both, "--out", small)
         yield self.script(
