@@ -73,7 +73,13 @@ def transformer(seed: int = 0, **changes: Any) -> Transformer:
     return model
 
 
-def write(directory: Path, upscaling: bool = False, captioning: bool = False, editing: bool = False) -> Path:
+def write(
+    directory: Path,
+    upscaling: bool = False,
+    captioning: bool = False,
+    editing: bool = False,
+    enlarging: bool = False,
+) -> Path:
     """The family ``tiny`` under ``directory``, with pictures of 16 x 16 pixels; perhaps it does more too."""
     torch.manual_seed(1)
     shape = ImageTokenizerConfig(
@@ -104,6 +110,11 @@ def write(directory: Path, upscaling: bool = False, captioning: bool = False, ed
         parts["coglm"] = directory / "parts" / "coglm"
         tiny2.transformer().save(parts["coglm"])
         roles["coglm"] = Role(directory="coglm", sequences=tiny2.form())
+        for large in tiny2.large_forms() if enlarging else ():
+            name = large.kind.partition("_")[0]
+            parts[name] = directory / "parts" / name
+            tiny2.enlarged(large).save(parts[name])
+            roles[name] = Role(directory=name, sequences=large)
     prints = Fingerprints(
         image_tokenizer=ImageTokenizer.from_directory(parts["image_tokenizer"]).fingerprint,
         text_tokenizer=text_tokenizer().fingerprint,

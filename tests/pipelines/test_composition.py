@@ -73,3 +73,23 @@ def test_the_best_of_several_is_the_one_with_the_lowest_loss(model: Pipeline) ->
 def test_without_a_coglm_an_edit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedTask, match="no CogLM"):
         from_pretrained(tiny.write(tmp_path)).edit(photo(), "a red circle", boxes="0,0,50%,50%")
+
+
+def test_both_kinds_of_super_resolution_side_by_side(tmp_path: Path) -> None:
+    """Window by window, and with an order in two stages, as a CogLM's family does it."""
+    both = from_pretrained(tiny.write(tmp_path / "both", upscaling=True, editing=True, enlarging=True))
+    windows = from_pretrained(tiny.write(tmp_path / "windows", upscaling=True))
+    stages = from_pretrained(tiny2.write(tmp_path / "stages", enlarging=True))
+    image, asked = photo(), {"prompt": "a red circle", "seed": 3}
+    [ours], [theirs] = (one.upscale(image, **asked) for one in (both, windows))
+    assert ours.image.size == (48, 48) and (ours.codes == theirs.codes).all()
+    assert both.two_stages.scale == 3 and not both.bundle.config.two_stage
+    both.components.__dict__["clusters"] = (
+        stages.components.clusters
+    )  # that family has them, this one has not
+    [ours], [theirs] = (one.upscale(image, order="paper", **asked) for one in (both, stages))
+    assert ours.settings["order"] == "paper" and (ours.codes == theirs.codes).all()
+    [small] = both.generate("a red circle", seed=1)
+    assert small.image.size == (16, 16)  # large only where it is asked for
+    with pytest.raises(UnsupportedTask, match="no direct model"):
+        windows.two_stages.scale  # noqa: B018

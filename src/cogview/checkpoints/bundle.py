@@ -161,7 +161,12 @@ class FamilyConfig(Config):
     @property
     def two_stage(self) -> bool:
         """Whether ``generate`` upscales what it generates, by models of the family (CogView2)."""
-        return DIRECT in self.roles and self.coglm == BASE
+        return bool(self.stages) and self.coglm == BASE
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The roles of super-resolution in two stages (CogView2), as far as there are any."""
+        return tuple(name for name in (DIRECT, ITERATIVE) if DIRECT in self.roles and name in self.roles)
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -324,8 +324,10 @@ class Upscaling(Config):
     network: Literal["vgg16", "alexnet"] = option(
         "vgg16", "Which network's weights those are; alexnet is 13 times cheaper."
     )
-    order: Literal["released", "paper", "diagonal", "confidence"] = option(
-        "released", "Of iterative super-resolution, for a family that has it."
+    order: Literal["released", "paper", "diagonal", "confidence"] | None = option(
+        None,
+        "Of iterative super-resolution; a family that has both kinds is measured in two stages with it.",
+        shown="released, where it is the only kind",
     )
     shown: int = option(10, "Pictures on the sheet.", ge=1)
     place: Place = Place()

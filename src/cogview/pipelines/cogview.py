@@ -65,7 +65,7 @@ class CogView(Pipeline):
 
     @cached_property
     def _inpainting(self) -> Inpainting:
-        return self._coglm.inpainting(None)
+        return self._coglm.inpainting(self.two_stages if self.bundle.config.stages else None)
 
     @cached_property
     def captioning(self) -> Captioning:
@@ -93,10 +93,16 @@ class CogView(Pipeline):
     def super_resolution(self) -> WindowedSuperResolution | TwoStageSuperResolution:
         self._require("upscale", UPSCALING)
         if UPSCALING not in self.bundle.config.roles:
-            encode = self._coglm.image_codes if self.bundle.config.coglm else self._image_codes
-            return TwoStageSuperResolution.of(self.components, encode)
+            return self.two_stages
         found = self.bundle.role(UPSCALING).sequences
         if found.kind != "super_resolution":
             name = self.bundle.config.name
             raise CogViewError(f"the {UPSCALING} role of {name} does not enlarge pictures ({found.kind})")
         return WindowedSuperResolution(self.components, self._format(UPSCALING))
+
+    @cached_property
+    def two_stages(self) -> TwoStageSuperResolution:
+        if not self.bundle.config.stages:
+            return super().two_stages
+        encode = self._coglm.image_codes if self.bundle.config.coglm else self._image_codes
+        return TwoStageSuperResolution.of(self.components, encode)

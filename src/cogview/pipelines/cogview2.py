@@ -45,9 +45,13 @@ class CogView2(Pipeline):
 
     @cached_property
     def _inpainting(self) -> Inpainting:
-        return self._coglm.inpainting(self.super_resolution if self.bundle.config.two_stage else None)
+        return self._coglm.inpainting(self.two_stages if self.bundle.config.stages else None)
+
+    @property
+    def super_resolution(self) -> TwoStageSuperResolution:
+        return self.two_stages
 
     @cached_property
-    def super_resolution(self) -> TwoStageSuperResolution:
+    def two_stages(self) -> TwoStageSuperResolution:
         self._require("upscale", DIRECT)
         return TwoStageSuperResolution.of(self.components, self._coglm.image_codes)

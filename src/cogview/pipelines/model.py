@@ -182,6 +182,11 @@ class Pipeline(HubMixin):
         raise self.bundle.config.unsupported("upscale")
 
     @property
+    def two_stages(self) -> TwoStageSuperResolution:
+        """The part that upscales in two stages (CogView2); UnsupportedTask where the family has none."""
+        raise self.bundle.config.unsupported("upscale", ": it has no direct model")
+
+    @property
     def _inpainting(self) -> Inpainting:
         """The part that edits; UnsupportedTask where the family has none."""
         raise self.bundle.config.unsupported("edit")
@@ -249,7 +254,7 @@ class Pipeline(HubMixin):
         if first_stage_only and order is not None:
             raise CogViewError("order is of the step that first_stage_only leaves out; give one of them")
         if self.bundle.config.two_stage and not first_stage_only:
-            upper = cast("TwoStageSuperResolution", self.super_resolution)
+            upper = self.two_stages
             upper.check_order(order)
         elif not self.bundle.config.two_stage and (first_stage_only or order is not None):
             raise CogViewError(f"{name} draws in one step; leave out first_stage_only and order")
@@ -405,7 +410,8 @@ class Pipeline(HubMixin):
             faithful: use the input's pixels as a likelihood term, and correct results until they are the
                 input again when shrunk; False: what the model generates from codes alone.
             detail: then how much of what was generated to show, from 0 (a bicubic enlargement) to 1.
-            order: of the iterative stage, where there is one (``released``, ``paper``, …).
+            order: of the iterative stage, where there is one (``released``, ``paper``, …); with it a family
+                that also upscales window by window uses its two stages.
 
         Raises:
             UnsupportedTask: the family has no super-resolution. CogViewError: a file that is no image, one
@@ -414,7 +420,7 @@ class Pipeline(HubMixin):
         check_output(output_type)
         items = image_list(images)
         at_least_one(batch_size=batch_size)
-        part = self.super_resolution
+        part = self.two_stages if order is not None and self.bundle.config.stages else self.super_resolution
         resolved = self._params("upscale", params, None, negative_prompt, sampling)
         from cogview.pipelines.super_resolution import UpscaleRequest
 

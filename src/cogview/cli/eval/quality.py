@@ -169,19 +169,22 @@ def upscaling(
 
       cogview eval upscaling --model pictogram-2 --data corpus216/ --lpips vgg16.safetensors -n 50
     """
+    from cogview.checkpoints.bundle import UPSCALING
     from cogview.evaluation.experiments.two_stage_upscaling import evaluate_enlarging
     from cogview.evaluation.experiments.windowed_upscaling import evaluate_upscaling
     from cogview.evaluation.metrics.reconstruction import spread
     from cogview.evaluation.reports import versions
+    from cogview.pipelines.super_resolution import ORDER
     from cogview.tokenizers.perceptual import LPIPS
 
     judge, pipeline = LPIPS.from_file(given.lpips, given.network), inputs.open_model(given.model, given.place)
     sampling = {name: getattr(params, name) for name in params.model_fields_set}
     with bars() as progress:
-        if pipeline.bundle.config.two_stage:
+        family = pipeline.bundle.config
+        if family.stages and (given.order is not None or UPSCALING not in family.roles):
             refuse_for_codes(sampling)
             found, ways, sources = evaluate_enlarging(
-                pipeline, given.data, judge, plan, given.order, progress
+                pipeline, given.data, judge, plan, given.order or ORDER, progress
             )
         else:
             found, ways, sources = evaluate_upscaling(pipeline, given.data, judge, plan, sampling, progress)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -69,9 +68,9 @@ def evaluate_enlarging(
 
 def stages_of(model: Pipeline) -> TwoStageSuperResolution:
     """The family's models that enlarge what it draws; CogViewError where it has none."""
-    if not model.bundle.config.two_stage:
-        raise CogViewError(f"the model {model.bundle.config.name} does not enlarge what it draws")
-    return cast(TwoStageSuperResolution, model.super_resolution)
+    if not model.bundle.config.stages:
+        raise CogViewError(f"the model {model.bundle.config.name} does not enlarge in two stages")
+    return model.two_stages
 
 
 def enlarged(
