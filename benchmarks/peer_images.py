@@ -41,7 +41,8 @@ from cogview.evaluation.plans import ThingsPlan
 from cogview.files import replacing
 from cogview.tokenizers.loading import read_image_tokenizer
 from cogview.tokenizers.text import TextTokenizer
-from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
+from cogview.training.tasks.transformer import TransformerTask
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 
 ROWS = 16  # sequences that go through the model together
 KEEP = 600  # seconds of processor time between checkpoints

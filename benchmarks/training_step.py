@@ -42,7 +42,7 @@ from cogview.data.shards import (
 )
 from cogview.training.launch import prepare_directory
 from cogview.training.registry import task_class
-from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.trainer import Trainer
 from cogview.vocabulary import Vocabulary
 

@@ -42,7 +42,7 @@ def test_arrays_and_numbers_have_shapes_and_units() -> None:
     for name, parts in {
         "score": ("(images, texts)", "nats a token"),
         "edit": ("(left, top, right, bottom) in pixels", "feather: pixels"),
-        "upscale": ("shorter side at so many pixels",),
+        "upscale": ("shorter side of this many pixels",),
         "caption": ("``n`` captions each", "text tokens"),
         "image_tokenizer": ("(b, 3, height, width)",),
     }.items():

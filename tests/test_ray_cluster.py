@@ -22,7 +22,7 @@ from cogview.errors import CogViewError
 from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.parts import PartWriter, generate_parts
-from cogview.pipelines.requests import GenerateRequest
+from cogview.pipelines.task_requests import GenerateRequest
 from cogview.ray_cluster import connected, spread
 from tests.data.test_images import encoded, noise
 from tests.generation import tiny

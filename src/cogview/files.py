@@ -144,7 +144,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
     """The data in a JSON text; CogViewError names ``where``.
 
     Refused: what is not JSON or UTF-8, whole numbers over 64 bits, halves of surrogate pairs, nesting too
-    deep to read, and texts of so many values that they would take gigabytes.
+    deep to read, and texts with more values than fit a few gigabytes.
     """
     try:
         if isinstance(text, bytes):

@@ -1,9 +1,9 @@
 """Pickles of plain arrays, read without trusting them.
 
 Old data sets and weight files are pickles. Their opcodes are looked at before anything is built: only those
-that make numbers, texts, tuples, lists, dictionaries and NumPy arrays, and not so many, and no memo index
-beyond their number (C's unpickler would reserve memory up to it). Arrays are made by functions of this
-module, which compare their size with the bytes that are there.
+that make numbers, texts, tuples, lists, dictionaries and NumPy arrays, and a limited number of them, and no
+memo index beyond their number (C's unpickler would reserve memory up to it). Arrays are made by functions of
+this module, which compare their size with the bytes that are there.
 """
 
 from __future__ import annotations

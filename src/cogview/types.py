@@ -85,7 +85,7 @@ class SamplingParams(Config):
     @classmethod
     def given(cls, **values: float | None) -> Self:
         """Those that are not None; CogViewError names a wrong one."""
-        return validate(cls, values, "sampling")
+        return validate(cls, values, "sampling") if values else cls()
 
     def over(self, *defaults: SamplingParams) -> SamplingParams:
         """These parameters, and what they leave open from the first of ``defaults`` that gives it."""

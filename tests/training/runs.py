@@ -19,7 +19,8 @@ from cogview.data.shards import (
 )
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
-from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
+from cogview.training.tasks.transformer import TransformerTask
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.trainer import Trainer
 from cogview.vocabulary import Vocabulary
 

@@ -24,7 +24,7 @@ from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
 from cogview.training.registry import read_recipe, task_class
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
-from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.trainer import Trainer
 from cogview.transformer.attention.three_region import check_fits
 from cogview.transformer.config import ThreeRegionConfig, TransformerConfig

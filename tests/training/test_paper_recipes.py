@@ -20,7 +20,7 @@ from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.registry import read_recipe
 from cogview.training.tasks.coglm import CogLMRecipe
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
-from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary

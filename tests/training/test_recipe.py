@@ -14,7 +14,7 @@ from cogview.training.launch import pick_device, prepare_directory
 from cogview.training.optim import AdamWConfig, MuonConfig
 from cogview.training.recipe import Recipe, check_same, write_recipe
 from cogview.training.registry import read_recipe
-from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from tests.training.tiny import TinyRecipe

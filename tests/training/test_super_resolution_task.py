@@ -30,7 +30,8 @@ from cogview.generation.super_resolution import Small, enlarge
 from cogview.sequences import SequenceFormat
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
-from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
+from cogview.training.tasks.transformer import TransformerTask
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.trainer import Trainer
 from cogview.transformer.model import Transformer
 from cogview.types import SamplingParams

@@ -5,7 +5,7 @@ statistics are kept, so memory does not grow with the depth:
 
 - ``maps``       how much each place of the picture is attended to (figures 12 and 13);
 - ``words``      how much each place of the picture attends to a word of the text (figure 13);
-- ``offsets``    how much a code attends to the code so many places before it (figure 12 a);
+- ``offsets``    how much a code attends to the code n places before it (figure 12 a);
 - ``matrix``     what every code gives to every code, pooled (the heat maps of figure 12);
 - ``entropy``    the effective number of tokens attended to, which falls in the last layers (C.3);
 - ``scores``     mean, least and largest score before the softmax (figure 14).
@@ -69,7 +69,7 @@ class HeadFacts:
     """One head of one layer; all shares are of the attention that the picture's codes give.
 
     map: (rows, columns), mean attention a place gets from the codes that see it. words: (words, rows,
-    columns), attention each place gives to a word. offsets: (codes,), mean attention to the code so many
+    columns), attention each place gives to a word. offsets: (codes,), mean attention to the code n
     places before; separators, text, first_rows, column (above in the same column): shares; effective: exp of
     the mean entropy, in tokens; matrix: (m, m), attention from codes to codes, groups of them added up and
     averaged; scores: by kind of pair, ``text to text``, ``image to text``, ``image to image``, of those that

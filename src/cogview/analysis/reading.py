@@ -98,7 +98,8 @@ def _alone(inputs: Inputs) -> Reading:
 
 
 def codes_at(model: Pipeline, picture: GeneratedImage, grid: tuple[int, int]) -> NDArray[np.int64]:
-    """A picture's codes (rows * columns,) on a grid: its own where they are so many, else of its pixels."""
+    """A picture's codes (rows * columns,) on a grid: its own where their number fits, else those of its
+    pixels."""
     if len(picture.codes) == grid[0] * grid[1]:
         return picture.codes
     factor = model.image_tokenizer.image_size // model.image_tokenizer.grid()[0]

@@ -38,15 +38,15 @@ class Verb:
     panel: str
 
 
-USE, TEACH, LOOK = "Use a model", "Teach a model", "Look after things"
+USE, TEACH, LOOK = "Use a model", "Train a model", "Inspect and evaluate"
 VERBS = (
-    Verb("generate", "generate:generate", "Draw pictures for a sentence, Chinese or English.", USE),
-    Verb("edit", "edit:edit", "Edit part of a picture by a sentence.", USE),
-    Verb("upscale", "upscale:upscale", "Enlarge pictures, drawing what they do not show.", USE),
-    Verb("caption", "caption:caption", "Describe pictures, in Chinese or English.", USE),
-    Verb("score", "rerank:score", "Tell how well texts describe pictures.", USE),
-    Verb("rerank", "rerank:rerank", "Sort pictures by how well a prompt describes them.", USE),
-    Verb("serve", "serve:serve", "Serve models over HTTP, with a studio to draw in.", USE),
+    Verb("generate", "generate:generate", "Generate images for a prompt, Chinese or English.", USE),
+    Verb("edit", "edit:edit", "Edit part of an image by a prompt.", USE),
+    Verb("upscale", "upscale:upscale", "Upscale images, generating the detail they do not show.", USE),
+    Verb("caption", "caption:caption", "Describe images, in Chinese or English.", USE),
+    Verb("score", "rerank:score", "Score how well texts describe images.", USE),
+    Verb("rerank", "rerank:rerank", "Sort images by how well a prompt describes them.", USE),
+    Verb("serve", "serve:serve", "Serve models over HTTP, with a studio in the browser.", USE),
     Verb("page", "page:page", "Write a web page that generates in the browser, without a server.", USE),
     Verb("mcp", "mcp:mcp", "Offer models to agents as tools (Model Context Protocol).", USE),
     Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
@@ -57,34 +57,32 @@ VERBS = (
         TEACH,
     ),
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
-    Verb("train-on", "train_on:train_on", "Your pictures to a model that draws, in one command.", TEACH),
+    Verb("train-on", "train_on:train_on", "Train a model on your images, in one command.", TEACH),
     Verb("watch", "watch:watch", "Watch a run: losses, speed, memory, time left.", TEACH),
-    Verb("sweep", "sweep:sweep", "Train a recipe with many settings; a table of what came of it.", TEACH),
-    Verb("assemble", "assemble:assemble", "Put trained parts together as a model that draws.", TEACH),
+    Verb("sweep", "sweep:sweep", "Train a recipe with many settings; show a table of the results.", TEACH),
+    Verb("assemble", "assemble:assemble", "Assemble trained parts into a model.", TEACH),
     Verb("plan", "plan:plan", "Plan a training run: memory, sharding, speed, days.", TEACH),
-    Verb(
-        "import", "imports:imports", "Read published weights safely, once; keep them as safetensors.", TEACH
-    ),
+    Verb("import", "imports:imports", "Import published weights safely, as safetensors.", TEACH),
     Verb(
         "export",
         "exports:exports",
-        "Write a model for other programs: ONNX, or the released layout.",
+        "Export a model for other programs: ONNX, or the released layout.",
         TEACH,
     ),
     Verb("eval", "eval:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
     Verb("report", "report:report", "One HTML page of runs, evaluations and samples.", LOOK),
     Verb("inspect", "inspects:inspects", "Look inside a model: attention maps, biases, scales.", LOOK),
-    Verb("study", "study:study", "Let people compare pictures: a blind study in the browser.", LOOK),
+    Verb("study", "study:study", "Let people compare images: a blind study in the browser.", LOOK),
     Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),
 )
 
-HELP = """Draw pictures for a sentence, Chinese or English, and teach models to draw your own.
+HELP = """Generate images for a prompt, Chinese or English, and train models on your own images.
 
-A picture, with the model that came with this package:
+An image, with the model that came with this package:
 
     cogview generate "a blue monster with round eyes, red background" -n 4 --seed 7 -o out/
 
-Your own pictures, each with its caption beside it (cat.png and cat.txt) or none:
+Your own images, each with its caption beside it (cat.png and cat.txt) or without:
 
     cogview train-on my-pictures/ --out models/mine --size tiny
 

@@ -11,7 +11,7 @@ from cogview.cli.options import IMAGES, JSON, Opening, Pictures, grouped
 from cogview.cli.output import bar, print_json
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.pipelines.requests import CaptionRequest, Decoded
+from cogview.pipelines.task_requests import CaptionRequest, Decoded
 
 
 class Originals(Config):
@@ -29,7 +29,7 @@ class Writing(Opening):
 
 @grouped()
 def caption(given: Originals, request: CaptionRequest, opening: Writing) -> None:
-    """Describe pictures.
+    """Describe images.
 
     Examples:
 
@@ -37,8 +37,9 @@ def caption(given: Originals, request: CaptionRequest, opening: Writing) -> None
 
       cogview caption *.png --lang zh -n 3 --temperature 0.8 --seed 7 --json
 
-    Beams give the best captions first; any sampling option draws them by chance instead.
-    The model needs a caption role. Several pictures are told apart by their names, a tab before the caption.
+    Beam search gives the best captions first; with any sampling option captions are sampled instead.
+    The model needs a caption role. With several pictures, each line is a picture's name, a tab and the
+    caption.
     """
     images, batch_size = list(given.images), opening.batch_size
     if not images:

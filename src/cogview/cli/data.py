@@ -113,10 +113,10 @@ class Released(Config):
     """What is converted."""
 
     released: Existing = option(
-        ..., "A flat int32 file or an LMDB of CogView's.", argument=True, metavar="FILE"
+        ..., "A flat int32 file or an LMDB made by CogView's tools.", argument=True, metavar="FILE"
     )
     out: Path = option(..., "The directory for the shards.", argument=True, metavar="OUT")
-    tokenizers: ModelName = option(..., "The imported family whose ids the data are.", metavar="FAMILY")
+    tokenizers: ModelName = option(..., "The imported family that the token ids belong to.", metavar="FAMILY")
     validation: float = option(VALIDATION, 'Share of the pairs for the split "val".', ge=0, le=1)
 
 

@@ -11,18 +11,18 @@ from cogview.cli.output import Made, bar, check_folder
 from cogview.config import Check, Config, option
 from cogview.data.images import check_picture
 from cogview.generation.editing import check_boxes
-from cogview.pipelines.requests import EditRequest, ResultsRequest
+from cogview.pipelines.task_requests import EditRequest, ResultsRequest
 
 
 class Picture(Config):
     """What is edited."""
 
     image: Annotated[Path, Check(check_picture)] = option(
-        ..., "A picture of any format and size.", argument=True, metavar="IMAGE"
+        ..., "An image of any format and size.", argument=True, metavar="IMAGE"
     )
-    prompt: str = option("", "What the whole picture shall show.", argument=True, metavar="PROMPT")
+    prompt: str = option("", "What the whole image should show.", argument=True, metavar="PROMPT")
     vary: float | None = option(
-        None, "Variations: another such share of the picture each time.", ge=0.01, le=1
+        None, "Variations: generate this share of the image again, another part each time.", ge=0.01, le=1
     )
 
 
@@ -36,7 +36,7 @@ class Sheet(Folder):
 def edit(
     given: Picture, area: EditRequest, results: ResultsRequest, opening: Decoding, output: Sheet
 ) -> None:
-    """Edit part of a picture by a sentence.
+    """Edit part of an image by a prompt.
 
     Examples:
 
@@ -46,7 +46,7 @@ def edit(
 
       cogview edit cat.png --vary 0.5 "a cat" -n 4
 
-    Pixels outside the mask stay as they are. Every result is a PNG file with what made it inside.
+    Pixels outside the mask stay as they are. Every result is a PNG file that holds its settings.
     """
     if given.vary is None:
         area.check(given.prompt)

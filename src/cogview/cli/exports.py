@@ -1,4 +1,4 @@
-"""``cogview export``: a model in a form that other programs read."""
+"""``cogview export``: a model in a format that other programs read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cogview.config import Config, option
 exports = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Write a model in a form that other programs read.",
+    help="Export a model in a format that other programs read.",
 )
 
 
@@ -37,7 +37,7 @@ class Checkpoint(Config):
 def cogview_command(given: Checkpoint) -> None:
     """A transformer as the original code's checkpoint: tracker file, mp_rank_*_model_states.pt.
 
-    Imported again, it is the same to the bit.
+    Imported again, it is identical, bit for bit.
 
     cogview export cogview models/cogview --role base -o cogview-base --layout sat
     """
@@ -60,7 +60,7 @@ class Onnx(Config):
     lora: str | None = option(
         None, "An adapter to add to the base model: one of the family's by name, or a directory."
     )
-    lora_strength: float = option(1.0, "How much of the adapter; 0: nothing.")
+    lora_strength: float = option(1.0, "Strength of the adapter; 0: none.")
 
 
 @exports.command("onnx")

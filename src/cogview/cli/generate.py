@@ -16,7 +16,7 @@ from cogview.config import Config, option
 from cogview.errors import CogViewError
 from cogview.files import read_lines
 from cogview.pipelines.base import GeneratedImage, ProgressParts
-from cogview.pipelines.requests import GenerateRequest
+from cogview.pipelines.task_requests import GenerateRequest
 from cogview.ray_cluster import Cluster
 from cogview.transformer.config import ThreeRegionConfig
 
@@ -32,11 +32,11 @@ class Prompts(Config):
     """What is generated, and what is made of it."""
 
     prompts: tuple[str, ...] = option(
-        (), "What to draw, in Chinese or English.", argument=True, metavar="PROMPT..."
+        (), "What to generate, in Chinese or English.", argument=True, metavar="PROMPT..."
     )
     file: Path | None = option(None, "A text file with a prompt on each line.", "--prompts", metavar="FILE")
     upscale: int | None = option(
-        None, "Upscale each picture, 2 or 4 times (see cogview upscale).", metavar="TIMES"
+        None, "Upscale each image, 2 or 4 times (see cogview upscale).", metavar="TIMES"
     )
     grid: bool = option(False, "Write a contact sheet too.")
 
@@ -58,7 +58,7 @@ class Adapted(Decoding):
     lora: str | None = option(
         None, "An adapter: a run that trained one, or its name in the model.", metavar="DIR"
     )
-    lora_strength: float = option(1.0, "How much of the adapter; 0: nothing.")
+    lora_strength: float = option(1.0, "Strength of the adapter; 0: none.")
     sparse: str | None = option(
         None,
         "Generate with three-region sparse attention: 128,6,768 as released.",
@@ -76,11 +76,11 @@ class Adapted(Decoding):
 def generate(
     prompts: Prompts, request: GenerateRequest, opening: Adapted, cluster: Cluster, output: Folder
 ) -> None:
-    """Draw pictures.
+    """Generate images.
 
-    Each is a PNG file with prompt, seed, settings and model inside.
-    With the same seed, picture i is the same picture alone and among others.
-    Stopped early, what is finished is there.
+    Each is a PNG file that holds its prompt, seed, settings and model.
+    With the same seed, image i is the same, alone or in any batch.
+    If you stop early, the finished images stay.
 
     Examples:
 

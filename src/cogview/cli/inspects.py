@@ -12,10 +12,10 @@ from cogview.cli.options import JSON, grouped
 from cogview.cli.output import print_json, show
 from cogview.config import Config, option
 from cogview.evaluation.inputs import open_model
-from cogview.pipelines.requests import Place
+from cogview.pipelines.task_requests import Place
 
 inspects = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Look inside a model: what its attention heads look at."
+    no_args_is_help=True, add_completion=False, help="Look inside a model: attention heads, value ranges."
 )
 
 
@@ -28,16 +28,16 @@ class Looked(Config):
     """The model that is inspected."""
 
     model: ModelName = option("pictogram", "A model's name or directory.", "--model", "-m")
-    seed: int = option(0, "Decides the pictures.", ge=0)
+    seed: int = option(0, "Seed of the images.", ge=0)
     place: Place = Place()
 
 
 class Attention(Looked):
     """Whose attention is shown, and where."""
 
-    prompt: str = option(..., "What to draw and look at.", argument=True, metavar="PROMPT")
+    prompt: str = option(..., "What to generate and inspect.", argument=True, metavar="PROMPT")
     word: tuple[str, ...] = option(
-        (), "A part of the prompt whose heads are looked for; may be given again.", repeated=True
+        (), "A part of the prompt whose heads are searched for; may be repeated.", repeated=True
     )
     out: Path = option(Path("attention"), "The folder to write.", "--out", "-o")
 
@@ -60,8 +60,8 @@ def attention(given: Attention) -> None:
 class Ranges(Looked):
     """Which values are measured."""
 
-    role: str = option("base", "Which of its transformers; each reads what it is asked with.")
-    prompt: tuple[str, ...] = option((), "What is drawn and read; may be given again.", repeated=True)
+    role: str = option("base", "Which of its transformers.")
+    prompt: tuple[str, ...] = option((), "What is generated and read; may be repeated.", repeated=True)
     as_json: bool = JSON
 
 
@@ -70,7 +70,7 @@ class Ranges(Looked):
 def stability(given: Ranges) -> None:
     """Value ranges layer by layer, and how many doublings are left before fp16 overflows.
 
-    Pictures are drawn for the prompts and read once more with their text; the largest sizes of the residual
+    Images are generated for the prompts and read once more with their text; the largest sizes of the residual
     stream, the branches and the attention scores are shown (CogView, section 2.4).
 
     cogview inspect stability --model pictogram

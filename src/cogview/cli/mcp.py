@@ -11,7 +11,7 @@ from cogview.cli.options import Address, grouped
 from cogview.cli.serve import MODELS, default_models
 from cogview.config import Config, option
 from cogview.errors import CogViewError
-from cogview.pipelines.requests import Place, use_threads
+from cogview.pipelines.task_requests import Place, use_threads
 
 
 class Offered(Config):

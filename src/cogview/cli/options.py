@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from cogview.cli.output import batch_limit
 from cogview.config import Check, Config, Fields, OptionsOf, option, validate
 from cogview.data.images import check_picture
-from cogview.pipelines.requests import Decoded, Place
+from cogview.pipelines.task_requests import Decoded, Place
 from cogview.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from cogview.pipelines.model import Pipeline
 
 MODEL = partial(option, help="A model's name (see cogview models) or directory.")
-DETERMINISTIC = option(False, "Exactly the same whatever else is generated; slower.")
-IMAGES = option((), "Pictures of any format and shape.", argument=True, metavar="IMAGE...")
+DETERMINISTIC = option(False, "Exactly the same images in any batch; slower.")
+IMAGES = option((), "Images of any format and shape.", argument=True, metavar="IMAGE...")
 SET = option(
     (), "Change a field of the recipe (optimizer.lr=1e-3).", "--set", metavar="KEY=VALUE", repeated=True
 )
@@ -48,7 +48,7 @@ class Opening(Config):
     place: Place = Place()
     max_batch: str | None = option(
         None,
-        "Pictures at a time; auto: what fits, and print the plan.",
+        "Images at a time; auto: what fits, and print the plan.",
         "--max-batch",
         "--batch-size",
         metavar="N|auto",
@@ -75,7 +75,7 @@ class Decoding(Opening):
 class Folder(Config):
     """Where pictures go, and what is printed."""
 
-    out: Path = option(Path("out"), "The folder for the pictures.", "--out", "-o")
+    out: Path = option(Path("out"), "The folder for the images.", "--out", "-o")
     as_json: bool = JSON
 
 

@@ -21,7 +21,7 @@ class Page(Config):
     )
     out: Path = option(Path("report.html"), "The page to write.", "--out", "-o")
     title: str = option("cogview report", "Its title.")
-    max_mb: float = option(10.0, "The most it may weigh; pictures shrink to fit.", ge=0.05)
+    max_mb: float = option(10.0, "Largest size of the page; images are shrunk to fit.", ge=0.05)
 
 
 @grouped()

@@ -38,13 +38,13 @@ class Texts(Config):
     """What is scored."""
 
     images: Pictures = IMAGES
-    text: tuple[str, ...] = option((), "A text to score with every picture; may be repeated.", repeated=True)
+    text: tuple[str, ...] = option((), "A text to score with every image; may be repeated.", repeated=True)
     texts: Path | None = option(None, "A text file with a text on each line.", metavar="FILE")
 
 
 @grouped()
 def score(given: Texts, scoring: Scoring) -> None:
-    """Caption losses of pictures and texts, in nats a token: low where the text describes the picture well.
+    """Caption losses of images and texts, in nats a token: low where the text describes the image well.
 
     Examples:
 
@@ -52,7 +52,7 @@ def score(given: Texts, scoring: Scoring) -> None:
 
       cogview score *.png --texts captions.txt --json
 
-    Printed are picture, loss and text, with tabs between them, pictures in order. The model needs a caption
+    Prints image, loss and text, separated by tabs, in the order of the images. The model needs a caption
     role.
     """
     images, words = list(given.images), list(given.text)
@@ -83,12 +83,15 @@ class Order(NamedTuple):
 class Ranking(Config):
     """What is ranked, and what becomes of the best."""
 
-    prompt: str | None = option(None, "What the pictures were to show.", argument=True, metavar="PROMPT")
+    prompt: str | None = option(None, "What the images should show.", argument=True, metavar="PROMPT")
     images: tuple[Path, ...] = option((), "The pictures.", argument=True, metavar="IMAGE...")
     file: Path | None = option(
-        None, "Instead: lines of a prompt and its pictures, tabs between them.", "--lines", metavar="FILE"
+        None,
+        "A file instead, each line a prompt and its images, separated by tabs.",
+        "--lines",
+        metavar="FILE",
     )
-    keep: int | None = option(None, "Number of a prompt's best pictures to copy to --out.", ge=1)
+    keep: int | None = option(None, "Number of a prompt's best images to copy to --out.", ge=1)
     out: Path = option(Path("out"), "The folder for --keep.", "--out", "-o")
 
     def orders(self) -> list[Order]:
@@ -120,7 +123,7 @@ class Ranking(Config):
 
 @grouped()
 def rerank(given: Ranking, scoring: Scoring) -> None:
-    """Sort pictures by how well a prompt describes them (CogView's self-reranking).
+    """Sort images by how well a prompt describes them (CogView's self-reranking).
 
     Examples:
 
@@ -128,8 +131,8 @@ def rerank(given: Ranking, scoring: Scoring) -> None:
 
       cogview rerank "a red apple" out/*.png --keep 2 -o best/
 
-    Printed are rank, caption loss and picture, with tabs between them. Files that are kept are copies, with
-    all that is written in them, named by their rank. The model needs a caption role.
+    Prints rank, caption loss and image, separated by tabs. Files that are kept are exact copies, named by
+    their rank. The model needs a caption role.
     """
     orders, batch_size = given.orders(), scoring.batch_size
     for path in (path for order in orders for path in order.images):

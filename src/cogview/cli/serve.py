@@ -11,7 +11,7 @@ from cogview.checkpoints.bundle import ModelBundle, installed
 from cogview.cli.options import DETERMINISTIC, Address, grouped
 from cogview.config import Config, option
 from cogview.errors import CogViewError
-from cogview.pipelines.requests import Decoded, use_threads
+from cogview.pipelines.task_requests import Decoded, use_threads
 
 if TYPE_CHECKING:
     from cogview.serving.labelling import Labelling
@@ -35,19 +35,19 @@ class Serving(Config):
     deterministic: bool = DETERMINISTIC
     queue: int = option(32, "Requests that may wait.", ge=1, le=10_000)
     timeout: float = option(
-        300, "A request is given up after so long without progress.", metavar="SECONDS", ge=1
+        300, "Give a request up after this long without progress.", metavar="SECONDS", ge=1
     )
-    together: int = option(16, "Pictures of several requests to draw in one batch.", ge=1, le=1024)
+    together: int = option(16, "Images of several requests to generate in one batch.", ge=1, le=1024)
     alias: tuple[str, ...] = option(
         (),
-        "Another name of a model, as in dall-e-3=pictogram; may come again. OpenAI's need none.",
+        "Another name of a model, as in dall-e-3=pictogram; may be repeated. OpenAI's names need none.",
         metavar="NAME=MODEL",
         repeated=True,
     )
     max_upload: int = option(16, "The largest upload.", metavar="MB", ge=1, le=1024)
     drain: float = option(
         0,
-        "After SIGTERM take requests for so long while /readyz says no, then finish all that wait.",
+        "After SIGTERM take requests for this long while /readyz says no, then finish the queue.",
         metavar="SECONDS",
         ge=0,
     )
@@ -68,7 +68,7 @@ class Labels(Config):
     c2pa_certificate: Path | None = option(
         None, "Sign pictures (C2PA) with this certificate, PEM.", metavar="FILE"
     )
-    c2pa_key: Path | None = option(None, "The key of that, PEM.", metavar="FILE")
+    c2pa_key: Path | None = option(None, "Its private key, PEM.", metavar="FILE")
 
     def labelling(self) -> Labelling:
         """For the server; CogViewError where a certificate or its key is missing."""
@@ -107,7 +107,7 @@ class Access(Config):
 
 @grouped()
 def serve(serving: Serving, address: Address, access: Access, labels: Labels, place: Decoded) -> None:
-    """Serve models over HTTP: an API of the OpenAI Images shape, and a page to draw with.
+    """Serve models over HTTP: an API compatible with OpenAI's, and a studio in the browser.
 
     Examples:
 
@@ -117,7 +117,7 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
 
       cogview serve --host 0.0.0.0 --api-key-file keys.txt
 
-    SIGTERM and Ctrl-C finish what is being drawn, then stop.
+    SIGTERM and Ctrl-C finish the images in progress, then stop.
     """
     names, lora = list(serving.models) or default_models(), serving.lora
     if lora is not None and len(names) > 1:

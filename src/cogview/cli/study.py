@@ -48,7 +48,7 @@ class Raters(Config):
     folder: Path = option(..., "The study's folder.", argument=True, metavar="STUDY")
     raters: int | None = option(None, "Total number of raters to invite.", shown="those invited before", ge=1)
     url: str | None = option(
-        None, "What links begin with, where raters come through a proxy: https://study.example"
+        None, "Start of the links, where raters come through a proxy: https://study.example"
     )
 
 

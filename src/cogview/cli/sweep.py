@@ -22,7 +22,7 @@ class Trials(Config):
     over: tuple[str, ...] = option(
         ...,
         "What to vary: values between commas (every combination is run) or, with --search, a range "
-        "LOW..HIGH. May be given again.",
+        "LOW..HIGH. May be repeated.",
         metavar="FIELD=A,B,…",
         repeated=True,
     )
@@ -31,10 +31,10 @@ class Trials(Config):
     search: int | None = option(
         None, "Number of trials for Optuna to choose, instead of running every combination.", ge=1
     )
-    metric: str = option("loss", "What counts: a metric of the evaluations.")
-    largest: bool = option(False, "The largest is best, not the least.")
-    seed: int = option(0, "Of the search.", ge=0)
-    table: bool = option(False, "Run nothing, show what is there.")
+    metric: str = option("loss", "The metric that counts, of the evaluations.")
+    largest: bool = option(False, "The largest value is best, not the smallest.")
+    seed: int = option(0, "Seed of the search.", ge=0)
+    table: bool = option(False, "Run nothing, show the table.")
     as_json: bool = JSON
 
 

@@ -20,8 +20,8 @@ class Job(Config):
     """Where the model goes, and what is done."""
 
     out: Path = option(..., "The model's directory.", "--out", "-o", metavar="MODEL")
-    work: Path | None = option(None, "For what is between; may be removed after.", shown="MODEL.work")
-    plan: bool = option(False, "Only look, and say what would be done.")
+    work: Path | None = option(None, "For intermediate files; may be removed afterwards.", shown="MODEL.work")
+    plan: bool = option(False, "Only look at the data, and say what would be done.")
     restart: bool = option(False, "Forget an earlier run and begin again.")
 
 
@@ -47,9 +47,10 @@ def train_on(settings: Settings, job: Job) -> None:
     from rich.console import Console
 
     from cogview.training.train_on import stages as room
+    from cogview.training.train_on.state import restart
 
     if job.restart:
-        room.restart(job.out, job.work)
+        restart(job.out, job.work)
     console = Console(stderr=True)
     work = room.TrainOn(settings, job.out, job.work, console, partial(bar, unit="count"))
     try:

@@ -8,7 +8,7 @@ from cogview.cli.output import Made, bar, check_folder
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.pipelines.base import GeneratedImage
-from cogview.pipelines.requests import UpscaleRequest, check_times
+from cogview.pipelines.task_requests import UpscaleRequest, check_times
 
 
 class Originals(Config):
@@ -19,7 +19,7 @@ class Originals(Config):
 
 @grouped()
 def upscale(given: Originals, request: UpscaleRequest, opening: Decoding, output: Folder) -> None:
-    """Enlarge pictures, drawing the details they do not show.
+    """Upscale images, generating the detail they do not show.
 
     Examples:
 
@@ -27,8 +27,8 @@ def upscale(given: Originals, request: UpscaleRequest, opening: Decoding, output
 
       cogview generate "a red apple" --seed 7 -o out/ && cogview upscale out/a-red-apple-7-00.png
 
-    Every result is a PNG file, named as its original, with what made it inside.
-    Transparency is laid over white; of an animation the first picture is taken.
+    Every result is a PNG file, named after its original, that holds its settings.
+    Transparent images are laid over white; of an animation the first frame is used.
     """
     images = given.images
     if not images:

@@ -11,9 +11,9 @@ class Watching(Config):
     """The run, and how it is shown."""
 
     run: Existing = option(..., "The run's directory.", argument=True, metavar="RUN")
-    once: bool = option(False, "Show it once and end.")
-    interval: float = option(2.0, "Seconds between looks.", ge=0.2)
-    as_json: bool = option(False, "Print what is known as JSON and end.", "--json")
+    once: bool = option(False, "Show it once and exit.")
+    interval: float = option(2.0, "Seconds between updates.", ge=0.2)
+    as_json: bool = option(False, "Print the state as JSON and exit.", "--json")
 
 
 @grouped()

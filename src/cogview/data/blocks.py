@@ -146,7 +146,7 @@ def _fill(work: Path, block: Block, items: Sequence[TokenItem], layout: Layout) 
 
 
 def _exchange(out: Path, block: Block, items: Sequence[TokenItem], layout: Layout) -> Block:
-    """Write a block that is there already anew; at every moment the old or the new one is there."""
+    """Rewrite a block that is there already; at every moment the old or the new one is there."""
     place, old = out / block_name(block.number), out / f"{block_name(block.number)}.old"
     work = out / f"{block_name(block.number)}.part-{uuid.uuid4().hex[:8]}"
     work.mkdir()
@@ -236,7 +236,7 @@ def _hashes(keys: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _adapt(out: Path, block: Block, names: Names, again: Mapping[str, str], layout: Layout) -> Block:
-    """Write a block anew with the data set's numbers and without some samples, by key and why."""
+    """Rewrite a block with the data set's numbers and without some samples, by key and why."""
     items = list(read_items(out, block, layout))
     kept = [item for item in items if item.key not in again]
     looks = tuple(look for item, look in zip(items, block.looks, strict=False) if item.key not in again)

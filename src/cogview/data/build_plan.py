@@ -85,7 +85,7 @@ class Decoding(Config):
     limits: Limits = Limits()
     workers: int | None = option(
         None,
-        "Processes that decode pictures; 0: none, and no limit of time.",
+        "Processes that decode images; 0: none, and no time limit.",
         shown="one a core but one, at most 8",
         ge=0,
     )
@@ -101,7 +101,7 @@ class Square(Config):
     resample: Resample = option("bilinear", "How to resize; bilinear as CogView did.")
     crop: Literal["centre", "random"] = option(
         "centre",
-        "centre: of the picture made small; random: a square of the picture as it is, at a random place.",
+        "centre: of the resized image; random: a square of the original, at a random place.",
     )
 
     def of(self, size: int) -> Preprocessing:
@@ -166,11 +166,11 @@ class Learned(Config):
     out: Path = option(..., "The .model file to write.", argument=True, metavar="OUT")
     pieces: int = option(8000, "How many text tokens to learn.", ge=1)
     algorithm: Literal["unigram", "bpe"] = option("unigram", "unigram, as CogView2's icetk; bpe, as CogView.")
-    no_byte_fallback: bool = option(False, "What is not covered is unknown, not spelled in bytes.")
-    coverage: float = option(0.9995, "Share of the characters that get a piece.", gt=0.9, le=1)
-    classes: bool = option(
-        False, "Sort pieces by what they are written in: common, English, Chinese, rare; as icetk."
+    no_byte_fallback: bool = option(
+        False, "Text that is not covered becomes unknown tokens instead of bytes."
     )
+    coverage: float = option(0.9995, "Share of the characters that get a token.", gt=0.9, le=1)
+    classes: bool = option(False, "Sort tokens by script: common, English, Chinese, rare; as icetk.")
 
     def train(self, source: Source) -> TextTokenizer:
         """Learn from all captions of a source, those with style phrases and the keywords among them."""

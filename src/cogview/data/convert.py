@@ -2,7 +2,7 @@
 
 Such files hold codes and text ids already: what is needed beside them is the vocabulary they were made with
 and the tokenizers' fingerprints, both of which an imported family has. Flat int32 files and both kinds of
-LMDB are told apart by what is in them (:mod:`~cogview.data.released` reads them safely).
+LMDB are recognised by what is in them (:mod:`~cogview.data.released` reads them safely).
 """
 
 from __future__ import annotations

@@ -53,20 +53,21 @@ class Filters(Config):
 
     exclude: Annotated[tuple[str, ...], BeforeValidator(read_words)] = option(
         (),
-        "Leave out pictures with this word in a caption; @FILE: with one of its words, one a line.",
+        "Leave out images with this word in a caption; @FILE: with any of its words, one a line.",
         metavar="WORD",
         repeated=True,
     )
     max_border: float | None = option(
         None,
-        "Leave out pictures of whose height or width more than this share is an even border.",
+        "Leave out images with a plain border over more than this share of height or width.",
         shown="any",
         ge=0,
         le=1,
     )
     near_duplicates: int | None = option(
         None,
-        "Leave out pictures whose difference hash is so near to an earlier one's, in bits of 64; try 4.",
+        "Leave out images whose difference hash differs from an earlier one's in at most this many of 64 "
+        "bits; try 4.",
         shown="keep all",
         ge=0,
         le=16,

@@ -129,7 +129,7 @@ def build_image_cache(
 ) -> ImageCache:
     """Decode every good record of ``source`` into a cache at ``out``, or open the one already there.
 
-    A cache made from other data or with another size is made anew. With ``workers`` processes pictures are
+    A cache made from other data or with another size is made again. With ``workers`` processes pictures are
     decoded there, and limits of time and memory hold. Raises CogViewError where nothing is
     usable.
     """

@@ -59,7 +59,7 @@ class Limits(Config):
 
     max_bytes: int = option(64 << 20, "Refuse larger picture files.", shown="64 MiB", gt=0)
     max_pixels: int = option(64_000_000, "Refuse larger pictures.", shown="64 million pixels", gt=0)
-    min_side: int = option(1, "Refuse pictures with a shorter side in pixels.", shown="1", ge=1)
+    min_side: int = option(1, "Refuse images whose shorter side has fewer pixels.", shown="1", ge=1)
     max_memory: int = Field(default=4 << 30, ge=256 << 20)
     seconds: float = option(
         30.0, "Refuse pictures that take longer to decode.", "--max-seconds", shown="30 s", gt=0

@@ -4,9 +4,9 @@ Both loaders yield ``(batch, state)``; ``state`` is plain JSON and stands for "t
 Give it to a loader made with the same arguments and it continues with the next batch. With all weights 1 an
 epoch hands out every item exactly once, wherever and how often it is stopped.
 
-Which caption an item shows is drawn anew each epoch: a language, then a keyword in place of the sentence,
-then with or without the style phrase, then one of what is left (CogView draws Chinese texts only; the style
-phrase "a picture in style S" is section 4.2's).
+Which caption an item shows is chosen again in each epoch: a language, then a keyword in place of the
+sentence, then with or without the style phrase, then one of what is left (CogView draws Chinese texts only;
+the style phrase "a picture in style S" is section 4.2's).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
     ``window`` batches are sorted by text length together. The last batch of an epoch may be smaller.
 
     ``crop`` (rows, columns), for a data set of super-resolution: not the whole picture but a window of so
-    many codes, with that part of the small picture which lies under it; drawn anew each epoch.
+    many codes, with that part of the small picture which lies under it; chosen again in each epoch.
     """
 
     def __init__(

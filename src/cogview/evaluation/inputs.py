@@ -14,7 +14,7 @@ from cogview.checkpoints.bundle import ModelBundle, ModelName, find
 from cogview.config import Check, Config, Existing, MaybeExisting, existing, option
 from cogview.evaluation.plans import InceptionInput
 from cogview.evaluation.plans import Rows as CorpusRows
-from cogview.pipelines.requests import THREADS, Computing, Place, use_threads
+from cogview.pipelines.task_requests import THREADS, Computing, Place, use_threads
 
 if TYPE_CHECKING:
     from cogview.evaluation.experiments.image_generator import ModelGenerator
@@ -32,13 +32,13 @@ DATA = partial(
     help="A folder of pictures (with captions, where they count), a table or a folder of Parquet files.",
 )
 CORPUS = option(..., "The folder of Parquet files with avatars and their attributes.")
-CLASSIFIER = option(..., "What `cogview eval train-classifier` wrote.")
-READER = option(..., "What `cogview train` made of a reader's recipe.")
-FEATURES = option(..., "What `cogview import lite0` or `cogview import inception` wrote.", "--weights")
-SCORER = option(None, "Judge by `cogview eval train-scorer`'s network, too, in CLIP's place.")
+CLASSIFIER = option(..., "Directory that `cogview eval train-classifier` wrote.")
+READER = option(..., "Model that `cogview train` made from a reader's recipe.")
+FEATURES = option(..., "File that `cogview import lite0` or `cogview import inception` wrote.", "--weights")
+SCORER = option(None, "Also judge by the network of `cogview eval train-scorer`, in place of CLIP.")
 SOURCE = option("dice", "Which rows of the corpus; '' for all.")
 PLOT = option(None, "Write a plot of it (PNG, SVG or PDF).")
-WORK = option(Path("runs/eval"), "Where pictures are kept, for stopped runs.")
+WORK = option(Path("runs/eval"), "Where images are kept, so that stopped runs go on.")
 
 NEAREST = "nearest-training"  # of evaluation/experiments/nearest.py: images of the training set, no model
 
@@ -55,7 +55,7 @@ GeneratorName = Annotated[str, Check(generator)]
 class Generation(Config):
     """How images are generated, and where they are kept."""
 
-    first_stage_only: bool = option(False, "Of models of several steps: the small pictures of the first.")
+    first_stage_only: bool = option(False, "Models of several stages: the small images of the first.")
     work: Path = WORK
     place: Place = Place()
 
@@ -153,7 +153,7 @@ class Things(Config):
 
     reader: Existing = READER
     drawings: MaybeExisting = option(
-        None, "A labelled cache of training drawings: measures how often images copy them."
+        None, "A labelled cache of training images: measures how often generated images copy them."
     )
 
 

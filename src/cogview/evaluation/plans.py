@@ -30,7 +30,7 @@ class HeldOutPlan(Config):
     """Captions of combinations that no training picture shows, and the languages they are asked for in."""
 
     count: int = option(200, "How many held-out combinations.", "--n", "-n", ge=1)
-    seed: int = option(0, "Chooses the combinations and the images.", ge=0)
+    seed: int = option(0, "Seed of the combinations and the images.", ge=0)
     split: str = option("test_comp", "The held-out split.")
     source: Rows = option("dice", "Which rows of the corpus; '' for all.")
     languages: tuple[str, ...] = option(BOTH, "Of zh and en, with a comma.", min_length=1)
@@ -51,7 +51,7 @@ class AlignmentPlan(Config):
     languages: tuple[str, ...] = option((), "Of the captions, with commas.", shown="all there are")
     distractors: int = option(99, "Texts of others for R-precision (fewer, if there are).", ge=1)
     bootstrap: int = Field(1000, ge=0)
-    seed: int = option(0, "Chooses these, and the images generated.", ge=0)
+    seed: int = option(0, "Seed of these and of the images.", ge=0)
     batch: int = option(20, "Prompts generated together.", ge=1)
     sampling: Sampling = Field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class BestOfPlan(HeldOutPlan):
 class CaptionPlan(HeldOutPlan):
     """Held-out images that are captioned: by beam search, or by sampling where a parameter of it is given."""
 
-    beams: int = option(4, "Captions followed at once.", ge=1)
+    beams: int = option(4, "Beams of the search.", ge=1)
     sampling: Beams = Field(default_factory=dict)
     bootstrap: int = Field(2000, ge=0)
 
@@ -76,14 +76,14 @@ class OrderPlan(Config):
     """Images of one prompt, in the order of their caption loss."""
 
     count: int = option(60, "How many images.", "--n", "-n", ge=2)
-    seed: int = option(0, "Decides the images.", ge=0)
+    seed: int = option(0, "Seed of the images.", ge=0)
     sampling: Sampling = Field(default_factory=dict)
 
 
 class PromptsPlan(Config):
     """Images of the package's prompts, read by a network."""
 
-    seed: int = option(0, "Decides the images.", ge=0)
+    seed: int = option(0, "Seed of the images.", ge=0)
     languages: tuple[Language, ...] = option(("en", "zh"), "Of the prompts, with a comma.", min_length=1)
     batch: int = option(20, "Prompts generated together.", ge=1)
     bootstrap: int = Field(2000, ge=1)
@@ -109,7 +109,7 @@ class EditingPlan(Config):
     """
 
     count: int | None = option(None, "The first n tasks.", "--n", "-n", shown="all", ge=1)
-    seed: int = option(0, "Decides the images.", ge=0)
+    seed: int = option(0, "Seed of the images.", ge=0)
     languages: tuple[str, ...] = option(
         BOTH, "Of the prompts; may be repeated, they take turns.", "--language", repeated=True, min_length=1
     )
@@ -121,8 +121,10 @@ class EditingPlan(Config):
 class AuditPlan(Config):
     """Images of open prompts: ``count`` for each set and way."""
 
-    count: int = option(200, "Images for each set and way.", "--n", "-n", ge=1)
-    seed: int = option(0, "Decides words and images.", ge=0)
+    count: int = option(
+        200, "Images for each prompt set, with and without word replacing.", "--n", "-n", ge=1
+    )
+    seed: int = option(0, "Seed of words and images.", ge=0)
     source: Rows = option("dice", "Which rows of the corpus; '' for all.")
     batch: int = option(20, "Images generated together.", ge=1)
     sampling: Sampling = Field(default_factory=dict)
@@ -133,8 +135,8 @@ class UpscalingPlan(Config):
 
     split: Rows = option("val", "The held-out split; '' for all.")
     limit: int | None = option(200, "How many images, evenly spaced.", "--n", "-n", ge=1)
-    captions: bool = option(True, "Tell the model what the images show.", "--captions/--no-captions")
-    seed: int = option(0, "Decides the images generated.", ge=0)
+    captions: bool = option(True, "Give the model the captions of the images.", "--captions/--no-captions")
+    seed: int = option(0, "Seed of the images.", ge=0)
     resample: Resample = option("box", "How images are shrunk.")
     batch: int = option(64, "Windows generated together.", ge=1)
     detail: float = option(DETAIL, "How much generated detail to show (see cogview upscale).", ge=0, le=1)
@@ -152,7 +154,7 @@ class CocoPlan(Config):
     best_of: int = option(60, "Candidates, ranked by caption loss.", shown="the protocol's", ge=1)
     contrast: float = option(1.5, "Of the chosen images.", shown="the protocol's", gt=0)
     losses: int = Field(5_000, ge=1)
-    seed: int = option(0, "Chooses the captions and the images.", ge=0)
+    seed: int = option(0, "Seed of the captions and the images.", ge=0)
     translate: str = option(
         "", "A command that reads captions and writes translations, line by line.", shown="none"
     )
@@ -183,7 +185,7 @@ class DistributionPlan(Config):
     subsets: int = Field(100, ge=1)
     subset_size: int = Field(1000, ge=2)
     splits: int = Field(10, ge=1)
-    seed: int = option(0, "Chooses KID's subsets and the resampled sets.", ge=0)
+    seed: int = option(0, "Seed of KID's subsets and the resampled sets.", ge=0)
     bootstrap: int = option(100, "Resampled sets for the 95 % intervals.", ge=0)
 
 
@@ -193,7 +195,7 @@ class DiversityPlan(Config):
     canvas: int = Field(256, ge=16)
     resample: Resample = "bicubic"
     bootstrap: int = option(1000, "Resampled sets for the 95 % intervals.", ge=0)
-    seed: int = option(0, "Chooses these.", ge=0)
+    seed: int = option(0, "Seed of the resampling.", ge=0)
 
 
 class SpeedPlan(Config):
@@ -224,7 +226,7 @@ class ClassifierTraining(Config):
     weight_decay: float = Field(0.05, ge=0)
     smoothing: float = Field(0.0, ge=0, lt=1)
     spoil: bool = True
-    seed: int = option(0, "Of the weights and the order of the data.", ge=0)
+    seed: int = option(0, "Seed of the weights and the order of the data.", ge=0)
 
 
 class ScorerTraining(Config):
@@ -235,4 +237,4 @@ class ScorerTraining(Config):
     rate: float = option(2e-3, "Peak learning rate.", gt=0)
     weight_decay: float = Field(0.1, ge=0)
     spoil: bool = True
-    seed: int = option(0, "Of the weights and the order of the data.", ge=0)
+    seed: int = option(0, "Seed of the weights and the order of the data.", ge=0)

@@ -78,7 +78,7 @@ def export_family(
         weights: how matrices are stored. fp16 is computed in float32; int8 in integers.
         lora: an adapter of the base model (one of the family's by name, or its directory) and its strength;
             it is added to the weights.
-        progress: is told each part before it is written.
+        progress: called with each part before it is written.
 
     Raises:
         CogViewError: a part that cannot be exported, a folder that is there already, too little space.

@@ -41,7 +41,7 @@ from cogview.types import Precision
 Linear = Callable[[Tensor], Tensor]
 Attention = Callable[[Tensor, int], Tensor]  # query, key and value (t, 3h) of a layer -> (t, h)
 
-ROWS = 16  # packed for so many rows; oneDNN's layout for fewer is slower, even for those
+ROWS = 16  # rows that weights are packed for; oneDNN's layout for fewer is slower, even for those
 INT8 = 127
 
 

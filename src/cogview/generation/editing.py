@@ -1,6 +1,6 @@
 """Editing in pixels: what is cut out for the model, and how its result goes back (CogView2, section 3.1).
 
-A mask of any shape is True where the picture is to be drawn anew. A small region in a large picture is cut
+A mask of any shape is True where the image is generated again. A small region in a large picture is cut
 out with its surroundings, enlarged to the size the model knows, filled and pasted back. Pixels outside the
 mask stay what they were, bit for bit; inside, the new pixels set in over a few pixels' width.
 """
@@ -128,7 +128,7 @@ def checked(
         has = " x ".join(map(str, found.shape[::-1]))
         raise CogViewError(f"{where} has {has} pixels, the picture {size[0]} x {size[1]}; make them equal")
     if not found.any():
-        raise CogViewError(f"{where} is empty: paint white what is to be drawn anew")
+        raise CogViewError(f"{where} is empty: paint white what is to be generated again")
     if found.all() and not allow_full:
         raise CogViewError(f"{where} covers the whole picture: leave something, or use cogview generate")
     return found

@@ -205,7 +205,7 @@ class Engine:
     ) -> Iterator[tuple[int, Ids]]:
         """The tokens of every request, as (its number, ids (n,) of the vocabulary), as its batch is done.
 
-        All requests have equally many tokens; with ``constraint`` at most so many.
+        All requests have the same number of tokens; with ``constraint`` it is the most.
 
         Args:
             batch_size: the most requests at a time (default: what fits, at most 16 on a CPU).

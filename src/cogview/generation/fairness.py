@@ -251,7 +251,7 @@ class Wording:
         return replace_words(prompt, self.table, self.seed, index // self.together)
 
     def facts(self, made: Replacement) -> dict[str, Any]:
-        """What is told of it in the picture; nothing without a table."""
+        """What the image's provenance says of it; nothing without a table."""
         if self.table is None:
             return {}
         told = {"table": self.name, "table_hash": self.table.fingerprint, "text": made.text}

@@ -90,7 +90,7 @@ def direct_super_resolution(
         settings: by default the release's cluster sampling, or temperature 1 where there are no clusters.
         likelihoods: the pixel prior of each image.
         batch_size: the most pictures at a time; it does not change them.
-        progress: told how many forwards of how many are done.
+        progress: called with the number of forwards done, and their total.
 
     Returns:
         (b, rows * columns) int64.
@@ -201,7 +201,7 @@ def _in_batches(
     stage: tuple[str, int],
     draw: Draw,
 ) -> Ids:
-    """All pictures, so many at a time, the last ones too; ``draw`` makes those of a slice."""
+    """All images, ``size`` at a time, the last ones too; ``draw`` makes those of a slice."""
     given = [(0, i) for i in range(len(pictures))] if pairs is None else list(pairs)
     if not len(texts) == len(given) == len(pictures):
         raise CogViewError(f"{len(texts)} texts and {len(given)} seeds for {len(pictures)} pictures")

@@ -50,7 +50,7 @@ def arrange(mask: ArrayLike, style: Style = "paper", absent: ArrayLike | None = 
     flat = hole.ravel()
     gone = np.zeros_like(flat) if absent is None else np.asarray(absent, dtype=np.bool_).ravel()
     if not flat.any():
-        raise CogViewError("nothing of the picture is masked; mark what is to be drawn anew")
+        raise CogViewError("nothing of the picture is masked; mark what is to be generated again")
     follows = np.zeros_like(hole)  # the next code is masked
     if style == "released":
         follows[:, :-1] = hole[:, 1:]
@@ -161,7 +161,7 @@ def _jobs(
 
 
 def _after(progress: ProgressCallback | None, before: int, total: int) -> ProgressCallback | None:
-    """Progress in all regions from that in one; moved tokens count little, so they are not told apart."""
+    """Progress in all regions from that in one; moved tokens count little, so they are not counted apart."""
     if progress is None:
         return None
     return lambda done, _: progress(min(total, before + done), total)

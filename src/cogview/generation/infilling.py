@@ -61,7 +61,7 @@ def fill(
         mask: bool (rows, columns), for all pictures.
         order: ``together``: a picture is read once and all regions are filled from one cache;
             ``one_by_one``: it is read again for every region, which then sees all other tokens.
-        progress: told the tokens done, and their total.
+        progress: called with the number of tokens done, and their total.
 
     Raises CogViewError for an empty mask and codes that do not fit.
     """

@@ -31,7 +31,7 @@ def allowed_pieces(
     """bool (text_pieces,): the pieces that a text in ``language`` may have; None: in any language.
 
     In a language, what its pieces cannot spell does not come; in any, single bytes may. Pieces that stand
-    for nothing never come. Raises CogViewError for a language that cannot be told apart.
+    for nothing never come. Raises CogViewError for a language that it cannot recognise.
     """
     if language is not None and language not in LANGUAGES:
         raise CogViewError(f"no language {language!r}; there are {' and '.join(LANGUAGES)}")

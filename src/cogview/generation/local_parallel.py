@@ -145,7 +145,7 @@ class LocalParallel:
     Args:
         order: when which place is drawn.
         grid: rows and columns of the pictures.
-        codes: (b, n), what is kept, and what is drawn anew.
+        codes: (b, n), what is kept, and what is generated again.
         streams: of the batch, with ``turns * n`` steps, n more where the order keeps codes at random.
         settings: of all turns, or one for each.
         region: bool (b, n), outside of which nothing changes; None: everything may.

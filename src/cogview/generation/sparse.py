@@ -1,7 +1,7 @@
 """Drawing with three-region sparse attention: the released inference form (``is_sparse=2``).
 
 A new token sees the last window * times tokens; of those further back all of the text and image tokens drawn
-at random, anew for every layer and token: of m tokens that are no text, m times pivots / positions. Pivots
+at random, again for every layer and token: of m tokens that are no text, m times pivots / positions. Pivots
 count for themselves only. As everywhere, chance is a stream for each picture, so that it does not depend on
 the batch; the released code takes the number of pivots from the longest text of a batch, here each row has
 its own, which is the same for rows of one prompt.

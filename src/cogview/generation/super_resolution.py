@@ -51,7 +51,7 @@ def enlarge(
         engine: of a super-resolution model.
         form: that model's sequences.
         batch_size: the most windows at a time; it does not change the pictures.
-        progress: told how many tokens of how many were read or drawn.
+        progress: called with the number of tokens read or sampled, and their total.
         stage: which enlargement in a row this is; each has random streams of its own.
 
     Raises:

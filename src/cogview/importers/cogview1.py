@@ -26,7 +26,7 @@ from cogview.transformer.model import Transformer, TransformerConfig
 
 HEAD_DIM = 64  # of every released model; the weights themselves do not tell
 BLOCK = 8 << 20  # bytes of a tensor that are looked at at a time
-WINDOW = 128 << 20  # bytes read until the files are mapped anew, so that they stop counting as memory
+WINDOW = 128 << 20  # bytes read until the files are mapped again, so that they stop counting as memory
 
 TOP = {
     "word_embeddings": "tokens",
@@ -272,7 +272,7 @@ def write_model(
 ) -> None:
     """Write an opened checkpoint as a model directory that ``Transformer.from_directory`` reads.
 
-    ``progress`` is told the bytes of every block that was written.
+    ``progress`` is called with the bytes of every block that was written.
 
     Raises:
         CogViewError: the disk is full, or a weight is not finite in ``dtype``.

@@ -76,7 +76,7 @@ def export_transformer(
         ranks: model-parallel shards. The vocabulary is padded to a multiple of 128 for each, as the original
             code expects, by repeating the last row; :func:`cogview.importers.family.import_release` takes the
             padding off again.
-        progress: is told the shards written and their number.
+        progress: called with the shards written and their number.
 
     Raises:
         CogViewError: the original code has no such model, heads do not divide, or ``out`` is there already.

@@ -75,7 +75,7 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
 
     Args:
         out: the new directory, which gives the family its name.
-        progress: is told bytes written and their total.
+        progress: called with the bytes written and their total.
 
     Raises:
         CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` is there already.

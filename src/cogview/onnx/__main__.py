@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--first", type=int, default=0, help="index of the first image")
     one.add_argument("--style", help="one of the model's styles")
     one.add_argument("--negative-prompt", help="what guidance moves away from")
-    one.add_argument("--best-of", type=int, default=1, help="generate so many for each and keep the best")
+    one.add_argument("--best-of", type=int, default=1, help="generate this many for each and keep the best")
     _first_stage(one)
     _sampling(one)
     _out(one)

@@ -168,7 +168,7 @@ class OnnxModel:
         same seed.
 
         Args:
-            first: index of the first image; best_of: generate so many for each image wanted and keep the
+            first: index of the first image; best_of: generate this many for each image wanted and keep the
                 ``n`` that the caption model finds the prompt describes best.
             first_stage_only: of a family that upscales what it generates, the low-resolution images.
             step_callback: called after each token with the numbers of the images in the batch and their codes

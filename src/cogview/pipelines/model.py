@@ -235,7 +235,7 @@ class Pipeline(HubMixin):
         Args:
             prompt: Chinese or English, one or several.
             first: index of the first image; to generate image 3 of a prompt alone, ``n=1, first=3``.
-            best_of: generate so many for each image wanted and keep the n of a prompt that the family's
+            best_of: generate this many for each image wanted and keep the n of a prompt that the family's
                 caption model finds the prompt describes best, the best first (CogView, section 3.2).
             first_stage_only: of a family that upscales what it generates, the low-resolution images.
             order: of the iterative stage of such a family (a name of ``ORDERS``: ``released``, ``paper``, …).
@@ -319,7 +319,7 @@ class Pipeline(HubMixin):
                 larger, ``tight`` an enlarged one for small regions too, ``whole`` the image.
             feather: pixels inside the mask over which the new ones set in.
             first_stage_only: do not upscale what is generated; what is pasted is then less sharp.
-            best_of: generate so many for each result and keep the n that the prompt describes best.
+            best_of: generate this many for each result and keep the n that the prompt describes best.
 
         Raises:
             UnsupportedTask: the family has no CogLM. CogViewError: a mask of another size, empty or full, a
@@ -405,8 +405,8 @@ class Pipeline(HubMixin):
             seed: default: a generated image's own, else a new one.
             times: how much longer sides get, 2 (the default) or 4 where the model doubles sides; of a family
                 whose super-resolution has two stages, its own scale.
-            size: read an image with its shorter side at so many pixels; default: at its own size, or enlarged
-                to the tokenizer's if that is larger. Without it results are ``times`` as large.
+            size: read an image with its shorter side of this many pixels; default: at its own size, or
+                enlarged to the tokenizer's if that is larger. Without it results are ``times`` as large.
             faithful: use the input's pixels as a likelihood term, and correct results until they are the
                 input again when shrunk; False: what the model generates from codes alone.
             detail: then how much of what was generated to show, from 0 (a bicubic enlargement) to 1.

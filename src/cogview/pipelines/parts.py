@@ -28,7 +28,7 @@ from cogview.errors import CogViewError
 from cogview.files import spare_name, write_file
 from cogview.pipelines.base import GeneratedImage, checked_seed
 from cogview.pipelines.model import Pipeline
-from cogview.pipelines.requests import GenerateRequest
+from cogview.pipelines.task_requests import GenerateRequest
 from cogview.types import ProgressCallback
 
 PLAN, LINES = "generation.json", "images.jsonl"

@@ -49,7 +49,7 @@ class Estimate(Protocol):
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches; CogViewError without matplotlib."""
+    """A figure of this size in inches; CogViewError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -182,7 +182,7 @@ class DirectFormat(_LargeFormat):
 
     @classmethod
     def over(cls, base: CogLMFormat, scale: int, positions: int) -> DirectFormat:
-        """For a CogLM that knows so many positions."""
+        """For a CogLM with this number of positions."""
         return cls(
             vocabulary=base.vocabulary,
             text_slots=base.text_slots,
@@ -249,7 +249,7 @@ class IterativeFormat(_LargeFormat):
 
     @classmethod
     def over(cls, base: CogLMFormat, scale: int, positions: int) -> IterativeFormat:
-        """For a CogLM that knows so many positions."""
+        """For a CogLM with this number of positions."""
         grid = base.grid[0] * scale, base.grid[1] * scale
         return cls(vocabulary=base.vocabulary, grid=grid, first_position=positions, begin=base.begin)
 

@@ -37,7 +37,7 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """Retry-After, where trying again makes sense; what to authenticate with.
 
-        OpenAI's clients repeat every request that fails with 500 or more, unless they are told not to.
+        OpenAI's clients repeat every request that fails with 500 or more, unless they are asked not to.
         """
         found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status >= 500 and self.retry_after is None:

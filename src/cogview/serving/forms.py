@@ -36,7 +36,7 @@ async def in_time() -> AsyncIterator[None]:
 
 
 async def read_form(request: Request, kind: type[M], **files: int) -> tuple[M, Files]:
-    """The fields of a form, and its files by name, at most so many of each; ApiError for anything else.
+    """The fields of a form, and its files by name, at most a number of each; ApiError for anything else.
 
     ``name[]`` is ``name``, as clients of lists send it.
     """

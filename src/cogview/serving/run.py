@@ -1,4 +1,4 @@
-"""Listening, and stopping well: what runs is finished, what waits is told, and the exit code is 0."""
+"""Listening, and stopping well: what runs is finished, what waits is refused, and the exit code is 0."""
 
 from __future__ import annotations
 

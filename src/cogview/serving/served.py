@@ -14,7 +14,7 @@ from cogview.pipelines.model import Pipeline
 from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.names import check_aliases, is_openai_name
 
-MOST_WORDS = 8  # of a prompt that are told as unknown
+MOST_WORDS = 8  # unknown ones of a prompt that are reported
 
 
 class Served:

@@ -37,7 +37,7 @@ from cogview.serving.worker import Made, Stopped, Ticket
 from cogview.types import ProgressCallback as Progress
 
 BLANK = ("white", "grey")  # images without content, for what a sentence costs whatever is shown
-CLOSEST = 3  # sentences that are told for comparison
+CLOSEST = 3  # sentences that are reported for comparison
 HALF = 128  # alpha below which a mask's pixel is open
 
 
@@ -318,7 +318,7 @@ def _read_whole(part: CaptionPipeline, text: str) -> bool:
 
 
 def mask_pixels(mask: Image.Image) -> NDArray[np.bool_]:
-    """True where the picture is drawn anew: where a mask is transparent, or, if it is not, white."""
+    """True where the picture is generated again: where a mask is transparent, or, if it is not, white."""
     if mask.mode == "RGBA":
         found: NDArray[np.bool_] = np.asarray(mask)[..., 3] < HALF
         if found.any():

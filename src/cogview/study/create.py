@@ -1,6 +1,6 @@
 """A study from folders of pictures, one a model, and a file of captions: checked, made anonymous, copied.
 
-Pictures are written anew as plain PNG files under random names: neither name nor metadata tells a rater which
+Pictures are rewritten as plain PNG files under random names: neither name nor metadata tells a rater which
 model drew them, and all are of one size, since a model would be known by its size too.
 """
 
@@ -104,7 +104,7 @@ class NewStudy(Config):
     out: Path = option(..., "The study's new folder.", argument=True, metavar="OUT")
     model: tuple[str, ...] = option(
         ...,
-        "A model's pictures, one a caption; give it for each model.",
+        "A model's images, one for each caption; repeat it for each model.",
         metavar="NAME=FOLDER",
         repeated=True,
     )
@@ -112,15 +112,15 @@ class NewStudy(Config):
         ...,
         "A table (CSV, TSV, JSONL) with columns key and en, zh or caption; or a text of one a line.",
     )
-    title: str = option("", "What raters see at the top.")
+    title: str = option("", "Title of the pages.")
     ab: str | None = option(
         None,
         "Two models that share one place: each rater sees one of them for half of the captions.",
         metavar="FIRST,SECOND",
     )
-    captions_per_rater: int | None = option(None, "How many captions a rater is asked.", shown="all", ge=1)
+    captions_per_rater: int | None = option(None, "Captions that a rater judges.", shown="all", ge=1)
     size: int | None = option(None, "Make all pictures this many pixels a side.", ge=16, le=4096)
-    seed: int = option(0, "Decides orders and halves.", ge=0)
+    seed: int = option(0, "Seed of the orders and halves.", ge=0)
 
     def pair(self) -> list[str] | None:
         """The two models of ``ab``."""

@@ -1,7 +1,7 @@
 """Answers in SQLite: written at once, whole or not at all, by any number of raters at the same time.
 
-The database is in WAL mode with full synchronisation: what a rater was told is saved survives ``kill -9`` and
-a loss of power. Each answer has one row; posting it again changes nothing, another answer replaces it.
+The database is in WAL mode with full synchronisation: what a rater was shown as saved survives ``kill -9``
+and a loss of power. Each answer has one row; posting it again changes nothing, another answer replaces it.
 Tokens are not stored: a rater's token is their number and an HMAC of it under the folder's secret.
 """
 

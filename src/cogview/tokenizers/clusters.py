@@ -35,8 +35,9 @@ def kmeans(
 ) -> Tensor:
     """Labels (n,) int64 of vectors (n, d) in ``count`` clusters; none is empty.
 
-    Lloyd's algorithm from k-means++ centres, until nothing moves or for so many rounds; the same vectors,
-    count and seed give the same labels. ``progress`` is told the rounds done, and the most there will be.
+    Lloyd's algorithm from k-means++ centres, until nothing moves or for a number of rounds; the same vectors,
+    count and seed give the same labels. ``progress`` is called with the rounds done, and the most there will
+    be.
 
     Raises CogViewError where there are fewer different vectors than clusters.
     """

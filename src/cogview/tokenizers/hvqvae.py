@@ -36,7 +36,7 @@ ROWS = 1024  # vectors whose distances to all codes are held at a time
 class HierarchicalConfig(Config):
     """Everything that fixes a hierarchical tokenizer's weights and codes; the defaults are the release's.
 
-    rate: pixels a side of a code, where a method is not told another; channels times an entry of
+    rate: pixels a side of a code, where a method is not given another; channels times an entry of
     ``multipliers`` is a level's width, finest first; blocks: residual blocks a level of the encoder (the
     decoders have one). decoders: multipliers of each scale's decoder, coarsest scale first; attention: its
     levels that attend to all positions. features: width of the encoder's result; groups: of the norms.
@@ -83,7 +83,7 @@ class HierarchicalConfig(Config):
 
     @property
     def factor(self) -> int:
-        """Pixels a side of a code where a method is not told another rate."""
+        """Pixels a side of a code where a method is not given another rate."""
         return self.rate
 
 

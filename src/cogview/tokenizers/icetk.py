@@ -67,7 +67,7 @@ class IceTokenizer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The arrangement of the ids; the languages are told apart where the pieces are icetk's 130,000."""
+        """The arrangement of the ids; with icetk's 130,000 tokens the languages have ranges of their own."""
         known = self.plain.pieces == COGVIEW2_LANGUAGES[-1][2]
         return Vocabulary(
             image_codes=self.image_codes,

@@ -157,7 +157,7 @@ class Quantizer(nn.Module):
         self.assign(torch.arange(self.codes, device=self.codebook.device), vectors)
 
     def progress(self, fraction: float) -> None:
-        """Told how far training is (0 to 1), for schedules."""
+        """Receives how far training is (0 to 1), for schedules."""
 
 
 class NearestQuantizer(Quantizer):

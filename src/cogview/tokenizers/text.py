@@ -172,7 +172,7 @@ class TextTokenizer:
             user_defined: strings that always stay one piece.
             threads: of the trainer; the result may depend on their number.
 
-        Raises CogViewError where the texts do not suffice for so many pieces or cannot be read.
+        Raises CogViewError where the texts do not suffice for this many tokens or cannot be read.
         """
         model = io.BytesIO()
         try:

@@ -202,7 +202,7 @@ def _places(beside: ModelBundle, out: Path) -> dict[str, str]:
 
 
 def _labels(start: ModelBundle | None, tokenizers: _Tokenizers, count: int, folder: Path) -> Path | None:
-    """The file of the codes' clusters: made anew where a number is asked for, else ``start``'s, if any."""
+    """The file of the codes' clusters: made again where a number is asked for, else ``start``'s, if any."""
     if count:
         cluster_codebook(tokenizers.vectors, folder / CLUSTERS, count)
         return folder / CLUSTERS
@@ -238,7 +238,7 @@ def _stored(
     share: bool,
     folder: Path,
 ) -> dict[str, Path]:
-    """The roles' models as they are to be stored; what is written anew stands in ``folder``."""
+    """The roles' models as they are to be stored; what is newly written stands in ``folder``."""
     parts = dict(given)
     for name in parts:
         if name in new and (parts[name] / LORA).is_file():

@@ -1,6 +1,6 @@
 """What ``cogview assemble`` is asked for: the parts of a family, and its styles and sampling defaults.
 
-Nothing here imports PyTorch before a family is assembled.
+Nothing here imports PyTorch.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ LARGEST = torch.finfo(torch.float16).max  # models are stored in half precision
 
 
 class Guard(Config):
-    """spike: an update is left out where its loss is above the median of the last ones by more than so many
+    """spike: an update is left out where its loss is above the median of the last ones by more than this many
     times that (default: what suits the task; 0: only what is not finite is). patience: updates left out in a
     row before the run rolls back; rollbacks: how often it may, before it stops."""
 

@@ -1,7 +1,7 @@
 """From a model that only draws to a CogLM: the same weights, rows where the new sequences look for them.
 
 CogView2 trained its CogLM from nothing. Where a base model with the same tokenizers is at hand, its blocks,
-codes and words carry over; only control tokens and positions have to be found anew.
+codes and words carry over; only control tokens and positions have to be learnt.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
     """Make the run directory, or check that it holds the run to resume; raises CogViewError otherwise.
 
     A directory with a recipe and nothing else is a run that never began (its data did not open, say) and may
-    be begun anew.
+    be begun again.
     """
     saved = directory / "recipe.yaml"
     if resume:
@@ -44,7 +44,7 @@ def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
 def begin(recipe: Recipe, directory: Path, resume: bool, auto: bool = False) -> bool:
     """Prepare the run directory; True where there is a run to go on with.
 
-    ``auto``: go on if it has begun. So it is as well after torchrun has started the processes anew.
+    ``auto``: go on if it has begun. So it is as well after torchrun has restarted the processes.
     """
     begun = (directory / "recipe.yaml").is_file()
     go_on = resume or (begun and (auto or restarted()))

@@ -59,7 +59,7 @@ class MuonConfig(Config):
     ``lr`` with ``scale: rms`` moves a matrix by 0.2 * lr a weight (root mean square), as AdamW does, so
     AdamW's rates suit it (Liu et al., 2025); ``scale: spectral`` is the original sqrt(max(1, rows /
     columns)), for rates near 0.02. ``steps``: of the iteration. ``split`` cuts matrices whose name ends in a
-    key into so many row blocks, each orthogonalised alone (fused query-key-value projections).
+    key into this number of row blocks, each orthogonalised alone (fused query-key-value projections).
     """
 
     kind: Literal["muon"]
@@ -94,7 +94,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor, told without importing torch.distributed."""
+    """Whether a tensor is a DTensor, found without importing torch.distributed."""
     return hasattr(tensor, "to_local")
 
 

@@ -37,7 +37,8 @@ from cogview.training.precision import ALL_HALF
 from cogview.training.registry import read_recipe, task_class
 from cogview.training.tasks.coglm import CogLMRecipe
 from cogview.training.tasks.enlarging import DirectRecipe, EnlargingRecipe, EnlargingTask
-from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask
+from cogview.training.tasks.transformer import TransformerTask
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.lora import attach
 from cogview.transformer.model import Transformer
@@ -230,7 +231,7 @@ def layer_bytes(config: TransformerConfig, work: Work) -> int:
 
 
 def _speed(machine: Machine, gpus: int) -> float:
-    """Bytes a second that a GPU sends where so many neighbours talk."""
+    """Bytes a second that a GPU sends where this number of neighbours communicate."""
     return (machine.local if gpus <= machine.per_node else machine.network) * 1e9
 
 

@@ -21,7 +21,7 @@ GRACE = 20.0  # seconds for the others to end by themselves once one has failed
 
 
 def run_processes(command: Sequence[str], count: int) -> int:
-    """Run ``command`` as so many ranks; 0, or the exit code of the first that failed.
+    """Run ``command`` as ``count`` ranks; 0, or the exit code of the first that failed.
 
     Cores are shared out evenly by ``OMP_NUM_THREADS``, unless it is set.
     """

@@ -42,8 +42,8 @@ class Recipe(Config):
 
     ``batch_size`` is one micro-batch (of all ranks together, where there are many), ``accumulation`` the
     micro-batches of an update; ``seed`` decides weights, order and draws. ``init``: a directory to take
-    starting weights from. ``max_minutes``: stop cleanly by then and leave a checkpoint. ``keep``: so many
-    checkpoints, the last ones; ``keep_every``: and those at multiples of so many steps (0: none).
+    starting weights from. ``max_minutes``: stop cleanly by then and leave a checkpoint. ``keep``: the
+    number of last checkpoints that stay; ``keep_every``: and those at multiples of this step (0: none).
     ``async_checkpoints``: write them beside the training. ``guard``: what is done about losses that run
     away. ``precision: auto`` is bf16 where that was measured to be faster, else fp32; ``fp16-o2`` computes
     with fp16 weights (``precision.py``). The fields in ``CHANGEABLE`` may differ on resume.

@@ -1,4 +1,4 @@
-"""Runs told to experiment trackers beside ``metrics.jsonl``: TensorBoard and Weights & Biases.
+"""Runs reported to experiment trackers beside ``metrics.jsonl``: TensorBoard and Weights & Biases.
 
 A recipe names them (``trackers: [tensorboard]``); each is an extra (``pip install 'cogview[tensorboard]'``).
 They follow the metrics file: every line it gets they get, with the sample pictures that appeared since, so
@@ -27,7 +27,7 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 class Tracker(Protocol):
-    """What a tracker is told."""
+    """What a tracker receives."""
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Numbers of a step: ``kind`` is "train" or "evaluate"."""
@@ -128,7 +128,7 @@ class TrackerGroup:
         self._shown = set(self._pictures())
 
     def line(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """A line was written; sample pictures that came since the last are told as well."""
+        """A line was written; sample images made since the last one are reported as well."""
         if not self.names:
             return
         if self._open is None:

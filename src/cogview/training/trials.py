@@ -102,7 +102,7 @@ def _path(name: str, fields: Sequence[str]) -> str:
     ends = [field for field in fields if field.rpartition(".")[2] == name]
     if len(ends) > 1:
         raise CogViewError(f"--over {name}: that may be {', '.join(ends)}; write it out")
-    return ends[0] if ends else name  # a wrong name is told by the recipe itself
+    return ends[0] if ends else name  # the recipe itself reports a wrong name
 
 
 def field_paths(recipe: Recipe) -> list[str]:

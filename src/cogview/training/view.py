@@ -1,7 +1,7 @@
 """A run looked at from outside: what its directory tells, as facts and as a picture for the terminal.
 
-``cogview watch RUN`` and ``cogview train --live`` show it, anew every second. Nothing here needs PyTorch or
-the process that trains: ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``samples/`` say it all.
+``cogview watch RUN`` and ``cogview train --live`` show it, updated every second. Nothing here needs PyTorch
+or the process that trains: ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``samples/`` say it all.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def read_run(directory: Path) -> RunView:
 
 
 def sparkline(values: Sequence[float], width: int = 32) -> str:
-    """A curve in so many characters, each the mean of its part."""
+    """A curve in ``width`` characters, each the mean of its part."""
     if not values:
         return ""
     count = min(width, len(values))

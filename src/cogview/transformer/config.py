@@ -109,7 +109,7 @@ class ThreeRegionConfig(Config):
     """Three-region sparse attention (CogView, appendix B); weights are the same with and without it.
 
     window: tokens of a block; times: blocks that a token sees, its own included; pivots: tokens of what is
-    further back, the whole text among them, drawn anew for every layer and step. The defaults are the
+    further back, the whole text among them, drawn again for every layer and step. The defaults are the
     released ones, for 4,096 tokens; the paper's 1,088 want 64, 4 and 256.
     """
 

@@ -70,5 +70,5 @@ def adds_bytes_exactly() -> bool:
 
 
 def _limit() -> str:
-    """The instructions that oneDNN is told to stop at, by the environment."""
+    """The instructions that the environment limits oneDNN to."""
     return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()

@@ -73,7 +73,7 @@ def write(
     Args:
         shapes: of every tensor, in the order of ``tensors``.
         tensors: name and blocks, which stand one after the other along the first dimension.
-        progress: is told the bytes of every block that was written.
+        progress: called with the bytes of every block that was written.
     """
     directory = Path(directory)
     try:

@@ -27,7 +27,7 @@ from cogview.training.launch import begin, meet
 from cogview.training.metrics_file import MetricsFile
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
-from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.trainer import Outcome, Trainer
 
 Fields = dict[str, Any]

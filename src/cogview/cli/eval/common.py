@@ -43,7 +43,7 @@ class Report(Config):
 class Sheet(Report):
     """A report, and a sheet of the images."""
 
-    sheet: Path | None = option(None, "Write a picture of all sets above each other (PNG).")
+    sheet: Path | None = option(None, "Write an image of all sets, one above the other (PNG).")
 
     def draw(self, sets: Mapping[str, NDArray[np.uint8]], shown: int, columns: int = 20) -> None:
         """Write the sheet, if it is asked for: ``shown`` images of each set, evenly spaced."""

@@ -46,7 +46,8 @@ def attributes(
 def things(
     given: inputs.Things, plan: plans.ThingsPlan, judged: inputs.Judged, share: inputs.Share, report: Sheet
 ) -> None:
-    """Whether images of bare names show the thing, by a reader of things; and whether they copy drawings.
+    """Whether images of bare names show the thing, judged by a classifier, and whether they copy training
+    images.
 
     cogview eval things --model pictogram --reader runs/things/model -n 2000 --out things.json
     """
@@ -63,7 +64,7 @@ def things(
 def scenes(
     given: inputs.Scenes, plan: plans.ScenesPlan, judged: inputs.Judged, share: inputs.Share, report: Sheet
 ) -> None:
-    """Whether images show the scene that was asked for: GenEval's six tasks, by a reader of scenes.
+    """Whether images show the requested scene: GenEval's six tasks, judged by a detector.
 
     cogview eval scenes --model pictogram --reader runs/scenes/model --real work/judges/prompted
     """
@@ -112,7 +113,7 @@ def alignment(
 
 @grouped(model="pictogram-2", work=Path("runs/editing"))
 def editing(given: inputs.Edits, plan: plans.EditingPlan, judged: inputs.Judged, report: Sheet) -> None:
-    """Edit held-out pictures and read off what changed: the attribute asked for, the others, the pixels.
+    """Edit held-out images and measure what changed: the requested attribute, the others, the pixels.
 
     Example:
 
@@ -130,7 +131,7 @@ def editing(given: inputs.Edits, plan: plans.EditingPlan, judged: inputs.Judged,
 
 @grouped(work=Path("runs/fairness"))
 def fairness(given: inputs.Open, plan: plans.AuditPlan, judged: inputs.Judged, report: Report) -> None:
-    """Proportions of what is drawn for open prompts, with Wilson intervals; with and without word replacing.
+    """Proportions among the images of open prompts, with Wilson intervals, with and without word replacing.
 
     cogview eval fairness recipes/fairness/avatars.yaml --model pictogram --classifier runs/classifier
     """

@@ -9,7 +9,7 @@ import typer
 from cogview.cli.options import grouped
 from cogview.cli.output import bars, writing
 from cogview.evaluation import inputs, plans
-from cogview.pipelines.requests import use_threads
+from cogview.pipelines.task_requests import use_threads
 
 
 @grouped()

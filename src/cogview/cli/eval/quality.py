@@ -18,7 +18,7 @@ from cogview.config import Fields
 from cogview.errors import CogViewError
 from cogview.evaluation import inputs, plans
 from cogview.evaluation import report_tables as tables
-from cogview.pipelines.requests import use_threads
+from cogview.pipelines.task_requests import use_threads
 from cogview.types import SamplingParams
 
 
@@ -55,7 +55,7 @@ def pictures(
     rows: inputs.Rows,
     report: Report,
 ) -> None:
-    """How near generated pictures are to real ones: FID-k, KID-k, Inception Score, with a manifest.
+    """How close generated images are to real ones: FID-k, KID-k, Inception Score, with a manifest.
 
     KID is unbiased and right for hundreds of pictures; FID needs thousands. Figures are called after the
     network, Lite0-FID or Inception-FID: compare those of one network with each other.
@@ -79,7 +79,7 @@ def pictures(
 
 @grouped()
 def compare(given: inputs.Reports) -> None:
-    """Put reports side by side; refused, with the field named, where they were not measured the same way."""
+    """Compare reports; refused, with the field named, where they were not measured the same way."""
     from cogview.evaluation.metrics.comparison import figures, read_reports
 
     if len(given.reports) < 2:
@@ -205,7 +205,7 @@ def refuse_for_codes(sampling: dict[str, float]) -> None:
 
 @grouped()
 def speed(given: inputs.Timed, plan: plans.SpeedPlan, report: Report) -> None:
-    """How fast a model draws on this machine.
+    """How fast a model generates on this machine.
 
     cogview eval speed --model pictogram --batches 1,4,16
     """

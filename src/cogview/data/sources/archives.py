@@ -46,7 +46,7 @@ MAX_MEMBER = 256 << 20  # bytes of a picture or table inside an archive
 MAX_MEMBERS = 500_000
 MAX_KEPT = 512 << 20  # bytes of captions and tables of a compressed tar, which are kept in memory
 MAX_HEADER = 1 << 20  # bytes of a header inside a tar
-ROOM, TIMES = 256 << 20, 100  # an archive may unpack to so many bytes, or to so many times its own size
+ROOM, TIMES = 256 << 20, 100  # an archive may unpack to this many bytes, or this many times its own size
 CHUNK = 1 << 20
 UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without end in one step
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"]\x00\x00": "xz"}
@@ -76,7 +76,7 @@ class Archive(Protocol):
 def _problem(name: str, size: int) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]:
-        return "its name leads out of the archive; pack it anew with plain relative names"
+        return "its name leads out of the archive; pack it again with plain relative names"
     return f"{size:,} bytes, at most {MAX_MEMBER:,} inside an archive" if size > MAX_MEMBER else ""
 
 
@@ -136,7 +136,7 @@ class ZipArchive:
         if info.flag_bits & 1:
             problem = "it is encrypted; unpack it with its password"
         elif info.compress_type not in UNPACKED:
-            problem = "it is compressed in a rare way; pack the archive anew, with deflate"
+            problem = "it is compressed in a rare way; pack the archive again, with deflate"
         return Member(name, info.file_size, number, _problem(name, info.file_size) or problem)
 
     def read(self, member: Member) -> bytes:

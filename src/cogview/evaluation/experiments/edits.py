@@ -7,7 +7,7 @@ of that attribute. The model fills the mask; a classifier (``classifier.py``) re
 - *kept*: the other attributes that were read right off the original are read as before;
 - *untouched*: pixels outside the mask are the original's, bit for bit.
 
-Where a task has a true answer (the picture drawn anew with that value), the same figures of it are the
+Where a task has a true answer (the picture generated again with that value), the same figures of it are the
 ceiling; the original itself is the floor, on which nothing has changed.
 """
 
@@ -61,7 +61,7 @@ class Editor(Generator, Protocol):
     def edit(
         self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
     ) -> Image.Image:
-        """The picture with what is masked drawn anew."""
+        """The picture with what is masked generated again."""
         ...
 
 

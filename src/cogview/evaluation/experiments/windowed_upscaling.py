@@ -274,5 +274,5 @@ def by_source(errors: dict[str, Errors], sources: Sequence[str]) -> dict[str, di
 
 
 def named(progress: Progress | None, name: str) -> Progress | None:
-    """Progress told as that of measuring ``name``."""
+    """Progress reported as that of measuring ``name``."""
     return None if progress is None else lambda _, done, of: progress(f"measuring {name}", done, of)

@@ -84,7 +84,7 @@ def read_captioned(
 
     Args:
         split, source: which records; None for all.
-        count: so many, in an order that the keys decide and that mixes sources.
+        count: the number of images, in an order that the keys decide and that mixes sources.
         styled: with the captions that name the style, where a table has styles.
 
     Raises:

@@ -3,9 +3,9 @@
 InfoNCE over real pictures and their captions in all languages. Every batch is compared with itself, pictures
 with texts and texts with pictures (Radford et al., 2021). Texts that are true of several pictures of a batch
 ("red apple", drawn in five styles) count as right for each of them. Every other batch is of one source only,
-so that avatars are told from avatars and not from flags. Pictures are spoiled a little as the attribute
-classifier's are (``classifier_training.py``), so that soft ones are read too. Every seed is fixed: equal data
-and threads give equal weights.
+so that the scorer has to distinguish avatars from avatars and not from flags. Pictures are spoiled a little
+as the attribute classifier's are (``classifier_training.py``), so that soft ones are read too. Every seed is
+fixed: equal data and threads give equal weights.
 """
 
 from __future__ import annotations

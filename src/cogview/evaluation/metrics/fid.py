@@ -36,7 +36,7 @@ from cogview.files import replacing
 from cogview.tensors import open_tensors
 
 CHUNK = 64
-TOGETHER = 4  # pictures in a forward: what it needs then is kept by the allocator, not mapped anew each time
+TOGETHER = 4  # pictures in a forward: what it needs then is kept by the allocator, not mapped again each time
 Progress = Callable[[str, int, int], None]
 
 

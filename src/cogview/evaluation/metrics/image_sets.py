@@ -82,7 +82,7 @@ def open_set(
 
     Args:
         split, source: which rows of a corpus; None for all.
-        count: the first so many, in an order that keys decide and that mixes sources and styles.
+        count: the number of images, the first in an order that keys decide and that mixes sources and styles.
 
     Raises:
         CogViewError: no picture there, or fewer than ``count``.

@@ -171,7 +171,7 @@ def judge(prompt: ScenePrompt, detections: Sequence[Detection], rules: Rules | N
     """Whether the detections in a picture are what the prompt asks for.
 
     A thing must be detected at least as often as asked, in the task ``count`` exactly as often. Of more
-    detections than asked for, the most confident are looked at: so many must have the colour asked for, and
+    detections than asked for, the most confident are looked at: as many must have the colour asked for, and
     every one of the first thing must lie as asked to every one of the second.
     """
     rules = rules or Rules()

@@ -1,4 +1,5 @@
-"""Requests of A1111's API. Its clients send fields of many versions, so unknown ones are taken and told."""
+"""Requests of A1111's API. Its clients send fields of many versions, so unknown ones are accepted and
+reported."""
 
 from __future__ import annotations
 

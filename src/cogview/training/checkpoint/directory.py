@@ -225,6 +225,6 @@ def latest_checkpoint(
         warn(f"checkpoint {path} is damaged ({problem}); trying the one before it")
     if paths:
         raise CogViewError(
-            f"every checkpoint in {directory} is damaged; start the run anew in another directory"
+            f"every checkpoint in {directory} is damaged; start the run again in another directory"
         )
     return None

@@ -12,8 +12,8 @@ kind        what each rank holds                            by
 
 ``zero: 3`` gives up a block's weights after its forward pass and gathers them again for the backward pass
 (ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2); ``zero: 1`` (DeepSpeed's, as CogView was released)
-shards the optimizer alone. ``tensor``: each layer is split among so many neighbours, within any of these but
-DeepSpeed (``tensor.py``).
+shards the optimizer alone. ``tensor``: each layer is split among this number of neighbours, within any of
+these but DeepSpeed (``tensor.py``).
 
 A micro-batch is shared out row by row, so the global batch is the recipe's whatever the number of ranks. The
 loss is a mean over the global batch: a rank's loss counts by the weight of its tokens
@@ -36,11 +36,11 @@ class Parallel(Config):
     """How a run is spread over processes; on one process every kind trains as ``none`` does.
 
     ``zero``: for fsdp and hsdp, 2 or 3; for deepspeed 1 as well. ``replicas``: for hsdp, how many times the
-    model is held; each replica is sharded over ranks / replicas neighbours. ``tensor``: so many neighbours
-    share every layer and the same rows of a batch; the other fields are about what is left of the ranks, and
-    kind may be none where nothing is. ``sync``: when gradients are exchanged,
-    at the ``last`` micro-batch of an update, or at ``every`` one, which needs less memory under ZeRO and
-    more network. ``minutes``: how long a rank waits for another before it gives up.
+    model is held; each replica is sharded over ranks / replicas neighbours. ``tensor``: the number of
+    neighbours that share every layer and the same rows of a batch; the other fields are about what is left of
+    the ranks, and kind may be none where nothing is. ``sync``: when gradients are exchanged, at the ``last``
+    micro-batch of an update, or at ``every`` one, which needs less memory under ZeRO and more network.
+    ``minutes``: how long a rank waits for another before it gives up.
     """
 
     kind: Kind = "none"

@@ -6,7 +6,7 @@ by any strategy on any number of ranks. For that every tensor is gathered in tur
 writes its shards as they are. Evaluation runs on rank 0 alone.
 
 All-fp16 training is DeepSpeed's own ``fp16``, as CogView was released: it keeps the fp32 masters. The loss
-scale is the phase's, told to DeepSpeed before each backward pass, so that checkpoints and logs have one.
+scale is the phase's, given to DeepSpeed before each backward pass, so that checkpoints and logs have one.
 """
 
 from __future__ import annotations

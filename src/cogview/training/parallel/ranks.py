@@ -158,7 +158,7 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def lead(self, action: Callable[[], T]) -> T:
-        """What ``action`` gives on rank 0, told to all; a CogViewError there is one on all."""
+        """What ``action`` returns on rank 0, sent to all; a CogViewError there is one on all."""
         if self.world == 1:
             return action()
         told: list[Any] = [None, None]

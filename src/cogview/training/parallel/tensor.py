@@ -33,7 +33,7 @@ SPLIT = (*FUSED, "up.weight", "up.bias", *ENDS)  # ends of the names of what ran
 
 
 def check_split(config: TransformerConfig, parts: int) -> None:
-    """CogViewError where so many ranks cannot share a layer."""
+    """CogViewError where this number of ranks cannot share a layer."""
     for name, size in (
         ("heads", config.heads),
         ("hidden * ffn_multiple", config.hidden * config.ffn_multiple),

@@ -30,7 +30,8 @@ from cogview.training.objective import Softmax, split_targets
 from cogview.training.recipe import Recipe
 from cogview.training.sample_sheet import Sampler, Samples
 from cogview.training.task import State, load_weights
-from cogview.training.tasks.transformer import VALIDATION_SEED, Architecture, TransformerTask, Validation
+from cogview.training.tasks.transformer import VALIDATION_SEED, TransformerTask
+from cogview.training.tasks.transformer_recipe import Architecture, Validation
 from cogview.transformer.attention import MaskRegions, Visibility
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary

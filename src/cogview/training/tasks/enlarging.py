@@ -30,7 +30,8 @@ from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.init_checkpoint import FACTS, InitCheckpoint, find_init_checkpoint
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics, State, Task, load_weights
-from cogview.training.tasks.transformer import VALIDATION_SEED, Validation
+from cogview.training.tasks.transformer import VALIDATION_SEED
+from cogview.training.tasks.transformer_recipe import Validation
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 

@@ -28,7 +28,8 @@ from cogview.data.loader import TokenBatch
 from cogview.generation.sampling import guide
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics
-from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
+from cogview.training.tasks.transformer import TransformerTask, make_batch
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.throughput import BatchCost
 from cogview.transformer.model import Transformer
 

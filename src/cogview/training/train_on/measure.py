@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from cogview.data.loader import ImageBatch, TokenBatch
 from cogview.sequences import SequenceFormat
 from cogview.training.init_checkpoint import InitCheckpoint, find_init_checkpoint
+from cogview.training.metrics_file import MetricsFile
 from cogview.training.recipe import Recipe
 from cogview.training.task import State, Task
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe, ImageTokenizerTask
-from cogview.training.tasks.transformer import TransformerRecipe, TransformerTask, make_batch
+from cogview.training.tasks.transformer import TransformerTask, make_batch
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.trainer import Trainer
 
 STEPS = 3  # timed, after one that is not
@@ -103,7 +105,7 @@ def _seconds(make: Callable[[Any], Any], recipe: Recipe) -> float:
 
 
 def _step(make: Callable[[Any], Any], recipe: Recipe, rows: int, count: int) -> float:
-    """The median of a few steps of so many rows, the first left out."""
+    """The median of a few steps of ``rows`` rows, the first left out."""
     changed = recipe.model_copy(
         update={"batch_size": rows, "accumulation": 1, "trackers": (), "compile": False}
     )
@@ -119,3 +121,18 @@ def _step(make: Callable[[Any], Any], recipe: Recipe, rows: int, count: int) -> 
             found.append(time.perf_counter() - began)
         trainer.metrics.close()
     return statistics.median(found)
+
+
+def last_evaluations(work: Path) -> dict[str, float]:
+    """The last evaluation of both runs in a work directory, and the least loss of each, by name."""
+    found: dict[str, float] = {}
+    for run in ("image_tokenizer", "transformer"):
+        file = MetricsFile(work / run / "metrics.jsonl")
+        lines = file.lines() if file.path.exists() else []
+        evaluations = [line for line in lines if line["kind"] == "evaluate"]
+        losses = [float(line["loss"]) for line in evaluations if "loss" in line]
+        found.update({f"{run}_least_loss": min(losses)} if losses else {})
+        for name, value in (evaluations[-1] if evaluations else {}).items():
+            if name not in ("kind", "step", "time") and isinstance(value, int | float):
+                found[f"{run}_{name}"] = float(value)
+    return found

@@ -1,6 +1,6 @@
 """What is trained at each size, and the two recipes that come of it.
 
-Steps follow the number of pictures: so many passes over the data, within bounds. A size's figures are a
+Steps follow the number of images: a number of passes over the data, within bounds. A size's figures are a
 start; ``--set image_tokenizer.KEY=VALUE`` and ``--set transformer.KEY=VALUE`` change any of them.
 """
 
@@ -14,7 +14,7 @@ from cogview.config import Config, apply_override, validate
 from cogview.errors import CogViewError
 from cogview.tokenizers.vqvae import ImageTokenizerConfig
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
-from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 
 MAX_WARMUP = 300
 
@@ -28,7 +28,7 @@ class Passes(Config):
     batch: int
 
     def steps(self, items: int) -> int:
-        """Steps for so many items."""
+        """Steps for a number of items."""
         return max(self.least, min(self.most, items * self.passes // self.batch))
 
 

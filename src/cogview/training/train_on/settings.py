@@ -29,14 +29,12 @@ class Settings(Config):
         argument=True,
         metavar="FOLDER",
     )
-    size: Literal["tiny", "small", "base", "large"] = option("small", "How large the model is.")
+    size: Literal["tiny", "small", "base", "large"] = option("small", "Size of the model.")
     start: str | None = option(
         None, "Go on from this model and its tokenizers: pictogram.", "--from", metavar="FAMILY"
     )
     lora: int | None = option(None, "With --from: train an adapter of this rank only.", ge=1)
-    unnamed: Policy = option(
-        "names", "Pictures without a caption: call them after their files, or leave them out."
-    )
+    unnamed: Policy = option("names", "Images without a caption: use their file names, or leave them out.")
     columns: tuple[str, ...] = option(
         (), "As in cogview data.", "--column", metavar="ROLE=NAME", repeated=True
     )
@@ -47,7 +45,7 @@ class Settings(Config):
     translate: str | None = option(None, "Add Chinese captions, as in cogview data.", metavar="COMMAND")
     limits: Limits = Limits()
     resample: Resample = "bilinear"
-    seed: int = option(0, "Of weights, order of the data and samples.", ge=0)
+    seed: int = option(0, "Seed of the weights, the order of the data and the samples.", ge=0)
     device: str = option("auto", "auto, cpu, cuda or mps.")
     overrides: tuple[str, ...] = option(
         (), "transformer.steps=500, image_tokenizer.…", "--set", metavar="STAGE.KEY=VALUE", repeated=True

@@ -19,7 +19,6 @@ costs at most the work since the last checkpoint.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,16 @@ from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.assembly import FamilySettings, assemble
 from cogview.training.launch import pick_device, prepare_directory
-from cogview.training.metrics_file import MetricsFile
 from cogview.training.progress import duration
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
 from cogview.training.sample_sheet import Samples
 from cogview.training.task import Task
 from cogview.training.tasks.image_tokenizer import ImageTokenizerRecipe
-from cogview.training.tasks.transformer import TransformerRecipe
+from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.train_on.card import write_card
 from cogview.training.train_on.filename_captions import NamedSource
-from cogview.training.train_on.measure import tokenizer_seconds, transformer_seconds
+from cogview.training.train_on.measure import last_evaluations, tokenizer_seconds, transformer_seconds
 from cogview.training.train_on.model_sizes import (
     Size,
     finish_recipes,
@@ -78,6 +76,7 @@ from cogview.training.train_on.survey import (
     describe,
     estimate,
     fit_text_tokenizer,
+    held_out,
     survey,
 )
 from cogview.training.trainer import Trainer
@@ -94,7 +93,6 @@ TITLES = {
     "transformer": "transformer",
     "model": "putting the model together",
 }
-HELD_OUT = 0.05  # of the pictures, where there are enough
 WORDINGS = 8  # of each caption, so that the model knows it in other words too
 DRAWN = 8  # captions drawn for the sample sheet, four pictures each
 
@@ -132,7 +130,7 @@ class TrainOn:
         self.known = _known(self.start) if self.start else None
         if settings.lora and not self.start:
             raise CogViewError("--lora adapts a model: name it with --from")
-        self._recipes(1)  # a mistake in --set is told before anything else
+        self._recipes(1)  # a mistake in --set is reported before anything else
         self.plain, self.source = self._sources()
         self.state = self._state()
 
@@ -144,7 +142,7 @@ class TrainOn:
         Raises Stopped where a signal came, CogViewError where the data or the settings cannot work.
         """
         if "model" in self.state.done and (self.out / FILE).is_file():
-            self._say(f"{self.out} is finished already; --restart trains it anew")
+            self._say(f"{self.out} is finished already; --restart trains it again")
             return ModelBundle(self.out)
         for number, stage in enumerate(STAGES, 1):
             if stage not in self.state.done:
@@ -290,7 +288,7 @@ class TrainOn:
         )
 
     def _model(self) -> None:
-        facts = self._measures()
+        facts = last_evaluations(self.work)
         self._save(facts=facts)
         least, last = (facts.get(f"transformer_{name}", 0.0) for name in ("least_loss", "loss"))
         if last > 1.15 * least > 0:
@@ -336,7 +334,7 @@ class TrainOn:
 
     @property
     def start_alone(self) -> ModelBundle | None:
-        """The family that was started from, with no role but the one that is trained anew."""
+        """The family that was started from, with no role but the one that is trained again."""
         if self.start is None:
             return None
         family = ModelBundle(self.start.directory)
@@ -443,20 +441,6 @@ class TrainOn:
         if outcome.stopped:
             raise Stopped(outcome.stopped)
 
-    def _measures(self) -> dict[str, float]:
-        """The last evaluation of both runs, by name."""
-        found: dict[str, float] = {}
-        for run in ("image_tokenizer", "transformer"):
-            file = MetricsFile(self.work / run / "metrics.jsonl")
-            lines = file.lines() if file.path.exists() else []
-            told = [line for line in lines if line["kind"] == "evaluate"]
-            losses = [float(line["loss"]) for line in told if "loss" in line]
-            found.update({f"{run}_least_loss": min(losses)} if losses else {})
-            for name, value in (told[-1] if told else {}).items():
-                if name not in ("kind", "step", "time") and isinstance(value, int | float):
-                    found[f"{run}_{name}"] = float(value)
-        return found
-
     def _draw(self) -> None:
         """A sheet of a few of the captions, as the finished model draws them."""
         assert self.state.survey is not None
@@ -476,11 +460,6 @@ class TrainOn:
     @staticmethod
     def _fits(model: Pipeline, text: str) -> bool:
         return len(model.text_tokenizer.encode(text)) <= model.text_to_image.format.text_limit
-
-
-def held_out(pictures: int) -> float:
-    """The share of the pictures that is kept for evaluation."""
-    return 0.0 if pictures < 40 else min(HELD_OUT, 1024 / pictures)
 
 
 def _stage(recipe: Recipe, seconds: float, evaluated: int) -> Part:
@@ -503,16 +482,3 @@ def _known(start: ModelBundle) -> tuple[SequenceFormat, ImageTokenizerConfig]:
     if not isinstance(images, ImageTokenizer):
         raise CogViewError(f"--from {start.config.name}: its image tokenizer has several levels")
     return form, images.config
-
-
-def restart(out: Path, work: Path | None = None) -> None:
-    """Remove what an earlier run left: its work directory, and its result if it made it."""
-    folder = work or out.with_name(out.name + ".work")
-    if folder.is_dir() and (folder / STATE).is_file():
-        shutil.rmtree(folder)
-        if (out / FILE).is_file():
-            shutil.rmtree(out)
-    elif out.is_dir() and any(out.iterdir()):
-        raise CogViewError(
-            f"{out} was not made by train-on, as far as can be seen (no {folder / STATE}); remove it yourself"
-        )

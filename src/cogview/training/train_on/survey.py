@@ -29,6 +29,8 @@ from cogview.transformer.model import Transformer
 
 LOOK_AT = 5000  # records that are decoded to know the data; a larger set is judged by its first ones
 
+HELD_OUT = 0.05  # of the pictures, where there are enough
+
 
 class Survey(Config):
     """What was found: the report of the records looked at, and what it does not say.
@@ -209,3 +211,8 @@ def estimate(
         transformer_seconds=second.total,
         memory=max(16 * large + held, 16 * small + area) + (300 << 20),
     )
+
+
+def held_out(pictures: int) -> float:
+    """The share of the pictures that is kept for evaluation."""
+    return 0.0 if pictures < 40 else min(HELD_OUT, 1024 / pictures)

@@ -91,8 +91,8 @@ def _padding(padding: int | Tensor) -> Tensor:
 class Local(Windowed):
     """Text and a picture: the text sees the text, a code the text and the codes in a window around it.
 
-    grid: rows and columns of codes. text: places of the text, before the picture. padding: so many places at
-    the text's start hold nothing and are not seen; one number, or int64 (batch,).
+    grid: rows and columns of codes. text: places of the text, before the picture. padding: the number of
+    places at the text's start hold nothing and are not seen; one number, or int64 (batch,).
     """
 
     def __init__(self, grid: Grid, window: Window, text: int = 0, padding: int | Tensor = 0) -> None:
@@ -109,7 +109,7 @@ class CrossResolution(Windowed):
     The text sees the text; the small picture sees text and small picture; a code of the large one sees
     ``window`` around it and ``across`` around the place under it, and no text.
 
-    text: places of the text, filled from the right; padding: so many of them hold nothing, one number or
+    text: places of the text, filled from the right; padding: how many of them hold nothing, one number or
     int64 (batch,): nobody but they see them. small, grid: rows and columns, whole multiples.
     """
 

@@ -22,7 +22,7 @@ class Staircase(Visibility):
 
     @classmethod
     def of_blocks(cls, *lengths: int) -> Staircase:
-        """Blocks of so many tokens; blocks of one are causal."""
+        """Blocks of ``size`` tokens; blocks of one are causal."""
         ends = torch.tensor(lengths).cumsum(0)
         return cls(ends.repeat_interleave(torch.tensor(lengths)))
 

@@ -2,7 +2,7 @@
 
 The sequence is cut into blocks of ``window`` tokens. A query sees, causally, its own block and the
 ``times - 1`` before it; of what is further back it sees the *pivots* only: all of the text and image tokens
-drawn at random, anew for every layer. Pivots stand for all that was not drawn, so their scores get
+drawn at random, again for every layer. Pivots stand for all that was not drawn, so their scores get
 + log(length // pivots).
 """
 
@@ -20,7 +20,7 @@ from cogview.transformer.attention.pattern import Causal, View, Visibility, lowe
 from cogview.transformer.attention.tiles import Layout, TiledKernel
 from cogview.transformer.config import ThreeRegionConfig
 
-SHORT = 512  # below so many tokens the dense mask in a fused kernel is faster than tiles
+SHORT = 512  # tokens below which the dense mask in a fused kernel is faster than tiles
 
 
 def sample_pivots(
@@ -32,7 +32,7 @@ def sample_pivots(
         text: bool (b, length), True for text and control tokens that are not padding.
         image: bool (b, length), True for image tokens.
         count: pivots a sequence.
-        layers: drawn anew for each.
+        layers: drawn again for each.
 
     Returns:
         (layers, b, count) int64, in the order of the sequence.

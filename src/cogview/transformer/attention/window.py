@@ -63,7 +63,7 @@ class Window:
         return self.rows * self.columns // 2 + 1 if self.causal else self.rows * self.columns
 
     def holds(self, dy: Tensor, dx: Tensor) -> Tensor:
-        """Whether a key so many rows and columns after the centre lies in the window."""
+        """Whether a key this many rows and columns after the centre lies in the window."""
         inside = (dy >= -self.above) & (dy <= self.below) & (dx >= -self.left) & (dx <= self.right)
         return inside & ((dy < 0) | (dx <= 0)) if self.causal else inside
 
@@ -97,8 +97,8 @@ class Keys:
 class Layout:
     """Who sees whom among the queries of a grid and a sequence of keys.
 
-    queries: rows and columns. keys: the grids that are seen through windows. shared: so many keys at the
-    start of the sequence are seen by every query.
+    queries: rows and columns. keys: the grids that are seen through windows. shared: the number of keys at
+    the start of the sequence are seen by every query.
     """
 
     queries: Grid

@@ -30,10 +30,13 @@ UpscaleParams = Annotated[
 CaptionParams = Annotated[SamplingParams, Fields("temperature", "top_k", "top_p", shown="beams")]
 
 BEST_OF = option(
-    1, "Generate K for each picture wanted, keep those the prompt describes best.", metavar="K", ge=1
+    1,
+    "Generate K candidates for each image and keep those that the prompt describes best.",
+    metavar="K",
+    ge=1,
 )
 STYLE = option(None, "A style of the model (see cogview models).")
-SEED = option(None, "Picture i of a seed is always the same one.", shown="a new one each time")
+SEED = option(None, "Image i of a seed is always the same.", shown="a new one each time")
 THREADS = option(
     None,
     "Threads to compute with (see cogview doctor).",
@@ -88,7 +91,7 @@ class Decoded(Place):
     """Where and how to compute what is decoded token by token."""
 
     decoding: Decoding = option(
-        "auto", "Token by token, or several in one forward; auto takes the faster one. The same tokens."
+        "auto", "Token by token, or several in one forward; auto takes the faster. The tokens are the same."
     )
 
     def open(self, bundle: ModelBundle, **options: Any) -> Pipeline:
@@ -109,7 +112,7 @@ def use_threads(threads: int | None, *models: Path) -> None:
 class GenerateRequest(Config):
     """Images for prompts."""
 
-    n: int = option(1, "Pictures for each prompt.", "-n", ge=1, le=10_000)
+    n: int = option(1, "Images for each prompt.", "-n", ge=1, le=10_000)
     seed: Seed = SEED
     style: str | None = STYLE
     params: AllParams = NONE_GIVEN
@@ -118,12 +121,15 @@ class GenerateRequest(Config):
         None, "Add words about people by a table's proportions: a YAML file, or world.", metavar="TABLE"
     )
     first_stage_only: bool = option(
-        False, "Models of several steps: leave pictures small.", "--first-stage-only", "--no-upscale"
+        False,
+        "Models of several stages: return the small images of the first.",
+        "--first-stage-only",
+        "--no-upscale",
     )
-    truncate: bool = option(False, "The same: cut a prompt that is too long for a step.")
+    truncate: bool = option(False, "Models of several stages: cut a prompt that is too long for one.")
 
     def check(self, model: str, upscale: int | None) -> ModelBundle:
-        """The family of a model; CogViewError where it cannot do this, and upscale so many times."""
+        """The family of a model; CogViewError where it cannot do this, and upscale this many times."""
         from cogview.generation.fairness import read_table
 
         more = [*(["score"] if self.best_of > 1 else []), *(["upscale"] if upscale is not None else [])]
@@ -152,7 +158,7 @@ class EditRequest(Config):
     """What of an image is generated again, and how."""
 
     mask: Annotated[Path | None, Check(check_picture)] = option(
-        None, "A picture of the same size: white is replaced, black stays.", metavar="FILE"
+        None, "An image of the same size: white is replaced, black stays.", metavar="FILE"
     )
     boxes: tuple[str, ...] = option(
         (),
@@ -162,14 +168,14 @@ class EditRequest(Config):
         repeated=True,
     )
     order: Literal["together", "one_by_one"] = option(
-        "together", "Regions at once, or one by one with all else in view; slower."
+        "together", "All regions at once, or one by one, each with all else visible; slower."
     )
     crop: Literal["auto", "whole", "tight"] = option(
         "auto",
-        "What the model sees: a part at its own size, the whole picture, or for small regions an enlarged "
+        "What the model sees: a part at its own size, the whole image, or for small regions an enlarged "
         "part (tight).",
     )
-    feather: int = option(FEATHER, "Pixels inside the mask over which the new ones set in.", ge=0, le=256)
+    feather: int = option(FEATHER, "Pixels inside the mask over which old and new are blended.", ge=0, le=256)
     best_of: int = BEST_OF
 
     def check(self, prompt: str) -> None:
@@ -177,7 +183,7 @@ class EditRequest(Config):
         if not (self.mask or self.boxes):
             raise CogViewError("say what to replace: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
         if not prompt.strip():
-            raise CogViewError("the prompt is empty; say what the whole picture shall show")
+            raise CogViewError("the prompt is empty; say what the whole picture should show")
 
     def check_unused(self) -> None:
         """CogViewError for an option that variations do not have."""
@@ -195,17 +201,19 @@ class UpscaleRequest(Config):
     """How images are upscaled."""
 
     prompt: str | None = option(None, "What they show.", shown="the prompt stored in the picture, if any")
-    times: int = option(2, "How much longer sides get: 2 or 4.")
-    seed: Seed = option(None, "The same picture, prompt and seed give the same.", shown="a new one each time")
+    times: int = option(2, "Factor of the sides: 2 or 4.")
+    seed: Seed = option(
+        None, "The same image, prompt and seed give the same result.", shown="a new one each time"
+    )
     size: int | None = option(
         None,
-        "Resize the picture first: pixels of its shorter side.",
+        "Resize the image first: pixels of its shorter side.",
         shown="its own size, or the model's if that is larger",
         ge=1,
     )
     faithful: bool = option(
         True,
-        "Use the given pixels, too, and correct the result until it shrinks to them; or the model alone.",
+        "Use the given pixels as well and correct the result until it shrinks to them; or the model alone.",
         "--faithful/--free",
     )
     detail: float = option(
@@ -218,17 +226,17 @@ class CaptionRequest(Config):
     """What captions are like: sampled, where a seed or a sampling option is given, else found by beams."""
 
     language: Literal["zh", "en"] | None = option(
-        None, "Keep to this language.", "--lang", shown="whichever comes"
+        None, "Only captions in this language.", "--lang", shown="whichever comes"
     )
-    n: int = option(1, "Captions for each picture.", "-n", ge=1)
-    beams: int | None = option(None, "Captions followed at once.", shown="4, or n", ge=1)
+    n: int = option(1, "Captions for each image.", "-n", ge=1)
+    beams: int | None = option(None, "Beams of the search.", shown="4, or n", ge=1)
     seed: Seed = option(None, "Sample; caption i of a seed is always the same.", shown="beams")
     params: CaptionParams = NONE_GIVEN
-    max_length: int | None = option(None, "The most tokens.", shown="what the model reads", ge=1)
+    max_length: int | None = option(None, "Largest number of tokens.", shown="what the model reads", ge=1)
 
 
 def check_times(family: ModelBundle, times: int) -> None:
-    """CogViewError where the family's super-resolution model does not upscale so many times."""
+    """CogViewError where the family's super-resolution model does not upscale this many times."""
     from cogview.generation.windows import stages_of
 
     form = of_type(family.role("super_resolution").sequences, SequenceFormat)
