@@ -170,7 +170,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "image": (["dark.png"], other_pixels, []),
         "prompt": (["一个蓝色的方块"], other_pixels, []),
         "mask": (["--mask", "mask.png"], other_pixels, None),
-        "box": (["--box", "15,2,22,18"], other_pixels, None),
+        "boxes": (["--box", "15,2,22,18"], other_pixels, None),
         "vary": (["--vary", "0.5"], told(task="vary"), []),
         "n": (["-n", "2"], pictures(2), None),
         "style": (["--style", "pixel"], both(other_pixels, told(style="pixel")), None),
@@ -203,7 +203,7 @@ ROWS: dict[str, dict[str, Row]] = {
     "caption": {
         **{name: (row[0], row[1], None) for name, row in COMPUTING.items()},
         "images": (["small.png"], lines(2), None),
-        "lang": (
+        "language": (
             ["--lang", "zh"],
             lambda a, b: letters(a) and not letters(b),
             None,
