@@ -196,8 +196,12 @@ def steps(decoder: Decoder, rows: int, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def captions(model: Pipeline, codes: Codes) -> dict[str, Any]:
-    """Sampled captions of images, one at a time: milliseconds, prompts read included, and the tokens."""
+def captions(model: Pipeline, codes: Codes, count: Forwards) -> dict[str, Any]:
+    """Sampled captions of images, one at a time: milliseconds, prompts read included, tokens and forwards.
+
+    ``table`` says whether the family has a table of next tokens to guess from.
+    """
+    count.forwards = 0
     captioner = model.captioning.captioner
     params = model.bundle.config.sampling("caption", SamplingParams())
     times: dict[str, list[float]] = {"sequential": [], "jacobi": []}
@@ -215,7 +219,10 @@ def captions(model: Pipeline, codes: Codes) -> dict[str, Any]:
     return {
         "captions": len(codes),
         "same": same,
+        "table": captioner.engine.next_tokens is not None,
         "mean_tokens": statistics.mean(lengths),
+        "forwards": {"sequential": statistics.mean(lengths), "jacobi": count.forwards / len(codes)},
+        "fewer_forwards": sum(lengths) / count.forwards,
         "sequential_ms": one,
         "jacobi_ms": other,
         "times_as_fast_by_processor_time": one / other,
@@ -262,7 +269,7 @@ def main() -> None:
             timed.append(clock(engine, some, way, size, count))
             keep("clock", timed)
         codes, _, _ = generate(engine, requests_of(model, given.timed, True), params, None)
-        keep("captions", captions(model, codes))
+        keep("captions", captions(model, codes, count))
     if given.images:
         some = requests_of(model, given.images, params.guidance_scale != 1)
         check(engine, some, params, given.batch, lambda found: keep("check", found))

@@ -26,6 +26,7 @@ from cogview.errors import CogViewError, OutOfMemory, ran_out
 from cogview.generation import loop
 from cogview.generation.decoder import Decoder
 from cogview.generation.loop import Batch, Filter, OnStep, Prefilled, SequenceRequest, Strategy
+from cogview.generation.next_tokens import NextTokens
 from cogview.generation.sampling import Streams
 from cogview.generation.sparse import Sparse
 from cogview.generation.strategies import auto
@@ -182,7 +183,8 @@ class Engine:
 
     free: free bytes of a device; for tests and for those who share a machine. clusters: (rows,) int64, the
     cluster of each of the decoder's rows, for cluster sampling. sparse: three-region sparse attention; None:
-    every token sees all before it. strategy: how a batch is decoded; each gives the same tokens.
+    every token sees all before it. strategy: how a batch is decoded; each gives the same tokens. next_tokens:
+    guesses for texts, which decide how fast they are decoded.
     """
 
     decoder: Decoder
@@ -191,6 +193,7 @@ class Engine:
     clusters: Tensor | None = None
     sparse: Sparse | None = None
     strategy: Strategy = auto
+    next_tokens: NextTokens | None = None
     _prefilled: dict[Prompt, Prefilled] = field(default_factory=dict, init=False, repr=False)
 
     def generate(
@@ -288,6 +291,7 @@ class Engine:
             stop=None if constraint is None else constraint.stop,
             exact=self.sparse is None and (self.deterministic or decoder.rounds),
             ordered=self.sparse is not None,
+            next_tokens=self.next_tokens,
         )  # fmt: skip
         self.strategy(batch, on_step)
         return batch.tokens

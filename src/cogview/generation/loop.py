@@ -19,6 +19,7 @@ from torch import Tensor
 from cogview.generation import decoder as model
 from cogview.generation import sampling
 from cogview.generation.decoder import Decoder
+from cogview.generation.next_tokens import NextTokens
 from cogview.generation.sampling import Streams
 from cogview.sequences.protocols import Prompt
 from cogview.transformer.attention import Emphasis, LeftPadded, Prefix, Visibility
@@ -66,7 +67,7 @@ class Batch:
     tokens: (n, requests), -1 where one is to be generated; positions: (n, rows); hidden: (rows, h), the state
     after the tokens that ``cache`` holds; rows: the requests, with ``guided`` their negative prompts after
     them. exact: every number is the same bit for bit in whatever company it is computed. ordered: the
-    pattern of attention has random numbers that are drawn token by token.
+    pattern of attention has random numbers that are drawn token by token. next_tokens: guesses for a text.
     """
 
     decoder: Decoder
@@ -83,6 +84,7 @@ class Batch:
     stop: int | None
     exact: bool = False
     ordered: bool = False
+    next_tokens: NextTokens | None = None
 
     @property
     def requests(self) -> int:

@@ -67,8 +67,10 @@ def jacobi(batch: Batch, on_step: OnStep) -> None:
     """Windows of guesses, each sampled until it is right."""
     if batch.tokens.is_cuda and suits(batch):
         return windowed(batch, on_step, _size(batch, batch.requests))
+    after = batch.next_tokens.after if batch.next_tokens else None
     requests = [
-        Guesses(number, batch.tokens[:, number].tolist(), batch.stop) for number in range(batch.requests)
+        Guesses(number, batch.tokens[:, number].tolist(), batch.stop, after)
+        for number in range(batch.requests)
     ]
     noise, known = Noise(batch), 0
     ready = [one for one in requests if one.open[:1] == [0]]
@@ -89,7 +91,8 @@ def jacobi(batch: Batch, on_step: OnStep) -> None:
 def _size(batch: Batch, requests: int) -> int:
     """Tokens to sample of each request in the next forward: up to there it costs little more than one."""
     tokens, most = (by.get(batch.tokens.device.type, by["cpu"]) for by in (TOKENS, MOST))
-    return window_size(requests * (1 + batch.guided), batch.stop is not None, tokens, most)
+    rows, known = requests * (1 + batch.guided), batch.next_tokens is not None
+    return window_size(rows, batch.stop is not None, tokens, most, known)
 
 
 Window = tuple[Guesses, list[int]]  # a request, and the steps that are sampled next

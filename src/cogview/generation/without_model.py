@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 SMALL = 4  # rows up to which windows are faster than one token of each; see benchmarks/jacobi.py
 LEAST = 8  # tokens sampled of one request
 OF_TEXTS = 4  # fewer guesses are right, and what stands after the end is in vain
+OF_KNOWN_TEXTS = 6  # where guesses come from a table of what follows what
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -39,14 +40,20 @@ def _mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 # ------------------------------------------------------------------------- windows of Jacobi decoding
 
 
-def window_size(rows: int, text: bool, tokens: int, most: int) -> int:
+def window_size(rows: int, text: bool, tokens: int, most: int, known: bool = False) -> int:
     """Tokens to sample of each request in the next forward: up to there it costs little more than one.
 
     Args:
         rows: that are read together, those of negative prompts among them.
         tokens: to read in one forward, all rows together; most: of one request.
+        known: guesses of a text come from a table.
     """
-    return OF_TEXTS if text else min(max(tokens // rows, LEAST), most)
+    if text:
+        return OF_KNOWN_TEXTS if known else OF_TEXTS
+    return min(max(tokens // rows, LEAST), most)
+
+
+After = Callable[[Sequence[int]], int | None]
 
 
 class Guesses:
@@ -54,11 +61,13 @@ class Guesses:
 
     number: of the request; stop: the token that ends it; tokens: known ones, guesses, and -1 where nothing
     was guessed yet; open: the steps to sample, of which the first ``at`` are known; read: true tokens that
-    the cache holds.
+    the cache holds; after: a guess after some tokens, None where it has none.
     """
 
-    def __init__(self, number: int, tokens: list[int], stop: int | None = None) -> None:
-        self.number, self.tokens, self.stop = number, tokens, stop
+    def __init__(
+        self, number: int, tokens: list[int], stop: int | None = None, after: After | None = None
+    ) -> None:
+        self.number, self.tokens, self.stop, self.after = number, tokens, stop, after
         self.open = [step for step, token in enumerate(self.tokens) if token < 0]
         self.at, self.read = 0, 0
 
@@ -73,10 +82,16 @@ class Guesses:
         return len(self.tokens) if self.done else self.open[self.at]
 
     def guess(self, size: int) -> list[int]:
-        """The next ``size`` steps to sample; where nothing was guessed yet, the token before is repeated."""
+        """The next ``size`` steps to sample; where nothing was guessed yet, the token before is repeated.
+
+        What :attr:`after` guesses comes before what was sampled after a wrong guess.
+        """
         steps = self.open[self.at : self.at + size]
         for step in steps[:-1]:
-            if self.tokens[step] < 0:
+            found = self.after(self.tokens[:step]) if self.after else None
+            if found is not None:
+                self.tokens[step] = found
+            elif self.tokens[step] < 0:
                 self.tokens[step] = self.tokens[step - 1]
         return steps
 

@@ -15,7 +15,7 @@ from cogview.generation.engine import Engine
 from cogview.generation.scoring import released_score
 from cogview.pipelines.base import AnyImage
 from cogview.pipelines.captioning import Captioning
-from cogview.pipelines.engines import make_engine
+from cogview.pipelines.engines import make_engine, read_next_tokens
 from cogview.pipelines.inpainting import Inpainting, square_codes
 from cogview.pipelines.super_resolution import TwoStageSuperResolution
 from cogview.pipelines.text_to_image import TextToImage
@@ -59,7 +59,8 @@ class CogLM:
 
         def load() -> Engine:
             rows = text_rows(self.format.vocabulary, self.model.config.vocab_size)
-            return make_engine(self.components, self.model, rows)
+            known = read_next_tokens(self.components, self.role)
+            return make_engine(self.components, self.model, rows, next_tokens=known)
 
         def released(codes: Ids, text: Sequence[int]) -> float:
             return released_score(self.model, self.format, codes, np.array(text), self.components.precision)

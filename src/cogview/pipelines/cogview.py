@@ -15,7 +15,7 @@ from cogview.generation.sparse import Sparse
 from cogview.pipelines.base import AnyImage, GeneratedImage, opened
 from cogview.pipelines.captioning import Captioning
 from cogview.pipelines.coglm import CogLM
-from cogview.pipelines.engines import make_engine
+from cogview.pipelines.engines import make_engine, read_next_tokens
 from cogview.pipelines.inpainting import Inpainting
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import TwoStageSuperResolution, WindowedSuperResolution
@@ -76,7 +76,8 @@ class CogView(Pipeline):
 
         def load() -> Engine:
             model = self.components.transformer(CAPTION)
-            return make_engine(self.components, model, text_rows(format.vocabulary, rows))
+            known = read_next_tokens(self.components, CAPTION)
+            return make_engine(self.components, model, text_rows(format.vocabulary, rows), next_tokens=known)
 
         return Captioning(self.components, format, load, self._image_codes)
 

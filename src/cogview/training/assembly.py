@@ -34,6 +34,7 @@ from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.config import load_json, parse_pairs, validate
 from cogview.errors import CogViewError
 from cogview.files import write_file
+from cogview.generation.next_tokens import FILE as NEXT_TOKENS
 from cogview.tokenizers.clusters import FILE as CLUSTERS
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.loading import read_image_tokenizer
@@ -128,6 +129,7 @@ def assemble(
     kept = _card(card, out)
     with TemporaryDirectory() as folder:
         parts |= _stored(parts, set(models), small, start, share, Path(folder))
+        parts |= _next_tokens(models, start, set(entries))
         if beside is None:
             parts |= {IMAGES: tokenizers.images, "text.model": tokenizers.text}
         if IMAGES in small:
@@ -253,6 +255,15 @@ def _stored(
         storage.without_shared(parts[name], parts[owner], folder / f"{name}-own", f"../{owner}")
         parts[name] = folder / f"{name}-own"
     return parts
+
+
+def _next_tokens(new: Mapping[str, Path], start: ModelBundle | None, roles: set[str]) -> dict[str, Path]:
+    """The tables of next tokens beside the weights of roles, by their place in the family."""
+    places = dict[str, Path]()
+    if start is not None:
+        places = {name: start.directory / role.directory for name, role in start.config.roles.items()}
+    files = {name: place / NEXT_TOKENS for name, place in {**places, **new}.items() if name in roles}
+    return {f"{name}/{NEXT_TOKENS}": file for name, file in files.items() if file.is_file()}
 
 
 def _small(model: Path, out: Path) -> Path:

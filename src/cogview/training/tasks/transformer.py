@@ -24,6 +24,8 @@ from cogview.data.loader import Crop, TokenBatch, TokenLoader
 from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 from cogview.files import write_image
+from cogview.generation.next_tokens import FILE as NEXT_TOKENS
+from cogview.generation.next_tokens import NextTokens
 from cogview.sequences import SequenceFormat, collate
 from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.init_checkpoint import InitCheckpoint, find_init_checkpoint
@@ -45,6 +47,7 @@ LOSS_ONLY = {
     "context_weight",
     "weighting",
 }  # what is counted, not what is read
+LEARNT = 50_000  # items whose captions a table of next tokens is made of, at most
 VALIDATION_SEED = 20210526  # the day CogView's paper appeared; only the choice of captions hangs on it
 
 
@@ -368,6 +371,22 @@ class TransformerTask(Task):
             sheet = self.sampler.sheet(cast(Transformer, model))
             write_image(directory / f"samples-{step:08d}.png", sheet)
 
+    @cached_property
+    def next_tokens(self) -> NextTokens:
+        """What follows what in the captions that are learnt, for windows of guesses."""
+        return NextTokens.learn(self._captions())
+
+    def _captions(self) -> Iterator[list[int]]:
+        """Ids of plain captions with their end token, of items all over the training split."""
+        chosen = self.shards.select((self.recipe.split,), self.recipe.sources)
+        vocabulary, limit = self.format.vocabulary, self.format.text_limit
+        assert self.format.end is not None
+        end = vocabulary.control(self.format.end)
+        for number in chosen[:: 1 + len(chosen) // LEARNT]:
+            for caption in self.shards[int(number)].captions:
+                if caption.kind == "plain":
+                    yield [*vocabulary.text_ids(caption.pieces[:limit], limit).tolist(), end]
+
     def facts(self) -> dict[str, Any]:
         """What ``training.json`` says of the model: where it comes from, and what it was trained on."""
         index = self.shards.index
@@ -385,6 +404,8 @@ class TransformerTask(Task):
             save_adapter(model, self.recipe.lora, directory)
         else:
             cast(Transformer, model).save(directory)
+        if self.format.end is not None:
+            self.next_tokens.save(directory / NEXT_TOKENS)
         facts = self.facts()
         (directory / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
