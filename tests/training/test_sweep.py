@@ -1,5 +1,6 @@
 """Sweeps: every combination once, whoever works on them and however often it stops; a search; a table."""
 
+import hashlib
 import json
 import multiprocessing
 import time
@@ -14,7 +15,7 @@ from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.training import registry
 from cogview.training.metrics_file import MetricsFile
-from cogview.training.trials import Axis, Sweep, best, field_paths, parse_axis, split
+from cogview.training.trials import Axis, Sweep, best, field_paths, open_study, parse_axis, split
 from tests.training.tiny import TinyRecipe
 
 RECIPE = """
@@ -82,7 +83,8 @@ def test_every_combination_is_run_and_the_best_comes_first(recipe: Path, tmp_pat
     for result in found:
         lines = MetricsFile(job.directory(result.overrides) / "metrics.jsonl").lines()
         assert result.value == min(line["loss"] for line in lines if line["kind"] == "evaluate")
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    files = (tmp_path / "out" / "trials").rglob("*")
+    times = {path: path.stat().st_mtime_ns for path in files if path.is_file()}
     assert sweep(recipe, tmp_path / "out", "lr=0.0001,0.05", "dropout=0,0.01").run()
     assert {path: path.stat().st_mtime_ns for path in times} == times  # nothing is done twice
 
@@ -166,8 +168,26 @@ def test_a_trial_that_another_process_works_on_is_left_to_it(recipe: Path, tmp_p
     assert len(job.results()) == 2
 
 
+def test_a_grid_may_grow(recipe: Path, tmp_path: Path) -> None:
+    """Another list of values is another grid; what is in both is run once."""
+    assert sweep(recipe, tmp_path / "out", "seed=1,2").run()
+    before = {r.overrides: r.seconds for r in sweep(recipe, tmp_path / "out", "seed=1,2").results()}
+    assert sweep(recipe, tmp_path / "out", "seed=2,3,1").run()
+    after = {r.overrides: r.seconds for r in sweep(recipe, tmp_path / "out", "seed=1,2").results()}
+    assert len(after) == 3 and before.items() <= after.items()
+
+
+def test_a_trial_that_was_killed_before_it_chose_is_run(recipe: Path, tmp_path: Path) -> None:
+    job = sweep(recipe, tmp_path / "out", "seed=1,2")
+    mark = hashlib.sha256("\n".join(map(repr, job.grid())).encode()).hexdigest()[:12]
+    study = open_study(tmp_path / "out" / "optuna.log", False, 0, f"grid-{mark}")
+    study.enqueue_trial({"seed": "1"})
+    study.ask()  # and nothing more
+    assert job.run()
+    assert sorted(result.overrides for result in job.results()) == [("seed=1",), ("seed=2",)]
+
+
 def test_optuna_searches_and_goes_on(recipe: Path, tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     over = ("lr=1e-5..1e-1", "batch_size=2..8", "schedule.kind=constant,cosine")
     assert sweep(recipe, tmp_path / "out", *over).search(2)
     first = sweep(recipe, tmp_path / "out", *over).results()

@@ -6,8 +6,8 @@ whose shared folder supports file locks, may run the same command. Killed and ru
 finished trials stay, begun ones resume from their checkpoints. ``result.json`` of a trial says what came of
 it; one that failed is a line in the table, not the end.
 
-Optuna's study is a journal file in the same folder. What it proposes depends on what other processes have
-finished; a grid does not.
+Which trials there are stands in Optuna's journal, a file in the same folder: the combinations of a grid are
+enqueued there, and a search proposes what the finished trials suggest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cogview.training.metrics_file import MetricsFile
 from cogview.training.recipe import Recipe
 from cogview.training.registry import TASKS, read_recipe, task_class
 
-RESULT = "result.json"
+RESULT, JOURNAL = "result.json", "optuna.log"
 RANGE = re.compile(r"^([^.]*(?:\.\d[^.]*)?)\.\.(.+)$")
 
 
@@ -173,10 +173,11 @@ class Sweep:
     def run(self) -> bool:
         """Work through the grid until nothing is left to do; False where a signal ended it."""
         trials = self.grid()
-        for number, overrides in enumerate(trials, 1):
-            if self.result(overrides) is None and not self._trial(overrides, f"{number}/{len(trials)}"):
-                return False
-        return True
+        mark = hashlib.sha256("\n".join(map(repr, trials)).encode()).hexdigest()[:12]
+        study = open_study(self.out / JOURNAL, self.largest, 0, f"grid-{mark}")
+        for overrides in trials:
+            study.enqueue_trial(dict(text.split("=", 1) for text in overrides), skip_if_exists=True)
+        return self._work(study, len(trials))
 
     def _trial(self, overrides: tuple[str, ...], title: str) -> bool:
         """Lock and run one trial; False where a signal stopped it."""
@@ -235,17 +236,22 @@ class Sweep:
 
     def search(self, trials: int, seed: int = 0) -> bool:
         """Let Optuna choose until ``trials`` are finished; False where a signal ended it."""
-        study = open_study(self.out / "optuna.log", self.largest, seed)
+        return self._work(open_study(self.out / JOURNAL, self.largest, seed, "sweep"), trials)
+
+    # ------------------------------------------------------------------------------------------ its trials
+
+    def _work(self, study: Any, trials: int) -> bool:
+        """Run what is enqueued and what the study proposes, until it has ``trials`` trials; False where a
+        signal ended it."""
         while True:
             known = study.get_trials(deepcopy=False)
-            left = [trial for trial in known if trial.state.name == "RUNNING"]
-            for trial in left:  # begun by a process that is gone, or is another's
-                if not self._tell(study, trial.number, self._chosen(trial.params), trials):
+            for trial in (trial for trial in known if trial.state.name == "RUNNING"):
+                # begun by a process that is gone, or is another's; perhaps killed before it chose
+                params = trial.params or trial.system_attrs.get("fixed_params", {})
+                if not self._tell(study, trial.number, self._chosen(params), trials):
                     return False
-            if sum(trial.state.name != "RUNNING" for trial in known) >= trials:
-                return True
-            if len(known) >= trials:
-                return True  # the rest is being worked on elsewhere
+            if len(known) >= trials and not any(trial.state.name == "WAITING" for trial in known):
+                return True  # what is not finished is being worked on elsewhere
             asked = study.ask()
             params = {axis.path: suggest(asked, axis) for axis in self.axes}
             if not self._tell(study, asked.number, self._chosen(params), trials):
@@ -277,10 +283,10 @@ class Sweep:
         return sorted(found, key=lambda r: (r.value is None, sign * (r.value or 0.0)))
 
 
-def open_study(path: Path, largest: bool, seed: int) -> Any:
-    """Optuna's study in a journal file that many processes may share."""
+def open_study(path: Path, largest: bool, seed: int, name: str) -> Any:
+    """A study in Optuna's journal, a file that many processes may share."""
     if find_spec("optuna") is None:
-        raise CogViewError("--search needs Optuna; pip install 'cogview[search]'")
+        raise CogViewError("a sweep needs Optuna; install it with: pip install 'cogview[train]'")
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -289,7 +295,7 @@ def open_study(path: Path, largest: bool, seed: int) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
     study = optuna.create_study(
-        study_name="sweep",
+        study_name=name,
         storage=JournalStorage(backend),
         direction="maximize" if largest else "minimize",
         load_if_exists=True,
