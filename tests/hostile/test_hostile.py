@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import mutate, sandbox
+from tests.hostile.__main__ import Record
 
 ROOT = Path(__file__).parents[2]
 CASES = 40
@@ -76,3 +77,25 @@ def test_raw_parts_stand_in_json_as_they_are() -> None:
         mutate.as_json({"a": mutate.RAW + "NaN", "b": [mutate.RAW + '"\\ud800"']})
         == b'{"a": NaN, "b": ["\\ud800"]}'
     )
+
+
+def test_a_stopped_run_goes_on_with_its_counts(tmp_path: Path) -> None:
+    asked = {"seed": 0, "code": "a b"}
+    path = tmp_path / "report.json"
+    record = Record.open(path, asked)
+    record.counts.add("pictures", 0, sandbox.Outcome("fine", "", 1.0, 300 << 20, 0.5))
+    record.counts.add("tables", 0, sandbox.Outcome("hang", "...", 61.0, 200 << 20, 60.0))
+    record.done = 2
+    record.save(finished=False)
+
+    again = Record.open(path, asked)
+    assert again.done == 2
+    again.counts.add("pictures", 1, sandbox.Outcome("refused", "error: no", 2.0, 100 << 20, 1.0))
+    report = again.save(finished=True)
+    assert report["kinds"] == {"pictures": {"fine": 1, "refused": 1}, "tables": {"hang": 1}}
+    assert (report["cases"], report["slowest_seconds"], report["largest_megabytes"]) == (3, 61.0, 300)
+    assert [failure["case"] for failure in report["failures"]] == ["tables:0"]
+    assert Record.open(path, asked).done == 0  # it is finished
+
+    record.save(finished=False)
+    assert Record.open(path, asked | {"code": "a c"}).done == 0  # what is tested has changed
