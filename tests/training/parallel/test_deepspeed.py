@@ -33,7 +33,7 @@ def test_what_it_cannot_do(data: Path, fields: dict[str, Any], monkeypatch: pyte
 
 @pytest.mark.parametrize("zero", [2, 3])
 def test_curve_and_checkpoints(zero: int, data: Path, alone: dict[str, Path], tmp_path: Path) -> None:
-    """50 steps on two ranks; from the checkpoint of step 20 again, and on one process without DeepSpeed."""
+    """On two ranks; from a checkpoint half way again, and on one process without DeepSpeed."""
     pytest.importorskip("deepspeed")
     given = recipe(data, parallel={"kind": "deepspeed", "zero": zero})
     assert run(2, (given, tmp_path / "run")) == ["", ""]

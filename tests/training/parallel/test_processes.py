@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
+from cogview.cli.app import main
 from cogview.training.processes import run_processes
-from tests.training.parallel.world import curve, recipe
+from tests.training.parallel.world import STEPS, curve, recipe
 
 LIMIT = 240  # seconds
 
@@ -29,24 +30,27 @@ def command(data: Path, place: Path, *more: str, **fields: object) -> list[str]:
 def test_two_processes_follow_the_curve_of_one(data: Path, alone: dict[str, Path], tmp_path: Path) -> None:
     done = subprocess.run(command(data, tmp_path), capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("done: 50 steps") == 1
+    assert done.stderr.count(f"done: {STEPS} steps") == 1
     for kind in ("train", "evaluate"):
         np.testing.assert_allclose(
             curve(tmp_path / "run", kind), curve(alone["plain"], kind), rtol=0, atol=1e-4
         )
 
 
-def test_a_mistake_is_said_once(data: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_said_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Some are found before the processes start, others by them: too few sequences for two."""
-    for more, said in (
-        (["--set", "nonsense=1"], "nonsense"),
-        (["--set", "batch_size=1"], "batch_size: 1 sequences"),
-    ):
-        found = subprocess.run(
-            command(data, tmp_path, *more), capture_output=True, text=True, timeout=LIMIT, check=False
-        )
-        assert found.returncode == 2
-        assert found.stderr.count("error:") == 1 and said in found.stderr, found.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr("cogview.training.processes.subprocess.Popen", None)  # nothing is started
+        assert main(command(data, tmp_path, "--set", "nonsense=1")[3:]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1 and "nonsense" in said
+
+    few = command(data, tmp_path, "--set", "batch_size=1")
+    found = subprocess.run(few, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert found.returncode == 2
+    assert found.stderr.count("error:") == 1 and "batch_size: 1 sequences" in found.stderr, found.stderr
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:

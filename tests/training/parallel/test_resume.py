@@ -80,8 +80,8 @@ def test_killed_ranks_go_on(data: Path, alone: dict[str, Path], tmp_path: Path) 
     directory, chance, kills = tmp_path / "run", random.Random(3), 0
     while kills < 3:
         processes, _ = launch(2, (given, directory))
-        wait_for(directory, 12 * (kills + 1))
-        time.sleep(chance.uniform(0, 0.1))
+        wait_for(directory, 4 * (kills + 1))
+        time.sleep(chance.uniform(0, 0.05))
         first = chance.randrange(2)
         for process in (processes[first], processes[1 - first]):
             assert process.is_alive()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cogview.config import dump_yaml
-from tests.training.parallel.world import curve, recipe, wait_for
+from tests.training.parallel.world import STEPS, curve, recipe, wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ def test_a_killed_rank_is_started_again(data: Path, alone: dict[str, Path], tmp_
     given = recipe(
         data,
         parallel={"kind": "fsdp"},
-        intervals={"log": 1, "evaluate": 25, "sample": 0, "checkpoint": 5},
+        intervals={"log": 1, "evaluate": 10, "sample": 0, "checkpoint": 3},
     )
     (tmp_path / "recipe.yaml").write_text(dump_yaml(given))
     command = [
@@ -35,9 +35,9 @@ def test_a_killed_rank_is_started_again(data: Path, alone: dict[str, Path], tmp_
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    wait_for(tmp_path / "run", 12)
+    wait_for(tmp_path / "run", 8)
     os.kill(children(process)[-1], signal.SIGKILL)
     said, _ = process.communicate(timeout=900)
     assert process.returncode == 0, said
-    assert said.count("resuming at step") == 1 and said.count("done: 50 steps") == 1
+    assert said.count("resuming at step") == 1 and said.count(f"done: {STEPS} steps") == 1
     np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone["plain"]), rtol=0, atol=1e-4)

@@ -36,17 +36,18 @@ SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(
     ["torch", "torch._dynamo", "torch.distributed.fsdp", "tests.training.parallel.world"]
 )
-STEPS = 50
+STEPS, SAVED = 20, 8
 TRIES = 3
 
 
 def recipe(data: Path, **fields: Any) -> TransformerRecipe:
-    """50 updates of a model with two layers; 48 items in batches of 10, so that the last ones are smaller."""
+    """20 updates of a model with two layers; 48 items in batches of 10, so that the last ones are smaller."""
     defaults: Fields = {
         "task": "transformer", "name": "tiny", "data": str(data),
         "model": {"layers": 2, "hidden": 32, "heads": 2}, "format": {"text_slots": 6},
-        "steps": STEPS, "batch_size": 10, "optimizer": {"lr": 0.002}, "device": "cpu", "threads": 1,
-        "intervals": {"log": 1, "evaluate": 25, "sample": 0, "checkpoint": 20}, "validation": {"items": 16},
+        "steps": STEPS, "batch_size": 10, "optimizer": {"lr": 0.005}, "device": "cpu", "threads": 1,
+        "intervals": {"log": 1, "evaluate": STEPS // 2, "sample": 0, "checkpoint": SAVED},
+        "validation": {"items": 16},
     }  # fmt: skip
     return validate(TransformerRecipe, {**defaults, **fields}, "test")
 
@@ -97,7 +98,7 @@ def launch(world: int, *jobs: tuple[Recipe, Path], work: Work = train) -> tuple[
     return processes, queue
 
 
-def run(world: int, *jobs: tuple[Recipe, Path], limit: float = 240, work: Work = train) -> list[str]:
+def run(world: int, *jobs: tuple[Recipe, Path], limit: float = 600, work: Work = train) -> list[str]:
     """Train (or ``work``) on so many ranks; what went wrong on each ("": nothing).
 
     Gloo's threads sometimes wait for the interpreter, and it for them, when a group is taken down; ranks that
@@ -164,9 +165,6 @@ def curve(directory: Path, kind: str = "train") -> list[float]:
     """The losses of a run, every step."""
     lines = MetricsFile(directory / "metrics.jsonl").lines()
     return [line["loss"] for line in lines if line["kind"] == kind]
-
-
-SAVED = 20
 
 
 def cut_back(run_directory: Path, to: Path, step: int = SAVED) -> Path:
