@@ -48,6 +48,8 @@ CONTROLS: tuple[str, ...] = (
 COGVIEW2_CONTROLS = ("<start_of_image>", "<start_of_english>", "<start_of_chinese>")
 MOST = 1 << 24  # ids of a kind
 COMMON = "common"  # punctuation and digits, part of every language
+# Chinese characters, between the brackets of a regular expression
+HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 COGVIEW2_LANGUAGES = (
     (COMMON, 0, 100),
     ("en", 100, 63_823),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import cogview
 from cogview.cli.app import main
 from cogview.data.shards import read_index
 from cogview.errors import CogViewError
 from cogview.generation.languages import allowed_pieces
-from cogview.tokenizers.language_classes import CLASSES, class_of, class_runs, sorted_by_class
+from cogview.tokenizers.language_classes import CLASSES, class_of, class_runs, is_chinese, sorted_by_class
 from cogview.tokenizers.text import TextTokenizer, join_fields, split_fields
 from tests.tokenizers.test_text import CHINESE, ENGLISH, corpus
 
@@ -38,6 +40,15 @@ def sorted_(plain: TextTokenizer) -> TextTokenizer:
 )  # fmt: skip
 def test_classes(piece: str, name: str) -> None:
     assert class_of(piece) == name
+
+
+def test_one_place_says_which_characters_are_chinese() -> None:
+    """Punctuation that only Chinese uses is none; characters of the supplementary planes are some."""
+    assert not is_chinese("a、b，c。「x」") and all(map(is_chinese, "猫々〇㐀龘豈𠀀𰻝"))
+    source = Path(cogview.__file__).parent
+    ranges = re.compile("9fff|\u9fff", re.IGNORECASE)
+    places = {path.name for path in source.rglob("*.py") if ranges.search(path.read_text("utf-8"))}
+    assert places == {"vocabulary.py"}
 
 
 def test_the_same_pieces_stand_in_runs(plain: TextTokenizer, sorted_: TextTokenizer) -> None:

@@ -17,14 +17,15 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from cogview.config import Config, read_json
+from cogview.vocabulary import HAN
 
 FILE = "words.json"
 SPELLING = 0.86  # likeness of a misspelt word, 0 to 1
 SHORT = 4  # letters of a word that may still be misspelt
 LONGEST = 6  # Chinese characters of a name
 _WORD = "[a-z]+(?:['’-][a-z]+)*"
-_HAN = re.compile("[\u4e00-\u9fff]")
-_RUN = re.compile(f"{_WORD}(?: {_WORD})*|[\u4e00-\u9fff]+")
+_HAN = re.compile(f"[{HAN}]")
+_RUN = re.compile(f"{_WORD}(?: {_WORD})*|[{HAN}]+")
 _PLURALS = (("ies", "y"), ("ves", "f"), ("es", ""), ("s", ""))
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")

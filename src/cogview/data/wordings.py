@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from cogview.data.samples import Caption
 from cogview.data.sources.record import Record, Source, digest
-from cogview.data.sources.wrappers import HAN
+from cogview.tokenizers.language_classes import is_chinese
 
 ARTICLE = re.compile(r"^(a|an|the|one|some)\s+", re.IGNORECASE)
 VOWEL_SOUND = re.compile(r"hour|honest|heir|(?!uni(?!n)|us[ea]|eu|one\b|once\b)[aeiou]", re.IGNORECASE)
@@ -39,7 +39,7 @@ def wordings(text: str, language: str, count: int, seed: int = 0) -> list[str]:
         seed: another seed gives other wordings.
     """
     chance = random.Random(f"{seed}:{text}")
-    chinese = language.startswith("zh") or (not language and bool(HAN.search(text)))
+    chinese = language.startswith("zh") or (not language and is_chinese(text))
     vary = _vary_zh if chinese else _vary_en if language in ("", "en") else _vary_parts
     found: dict[str, None] = {}
     for _ in range(4 * count):

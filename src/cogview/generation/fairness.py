@@ -21,13 +21,13 @@ from pydantic import Field, model_validator
 
 from cogview.config import Config, parse_yaml, read_yaml, validate
 from cogview.errors import CogViewError
+from cogview.vocabulary import HAN
 
 Language = Literal["en", "zh"]
 Words = Annotated[tuple[str, ...], Field(min_length=1)]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 Spans = Sequence[tuple[int, int]]
 BETWEEN = 2  # words that may stand between a word of two meanings and the person it describes
-HAN = "\u3400-\u9fff"
 LETTER = rf"[^\W{HAN}]"
 WORLD = "world"
 

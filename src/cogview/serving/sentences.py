@@ -6,7 +6,7 @@ these sentences whose loss an image lowers less than that of the asked one is th
 
 from __future__ import annotations
 
-from cogview.data.sources.wrappers import HAN
+from cogview.tokenizers.language_classes import is_chinese
 
 PAIRS = """
     a red apple = 一个红苹果
@@ -79,7 +79,7 @@ SENTENCES = {
 
 def others_for(prompt: str) -> tuple[str, ...]:
     """The sentences in the prompt's language, itself left out."""
-    return tuple(one for one in SENTENCES["zh" if HAN.search(prompt) else "en"] if one != prompt.strip())
+    return tuple(one for one in SENTENCES["zh" if is_chinese(prompt) else "en"] if one != prompt.strip())
 
 
 def share_above(loss: float, others: list[float]) -> float:

@@ -12,11 +12,11 @@ import unicodedata
 from typing import Protocol
 
 from cogview.tokenizers.text import TextTokenizer, join_fields, split_fields
-from cogview.vocabulary import COMMON
+from cogview.vocabulary import COMMON, HAN
 
 CLASSES = (COMMON, "en", "zh", "rare")
 
-_HAN = re.compile("[\\u3005\\u3007\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\U00020000-\\U0003ffff]")
+_HAN = re.compile(f"[{HAN}]")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 CONTROL = re.compile("<(unk|s|/s|pad|n)>")
 

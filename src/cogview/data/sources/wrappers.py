@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import re
 import shlex
 import subprocess
 import uuid
@@ -19,9 +18,9 @@ from cogview.data.samples import Caption
 from cogview.data.sources.record import Record, Source, digest
 from cogview.errors import CogViewError
 from cogview.files import parse_json, read_bytes
+from cogview.tokenizers.language_classes import is_chinese
 
 Translate = Callable[[Sequence[str]], Sequence[str]]
-HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 MAX_KEPT = 256 << 20  # bytes of a file of translations
 TOGETHER = 256  # records whose captions are translated at a time
 
@@ -134,7 +133,7 @@ class TranslatedSource:
         return list(record.captions)
 
     def _is_target(self, caption: Caption) -> bool:
-        untagged = self.language == "zh" and not caption.language and HAN.search(caption.text)
+        untagged = self.language == "zh" and not caption.language and is_chinese(caption.text)
         return caption.language == self.language or bool(untagged)
 
     def _learn(self, texts: list[str]) -> None:

@@ -18,8 +18,8 @@ from cogview.checkpoints.provenance import read as read_provenance
 from cogview.data.images import BadImage, decode, square
 from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record, open_source
-from cogview.data.sources.wrappers import HAN
 from cogview.errors import CogViewError
+from cogview.tokenizers.language_classes import is_chinese
 
 Progress = Callable[[str, int, int], None]
 
@@ -68,7 +68,7 @@ class Captioned:
 
 def language_of(text: str, tag: str = "") -> str:
     """A text's language: as it is tagged, else Chinese where it has Chinese characters, else English."""
-    return tag.split("-")[0] if tag else ("zh" if HAN.search(text) else "en")
+    return tag.split("-")[0] if tag else ("zh" if is_chinese(text) else "en")
 
 
 def read_captioned(

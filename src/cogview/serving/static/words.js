@@ -33,7 +33,7 @@ function chip(word, other) {
 // The prompt with another word, and the article that goes with it.
 export function replaced(prompt, word, other) {
   const escaped = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  if (/[\u4e00-\u9fff]/.test(word)) return prompt.replace(word, () => other);
+  if (/\p{Script=Han}/u.test(word)) return prompt.replace(word, () => other);
   return prompt.replace(new RegExp(`(?:\\b(an?)(\\s+))?\\b${escaped}\\b`, "i"), (_, article, space) => {
     if (!article) return other;
     const fitting = /^[aeiou]/i.test(other) ? "an" : "a";

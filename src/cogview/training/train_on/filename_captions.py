@@ -14,7 +14,7 @@ from typing import Literal
 
 from cogview.data.samples import Caption
 from cogview.data.sources import Record, Source
-from cogview.data.sources.wrappers import HAN
+from cogview.tokenizers.language_classes import is_chinese
 
 Policy = Literal["names", "skip"]
 ANYTHING = "a picture"
@@ -32,13 +32,13 @@ def name_caption(key: str, source: str = "") -> Caption:
     for name in (path.stem, path.parent.name, source):
         words = WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
         if any(_tells(word) for word in words) and not _is_hash(name):
-            text = " ".join(words) if HAN.search(name) else " ".join(words).lower()
-            return Caption(text, "zh" if HAN.search(name) else "en")
+            text = " ".join(words) if is_chinese(name) else " ".join(words).lower()
+            return Caption(text, "zh" if is_chinese(name) else "en")
     return Caption(ANYTHING, "en")
 
 
 def _tells(word: str) -> bool:
-    return word.lower() not in CAMERA and (len(word) > 1 or bool(HAN.match(word)))
+    return word.lower() not in CAMERA and (len(word) > 1 or is_chinese(word[:1]))
 
 
 def _is_hash(name: str) -> bool:
