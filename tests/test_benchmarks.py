@@ -118,6 +118,32 @@ def test_a_paragraph_with_an_old_result_or_hash_says_so(page: Path, shipped: set
         assert not old or "earlier model" in paragraph, paragraph[:200]
 
 
+def test_every_script_has_a_stored_result_or_says_that_none_is() -> None:
+    """Each is in one section, with its command; a result that a page names is there."""
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    sections = re.split(r"\n(?=## )", page)
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        own = [part for part in sections if f"benchmarks/{script.name}" in part]
+        assert len(own) == 1, script.name
+        kept = [*RESULTS.glob(f"{script.stem}*.json")]
+        assert bool(kept) != ("There are no results yet" in own[0]) or "no file holds" in own[0], script.name
+    for written in [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")]:
+        named = set(re.findall(r"results/([\w.]+\.json)", written.read_text(encoding="utf-8")))
+        missing = {name for name in named if not (RESULTS / name).exists()}
+        assert not missing, written.name
+
+
+def test_drawing_beside_busy_cores_is_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One image each way beside one busy process, which has ended when the script ends."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "load.py"))
+    family, out = tiny.write(tmp_path / "family"), tmp_path / "load.json"
+    assert script["main"](["--rehearse", "--model", str(family), "--load", "1", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["chosen"]["threads"] >= 1 and "core" in found["chosen"]["reason"]
+    assert set(found["seconds"]) == {"default", "one thread"} and found["ratio"] > 0
+    assert f"{found['ratio']} x" in capsys.readouterr().out
+
+
 def test_what_a_gpu_shows_is_rehearsed_and_not_measured_twice(tmp_path: Path) -> None:
     """Kernels and decoding of gpu.py at a tiny size: each way is timed; a second run keeps what is there."""
     script = runpy.run_path(str(ROOT / "benchmarks" / "gpu.py"))
