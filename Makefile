@@ -3,9 +3,10 @@
 #   make picture    draw pictures with the model in this repository (into pictures/)
 #   make test       run the tests
 #
-# Besides them: make test-quick, the tests that take no time, for every change; and one that takes an hour of a core:
+# Besides them: make test-quick, the tests that take no time, for every change; and two that take long:
 #
 #   make hostile    run the program on ten thousand hostile files and requests (tests/hostile)
+#   make findings   run the tests of everything that was once found wrong (tests/findings/record.yaml)
 #
 # and two for whoever rebuilds a part of the house:
 #
@@ -47,7 +48,7 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test test-quick test-shuffled hostile golden counts dist lint format clean
+.PHONY: picture test test-quick test-shuffled hostile findings golden counts dist lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
@@ -64,6 +65,9 @@ test-shuffled: $(VENV)/.cogview-dev
 hostile: $(VENV)/.cogview-dev
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.hostile --cases $(CASES) \
 	    --out benchmarks/results/hostile.json
+
+findings: $(VENV)/.cogview-dev
+	PYTHONPATH=src:. $(BIN)/python -m tests.findings $(FINDINGS)
 
 golden: $(VENV)/.cogview-dev
 	$(BIN)/python tools/golden.py $(BASE) $(GOLDEN)

@@ -1,6 +1,7 @@
 """The command line's front door: help without PyTorch, one line and the right exit code for every mistake."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,20 @@ def test_exit_codes_and_lines(
         assert err.startswith("error: ") and err.count("\n") == 1
     else:
         assert err == error
+
+
+def test_every_exit_code_is_documented() -> None:
+    """Those of errors, and those with which verbs end; the page names no other."""
+    root = Path(__file__).parents[2]
+    source = root / "src" / "cogview"
+    errors = (source / "errors.py").read_text(encoding="utf-8")
+    ended = {0, 130, *re.findall(r"\bexit_code(?:: int)? = (\d+)", errors)}
+    for path in (source / "cli").rglob("*.py"):
+        for line in re.findall(r"Exit\((.*)\)", path.read_text(encoding="utf-8")):
+            ended |= {*re.findall(r"\b\d+\b", line)}
+    page = (root / "docs" / "drawing.md").read_text(encoding="utf-8")
+    table = page.split("## Exit codes")[1].split("\n## ")[0]
+    assert [*map(int, re.findall(r"^\| (\d+) \|", table, re.MULTILINE))] == sorted({*map(int, ended)})
 
 
 def test_no_arguments_print_the_help(verbs: None, capsys: pytest.CaptureFixture[str]) -> None:
