@@ -32,7 +32,7 @@ from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.checkpoints.provenance import model_hash
 from cogview.config import Check, Config, cache_dir, read_json
 from cogview.errors import CogViewError, UnsupportedTask
-from cogview.files import replace_directory, spare_name
+from cogview.files import remove_entry, replace_directory, spare_name
 from cogview.sequences import CogLMFormat, DirectFormat, IterativeFormat, SequenceFormat
 from cogview.types import PartialParams, SamplingParams
 from cogview.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cogview.tokenizers.text import TextTokenizer
     from cogview.transformer.model import Transformer, TransformerConfig
 
-FILE = "family.json"
+FILE, CARD = "family.json", "card.md"
 MODEL, LORA = ("config.json", "model.safetensors"), ("lora.json", "lora.safetensors")
 BASE, CAPTION, COGLM = "base", "caption", "coglm"
 UPSCALING, DIRECT, ITERATIVE = "super_resolution", "direct", "iterative"
@@ -462,17 +462,29 @@ def new_family(directory: str | Path, config: FamilyConfig) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def remove_family(directory: Path, *more: str) -> None:
+    """Remove a family and the entries ``more``; whatever else lies in its directory stays there."""
+    for name in {*_parts(directory), *more}:
+        remove_entry(directory / name)
+    with suppress(OSError):  # it is not empty
+        directory.rmdir()
+
+
+def _parts(directory: Path) -> set[str]:
+    """The names of what belongs to a family, its card among them."""
+    try:
+        config = read_json(FamilyConfig, directory / FILE)
+    except CogViewError:  # another version's, or damaged: what belongs to it cannot be told
+        return {FILE, CARD}
+    places = [role.directory for role in config.roles.values()] + list(config.adapters.values())
+    return {FILE, CARD, config.image_tokenizer, config.text_tokenizer, config.clusters or FILE, *places}
+
+
 def _keep_others(old: Path, new: Path) -> None:
     """Have in ``new`` as well what is no part of the family in ``old``, by hard links where there are any."""
-    try:
-        config = read_json(FamilyConfig, old / FILE)
-    except CogViewError:  # another version's, or damaged: what belongs to it cannot be told
-        parts = set[str]()
-    else:
-        places = [role.directory for role in config.roles.values()] + list(config.adapters.values())
-        parts = {config.image_tokenizer, config.text_tokenizer, config.clusters or FILE, *places}
+    parts = _parts(old)
     for path in old.iterdir():
-        if path.name in parts | {FILE, "card.md"} or os.path.lexists(new / path.name):
+        if path.name in parts or os.path.lexists(new / path.name):
             continue
         with suppress(FileNotFoundError):  # another process has moved it
             if path.is_dir() and not path.is_symlink():

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +30,7 @@ class Run(Config):
     auto_resume: bool = option(False, "Go on if the run has begun, else begin it.")
     live: bool = option(False, "Show losses, speed, memory and samples, as `cogview watch` does.")
     processes: int = option(
-        1, "Split each batch among this number of processes of this machine: its GPUs.", ge=1
+        1, "Split each batch among this number of processes of this machine: its GPUs.", ge=1, le=1024
     )
     device: Annotated[str | None, Check(check_device)] = option(
         None, "auto, cpu, cuda, cuda:N or mps.", shown="the recipe's"
@@ -84,6 +84,7 @@ def train(run: Run) -> None:
         path = run.path()
         load_yaml(path, run.settings)  # before PyTorch is imported
         from cogview.training.launch import begin, meet
+        from cogview.training.locks import held
         from cogview.training.parallel.ranks import ElsewhereError, launched_world
         from cogview.training.registry import read_recipe, task_class
         from cogview.training.trainer import Trainer
@@ -98,7 +99,9 @@ def train(run: Run) -> None:
         ranks = meet(task, given)
     try:
         going_on = ranks.lead(lambda: begin(given, directory, run.resume, run.auto_resume))
-        with live_view(directory, console, run.live and ranks.first) as quiet:
+        with ExitStack() as stack:
+            ranks.lead(lambda: stack.enter_context(held(directory)))
+            quiet = stack.enter_context(live_view(directory, console, run.live and ranks.first))
             outcome = Trainer(task, given, directory, quiet, ranks).fit(going_on)
     except ElsewhereError:
         raise typer.Exit(2) from None  # the rank that failed says why

@@ -9,6 +9,7 @@ import torch
 from cogview.config import read_yaml
 from cogview.errors import CogViewError
 from cogview.training.checkpoint.directory import list_checkpoints
+from cogview.training.locks import LOCK
 from cogview.training.parallel import Parallel
 from cogview.training.parallel.ranks import Ranks, launched_world, local_rank, restarted
 from cogview.training.parallel.requirements import check_launch
@@ -30,7 +31,7 @@ def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
             raise CogViewError(f"{directory} holds no run to resume; start it without --resume")
         done = [int(path.name.removeprefix("step-")) for path in list_checkpoints(directory / "checkpoints")]
         check_same(read_yaml(type(recipe), saved), recipe, directory, max(done, default=0))
-    elif directory.is_dir() and any(path != saved for path in directory.iterdir()):
+    elif directory.is_dir() and any(path.name not in (saved.name, LOCK) for path in directory.iterdir()):
         raise CogViewError(f"{directory} is not empty; add --resume to go on, or choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)

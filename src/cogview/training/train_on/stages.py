@@ -50,6 +50,7 @@ from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.assembly import FamilySettings, assemble
 from cogview.training.launch import pick_device, prepare_directory
+from cogview.training.locks import LOCK, held
 from cogview.training.progress import duration
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
@@ -68,7 +69,7 @@ from cogview.training.train_on.model_sizes import (
     transformer_recipe,
 )
 from cogview.training.train_on.settings import Settings, check_settings
-from cogview.training.train_on.state import STAGES, STATE, Stage, State
+from cogview.training.train_on.state import SAMPLES, STAGES, STATE, Stage, State
 from cogview.training.train_on.survey import (
     Cost,
     Lengths,
@@ -95,6 +96,11 @@ TITLES = {
 }
 WORDINGS = 8  # of each caption, so that the model knows it in other words too
 DRAWN = 8  # captions drawn for the sample sheet, four pictures each
+
+
+def _holds_something(place: Path) -> bool:
+    """Whether there is a file, or a directory that is not empty but for a lock."""
+    return place.exists() and (not place.is_dir() or any(path.name != LOCK for path in place.iterdir()))
 
 
 class Stopped(Exception):
@@ -144,13 +150,15 @@ class TrainOn:
         if "model" in self.state.done and (self.out / FILE).is_file():
             self._say(f"{self.out} is finished already; --restart trains it again")
             return ModelBundle(self.out)
-        for number, stage in enumerate(STAGES, 1):
-            if stage not in self.state.done:
-                self._say(f"[{number}/{len(STAGES)}] {TITLES[stage]}{self._left(stage)}")
-                getattr(self, f"_{stage}")()
-                self._save(done=(*self.state.done, stage))
-            if stage == until:
-                break
+        self.work.mkdir(parents=True, exist_ok=True)
+        with held(self.work):
+            for number, stage in enumerate(STAGES, 1):
+                if stage not in self.state.done:
+                    self._say(f"[{number}/{len(STAGES)}] {TITLES[stage]}{self._left(stage)}")
+                    getattr(self, f"_{stage}")()
+                    self._save(done=(*self.state.done, stage))
+                if stage == until:
+                    break
         return ModelBundle(self.out) if "model" in self.state.done else None
 
     def _left(self, stage: Stage) -> str:
@@ -177,10 +185,11 @@ class TrainOn:
     def _state(self) -> State:
         path = self.work / STATE
         if not path.is_file():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise CogViewError(
-                    f"{self.out} is there already; choose another --out, or remove it yourself"
-                )
+            for place, option in ((self.out, "--out"), (self.work, "--work")):
+                if _holds_something(place):
+                    raise CogViewError(
+                        f"{place} is there already; choose another {option}, or remove it yourself"
+                    )
             return State(settings=self.settings, fingerprint=self.source.fingerprint())
         state = read_json(State, path)
         changed = state.settings != self.settings or state.fingerprint != self.source.fingerprint()
@@ -454,8 +463,8 @@ class TrainOn:
         sheet = Image.new("RGB", (4 * width, len(prompts) * height), "white")
         for number, picture in enumerate(pictures):
             sheet.paste(picture.image, (number % 4 * width, number // 4 * height))
-        write_image(self.out / "samples.png", sheet)
-        self._say(f"  {self.out / 'samples.png'}: {'; '.join(prompts)}")
+        write_image(self.out / SAMPLES, sheet)
+        self._say(f"  {self.out / SAMPLES}: {'; '.join(prompts)}")
 
     @staticmethod
     def _fits(model: Pipeline, text: str) -> bool:

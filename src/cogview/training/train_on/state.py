@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from cogview.checkpoints.bundle import FILE
+from cogview.checkpoints.bundle import FILE, remove_family
+from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.config import Config
 from cogview.errors import CogViewError
+from cogview.files import remove_entry
+from cogview.training.locks import LOCK, held
 from cogview.training.train_on.settings import Settings
 from cogview.training.train_on.survey import Cost, Lengths, Survey
 
 Stage = Literal["look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model"]
 STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model")
-STATE = "state.json"
+STATE, SAMPLES = "state.json", "samples.png"
+# What the stages leave in the work directory, the lock last.
+PARTS = (STATE, "text.model", "pictures", "image_tokenizer", "tokens", "transformer", "card.md", LOCK)
 
 
 class State(Config):
@@ -33,12 +37,14 @@ class State(Config):
 
 
 def restart(out: Path, work: Path | None = None) -> None:
-    """Remove what an earlier run left: its work directory, and its result if it made it."""
+    """Remove what an earlier run left in its work directory, and its result; files of others stay there."""
     folder = work or out.with_name(out.name + ".work")
     if folder.is_dir() and (folder / STATE).is_file():
-        shutil.rmtree(folder)
-        if (out / FILE).is_file():
-            shutil.rmtree(out)
+        with held(folder):
+            for name in PARTS:
+                remove_entry(folder / name)
+            if (out / FILE).is_file():
+                remove_family(out, SAMPLES, WORDS)
     elif out.is_dir() and any(out.iterdir()):
         raise CogViewError(
             f"{out} was not made by train-on, as far as can be seen (no {folder / STATE}); remove it yourself"
