@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,25 @@ def test_what_was_there_stays_where_a_write_fails(picture: GeneratedImage, tmp_p
             with pytest.raises(OSError):
                 attempt()
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_devices_and_pipes_stay_and_links_are_followed(tmp_path: Path) -> None:
+    """Root, as in containers, could replace /dev/null by a file."""
+    null, pipe = tmp_path / "null", tmp_path / "pipe"
+    null.symlink_to("/dev/null")
+    os.mkfifo(pipe)
+    for path, what in ((Path("/dev/null"), "a device"), (null, "a device"), (pipe, "a pipe")):
+        with pytest.raises(CogViewError, match=f"cannot be written \\({what}, not a file\\)"):
+            write_file(path, b"x")
+    assert Path("/dev/null").is_char_device() and null.is_symlink() and pipe.is_fifo()
+
+    (tmp_path / "disk").mkdir()
+    link, there = tmp_path / "link", tmp_path / "disk" / "there"
+    link.symlink_to(there)
+    for content in (b"1", b"2"):  # where nothing is yet, too
+        write_file(link, content)
+        assert link.is_symlink() and there.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "link", "null", "pipe", "there"]
 
 
 def test_the_same_content_keeps_its_name_and_another_gets_the_next(tmp_path: Path) -> None:

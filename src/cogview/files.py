@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -192,6 +193,16 @@ def _is_escaped(name: str) -> bool:
 
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
+
+
+def remove_entry(path: Path) -> None:
+    """Remove a file, a link or a directory with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 TRIES = 20  # at a name that other processes take at the same moment
 
 
@@ -202,11 +213,20 @@ def spare_name(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which takes the place of ``path`` at the end; on any error it goes."""
-    part = spare_name(path)
+    """A name to write a file under, which takes the place of ``path`` at the end; on any error it goes.
+
+    A link stays one: what it leads to is replaced. CogViewError for a device, a pipe or a socket, which root
+    would replace by a file.
+    """
+    final = Path(os.path.realpath(path)) if path.is_symlink() else path
+    with suppress(OSError):
+        mode = final.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise CogViewError(f"{path}: cannot be written ({_kind(mode)}, not a file)")
+    part = spare_name(final)
     try:
         yield part
-        part.replace(path)
+        part.replace(final)
     finally:
         part.unlink(missing_ok=True)
 
