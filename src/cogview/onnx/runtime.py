@@ -31,6 +31,8 @@ from cogview.onnx.sessions import Exported
 from cogview.onnx.texts import Texts
 from cogview.onnx.upscaler import Original, Upscaler, image_of
 from cogview.pipelines.base import (
+    MOST_CAPTIONS,
+    MOST_IMAGES,
     AnyImage,
     Caption,
     GeneratedImage,
@@ -43,6 +45,7 @@ from cogview.pipelines.base import (
     checked_seed,
     encode_caption,
     image_list,
+    not_too_many,
     opened,
     text_for_each,
     text_list,
@@ -178,6 +181,7 @@ class OnnxModel:
         texts, seed = text_list(prompt), checked_seed(seed)
         at_least_one(n=n, best_of=best_of, batch_size=batch_size)
         check_first(first, n * best_of)
+        not_too_many("images", len(texts) * n * best_of, MOST_IMAGES)
         if best_of > 1:
             self._require("score")
         resolved = self._params("generate", params, style, negative_prompt, sampling)
@@ -304,6 +308,7 @@ class OnnxModel:
         self._require("caption")
         items = image_list(images)
         at_least_one(n=n, beams=beams)
+        not_too_many("captions", max(n, beams or 1), MOST_CAPTIONS)
         if beams is not None and (seed is not None or params is not None):
             raise CogViewError(
                 "beams and a seed or sampling settings exclude each other; give one of them", field="beams"

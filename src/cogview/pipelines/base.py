@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ImageCallback = Callable[["GeneratedImage"], None]
 OutputType = Literal["image", "pil", "np", "pt", "codes"]
+MOST_IMAGES, MOST_CAPTIONS = 100_000, 1_024  # of one call; captions of an image, or beams
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,12 @@ def at_least_one(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and whole_number(name, value) < 1:
             raise CogViewError(f"{name} is {value}; it must be at least 1", field=name)
+
+
+def not_too_many(what: str, count: int, most: int) -> None:
+    """CogViewError for more results (``what``) than one call may have."""
+    if count > most:
+        raise CogViewError(f"{count:,} {what} are asked for; at most {most:,} at a time", field="n")
 
 
 def check_first(first: int, n: int) -> None:

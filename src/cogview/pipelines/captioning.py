@@ -20,6 +20,7 @@ from cogview.generation.engine import Engine
 from cogview.generation.languages import language as language_of
 from cogview.generation.scoring import Scorer
 from cogview.pipelines.base import (
+    MOST_CAPTIONS,
     AnyImage,
     Caption,
     GeneratedImage,
@@ -27,6 +28,7 @@ from cogview.pipelines.base import (
     at_least_one,
     checked_seed,
     image_list,
+    not_too_many,
     text_list,
 )
 from cogview.sequences.protocols import CaptionFormat, check_text
@@ -90,6 +92,7 @@ class Captioning:
                 "beams and a seed or sampling settings exclude each other; give one of them", field="beams"
             )
         at_least_one(n=n, beams=beams, batch_size=batch_size)
+        not_too_many("captions", max(n, beams or 1), MOST_CAPTIONS)
         if beams is not None and beams < n:
             raise CogViewError(f"{n} captions need at least {n} beams, not {beams}", field="beams")
         if self.format.languages:

@@ -19,6 +19,7 @@ from cogview.generation.engine import Engine
 from cogview.generation.holes import Hole, Order
 from cogview.generation.infilling import fill
 from cogview.pipelines.base import (
+    MOST_IMAGES,
     AnyImage,
     GeneratedImage,
     ProgressParts,
@@ -26,6 +27,7 @@ from cogview.pipelines.base import (
     caption_for,
     checked_seed,
     encode_caption,
+    not_too_many,
     text_list,
 )
 from cogview.pipelines.masks import AnyMask, Box, mask_of, upright
@@ -84,6 +86,7 @@ class Inpainting:
     def edit(self, image: AnyImage, asked: EditRequest) -> Iterator[GeneratedImage]:
         """The edited images; everything is checked before the first is generated."""
         at_least_one(n=asked.n, batch_size=asked.batch_size)
+        not_too_many("images", asked.n, MOST_IMAGES)
         original = upright(image)
         hole = mask_of(asked.mask, asked.boxes, original.size)
         text, negative = self._text(asked.prompt, asked.style), self._negative(asked.negative_prompt)
@@ -122,6 +125,7 @@ class Inpainting:
         if not 0 < mask_ratio <= 1:
             raise CogViewError(f"share is {mask_ratio}; it lies between 0 and 1", field="mask_ratio")
         at_least_one(n=asked.n, batch_size=asked.batch_size)
+        not_too_many("images", asked.n, MOST_IMAGES)
         original = upright(image)
         text = self._text(asked.prompt, asked.style, empty=True)
         negative = self._negative(asked.negative_prompt)

@@ -16,12 +16,14 @@ from cogview.checkpoints.components import Components
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.pipelines.base import (
+    MOST_IMAGES,
     GeneratedImage,
     at_least_one,
     caption_for,
     check_first,
     checked_seed,
     encode_caption,
+    not_too_many,
     text_list,
 )
 from cogview.sequences.protocols import ImageFormat
@@ -79,6 +81,7 @@ class TextToImage:
         prompts = text_list(prompt)
         at_least_one(n=n, best_of=best_of)
         check_first(first, n * best_of)
+        not_too_many("images", len(prompts) * n * best_of, MOST_IMAGES)
         seed, config = checked_seed(seed), self.components.bundle.config
         negative = "" if negative_prompt is None else text_list(negative_prompt, "negative_prompt")[0].strip()
         shared = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
