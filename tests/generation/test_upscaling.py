@@ -143,7 +143,7 @@ def test_size_is_the_side_it_is_read_at(model: CogView) -> None:
         ("nothing.png", {}, r"nothing.png: missing file"),
         (picture(16, 16), {"times": 3}, "times is 3; this model enlarges 2 or 4 times"),
         (picture(16, 16), {"times": 1}, "times is 1"),
-        (picture(16, 16), {"size": 3}, "reads 8 px at least"),
+        (picture(16, 16), {"size": 3}, "reads pictures of 8 to 65,536 px"),
         (picture(1000, 600), {}, rf"at most {MAX_CODES:,}; read it smaller \(size \d+ or less\)"),
         (picture(4000, 1), {}, "cut it"),
         (picture(16, 16), {"prompt": ["a", "b"]}, "1 pictures and 2 prompts"),

@@ -34,6 +34,7 @@ from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
 
 MAX_CODES = 128 * 128  # of a result
+MAX_SIZE = 1 << 16  # pixels of a shorter side that can be asked for
 ROUNDS = 4  # of back-projection
 
 
@@ -96,6 +97,11 @@ class Upscaler:
 
     def _inside(self, size: tuple[int, int], times: int, asked: int | None) -> tuple[int, int]:
         """Width and height at which a picture of ``size`` is read."""
+        if asked is not None and not self._least <= asked <= MAX_SIZE:
+            raise CogViewError(
+                f"size is {asked}; this model reads pictures of {self._least} to {MAX_SIZE:,} px",
+                field="size",
+            )
         wanted = asked or max(min(size), self.images.image_size)
         inside, codes = self._resized(size, wanted), self._codes(size, wanted, times)
         if codes > MAX_CODES:
@@ -106,8 +112,6 @@ class Upscaler:
                 f"{size[0]} x {size[1]} pixels, read with the shorter side at {wanted} and made {times} "
                 f"times as large, would be {codes:,} codes, at most {MAX_CODES:,}; {way}"
             )
-        if min(inside) < self._least:
-            raise CogViewError(f"size is {wanted}; this model reads {self._least} px at least")
         return inside
 
     @staticmethod
