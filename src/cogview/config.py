@@ -311,6 +311,16 @@ def _explain(error: ErrorDetails, model: type[pydantic.BaseModel], names: Mappin
     return f"{field}: {message}{given}" if field else message
 
 
+def explained(
+    error: pydantic.ValidationError,
+    model: type[pydantic.BaseModel] = pydantic.BaseModel,
+    names: Mapping[str, str] | None = None,
+) -> str:
+    """The first error of a validation as ``field: what is wrong``, and how many more there are."""
+    first, *others = error.errors(include_url=False)
+    return _explain(first, model, names or {}) + (f" (and {len(others)} more)" if others else "")
+
+
 def validate(model: type[C], data: Any, where: str, names: Mapping[str, str] | None = None) -> C:
     """``data`` as a ``model``; CogViewError with ``where`` and the first field that is wrong.
 
@@ -319,10 +329,9 @@ def validate(model: type[C], data: Any, where: str, names: Mapping[str, str] | N
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
-        first, *others = error.errors(include_url=False)
-        more = f" (and {len(others)} more)" if others else ""
-        field = str(first["loc"][-1]) if first["loc"] else None
-        raise CogViewError(f"{where}: {_explain(first, model, names or {})}{more}", field=field) from error
+        place = error.errors(include_url=False)[0]["loc"]
+        field = str(place[-1]) if place else None
+        raise CogViewError(f"{where}: {explained(error, model, names)}", field=field) from error
 
 
 def read_yaml(model: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:

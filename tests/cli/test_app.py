@@ -16,6 +16,7 @@ from cogview import __version__
 from cogview.cli import app as front
 from cogview.cli.app import VERBS, Verb, load, main
 from cogview.errors import CogViewError
+from cogview.types import SamplingParams
 
 START = "import sys; from cogview.cli.app import main; sys.exit(main())"
 
@@ -37,6 +38,8 @@ def shout(
         raise OSError(28, "No space left on device", "out/a.png")
     if word == "stop":
         raise KeyboardInterrupt
+    if word == "wrong":
+        SamplingParams(top_p=2.0)
     if word == "odd":
         raise typer.Exit(3)
     typer.echo(word.upper() * times)
@@ -71,6 +74,7 @@ def verbs(monkeypatch: pytest.MonkeyPatch) -> None:
         (["shout", "bad"], 2, "error: the word is bad   say another\n"),
         (["shout", "full"], 2, "error: out/a.png: No space left on device\n"),
         (["shout", "stop"], 130, "error: interrupted\n"),
+        (["shout", "wrong"], 2, "error: top_p: must be at most 1.0 (got 2.0)\n"),
         (["shout", "odd"], 3, ""),
         (["shout"], 2, None),
         (["shout", "a", "--times", "0"], 2, None),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SHARES = {
     "model_configs": 14, "model_weights": 8, "numbers": 3, "adapters": 2, "places": 5, "pictures": 12,
     "png_entries": 5, "archives": 9, "bombs": 1, "tables": 8, "arrow": 4, "names": 3, "recipes": 10,
-    "runs": 4, "reports": 3, "shards": 7, "pickles": 6, "lmdbs": 5, "texts": 5,
+    "runs": 4, "options": 12, "reports": 3, "shards": 7, "pickles": 6, "lmdbs": 5, "texts": 5,
 }  # fmt: skip
 REQUESTS = 0.15  # of all cases
 ROOT = Path(__file__).parents[2]

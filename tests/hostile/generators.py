@@ -118,6 +118,62 @@ def numbers(chance: random.Random, bases: Bases, folder: Path) -> Work:
     return model_verb(chance, bases, family)
 
 
+FAMILY, EDITOR, PICTURES, PICTURE = "@family", "@editor", "@pictures", "@pictures/0.png"
+COMMANDS = (
+    ["generate", "a red circle", "--model", FAMILY, "-o", "out"],
+    ["edit", PICTURE, "a circle", "--box", "0,0,5,5", "--model", EDITOR, "-o", "out"],
+    ["upscale", PICTURE, "--model", FAMILY, "-o", "out"],
+    ["caption", PICTURE, "--model", FAMILY],
+    ["score", PICTURE, "--text", "a red circle", "--model", FAMILY],
+    ["rerank", "a red circle", PICTURE, "@pictures/1.png", "--model", FAMILY],
+    ["serve", FAMILY, "--port", "0", "--check"],
+    ["data", "check", PICTURES, "--workers", "0"],
+    ["data", "cache", PICTURES, "out", "--size", "16", "--workers", "0"],
+    ["data", "build", PICTURES, "out", "--tokenizers", FAMILY, "--workers", "0"],
+    ["data", "text-tokenizer", PICTURES, "out.model", "--pieces", "290"],
+    ["train", "@recipe.yaml", "--out", "out"],
+    ["train-on", PICTURES, "--out", "out", "--from", FAMILY, "--plan"],
+    ["assemble", "out", "--from", FAMILY],
+    ["export", "onnx", FAMILY, "out"],
+    ["plan", "@recipe.yaml"],
+    ["report", "@run", "-o", "out.html"],
+    ["inspect", "stability", "--model", FAMILY],
+    ["eval", "tokenizer", "--tokenizer", FAMILY + "/image_tokenizer", "--data", PICTURES, "--split", ""],
+)
+VALUES = (
+    "", "0", "-1", "1.5", "1e3", str(10**12), "9" * 40, "9" * 400, "nan", "inf", "-inf", "1e-320", "1e400", "0x10", "1_000", "\u0663", " 5",
+    "true", "None", "[]", "{}", "a" * 5000, "\udcff", "😀", "-", "--", "/dev/null", "/dev/full", "/proc/self/mem", "a\nb", "%s%n", "a=b", "a,b", "1,2,3,4",
+)  # fmt: skip
+
+
+@kind
+def options(chance: random.Random, bases: Bases, folder: Path) -> Work:
+    """An option of any verb with a value that nobody means."""
+    words = list(chance.choice(COMMANDS))
+    option = chance.choice(options_of(words))
+    for copied_name in ("family", "editor", "pictures", "run"):
+        source = getattr(bases, copied_name)
+        shutil.copytree(source, folder / copied_name)
+    shutil.copy(bases.recipe, folder / "recipe.yaml")
+    given = [word.replace("@", f"{folder}/", 1) if word.startswith("@") else word for word in words]
+    return command([*given, option, chance.choice(VALUES)])
+
+
+def options_of(words: list[str]) -> list[str]:
+    """The options of a command that take a value, but for the one whose value is a program to run."""
+    import typer
+
+    from cogview.cli.app import app
+
+    found: Any = typer.main.get_command(app)
+    for word in words:
+        if not hasattr(found, "get_command"):
+            break
+        found = found.get_command(typer.Context(found), word)
+    named = [one.opts[0] for one in found.params if one.opts[0].startswith("-") and not one.is_flag]
+    return [name for name in named if name != "--translate"]
+
+
 @kind
 def adapters(chance: random.Random, bases: Bases, folder: Path) -> Work:
     """A LoRA adapter."""

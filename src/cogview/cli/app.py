@@ -181,6 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except UsageError as error:
         return _usage(error)
+    except ValueError as error:
+        if type(error).__name__ != "ValidationError":
+            raise
+        from cogview.config import explained
+
+        fail(explained(error))  # type: ignore[arg-type]
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:  # a full disk, a folder that vanished

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from cogview.errors import CogViewError
 from cogview.files import read_bytes, write_file
+from cogview.vocabulary import MOST
 
 MAX_MODEL_BYTES = 32 << 20
 SPELLS_ALL = 1000  # pieces; fewer are letters and syllables mostly
@@ -174,6 +175,8 @@ class TextTokenizer:
 
         Raises CogViewError where the texts do not suffice for this many tokens or cannot be read.
         """
+        if not 1 <= pieces <= MOST:
+            raise CogViewError(f"text tokenizer of {pieces} pieces: take 1 to {MOST:,}", field="pieces")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.Train(

@@ -29,9 +29,10 @@ from cogview.config import Config
 from cogview.data.images import BadImage, decode, square
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
+from cogview.vocabulary import HAN
 
-WORD = r"[^\W\u3400-\u9fff]+"
-TOKEN = re.compile(rf"[\u3400-\u9fff]|{WORD}(?:-{WORD})*|[^\w\s]")
+WORD = rf"[^\W{HAN}]+"
+TOKEN = re.compile(rf"[{HAN}]|{WORD}(?:-{WORD})*|[^\w\s]")
 MARK = re.compile(r"[^\w\s-]")
 LONGEST_PHRASE = 8
 COLUMNS = ("key", "source", "style", "meta", "split")
