@@ -3,9 +3,10 @@
 #   make picture    draw pictures with the model in this repository (into pictures/)
 #   make test       run the tests
 #
-# Besides them: make test-quick, the tests that take no time, for every change; and two that take long:
+# Besides them: make test-quick, the tests that take no time, for every change; and three that take long:
 #
 #   make hostile    run the program on ten thousand hostile files and requests (tests/hostile)
+#   make test-settings  the tests that take no time, under other kernels, threads and orders, and each alone
 #   make findings   run the tests of everything that was once found wrong (tests/findings/record.yaml)
 #
 # and two for whoever rebuilds a part of the house:
@@ -48,7 +49,7 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test test-quick test-shuffled hostile findings golden counts dist lint format clean
+.PHONY: picture test test-quick test-shuffled test-settings hostile findings golden counts dist lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
@@ -61,6 +62,9 @@ test-quick: $(VENV)/.cogview-dev
 
 test-shuffled: $(VENV)/.cogview-dev
 	$(BIN)/python -m pytest -n $(WORKERS) -p randomly $(PYTEST)
+
+test-settings: $(VENV)/.cogview-dev
+	$(BIN)/python tools/test_settings.py $(SETTINGS)
 
 hostile: $(VENV)/.cogview-dev
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.hostile --cases $(CASES) \
