@@ -1,13 +1,13 @@
-"""The one id space: image codes, text pieces and control tokens (CogView, section 2.1; CogView2, section 3).
+"""The one id space: image codes, text tokens and control tokens (CogView, section 2.1; CogView2, section 3).
 
 Every token of a sequence is one integer. The order is always image, text, controls; then padding rows so
 that the embedding matrix has a round size::
 
     0 ... image_codes | ... + text_pieces | ... + controls | padding ... padded_size
 
-CogView: 8192 codes, 50,000 pieces, 27 controls, 58,219 in all, 58,240 rows. CogView2: icetk's 20,000 codes
-and 130,000 pieces, three more tokens. Its pieces lie in runs by language, so that what is written can be kept
-to one language by ranges of ids (CogView2, section 3).
+CogView: 8192 codes, 50,000 text tokens, 27 controls, 58,219 in all, 58,240 rows. CogView2: icetk's 20,000
+codes and 130,000 text tokens, three controls more. The text tokens lie in runs by language, so that what is
+written can be kept to one language by ranges of ids (CogView2, section 3).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Vocabulary(Config):
 
     ``controls`` are the names of the control tokens in order; ``multiple`` is what the number of rows of the
     embedding matrix is rounded up to. ``languages``: name, first piece and the one after the last of each run
-    of text pieces, in order, where they are sorted by language.
+    of text tokens, in order, where they are sorted by language.
     """
 
     image_codes: int = Field(ge=1, le=MOST)
@@ -121,7 +121,7 @@ class Vocabulary(Config):
 
     @property
     def texts(self) -> range:
-        """Ids of text pieces."""
+        """Ids of text tokens."""
         return range(self.image_codes, self.image_codes + self.text_pieces)
 
     @property
@@ -184,7 +184,7 @@ class Vocabulary(Config):
         return "control" if token < self.size else "padding"
 
     def language(self, name: str) -> range:
-        """Ids of the pieces of a language; CogViewError for one this vocabulary does not tell apart."""
+        """Ids of the tokens of a language; CogViewError for one this vocabulary does not tell apart."""
         for language, first, end in self.languages:
             if language == name:
                 return self.texts[first:end]

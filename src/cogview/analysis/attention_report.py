@@ -91,7 +91,7 @@ def lay_out(ids: NDArray[np.int64], vocabulary: Vocabulary, grid: tuple[int, int
 
 
 def find_word(model: Pipeline, pieces: Sequence[int], word: str) -> list[int]:
-    """Numbers of the shortest run of pieces that spells a word; CogViewError where the text has it not."""
+    """Numbers of the shortest run of tokens that spells a word; CogViewError where the text has it not."""
     wanted = _plain(word)
     runs = ((j - i, i, j) for i in range(len(pieces)) for j in range(i + 1, len(pieces) + 1))
     for _, i, j in sorted(runs):

@@ -128,7 +128,7 @@ class FamilyConfig(Config):
 
     @model_validator(mode="after")
     def _one_vocabulary(self) -> Self:
-        """Codes and pieces are those of the tokenizers; control tokens may be a role's own."""
+        """Codes and text tokens are those of the tokenizers; control tokens may be a role's own."""
         shared = ("image_codes", "text_pieces", "languages")
         for name, role in self.roles.items():
             own = role.sequences.vocabulary

@@ -1,4 +1,4 @@
-"""``cogview assemble``: one's own runs as a family directory that ``cogview generate`` draws with."""
+"""``cogview assemble``: your runs as a family directory for ``cogview generate``."""
 
 from __future__ import annotations
 

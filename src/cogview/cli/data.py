@@ -46,10 +46,10 @@ class Checking(Shown):
 @data.command("check")
 @grouped()
 def check_command(origin: Origin, decoding: Decoding, checking: Checking) -> None:
-    """Read every record, count what is good and explain what is not.
+    """Read every record, count the usable ones and explain what is wrong with the others.
 
-    Exit code 2 if a picture or a caption cannot be used; what filters take out is counted, and so are
-    pictures that only lack a caption: train-on calls them after their files.
+    Exit code 2 if an image or a caption cannot be used. Images that filters leave out are only counted, and
+    so are images without a caption, for which train-on uses the file names.
     """
     from cogview.data.check import check
 
@@ -82,7 +82,7 @@ def build_command(
     cluster: Cluster,
     shown: Shown,
 ) -> None:
-    """Encode pictures and captions into token shards. A build that stopped goes on when run again.
+    """Encode images and captions into token shards. A stopped build continues when it is run again.
 
     cogview data build pets/ tokens/ --tokenizers pictogram
 
@@ -142,7 +142,7 @@ class Cache(Shown):
 @data.command("cache")
 @grouped()
 def cache_command(origin: Origin, cache: Cache, decoding: Decoding, square: Square) -> None:
-    """Decode every picture once into one file, for training an image tokenizer (captions are not needed)."""
+    """Decode every image once into one file, for training an image tokenizer (captions are not needed)."""
     opened = origin.open(decoding.validation)
     from cogview.data.image_cache import build_image_cache
 

@@ -1,4 +1,4 @@
-"""``cogview edit``: part of a picture generated again by a sentence, the rest untouched."""
+"""``cogview edit``: part of an image generated again by a prompt, the rest untouched."""
 
 from __future__ import annotations
 

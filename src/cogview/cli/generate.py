@@ -1,4 +1,4 @@
-"""``cogview generate``: pictures for sentences, each in a file of its own as soon as it is ready."""
+"""``cogview generate``: images for prompts, each in a file of its own as soon as it is ready."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ def cogview_command(release: Release, new: New) -> None:
 def cogview2_command(release: Release2, new: New) -> None:
     """CogView2's release: CogLM, super-resolution and icetk's tokenizers become one model family.
 
-    Files that could run code are refused; what a training run left beside its weights is passed over. No
-    checkpoint is ever whole in memory.
+    Files that could run code are refused; other files of a training run are ignored. No checkpoint is ever
+    whole in memory.
 
     cogview import cogview2 --coglm coglm --direct cogview2-dsr --iterative cogview2-itersr
     --image-tokenizer ice_image.pt --text ice_text.model --clusters cluster_label.npy -o models/cogview2

@@ -45,7 +45,8 @@ class Attention(Looked):
 @inspects.command()
 @grouped()
 def attention(given: Attention) -> None:
-    """Maps of every head, the heads that find a word, positional biases, score scales: one HTML page.
+    """Attention maps of every head, the heads that attend to a word, positional biases, score scales: one
+    HTML page.
 
     cogview inspect attention "a blue monster with round eyes, red background" --word "round eyes" -o look/
     """

@@ -22,7 +22,7 @@ class Run(Config):
 
 @grouped()
 def plan(run: Run, machine: Machine) -> None:
-    """Memory, sharding, speed and days of a training run on machines you may not have yet.
+    """Memory, sharding, speed and days of a training run on machines you need not have.
 
     cogview plan recipes/cogview-paper.yaml --gpus 512 --memory 32 --flops 125
 

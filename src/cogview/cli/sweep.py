@@ -40,13 +40,13 @@ class Trials(Config):
 
 @grouped()
 def sweep(trials: Trials) -> None:
-    """Train a recipe with many settings, one after the other; the same command on other machines helps.
+    """Train a recipe with many settings, one after the other; run it on other machines too to share the work.
 
     cogview sweep recipes/transformer.yaml --over lr=1e-3,3e-4 --over model.layers=4,8 --set steps=500
 
     cogview sweep recipes/transformer.yaml --over lr=1e-4..1e-2 --over optimizer.kind=adamw,muon --search 20
 
-    Stopped or killed, it goes on when run again; machines that share the folder share the trials.
+    Stopped or killed, it continues when it is run again; machines that share the folder share the trials.
     """
     from rich.console import Console
 

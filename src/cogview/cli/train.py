@@ -26,8 +26,8 @@ class Run(Config):
     )
     overrides: tuple[str, ...] = SET
     out: Path | None = option(None, "The run directory.", shown="runs/NAME")
-    resume: bool = option(False, "Go on from the last checkpoint in it.")
-    auto_resume: bool = option(False, "Go on if the run has begun, else begin it.")
+    resume: bool = option(False, "Continue from the last checkpoint in it.")
+    auto_resume: bool = option(False, "Continue if the run has begun, else begin it.")
     live: bool = option(False, "Show losses, speed, memory and samples, as `cogview watch` does.")
     processes: int = option(
         1, "Split each batch among this number of processes of this machine: its GPUs.", ge=1, le=1024
@@ -70,7 +70,7 @@ class Run(Config):
 
 @grouped()
 def train(run: Run) -> None:
-    """Train a model from a recipe; stop it with Ctrl-C and go on with --resume.
+    """Train a model from a recipe; stop it with Ctrl-C and continue with --resume.
 
     The result is the same on one process and on many, to rounding. On several machines or with restarts
     (docs/parallel-training.md):

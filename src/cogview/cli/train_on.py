@@ -1,4 +1,4 @@
-"""``cogview train-on``: a folder of pictures becomes a model that draws, in one command."""
+"""``cogview train-on``: a folder of images becomes a model, in one command."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Job(Config):
 
 @grouped()
 def train_on(settings: Settings, job: Job) -> None:
-    """Train a model on your pictures.
+    """Train a model on your images.
 
-    Looks at the data and says what each sample becomes and what it will cost, trains tokenizers and the
-    model, measures, and writes a model that cogview generate draws with. Stop it with Ctrl-C at any moment;
-    the same command goes on.
+    Inspects the data, says what each sample becomes and what training will cost, trains tokenizers and model,
+    measures, and writes a model for cogview generate. Stop it with Ctrl-C at any moment; the same command
+    continues.
 
     Sizes: tiny, 36 px, minutes on a CPU core; small, 72 px, a quarter of an hour on two cores, for hundreds
-    of drawings; base, the default model's, for thousands; large, 128 px, for a GPU.
+    of images; base, the default model's, for thousands; large, 128 px, for a GPU.
 
     cogview train-on my-pictures/ --out models/mine --size tiny
 
@@ -63,4 +63,4 @@ def train_on(settings: Settings, job: Job) -> None:
         typer.echo(f"{family.directory}: {family.config.name} {family.hash[:12]}")
         prompt = shlex.quote(work.state.survey.examples[0] if work.state.survey else "…")
         model = shlex.quote(str(job.out))
-        typer.echo(f"draw with it: cogview generate {prompt} --model {model} -n 4", err=True)
+        typer.echo(f"generate with it: cogview generate {prompt} --model {model} -n 4", err=True)

@@ -22,8 +22,8 @@ def watch(given: Watching) -> None:
 
     cogview watch runs/base
 
-    It reads the run's files and may be run anywhere that sees them, while the run goes on or after it. Ctrl-C
-    ends the watching only.
+    It reads the run's files, on any machine that sees them, during the run or after it. Ctrl-C only ends the
+    display.
     """
     import time
 

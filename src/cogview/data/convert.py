@@ -44,7 +44,7 @@ LONGEST = 8192  # characters or ids of a text
 class Conversion:
     """What the files' ids mean.
 
-    fingerprints: of image and text tokenizer; factor: pixels a code along one side; encode: text to pieces,
+    fingerprints: of image and text tokenizer; factor: pixels a code along one side; encode: text to tokens,
     for LMDBs that keep the text itself; language: of all captions.
     """
 

@@ -33,7 +33,7 @@ PLAIN, STYLED, KEYWORD, REWORDED = range(len(KINDS))
 
 
 class TokenBatch(TypedDict):
-    """``codes`` (batch, h * w) int64; ``texts`` one list of text pieces (0-based) a row; ``items`` ids;
+    """``codes`` (batch, h * w) int64; ``texts`` one list of text tokens (0-based) a row; ``items`` ids;
     ``languages`` of the texts, None for an empty one.
 
     ``context`` (batch, h * w) int64: the small pictures, or their parts, for super-resolution.
@@ -114,7 +114,7 @@ def shared_out(rows: NDArray[np.int64], rank: int, world: int) -> tuple[NDArray[
 
 
 def thinned(pieces: list[int], dropout: float, seed: int) -> list[int]:
-    """The pieces without those that chance leaves out, one at least; the same for the same seed."""
+    """The tokens without those that chance leaves out, one at least; the same for the same seed."""
     if not dropout or not pieces:
         return pieces
     drawn = np.random.Generator(np.random.Philox(seed)).random(len(pieces))

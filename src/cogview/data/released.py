@@ -4,7 +4,7 @@
 - :class:`TokenLmdb`: LMDB of pickled sequences; :class:`TextCodeLmdb`: of pickled (text, codes) pairs
   (:mod:`cogview.lmdbs`, :mod:`cogview.pickles`).
 
-Text ids in these files are ids of CogView's whole vocabulary (piece + 8192), not bare pieces.
+Text ids in these files are ids of CogView's whole vocabulary (piece + 8192), not bare tokens.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ A data set is a directory::
     shard-00000/
         codes.bin         (items, h * w)  image codes, smallest unsigned integer type that holds the codebook
         context.bin       the same of the small pictures, where the data set is for super-resolution
-        texts.bin         all captions' text pieces one after the other, smallest type for the text tokenizer
-        captions.bin      CAPTION records: where a caption's pieces are, its language and kind
+        texts.bin         all captions' text tokens one after the other, smallest type for the text tokenizer
+        captions.bin      CAPTION records: where a caption's tokens are, its language and kind
         items.bin         ITEM records: where an item's captions are, its source and split
         keys.bin          the items' keys in UTF-8, one a line
 
 Nothing is parsed when a batch is read. Captions of an item lie together, sorted by language, then kind.
-Numbers are little-endian. Text pieces are the text tokenizer's own ids (0-based), codes the image
+Numbers are little-endian. Text tokens are the text tokenizer's own ids (0-based), codes the image
 tokenizer's; the vocabulary joins them when sequences are made, so shards survive a change of vocabulary.
 """
 
@@ -149,7 +149,7 @@ class ShardIndex(Config):
 
 @dataclass(frozen=True)
 class TokenCaption:
-    """A caption as text pieces."""
+    """A caption as text tokens."""
 
     pieces: tuple[int, ...]
     language: str
@@ -437,7 +437,7 @@ class TokenShards:
         return out
 
     def pieces(self, caption: int) -> list[int]:
-        """Text pieces of one row of the caption table."""
+        """Text tokens of one row of the caption table."""
         shard = int(np.searchsorted(self._caption_starts, caption, side="right")) - 1
         first = int(self._caption_firsts[caption])
         ids: list[int] = self._texts[shard][first : first + int(self.lengths[caption])].tolist()

@@ -84,7 +84,7 @@ def direct_super_resolution(
 
     Args:
         model: its transformer in evaluation mode.
-        text_ids: for each picture the pieces of its text (0-based); they may be empty.
+        text_ids: for each picture the tokens of its text (0-based); they may be empty.
         codes: (b, small rows * columns) or (b, rows, columns).
         pairs: (seed, index) of each picture; by default seed 0 and their numbers.
         settings: by default the release's cluster sampling, or temperature 1 where there are no clusters.

@@ -1,6 +1,6 @@
-"""Which text pieces belong to which language, so that a caption can be kept to one (CogView2, section 3).
+"""Which text tokens belong to which language, so that a caption can be kept to one (CogView2, section 3).
 
-CogView2's vocabulary is sorted by language; any other tokenizer is sorted here by what its pieces are
+CogView2's vocabulary is sorted by language; any other tokenizer is sorted here by what its tokens are
 written in. Digits, punctuation and spaces are common to all.
 """
 
@@ -28,9 +28,9 @@ def language(text: str) -> Language:
 def allowed_pieces(
     text: TextTokenizer, vocabulary: Vocabulary, language: str | None = None
 ) -> NDArray[np.bool_]:
-    """bool (text_pieces,): the pieces that a text in ``language`` may have; None: in any language.
+    """bool (text_pieces,): the tokens that a text in ``language`` may have; None: in any language.
 
-    In a language, what its pieces cannot spell does not come; in any, single bytes may. Pieces that stand
+    In a language, what its tokens cannot spell does not come; in any, single bytes may. Pieces that stand
     for nothing never come. Raises CogViewError for a language that it cannot recognise.
     """
     if language is not None and language not in LANGUAGES:

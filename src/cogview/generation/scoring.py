@@ -57,7 +57,7 @@ class Scorer:
 
         Args:
             pictures: codes (rows * columns,) of each.
-            texts: text pieces of each, at least one.
+            texts: text tokens of each, at least one.
             pairs: (number of a picture, number of a text); None: every text of the first picture, then of
                 the second and so on.
             batch_size: pairs at a time; it does not change them.

@@ -55,7 +55,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make from an original: its text pieces, and (seed, index) of its random streams."""
+    """One picture to make from an original: its text tokens, and (seed, index) of its random streams."""
 
     original: Original
     text: Sequence[int]

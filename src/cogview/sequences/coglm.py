@@ -62,7 +62,7 @@ class CogLMSequence:
 class CogLMFormat(Config):
     """How CogLM's sequences are built.
 
-    text_slots: places of a text with its separator and end, so ``text_slots - 1`` pieces at most (one fewer
+    text_slots: places of a text with its separator and end, so ``text_slots - 1`` tokens at most (one fewer
     with an end). grid: rows and columns of codes. image_start: position of [BOI] (default: after the text's
     slots). begin, languages, end: names of the control tokens [BOI], [BOE] and [BOC], and of what ends a
     caption (the release has none). text_weight, image_weight: of the loss.
@@ -94,7 +94,7 @@ class CogLMFormat(Config):
 
     @classmethod
     def cogview2(cls) -> CogLMFormat:
-        """The release's: up to 111 pieces, [BOI] at position 512, 20 x 20 codes."""
+        """The release's: up to 111 tokens, [BOI] at position 512, 20 x 20 codes."""
         return cls(vocabulary=Vocabulary.cogview2(), text_slots=112, grid=(20, 20), image_start=512)
 
     @property
@@ -104,7 +104,7 @@ class CogLMFormat(Config):
 
     @property
     def text_limit(self) -> int:
-        """The most pieces a text may have."""
+        """The most tokens a text may have."""
         return self.text_slots - 1 - (self.end is not None)
 
     @property

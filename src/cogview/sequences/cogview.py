@@ -67,7 +67,7 @@ class _Part:
 class SequenceFormat(Config):
     """How a task's sequences are built.
 
-    text_slots: places for [ROI1] and the text (and the end of a caption), so ``text_slots - 1`` pieces at
+    text_slots: places for [ROI1] and the text (and the end of a caption), so ``text_slots - 1`` tokens at
     most. grid: rows and columns of codes of the picture drawn or described; context_grid: of the small
     picture that super-resolution starts from. image_positions: ``index`` (CogView) or ``fixed``. size: the
     control token in front of every picture. end: control token after a caption (the release has none).
@@ -118,7 +118,7 @@ class SequenceFormat(Config):
 
     @classmethod
     def cogview(cls) -> SequenceFormat:
-        """CogView's: up to 61 pieces and 32 x 32 codes in 1089 positions."""
+        """CogView's: up to 61 tokens and 32 x 32 codes in 1089 positions."""
         return cls(vocabulary=Vocabulary.cogview(), text_slots=62, grid=(32, 32), image_positions="index")
 
     @property
@@ -133,7 +133,7 @@ class SequenceFormat(Config):
 
     @property
     def text_limit(self) -> int:
-        """The most pieces a text may have."""
+        """The most tokens a text may have."""
         return self.text_slots - 1 - (self.end is not None)
 
     @property
@@ -203,14 +203,14 @@ class SequenceFormat(Config):
         return too_small(config, self.vocabulary.size, self.max_positions)
 
     def code_positions(self, text_length: int = 0) -> Ids:
-        """Positions (codes,) of the picture's codes when the text has ``text_length`` pieces."""
+        """Positions (codes,) of the picture's codes when the text has ``text_length`` tokens."""
         blanks = (np.zeros(n) for n in (text_length, self.codes, self.context_codes))
         _, positions, given = self._join(self._parts(*blanks))
         first = 2 if self.kind == "image_to_text" else given + 2
         return positions[first : first + self.codes]
 
     def text_positions(self) -> Ids:
-        """Positions (text_slots - 1,) of the text's pieces, and of the end of a caption after them."""
+        """Positions (text_slots - 1,) of the text's tokens, and of the end of a caption after them."""
         after_image = self.kind == "image_to_text" and self.image_positions == "index"
         start = self.codes + 4 if after_image else 1
         return np.arange(start, start + self.text_slots - 1, dtype=np.int64)

@@ -123,7 +123,7 @@ def caption_length(format: CaptionFormat, length: int | None) -> int:
 
 
 def check_text(format: CaptionFormat, text: str, pieces: Items[int]) -> None:
-    """CogViewError for a text that is empty or has more pieces than the model reads."""
+    """CogViewError for a text that is empty or has more tokens than the model reads."""
     shown = text if len(text) <= 40 else text[:40] + "…"
     if not pieces:
         raise CogViewError(f"the text {shown!r} is empty; there is nothing to score")

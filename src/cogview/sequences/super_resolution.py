@@ -131,7 +131,7 @@ class _LargeFormat(Config):
         return ids, positions, empty
 
     def words(self, texts: Items[ArrayLike]) -> tuple[Ids, Ids, Ids]:
-        """Texts of pieces, right-aligned: ids and positions (b, text_slots), and empty places (b,), int64."""
+        """Texts of tokens, right-aligned: ids and positions (b, text_slots), and empty places (b,), int64."""
         shape = len(texts), self.text_slots
         ids, positions = np.full(shape, PAD, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         empty = np.full(len(texts), self.text_slots, dtype=np.int64)
@@ -195,7 +195,7 @@ class DirectFormat(_LargeFormat):
 
     @property
     def text_limit(self) -> int:
-        """The most pieces of a text; the release leaves one place empty."""
+        """The most tokens of a text; the release leaves one place empty."""
         return self.text_slots - 1
 
     @property
@@ -211,7 +211,7 @@ class DirectFormat(_LargeFormat):
         return CrossResolution(self.text_slots, self.small, self.grid, *windows, empty)
 
     def inputs(self, texts: Items[ArrayLike], codes: ArrayLike | Tensor) -> Inputs:
-        """texts: pieces of each; codes: (b, small rows * columns). CogViewError for what does not fit."""
+        """texts: tokens of each; codes: (b, small rows * columns). CogViewError for what does not fit."""
         import torch
 
         longest = max((np.size(text) for text in texts), default=0)
@@ -231,7 +231,7 @@ class DirectFormat(_LargeFormat):
 class IterativeFormat(_LargeFormat):
     """Iterative super-resolution: the masked codes of a large picture from the others and the text.
 
-    Of a text only the first ``text_slots`` pieces are read.
+    Of a text only the first ``text_slots`` tokens are read.
     """
 
     kind: Literal["iterative_super_resolution"] = "iterative_super_resolution"
@@ -239,12 +239,12 @@ class IterativeFormat(_LargeFormat):
 
     @property
     def text_limit(self) -> int:
-        """How many pieces of a text are read; the rest is left out."""
+        """How many tokens of a text are read; the rest is left out."""
         return self.text_slots
 
     @classmethod
     def cogview2(cls) -> IterativeFormat:
-        """The release's: 16 pieces of text, 60 x 60 codes, a window of 9 x 5."""
+        """The release's: 16 tokens of text, 60 x 60 codes, a window of 9 x 5."""
         return cls(vocabulary=Vocabulary.cogview2(), grid=(60, 60), window=(9, 5), first_position=1024)
 
     @classmethod
@@ -262,7 +262,7 @@ class IterativeFormat(_LargeFormat):
     def inputs(
         self, texts: Items[ArrayLike], codes: ArrayLike | Tensor, mask: Tensor | None = None
     ) -> Inputs:
-        """texts: pieces of each; codes: (b, rows * columns); mask: bool, the same, what is [MASK] instead."""
+        """texts: tokens of each; codes: (b, rows * columns); mask: bool, the same, what is [MASK] instead."""
         import torch
 
         words, places, empty = self._words([np.ravel(text)[: self.text_slots] for text in texts])

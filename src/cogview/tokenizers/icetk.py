@@ -1,7 +1,7 @@
 """CogView2's one tokenizer for Chinese, English and pictures: icetk (CogView2, section 3).
 
-One id space: 20,000 image codes, then the 130,000 pieces of ``ice_text.model`` (SentencePiece, unigram),
-sorted by language, then pieces appended as needed: the released models' ``<start_of_image>``,
+One id space: 20,000 image codes, then the 130,000 tokens of ``ice_text.model`` (SentencePiece, unigram),
+sorted by language, then tokens appended as needed: the released models' ``<start_of_image>``,
 ``<start_of_english>`` and ``<start_of_chinese>``.
 
 A text is normalised by the model itself (NFKC, case kept, runs of blanks and line breaks become one space, a
@@ -36,7 +36,7 @@ class IceTokenizer:
 
     Args:
         text: the model in ``ice_text.model``, or another that has a piece ``<n>``.
-        specials: pieces appended to it, in order.
+        specials: tokens appended to it, in order.
         image_codes: how many ids stand before the first piece.
 
     Raises CogViewError where the model has one of ``specials`` already.

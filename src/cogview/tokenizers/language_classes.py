@@ -1,8 +1,8 @@
-"""What text pieces are written in, and a vocabulary sorted by it (CogView2, section 3.2).
+"""What text tokens are written in, and a vocabulary sorted by it (CogView2, section 3.2).
 
 icetk's authors "classify them as Chinese, English, Common or Rare Symbols, so that we can specify the
-generated language via a sampling mask": its pieces lie in four runs, and a language is a range of ids.
-``sorted_by_class`` puts any model's pieces in such an order; texts are cut into the same pieces.
+generated language via a sampling mask": its tokens lie in four runs, and a language is a range of ids.
+``sorted_by_class`` puts any model's tokens in such an order; texts are cut into the same tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTROL = re.compile("<(unk|s|/s|pad|n)>")
 
 
 class Pieces(Protocol):
-    """The part of a text tokenizer that says how its pieces are written."""
+    """The part of a text tokenizer that says how its tokens are written."""
 
     @property
     def pieces(self) -> int: ...
@@ -63,7 +63,7 @@ def class_of(piece: str) -> str:
 
 
 def sorted_by_class(text: TextTokenizer) -> TextTokenizer:
-    """The same pieces in the order of ``CLASSES``, behind the unknown one; within a class as they were."""
+    """The same tokens in the order of ``CLASSES``, behind the unknown one; within a class as they were."""
     fields = split_fields(text.model)
     pieces = [content for number, content in fields if number == 1]  # ModelProto.pieces
     places = sorted(range(1, len(pieces)), key=lambda number: CLASSES.index(class_of(text.piece(number))))

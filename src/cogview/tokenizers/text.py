@@ -1,6 +1,6 @@
-"""Text tokenizer: sentences to pieces and back, by SentencePiece (CogView, section 2.1; CogView2, section 3).
+"""Text tokenizer: sentences to tokens and back, by SentencePiece (CogView, section 2.1; CogView2, section 3).
 
-Loads any SentencePiece model, CogView's (BPE, 50,000 pieces) and icetk's (unigram, 130,000) among them, and
+Loads any SentencePiece model, CogView's (BPE, 50,000 tokens) and icetk's (unigram, 130,000) among them, and
 trains new ones. Ids are the tokenizer's own, from 0; :class:`~cogview.vocabulary.Vocabulary` gives them their
 place among the image codes and the control tokens.
 """
@@ -24,7 +24,7 @@ from cogview.files import read_bytes, write_file
 from cogview.vocabulary import MOST
 
 MAX_MODEL_BYTES = 32 << 20
-SPELLS_ALL = 1000  # pieces; fewer are letters and syllables mostly
+SPELLS_ALL = 1000  # tokens; fewer are letters and syllables mostly
 MAX_LINE_BYTES = 1 << 16  # longer training texts are left out
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -70,7 +70,7 @@ class TextTokenizer:
         write_file(Path(path), self.model)
 
     def extended(self, pieces: Iterable[str]) -> TextTokenizer:
-        """This tokenizer with more ordinary pieces of score 0 after its own, as icetk adds its controls.
+        """This tokenizer with more ordinary tokens of score 0 after its own, as icetk adds its controls.
 
         Raises CogViewError for a piece that is there already.
         """
@@ -83,7 +83,7 @@ class TextTokenizer:
 
     @cached_property
     def pieces(self) -> int:
-        """How many pieces there are; ids are 0 ... ``pieces`` - 1."""
+        """How many tokens there are; ids are 0 ... ``pieces`` - 1."""
         return int(self._processor.GetPieceSize())
 
     @cached_property
@@ -162,7 +162,7 @@ class TextTokenizer:
     ) -> TextTokenizer:
         """Learn a tokenizer from ``texts``, one sentence each, or from the lines of a UTF-8 file.
 
-        The same texts in the same order give the same bytes. Piece 0 is the unknown one; there are no pieces
+        The same texts in the same order give the same bytes. Piece 0 is the unknown one; there are no tokens
         for start, end or padding, which are control tokens.
 
         Args:

@@ -74,7 +74,7 @@ class Parts(Config):
     """What the family is made of."""
 
     out: Path = option(..., "The family's directory to write.", argument=True, metavar="OUT")
-    base: Path | None = option(None, "The run that trained the model that draws.", metavar="RUN")
+    base: Path | None = option(None, "The run that trained the model that generates.", metavar="RUN")
     role: tuple[str, ...] = option((), "A model for a role (caption=…).", metavar="ROLE=RUN", repeated=True)
     lora: tuple[str, ...] = option(
         (), "An adapter to keep beside the model, by name.", metavar="NAME=RUN", repeated=True

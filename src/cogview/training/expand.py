@@ -18,7 +18,8 @@ TOKENS, POSITIONS = "tokens.weight", "positions.weight"
 
 
 def same_tokens(old: SequenceFormat, new: CogLMFormat) -> None:
-    """CogViewError unless both have the same codes, pieces and grid, and the old one the longer texts."""
+    """CogViewError unless both have the same codes, text tokens and grid, and the old one the longer
+    texts."""
     sizes = [(form.vocabulary.image_codes, form.vocabulary.text_pieces, form.grid) for form in (old, new)]
     if sizes[0] != sizes[1] or old.kind != "text_to_image" or old.image_positions != "fixed":
         raise CogViewError(
@@ -33,7 +34,8 @@ def same_tokens(old: SequenceFormat, new: CogLMFormat) -> None:
 
 
 def token_rows(old: SequenceFormat, new: CogLMFormat) -> dict[int, int]:
-    """New id to old id: codes and pieces stay, [BOI] is [BOI1], [BOE] and [BOC] are [ROI1], an end [EOI1]."""
+    """New id to old id: codes and text tokens stay, [BOI] is [BOI1], [BOE] and [BOC] are [ROI1], an end
+    [EOI1]."""
     ids = {i: i for i in range(new.vocabulary.texts.stop)}
     roles = {new.begin: "[BOI1]", **dict.fromkeys(new.languages.values(), "[ROI1]")}
     roles |= {new.end: "[EOI1]"} if new.end is not None else {}
@@ -41,7 +43,7 @@ def token_rows(old: SequenceFormat, new: CogLMFormat) -> dict[int, int]:
 
 
 def position_rows(old: SequenceFormat, new: CogLMFormat) -> dict[int, int]:
-    """New position to old: those of a text's pieces, of [BOI] and of the codes."""
+    """New position to old: those of a text's tokens, of [BOI] and of the codes."""
     words = dict(zip(range(new.text_slots - 1), old.text_positions().tolist(), strict=False))
     codes = dict(zip(new.code_positions().tolist(), old.code_positions().tolist(), strict=True))
     return words | {new.begin_position: int(old.code_positions()[0]) - 1} | codes

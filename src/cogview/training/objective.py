@@ -3,7 +3,7 @@
 The paper gives text and image tokens the same weight; the weights come with the sequences. ``softmax``:
 
 - ``full``    over the whole vocabulary, as in the paper (its padding rows only if asked for, as released);
-- ``region``  an image code among image codes, anything else among text pieces and control tokens. That is
+- ``region``  an image code among image codes, anything else among text tokens and control tokens. That is
               what the engine samples from, and it costs a fraction where one region is much the larger.
 
 :func:`released_loss` is the released code's, which weights by the token *before* the one predicted.

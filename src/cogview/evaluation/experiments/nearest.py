@@ -1,6 +1,6 @@
 """The trivial drawer: for every prompt the training picture whose caption shares most words with it.
 
-What a model has to beat. Captions and prompts are compared by the cosine of their pieces' weights tf * idf, a
+What a model has to beat. Captions and prompts are compared by the cosine of their tokens' weights tf * idf, a
 rule that knows neither pictures nor any network that judges them.
 """
 

@@ -1,7 +1,7 @@
 """The alignment scorer: pictures and sentences, in Chinese or English, as vectors that can be compared.
 
 Two towers trained together (``scorer_training.py``), as in CLIP (Radford et al., 2021): a small convolutional
-network looks at the picture, a small transformer reads the text's pieces; the cosine of their vectors says
+network looks at the picture, a small transformer reads the text's tokens; the cosine of their vectors says
 how well they fit. It stands where the paper has CLIP (CogView, section 4.1) and judges by retrieval and
 R-precision (``alignment.py``). It is trained on real pictures only, and no generator is ever trained against
 it.

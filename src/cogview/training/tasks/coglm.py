@@ -197,7 +197,7 @@ class CogLMTask(TransformerTask):
 
     @cached_property
     def format(self) -> CogLMFormat:  # type: ignore[override]
-        """The sequences with the data's codes, pieces and grid, and the recipe's control tokens."""
+        """The sequences with the data's codes, text tokens and grid, and the recipe's control tokens."""
         given, index = self.recipe.format, self.shards.index
         vocabulary = Vocabulary(
             image_codes=index.vocabulary.image_codes,

@@ -31,7 +31,7 @@ class Settings(Config):
     )
     size: Literal["tiny", "small", "base", "large"] = option("small", "Size of the model.")
     start: str | None = option(
-        None, "Go on from this model and its tokenizers: pictogram.", "--from", metavar="FAMILY"
+        None, "Continue from this model and its tokenizers: pictogram.", "--from", metavar="FAMILY"
     )
     lora: int | None = option(None, "With --from: train an adapter of this rank only.", ge=1)
     unnamed: Policy = option("names", "Images without a caption: use their file names, or leave them out.")

@@ -135,7 +135,7 @@ def fit_text_tokenizer(texts: Sequence[str], pieces: int) -> TextTokenizer:
 
 
 class Lengths(Config):
-    """Lengths of the captions in pieces; ``over`` are longer than what the model reads and are cut."""
+    """Lengths of the captions in tokens; ``over`` are longer than what the model reads and are cut."""
 
     least: int
     median: int
