@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cogview.checkpoints.bundle import ModelBundle, ModelName, find
+from cogview.checkpoints.bundle import MaybeModelName, ModelBundle, ModelName, find
 from cogview.config import Check, Config, Existing, MaybeExisting, existing, option
 from cogview.evaluation.plans import InceptionInput
 from cogview.evaluation.plans import Rows as CorpusRows
@@ -288,11 +288,16 @@ class Reports(Config):
 
 
 class Coco(Config):
-    """COCO as its user has it, the model, and whose evaluation is repeated."""
+    """COCO as its user has it, the model or the systems' images, and whose evaluation is repeated."""
 
     captions: Existing = option(..., "captions_val2014.json, or a file in its format.")
     images: Existing = option(..., "The folder of its pictures.")
-    model: ModelName = MODEL
+    model: MaybeModelName = option(None, "A model's name or directory.", "--model", "-m")
+    pictures: tuple[str, ...] = option(
+        (), "A system's images, instead of a model; for each system.", metavar="NAME=DIR", repeated=True
+    )
+    judge: MaybeModelName = option(None, "The model whose caption loss judges all systems.")
+    listed: Path | None = option(None, "Only write the chosen captions, for other systems.", "--list")
     protocol: Literal["cogview", "cogview2"] = option(
         "cogview", "cogview: best of 60, contrast 1.5. cogview2: best of 16, one a picture."
     )
@@ -324,9 +329,10 @@ class Upscaling(Config):
     network: Literal["vgg16", "alexnet"] = option(
         "vgg16", "Which network's weights those are; alexnet is 13 times cheaper."
     )
-    order: Literal["released", "paper", "diagonal", "confidence"] | None = option(
-        None,
-        "Of iterative super-resolution; a family that has both kinds is measured in two stages with it.",
+    order: tuple[Literal["released", "paper", "diagonal", "confidence"], ...] = option(
+        (),
+        "Of iterative super-resolution, several with commas; a family that has both kinds is measured in two "
+        "stages with it.",
         shown="released, where it is the only kind",
     )
     shown: int = option(10, "Pictures on the sheet.", ge=1)

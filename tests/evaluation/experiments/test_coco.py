@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from cogview.evaluation.experiments.coco import (
     select,
     translated,
 )
+from cogview.evaluation.experiments.coco_table import CocoTable
 from cogview.evaluation.metrics.comparison import read_reports
 from cogview.evaluation.metrics.fid import DistributionPlan
 from cogview.evaluation.metrics.lite0 import Lite0
@@ -180,6 +182,63 @@ def test_the_command(coco: Path, family: Path, tmp_path: Path, capsys: pytest.Ca
     report = CocoReport.model_validate_json(out.read_bytes())
     assert report.manifest.coco.best_of == 2 and report.manifest.coco.contrast == 1.5
     assert main(["eval", "compare", str(out), str(out)]) == 0
+
+
+def systems(coco: Path, family: Path, place: Path, plan: CocoPlan) -> dict[str, Path]:
+    """The photographs themselves, named by caption, and grey pictures, named by photograph."""
+    chosen = select(read_captions(coco / "captions.json", coco / "val"), plan)
+    for name in ("real", "grey"):
+        (place / name).mkdir(parents=True)
+    for own in chosen:
+        with Image.open(own.picture) as image:
+            image.resize((24, 24)).save(place / "real" / f"{own.number}.png")
+        Image.new("RGB", (24, 24), (128, 128, 128)).save(place / "grey" / f"{own.picture.stem}.png")
+    return {name: place / name for name in ("real", "grey")}
+
+
+def test_systems_in_folders_are_judged_by_one_model(
+    coco: Path, family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    plan = CocoPlan(count=5)
+    save_file(Lite0().state_dict(), tmp_path / "lite0.safetensors")
+    folders = systems(coco, family, tmp_path / "systems", plan)
+    line = ["eval", "coco", "--captions", str(coco / "captions.json"), "--images", str(coco / "val")]
+    listed = [*line, "-n", "5", "--list", str(tmp_path / "list.tsv")]
+    line += ["--weights", str(tmp_path / "lite0.safetensors"), "-n", "5", "--blur", "0", "--canvas", "32"]
+    line += ["--work", str(tmp_path / "work"), "--bootstrap", "0", "--judge", str(family)]
+    both = [word for name, folder in folders.items() for word in ("--pictures", f"{name}={folder}")]
+    out = tmp_path / "table.json"
+    assert main([*line, *both, "--out", str(out)]) == 0 and "CapLoss" in capsys.readouterr().out
+    found = CocoTable.model_validate_json(out.read_bytes())
+    fid = {name: own["Lite0-FID-0"].value for name, own in found.rows.items()}
+    assert list(fid) == ["real", "grey"] and fid["real"] < fid["grey"]
+    # the caption loss of each picture, by the judge's own words
+    judge = CogView.from_pretrained(family)
+    chosen = select(read_captions(coco / "captions.json", coco / "val"), plan)
+    for name, files in (("real", [own.number for own in chosen]), ("grey", [o.picture.stem for o in chosen])):
+        losses = [
+            judge.score(Image.open(folders[name] / f"{file}.png"), own.caption)[0, 0]
+            for file, own in zip(files, chosen, strict=True)
+        ]
+        assert found.rows[name]["CapLoss"].value == pytest.approx(np.mean(losses), rel=1e-5)
+    # what the others have to draw, and one picture less
+    assert main([*listed, "--weights", str(tmp_path / "lite0.safetensors")]) == 0
+    rows = [row.split("\t") for row in (tmp_path / "list.tsv").read_text().splitlines()]
+    assert rows[0] == ["number", "photograph", "caption"]
+    assert [row[0] for row in rows[1:]] == [str(own.number) for own in chosen]
+    (folders["real"] / f"{chosen[2].number}.png").unlink()
+    for extra, match in (
+        (both, f"real: 1 of 5 pictures are missing in .*{chosen[2].number}.png"),
+        (["--pictures", "real"], "--pictures real: write NAME=DIR"),
+        (["--pictures", f"a={tmp_path / 'none'}"], "there is no folder"),
+        ([*both, "--model", str(family)], "--model generates; leave it out"),
+        ([], "give a --model to generate with"),
+    ):
+        capsys.readouterr()
+        assert main([*line, *extra]) == 2
+        assert re.search(match, capsys.readouterr().err.replace("\n", " "))
 
 
 def test_bad_input_is_one_line(coco: Path, family: Path, tmp_path: Path) -> None:

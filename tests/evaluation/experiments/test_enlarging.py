@@ -79,6 +79,25 @@ def test_they_are_what_the_pipeline_draws(family: Path, folder: Path, judge: LPI
     assert np.array_equal(np.asarray(large.image), ways["model"][0])
 
 
+def test_orders_are_compared_with_each_other_and_with_none(family: Path, folder: Path, judge: LPIPS) -> None:
+    """Each order's pictures are those it makes alone; none is the direct model, which all begin with."""
+    model, plan = from_pretrained(family), UpscalingPlan(split=None, limit=2, seed=3)
+    orders = ("released", "paper", "confidence")
+    report, ways, _ = evaluate_enlarging(model, folder, judge, plan, orders)
+    for order in orders:
+        _, alone, _ = evaluate_enlarging(model, folder, judge, plan, (order,))
+        assert np.array_equal(ways[f"model, {order}"], alone["model"])
+        assert np.array_equal(ways["direct"], alone["direct"])
+    assert not np.array_equal(ways["model, released"], ways["model, paper"])
+    against = {own.first: own for own in report.comparisons if own.second == "direct"}
+    assert list(against) == [f"model, {order}" for order in orders]
+    for name, own in against.items():
+        gap = report.overall[name].lpips, report.overall["direct"].lpips
+        assert gap[0] is not None and gap[1] is not None
+        assert own.difference == pytest.approx(gap[0] - gap[1], abs=1e-5)
+    assert report.facts["order"] == "released, paper, confidence"
+
+
 def test_an_overwhelming_likelihood_gives_the_codes_of_the_enlargement(
     family: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

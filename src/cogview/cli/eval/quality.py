@@ -101,11 +101,22 @@ def coco(
 
     cogview eval coco --captions captions_val2014.json --images val2014 --model models/cogview
     --weights inception.safetensors --translate 'python translate.py' --out coco.json
+
+    cogview eval coco --captions captions_val2014.json --images val2014 --pictures DM-GAN=dmgan/
+    --pictures CogView=cogview/ --judge models/cogview --weights inception.safetensors --out table.json
     """
     from cogview.evaluation.experiments.coco import evaluate_coco
+    from cogview.evaluation.experiments.coco_table import write_selection
 
     wanted = plans.CocoPlan(**plans.PROTOCOLS[given.protocol] | plan.model_dump(exclude_unset=True))
     measured = figures.model_copy(update={"metrics": ("fid", "kid", "is")})
+    if given.listed:
+        count = write_selection(wanted, given.captions, given.images, given.listed)
+        return typer.echo(f"{given.listed}: {count} captions")
+    if given.pictures:
+        return coco_table(given, wanted, measured, features, report)
+    if given.model is None:
+        raise CogViewError("give a --model to generate with, or systems as --pictures NAME=DIR")
     part, extractor = share.part, features.open(figures.canvas)
     pipeline = inputs.open_model(given.model, given.place)
     with bars() as progress:
@@ -124,6 +135,26 @@ def coco(
         return typer.echo(share.waiting)
     name = f"{found.facts['model']}, {found.count} captions"
     report.finish(found, lambda own: tables.figures({name: own.figures}))
+
+
+def coco_table(
+    given: inputs.Coco,
+    plan: plans.CocoPlan,
+    measured: plans.DistributionPlan,
+    features: inputs.Features,
+    report: Report,
+) -> None:
+    """The figures of several systems' images under one judge."""
+    from cogview.evaluation.experiments.coco_table import evaluate_systems, read_systems
+
+    if given.judge is None or given.model is not None:
+        wrong = "--judge is missing" if given.judge is None else "--model generates; leave it out"
+        raise CogViewError(f"--pictures: {wrong}: one model judges the images of all systems")
+    systems, judge = read_systems(given.pictures), inputs.open_generator(given.judge, given.place)
+    paths, extractor = (given.captions, given.images), features.open(measured.canvas)
+    with bars() as progress:
+        found = evaluate_systems(plan, *paths, systems, judge, extractor, features.work, measured, progress)
+    report.finish(found, lambda own: tables.figures(own.rows))
 
 
 @grouped(work=Path("runs/pictures"))
@@ -181,10 +212,10 @@ def upscaling(
     sampling = {name: getattr(params, name) for name in params.model_fields_set}
     with bars() as progress:
         family = pipeline.bundle.config
-        if family.stages and (given.order is not None or UPSCALING not in family.roles):
+        if family.stages and (given.order or UPSCALING not in family.roles):
             refuse_for_codes(sampling)
             found, ways, sources = evaluate_enlarging(
-                pipeline, given.data, judge, plan, given.order or ORDER, progress
+                pipeline, given.data, judge, plan, given.order or (ORDER,), progress
             )
         else:
             found, ways, sources = evaluate_upscaling(pipeline, given.data, judge, plan, sampling, progress)

@@ -162,6 +162,23 @@ def translated(
     return [known[text] for text in captions]
 
 
+def spoken(
+    chosen: Sequence[Chosen], captions: Path, plan: CocoPlan, work: Path, progress: Progress | None = None
+) -> list[str]:
+    """The texts of the chosen captions, through the plan's command if it has one."""
+    texts = [own.caption for own in chosen]
+    if not plan.translate:
+        return texts
+    facts = {"captions": _hash(captions.read_bytes()), "command": plan.translate}
+    return translated(texts, plan.translate, SampleStore(work, "coco-translations", facts).folder, progress)
+
+
+def reference_of(chosen: Sequence[Chosen], images: Path) -> PictureSet:
+    """The photographs of the chosen captions, each once."""
+    real = dict.fromkeys(own.picture for own in chosen)
+    return PictureSet(str(images), tuple((path.name, path) for path in sorted(real)))
+
+
 class Painter:
     """A model family for COCO: the best of several pictures by caption loss, its contrast raised."""
 
@@ -212,13 +229,7 @@ def evaluate_coco(
     figures = figures or DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS)
     chosen = select(read_captions(captions, images), plan)
     painter = Painter(model, plan)
-    texts = [own.caption for own in chosen]
-    name = model.bundle.config.name
-    if plan.translate:
-        facts = {"captions": _hash(captions.read_bytes()), "command": plan.translate}
-        texts = translated(
-            texts, plan.translate, SampleStore(work, "coco-translations", facts).folder, progress
-        )
+    texts, name = spoken(chosen, captions, plan, work, progress), model.bundle.config.name
     kept = plan.model_dump(include={"best_of", "contrast"})
     store = SampleStore.of(work, painter, texts, plan.seed, plan.sampling, f"coco-{name}", **kept)
     paths = store.fill(
@@ -231,9 +242,7 @@ def evaluate_coco(
     if paths is None:
         return None
     drawn = PictureSet(str(store.folder), tuple((path.name, path) for path in paths))
-    real = dict.fromkeys(own.picture for own in chosen)
-    reference = PictureSet(str(images), tuple((path.name, path) for path in sorted(real)))
-    report = compare_pictures(reference, drawn, figures, extractor, work, progress)
+    report = compare_pictures(reference_of(chosen, images), drawn, figures, extractor, work, progress)
     assert report is not None
     return _report(report, plan, paths, captions, chosen, model)
 

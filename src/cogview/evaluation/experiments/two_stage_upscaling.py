@@ -3,7 +3,8 @@
 Held-out pictures are shrunk to the first stage's size and brought back from their codes, which is all that a
 picture the family drew has: by both models (``model``), by the direct one alone (``direct``), and by
 enlargement of the small picture that the codes stand for (``bicubic``, ``lanczos``; with *of the picture*: of
-the shrunk picture itself, which no code can beat everywhere). ``ceiling`` is the true large picture after its
+the shrunk picture itself, which no code can beat everywhere). Of several orders of the iterative step each is
+a way (``model, paper``), and ``direct`` is that of none. ``ceiling`` is the true large picture after its
 tokenizer. Distances are to the true large picture; every comparison is also made picture by picture.
 """
 
@@ -39,7 +40,7 @@ def evaluate_enlarging(
     data: Path,
     judge: LPIPS,
     plan: UpscalingPlan | None = None,
-    order: str = ORDER,
+    orders: Sequence[str] = (ORDER,),
     progress: Progress | None = None,
 ) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
     """Measure a family's super-resolution; the report, all pictures by way (``true`` first), their sources.
@@ -55,14 +56,16 @@ def evaluate_enlarging(
     small = _resized(pictures.pixels, size, RESAMPLE[plan.resample])
     codes = _codes(model, small)
     texts = captions if plan.captions else [""] * len(captions)
-    ways = enlarged(model, codes, texts, plan, order, progress)
+    ways = enlarged(model, codes, texts, plan, orders, progress)
+    drawn = [way for way in ways if way != DIRECT]
     plain = _painted(model, codes, part.format.small)
     ways[BICUBIC] = _resized(plain, side, Image.Resampling.BICUBIC)
     ways[LANCZOS] = _resized(plain, side, Image.Resampling.LANCZOS)
     ways[OF_PICTURE] = _resized(small, side, Image.Resampling.BICUBIC)
     ways["ceiling"] = _painted(model, _codes(model, pictures.pixels), part.format.grid)
-    pairs = [(way, plainly) for way in (MODEL, DIRECT) if way in ways for plainly in (BICUBIC, LANCZOS)]
-    facts = {**asked(model, data, plan), "order": order}
+    pairs = [(way, plainly) for way in (*drawn, DIRECT) for plainly in (BICUBIC, LANCZOS)]
+    pairs += [(way, DIRECT) for way in drawn]
+    facts = {**asked(model, data, plan), "order": ", ".join(orders)}
     return judged(pictures, ways, pairs, judge, facts, progress)
 
 
@@ -78,10 +81,10 @@ def enlarged(
     codes: Codes,
     captions: Sequence[str],
     plan: UpscalingPlan,
-    order: str = ORDER,
+    orders: Sequence[str] = (ORDER,),
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
-    """Small codes (n, rows * columns) as large pictures: by the direct model, and by both if it has two."""
+    """Small codes (n, rows * columns) as large pictures: by both models in each order, by the direct one."""
     part = stages_of(model)
     limit = part.format.text_limit
     texts = [model.text_tokenizer.encode(caption)[:limit] for caption in captions]
@@ -97,21 +100,23 @@ def enlarged(
         batch_size=size,
         progress=_told(progress, "direct"),
     )
-    ways = {DIRECT: _painted(model, first, part.format.grid)}
-    if part.iterative is None:
-        return ways
-    second = iterative_super_resolution(
-        part.iterative,
-        texts,
-        first,
-        pairs=pairs,
-        order=order,
-        settings=part.iterative_params(order),
-        likelihoods=likelihoods,
-        batch_size=size,
-        progress=_told(progress, "iterative"),
-    )
-    return {MODEL: _painted(model, second, part.format.grid)} | ways
+    ways, iterative = dict[str, Pixels](), part.iterative
+    for order in orders if iterative is not None else ():
+        assert iterative is not None
+        second = iterative_super_resolution(
+            iterative,
+            texts,
+            first,
+            pairs=pairs,
+            order=order,
+            settings=part.iterative_params(order),
+            likelihoods=likelihoods,
+            batch_size=size,
+            progress=_told(progress, f"iterative, {order}"),
+        )
+        name = MODEL if len(orders) == 1 else f"{MODEL}, {order}"
+        ways[name] = _painted(model, second, part.format.grid)
+    return ways | {DIRECT: _painted(model, first, part.format.grid)}
 
 
 def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
