@@ -6,9 +6,9 @@
 Every setting draws the same held-out captions twice, with other seeds. A row tells how many stated attributes
 a classifier finds, KID to real held-out pictures, and *diversity*: how far the two pictures of a caption lie
 apart, on the average, in the extractor's features, relative to two real pictures of the same style (if these
-differ). Cutting harder raises accuracy and lowers diversity, so that top-k and clusters are compared where
-diversity is equal: top-k's figures are interpolated at that of each row of clusters. Pictures are kept in
-``--work``.
+differ). ``--temperature 1.15 --guidance 1`` is the paper's setting. Cutting harder raises accuracy and lowers
+diversity, so that top-k and clusters are compared where diversity is equal: top-k's figures are interpolated
+at that of each row of clusters. Pictures are kept in ``--work``.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Experiment:
         self.reader = AttributeClassifier.from_directory(given.classifier)
         self.extractor: Extractor = open_extractor(given.extractor)
         self.drawer = ModelGenerator(given.model, given.precision, small=True)
+        common = {"temperature": given.temperature, "guidance": given.guidance}
+        self.common = {name: value for name, value in common.items() if value is not None}
         self.plan = AttributePlan(count=given.n, batch=given.batch, seed=given.seed, languages=("zh", "en"))
         avatars = read_avatars(given.corpus)
         chosen = select(avatars, self.reader.config.attributes, given.n, given.seed, "test_comp")
@@ -106,9 +108,8 @@ class Experiment:
         """Draw, read and measure one setting; languages take turns."""
         answers, features = [], []
         for turn in range(2):
-            plan = self.plan.model_copy(
-                update={"sampling": dict(sampling), "seed": self.plan.seed + turn * TWICE}
-            )
+            settings = {**self.common, **sampling}
+            plan = self.plan.model_copy(update={"sampling": settings, "seed": self.plan.seed + turn * TWICE})
             language = self.plan.languages[turn]
             texts = [avatar.captions[language] for avatar in self.chosen]
             paths = draw_texts(texts, self.drawer, self.given.work, plan.seed, plan.sampling, plan.batch)
@@ -139,6 +140,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, nargs="*", default=[10, 50, 200, 0])
     parser.add_argument("--clusters", type=int, nargs="*", default=[4, 16, 64])
     parser.add_argument("--emphasis", type=float, nargs="*", default=[0, 1, 2, 3])
+    parser.add_argument("--temperature", type=float, help="of every row; default: the model's")
+    parser.add_argument("--guidance", type=float, help="of every row; default: the model's")
     parser.add_argument("--work", type=Path, default=Path("runs/sampling"))
     parser.add_argument("--out", type=Path, default=Path("sampling.json"))
     return parser.parse_args()
@@ -164,6 +167,7 @@ def main() -> None:
                 f"KID {figures['kid']:.4f}"
             )
     facts = {"model": experiment.drawer.name, "fingerprint": experiment.drawer.fingerprint, "n": given.n}
+    facts |= experiment.common
     given.out.write_text(json.dumps({"rows": rows, "top-k as diverse": equal, **facts}, indent=1) + "\n")
 
 

@@ -80,6 +80,8 @@ def test_a_row_is_of_the_pictures_that_were_drawn(
         n=4,
         seed=0,
         batch=4,
+        temperature=1.15,
+        guidance=None,
         work=tmp_path / "work",
     )
     script["Experiment"].__init__.__globals__["open_extractor"] = lambda path: Means()
@@ -89,7 +91,9 @@ def test_a_row_is_of_the_pictures_that_were_drawn(
     row = experiment.row("clusters 4", {"clusters": 4})
     paths = sorted((tmp_path / "work").rglob("*.png"))
     assert len(paths) == 8 and 0 <= row["accuracy"] <= 1 and row["diversity"] > 0
-    seeds = {path: json.loads((path.parent / "run.json").read_text())["seed"] for path in paths}
+    told = {path: json.loads((path.parent / "run.json").read_text()) for path in paths}
+    seeds = {path: own["seed"] for path, own in told.items()}
+    assert all(own["sampling"] == {"temperature": 1.15, "clusters": 4} for own in told.values())
     folders = [[path for path in paths if seeds[path] == own] for own in sorted(set(seeds.values()))]
     pictures = [np.stack([toy_picture(path) for path in folder]) for folder in folders]
     drawn = np.concatenate([Means()(found)[0] for found in pictures])
