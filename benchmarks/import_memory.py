@@ -29,59 +29,11 @@ STEPS = ("nothing", "make", "import", "export", "import again")
 
 def make(place: Path, layers: int, tiny: bool) -> None:
     """The checkpoint, an image tokenizer as released, a text tokenizer with the released number of pieces."""
-    import torch
+    sys.path.insert(0, str(HERE.parent / "examples"))
+    from synthetic_release import write_release
 
-    from cogview.importers.export import released_names
-    from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
-    from cogview.transformer.config import TransformerConfig
-    from cogview.transformer.model import Transformer
-    from cogview.vocabulary import Vocabulary
-
-    vocabulary = Vocabulary(image_codes=64, text_pieces=100) if tiny else Vocabulary.cogview()
-    sizes = {"hidden": 128, "heads": 2} if tiny else {}
-    facts = {"layers": layers, "vocab_size": vocabulary.padded_size, **sizes}
-    config = TransformerConfig.cogview_4b().model_copy(update=facts)
-    shapes, names = Transformer.shapes(config), released_names(config, "megatron")
-    flat = torch.empty(sum(x.numel() for x in shapes.values()), dtype=torch.float16)
-    torch.manual_seed(0)
-    for start in range(0, len(flat), 1 << 20):
-        block = flat[start : start + (1 << 20)]
-        block.copy_(torch.randn(len(block)))
-    pieces = torch.split(flat, [shapes[name].numel() for name in names.values()])
-    module = {key: x.view(shapes[name].shape) for (key, name), x in zip(names.items(), pieces, strict=True)}
-    (place / "base" / "20").mkdir(parents=True)
-    (place / "base" / "latest_checkpointed_iteration.txt").write_text("20")
-    torch.save({"module": module, "iteration": 20}, place / "base" / "20" / "mp_rank_00_model_states.pt")
-    images = ImageTokenizerConfig.cogview()
-    if tiny:
-        changes = {"channels": (8, 8, 8), "codes": 64, "code_dim": 4}
-        images = images.model_copy(update=changes)
-    released_tokenizer(ImageTokenizer(images), place / "vqvae.pt")
-    text_tokenizer(vocabulary.text_pieces, place / "text.model")
-
-
-def released_tokenizer(tokenizer: Any, path: Path) -> None:
-    """Write an image tokenizer under the released names."""
-    import torch
-
-    parts = {"encoder.": "enc_b.blocks.", "decoder.": "dec.blocks."}
-    buffers = {"codebook": "embed", "average": "embed_avg", "cluster_size": "cluster_size"}
-    state = {}
-    for name, x in tokenizer.state_dict().items():
-        start, _, rest = name.partition(".")
-        if start == "quantizer" and rest in buffers:
-            state[f"quantize_t.{buffers[rest]}"] = x.t().contiguous() if x.dim() == 2 else x
-        elif start != "quantizer":
-            state[parts[f"{start}."] + rest] = x
-    torch.save(state, path)
-
-
-def text_tokenizer(pieces: int, path: Path) -> None:
-    """A SentencePiece model with so many pieces: learned from a line, the rest added by name."""
-    from cogview.tokenizers.text import TextTokenizer
-
-    small = TextTokenizer.train(["a red circle and a blue square"] * 9, pieces=17, byte_fallback=False)
-    small.extended(f"<{i}>" for i in range(pieces - small.pieces)).save(path)
+    hidden, codes, pieces = (128, 64, 100) if tiny else (2560, 8192, 50_000)
+    write_release(place, layers, hidden, codes, pieces, ("cogview-base",))
 
 
 def cli(*words: object) -> None:
@@ -96,11 +48,12 @@ def run_step(step: str, place: Path, options: argparse.Namespace) -> None:
     import torch  # noqa: F401 - what every step begins with
 
     started = time.monotonic()
-    files = ("--image-tokenizer", place / "vqvae.pt", "--text", place / "text.model")
+    files = ("--image-tokenizer", place / "vqvae_hard_biggerset_011.pt")
+    files += ("--text", place / "cog-pretrain.model")
     if step == "make":
         make(place, options.layers, options.tiny)
     elif step == "import":
-        cli("import", "cogview", "--base", place / "base", *files, "-o", place / "first/family")
+        cli("import", "cogview", "--base", place / "cogview-base", *files, "-o", place / "first/family")
     elif step == "export":
         layout = ("--layout", options.layout, "--model-parallel", options.model_parallel)
         cli("export", "cogview", place / "first/family", *layout, "-o", place / "exported")
@@ -134,7 +87,7 @@ def different(place: Path) -> list[str]:
 def report(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     steps = {step: measure(step, place, options) for step in STEPS}
     unlike = different(place)
-    size = sum(path.stat().st_size for path in (place / "base").rglob("*.pt"))
+    size = sum(path.stat().st_size for path in (place / "cogview-base").rglob("*.pt"))
     bare = steps["nothing"]["peak"]
     for step in steps.values():
         step["over the checkpoint"] = round(step["peak"] / size, 3)

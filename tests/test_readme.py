@@ -47,6 +47,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "data.md": "its pets/ are the reader's; tests/data runs such commands",
+    "researcher.md": "tests/test_researcher.py runs it, with sizes of its own",
     "evaluation.md": "needs the corpus and a trained classifier; tests/evaluation runs its commands",
 }
 TUTORIAL = "tutorial.md"  # is run with the packaged models
