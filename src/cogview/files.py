@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -310,6 +311,8 @@ def replace_directory(fresh: Path, final: Path) -> list[Path]:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap the names of two directories by Linux's ``renameat2``; False where that is not to be had."""
+    if sys.platform != "linux":  # elsewhere there is none, and Windows has no library of the process itself
+        return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False

@@ -497,5 +497,5 @@ def _link(source: str | Path, target: str | Path) -> None:
     """The same file under another name; a copy where the file system has no hard links."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:
+    except (OSError, NotImplementedError):  # the latter on Windows, for follow_symlinks
         shutil.copy2(source, target, follow_symlinks=False)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -164,20 +165,18 @@ def _exchange(out: Path, block: Block, items: Sequence[TokenItem], layout: Layou
 @contextmanager
 def joining(out: Path) -> Iterator[bool]:
     """Whether this process is the one that joins; the lock goes with the process, however it ends."""
+    lock = FileLock(out / LOCK)
     try:
-        import fcntl
-    except ImportError:  # Windows, where nothing here runs on several machines
-        yield True
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
         return
-    with (out / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a file system without locks: joining twice gives the same
-            pass
+    except OSError:  # a file system without locks: joining twice gives the same
+        pass
+    try:
         yield True
+    finally:
+        lock.release()
 
 
 def join(

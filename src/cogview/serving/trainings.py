@@ -53,6 +53,7 @@ POINTS = 200  # of a curve, at most twice as many
 LOOK_SECONDS = 2.0
 NICE = 10  # training yields to requests
 SAVED = frozenset({".png", ".jpg", ".jpeg", ".webp"} & IMAGE_SUFFIXES)
+STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)  # what stops a training at a checkpoint
 STOPPED = (130, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM)
 RUNS = {"image_tokenizer": "reconstructions", "transformer": "samples"}  # stages that train, and their sheets
 _LOOKING = threading.Lock()  # so that a look at a lock is never taken for a process that has it
@@ -268,7 +269,7 @@ class Trainings:
         """Ask the process to stop at a checkpoint; it can be resumed."""
         process = self._own.get(run.name)
         if process is not None:
-            process.terminate()
+            process.send_signal(STOP)
         elif run.busy:  # started by a server before this one; the lock says that it lives
             os.kill(read_json(Started, run.folder / "started.json").pid, signal.SIGTERM)
 
@@ -416,12 +417,16 @@ def _spawn(run: Run, command: list[str]) -> subprocess.Popen[bytes]:
     """Start the process; it has the lock until it ends, however that is."""
     with _lock(run.folder) as lock, run.log.open("ab") as said:
         assert lock is not None
-        kept = {"pass_fds": (lock.fileno(),)} if os.name == "posix" else {}
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, **kept)  # type: ignore[call-overload]
+        more: dict[str, Any]
+        if sys.platform == "win32":  # a group of its own gets STOP alone, and no Ctrl-C of this console
+            more = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        else:
+            more = {"pass_fds": (lock.fileno(),)}
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, **more)
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
-    return process  # type: ignore[no-any-return]
+    return process
 
 
 # ---------------------------------------------------------------------------------------------- telling

@@ -80,6 +80,8 @@ def _passing_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Give every signal that ends or saves a run to all its processes."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        if os.name == "nt" and number == signal.SIGINT:
+            return  # the console has interrupted the processes already
         for process in ranks:
             if process.poll() is None:
                 process.send_signal(number)

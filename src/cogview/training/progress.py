@@ -10,7 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")  # the last is Windows', the third is not
 
 
 class Reporter:
@@ -60,7 +60,7 @@ def duration(seconds: float) -> str:
 
 
 class Signals:
-    """Within, SIGTERM, SIGINT and SIGUSR1 only set ``received``; a second SIGINT interrupts at once."""
+    """Within, the signals only set ``received``; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.received: str | None = None

@@ -124,8 +124,14 @@ def seal(part: Path, final: Path, records: dict[str, FileRecord], sharded: bool 
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file or directory to disk before going on."""
-    handle = os.open(path, os.O_RDONLY)
+    """Have the system write a file or directory to disk before going on.
+
+    Windows writes files that are open for writing, and no directories.
+    """
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
