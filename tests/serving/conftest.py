@@ -7,6 +7,8 @@ import dataclasses
 import http.client
 import io
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -150,6 +152,22 @@ def serve(models: Models) -> Iterator[Callable[..., Site]]:
     """Servers with other rules or limits."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(serving(options.pop("models", models), **options))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium by Playwright; skipped, and it says why, where one of them is missing."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if not chromium:
+        pytest.skip("no Chromium on this machine; name one in CHROMIUM")
+    with playwright.sync_playwright() as engine:
+        try:
+            started = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=180_000)
+        except playwright.Error as error:
+            pytest.skip(f"{chromium} does not start here: {str(error).splitlines()[0]}")
+        yield started
+        started.close()
 
 
 class Gate:

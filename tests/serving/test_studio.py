@@ -7,7 +7,6 @@ Skipped, and it says why, where Playwright or a Chromium is missing: ``pip insta
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,11 +28,6 @@ from cogview.serving.trainings import Trainings
 from tests.contrast import CONTRAST
 from tests.serving.conftest import Gate, Site, png, until
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-if not CHROMIUM:
-    pytest.skip("no Chromium on this machine; name one in CHROMIUM", allow_module_level=True)
-
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 IDLE = "#pictures[aria-busy=false]"
 NASTY = "<i>red'"
@@ -43,17 +37,6 @@ BEYOND = """() => [...document.querySelectorAll("body *")].filter((node) => {
   const scrolls = node.closest("#styles, .sheets, pre, .skip, .hidden, .hidden-file");
   return !scrolls && box.width && (box.right > innerWidth + 1 || box.left < -1);
 }).map((node) => `${node.tagName} ${node.className} ${node.id}`.slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        try:
-            started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=180_000)
-        except playwright.Error as error:
-            pytest.skip(f"{CHROMIUM} does not start here: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ function showModel() {
   const nothing = !able("caption") && !able("upscale");
   find("#cannot-tools").hidden = !nothing;
   find("#cannot-tools").textContent = t("cannot_tools");
-  find("#served").textContent = `${t("served")} ${state.models.map((each) => each.id).join(", ")}.`;
+  find("#served").textContent = `${t("served")} ${new Intl.ListFormat(state.language, { type: "unit" }).format(state.models.map((each) => each.id))} · `;
 }
 
 const side = (size) => parseInt(size, 10);
