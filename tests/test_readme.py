@@ -187,6 +187,8 @@ def smaller(words: list[str]) -> list[str]:
     """The options that shrink a command; the last of two equal ones counts."""
     if words[1:4] == ["data", "text-tokenizer", "my-pictures/"]:
         return ["--pieces", "290"]
+    if words[1:3] == ["edit", "my-pictures/red-circle.png"]:
+        return ["--first-stage-only"]  # tests/cli/test_shipped_models.py edits with all stages
     if words[1] == "serve":
         return ["--check", "--port", "0"]
     if words[1] == "train-on":

@@ -137,10 +137,12 @@ def _git(*words: str) -> str:
 def import_everything() -> None:
     """Load the whole package and what it loads, so that forked children need not."""
     import cogview
+    from cogview.errors import CogViewError
 
     for module in pkgutil.walk_packages(cogview.__path__, "cogview."):
         if not module.name.endswith(("__main__", "decode_worker", "parallel.deepspeed")):
-            importlib.import_module(module.name)
+            with contextlib.suppress(CogViewError):  # an extra that is not installed
+                importlib.import_module(module.name)
     for name in ("lmdb", "pyarrow.parquet", "pyarrow.ipc", "h11", "multipart", "scipy", "matplotlib.figure"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
