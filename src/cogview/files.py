@@ -213,6 +213,17 @@ def spare_name(path: Path) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError that names no file, such as that of a full disk, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write a file under, which takes the place of ``path`` at the end; on any error it goes.
 
@@ -226,8 +237,9 @@ def replacing(path: Path) -> Iterator[Path]:
             raise CogViewError(f"{path}: cannot be written ({_kind(mode)}, not a file)")
     part = spare_name(final)
     try:
-        yield part
-        part.replace(final)
+        with naming(path):
+            yield part
+            part.replace(final)
     finally:
         part.unlink(missing_ok=True)
 

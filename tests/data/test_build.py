@@ -146,8 +146,12 @@ def test_other_settings_or_files_need_a_restart(
     assert not (tmp_path / "out" / "shard-00002").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(CogViewError, match="not empty"):
-        build(source, tmp_path / "mine", images, texts, SETTINGS)
+    for restart in (False, True):
+        with pytest.raises(CogViewError, match=r"not empty \(it holds thesis\.txt\); give a new directory"):
+            build(source, tmp_path / "mine", images, texts, SETTINGS, restart=restart)
+    with pytest.raises(CogViewError, match=r"not empty \(it holds thesis\.txt\)"):
+        build_image_cache(source, tmp_path / "mine", Preprocessing(size=12))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_nothing_usable_is_an_error(images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path) -> None:
@@ -168,6 +172,17 @@ def test_the_picture_cache_holds_the_squares(source: Source, tmp_path: Path) -> 
     build_image_cache(source, tmp_path / "cache", Preprocessing(size=12))
     assert (tmp_path / "cache" / "images.bin").stat().st_mtime_ns == before
     assert build_image_cache(source, tmp_path / "cache", Preprocessing(size=6)).size == 6
+
+
+def test_a_cache_that_fails_leaves_the_one_before(source: Source, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    before = build_image_cache(source, out, Preprocessing(size=12)).index
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"")
+    with pytest.raises(CogViewError, match="not one usable picture"):
+        build_image_cache(open_source(tmp_path / "bad"), out, Preprocessing(size=12))
+    assert ImageCache(out).index == before
+    assert sorted(path.name for path in out.iterdir()) == ["images.bin", "images.json"]
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

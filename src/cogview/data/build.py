@@ -52,6 +52,7 @@ from cogview.data.shards import (
 from cogview.data.sources import Record, Source
 from cogview.data.tally import Reading, Report, Tally
 from cogview.errors import CogViewError
+from cogview.files import readable
 from cogview.tokenizers.language_classes import class_runs
 from cogview.vocabulary import Vocabulary
 
@@ -201,16 +202,25 @@ class Builder:
                     "--restart with several ranks: each would delete the others' work; "
                     f"remove {self.out} before they start"
                 )
+            self._check_place()
             self._clear()
-        if path.is_file():
+        elif path.is_file():
             _check_same(journal, path)
             return journal
-        if not restart and self.out.is_dir() and any(map(_is_foreign, self.out.iterdir())):
-            raise CogViewError(
-                f"{self.out} is not empty; give a new directory or --restart to build there again"
-            )
+        else:
+            self._check_place()
         self._save(journal)
         return journal
+
+    def _check_place(self) -> None:
+        """Raise CogViewError where no build made what the directory holds."""
+        if (self.out / JOURNAL).is_file() or not self.out.is_dir():
+            return
+        foreign = next(filter(_is_foreign, self.out.iterdir()), None)
+        if foreign is not None:
+            raise CogViewError(
+                f"{self.out} is not empty (it holds {readable(foreign.name)}); give a new directory"
+            )
 
     def run(
         self, restart: bool = False, progress: Progress | None = None, spread: Spread | None = None

@@ -28,7 +28,7 @@ from cogview.data.shards import Preprocessing, name_positions, write_atomically
 from cogview.data.sources import Source
 from cogview.data.tally import Report, Tally
 from cogview.errors import CogViewError
-from cogview.files import load_json
+from cogview.files import load_json, readable, replacing
 
 INDEX = "images.json"
 MAX_INDEX = 1 << 30  # bytes
@@ -140,17 +140,32 @@ def build_image_cache(
     plan = hashlib.sha256(f"{source.fingerprint()}\n{settings}".encode()).hexdigest()
     if (out / INDEX).is_file() and _read_index(out).plan == plan:
         return ImageCache(out)
+    _check_place(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / INDEX).unlink(missing_ok=True)
-    with Decoders(limits, preprocessing, workers) as decoders:
-        samples, report = _write_pixels(source, out / PIXELS, decoders, progress)
-    if not samples:
-        raise CogViewError(
-            f"not one usable picture among {len(source):,} records; `cogview data check` says why"
-        )
+    with replacing(out / PIXELS) as part:
+        with Decoders(limits, preprocessing, workers) as decoders:
+            samples, report = _write_pixels(source, part, decoders, progress)
+        if not samples:
+            raise CogViewError(
+                f"not one usable picture among {len(source):,} records; `cogview data check` says why"
+            )
+        (out / INDEX).unlink(missing_ok=True)  # of other pixels; until here an earlier cache stays whole
     index = _index(plan, preprocessing, samples, report)
     write_atomically(out / INDEX, index.model_dump_json() + "\n")
     return ImageCache(out)
+
+
+def _check_place(out: Path) -> None:
+    """CogViewError where a directory holds something else than a cache, or is none."""
+    if out.exists() and not out.is_dir():
+        raise CogViewError(f"{out} is there and no directory; give another one")
+    if out.is_dir() and not (out / INDEX).is_file():
+        own = {PIXELS, f"{PIXELS}.part"}
+        foreign = next((path for path in out.iterdir() if path.name not in own), None)
+        if foreign is not None:
+            raise CogViewError(
+                f"{out} is not empty (it holds {readable(foreign.name)}); give a new directory"
+            )
 
 
 def _write_pixels(
@@ -161,10 +176,10 @@ def _write_pixels(
 ) -> tuple[list[tuple[str, str, str]], Report]:
     """Write all good pictures; returns their (key, source, split) and the report."""
     tally, seen, done = Tally(), set[str](), list[tuple[str, str, str]]()
-    part, total = path.with_name(path.name + ".part"), len(source)
+    total = len(source)
     near = decoders.limits.filters.near_duplicates
     looks = None if near is None else Lookalikes(near)
-    with part.open("wb") as file:
+    with path.open("wb") as file:
         for record, found in decoders.readings(source.records(), need_caption=False):
             reading = found.unless_in(seen, record).unless_like(looks, record)
             tally.add(reading)
@@ -175,7 +190,6 @@ def _write_pixels(
                 progress(tally.records, total)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
     return done, tally.report()
 
 

@@ -34,7 +34,7 @@ from pydantic import Field, model_validator
 from cogview.config import Config, read_json
 from cogview.data.samples import KINDS, CaptionKind
 from cogview.errors import CogViewError
-from cogview.files import is_regular, read_bytes, write_file
+from cogview.files import is_regular, naming, read_bytes, write_file
 from cogview.types import Resample
 from cogview.vocabulary import Vocabulary
 
@@ -246,7 +246,7 @@ def write_shard(directory: Path, name: str, items: Sequence[TokenItem], layout: 
 
 
 def _write_file(path: Path, data: bytes) -> ShardFile:
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
