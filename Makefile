@@ -14,6 +14,10 @@
 #   make golden BASE=<commit>   compare what this tree and another commit generate, bit for bit
 #   make counts                 lines, files a prompt passes, circles of imports and the like
 #
+# one for whoever wants to know how fast it is:
+#
+#   make bench                  ours against other systems on this machine, in ten minutes (benchmarks/README.md)
+#
 # and one for releases:
 #
 #   make dist       wheel and sdist with manual pages, checked, into dist/
@@ -49,7 +53,7 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test test-quick test-shuffled test-settings hostile findings golden counts dist lint format clean
+.PHONY: picture test test-quick test-shuffled test-settings hostile findings golden counts bench dist lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
@@ -78,6 +82,13 @@ golden: $(VENV)/.cogview-dev
 
 counts: $(VENV)/.cogview-dev
 	$(BIN)/python tools/counts.py
+
+PEERS = dalle-pytorch einops axial-positional-embedding rotary-embedding-torch g-mlp-pytorch omegaconf packaging ftfy \
+        regex transformers tokenizers huggingface-hub tqdm ctranslate2
+
+bench: $(VENV)/.cogview-dev
+	$(INSTALL) --no-deps --target build/peers $(PEERS)
+	$(BIN)/python benchmarks/scoreboard.py --peers build/peers --out benchmarks/results/scoreboard.json
 
 dist: $(VENV)/.cogview-dev
 	rm -rf build/man dist

@@ -199,3 +199,16 @@ def test_no_request_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
     assert told["asked"] == told["answered"] == statuses["200"] > 8
     assert told["lost"] == told["answered twice"] == told["wrong"] == 0
     assert told["exit code after SIGTERM"] == 0
+
+
+def test_the_scoreboard_compares_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other takes twice, three and ten times as long as ours: three times, whatever the turns took."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "scoreboard.py"))
+    times = iter([0.0, 1.0, 1.0, 3.0, 3.0, 103.0, 103.0, 403.0, 500.0, 500.1, 600.0, 601.0])
+    found = script["compare"](lambda images: None, lambda images: None, 4, 3, times.__next__)
+    assert (found["ratio"], found["least"]) == (pytest.approx(3.0), pytest.approx(2.0))
+    assert found["most"] == pytest.approx(10.0, rel=1e-3) and found["ours_ms"] == pytest.approx(250.0)
+    printed = script["table"]([{"against": "x", **found}, {"against": "y", "missing": "not installed (y)"}])
+    assert "| x | 4 | 250 ms | 500 ms | **3.0** (2.0 to 10.0) |" in printed.splitlines()
+    assert printed.endswith("| y | | | | not installed (y) |")
