@@ -16,10 +16,12 @@ from cogview.training.parallel.ranks import Ranks
 from cogview.training.registry import read_recipe, task_class
 from cogview.training.task import Task
 from cogview.training.tasks.coglm import CogLMTask
+from cogview.training.tasks.guidance_free import GuidanceFreeTask
 from cogview.training.tasks.transformer import TransformerTask
 from cogview.training.trainer import Trainer
 from tests.pretended import any_cuda
 from tests.training import coglm_runs, runs, test_enlarging_task, test_hierarchical_tokenizer_task
+from tests.training import test_guidance_free as guidance
 from tests.training import test_image_tokenizer_task as image_tokenizer
 from tests.training import test_super_resolution_task as windowed
 
@@ -74,6 +76,13 @@ def check(make: Callable[[], Task], directory: Path) -> None:
 )
 def test_transformer(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     check(lambda: TransformerTask(runs.recipe(data, **{**SHORT, **changes})), tmp_path)
+
+
+@pytest.mark.parametrize("objective", [guidance.DISTILLATION, guidance.CONTRASTIVE], ids=["kl", "cca"])
+def test_guidance_free(data: Path, tmp_path: Path, objective: dict[str, Any]) -> None:
+    runs.fit(runs.recipe(data, steps=1), tmp_path / "teacher")
+    asked = {**SHORT, "objective": objective}
+    check(lambda: GuidanceFreeTask(guidance.given(data, tmp_path / "teacher", **asked)), tmp_path)
 
 
 def test_windowed_super_resolution(pairs: Path, tmp_path: Path) -> None:
