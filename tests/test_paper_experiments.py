@@ -74,7 +74,7 @@ def test_the_world_holds_combinations_back_but_no_single_value(tmp_path: Path) -
 
 def test_both_norms_start_at_guessing_and_learn_alike() -> None:
     found = rehearse("sandwich")
-    assert list(found["arms"]) == ["pre-LN", "Sandwich-LN"]
+    assert list(found["arms"]) == ["pre-LN", "Sandwich-LN", "gain 0.25"]
     runs = [facts["runs"][0] for facts in found["arms"].values()]
     assert runs[0]["weights_sha256"] != runs[1]["weights_sha256"] and runs[0]["steps"] == 12
     rows = found["recipe"]["model"]["vocab_size"] or 256  # of the padded vocabulary

@@ -1,5 +1,7 @@
 """Sandwich-LN against pre-LN at a normal learning rate (CogView, section 2.4), in fp32.
 
+A third arm starts the norms that end a branch at a gain of 0.25 instead of 1, this package's own addition.
+
 python benchmarks/papers/sandwich.py
 python benchmarks/papers/sandwich.py --rehearse
 """
@@ -23,7 +25,11 @@ def plot(found: Found, figure: Any) -> None:
 EXPERIMENT = Experiment(
     name="sandwich",
     claim="CogView, section 2.4: the influence of Sandwich-LN on convergence is negligible (500M model)",
-    arms={"pre-LN": ["model.norm=pre"], "Sandwich-LN": ["model.norm=sandwich"]},
+    arms={
+        "pre-LN": ["model.norm=pre"],
+        "Sandwich-LN": ["model.norm=sandwich"],
+        "gain 0.25": ["model.norm=sandwich", "model.branch_gain=0.25"],
+    },
     rehearsal=["steps=12", "model.layers=1", "model.hidden=16", "intervals.evaluate=12"],
     settings=["model.layers=6"],
     seeds=2,
