@@ -1,6 +1,6 @@
 # Two commands for a fresh clone:
 #
-#   make picture    draw pictures with the model in this repository (into pictures/)
+#   make picture    generate images with the model in this repository (into pictures/)
 #   make test       run the tests
 #
 # Besides them: make test-quick, the tests that take no time, for every change; and three that take long:
@@ -30,7 +30,7 @@
 #           libraries; where pip knows a place with CPU builds (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL, which
 #           are passed on to uv), the CPU build of this version is taken instead. TORCH= takes any version
 #           that the package allows.
-#   PROMPTS, OUT, WORKERS  what to draw, where to, how many processes test
+#   PROMPTS, OUT, WORKERS  what to generate, where to, how many processes test
 #   PYTEST, CASES          more options for pytest, how many hostile cases
 
 PYTHON  ?= python3

@@ -2,7 +2,7 @@
 
 BASE is checked out into a temporary worktree. ``golden_pictures.py`` runs once with each commit's library,
 both with the weights of this tree, and what differs is printed. The exit code is 1 where anything does that
-is not named with ``--allow``.
+is neither in ``ON_PURPOSE`` nor named with ``--allow``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = Path(__file__).resolve().with_name("golden_pictures.py")
 MODELS = ROOT / "src/cogview/models"
+MARKS = "a caption's language counts punctuation as prompts do, so scores are over a few tokens more"
+ON_PURPOSE = {  # cases that differ from a1c147c, and why
+    "pictogram: generate truncated": "families of one stage could not cut a prompt that is too long",
+    "pictogram: caption with beams": MARKS,
+    "pictogram-2: caption with beams": MARKS,
+}
 
 
 def results(source: Path, out: Path, slow: bool, families: list[str]) -> dict[str, str]:
@@ -48,12 +54,15 @@ def main() -> int:
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
     differing = [case for case in {**old, **new} if old.get(case) != new.get(case)]
+    allowed = {*ON_PURPOSE, *asked.allow}
+    wrong = [case for case in differing if not {case, case.rpartition(" ")[0]} & allowed]
     for case in differing:
-        print(f"{case}: {old.get(case, 'absent')} -> {new.get(case, 'absent')}")
-    print(f"{len({**old, **new})} results, {len(differing)} differ from {asked.base}")
-    return int(
-        any(case.rpartition(" ")[0] not in asked.allow and case not in asked.allow for case in differing)
-    )
+        reason = ON_PURPOSE.get(case.rpartition(" ")[0])
+        why = f" (on purpose: {reason})" if reason else ""
+        print(f"{case}: {old.get(case, 'absent')} -> {new.get(case, 'absent')}{why}")
+    count = len({**old, **new})
+    print(f"{count} results, {len(differing)} differ from {asked.base}, {len(wrong)} not on purpose")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":
