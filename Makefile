@@ -21,6 +21,7 @@
 # and one for releases:
 #
 #   make dist       wheel and sdist with manual pages, checked, into dist/
+#   make site       the documentation with a page that generates in the browser, into site/ (npm fetches its runtime)
 #
 # Both make a virtual environment in .venv first, with uv if it is there and pip if not. To choose:
 #
@@ -53,7 +54,7 @@ else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: picture test test-quick test-shuffled test-settings hostile findings golden counts bench dist lint format clean
+.PHONY: picture test test-quick test-shuffled test-settings hostile findings golden counts bench dist site lint format clean
 
 picture: $(VENV)/.cogview
 	$(BIN)/cogview generate $(PROMPTS) -n 4 --seed 7 --grid -o $(OUT)
@@ -95,6 +96,10 @@ dist: $(VENV)/.cogview-dev
 	$(BIN)/python tools/man_pages.py build/man
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/twine check --strict dist/*
+
+site: $(VENV)/.cogview-dev
+	COGVIEW_DEMO=1 $(BIN)/mkdocs build --strict
+	$(BIN)/cogview page site/demo
 
 lint: $(VENV)/.cogview-dev
 	$(BIN)/ruff check

@@ -189,7 +189,10 @@ def main() -> None:
         timed = {name: others[name] for name in ("fp32", "int8")}
         keep("steps", steps(model, timed, given.repeats))
         one = {"torch": lambda: model.generate(PROMPT, seed=7, **first_stage(model))}
-        one |= {name: lambda other=other: other.generate(PROMPT, seed=7) for name, other in timed.items()}  # type: ignore[misc]
+        one |= {
+            name: lambda other=other: other.generate(PROMPT, seed=7, **first_stage(model))  # type: ignore[misc]
+            for name, other in timed.items()
+        }
         keep("image", least(one, max(2, given.repeats // 5)))
         places = {name: folders[name] for name in timed}
         keep("shell", commands(given.model, places, max(1, given.repeats // 5), Path(place) / "images"))

@@ -1,5 +1,8 @@
 """What the documentation site needs beside docs/: hooks of MkDocs, and one of its reader of docstrings.
 
+With COGVIEW_DEMO in the environment the home page leads to ``demo/``, where ``make site`` puts the page that
+generates in the browser.
+
 Pages link to files of the repository. Those files become part of the site, under ``repository/``: Markdown
 as pages, others as they are, so that every link leads somewhere without an address of the repository. A link
 to a folder leads to its README.md, or is taken away where there is none.
@@ -7,6 +10,7 @@ to a folder leads to its README.md, or is taken away where there is none.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -21,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, OTHERS = "docs/", "repository/"
 ALWAYS = ("README.md", "README.zh.md")
 LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s#]+)(?P<place>#[^)\s]*)?\)")
+DEMO = '<a class="md-button md-button--primary" href="demo/">Generate in this browser · 在浏览器里画图</a>'
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 ROLE = re.compile(r":[a-z]+:`~?([^`<]+)`")
 
@@ -86,7 +91,11 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
     for block in CODE.finditer(markdown):
         parts += [LINK.sub(moved, markdown[end : block.start()]), block[0]]
         end = block.end()
-    return "".join([*parts, LINK.sub(moved, markdown[end:])])
+    found = "".join([*parts, LINK.sub(moved, markdown[end:])])
+    if source == "docs/index.md" and os.environ.get("COGVIEW_DEMO"):
+        heading, _, rest = found.partition("\n")
+        return f"{heading}\n\n{DEMO}\n{rest}"
+    return found
 
 
 class PlainDocstrings(griffe.Extension):

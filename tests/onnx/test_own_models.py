@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from cogview.vocabulary import Vocabulary
 from tests.generation import tiny
 from tests.training.test_train_on import FEW, stranger
 
+SLIM = Path(__file__).parents[2] / "packaging" / "onnx" / "slim.py"
 RECIPES = Path(__file__).parents[2] / "recipes" / "pictogram"
 
 
@@ -41,6 +44,20 @@ def test_a_model_of_ones_own_in_two_commands(tmp_path: Path, capsys: pytest.Capt
     for path, image in zip(capsys.readouterr().out.split("\n"), expected, strict=False):
         apart = np.asarray(Image.open(path), dtype=int) - np.asarray(image.image, dtype=int)
         assert np.abs(apart).max() <= 1
+
+
+def test_slim_deletes_what_is_never_loaded(tmp_path: Path) -> None:
+    used = ["onnxruntime/capi/onnxruntime_pybind11_state.so", "numpy/_core/a.so", "numpy/random/_pcg64.so"]
+    spare = ["onnxruntime/capi/libonnxruntime.so.1.2", "numpy/linalg/tests/test_a.py", "numpy/f2py/a.py"]
+    for name in used + spare:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * 1000)
+    command = [sys.executable, str(SLIM), "--target", str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).returncode == 0
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(used)
+    (tmp_path / used[0]).unlink()
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 1
 
 
 def default_shape(directory: Path) -> Path:
