@@ -23,6 +23,7 @@ from cogview.onnx import OnnxModel, load
 from cogview.page.writing import write_page
 from tests.generation import tiny, tiny2
 from tests.onnx.test_own_models import default_shape
+from tests.page.conftest import CHROMIUM
 
 ROOT = Path(__file__).parents[2]
 WAIT = 60_000  # milliseconds
@@ -32,15 +33,16 @@ FINISHED = "#row li:not(.unfinished)"
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory, runtime: Path) -> dict[str, Path]:
-    """Pages of three families: one that captions and helps with prompts, a CogLM, and the next default
-    model's shape."""
+    """Pages of three families: one that captions and helps with prompts, with weights of a byte as well, a
+    CogLM, and the next default model's shape."""
     place = tmp_path_factory.mktemp("sites")
     one = tiny.write(place / "one", captioning=True)
     (one / WORDS).write_bytes((ROOT / "examples" / "pictogram" / WORDS).read_bytes())
     families = {"one": one, "two": tiny2.write(place / "two"), "shape": default_shape(place / "shape")}
     for name, family in families.items():
         write_page(ModelBundle(family), place / f"site-{name}", "fp32", runtime)
-    return {name: place / f"site-{name}" for name in families}
+    write_page(ModelBundle(one), place / "site-int8", "int8", runtime)
+    return {name: place / f"site-{name}" for name in (*families, "int8")}
 
 
 @pytest.fixture
@@ -268,6 +270,33 @@ def test_without_threads_and_service_workers(visit: Callable[..., Any]) -> None:
     assert "one thread" in page.inner_text("#about")
     asked(page, "a red circle")
     page.wait_for_selector(FINISHED)
+
+
+SOFTWARE_GPU = (
+    "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader", "--ignore-gpu-blocklist",
+)  # fmt: skip
+ADAPTER = """async (feature) => {
+    const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+    return Boolean(adapter && (!feature || adapter.features.has(feature)));
+}"""
+
+
+def test_a_gpu_and_one_that_fails(browser: Any, serve: Callable[[Path], str], sites: dict[str, Path]) -> None:
+    """On a GPU that the processor pretends to be, which lacks the half precision of a small codebook."""
+    started = browser.browser_type.launch(
+        executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE_GPU], timeout=180_000
+    )
+    page = started.new_page()
+    page.set_default_timeout(2 * WAIT)
+    for name, feature in (("one", ""), ("int8", "shader-f16")):
+        page.goto(f"{serve(sites[name])}/?runtime=webgpu")
+        page.wait_for_selector(READY)  # an image was decoded
+        way = "WebGPU" if page.evaluate(ADAPTER, feature) else "one thread"
+        assert way in page.inner_text("#about")
+    asked(page, "a red circle")
+    page.wait_for_selector(FINISHED)
+    started.close()
 
 
 def test_nothing_comes_from_elsewhere(

@@ -20,10 +20,10 @@ async function load(name) {
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-/** Whether there is a GPU; one that the processor pretends to be is slower than WebAssembly. */
-async function hasGpu() {
+/** Whether there is a GPU. One that the processor pretends to be is slower than WebAssembly, so it has to be asked for. */
+async function hasGpu(asked) {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  return Boolean(adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter));
+  return Boolean(adapter && (asked || !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter)));
 }
 
 /**
@@ -32,7 +32,7 @@ async function hasGpu() {
  * Steps of weights of a byte are products of bytes, which have no kernels on GPUs: they stay in WebAssembly, images go to the GPU.
  */
 async function open({ weights, runtime }) {
-  const gpu = runtime === "webgpu" || (runtime === null && (await hasGpu()));
+  const gpu = !["wasm", "single"].includes(runtime) && (await hasGpu(runtime === "webgpu"));
   const ways = gpu ? ["webgpu", "wasm"] : ["wasm"];
   for (const way of ways) {
     const [module, binary] = RUNTIMES[way].map((name) => `runtime/${name}`);
