@@ -103,3 +103,26 @@ def test_the_next_default_models_shape(tmp_path: Path) -> None:
             assert [x.codes.tolist() for x in found] == [x.codes.tolist() for x in expected]
             apart = np.asarray(found[0].image, dtype=int) - np.asarray(expected[0].image, dtype=int)
             assert np.abs(apart).max() <= 1
+
+
+def test_a_family_of_every_role(tmp_path: Path) -> None:
+    """Each task by the role that does it in PyTorch: the same codes, losses and captions."""
+    whole = {"upscaling": True, "editing": True, "enlarging": True}
+    model = cogview.from_pretrained(tiny.write(tmp_path / "model", **whole))
+    export_family(model.bundle, tmp_path / "onnx")
+    other = load(tmp_path / "onnx", threads=1)
+    assert set(other.tasks) == {"generate", "caption", "score", "upscale", "edit"}
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    changes: dict[str, Any] = {"boxes": "25%,25%,75%,75%", "seed": 5}
+    made = [
+        [
+            *one.generate("a red circle", seed=3),
+            *one.edit(image, "blue", **changes),
+            *one.upscale(image, "red", 3),
+        ]
+        for one in (model, other)
+    ]
+    for expected, found in zip(*made, strict=True):
+        assert found.image.size == expected.image.size and (found.codes == expected.codes).all()
+    texts = ["a red circle", "蓝色的方块"]
+    assert np.allclose(other.score(image, texts), model.score(image, texts), atol=1e-4)

@@ -10,6 +10,7 @@ from typing import cast
 from cogview.checkpoints.bundle import (
     BASE,
     CAPTION,
+    COGLM,
     DIRECT,
     ITERATIVE,
     UPSCALING,
@@ -49,6 +50,7 @@ KINDS = {  # which tasks a role's sequences serve, and which logits they need
     (BASE, "text_to_image"): ("image",),
     (BASE, "coglm"): ("image", "text"),
     (CAPTION, "image_to_text"): ("text",),
+    (COGLM, "coglm"): ("image", "text"),
     (UPSCALING, "super_resolution"): ("image",),
     (DIRECT, "direct_super_resolution"): ("image",),
     (ITERATIVE, "iterative_super_resolution"): ("image",),
@@ -127,7 +129,7 @@ def _write(
     transformers, added = {}, None
     for name, heads in roles.items():
         progress(name)
-        ids = {head: _ids(head, config.vocabulary) for head in heads}
+        ids = {head: _ids(head, config.roles[name].sequences.vocabulary) for head in heads}
         model = family.transformer(name)
         if adapter is not None and name == BASE:
             added = adapter_facts(adapter, apply_adapter(model, *adapter))
@@ -170,7 +172,7 @@ def tasks(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> tuple[Task
         "caption": any("text" in heads for heads in roles.values()),
         "score": any("text" in heads for heads in roles.values()),
         "upscale": UPSCALING in roles or DIRECT in roles,
-        "edit": BASE in roles and config.roles[BASE].sequences.kind == "coglm",
+        "edit": config.coglm in roles,
     }
     return tuple(task for task, there in able.items() if there)
 
@@ -208,7 +210,7 @@ def _captions(
     config: FamilyConfig, roles: dict[str, tuple[str, ...]], text: TextTokenizer
 ) -> CaptionLayout | None:
     """Of the role that captions, if one does."""
-    name = next((name for name in (CAPTION, BASE) if "text" in roles.get(name, ())), None)
+    name = next((name for name in (CAPTION, COGLM, BASE) if "text" in roles.get(name, ())), None)
     return (
         None if name is None else CaptionLayout.of(cast("CaptionFormat", config.roles[name].sequences), text)
     )
@@ -221,9 +223,10 @@ def _fitting(
     if CAPTION in roles:
         released = family.check(CAPTION).numerics == "released"
         return Fitting(size=tokenizer.image_size, crop=True, resample="bilinear" if released else "box")
-    if "text" not in roles.get(BASE, ()):
+    coglm = family.config.coglm
+    if coglm is None:
         return None
-    size = tokenizer.image_size * family.config.roles[BASE].sequences.grid[0] // tokenizer.grid()[0]
+    size = tokenizer.image_size * family.config.roles[coglm].sequences.grid[0] // tokenizer.grid()[0]
     return Fitting(size=size, crop=False, resample="bilinear")
 
 

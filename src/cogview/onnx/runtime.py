@@ -108,14 +108,23 @@ class OnnxModel:
 
     @cached_property
     def _base(self) -> Engine:
-        session = self.exported.transformer(BASE)
-        return Engine(session, "image", self.exported.clusters, self.decoding)
+        return Engine(self.exported.transformer(BASE), "image", self.exported.clusters, self.decoding)
+
+    @cached_property
+    def _coglm(self) -> tuple[Engine, CogLMFormat]:
+        """What edits, and its sequences."""
+        role = self.family.coglm
+        form = None if role is None else of_type(self._format(role), CogLMFormat)
+        assert role is not None and form is not None
+        session = self.exported.transformer(role)
+        return Engine(session, "image", self.exported.clusters, self.decoding), form
 
     @cached_property
     def _texts(self) -> Texts:
-        """The caption model: a role of its own, or the base model's other head."""
-        role = CAPTION if CAPTION in self.exported.manifest.transformers else BASE
-        session = self._base.session if role == BASE else self.exported.transformer(role)
+        """The caption model: a role of its own, or a CogLM's other head."""
+        role = CAPTION if CAPTION in self.exported.manifest.transformers else self.family.coglm
+        assert role is not None
+        session = self.exported.transformer(role)
         format: CaptionFormat = self._format(role)
         return Texts(Engine(session, "text", None, self.decoding), format, self.exported.text_tokenizer)
 
@@ -140,7 +149,7 @@ class OnnxModel:
     @property
     def upscales(self) -> int:
         """How many times longer sides get where nothing else is asked for."""
-        return 2 if self._stages is None else self._stages.scale
+        return 2 if self._stages is None or UPSCALING in self.family.roles else self._stages.scale
 
     def _stage_params(
         self, style: str | None = None
@@ -189,7 +198,7 @@ class OnnxModel:
         captions = [caption_for(self.family, text, style) for text in texts]
         if first_stage_only and not self.family.two_stage:
             raise CogViewError(f"{self.family.name} draws in one step; leave out first_stage_only")
-        stages = None if first_stage_only else self._stages
+        stages = self._stages if self.family.two_stage and not first_stage_only else None
         if stages is not None:
             check_captions(self.exported, captions, stages.form.text_limit)
         negative = (negative_prompt or "").strip()
@@ -371,8 +380,7 @@ class OnnxModel:
         self._require("edit")
         at_least_one(n=n, batch_size=batch_size)
         resolved = self._params("edit", params, style, negative_prompt, sampling)
-        original, form = upright(image), of_type(self._format(BASE), CogLMFormat)
-        assert form is not None
+        original, (engine, form) = upright(image), self._coglm
         hole = mask_of(mask, boxes, original.size)
         caption = caption_for(self.family, text_list(prompt)[0], style)
         tokens = encode_caption(self.exported, caption, form.text_limit)
@@ -380,7 +388,7 @@ class OnnxModel:
         first = checked_seed(seed)
         streams = [(first, index) for index in range(n)]
         settings = self._stage_params()
-        editor = Editor(self._base, form, self.exported, self._fitted, self._stages, settings)
+        editor = Editor(engine, form, self.exported, self._fitted, self._stages, settings)
         area = editing.frame(hole, crop, editor.size)
         upper = None if first_stage_only else editor.upper(area)
         whole = area.shape == hole.shape
@@ -422,7 +430,7 @@ class OnnxModel:
         if not 0 <= detail <= 1:
             raise CogViewError(f"detail is {detail}; give a number from 0 to 1", field="detail")
         resolved = self._params("upscale", params, None, negative_prompt, sampling)
-        if self._stages is not None:
+        if self._stages is not None and UPSCALING not in self.family.roles:
             if times not in (None, self._stages.scale):
                 scale = self._stages.scale
                 raise CogViewError(f"times is {times}; this model enlarges {scale} times", field="times")

@@ -39,6 +39,7 @@ class Exported:
         self.version = f"onnxruntime {onnxruntime.__version__}"
         self._options.intra_op_num_threads = threads or choose().threads
         self._options.log_severity_level = 3
+        self._transformers: dict[str, TransformerSession] = {}
 
     def open(self, graph: str, weights: str | None = None) -> Any:
         """A session of a graph whose files are what was exported; CogViewError."""
@@ -50,8 +51,10 @@ class Exported:
             raise CogViewError(f"{path}: ONNX Runtime cannot read it ({reason:.200})") from error
 
     def transformer(self, role: str) -> TransformerSession:
-        """A role's transformer."""
-        return TransformerSession(self, self.manifest.transformers[role])
+        """A role's transformer, opened once."""
+        if role not in self._transformers:
+            self._transformers[role] = TransformerSession(self, self.manifest.transformers[role])
+        return self._transformers[role]
 
     @cached_property
     def text_tokenizer(self) -> TextTokenizer:

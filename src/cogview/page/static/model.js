@@ -41,11 +41,12 @@ export class Model {
     return Boolean(this.manifest.captions);
   }
 
-  /** The caption model, loaded when it is first asked for: a role of its own, or the base model's other head. */
+  /** The caption model, loaded when it is first asked for: a role of its own, or a CogLM's other head. */
   captions() {
     this.opening ??= (async () => {
-      const { transformers, captions } = this.manifest, files = transformers.caption ?? transformers.base, { ort } = this;
-      const session = transformers.caption ? await this.opened(files.graph, files.weights) : this.session;
+      const { transformers, captions } = this.manifest, { ort } = this;
+      const files = transformers.caption ?? transformers.coglm ?? transformers.base;
+      const session = files === this.files ? this.session : await this.opened(files.graph, files.weights);
       const head = await this.opened(files.heads.text.graph, files.weights);
       return new Captions({ ort, session, head, files }, captions, this.text);
     })();
