@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cogview.checkpoints.bundle import ModelBundle
+from cogview.cli.models import describe
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.training.assembly import FamilySettings, assemble
@@ -138,6 +139,7 @@ def test_a_family_of_it_generates_without_guidance(tmp_path: Path) -> None:
     found = free.sampling("generate")
     assert (found.guidance_scale, found.top_k) == (1, 5)
     assert free.sampling("edit").guidance_scale == 1
+    assert describe("free", tmp_path / "free")["defaults"]["guidance"] == 1
     assert free.sampling("generate", SamplingParams(guidance_scale=4.0)).guidance_scale == 4
 
 

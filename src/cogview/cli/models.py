@@ -24,7 +24,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
     entry["bytes"] = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     entry["roles"] = {role: _role(family, role) for role in family.config.roles}
     entry["styles"] = {style: dict(words) for style, words in family.config.styles.items()}
-    entry["defaults"] = family.config.defaults.model_dump()
+    entry["defaults"] = family.config.sampling("generate").model_dump()
     return entry
 
 

@@ -94,7 +94,7 @@ class Served:
             "abilities": self.abilities,
             "sizes": list(self.sizes),
             "styles": config.styles,
-            "defaults": config.defaults.model_dump(),
+            "defaults": config.sampling("generate").model_dump(),
             "clusters": config.clusters is not None,
         }
         if self.sizes:
