@@ -40,7 +40,7 @@ from tests.generation import tiny  # noqa: E402
 from cogview.data.shards import TokenShards  # noqa: E402
 from cogview.pipelines.model import Pipeline  # noqa: E402
 from cogview.pipelines.parts import IMAGES, Part, begin  # noqa: E402
-from cogview.pipelines.requests import GenerateRequest  # noqa: E402
+from cogview.pipelines.task_requests import GenerateRequest  # noqa: E402
 from cogview.ray_cluster import connected, spread  # noqa: E402
 
 WORKER = b"ray::Worker"

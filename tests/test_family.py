@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cogview.checkpoints.bundle import (
-    FamilyConfig,
-    Fingerprints,
-    ModelBundle,
-    Role,
-    find,
-    installed,
-    write_family,
-)
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role, find, installed
+from cogview.checkpoints.family_writing import write_family
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.files import replace_directory

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cogview.checkpoints import bundle
+from cogview.checkpoints import family_writing
 from cogview.cli.generate import name_for
 from cogview.data.blocks import joining
 from cogview.data.decode_worker import limit_memory
@@ -177,7 +177,7 @@ def test_files_are_copied_where_links_are_not_to_be_had(
 
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "a").write_bytes(b"abc")
-    bundle._link(tmp_path / "a", tmp_path / "b")
+    family_writing._link(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"abc"
 
 

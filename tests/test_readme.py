@@ -28,7 +28,8 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
-from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role, write_family
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role
+from cogview.checkpoints.family_writing import write_family
 from cogview.checkpoints.provenance import read
 from cogview.cli.app import main
 from cogview.sequences import CogLMFormat, SequenceFormat

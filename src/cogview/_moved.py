@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 PIPELINES, BUNDLE = "cogview.pipelines.", "cogview.checkpoints.bundle:"
+WRITING = "cogview.checkpoints.family_writing:"
 NAMES = {  # of the package
     "Hierarchy": PIPELINES + "cogview2:CogView2",
     "load": "cogview:from_pretrained",
@@ -22,7 +23,8 @@ MODULES = {  # module: its names; "*" for all others
     "cogview.pipeline": {"CogView": PIPELINES + "cogview:CogView", "*": PIPELINES + "output:"}
     | {"Picture": NAMES["Picture"]},
     "cogview.pipeline2": {"CogView2": PIPELINES + "cogview2:CogView2"},
-    "cogview.family": {"Family": NAMES["Family"], "*": BUNDLE},
+    "cogview.family": {"Family": NAMES["Family"], "*": BUNDLE}
+    | {name: f"{WRITING}{name}" for name in ("write_family", "new_family", "check_place")},
     "cogview.provenance": {"*": "cogview.checkpoints.provenance:"},
     "cogview.coglm": {"*": "cogview.sequences:"},
     "cogview.labels": {"*": "cogview.checkpoints.provenance:"},

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, Role, write_family
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, Role
+from cogview.checkpoints.family_writing import write_family
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig

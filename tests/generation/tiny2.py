@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, Role, write_family
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, Role
+from cogview.checkpoints.family_writing import write_family
 from cogview.sequences import CogLMFormat
 from cogview.sequences.coglm import END
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import cogview
-from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role, write_family
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role
+from cogview.checkpoints.family_writing import write_family
 from cogview.cli.app import main as cogview_command
 from cogview.config import load_yaml
 from cogview.exporters.onnx_family import export_family

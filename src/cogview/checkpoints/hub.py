@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from cogview.checkpoints.bundle import BASE, ModelBundle, write_family
+from cogview.checkpoints.bundle import BASE, ModelBundle
+from cogview.checkpoints.family_writing import write_family
 from cogview.checkpoints.fetching import (
     CARD,
     LIBRARY,

@@ -14,13 +14,8 @@ from pathlib import Path
 
 import torch
 
-from cogview.checkpoints.bundle import (
-    FamilyConfig,
-    Fingerprints,
-    ModelBundle,
-    Role,
-    new_family,
-)
+from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, ModelBundle, Role
+from cogview.checkpoints.family_writing import new_family
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.importers.checkpoint import model_config

@@ -26,9 +26,8 @@ from cogview.checkpoints.bundle import (
     Fingerprints,
     ModelBundle,
     Role,
-    check_place,
-    write_family,
 )
+from cogview.checkpoints.family_writing import check_place, write_family
 from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.config import load_json, parse_pairs, validate

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cogview.checkpoints.bundle import FILE, remove_family
+from cogview.checkpoints.bundle import FILE
+from cogview.checkpoints.family_writing import remove_family
 from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.config import Config
 from cogview.errors import CogViewError
