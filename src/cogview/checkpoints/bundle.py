@@ -213,6 +213,11 @@ class FamilyConfig(Config):
         able = [name for name, place in others.items() if _has(place, task)]
         return UnsupportedTask(f"the model {self.name} cannot {DOES[task]}{reason}", task, able)
 
+    def require(self, task: str, role: str) -> None:
+        """UnsupportedTask where the family lacks a task for want of a role."""
+        if task not in self.capabilities:
+            raise self.unsupported(task, f": it has {', '.join(self.roles)}, no {role}")
+
 
 class ModelBundle:
     """A family directory, opened: its configuration, and its parts when they are asked for."""

@@ -60,7 +60,7 @@ class CogView(Pipeline):
 
     @cached_property
     def _coglm(self) -> CogLM:
-        self._require("edit", "CogLM")
+        self.bundle.config.require("edit", "CogLM")
         return CogLM(self.components, COGLM)
 
     @cached_property
@@ -69,7 +69,7 @@ class CogView(Pipeline):
 
     @cached_property
     def captioning(self) -> Captioning:
-        self._require("caption", CAPTION)
+        self.bundle.config.require("caption", CAPTION)
         if CAPTION not in self.bundle.config.roles:
             return self._coglm.captioning
         format, rows = self._format(CAPTION), self.bundle.check(CAPTION).vocab_size
@@ -92,7 +92,7 @@ class CogView(Pipeline):
 
     @cached_property
     def super_resolution(self) -> WindowedSuperResolution | TwoStageSuperResolution:
-        self._require("upscale", UPSCALING)
+        self.bundle.config.require("upscale", UPSCALING)
         if UPSCALING not in self.bundle.config.roles:
             return self.two_stages
         found = self.bundle.role(UPSCALING).sequences

@@ -53,5 +53,5 @@ class CogView2(Pipeline):
 
     @cached_property
     def two_stages(self) -> TwoStageSuperResolution:
-        self._require("upscale", DIRECT)
+        self.bundle.config.require("upscale", DIRECT)
         return TwoStageSuperResolution.of(self.components, self._coglm.image_codes)

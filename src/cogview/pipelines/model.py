@@ -191,12 +191,6 @@ class Pipeline(HubMixin):
         """The part that edits; UnsupportedTask where the family has none."""
         raise self.bundle.config.unsupported("edit")
 
-    def _require(self, task: str, role: str) -> None:
-        """UnsupportedTask where the family lacks a task for want of a role."""
-        if task not in self.capabilities:
-            has = ", ".join(self.bundle.config.roles)
-            raise self.bundle.config.unsupported(task, f": it has {has}, no {role}")
-
     def _params(
         self, task: str, params: SamplingParams | None, style: str | None, negative: str | None, given: Any
     ) -> SamplingParams:
