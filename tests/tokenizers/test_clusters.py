@@ -52,6 +52,9 @@ def test_labels_as_files(tmp_path: Path) -> None:
 def test_wrong_files_and_numbers(tmp_path: Path) -> None:
     with pytest.raises(CogViewError, match="7 clusters of 3 different codes"):
         kmeans(torch.tensor([[0.0], [1.0], [2.0], [2.0]]), 7)
+    with pytest.raises(CogViewError, match="1000000000000 clusters of 180 different codes"):
+        cluster_codebook(blobs(), tmp_path / "none.safetensors", 10**12)
+    assert len(cluster_codebook(blobs(), tmp_path / "all.safetensors").unique()) == 180  # 500, if there were
     np.save(tmp_path / "short.npy", np.arange(3))
     np.save(tmp_path / "float.npy", np.zeros(4))
     np.save(tmp_path / "large.npy", np.array([0, 1, 2, 9]))

@@ -126,13 +126,14 @@ def _npy_items(data: bytes) -> int:
 def cluster_codebook(
     vectors: Tensor,
     path: Path | str,
-    count: int = COUNT,
+    count: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Group a codebook (codes, d), store the labels at ``path`` and return them.
 
-    For those who import or train a tokenizer: the family then names the file (``clusters``).
+    For those who import or train a tokenizer: the family then names the file (``clusters``). Without a
+    ``count`` there are ``COUNT`` clusters, or as many as codes; CogViewError for more than there are codes.
     """
-    labels = kmeans(vectors, min(count, len(vectors)), progress=progress)
+    labels = kmeans(vectors, min(COUNT, len(vectors)) if count is None else count, progress=progress)
     write_labels(labels, path)
     return labels
