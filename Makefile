@@ -11,7 +11,8 @@
 #
 # and two for whoever rebuilds a part of the house:
 #
-#   make golden BASE=<commit>   compare what this tree and another commit generate, bit for bit
+#   make golden BASE=<commit>   compare what this tree and another commit generate, bit for bit; some cases
+#                               only: GOLDEN="--only caption"; those of a minute each too: GOLDEN=--slow
 #   make counts                 lines, files a prompt passes, circles of imports and the like
 #
 # one for whoever wants to know how fast it is:

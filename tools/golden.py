@@ -26,11 +26,12 @@ ON_PURPOSE = {  # cases that differ from a1c147c, and why
 }
 
 
-def results(source: Path, out: Path, slow: bool, families: list[str]) -> dict[str, str]:
+def results(source: Path, out: Path, asked: argparse.Namespace) -> dict[str, str]:
     """Case to hash, computed by the library under ``source``."""
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    models = [str(MODELS / name) for name in families]
-    command = [sys.executable, str(SCRIPT), str(out), "slow" if slow else "quick", *models]
+    models = [str(MODELS / name) for name in asked.families]
+    extent = "slow" if asked.slow else "quick"
+    command = [sys.executable, str(SCRIPT), str(out), extent, asked.only, *models]
     subprocess.run(command, env=environment, check=True)
     found: dict[str, str] = json.loads(out.read_text(encoding="utf-8"))
     return found
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("--families", nargs="+", default=["pictogram", "pictogram-2"])
     parser.add_argument("--slow", action="store_true", help="also the cases of over a minute each")
+    parser.add_argument("--only", default="", help="only cases that contain this text, such as caption")
     parser.add_argument("--allow", nargs="*", default=[], help="cases that differ on purpose")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
@@ -49,8 +51,8 @@ def main() -> int:
             ["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, asked.base], check=True
         )
         try:
-            old = results(tree / "src", Path(folder) / "old.json", asked.slow, asked.families)
-            new = results(ROOT / "src", Path(folder) / "new.json", asked.slow, asked.families)
+            old = results(tree / "src", Path(folder) / "old.json", asked)
+            new = results(ROOT / "src", Path(folder) / "new.json", asked)
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
     differing = [case for case in {**old, **new} if old.get(case) != new.get(case)]

@@ -190,14 +190,15 @@ def outcome(run: Callable[[], dict[str, str]]) -> dict[str, str]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def main(out: Path, slow: bool, directories: list[str]) -> None:
+def main(out: Path, slow: bool, only: str, directories: list[str]) -> None:
     found: dict[str, str] = {}
     for directory in directories:
         name = Path(directory).name
         for options in ({}, {"deterministic": True}):
             cases = CASES[name](open_model(directory, **options))
             quick = [case for case in cases if slow or case not in SLOW[name]]
-            chosen = {case: cases[case] for case in (("generate two", "score") if options else quick)}
+            names = ("generate two", "score") if options else quick
+            chosen = {case: cases[case] for case in names if only in case}
             way = " deterministic" if options else ""
             for case, run in chosen.items():
                 started = time.monotonic()
@@ -207,4 +208,4 @@ def main(out: Path, slow: bool, directories: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] == "slow", sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2] == "slow", sys.argv[3], sys.argv[4:])
