@@ -60,6 +60,12 @@ def local(pattern: Local | CrossResolution) -> tuple[Visibility, LocalKernel, in
     return pattern, LocalKernel(pattern.layout, pattern.among, pattern.hidden), pattern.length
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    """Dynamo takes a shape for dynamic where another test had it compiled for another one."""
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("name", ["three regions", "causal window", "two resolutions"])
 def test_values_and_gradients_are_those_of_dropout_written_out(name: str) -> None:
     pattern: Visibility
