@@ -17,7 +17,6 @@ from cogview.checkpoints.bundle import (
     FamilyConfig,
     ModelBundle,
 )
-from cogview.checkpoints.bundle import Sequences as AnyFormat
 from cogview.checkpoints.components import adapter_facts
 from cogview.checkpoints.provenance import software
 from cogview.errors import CogViewError
@@ -36,7 +35,6 @@ from cogview.onnx.manifest import (
     Weights,
     facts_of,
 )
-from cogview.sequences import DirectFormat, IterativeFormat
 from cogview.sequences.protocols import CaptionFormat, Format, ImageFormat
 from cogview.tokenizers.clusters import read_labels
 from cogview.tokenizers.text import TextTokenizer
@@ -133,7 +131,7 @@ def _write(
         model = family.transformer(name)
         if adapter is not None and name == BASE:
             added = adapter_facts(adapter, apply_adapter(model, *adapter))
-        length = _longest(config.roles[name].sequences)
+        length = config.roles[name].sequences.max_length
         transformers[name] = write_transformer(model, folder / name, ids, length, weights)
     labels = (
         None
@@ -175,13 +173,6 @@ def tasks(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> tuple[Task
         "edit": config.coglm in roles,
     }
     return tuple(task for task, there in able.items() if there)
-
-
-def _longest(format: AnyFormat) -> int:
-    """Tokens of a role's longest sequence."""
-    if isinstance(format, DirectFormat):
-        return format.decoder_from + format.codes
-    return format.text_slots + format.codes if isinstance(format, IterativeFormat) else format.max_length
 
 
 def _ids(head: str, vocabulary: Vocabulary) -> range:

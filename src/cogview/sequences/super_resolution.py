@@ -88,6 +88,16 @@ class _LargeFormat(Config):
         """Where layers of their own begin in the sequence; None where there are none."""
         return None
 
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence: the text, perhaps the small picture, and the large one."""
+        return (self.decoder_from or self.text_slots) + self.codes
+
+    @property
+    def context(self) -> int:
+        """Tokens that a code of the large picture sees beside its own window: all of the text."""
+        return self.text_slots
+
     def mismatch(self, config: TransformerConfig) -> str | None:
         """Why a transformer cannot read these sequences: it has a row for every token and position."""
         found = (config.max_positions, config.extra_positions, config.decoder_from)
@@ -202,6 +212,11 @@ class DirectFormat(_LargeFormat):
     def decoder_from(self) -> int:
         """Where the large picture begins in the sequence."""
         return self.text_slots + self.small[0] * self.small[1]
+
+    @property
+    def context(self) -> int:
+        """Codes of the small picture that a code of the large one sees."""
+        return self.across[0] * self.across[1]
 
     def visibility(self, empty: Tensor | int = 0) -> CrossResolution:
         """Who sees whom; empty: places before each text."""

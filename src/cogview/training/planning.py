@@ -373,13 +373,11 @@ def _enlarging(recipe: EnlargingRecipe) -> tuple[TransformerConfig, dict[str, An
         form = kind.cogview2().model_copy(update={name: getattr(recipe, name) for name in names})
         config = enlarged_config(TransformerConfig.cogview2_6b(), form)
         assumed = f"{recipe.data} or {recipe.init} is not there: sizes are CogView2's as released"
-    start = form.text_slots + (form.small[0] * form.small[1] if isinstance(form, DirectFormat) else 0)
-    length, window = start + form.codes, form.window[0] * form.window[1]
-    context = form.across[0] * form.across[1] if isinstance(form, DirectFormat) else form.text_slots
+    length, window, start = form.max_length, form.window[0] * form.window[1], form.max_length - form.codes
     with torch.device("meta"):
         model = Transformer(config)
     trained = _count(task.parameters(model, "model")) / _count(model.named_parameters())
-    keys = (form.codes * (window + context) + start * start) / length
+    keys = (form.codes * (window + form.context) + start * start) / length
     rows = form.vocabulary.image_codes * form.codes / length
     return config, {"length": length, "keys": keys, "rows": rows, "trained": trained, "assumed": assumed}
 

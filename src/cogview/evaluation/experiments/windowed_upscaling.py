@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from cogview.checkpoints.bundle import UPSCALING
 from cogview.config import Config
 from cogview.data.images import RESAMPLE, BadImage, decode, square
 from cogview.data.shards import Preprocessing
@@ -135,9 +136,9 @@ def evaluate_upscaling(
 def upscaler_of(model: Pipeline) -> Upscaler:
     """The family's super-resolution model for images of any size; CogViewError where it has none."""
     part = model.super_resolution
-    if not isinstance(part, WindowedSuperResolution):
+    if UPSCALING not in model.bundle.config.roles:
         raise CogViewError(f"the model {model.bundle.config.name} upscales what it generates alone")
-    return part.upscaler
+    return cast(WindowedSuperResolution, part).upscaler
 
 
 def asked(model: Pipeline, data: Path, plan: UpscalingPlan) -> dict[str, Fact]:
