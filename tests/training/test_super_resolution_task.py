@@ -38,7 +38,7 @@ from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(image_codes=8, text_pieces=20)
-RECIPE = Path(__file__).parents[2] / "recipes" / "pictogram" / "super_resolution.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "pictogram" / "first" / "super_resolution.yaml"
 
 
 def large(small: NDArray[np.int64]) -> NDArray[np.int64]:
