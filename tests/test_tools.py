@@ -35,6 +35,7 @@ def test_is_not_in_the_quick_tier():
 
 def test_settings_are_counted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone each test is the first; a test that takes its process along is one failure."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)  # the whole suite runs under it, too
     monkeypatch.setenv("ENDS", "1")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # quicker, and in this order
     (tmp_path / "test_some.py").write_text(TESTS.format(ends="ENDS"), "utf-8")
