@@ -43,6 +43,15 @@ def test_generate_is_the_text_to_image_models(model: Pipeline, tmp_path: Path) -
     assert [one.codes.tolist() for one in ours] == [one.codes.tolist() for one in theirs]
 
 
+def test_a_base_without_guidance_leaves_the_coglms_as_it_was(model: Pipeline) -> None:
+    config = model.bundle.config.model_copy(update={"defaults": SamplingParams(guidance_scale=2.0)})
+    base = config.roles["base"].model_copy(update={"guidance_free": "distillation"})
+    taught = config.model_copy(update={"roles": {**config.roles, "base": base}})
+    for task, expected in (("generate", 1.0), ("edit", 2.0), ("vary", 2.0)):
+        assert config.sampling(task).guidance_scale == 2.0
+        assert taught.sampling(task).guidance_scale == expected
+
+
 def test_edits_and_variations_are_the_coglms(model: Pipeline, coglm: Pipeline) -> None:
     ours, theirs = (
         [

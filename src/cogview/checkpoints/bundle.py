@@ -179,7 +179,7 @@ class FamilyConfig(Config):
         default: SamplingParams | None = None,
     ) -> SamplingParams:
         """Complete parameters of a task: those of the call, of the style, of the task, of the family,
-        default. A base that needs no guidance has none, unless the call or the style says otherwise.
+        default. What needs no guidance has none, unless the call or the style says otherwise.
 
         task: of :attr:`capabilities`, or ``direct`` or ``iterative``, the two stages of super-resolution.
         """
@@ -187,8 +187,9 @@ class FamilyConfig(Config):
         of_task = self.editing if task == "edit" else OF_TASK.get(task)
         family = {DIRECT: self.direct, ITERATIVE: self.iterative}.get(task, self.defaults)
         suited = None if style is None else styles.get(self.style_name(style))
-        base = None if task in (DIRECT, ITERATIVE) else self.roles.get(BASE)
-        free = SamplingParams(guidance_scale=1.0) if base is not None and base.guidance_free else None
+        does = {"generate": BASE, "edit": self.coglm, "vary": self.coglm}.get(task)
+        taught = does is not None and does in self.roles and self.roles[does].guidance_free is not None
+        free = SamplingParams(guidance_scale=1.0) if taught else None
         first, *others = [one for one in (call, suited, free, of_task, family, default) if one is not None]
         return first.over(*others)
 
