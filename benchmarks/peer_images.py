@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peer_training import _leave_out
+from peer_training import codes_only, load_dalle
 from PIL import Image
 
 from cogview.config import load_yaml, validate
@@ -50,24 +50,10 @@ KEEP = 600  # seconds of processor time between checkpoints
 
 def peer_model(given: argparse.Namespace, task: TransformerTask) -> Any:
     """DALLE-pytorch's model for the task's vocabulary and grid; its own tokenizer only names sizes."""
-    sys.path.insert(0, str(given.peer))
-    _leave_out("pkg_resources", get_distribution=lambda name: None)
-    _leave_out("taming.models.vqgan", VQModel=object, GumbelVQ=object)
-    _leave_out("torchvision.transforms")
-    from dalle_pytorch import DALLE, DiscreteVAE
-
-    class Sizes(DiscreteVAE):
-        """Gives codes as images, which the tokenizer of both decodes."""
-
-        def decode(self, codes: torch.Tensor) -> torch.Tensor:
-            return codes
-
+    peer = load_dalle(given.peer)
     vocabulary, config = task.shards.index.vocabulary, task.config()
-    sizes = Sizes(
-        image_size=64, num_layers=1, num_tokens=vocabulary.image_codes, codebook_dim=8, hidden_dim=8
-    )
-    sizes.image_size = 2 * task.format.grid[0]
-    return DALLE(
+    sizes = codes_only(peer, vocabulary.image_codes, task.format.grid[0])
+    return peer.DALLE(
         dim=config.hidden, vae=sizes, num_text_tokens=vocabulary.text_pieces + 1,
         text_seq_len=task.format.text_slots, depth=given.depth, heads=config.heads,
         dim_head=config.hidden // config.heads, attn_types=("full",), share_input_output_emb=True,

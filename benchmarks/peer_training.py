@@ -98,11 +98,7 @@ def make_trainer(place: Path, given: argparse.Namespace) -> Trainer:
 
 def make_peer(given: argparse.Namespace) -> Callable[[], None]:
     """A step of DALLE-pytorch."""
-    sys.path.insert(0, str(given.peer))
-    _leave_out("pkg_resources", get_distribution=lambda name: types.SimpleNamespace(version="0"))
-    _leave_out("taming.models.vqgan", VQModel=object, GumbelVQ=object)  # its other image tokenizers
-    _leave_out("torchvision.transforms")
-    peer: Any = import_module("dalle_pytorch")
+    peer = load_dalle(given.peer)
     sizes = {"num_layers": 3, "num_tokens": CODES, "codebook_dim": 8, "hidden_dim": 8}
     tokenizer = peer.DiscreteVAE(image_size=8 * GRID, **sizes)
     model = peer.DALLE(
@@ -123,6 +119,28 @@ def make_peer(given: argparse.Namespace) -> Callable[[], None]:
         optimizer.step()
 
     return step
+
+
+def load_dalle(place: Path | None = None) -> Any:
+    """The module ``dalle_pytorch``, from ``place`` if given; ImportError where it is not there."""
+    if place is not None:
+        sys.path.insert(0, str(place))
+    _leave_out("pkg_resources", get_distribution=lambda name: types.SimpleNamespace(version="0"))
+    _leave_out("taming.models.vqgan", VQModel=object, GumbelVQ=object)  # its other image tokenizers
+    _leave_out("torchvision.transforms")
+    return import_module("dalle_pytorch")
+
+
+def codes_only(peer: Any, codes: int, rows: int) -> Any:
+    """An image tokenizer for DALLE-pytorch that gives codes as they are, ``rows`` x ``rows`` of them."""
+
+    class Codes(peer.DiscreteVAE):  # type: ignore[misc]
+        def decode(self, found: torch.Tensor) -> torch.Tensor:
+            return found
+
+    made = Codes(image_size=64, num_layers=1, num_tokens=codes, codebook_dim=8, hidden_dim=8)
+    made.image_size = 2 * rows  # of which its one layer makes half
+    return made
 
 
 def _leave_out(name: str, **attributes: Any) -> None:

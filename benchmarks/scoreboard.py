@@ -35,7 +35,7 @@ import decode_released
 import jacobi
 import torch
 from decode_step import machine
-from peer_training import _leave_out
+from peer_training import codes_only, load_dalle
 
 import cogview
 from cogview import SamplingParams
@@ -81,24 +81,11 @@ def released(model: Pipeline) -> Way:
 
 def dalle(model: Pipeline) -> Way:
     """DALLE-pytorch's own loop with its cache; ImportError where it is not there."""
-    _leave_out("pkg_resources", get_distribution=lambda name: None)
-    _leave_out("taming.models.vqgan", VQModel=object, GumbelVQ=object)
-    _leave_out("torchvision.transforms")
-    from dalle_pytorch import DALLE, DiscreteVAE
-
-    class Sizes(DiscreteVAE):
-        """Gives codes as images."""
-
-        def decode(self, codes: torch.Tensor) -> torch.Tensor:
-            return codes
-
+    peer = load_dalle()
     vocabulary, config = model.bundle.config.vocabulary, model.bundle.check("base")
     grid = model.text_to_image.format.grid
-    sizes = Sizes(
-        image_size=64, num_layers=1, num_tokens=vocabulary.image_codes, codebook_dim=8, hidden_dim=8
-    )
-    sizes.image_size = 2 * grid[0]
-    peer = DALLE(
+    sizes = codes_only(peer, vocabulary.image_codes, grid[0])
+    loop = peer.DALLE(
         dim=config.hidden, vae=sizes, num_text_tokens=vocabulary.text_pieces, text_seq_len=PROMPT,
         depth=config.layers, heads=config.heads, dim_head=max(16, config.hidden // config.heads),
         attn_types=("full",),
@@ -109,7 +96,7 @@ def dalle(model: Pipeline) -> Way:
     @torch.inference_mode()
     def run(images: int) -> object:
         texts = torch.ones(images, PROMPT, dtype=torch.int64)
-        return peer.generate_images(texts, use_cache=True, filter_thres=share, cond_scale=GUIDANCE)
+        return loop.generate_images(texts, use_cache=True, filter_thres=share, cond_scale=GUIDANCE)
 
     return run
 
