@@ -69,7 +69,7 @@ def write_image_tokenizer(config: ImageTokenizerConfig, path: Path) -> None:
 
 
 def write_text_tokenizer(pieces: int, path: Path) -> None:
-    """A SentencePiece model with so many pieces: learned from a few lines, the rest added by name."""
+    """A SentencePiece model with this many pieces: learned from a few lines, the rest added by name."""
     small = TextTokenizer.train(LINES * 9, pieces=40, byte_fallback=False)
     small.extended(f"<{i}>" for i in range(pieces - small.pieces)).save(path)
 

@@ -155,7 +155,7 @@ def check_unchanged(check: dict[str, Any]) -> None:
 
 
 def check_shrinks_to(check: dict[str, Any]) -> None:
-    """Shrunk, they are what was given, to so many decibels."""
+    """Shrunk, they are what was given, to this PSNR in decibels."""
     large, small = (files(pattern) for pattern in check["shrinks_to"])
     for one, other in zip(large, small, strict=True):
         given = pixels(other).astype(float)

@@ -58,7 +58,7 @@ def test_what_was_there_stays_where_a_write_fails(picture: GeneratedImage, tmp_p
         for attempt in (lambda: write_file(path, b"x" * 999), lambda: write_image(path, picture.image)):
             with pytest.raises(OSError) as caught:
                 attempt()
-            assert caught.value.filename == str(path)  # for the line that tells it
+            assert caught.value.filename == str(path)  # for the error line
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

@@ -4,8 +4,8 @@ python benchmarks/papers/o2_overflow.py
 python benchmarks/papers/o2_overflow.py --rehearse
 
 Both arms have the same data, seed, rate (0.08, within the paper's 0.01 to 0.1) and arithmetic, `precision:
-fp16-o2` of `cogview train`. A run ends where ten updates in a row have to be left out; ``ended`` tells at
-which step. The data can be learnt by heart: each code decides the next, and the caption the first.
+fp16-o2` of `cogview train`. A run ends where ten updates in a row have to be left out; ``ended`` is that
+step. The data can be learnt by heart: each code decides the next, and the caption the first.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ SHAPES = (
 SIZES = (HUES, len(SHAPES), HUES, PLACES)  # of what a caption names: hue, shape, ground, place
 WORDS = sum(SIZES)
 ORDERS = {"en": (0, 1, 2, 3), "zh": (3, 2, 0, 1)}
-HELD_OUT = 8  # one in so many combinations
+HELD_OUT = 8  # one combination in eight
 Combination = tuple[int, ...]
 
 

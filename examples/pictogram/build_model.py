@@ -1,8 +1,8 @@
 """The default model from nothing: every command in order, each skipped where its result is there already.
 
-    python examples/pictogram/build_model.py                 on a CPU: about 40 hours of one core
-    python examples/pictogram/build_model.py --gpu           unattended on one GPU, three times the sequences
-    python examples/pictogram/build_model.py --rehearse      all of it at toy size, ten minutes of one core
+    python examples/pictogram/build_model.py                 on a CPU: days
+    python examples/pictogram/build_model.py --gpu           unattended on one GPU, with larger batches
+    python examples/pictogram/build_model.py --rehearse      all of it at toy size, in minutes
     python examples/pictogram/build_model.py --list          what would run
 
 Run it in the repository's root. Everything lands under ``--work``; stopped at any time, the same command goes
@@ -251,7 +251,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("work"), help="where everything lands")
     parser.add_argument("--packages", type=Path, help="where packages are unpacked (default: in --work)")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--rehearse", action="store_true", help="all of it at toy size, in about ten minutes")
+    size.add_argument("--rehearse", action="store_true", help="all of it at toy size, in minutes")
     size.add_argument("--gpu", action="store_true", help="sizes for one GPU")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     parser.add_argument("--until", metavar="STEP", help="stop after this step")

@@ -84,7 +84,7 @@ def main() -> None:
     prompts = read_prompts()
     before = {file: file.read_text("utf-8") for file in given.files}
     for file, text in before.items():
-        insert(text, "", str(file))  # marks that are missing are told before anything is drawn
+        insert(text, "", str(file))  # missing marks are reported before anything is drawn
     images = draw(given.model, prompts, given.images, given.size)
     for file, text in before.items():
         write_file(file, insert(text, table(prompts, images, file.parent), str(file)))

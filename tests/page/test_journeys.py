@@ -81,7 +81,7 @@ def until(page: Any, condition: str) -> None:
 
 
 def finished(page: Any, count: int) -> None:
-    """Waits until the gallery has so many images."""
+    """Waits until the gallery has this many images."""
     until(page, f"document.querySelectorAll('{FINISHED}').length === {count}")
 
 

@@ -378,7 +378,7 @@ def _also(directory: Path) -> tuple[str, ...]:
     """A family's other names; none where its configuration cannot be read."""
     try:
         return ModelBundle(directory).config.also
-    except CogViewError:  # a damaged model of the user's; `cogview doctor` tells
+    except CogViewError:  # a damaged model of the user's, which `cogview doctor` reports
         return ()
 
 

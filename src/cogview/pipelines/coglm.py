@@ -1,4 +1,4 @@
-"""What one CogLM does: generate, inpaint, caption and score, because of what of a sequence is masked
+"""What one CogLM does: generate, inpaint, caption and score, by masking different parts of a sequence
 (CogView2, section 3.1)."""
 
 from __future__ import annotations

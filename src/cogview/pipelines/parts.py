@@ -32,7 +32,7 @@ from cogview.pipelines.task_requests import GenerateRequest
 from cogview.types import ProgressCallback
 
 PLAN, LINES = "generation.json", "images.jsonl"
-IMAGES = 64  # of a part, at least, where there are so many; what a killed worker can lose
+IMAGES = 64  # of a part, at least, unless there are fewer in all; what a killed worker can lose
 
 
 class Part(NamedTuple):

@@ -4,7 +4,7 @@ export const WORDS = {
   en: {
     skip: "Skip to the images", language: "Language", prompt: "What to generate", prompt_hint: "In English or Chinese",
     examples: "Examples", style: "Style", no_style: "none", number: "Images", seed: "Seed", seed_hint: "random",
-    best: "Best of", best_hint: "Of so many candidates for each image, the one that the prompt describes best is kept.",
+    best: "Best of", best_hint: "How many candidates are generated for each image; the one that the prompt describes best is kept.",
     generate: "Generate", stop: "Stop", images: "Images", clear: "Delete all", download: "Download",
     describe: "Describe", remove: "Delete", remove_label: "Delete this image", use: "Use as prompt: {text}",
     describe_title: "Describe a picture", describe_hint: "Choose a picture, or drop one here", describing: "Looking at it…",

@@ -22,7 +22,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 
 Score = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # score, batch, head, query, key -> score
 Kept = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # batch, head, query, key -> bool
-STEPS = 1 << 24  # of a chance: as many as float32 tells apart
+STEPS = 1 << 24  # of a chance: the resolution of float32
 
 
 @cache
