@@ -125,5 +125,9 @@ def test_a_family_of_every_role(tmp_path: Path) -> None:
     ]
     for expected, found in zip(*made, strict=True):
         assert found.image.size == expected.image.size and (found.codes == expected.codes).all()
+    [told] = model.generate("a doctor", seed=1, fairness="world")
+    told.save(tmp_path / "told.png")
+    captions = [one.upscale(tmp_path / "told.png", seed=3)[0].caption for one in (model, other)]
+    assert captions == [told.caption, told.caption] and told.caption != "a doctor"
     texts = ["a red circle", "蓝色的方块"]
     assert np.allclose(other.score(image, texts), model.score(image, texts), atol=1e-4)

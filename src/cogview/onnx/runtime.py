@@ -3,7 +3,6 @@ imported."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cogview.checkpoints.bundle import BASE, CAPTION, DIRECT, ITERATIVE, UPSCALING, FamilyConfig
-from cogview.checkpoints.provenance import read as read_provenance
 from cogview.data.images import RESAMPLE, square, to_rgb
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
@@ -43,10 +41,12 @@ from cogview.pipelines.base import (
     check_captions,
     check_first,
     checked_seed,
+    described,
     encode_caption,
     image_list,
     not_too_many,
     opened,
+    pixels_of,
     text_for_each,
     text_list,
 )
@@ -462,16 +462,13 @@ class OnnxModel:
         """Images upscaled in two stages: those generated as small ones from their codes."""
         made, parts = [], ProgressParts(None, 0)
         for item, text in zip(items, words, strict=True):
-            if isinstance(item, GeneratedImage):
-                prompt, caption = (item.prompt, item.caption) if text is None else (text, text.strip())
-            else:
-                prompt, caption = self._described(item) if text is None else (text, text.strip())
+            prompt, caption = described(self.family, item, text)
             if isinstance(item, GeneratedImage) and len(item.codes) == np.prod(stages.form.small):
                 own = item.seed if seed is None else checked_seed(seed)
                 small = replace(item, seed=own, prompt=prompt, caption=caption)
             else:
                 shown = item.image if isinstance(item, GeneratedImage) else opened(item)[0]
-                facts = {**self._facts, "task": "upscale", "source": _pixels_of(shown)}
+                facts = {**self._facts, "task": "upscale", "source": pixels_of(shown)}
                 codes = self._fitted(shown)
                 small = self._image(shown, codes, prompt, caption, checked_seed(seed), 0, facts)
             style = small.settings.get("style")
@@ -482,8 +479,8 @@ class OnnxModel:
         self, item: AnyImage, text: str | None, seed: int | None, times: int
     ) -> tuple[Original, str, str, int, int, dict[str, Any]]:
         """An image to upscale, its prompt and caption, seed and index, and what provenance says of it."""
+        prompt, caption = described(self.family, item, text)
         if isinstance(item, GeneratedImage):
-            prompt, caption = (item.prompt, item.caption) if text is None else (text, text.strip())
             told = {"seed": item.seed, "index": item.index, "settings": item.settings}
             grid = self._format(BASE).grid if BASE in self.family.roles else (0, 0)
             if len(item.codes) == grid[0] * grid[1]:
@@ -492,27 +489,8 @@ class OnnxModel:
             image, where = item.image, "picture"
         else:
             image, where = opened(item)
-            prompt, caption = self._described(item) if text is None else (text, text.strip())
         try:
             original = self._upscaler.read(image, times)
         except CogViewError as error:
             raise CogViewError(f"{where}: {error}") from None
-        return original, prompt, caption, checked_seed(seed), 0, _pixels_of(image)
-
-    def _described(self, item: Image.Image | str | Path) -> tuple[str, str]:
-        """Prompt and caption in the provenance of a file made here; empty for any other image."""
-        try:
-            told = None if isinstance(item, Image.Image) else read_provenance(item)
-        except CogViewError:  # an image with a damaged entry is an image
-            told = None
-        if told is None or not told.prompt.strip():
-            return "", ""
-        style = told.settings.get("style")
-        known = style if isinstance(style, str) and style in self.family.styles else None
-        return told.prompt, caption_for(self.family, told.prompt, known)
-
-
-def _pixels_of(image: Image.Image) -> dict[str, Any]:
-    """What provenance says of an image that was given."""
-    digest = hashlib.sha256(image.tobytes()).hexdigest()
-    return {"sha256": digest, "width": image.width, "height": image.height}
+        return original, prompt, caption, checked_seed(seed), 0, pixels_of(image)

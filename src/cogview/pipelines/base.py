@@ -5,6 +5,7 @@ Nothing here imports PyTorch: the runtime without it (``cogview.onnx``) checks t
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from PIL import Image
 
 from cogview.checkpoints.bundle import BASE, FamilyConfig, ModelBundle
 from cogview.checkpoints.provenance import Provenance, png_bytes, save_png, software
+from cogview.checkpoints.provenance import read as read_provenance
 from cogview.data.images import BadImage, decode, to_rgb
 from cogview.errors import CogViewError
 from cogview.generation.languages import language
@@ -260,6 +262,12 @@ def opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
         raise CogViewError(f"{item}: {error}", field="image") from error
 
 
+def pixels_of(image: Image.Image) -> dict[str, Any]:
+    """What provenance says of an image that was given."""
+    digest = hashlib.sha256(image.tobytes()).hexdigest()
+    return {"sha256": digest, "width": image.width, "height": image.height}
+
+
 # ---------------------------------------------------------------------------------------------- prompts
 
 
@@ -279,6 +287,25 @@ def caption_for(config: FamilyConfig, prompt: str, style: str | None = None) -> 
         message = f"this style has no words in the prompt's language ({spoken})"
         raise CogViewError(message, field="style")
     return templates[spoken].replace("{style}", phrases[spoken]).replace("{caption}", prompt)
+
+
+def described(config: FamilyConfig, item: AnyImage, prompt: str | None = None) -> tuple[str, str]:
+    """Prompt and caption of an image: ``prompt`` where it is given, else those that it was generated with, as
+    far as its file says so; empty for any other image."""
+    if prompt is not None:
+        return prompt, prompt.strip()
+    if isinstance(item, GeneratedImage):
+        return item.prompt, item.caption
+    try:
+        found = None if isinstance(item, Image.Image) else read_provenance(item)
+    except CogViewError:  # an image with a damaged entry is an image
+        found = None
+    if found is None or not found.prompt.strip():
+        return "", ""
+    style, words = found.settings.get("style"), found.settings.get("fairness")
+    text = words.get("text") if isinstance(words, dict) else None
+    known = style if isinstance(style, str) and style in config.styles else None
+    return found.prompt, caption_for(config, text if isinstance(text, str) else found.prompt, known)
 
 
 def encode_caption(components: HasTextTokenizer, caption: str, limit: int) -> list[int]:

@@ -7,12 +7,10 @@ are then used as they are.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from PIL import Image
 
 from cogview.checkpoints.bundle import BASE, DIRECT, ITERATIVE, UPSCALING
 from cogview.checkpoints.components import Components
-from cogview.checkpoints.provenance import read as read_provenance
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler as Stage
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
@@ -37,10 +34,11 @@ from cogview.pipelines.base import (
     ImageCallback,
     ProgressParts,
     at_least_one,
-    caption_for,
     checked_seed,
+    described,
     encode_caption,
     opened,
+    pixels_of,
 )
 from cogview.pipelines.engines import make_engine
 from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat, of_type
@@ -53,29 +51,6 @@ if TYPE_CHECKING:
 ORDER = "released"
 TOGETHER = 4  # images enlarged at a time, where nothing else is asked for
 QUEUED = 8  # generated images that are upscaled together
-
-
-def described(components: Components, item: Image.Image | str | Path) -> tuple[str, str]:
-    """Prompt and caption in the provenance of a file made here; empty for any other image."""
-    try:
-        told = None if isinstance(item, Image.Image) else read_provenance(item)
-    except CogViewError:  # not ours to judge: it is an image, and that is enough
-        told = None
-    if told is None or not told.prompt.strip():
-        return "", ""
-    config, style, words = components.bundle.config, told.settings.get("style"), told.settings.get("fairness")
-    text = words.get("text") if isinstance(words, dict) else None
-    known = style if isinstance(style, str) and style in config.styles else None
-    return told.prompt, caption_for(config, text if isinstance(text, str) else told.prompt, known)
-
-
-def pixels_of(image: Image.Image) -> dict[str, Any]:
-    """What provenance says of an image that was given."""
-    return {
-        "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
-        "width": image.width,
-        "height": image.height,
-    }
 
 
 @dataclass(frozen=True)
@@ -180,7 +155,7 @@ class WindowedSuperResolution:
             if len(item.codes) != grid[0] * grid[1] or size is not None:
                 return self._source(item.image, item.caption if prompt is None else prompt, seed, times, size)
             told = {"seed": item.seed, "index": item.index, "settings": item.settings}
-            words = (item.prompt, item.caption) if prompt is None else (prompt, prompt.strip())
+            words = described(self.components.bundle.config, item, prompt)
             original = Original(item.codes.reshape(grid))
             return _Source(original, *words, item.seed if seed is None else seed, item.index, told)
         image, where = opened(item)
@@ -188,7 +163,7 @@ class WindowedSuperResolution:
             original = self.upscaler.read(image, times, size)
         except CogViewError as error:
             raise CogViewError(f"{where}: {error}") from None
-        words = described(self.components, item) if prompt is None else (prompt, prompt.strip())
+        words = described(self.components.bundle.config, item, prompt)
         return _Source(original, *words, checked_seed(seed), 0, pixels_of(image))
 
 
@@ -273,19 +248,12 @@ class TwoStageSuperResolution:
 
     def _small(self, item: AnyImage, prompt: str | None, seed: int | None) -> GeneratedImage:
         """An image with codes on the grid that the direct model reads."""
-        if (
-            isinstance(item, GeneratedImage)
-            and len(item.codes) == self.format.small[0] * self.format.small[1]
-        ):
+        bundle, ready = self.components.bundle, self.format.small[0] * self.format.small[1]
+        words = described(bundle.config, item, prompt)
+        if isinstance(item, GeneratedImage) and len(item.codes) == ready:
             seed = item.seed if seed is None else checked_seed(seed)
-            words = (item.prompt, item.caption) if prompt is None else (prompt, prompt.strip())
             return replace(item, seed=seed, prompt=words[0], caption=words[1])
-        if isinstance(item, GeneratedImage):
-            image, words = item.image, (item.prompt, item.caption)
-        else:
-            image, words = opened(item)[0], described(self.components, item)
-        words = words if prompt is None else (prompt, prompt.strip())
-        bundle = self.components.bundle
+        image = item.image if isinstance(item, GeneratedImage) else opened(item)[0]
         settings = {**self.components.facts, "task": "upscale", "source": pixels_of(image)}
         codes = self._encode(item)
         return GeneratedImage(
