@@ -71,7 +71,8 @@ _SMALL = {"model.layers": 2, "model.hidden": 64, "model.heads": 2}
 TOY = Sizes(
     {
         "plan": ("--limit", "700"),
-        "cache": ("--limit", "60"),
+        "cache 128": ("--limit", "60"),
+        "cache 256": ("--limit", "60"),
         "tokens": ("--limit", "600"),
         "tokens-large": ("--limit", "120"),
         "text": ("--pieces", "4000", "--limit", "600"),
@@ -178,7 +179,7 @@ class Build:
         for recipe, size in (("encoder", 128), ("decoder", 256)):
             cache = self.work / f"images-{size}"
             yield self.script(
-                "corpus", cache / "images.json", "cache", "--size", size, "--out", cache, step="cache"
+                "corpus", cache / "images.json", "cache", "--size", size, "--out", cache, step=f"cache {size}"
             )
             start = {} if recipe == "encoder" else {"init": self.runs / "encoder" / "model"}
             yield self.train(recipe, data=cache, **start, **losses)

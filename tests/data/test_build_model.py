@@ -46,6 +46,15 @@ def test_every_recipe_takes_its_settings(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", ALL)
+def test_every_step_has_a_name_and_a_result_of_its_own(size: str) -> None:
+    """`--until` stops at a step by its name, and a step is skipped by its result."""
+    found = steps(size)
+    assert len({step.name for step in found}) == len({step.result for step in found}) == len(found)
+    assert set(ALL[size].rows) <= {step.name for step in found}
+    assert set(ALL[size].recipes) <= {step.name for step in found}
+
+
+@pytest.mark.parametrize("size", ALL)
 def test_every_script_takes_its_arguments(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
     for step in steps(size):
