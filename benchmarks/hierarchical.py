@@ -34,7 +34,7 @@ from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.generation.loop import SequenceRequest
-from cogview.generation.super_resolution import Small, enlarge
+from cogview.generation.window_super_resolution import Small, enlarge
 from cogview.generation.windows import sliding_windows
 from cogview.sequences import CogLMFormat, ImageFormat, SequenceFormat
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config

@@ -22,8 +22,8 @@ from cogview import CogView
 from cogview.evaluation.experiments.windowed_upscaling import Pixels, Plan, held_out
 from cogview.evaluation.metrics.reconstruction import fidelity, measure
 from cogview.generation.pixel_prior import KNOWN, PAINTED
-from cogview.generation.super_resolution import Small, enlarge
 from cogview.generation.upscaling import Original, Upscaler
+from cogview.generation.window_super_resolution import Small, enlarge
 from cogview.pipelines.base import encode_caption
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.types import SamplingParams

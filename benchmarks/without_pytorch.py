@@ -35,9 +35,9 @@ from cogview.exporters.onnx_family import export_family
 from cogview.generation.decoder import hidden_states, prefill
 from cogview.generation.loop import SequenceRequest
 from cogview.onnx import OnnxModel
+from cogview.onnx.cached_rows import Rows
 from cogview.onnx.decoding import Request
 from cogview.onnx.manifest import Weights
-from cogview.onnx.rows import Rows
 from cogview.pipelines.model import Pipeline
 from cogview.transformer.attention import Prefix
 from cogview.transformer.cache import KVCache

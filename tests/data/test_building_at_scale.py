@@ -19,7 +19,7 @@ from PIL import Image
 
 from cogview.data.build import Builder, BuildSettings, Progressed, Share, build
 from cogview.data.check import check
-from cogview.data.decoding import Decoders
+from cogview.data.decoders import Decoders
 from cogview.data.image_cache import build_image_cache
 from cogview.data.images import Limits, square
 from cogview.data.launchers import rank_here

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cogview.data.check import GLANCE, check
-from cogview.data.decoding import Decoders
+from cogview.data.decoders import Decoders
 from cogview.data.images import Limits
 from cogview.data.sources import open_source
 from cogview.data.tally import Report, Tally

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
+from cogview.evaluation.plans import PromptsPlan
 from cogview.evaluation.sample_store import SampleStore, Sampling, draw_texts, load_all
 
 
@@ -34,21 +35,22 @@ def pixels(paths: list[Path] | None) -> list[tuple[int, ...]]:
 
 
 TEXTS = [f"text {i}" for i in range(7)]
+PLAN = PromptsPlan(seed=0, batch=3, sampling={"top_k": 4})
 
 
 def test_groups_have_their_seeds_and_a_stop_changes_nothing(tmp_path: Path) -> None:
     stopped = Counter(last=1)
     with pytest.raises(KeyboardInterrupt):
-        draw_texts(TEXTS, stopped, tmp_path, seed=5, group=3)
-    found = draw_texts(TEXTS, going := Counter(), tmp_path, seed=5, group=3)
+        draw_texts(TEXTS, stopped, tmp_path, PromptsPlan(seed=5, batch=3))
+    found = draw_texts(TEXTS, going := Counter(), tmp_path, PromptsPlan(seed=5, batch=3))
     assert pixels(found) == [(5 + i - i % 3, i % 3, 0) for i in range(7)]
     assert (stopped.seeds, going.seeds) == ([5], [8, 11])
 
 
 def test_ranks_share_and_wait(tmp_path: Path) -> None:
     first, second = Counter(), Counter()
-    assert draw_texts(TEXTS, first, tmp_path, group=2, rank=(0, 2)) is None
-    assert draw_texts(TEXTS, second, tmp_path, group=2, rank=(1, 2)) is not None
+    assert draw_texts(TEXTS, first, tmp_path, PromptsPlan(batch=2), rank=(0, 2)) is None
+    assert draw_texts(TEXTS, second, tmp_path, PromptsPlan(batch=2), rank=(1, 2)) is not None
     assert (first.seeds, second.seeds) == ([0, 4], [2, 6])
 
 
@@ -58,15 +60,15 @@ def test_ranks_share_and_wait(tmp_path: Path) -> None:
         {"drawer": Counter("b")},
         {"drawer": Counter(precision="int8")},
         {"texts": [*TEXTS[:6], "other"]},
-        {"seed": 1},
-        {"sampling": {"top_k": 5}},
-        {"group": 4},
+        {"plan": PLAN.model_copy(update={"seed": 1})},
+        {"plan": PLAN.model_copy(update={"sampling": {"top_k": 5}})},
+        {"plan": PLAN.model_copy(update={"batch": 4})},
     ],
 )
 def test_whatever_changes_an_image_has_a_folder_of_its_own(
     tmp_path: Path, changed: dict[str, object]
 ) -> None:
-    asked = {"texts": TEXTS, "drawer": Counter(), "seed": 0, "sampling": {"top_k": 4}, "group": 3}
+    asked = {"texts": TEXTS, "drawer": Counter(), "plan": PLAN}
     paths = draw_texts(work=tmp_path, **asked)  # type: ignore[arg-type]
     again = draw_texts(work=tmp_path, **asked)  # type: ignore[arg-type]
     others = draw_texts(work=tmp_path, **{**asked, **changed})  # type: ignore[arg-type]

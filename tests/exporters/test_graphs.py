@@ -13,8 +13,8 @@ import torch
 
 from cogview.exporters.image_graph import write_image_tokenizer
 from cogview.exporters.transformer_graph import write_transformer
+from cogview.onnx.cached_rows import Rows
 from cogview.onnx.manifest import FILE, Manifest, Weights, facts_of
-from cogview.onnx.rows import Rows
 from cogview.onnx.sessions import Exported, TransformerSession
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.transformer.attention import Emphasis, Prefix

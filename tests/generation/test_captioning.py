@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cogview.errors import CogViewError
 from cogview.generation.beams import search
-from cogview.generation.captioning import Captioner, Draft, text_rows
+from cogview.generation.caption_decoding import Captioner, Draft, text_rows
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine, TokenConstraint
 from cogview.generation.languages import allowed_pieces, language

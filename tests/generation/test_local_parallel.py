@@ -19,7 +19,7 @@ from cogview.generation.local_parallel import (
     find_order,
 )
 from cogview.generation.sampling import Streams
-from cogview.generation.stages import top_k_of
+from cogview.generation.two_stages import top_k_of
 from cogview.types import SamplingParams
 
 CODES = 50

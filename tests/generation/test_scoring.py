@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cogview.errors import CogViewError
 from cogview.generation import decoder
-from cogview.generation.captioning import text_rows
+from cogview.generation.caption_decoding import text_rows
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.scoring import Scorer

@@ -17,7 +17,7 @@ from cogview.errors import CogViewError
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.sampling import Streams, draw, guide, restrict
-from cogview.generation.super_resolution import Small, enlarge
+from cogview.generation.window_super_resolution import Small, enlarge
 from cogview.generation.windows import STREAMS, Size, sliding_windows
 from cogview.sequences import SequenceFormat
 from cogview.transformer.config import TransformerConfig

@@ -26,7 +26,7 @@ from cogview.data.shards import (
 from cogview.errors import CogViewError
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
-from cogview.generation.super_resolution import Small, enlarge
+from cogview.generation.window_super_resolution import Small, enlarge
 from cogview.sequences import SequenceFormat
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile

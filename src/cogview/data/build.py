@@ -33,7 +33,7 @@ from torch import Tensor
 
 from cogview.config import Config, read_json
 from cogview.data.blocks import Block, Layout, Names, is_done, join, joining, write_block
-from cogview.data.decoding import Decoders
+from cogview.data.decoders import Decoders
 from cogview.data.filters import Filters
 from cogview.data.images import SIZES, Limits, square
 from cogview.data.samples import Sample

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator
 from cogview.checkpoints.bundle import MaybeModelName, ModelBundle
 from cogview.config import Config, MaybeExisting, option
 from cogview.data import sources
-from cogview.data.decoding import workers_for
+from cogview.data.decoders import workers_for
 from cogview.data.images import Limits
 from cogview.data.launchers import rank_here
 from cogview.data.shards import TRANSLATIONS, Preprocessing

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from cogview.data.decoding import Decoders
+from cogview.data.decoders import Decoders
 from cogview.data.filters import Lookalikes
 from cogview.data.images import Limits
 from cogview.data.shards import Preprocessing

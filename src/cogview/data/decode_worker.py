@@ -1,4 +1,4 @@
-"""The process that decodes for :mod:`cogview.data.decoding`: ``python -m cogview.data.decode_worker``.
+"""The process that decodes for :mod:`cogview.data.decoders`: ``python -m cogview.data.decode_worker``.
 
 It reads pickled (by the process that started it) settings, then picture after picture from its standard
 input, and writes an answer for each. Decoders are large pieces of C: here one may hang, crash or eat memory

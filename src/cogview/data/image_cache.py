@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from cogview.config import Config
-from cogview.data.decoding import Decoders
+from cogview.data.decoders import Decoders
 from cogview.data.filters import Filters, Lookalikes
 from cogview.data.images import Limits
 from cogview.data.samples import Sample

@@ -17,6 +17,7 @@ from cogview.evaluation.plans import Rows as CorpusRows
 from cogview.pipelines.task_requests import THREADS, Computing, Place, use_threads
 
 if TYPE_CHECKING:
+    from cogview.evaluation.experiments.coco import CocoFiles
     from cogview.evaluation.experiments.image_generator import ModelGenerator
     from cogview.evaluation.judges.classifier import AttributeClassifier
     from cogview.evaluation.judges.scorer import DualEncoder
@@ -302,6 +303,12 @@ class Coco(Config):
         "cogview", "cogview: best of 60, contrast 1.5. cogview2: best of 16, one a picture."
     )
     place: Place = Place()
+
+    @property
+    def files(self) -> CocoFiles:
+        from cogview.evaluation.experiments.coco import CocoFiles
+
+        return CocoFiles(self.captions, self.images)
 
 
 class Spread(Config):

@@ -32,6 +32,19 @@ Save = Callable[[Path], None]  # writes one image, whole or not at all
 WHOLE = (0, 1)
 
 
+class SamplePlan(Protocol):
+    """How images of texts are generated: seed of the first, how many together, and with what settings."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def sampling(self) -> Sampling: ...
+
+
 class Generator(Protocol):
     """What images come from; equal ``fingerprint``, ``precision`` and arguments give equal images."""
 
@@ -155,23 +168,21 @@ def draw_texts(
     texts: Sequence[str],
     drawer: ImageGenerator,
     work: Path,
-    seed: int = 0,
-    sampling: Sampling | None = None,
-    group: int = 20,
+    plan: SamplePlan,
     rank: tuple[int, int] = WHOLE,
     what: str = "drawing",
     progress: Progress | None = None,
 ) -> list[Path] | None:
     """An image of each text, as :meth:`SampleStore.fill`; experiments with one ``work`` share them.
 
-    The group that begins with text i has the seed ``seed + i``.
+    Images are generated ``plan.batch`` at a time; the group that begins with text i has ``plan.seed + i``.
     """
-    store = SampleStore.of(work, drawer, texts, seed, sampling or {}, batch=group)
+    store = SampleStore.of(work, drawer, texts, plan.seed, plan.sampling, batch=plan.batch)
 
     def draw(numbers: range) -> list[Image.Image]:
-        return drawer.draw(texts[numbers.start : numbers.stop], seed + numbers.start, sampling or {})
+        return drawer.draw(texts[numbers.start : numbers.stop], plan.seed + numbers.start, plan.sampling)
 
-    return store.fill(len(texts), draw, group, rank, what, progress)
+    return store.fill(len(texts), draw, plan.batch, rank, what, progress)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -30,7 +30,7 @@ from cogview.generation.local_parallel import (
 )
 from cogview.generation.pixel_prior import PixelLikelihood
 from cogview.generation.sampling import Streams
-from cogview.generation.stages import DIRECT, stage_stream, top_k_of
+from cogview.generation.two_stages import DIRECT, stage_stream, top_k_of
 from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat
 from cogview.transformer.model import Transformer
 from cogview.types import Ids, Precision, ProgressCallback, SamplingParams

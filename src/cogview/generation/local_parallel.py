@@ -28,7 +28,7 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.generation import sampling
 from cogview.generation.sampling import Streams
-from cogview.generation.stages import RELEASED_TURNS
+from cogview.generation.two_stages import RELEASED_TURNS
 from cogview.types import SamplingParams
 
 ROWS = 256  # places whose logits are held at a time

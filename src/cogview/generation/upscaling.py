@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from cogview.errors import CogViewError
 from cogview.generation.engine import Engine
 from cogview.generation.pixel_prior import KNOWN, PAINTED, PixelLikelihood, PixelPrior
-from cogview.generation.super_resolution import Small, enlarge
+from cogview.generation.window_super_resolution import Small, enlarge
 from cogview.generation.windows import scale_of, stages_of
 from cogview.sequences.cogview import SequenceFormat
 from cogview.tokenizers.loading import AnyImageTokenizer

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cogview.errors import CogViewError
 from cogview.generation.without_model import SMALL, Guesses, window_size
 from cogview.onnx import draws
+from cogview.onnx.cached_rows import Rows, prefill
 from cogview.onnx.draws import Floats, Streams
-from cogview.onnx.rows import Rows, prefill
 from cogview.onnx.sessions import TransformerSession
 from cogview.sequences.protocols import Prompt
 from cogview.types import Decoding, Ids, ProgressCallback, SamplingParams

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cogview.generation.stages import DIRECT as RELEASED_DIRECT
-from cogview.generation.stages import RELEASED_TURNS, stage_stream, top_k_of
+from cogview.generation.two_stages import DIRECT as RELEASED_DIRECT
+from cogview.generation.two_stages import RELEASED_TURNS, stage_stream, top_k_of
 from cogview.onnx import draws
 from cogview.onnx.draws import Floats, Streams
 from cogview.onnx.sessions import Exported, TransformerSession

@@ -50,7 +50,7 @@ from cogview.pipelines.base import (
     text_for_each,
     text_list,
 )
-from cogview.pipelines.masks import AnyMask, Box, mask_of, upright
+from cogview.pipelines.edit_inputs import AnyMask, Box, mask_of, upright
 from cogview.sequences import CogLMFormat, DirectFormat, IterativeFormat, SequenceFormat, of_type
 from cogview.sequences.protocols import CaptionFormat, ImageFormat, check_text
 from cogview.types import (

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from cogview.generation.languages import allowed_pieces
 from cogview.generation.without_model import Scores, follow
+from cogview.onnx.cached_rows import prefill
 from cogview.onnx.decoding import Constraint, Engine, Request
 from cogview.onnx.draws import log_softmax
-from cogview.onnx.rows import prefill
 from cogview.pipelines.base import Caption
 from cogview.sequences.protocols import CaptionFormat, Prompt, caption_length
 from cogview.tokenizers.text import TextTokenizer

@@ -1,6 +1,7 @@
 """Super-resolution with an exported model: codes window by window, and images made faithful to their input.
 
-What ``generation.super_resolution`` and ``generation.upscaling`` do with PyTorch (CogView, section 3.1).
+What ``generation.window_super_resolution`` and ``generation.upscaling`` do with PyTorch (CogView,
+section 3.1).
 """
 
 from __future__ import annotations

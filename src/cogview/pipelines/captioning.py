@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cogview.checkpoints.components import Components
 from cogview.errors import CogViewError
-from cogview.generation.captioning import Captioner, Draft
+from cogview.generation.caption_decoding import Captioner, Draft
 from cogview.generation.engine import Engine
 from cogview.generation.languages import language as language_of
 from cogview.generation.scoring import Scorer

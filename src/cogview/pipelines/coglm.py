@@ -10,7 +10,7 @@ import numpy as np
 
 from cogview.checkpoints.bundle import BASE
 from cogview.checkpoints.components import Components
-from cogview.generation.captioning import text_rows
+from cogview.generation.caption_decoding import text_rows
 from cogview.generation.engine import Engine
 from cogview.generation.scoring import released_score
 from cogview.pipelines.base import AnyImage

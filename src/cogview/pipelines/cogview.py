@@ -9,7 +9,7 @@ from cogview.checkpoints.bundle import BASE, CAPTION, COGLM, UPSCALING
 from cogview.data.images import square
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
-from cogview.generation.captioning import text_rows
+from cogview.generation.caption_decoding import text_rows
 from cogview.generation.engine import Engine
 from cogview.generation.sparse import Sparse
 from cogview.pipelines.base import AnyImage, GeneratedImage, opened

@@ -30,7 +30,7 @@ from cogview.pipelines.base import (
     not_too_many,
     text_list,
 )
-from cogview.pipelines.masks import AnyMask, Box, mask_of, upright
+from cogview.pipelines.edit_inputs import AnyMask, Box, mask_of, upright
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.masks import PATCH, sample_mask

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from cogview.generation.fairness import FairnessTable
     from cogview.generation.holes import Order
     from cogview.pipelines.captioning import Captioning
+    from cogview.pipelines.edit_inputs import AnyMask, Box
     from cogview.pipelines.inpainting import Inpainting
-    from cogview.pipelines.masks import AnyMask, Box
     from cogview.pipelines.super_resolution import TwoStageSuperResolution, WindowedSuperResolution
     from cogview.pipelines.text_to_image import TextToImage
 

@@ -18,6 +18,7 @@ from cogview.checkpoints.provenance import read as read_provenance
 from cogview.cli.app import main
 from cogview.errors import CogViewError
 from cogview.evaluation.experiments.coco import (
+    CocoFiles,
     CocoReport,
     caption_losses,
     evaluate_coco,
@@ -73,7 +74,9 @@ PLAN = CocoPlan(count=5, best_of=3, losses=4, seed=2)
 
 
 def run(plan: CocoPlan, coco: Path, model: CogView, work: Path, rank: tuple[int, int] = (0, 1)) -> Any:
-    return evaluate_coco(plan, coco / "captions.json", coco / "val", model, Pixels(), work, FIGURES, rank)
+    return evaluate_coco(
+        plan, CocoFiles(coco / "captions.json", coco / "val"), model, Pixels(), work, FIGURES, rank
+    )
 
 
 def test_the_papers_settings() -> None:

@@ -111,7 +111,7 @@ def coco(
     wanted = plans.CocoPlan(**plans.PROTOCOLS[given.protocol] | plan.model_dump(exclude_unset=True))
     measured = figures.model_copy(update={"metrics": ("fid", "kid", "is")})
     if given.listed:
-        count = write_selection(wanted, given.captions, given.images, given.listed)
+        count = write_selection(wanted, given.files, given.listed)
         return typer.echo(f"{given.listed}: {count} captions")
     if given.pictures:
         return coco_table(given, wanted, measured, features, report)
@@ -121,15 +121,7 @@ def coco(
     pipeline = inputs.open_model(given.model, given.place)
     with bars() as progress:
         found = evaluate_coco(
-            wanted,
-            given.captions,
-            given.images,
-            pipeline,
-            extractor,
-            features.work,
-            measured,
-            part,
-            progress,
+            wanted, given.files, pipeline, extractor, features.work, measured, part, progress
         )
     if found is None:
         return typer.echo(share.waiting)
@@ -151,9 +143,9 @@ def coco_table(
         wrong = "--judge is missing" if given.judge is None else "--model generates; leave it out"
         raise CogViewError(f"--pictures: {wrong}: one model judges the images of all systems")
     systems, judge = read_systems(given.pictures), inputs.open_generator(given.judge, given.place)
-    paths, extractor = (given.captions, given.images), features.open(measured.canvas)
+    extractor, work = features.open(measured.canvas), features.work
     with bars() as progress:
-        found = evaluate_systems(plan, *paths, systems, judge, extractor, features.work, measured, progress)
+        found = evaluate_systems(plan, given.files, systems, judge, extractor, work, measured, progress)
     report.finish(found, lambda own: tables.figures(own.rows))
 
 

@@ -218,5 +218,5 @@ def _drawn(
 ) -> NDArray[np.uint8] | None:
     """The pictures of one drawer for all texts, from the work folder where they are there."""
     what = f"drawing {name}"
-    paths = draw_texts(texts, drawer, work, plan.seed, plan.sampling, plan.batch, rank, what, progress)
+    paths = draw_texts(texts, drawer, work, plan, rank, what, progress)
     return None if paths is None else load_all(paths, scorer.config.preprocessing)

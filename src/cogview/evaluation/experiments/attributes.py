@@ -84,9 +84,7 @@ def evaluate_attributes(
         sets[RECONSTRUCTED] = _reconstructed(tokenizer, corpus, chosen, shape)
     for language in plan.languages:
         texts, what = [avatar.captions[language] for avatar in chosen], f"drawing {language}"
-        paths = draw_texts(
-            texts, drawer, work, plan.seed, plan.sampling, plan.batch, what=what, progress=progress
-        )
+        paths = draw_texts(texts, drawer, work, plan, what=what, progress=progress)
         assert paths is not None  # one process draws them all
         sets[language] = load_all(paths, shape)
     answers = {

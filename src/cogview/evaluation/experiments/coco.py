@@ -96,6 +96,18 @@ class Chosen:
     picture: Path
 
 
+@dataclass(frozen=True)
+class CocoFiles:
+    """The user's copy: a file of captions in COCO's format, and the folder of its photographs."""
+
+    captions: Path
+    images: Path
+
+    def chosen(self, plan: CocoPlan) -> list[Chosen]:
+        """What :func:`select` gives of them."""
+        return select(read_captions(self.captions, self.images), plan)
+
+
 def read_captions(path: Path, images: Path) -> list[Chosen]:
     """All captions of a file in COCO's format, by their numbers; pictures are looked for in ``images``.
 
@@ -212,8 +224,7 @@ def caption_losses(paths: Sequence[Path]) -> np.ndarray[tuple[int], np.dtype[np.
 
 def evaluate_coco(
     plan: CocoPlan,
-    captions: Path,
-    images: Path,
+    data: CocoFiles,
     model: Pipeline,
     extractor: Extractor,
     work: Path,
@@ -227,9 +238,9 @@ def evaluate_coco(
         CogViewError: the data are not COCO's or not all there, the model cannot rank, a setting is wrong.
     """
     figures = figures or DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS)
-    chosen = select(read_captions(captions, images), plan)
+    chosen = data.chosen(plan)
     painter = Painter(model, plan)
-    texts, name = spoken(chosen, captions, plan, work, progress), model.bundle.config.name
+    texts, name = spoken(chosen, data.captions, plan, work, progress), model.bundle.config.name
     kept = plan.model_dump(include={"best_of", "contrast"})
     store = SampleStore.of(work, painter, texts, plan.seed, plan.sampling, f"coco-{name}", **kept)
     paths = store.fill(
@@ -242,9 +253,9 @@ def evaluate_coco(
     if paths is None:
         return None
     drawn = PictureSet(str(store.folder), tuple((path.name, path) for path in paths))
-    report = compare_pictures(reference_of(chosen, images), drawn, figures, extractor, work, progress)
+    report = compare_pictures(reference_of(chosen, data.images), drawn, figures, extractor, work, progress)
     assert report is not None
-    return _report(report, plan, paths, captions, chosen, model)
+    return _report(report, plan, paths, data.captions, chosen, model)
 
 
 def _report(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.coco import Chosen, read_captions, reference_of, select, spoken
+from cogview.evaluation.experiments.coco import Chosen, CocoFiles, reference_of, spoken
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.metrics.fid import DistributionPlan, Extractor, Manifest, Value, compare_pictures
 from cogview.evaluation.metrics.image_sets import SUFFIXES, PictureSet
@@ -77,9 +77,9 @@ def pictures_of(name: str, folder: Path, chosen: Sequence[Chosen]) -> list[Path]
     return [path for path in found if path is not None]
 
 
-def write_selection(plan: CocoPlan, captions: Path, images: Path, path: Path) -> int:
+def write_selection(plan: CocoPlan, data: CocoFiles, path: Path) -> int:
     """Write the chosen captions as tab-separated values (number, photograph, caption); how many."""
-    chosen, text = select(read_captions(captions, images), plan), io.StringIO()
+    chosen, text = data.chosen(plan), io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(("number", "photograph", "caption"))
     writer.writerows((own.number, own.picture.name, own.caption) for own in chosen)
@@ -89,8 +89,7 @@ def write_selection(plan: CocoPlan, captions: Path, images: Path, path: Path) ->
 
 def evaluate_systems(
     plan: CocoPlan,
-    captions: Path,
-    images: Path,
+    data: CocoFiles,
     systems: Mapping[str, Path],
     judge: ModelGenerator,
     extractor: Extractor,
@@ -104,9 +103,9 @@ def evaluate_systems(
         CogViewError: a picture is missing, the judge cannot describe pictures, the data are not COCO's.
     """
     judge.family.captioning  # noqa: B018  (refused before anything is measured)
-    chosen = select(read_captions(captions, images), plan)
+    chosen = data.chosen(plan)
     drawn = {name: pictures_of(name, folder, chosen) for name, folder in systems.items()}
-    texts, reference = spoken(chosen, captions, plan, work, progress), reference_of(chosen, images)
+    texts, reference = spoken(chosen, data.captions, plan, work, progress), reference_of(chosen, data.images)
     rows, manifests, hashes = dict[str, dict[str, Value]](), dict[str, Manifest](), dict[str, str]()
     for name, paths in drawn.items():
         pictures = PictureSet(name, tuple((f"{i:06d}", path) for i, path in enumerate(paths)))

@@ -79,7 +79,7 @@ def evaluate_scenes(
     prompts, images = chosen(scene_prompts(), plan.count), dict[str, list[Path]]()
     for language in plan.languages:
         texts, what = [getattr(prompt, language) for prompt in prompts], f"generating {language}"
-        paths = draw_texts(texts, drawer, work, plan.seed, plan.sampling, plan.batch, rank, what, progress)
+        paths = draw_texts(texts, drawer, work, plan, rank, what, progress)
         images |= {} if paths is None else {language: paths}
     if len(images) < len(plan.languages):
         return None

@@ -105,7 +105,7 @@ def evaluate_things(
     images: dict[str, list[Path]] = {}
     for language, pairs in prompts.items():
         texts, what = [text for _, text in pairs], f"generating {language}"
-        paths = draw_texts(texts, drawer, work, plan.seed, plan.sampling, plan.batch, rank, what, progress)
+        paths = draw_texts(texts, drawer, work, plan, rank, what, progress)
         images |= {} if paths is None else {language: paths}
     if len(images) < len(prompts):
         return None

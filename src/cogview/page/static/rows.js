@@ -1,4 +1,4 @@
-// Sequences that a transformer reads: their cache of keys and values, and who sees whom. As cogview.onnx.rows.
+// Sequences that a transformer reads: their cache of keys and values, and who sees whom. As cogview.onnx.cached_rows.
 
 const HIDDEN = -Infinity;
 

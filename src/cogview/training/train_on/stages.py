@@ -29,7 +29,7 @@ from rich.console import Console
 from cogview.checkpoints.bundle import FILE, ModelBundle
 from cogview.config import read_json
 from cogview.data.build import BuildSettings, build
-from cogview.data.decoding import workers_for
+from cogview.data.decoders import workers_for
 from cogview.data.encoding import OnDevice
 from cogview.data.image_cache import build_image_cache
 from cogview.data.shards import Preprocessing, write_atomically

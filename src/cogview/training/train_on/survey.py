@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.data.check import GLANCE
-from cogview.data.decoding import Decoders, workers_for
+from cogview.data.decoders import Decoders, workers_for
 from cogview.data.images import Limits
 from cogview.data.sources import Source
 from cogview.data.tally import EXPLANATIONS, Report, Tally
