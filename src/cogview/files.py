@@ -4,7 +4,7 @@ Only regular files are read (a FIFO would wait for ever, a device never ends), a
 caller allows. JSON is parsed here and nowhere else: whole numbers over 64 bits, half surrogates and anything
 that is not JSON are one :class:`~cogview.errors.CogViewError`.
 
-What is written (pictures, reports, models) is made under a name of its own, then renamed, so that a full
+What is written (images, reports, models) is made under a name of its own, then renamed, so that a full
 disk, a kill or a second process leaves what was there before, and never a part of something new.
 """
 

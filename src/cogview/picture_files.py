@@ -1,7 +1,7 @@
 """Picture files, opened by Pillow's plain readers only.
 
 Pillow knows a file by its first bytes, whatever its name, and some of its readers start programs (EPS starts
-Ghostscript) or are nobody's pictures. Nothing is decoded here.
+Ghostscript) or are nobody's images. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _readers() -> frozenset[str]:
 
 
 def open_picture(file: Path | str | bytes | io.BytesIO, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """A picture, its header read.
+    """An image, its header read.
 
     Raises whatever Pillow's readers raise, and CogViewError for what is not a regular file.
     """

@@ -3,8 +3,8 @@
 Hooks read what enters each layer's attention and compute its scores again, a few heads at a time; only
 statistics are kept, so memory does not grow with the depth:
 
-- ``maps``       how much each place of the picture is attended to (figures 12 and 13);
-- ``words``      how much each place of the picture attends to a word of the text (figure 13);
+- ``maps``       how much each place of the image is attended to (figures 12 and 13);
+- ``words``      how much each place of the image attends to a word of the text (figure 13);
 - ``offsets``    how much a code attends to the code n places before it (figure 12 a);
 - ``matrix``     what every code gives to every code, pooled (the heat maps of figure 12);
 - ``entropy``    the effective number of tokens attended to, which falls in the last layers (C.3);
@@ -41,9 +41,9 @@ Bias = Literal["offset", "column", "first rows", "checker", "separator", "text",
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand in the sequence: separators, text, and the picture's codes (row by row).
+    """Where things stand in the sequence: separators, text, and the image's codes (row by row).
 
-    Each a tuple of places; ``grid`` rows and columns of the picture.
+    Each a tuple of places; ``grid`` rows and columns of the image.
     """
 
     separators: tuple[int, ...]
@@ -66,7 +66,7 @@ class Range:
 
 @dataclass(frozen=True)
 class HeadFacts:
-    """One head of one layer; all shares are of the attention that the picture's codes give.
+    """One head of one layer; all shares are of the attention that the image's codes give.
 
     map: (rows, columns), mean attention a place gets from the codes that see it. words: (words, rows,
     columns), attention each place gives to a word. offsets: (codes,), mean attention to the code n
@@ -101,7 +101,7 @@ def observe(
     """The facts of every head for one sequence.
 
     Args:
-        ids, positions: (L,) int64, as the model was trained: text and picture.
+        ids, positions: (L,) int64, as the model was trained: text and image.
         words: for each word the places of its tokens.
         visibility: who sees whom (default: causal); a code no later ones.
 
@@ -322,7 +322,7 @@ def regions(colours: Floats, count: int = 3, rounds: int = 20) -> NDArray[np.int
 
 
 def explained(map: Floats, labels: NDArray[np.int64]) -> float:
-    """Share (0 to 1) of a map's variance that lies between regions: how far it follows the picture."""
+    """Share (0 to 1) of a map's variance that lies between regions: how far it follows the image."""
     values = map.ravel().astype(np.float64)
     total = float(((values - values.mean()) ** 2).sum())
     between = sum(

@@ -1,4 +1,4 @@
-"""The attention report: pictures of every head's maps, plots by depth, and one page that holds them all."""
+"""The attention report: images of every head's maps, plots by depth, and one page that holds them all."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ DOTS = 12  # most attended tokens that are marked
 SIDE = 132  # pixels of a map
 GAP, LINE = 6, 15  # between maps, and of the words below one
 ACROSS = 8  # heads in a row of a sheet
-TARGET = 216  # pixels that a picture with dots has, at least
-LARGEST = 400_000  # bytes of a picture in the page
+TARGET = 216  # pixels that an image with dots has, at least
+LARGEST = 400_000  # bytes of an image in the page
 KINDS = ("text to text", "image to text", "image to image")
 
 
 @dataclass(frozen=True)
 class AttentionReport:
-    """What was found in one sequence: a picture, its facts head by head, and the words looked for.
+    """What was found in one sequence: an image, its facts head by head, and the words looked for.
 
     seen: who sees whom in it, in words.
     """
@@ -63,19 +63,19 @@ class AttentionReport:
         return [head for head in self.facts if head.layer == layer]
 
     def best_heads(self, word: int, count: int = 4) -> list[HeadFacts]:
-        """The heads whose map of a word follows the picture's things most: deviation between its regions."""
+        """The heads whose map of a word follows the image's things most: deviation between its regions."""
         return sorted(self.facts, key=lambda head: -self._segmenting(head, word))[:count]
 
     def _segmenting(self, head: HeadFacts, word: int) -> float:
         return float(head.words[word].std()) * math.sqrt(self.follows(head, word))
 
     def follows(self, head: HeadFacts, word: int) -> float:
-        """The share of a head's map of a word that the picture's regions explain (0 to 1)."""
+        """The share of a head's map of a word that the image's regions explain (0 to 1)."""
         return explained(head.words[word], self.regions)
 
     @cached_property
     def regions(self) -> NDArray[np.int64]:
-        """The picture's places (rows * columns,) in three regions of like colours."""
+        """The image's places (rows * columns,) in three regions of like colours."""
         rows, columns = self.facts[0].map.shape
         small = self.picture.image.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
         return regions(np.asarray(small, dtype=np.float32).reshape(-1, 3))
@@ -105,7 +105,7 @@ def _plain(text: str) -> str:
 
 
 def analyse(model: Pipeline, prompt: str, words: Sequence[str] = (), seed: int = 0) -> AttentionReport:
-    """Draw a picture for a prompt and look at every head while its tokens are read.
+    """Draw an image for a prompt and look at every head while its tokens are read.
 
     Args:
         words: parts of the prompt; default: its phrases between commas.
@@ -126,7 +126,7 @@ def analyse(model: Pipeline, prompt: str, words: Sequence[str] = (), seed: int =
     return AttentionReport(picture, tuple(word.strip() for word in words), tuple(facts), read.told)
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------ images
 
 
 def heat(map: NDArray[np.float32], side: int, root: bool = False) -> Image.Image:
@@ -141,7 +141,7 @@ def heat(map: NDArray[np.float32], side: int, root: bool = False) -> Image.Image
 
 
 def overlaid(picture: Image.Image, map: NDArray[np.float32], side: int) -> Image.Image:
-    """A map over the picture in grey, the most attended tokens marked (figures 12 and 13).
+    """A map over the image in grey, the most attended tokens marked (figures 12 and 13).
 
     The last row's codes are seen by few; they are shown as no brighter than the rest.
     """
@@ -151,7 +151,7 @@ def overlaid(picture: Image.Image, map: NDArray[np.float32], side: int) -> Image
 
 
 def dotted(picture: Image.Image, map: NDArray[np.float32], dots: int = DOTS) -> Image.Image:
-    """The picture, enlarged if it is small, with red dots where the map is highest (figure 13)."""
+    """The image, enlarged if it is small, with red dots where the map is highest (figure 13)."""
     times = max(1, -(-TARGET // picture.width))
     image = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     return marked(image, map, max(4, image.width // 54), dots)
@@ -168,7 +168,7 @@ def marked(image: Image.Image, map: NDArray[np.float32], radius: int, dots: int 
 
 
 def layer_sheet(picture: Image.Image, heads: Sequence[HeadFacts], side: int = SIDE) -> Image.Image:
-    """Of every head: where its attention goes, over the picture; who attends to whom; its bias in words."""
+    """Of every head: where its attention goes, over the image; who attends to whom; its bias in words."""
     width, height = side + GAP, 2 * (side + GAP) + 2 * LINE
     across = min(ACROSS, len(heads))
     sheet = Image.new("RGB", (across * width + GAP, -(-len(heads) // across) * height + GAP), "white")
@@ -287,7 +287,7 @@ def _name(number: int, word: str, rank: int) -> str:
 
 
 def whole_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
-    """The page, with its pictures inside."""
+    """The page, with its images inside."""
     picture = report.picture
     counts = Counter(verdict.bias for verdict in report.verdicts)
     found = ", ".join(f"{count} {bias}" for bias, count in counts.most_common())

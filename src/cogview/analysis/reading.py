@@ -1,8 +1,8 @@
-"""What a family's models read of a picture and its text: the sequences that they are looked into with.
+"""What a family's models read of an image and its text: the sequences that they are looked into with.
 
 Each role reads its own: CogView's base text and codes in order; a CogLM the text both ways, then [BOI] and
-the codes in order (CogView2, section 3.1); what describes or enlarges, the picture first. The base's has the
-emphasis on the text that the picture was drawn with (CogView2, section 4.2).
+the codes in order (CogView2, section 3.1); what describes or enlarges, the image first. The base's has the
+emphasis on the text that the image was drawn with (CogView2, section 4.2).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Reading:
 
 
 def reading(model: Pipeline, role: str, picture: GeneratedImage) -> Reading:
-    """What the model of a role reads of a picture that the family drew and did not enlarge.
+    """What the model of a role reads of an image that the family drew and did not enlarge.
 
     Raises:
         CogViewError: the family has no such role, or the text is longer than it reads.
@@ -67,7 +67,7 @@ def _coglm(model: Pipeline, form: Any, pieces: Sequence[int], picture: Generated
 
 
 def _in_order(model: Pipeline, form: Any, pieces: Sequence[int], picture: GeneratedImage) -> Reading:
-    """CogView's sequences, the small picture of super-resolution shrunk from this one."""
+    """CogView's sequences, the small image of super-resolution shrunk from this one."""
     codes = codes_at(model, picture, form.grid)
     context = () if form.context_grid is None else codes_at(model, picture, form.context_grid)
     made = form.training(pieces, codes, context)
@@ -98,7 +98,7 @@ def _alone(inputs: Inputs) -> Reading:
 
 
 def codes_at(model: Pipeline, picture: GeneratedImage, grid: tuple[int, int]) -> NDArray[np.int64]:
-    """A picture's codes (rows * columns,) on a grid: its own where their number fits, else those of its
+    """An image's codes (rows * columns,) on a grid: its own where their number fits, else those of its
     pixels."""
     if len(picture.codes) == grid[0] * grid[1]:
         return picture.codes

@@ -10,7 +10,7 @@
       card.md            data, licences, measurements, limits
 
 ``family.json`` holds the vocabulary, each role's sequence format, the named styles, the sampling defaults and
-the fingerprints of both tokenizers: a file that does not belong is one clear error, never a wrong picture.
+the fingerprints of both tokenizers: a file that does not belong is one clear error, never a wrong image.
 """
 
 from __future__ import annotations

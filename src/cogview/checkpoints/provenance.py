@@ -1,7 +1,7 @@
-"""Where a picture came from, written into the picture: prompt, seed, settings, model and its hash.
+"""Where an image came from, written into the image: prompt, seed, settings, model and its hash.
 
 The facts travel in a PNG's text: one ``cogview`` entry in JSON, which is read back, and a few entries that
-any viewer shows. There is no date in it, so the same picture is the same file.
+any viewer shows. There is no date in it, so the same image is the same file.
 
 Labels say that an image was generated, as laws and platforms ask for them (docs/safety.md). In the file: the
 ``AIGC`` entry of GB 45438-2025, as a text chunk in PNG and in XMP everywhere, and IPTC's digital source type.
@@ -62,7 +62,7 @@ class Label:
 
 
 def source_type(edited: bool) -> str:
-    """IPTC's digital source type: wholly generated, or a given picture with generated parts."""
+    """IPTC's digital source type: wholly generated, or a given image with generated parts."""
     kind = "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
     return SOURCE_TYPES + kind
 
@@ -142,14 +142,14 @@ def _letters(height: int) -> Image.Image:
 
 
 KEY = "cogview"
-EDITING = ("edit", "upscale")  # tasks whose pictures show what was given, too
+EDITING = ("edit", "upscale")  # tasks whose images show what was given, too
 MODEL_FILES = (".json", ".model", ".safetensors")
 
 
 class Provenance(Config):
-    """What made a picture, and all that is needed to make it again.
+    """What made an image, and all that is needed to make it again.
 
-    index: which picture of the request (0-based), since each has a random stream of its own;
+    index: which image of the request (0-based), since each has a random stream of its own;
     model_hash: :func:`model_hash` of the model's directory; settings: whatever else the result depends on.
     """
 
@@ -199,7 +199,7 @@ def _neighbours(root: Path) -> list[tuple[str, Path]]:
 
 
 def png_bytes(image: Image.Image, provenance: Provenance, label: Label | None = None) -> bytes:
-    """The picture as a PNG file with its provenance and its label inside."""
+    """The image as a PNG file with its provenance and its label inside."""
     facts = PngImagePlugin.PngInfo()
     aigc, packet = label_texts(provenance, label)
     facts.add_itxt(AIGC, aigc)
@@ -214,7 +214,7 @@ def png_bytes(image: Image.Image, provenance: Provenance, label: Label | None = 
 
 
 def label_texts(provenance: Provenance, label: Label | None = None) -> tuple[str, str]:
-    """The ``AIGC`` entry and the XMP packet of a picture."""
+    """The ``AIGC`` entry and the XMP packet of an image."""
     facts = provenance.model_dump_json()
     aigc = (label or Label()).aigc(provenance.software, facts)
     return aigc, xmp(aigc, provenance.software, provenance.settings.get("task") in EDITING)
@@ -229,9 +229,9 @@ def save_png(image: Image.Image, path: Path | str, provenance: Provenance) -> No
 
 
 def read(picture: Path | str | bytes) -> Provenance | None:
-    """The provenance in a picture (a path, or the bytes of a file), None where it carries none.
+    """The provenance in an image (a path, or the bytes of a file), None where it carries none.
 
-    Raises CogViewError for what is not a picture, and for an entry that is damaged.
+    Raises CogViewError for what is not an image, and for an entry that is damaged.
     """
     where = "picture" if isinstance(picture, bytes) else str(picture)
     text = _text(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture), where)

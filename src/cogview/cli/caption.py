@@ -1,4 +1,4 @@
-"""``cogview caption``: what pictures show, in Chinese or English."""
+"""``cogview caption``: what images show, in Chinese or English."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def caption(given: Originals, request: CaptionRequest, opening: Writing) -> None
       cogview caption *.png --lang zh -n 3 --temperature 0.8 --seed 7 --json
 
     Beam search gives the best captions first; with any sampling option captions are sampled instead.
-    The model needs a caption role. With several pictures, each line is a picture's name, a tab and the
+    The model needs a caption role. With several images, each line is an image's name, a tab and the
     caption.
     """
     images, batch_size = list(given.images), opening.batch_size

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cogview.pipelines.model import Pipeline
 
 NAME_LENGTH = 40  # characters of a prompt in a file's name
-OWN = ("best_of", "fairness")  # settings that differ from picture to picture
+OWN = ("best_of", "fairness")  # settings that differ from image to image
 
 
 class Prompts(Config):

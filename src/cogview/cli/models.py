@@ -29,7 +29,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
 
 
 def _role(family: ModelBundle, name: str) -> dict[str, Any]:
-    """What a role does: its kind of sequence, the picture's codes, the longest text in tokens."""
+    """What a role does: its kind of sequence, the image's codes, the longest text in tokens."""
     form = family.role(name).sequences
     return {"kind": form.kind, "grid": list(form.grid), "text_limit": form.text_limit}
 

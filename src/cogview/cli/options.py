@@ -73,7 +73,7 @@ class Decoding(Opening):
 
 
 class Folder(Config):
-    """Where pictures go, and what is printed."""
+    """Where images go, and what is printed."""
 
     out: Path = option(Path("out"), "The folder for the images.", "--out", "-o")
     as_json: bool = JSON

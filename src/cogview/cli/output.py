@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIRST, EVERY = 5.0, 15.0  # seconds until the first line, and between lines
 COLUMNS = 8  # of a contact sheet, at most
-GAP = 2  # pixels between its pictures
+GAP = 2  # pixels between its images
 AUTO = "auto"
 MAX_PROMPTS = 64 << 20  # bytes of a file of prompts
 
@@ -166,9 +166,9 @@ def check_folder(folder: Path) -> None:
 
 
 def write(content: bytes, folder: Path, name: str) -> Path:
-    """Write a PNG under ``name``, or ``name-2`` and so on where another picture has it; the path.
+    """Write a PNG under ``name``, or ``name-2`` and so on where another image has it; the path.
 
-    The same picture is the same file: where it is there already, it stays.
+    The same image is the same file: where it is there already, it stays.
     """
     from cogview.files import write_new
 
@@ -188,7 +188,7 @@ def write_sheet(pictures: Sequence[GeneratedImage], n: int, folder: Path) -> Pat
 
 
 def write_rows(path: Path, rows: Sequence[NDArray[np.uint8]], columns: int = 20) -> None:
-    """Write a sheet of sets of pictures (n, size, size, 3), one above the other."""
+    """Write a sheet of sets of images (n, size, size, 3), one above the other."""
     from cogview.evaluation.image_rows import sheet
     from cogview.files import write_image
 

@@ -1,4 +1,4 @@
-"""``cogview score`` and ``cogview rerank``: how well texts describe pictures, as the caption model's loss."""
+"""``cogview score`` and ``cogview rerank``: how well texts describe images, as the caption model's loss."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def score(given: Texts, scoring: Scoring) -> None:
 
 
 class Order(NamedTuple):
-    """A prompt and its pictures."""
+    """A prompt and its images."""
 
     prompt: str
     images: tuple[Path, ...]
@@ -95,7 +95,7 @@ class Ranking(Config):
     out: Path = option(Path("out"), "The folder for --keep.", "--out", "-o")
 
     def orders(self) -> list[Order]:
-        """The prompt and pictures of the command line, or those of every line of a file."""
+        """The prompt and images of the command line, or those of every line of a file."""
         if self.file is not None:
             if self.prompt is not None:
                 raise CogViewError("give a prompt and pictures, or --lines, not both")
@@ -109,7 +109,7 @@ class Ranking(Config):
         return [Order(self.prompt, self.images)]
 
     def keep_best(self, order: Order, ranked: Sequence[Ranked], folder: Path) -> list[Path]:
-        """Copies of the best pictures, named by their rank, if they are asked for."""
+        """Copies of the best images, named by their rank, if they are asked for."""
         copies: list[Path] = []
         if self.keep is not None:
             check_folder(folder)
@@ -160,7 +160,7 @@ def rerank(given: Ranking, scoring: Scoring) -> None:
 
 
 def read_order(line: str, where: str) -> Order:
-    """A prompt and its pictures, tabs between them; CogViewError for another line."""
+    """A prompt and its images, tabs between them; CogViewError for another line."""
     words, *paths = (part.strip() for part in line.split("\t"))
     if not words or not any(paths):
         raise CogViewError(f"{where}: write a prompt, a tab, and pictures with tabs between")

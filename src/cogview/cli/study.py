@@ -1,4 +1,4 @@
-"""``cogview study``: people compare pictures of several models (CogView, section 4.2 and appendix E)."""
+"""``cogview study``: people compare images of several models (CogView, section 4.2 and appendix E)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _group() -> None:
 @study.command()
 @grouped()
 def create(new: NewStudy) -> None:
-    """Check the groups of pictures, and copy them under anonymous names.
+    """Check the groups of images, and copy them under anonymous names.
 
-    Real pictures, or pictures that only went through the tokenizer, are one more model.
+    Real images, or images that only went through the tokenizer, are one more model.
 
     cogview study create study/ --model ours=out/ours --model theirs=out/theirs --model real=photos/
     --captions captions.csv --title "Which pictures are better?"

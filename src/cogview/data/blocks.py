@@ -86,7 +86,7 @@ class Block(Config):
 
 @dataclass(frozen=True)
 class Layout:
-    """What all blocks share: grid (rows, columns) of codes, of the small pictures' codes, integer types."""
+    """What all blocks share: grid (rows, columns) of codes, of the small images' codes, integer types."""
 
     grid: tuple[int, int]
     context_grid: tuple[int, int] | None
@@ -184,7 +184,7 @@ def join(
 ) -> tuple[tuple[ShardEntry, ...], Names, Report]:
     """Make one data set of all blocks: the shards that hold something, the names, one report.
 
-    near: leave out pictures whose difference hashes are so near to an earlier one's.
+    near: leave out images whose difference hashes are so near to an earlier one's.
     """
     names, tally, entries = Names(), Tally(), list[ShardEntry]()
     looks = None if near is None else Lookalikes(near)

@@ -1,4 +1,4 @@
-"""Samples to token shards: decode, cut square, encode pictures and captions, write (`cogview data build`).
+"""Samples to token shards: decode, cut square, encode images and captions, write (`cogview data build`).
 
 The source's records are cut into blocks of a fixed number (:mod:`~cogview.data.blocks`). Each becomes a shard
 that is written under a temporary name and renamed, so a build that stopped, at whatever moment, goes on with
@@ -7,9 +7,9 @@ finds all of them done puts the data set together. Every good record ends in exa
 is the same however many ranks and processes there were and however often they were killed. ``index.json`` is
 written last, so a half-built data set cannot be mistaken for a whole one.
 
-For super-resolution (CogView, section 3.1) each picture is tokenised twice, large and small, and both kinds
-of codes stand side by side. The paper crops regions of the base size first; here a picture may also stay
-whole at twice that size, and training takes windows of it with the part of the small picture under them,
+For super-resolution (CogView, section 3.1) each image is tokenised twice, large and small, and both kinds
+of codes stand side by side. The paper crops regions of the base size first; here an image may also stay
+whole at twice that size, and training takes windows of it with the part of the small image under them,
 which is what the sliding window does when it draws.
 """
 
@@ -87,7 +87,7 @@ class TextEncoder(Protocol):
 class BuildSettings(Config):
     """How a data set is built. ``shard_records`` records of the source go into a shard.
 
-    super_resolution: tokenise each picture small too, ``scale`` times smaller a side; pictures smaller than
+    super_resolution: tokenise each image small too, ``scale`` times smaller a side; images smaller than
     ``preprocessing.size`` show no details to learn and are refused. workers: processes that
     decode (0: this one, without limits of time and memory). ``batch`` and ``workers`` do not change the
     result.
@@ -164,7 +164,7 @@ class Builder:
         )
 
     def _reduced(self) -> Preprocessing | None:
-        """How the small pictures are made; CogViewError where they would not be whole codes."""
+        """How the small images are made; CogViewError where they would not be whole codes."""
         if not self.settings.super_resolution:
             return None
         large, scale = self.settings.preprocessing, self.settings.scale
@@ -357,7 +357,7 @@ class Builder:
             progress(before + tally.records)
 
     def tokenise(self, samples: Sequence[Sample]) -> list[TokenItem]:
-        """Encode some samples' pictures (in one batch) and captions."""
+        """Encode some samples' images (in one batch) and captions."""
         codes = self._encode([np.asarray(sample.image) for sample in samples])
         if self.small is None:
             return [self._item(sample, row) for sample, row in zip(samples, codes, strict=True)]
@@ -365,7 +365,7 @@ class Builder:
         return [self._item(*parts) for parts in zip(samples, codes, context, strict=True)]
 
     def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
-        """Codes (batch, h * w) of pictures (size, size, 3)."""
+        """Codes (batch, h * w) of images (size, size, 3)."""
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255.0
         with torch.inference_mode():
             codes: NDArray[np.int64] = self.images.encode(images).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What ``cogview data`` is asked for: where data come from, how pictures are decoded, what is built of them.
+"""What ``cogview data`` is asked for: where data come from, how images are decoded, what is built of them.
 
 Nothing here imports PyTorch before a build begins.
 """
@@ -77,7 +77,7 @@ class Origin(Config):
 
 
 class Decoding(Config):
-    """How pictures are decoded, and which are held out."""
+    """How images are decoded, and which are held out."""
 
     validation: float = option(
         VALIDATION, 'Share of the pictures for the split "val", where no column says it.', ge=0, le=1
@@ -96,7 +96,7 @@ class Decoding(Config):
 
 
 class Square(Config):
-    """How pictures are made square."""
+    """How images are made square."""
 
     resample: Resample = option("bilinear", "How to resize; bilinear as CogView did.")
     crop: Literal["centre", "random"] = option(
@@ -105,12 +105,12 @@ class Square(Config):
     )
 
     def of(self, size: int) -> Preprocessing:
-        """For pictures of this size in pixels."""
+        """For images of this size in pixels."""
         return Preprocessing(size=size, resample=self.resample, crop=self.crop)
 
 
 class Tokenizers(Config):
-    """What encodes pictures and captions."""
+    """What encodes images and captions."""
 
     image_tokenizer: MaybeExisting = option(None, "An image tokenizer's directory.")
     text_tokenizer: MaybeExisting = option(None, "A text tokenizer's .model file.")

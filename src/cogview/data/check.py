@@ -13,7 +13,7 @@ from cogview.data.shards import Preprocessing
 from cogview.data.sources import FolderSource, Source
 from cogview.data.tally import Report, Tally
 
-GLANCE = Preprocessing(size=1, resample="box")  # a check wants no picture
+GLANCE = Preprocessing(size=1, resample="box")  # a check wants no image
 
 
 def check(
@@ -24,7 +24,7 @@ def check(
 ) -> Report:
     """Read every record of a source and count what is good and what is not; never raises for a record.
 
-    ``progress`` is called with (records done, records in all). With ``workers`` processes pictures are
+    ``progress`` is called with (records done, records in all). With ``workers`` processes images are
     decoded there, and limits of time and memory hold.
     """
     tally, seen, total = Tally(), set[str](), len(source)
@@ -45,7 +45,7 @@ def check(
 
 
 def _digest(image: bytes | Path | None) -> bytes:
-    """A hash of a picture's file."""
+    """A hash of an image's file."""
     if isinstance(image, Path):
         with image.open("rb") as file:
             return hashlib.file_digest(file, "blake2b").digest()
@@ -53,7 +53,7 @@ def _digest(image: bytes | Path | None) -> bytes:
 
 
 def _orphans(source: Source) -> int:
-    """Caption files without a picture, in the folder that is inside ``source``, if it is one."""
+    """Caption files without an image, in the folder that is inside ``source``, if it is one."""
     inner: object = source
     while not isinstance(inner, FolderSource) and hasattr(inner, "source"):
         inner = inner.source

@@ -106,7 +106,7 @@ def convert(
 ) -> TokenShards:
     """Write the pairs in ``path`` as token shards to ``out``, which must be new, and open them.
 
-    Raises CogViewError where an id is outside the vocabulary or pictures differ in size.
+    Raises CogViewError where an id is outside the vocabulary or images differ in size.
     """
     path, out = Path(path), Path(out)
     if out.is_dir() and any(out.iterdir()):

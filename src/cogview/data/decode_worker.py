@@ -1,6 +1,6 @@
 """The process that decodes for :mod:`cogview.data.decoders`: ``python -m cogview.data.decode_worker``.
 
-It reads pickled (by the process that started it) settings, then picture after picture from its standard
+It reads pickled (by the process that started it) settings, then image after image from its standard
 input, and writes an answer for each. Decoders are large pieces of C: here one may hang, crash or eat memory
 without taking anything along. It imports no PyTorch, so that one is cheap to start again.
 """

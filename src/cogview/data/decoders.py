@@ -1,8 +1,8 @@
 """Pictures decoded by other processes, in order, within limits of size, memory and time.
 
-``Decoders`` keeps some processes busy (:mod:`cogview.data.decode_worker`) a little ahead of who asks. A
-picture whose decoder takes longer than ``Limits.seconds``, or dies, is refused by name like any other bad
-picture; the process is ended and another takes its place. With 0 workers decoding happens in this process,
+``Decoders`` keeps some processes busy (:mod:`cogview.data.decode_worker`) a little ahead of who asks. An
+image whose decoder takes longer than ``Limits.seconds``, or dies, is refused by name like any other bad
+image; the process is ended and another takes its place. With 0 workers decoding happens in this process,
 where nothing can be interrupted: then only sizes are limited.
 """
 
@@ -37,7 +37,7 @@ from cogview.data.tally import EXCLUDED, Reading, problem
 from cogview.errors import CogViewError
 
 START_SECONDS = 60.0
-AHEAD = 16  # pictures a worker may be ahead of who asks, at least
+AHEAD = 16  # images a worker may be ahead of who asks, at least
 
 
 def default_workers() -> int:
@@ -53,7 +53,7 @@ def workers_for(source: Source) -> int:
 
 @dataclass(frozen=True)
 class Pixels:
-    """A picture as the image tokenizer sees it: (size, size, 3) uint8.
+    """An image as the image tokenizer sees it: (size, size, 3) uint8.
 
     conversions: what made it one; bytes: of its file; side: the shorter one before, in pixels; look: its
     difference hash, where it is asked for.
@@ -68,16 +68,16 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a picture cannot be used."""
+    """Why an image cannot be used."""
 
     reason: str
     message: str
 
 
 class Decoders:
-    """Decodes pictures in ``workers`` processes; a context manager.
+    """Decodes images in ``workers`` processes; a context manager.
 
-    preprocessing: how squares are made. ahead: how many pictures are worked on before they are asked for.
+    preprocessing: how squares are made. ahead: how many images are worked on before they are asked for.
     """
 
     def __init__(self, limits: Limits, preprocessing: Preprocessing, workers: int, ahead: int = 0) -> None:
@@ -107,7 +107,7 @@ class Decoders:
     def readings(
         self, records: Iterable[Record], need_caption: bool = True
     ) -> Iterator[tuple[Record, Reading]]:
-        """Each record with what it gives, in order, pictures already squares.
+        """Each record with what it gives, in order, images already squares.
 
         Duplicates are not looked for (:meth:`~cogview.data.check.Reading.unless_in` does).
         """
@@ -122,7 +122,7 @@ class Decoders:
             yield record, _reading(record, future.result())
 
     def _start(self, record: Record, need_caption: bool) -> Future[Pixels | Refused]:
-        """The picture of a record, now or later."""
+        """The image of a record, now or later."""
         wrong = problem(record, need_caption) or self._excluded(record)
         if wrong is None and self._threads:
             return self._threads.submit(self._decode, record.image)
@@ -178,7 +178,7 @@ class _Child:
             raise CogViewError(f"a decoding process did not start ({took}); try --workers 0")
 
     def ask(self, image: bytes | Path | None) -> Pixels | Refused:
-        """Decode one picture; after an answer that did not come, ``over`` is set."""
+        """Decode one image; after an answer that did not come, ``over`` is set."""
         self._since = time.monotonic()
         found = self._exchange(image)
         self._since = None
@@ -201,7 +201,7 @@ class _Child:
         return found
 
     def end_if_late(self) -> None:
-        """End the process where its picture has taken too long."""
+        """End the process where its image has taken too long."""
         if self._since is not None and time.monotonic() - self._since > self.limits.seconds:
             self.late = True
             self._process.kill()

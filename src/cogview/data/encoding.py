@@ -1,4 +1,4 @@
-"""Image tokenizers on a device, for builds whose pictures come from the CPU and whose codes go there."""
+"""Image tokenizers on a device, for builds whose images come from the CPU and whose codes go there."""
 
 from __future__ import annotations
 

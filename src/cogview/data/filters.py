@@ -1,7 +1,7 @@
-"""What is left out of a data set by choice: words in captions, even borders, pictures that are there already.
+"""What is left out of a data set by choice: words in captions, even borders, images that are there already.
 
-The papers name three such faults. CogView2 left out pictures whose captions have words such as "abstract" and
-"texture" (section 5.1); CogView's authors regret watermarks and white edges (appendix A); pictures from the
+The papers name three such faults. CogView2 left out images whose captions have words such as "abstract" and
+"texture" (section 5.1); CogView's authors regret watermarks and white edges (appendix A); images from the
 web come many times over, recompressed or resized. Every filter is off until it is asked for, and what it
 takes out is counted under a reason of its own (:mod:`~cogview.data.tally`).
 """
@@ -80,7 +80,7 @@ class Filters(Config):
         return re.compile("|".join(parts)) if parts else None
 
     def excluded(self, captions: Iterable[Caption]) -> str | None:
-        """The first excluded word in any of a picture's captions."""
+        """The first excluded word in any of an image's captions."""
         for caption in captions if self._pattern else ():
             assert self._pattern is not None
             if found := self._pattern.search(caption.text.casefold()):
@@ -89,9 +89,9 @@ class Filters(Config):
 
 
 def border(image: Image.Image) -> float:
-    """How much of a picture's height or width is an even border, the larger share, from 0 to 1.
+    """How much of an image's height or width is an even border, the larger share, from 0 to 1.
 
-    Even: lines of pixels in which no channel varies by more than ``EVEN``, from the edges inwards. A picture
+    Even: lines of pixels in which no channel varies by more than ``EVEN``, from the edges inwards. An image
     of one colour is all border.
     """
     small = image.copy()
@@ -113,7 +113,7 @@ def difference_hash(image: Image.Image) -> int:
 
 
 class Lookalikes:
-    """Hashes of pictures so far; finds one within ``distance`` bits exactly.
+    """Hashes of images so far; finds one within ``distance`` bits exactly.
 
     Hashes that differ in at most d bits agree in one of d + 1 parts (the pigeonhole principle), so only those
     with a part in common are compared.

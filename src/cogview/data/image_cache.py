@@ -53,7 +53,7 @@ class CacheIndex(Config):
 
 
 class ImageCache:
-    """Random access to the cached pictures; raises CogViewError where files are missing or do not fit."""
+    """Random access to the cached images; raises CogViewError where files are missing or do not fit."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
@@ -88,7 +88,7 @@ class ImageCache:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the pictures or their order may have changed."""
+        """Changes when the images or their order may have changed."""
         names = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
         return f"{self.index.plan} {names}"
 
@@ -129,7 +129,7 @@ def build_image_cache(
 ) -> ImageCache:
     """Decode every good record of ``source`` into a cache at ``out``, or open the one already there.
 
-    A cache made from other data or with another size is made again. With ``workers`` processes pictures are
+    A cache made from other data or with another size is made again. With ``workers`` processes images are
     decoded there, and limits of time and memory hold. Raises CogViewError where nothing is
     usable.
     """
@@ -174,7 +174,7 @@ def _write_pixels(
     decoders: Decoders,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[tuple[str, str, str]], Report]:
-    """Write all good pictures; returns their (key, source, split) and the report."""
+    """Write all good images; returns their (key, source, split) and the report."""
     tally, seen, done = Tally(), set[str](), list[tuple[str, str, str]]()
     total = len(source)
     near = decoders.limits.filters.near_duplicates

@@ -1,4 +1,4 @@
-"""Any picture file to an RGB picture, and any RGB picture to the image tokenizer's square.
+"""Any image file to an RGB image, and any RGB image to the image tokenizer's square.
 
 Broken and dangerous files are refused before they are decoded (:class:`BadImage` says why); unusual modes
 are converted. Squares are made as in the released CogView code: the shorter side is resized to the
@@ -35,8 +35,8 @@ Reason = Literal[
     "truncated",
     "even border",
 ]
-SIZES = {"max_bytes", "max_pixels", "min_side"}  # the limits that hang on the picture alone
-ORIENTATION = 0x0112  # the EXIF tag that says how a picture was held
+SIZES = {"max_bytes", "max_pixels", "min_side"}  # the limits that hang on the image alone
+ORIENTATION = 0x0112  # the EXIF tag that says how an image was held
 RESAMPLE = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
@@ -51,7 +51,7 @@ RELEASED_STD = (0.30379, 0.32279, 0.32800)
 
 
 class Limits(Config):
-    """What is refused before decoding: files over ``max_bytes``, pictures over ``max_pixels`` or with a side
+    """What is refused before decoding: files over ``max_bytes``, images over ``max_pixels`` or with a side
     under ``min_side``; and what ``filters`` leave out by choice.
 
     And while decoding in a process of its own: what takes more than ``seconds`` or ``max_memory`` bytes.
@@ -68,7 +68,7 @@ class Limits(Config):
 
 
 class BadImage(Exception):
-    """A picture that cannot be used: ``reason`` is one of a few fixed words, the message tells more."""
+    """An image that cannot be used: ``reason`` is one of a few fixed words, the message tells more."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -77,14 +77,14 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB picture and what had to be converted to make it one ("alpha over white", …)."""
+    """An RGB image and what had to be converted to make it one ("alpha over white", …)."""
 
     image: Image.Image
     conversions: tuple[str, ...] = ()
 
 
 def decode(data: bytes | Path, limits: Limits | None = None) -> Decoded:
-    """Decode a picture (its bytes or its path) to RGB, upright, over white; raises BadImage."""
+    """Decode an image (its bytes or its path) to RGB, upright, over white; raises BadImage."""
     limits = limits or Limits()
     with _opened(data, limits) as image:
         return _load(image, limits)
@@ -98,7 +98,7 @@ def check_header(path: Path, limits: Limits | None = None) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """CogViewError for a file that is missing or does not begin as a picture does; pixels are not read."""
+    """CogViewError for a file that is missing or does not begin as an image does; pixels are not read."""
     try:
         check_header(path)
     except BadImage as error:
@@ -106,7 +106,7 @@ def check_picture(path: Path) -> None:
 
 
 def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
-    """The picture with its header read; raises BadImage."""
+    """The image with its header read; raises BadImage."""
     size = byte_count(data)
     if size > limits.max_bytes:
         raise BadImage("too many bytes", f"{size:,} bytes, at most {limits.max_bytes:,}")
@@ -127,7 +127,7 @@ def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
 
 
 def byte_count(data: bytes | Path) -> int:
-    """Size of a picture file; raises BadImage where there is none."""
+    """Size of an image file; raises BadImage where there is none."""
     if isinstance(data, bytes):
         return len(data)
     if not is_regular(data):
@@ -196,7 +196,7 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """RGB of a picture with transparency, a million pixels at a time: a composite takes six copies."""
+    """RGB of an image with transparency, a million pixels at a time: a composite takes six copies."""
     flat, step = Image.new("RGB", image.size), max(1, STRIP // image.width)
     for top in range(0, image.height, step):
         layers = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
@@ -222,8 +222,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
     """Resize so that the shorter side is ``size``; the longer is cut to whole pixels, as in torchvision.
 
-    Of a picture over 64 times as long as it is wide only the middle is looked at, so that a line of pixels
-    does not become a picture of gigabytes.
+    Of an image over 64 times as long as it is wide only the middle is looked at, so that a line of pixels
+    does not become an image of gigabytes.
     """
     short, long = min(image.size), max(image.size)
     if long > LONGEST * short:
@@ -238,7 +238,7 @@ def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) ->
 
 
 def random_crop(image: Image.Image, size: int) -> Image.Image:
-    """Cut a ``size`` x ``size`` square out, where the picture's own pixels decide; BadImage if it is smaller.
+    """Cut a ``size`` x ``size`` square out, where the image's own pixels decide; BadImage if it is smaller.
 
     Nothing is resized, so details stay, as super-resolution wants it (section 3.1).
     """
@@ -256,7 +256,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The picture as the image tokenizer sees it: (size, size, 3) uint8."""
+    """The image as the image tokenizer sees it: (size, size, 3) uint8."""
     if preprocessing.crop == "random":
         return np.array(random_crop(image, preprocessing.size), dtype=np.uint8)
     resized = resize_shorter(image, preprocessing.size, RESAMPLE[preprocessing.resample])

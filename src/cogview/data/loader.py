@@ -1,4 +1,4 @@
-"""Batches of (codes, text) from token shards for the transformer, and of pictures for the image tokenizer.
+"""Batches of (codes, text) from token shards for the transformer, and of images for the image tokenizer.
 
 Both loaders yield ``(batch, state)``; ``state`` is plain JSON and stands for "this batch has been used".
 Give it to a loader made with the same arguments and it continues with the next batch. With all weights 1 an
@@ -6,7 +6,7 @@ epoch hands out every item exactly once, wherever and how often it is stopped.
 
 Which caption an item shows is chosen again in each epoch: a language, then a keyword in place of the
 sentence, then with or without the style phrase, then one of what is left (CogView draws Chinese texts only;
-the style phrase "a picture in style S" is section 4.2's).
+the style phrase "an image in style S" is section 4.2's).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TokenBatch(TypedDict):
     """``codes`` (batch, h * w) int64; ``texts`` one list of text tokens (0-based) a row; ``items`` ids;
     ``languages`` of the texts, None for an empty one.
 
-    ``context`` (batch, h * w) int64: the small pictures, or their parts, for super-resolution.
+    ``context`` (batch, h * w) int64: the small images, or their parts, for super-resolution.
 
     A rank for which a batch has no row gets the first one with ``items`` empty: a stand-in, not to be learnt.
     """
@@ -97,7 +97,7 @@ class TokenEpoch:
     """One epoch worked out: the item and the caption row (-1 = empty text) of every draw, and the batches.
 
     seeds: (draws,) int64, for which tokens of the caption are left out.
-    corners: (draws, 2) float64 in [0, 1), where a crop lies in its picture.
+    corners: (draws, 2) float64 in [0, 1), where a crop lies in its image.
     """
 
     items: NDArray[np.int64]
@@ -130,8 +130,8 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
     same on all ranks and a run may resume on another number of them. ``text_limit`` cuts longer texts.
     ``window`` batches are sorted by text length together. The last batch of an epoch may be smaller.
 
-    ``crop`` (rows, columns), for a data set of super-resolution: not the whole picture but a window of so
-    many codes, with that part of the small picture which lies under it; chosen again in each epoch.
+    ``crop`` (rows, columns), for a data set of super-resolution: not the whole image but a window of so
+    many codes, with that part of the small image which lies under it; chosen again in each epoch.
     """
 
     def __init__(
@@ -234,14 +234,14 @@ class TokenLoader(EpochLoader[TokenEpoch, TokenBatch]):
 
 
 class Crop:
-    """Windows of pictures with what lies under them in the small ones; CogViewError where none fits.
+    """Windows of images with what lies under them in the small ones; CogViewError where none fits.
 
-    size: rows and columns of a window, in codes of the large picture. Corners are whole codes of the small
-    picture, so both parts show the same.
+    size: rows and columns of a window, in codes of the large image. Corners are whole codes of the small
+    image, so both parts show the same.
     """
 
     def __init__(self, shards: TokenShards, size: tuple[int, int]) -> None:
-        shards.context([])  # raises where there are no small pictures
+        shards.context([])  # raises where there are no small images
         grid, small = shards.index.grid, shards.index.context_grid or shards.index.grid
         self.scale = grid[0] // small[0]
         fits = all(side % self.scale == 0 and side <= whole for side, whole in zip(size, grid, strict=True))
@@ -254,10 +254,10 @@ class Crop:
         self.context_size = (size[0] // self.scale, size[1] // self.scale)
 
     def __call__(self, items: NDArray[np.int64], corners: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Codes (n, h * w) of each item's window, and of the small picture under it, both int64."""
+        """Codes (n, h * w) of each item's window, and of the small image under it, both int64."""
         grid, small = self.shards.index.grid, self.shards.index.context_grid or (0, 0)
         choices = np.array([whole - side for whole, side in zip(small, self.context_size, strict=True)]) + 1
-        first = (corners * choices).astype(np.int64)  # (n, 2) in codes of the small picture
+        first = (corners * choices).astype(np.int64)  # (n, 2) in codes of the small image
         codes = _cut(self.shards.codes(items), grid, first * self.scale, self.size)
         return codes, _cut(self.shards.context(items), small, first, self.context_size)
 
@@ -265,7 +265,7 @@ class Crop:
 def _cut(
     codes: NDArray[np.int64], grid: tuple[int, int], first: NDArray[np.int64], size: tuple[int, int]
 ) -> Tensor:
-    """Windows (n, rows * columns) of pictures (n, h * w), their upper left corners at ``first`` (n, 2)."""
+    """Windows (n, rows * columns) of images (n, h * w), their upper left corners at ``first`` (n, 2)."""
     rows, columns = (first[:, i, None] + np.arange(size[i]) for i in (0, 1))
     at = (rows[:, :, None] * grid[1] + columns[:, None, :]).reshape(len(codes), size[0] * size[1])
     return torch.from_numpy(np.take_along_axis(codes, at, 1))
@@ -333,7 +333,7 @@ def _available(kind: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np
 
 
 class ImageLoader(EpochLoader[NDArray[np.int64], ImageBatch]):
-    """Endless (or ``epochs``) shuffled batches of a picture cache, for training an image tokenizer.
+    """Endless (or ``epochs``) shuffled batches of an image cache, for training an image tokenizer.
 
     ``weights`` by source as in :class:`Mixture`; ``rank`` and ``world`` as in :class:`TokenLoader`.
     """

@@ -1,4 +1,4 @@
-"""What one training sample is: a picture, its captions and where it comes from."""
+"""What one training sample is: an image, its captions and where it comes from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS: tuple[CaptionKind, ...] = ("plain", "styled", "keyword", "reworded")
 
 @dataclass(frozen=True)
 class Caption:
-    """One text for a picture.
+    """One text for an image.
 
     ``language`` is a short tag ("en", "zh", …; "" when unknown). ``kind`` tells a plain caption from one that
     names the drawing style as well, from a mere keyword and from another wording of the plain one.
@@ -26,9 +26,9 @@ class Caption:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture that passed every check, with its captions.
+    """An image that passed every check, with its captions.
 
-    ``image`` is an RGB picture of any size; ``key`` is unique in the data set; ``source`` and ``split`` are
+    ``image`` is an RGB image of any size; ``key`` is unique in the data set; ``source`` and ``split`` are
     free names ("icons", "train").
     """
 

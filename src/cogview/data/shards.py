@@ -5,7 +5,7 @@ A data set is a directory::
     index.json            ShardIndex: counts, types, grid, fingerprints, vocabulary, names, sizes and hashes
     shard-00000/
         codes.bin         (items, h * w)  image codes, smallest unsigned integer type that holds the codebook
-        context.bin       the same of the small pictures, where the data set is for super-resolution
+        context.bin       the same of the small images, where the data set is for super-resolution
         texts.bin         all captions' text tokens one after the other, smallest type for the text tokenizer
         captions.bin      CAPTION records: where a caption's tokens are, its language and kind
         items.bin         ITEM records: where an item's captions are, its source and split
@@ -81,9 +81,9 @@ class ShardEntry(Config):
 
 
 class Preprocessing(Config):
-    """How pictures were made square: the shorter side resized to ``size``, then the centre cut out.
+    """How images were made square: the shorter side resized to ``size``, then the centre cut out.
 
-    crop: ``random`` cuts a square of ``size`` out as it is, at a place of the picture's own.
+    crop: ``random`` cuts a square of ``size`` out as it is, at a place of the image's own.
     """
 
     size: int = Field(ge=1, le=1 << 14)
@@ -94,7 +94,7 @@ class Preprocessing(Config):
 class ShardIndex(Config):
     """Everything about a data set but its tokens (``index.json``).
 
-    context_grid: of the small pictures of a data set for super-resolution.
+    context_grid: of the small images of a data set for super-resolution.
     """
 
     version: Literal[1] = 1
@@ -158,7 +158,7 @@ class TokenCaption:
 
 @dataclass(frozen=True)
 class TokenItem:
-    """One tokenised sample: ``codes`` is (h * w,) int64, ``context`` (if any) those of the small picture."""
+    """One tokenised sample: ``codes`` is (h * w,) int64, ``context`` (if any) those of the small image."""
 
     key: str
     codes: NDArray[np.int64]
@@ -413,7 +413,7 @@ class TokenShards:
         return self._gather(self._codes, items)
 
     def context(self, items: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
-        """Codes of the items' small pictures (len(items), h * w) int64; CogViewError where there are none."""
+        """Codes of the items' small images (len(items), h * w) int64; CogViewError where there are none."""
         if self.index.context_grid is None:
             raise CogViewError(
                 f"{self.directory} has no small pictures; build it again with --super-resolution"

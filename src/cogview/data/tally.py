@@ -55,7 +55,7 @@ class Rejection(Config):
 
 @dataclass(frozen=True)
 class Reading:
-    """A record that was read: its sample, or why there is none; what was converted; its picture's bytes,
+    """A record that was read: its sample, or why there is none; what was converted; its image's bytes,
     shorter side in pixels, and difference hash where it is asked for."""
 
     sample: Sample | None
@@ -80,7 +80,7 @@ class Reading:
         return self
 
     def unless_like(self, known: Lookalikes | None, record: Record) -> Reading:
-        """This, or a refusal where the picture looks like one of ``known``, which collects the others."""
+        """This, or a refusal where the image looks like one of ``known``, which collects the others."""
         if self.sample is None or known is None or self.look is None or not known.meets(self.look):
             return self
         return self.refused(record, LOOKALIKE, NEAR)
@@ -90,7 +90,7 @@ NEAR = "it looks like a picture before it"
 
 
 def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None:
-    """Why a record cannot be used, seen without its picture: (reason, message), or None."""
+    """Why a record cannot be used, seen without its image: (reason, message), or None."""
     if record.problem:
         return "unreadable record", record.problem
     if need_caption and not record.captions:
@@ -103,8 +103,8 @@ def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None
 class Report(Config):
     """What a check or a build found. ``examples`` holds the first 1000 rejections of every reason.
 
-    picture_bytes: of the good pictures' files. twins: good records with the same picture file as another one.
-    orphans: caption files without a picture.
+    picture_bytes: of the good images' files. twins: good records with the same image file as another one.
+    orphans: caption files without an image.
     """
 
     records: int = 0
@@ -135,7 +135,7 @@ class Report(Config):
         return sum(self.rejected.get(reason, 0) for reason in CHOSEN)
 
     def sizes(self, shards: int) -> str:
-        """How much smaller ``shards`` bytes of token shards are than the picture files."""
+        """How much smaller ``shards`` bytes of token shards are than the image files."""
         times = self.picture_bytes / max(shards, 1)
         files, tokens = _bytes(self.picture_bytes), _bytes(shards)
         return f"picture files {files}, shards {tokens}: {times:.1f} times smaller"

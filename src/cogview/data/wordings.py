@@ -3,7 +3,7 @@
 A model that reads each caption in one form only ("red apple") does not know the same thing in another ("a
 red apple"): every unseen token moves it away from what it learned. The functions here vary what does not
 change the meaning, without knowing the words: articles and measure words, the order of the parts after the
-first, parts left out, a frame ("a picture of …"). Nothing is added that the caption does not say.
+first, parts left out, a frame ("an image of …"). Nothing is added that the caption does not say.
 """
 
 from __future__ import annotations

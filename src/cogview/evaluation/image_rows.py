@@ -1,4 +1,4 @@
-"""Contact sheets: rows of pictures above each other, so that one column shows one picture's versions."""
+"""Contact sheets: rows of images above each other, so that one column shows one image's versions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ GAP = 2
 
 
 def sheet(rows: Sequence[NDArray[np.uint8]], columns: int = 12, zoom: int = 1) -> Image.Image:
-    """Lay versions of the same pictures out, each of ``rows`` being (n, size, size, 3) uint8.
+    """Lay versions of the same images out, each of ``rows`` being (n, size, size, 3) uint8.
 
-    Every band has ``columns`` pictures and one line per version; bands follow until all n are shown. Pixels
+    Every band has ``columns`` images and one line per version; bands follow until all n are shown. Pixels
     are repeated ``zoom`` times; versions of other sizes are scaled to the first one's.
     """
     side = rows[0].shape[1] * zoom

@@ -166,7 +166,7 @@ class Scenes(Config):
 
 
 class Captioned(Config):
-    """The pictures whose captions are used, and what judges whether they fit."""
+    """The images whose captions are used, and what judges whether they fit."""
 
     scorer: Existing = option(..., "What `cogview eval train-scorer` wrote.")
     data: Existing = DATA(...)
@@ -265,7 +265,7 @@ class Features(Config):
 
 
 class Sets(Config):
-    """The pictures that are compared."""
+    """The images that are compared."""
 
     reference: Existing = option(..., f"The real pictures. {PLACE}", argument=True, metavar="REFERENCE")
     drawn: Existing = option(..., f"The pictures to judge. {PLACE}", argument=True, metavar="DRAWN")
@@ -312,7 +312,7 @@ class Coco(Config):
 
 
 class Spread(Config):
-    """The pictures whose diversity is measured."""
+    """The images whose diversity is measured."""
 
     pictures: Existing = option(
         ...,

@@ -27,7 +27,7 @@ BOTH = ("zh", "en")
 
 
 class HeldOutPlan(Config):
-    """Captions of combinations that no training picture shows, and the languages they are asked for in."""
+    """Captions of combinations that no training image shows, and the languages they are asked for in."""
 
     count: int = option(200, "How many held-out combinations.", "--n", "-n", ge=1)
     seed: int = option(0, "Seed of the combinations and the images.", ge=0)

@@ -1,7 +1,7 @@
 """One HTML page of what there is: training runs, reports of ``cogview eval``, benchmarks, sheets, models.
 
 Every source becomes a section. Reports of a known kind get their plots and tables; any other JSON is shown as
-tables; whatever a number hangs on (plan, facts, manifest, recipe) is there to unfold. Pictures share what the
+tables; whatever a number hangs on (plan, facts, manifest, recipe) is there to unfold. Images share what the
 page may weigh.
 """
 
@@ -44,7 +44,7 @@ SAMPLES = 2  # the first and the last sheets of a run
 
 @dataclass(frozen=True)
 class Part:
-    """A section to be: its pictures, and its body made of them, in that order."""
+    """A section to be: its images, and its body made of them, in that order."""
 
     title: str
     pictures: tuple[Path, ...]
@@ -55,7 +55,7 @@ def build(sources: Sequence[Path], title: str, limit: int) -> str:
     """The page of ``sources``, at most ``limit`` bytes.
 
     Raises:
-        CogViewError: a source that is nothing of these, or more than fits without pictures.
+        CogViewError: a source that is nothing of these, or more than fits without images.
     """
     parts = [part for source in sources for part in read_source(source)]
     count = max(1, sum(len(part.pictures) for part in parts))
@@ -191,7 +191,7 @@ def _written(title: str, body: Sequence[Block]) -> Part:
 
 
 def _accuracy(sets: Mapping[str, Accuracy]) -> list[Block]:
-    """Shares read right, with their intervals, by set of pictures."""
+    """Shares read right, with their intervals, by set of images."""
     figures = {
         "overall": [own.overall for own in sets.values()],
         "macro": [own.macro for own in sets.values()],
@@ -292,7 +292,7 @@ def _distributions(report: DistributionReport) -> list[Block]:
 
 
 def _alignment(report: AlignmentReport) -> list[Block]:
-    """R-precision with its interval, and recalls, by set of pictures."""
+    """R-precision with its interval, and recalls, by set of images."""
     figures = {name: own.r_precision for name, own in report.sets.items()}
     shown = bars(
         list(figures),

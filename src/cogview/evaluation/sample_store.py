@@ -191,7 +191,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
-    """A picture that :func:`save_picture` wrote, (size, size, 3); CogViewError where it is broken."""
+    """An image that :func:`save_picture` wrote, (size, size, 3); CogViewError where it is broken."""
     try:
         return square(decode(path).image, shape)
     except BadImage as error:
@@ -199,7 +199,7 @@ def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
 
 
 def load_all(paths: Sequence[Path], shape: Preprocessing) -> NDArray[np.uint8]:
-    """The pictures (n, size, size, 3) in ``paths``; CogViewError where one is broken."""
+    """The images (n, size, size, 3) in ``paths``; CogViewError where one is broken."""
     return np.stack([load_picture(path, shape) for path in paths])
 
 

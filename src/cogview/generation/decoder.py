@@ -3,7 +3,7 @@ speed.
 
 A step at batch 1 is a few hundred small operations around one pass over the weights, so the layers are plain
 functions over packed weights, rows are kept two-dimensional, and the output matrix is cut to
-the rows that can come (while a picture is drawn, its codes: 14 % of CogView's vocabulary).
+the rows that can come (while an image is drawn, its codes: 14 % of CogView's vocabulary).
 
 Linear layers are functions (rows, inputs) -> (rows, outputs), packed once for the processor, in four forms:
 

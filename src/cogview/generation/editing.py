@@ -1,6 +1,6 @@
 """Editing in pixels: what is cut out for the model, and how its result goes back (CogView2, section 3.1).
 
-A mask of any shape is True where the image is generated again. A small region in a large picture is cut
+A mask of any shape is True where the image is generated again. A small region in a large image is cut
 out with its surroundings, enlarged to the size the model knows, filled and pasted back. Pixels outside the
 mask stay what they were, bit for bit; inside, the new pixels set in over a few pixels' width.
 """
@@ -28,7 +28,7 @@ Crop = Literal["auto", "whole", "tight"]
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A mask (height, width) and the part of the picture that the model sees.
+    """A mask (height, width) and the part of the image that the model sees.
 
     box and inner: (top, left, bottom, right) of that part, and of the masked pixels.
     """
@@ -43,7 +43,7 @@ class Frame:
         return self.box[2] - self.box[0], self.box[3] - self.box[1]
 
     def cut(self, image: Image.Image) -> Image.Image:
-        """The part of a picture."""
+        """The part of an image."""
         top, left, bottom, right = self.box
         return image.crop((left, top, right, bottom))
 
@@ -80,11 +80,11 @@ def inner_box(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def frame(mask: Mask, crop: Crop = "auto", smallest: int = 1, to_last: bool = False) -> Frame:
-    """What the model sees of a picture with this mask.
+    """What the model sees of an image with this mask.
 
     ``tight``: a square of the masked part's longer side times 20/14, around its middle, moved inside the
-    picture. ``auto``: the same, but no side below ``smallest``, so that nothing is enlarged. ``whole``: all.
-    Where the square does not fit, the picture's own side is taken. to_last: the middle is that between the
+    image. ``auto``: the same, but no side below ``smallest``, so that nothing is enlarged. ``whole``: all.
+    Where the square does not fit, the image's own side is taken. to_last: the middle is that between the
     first and the last masked pixel, as in the release, which may be one pixel further up and left.
     """
     height, width = mask.shape
@@ -122,7 +122,7 @@ def released_frame(fractions: Sequence[float], size: int = 480) -> Frame:
 def checked(
     mask: ArrayLike, size: tuple[int, int], allow_full: bool = False, where: str = "the mask"
 ) -> Mask:
-    """A mask for a picture of ``size`` (width, height); CogViewError for another size, nothing or all."""
+    """A mask for an image of ``size`` (width, height); CogViewError for another size, nothing or all."""
     found = np.asarray(mask, dtype=np.bool_)
     if found.shape != size[::-1]:
         has = " x ".join(map(str, found.shape[::-1]))
@@ -159,7 +159,7 @@ def mask_of_boxes(boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, i
 
 
 def check_boxes(image: Path, boxes: Sequence[str]) -> None:
-    """CogViewError for a box (:func:`read_box`) that does not lie in the picture of a file."""
+    """CogViewError for a box (:func:`read_box`) that does not lie in the image of a file."""
     if not boxes:
         return
     with Image.open(image) as file:
@@ -206,7 +206,7 @@ def _length(text: str, whole: int) -> int:
 def soften(mask: Mask, feather: int = FEATHER) -> NDArray[np.float32]:
     """Opacity (height, width) of the new pixels: 0 outside, rising to 1 over ``feather`` pixels inside.
 
-    At the picture's own border nothing rises. A mask too thin for it is as opaque in its middle.
+    At the image's own border nothing rises. A mask too thin for it is as opaque in its middle.
     """
     inside = Image.fromarray(mask.astype(np.uint8) * 255)
     total = np.zeros(mask.shape, dtype=np.float32)

@@ -46,10 +46,10 @@ UNKNOWN = 1 << 30  # taken as free where the system does not say
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a number of pictures (or texts) is drawn in the memory there is.
+    """How a number of images (or texts) is drawn in the memory there is.
 
-    weights: bytes the model takes already; cache, work: bytes one picture takes, for what attention reads and
-    for the rest; free: bytes there are; batch: pictures at a time.
+    weights: bytes the model takes already; cache, work: bytes one image takes, for what attention reads and
+    for the rest; free: bytes there are; batch: images at a time.
     """
 
     weights: int

@@ -3,8 +3,8 @@ words, drawn by given proportions, beside the word for a person.
 
 The paper trains a network to find words about people; here they are lists in a table, matched as whole words
 in English and as they stand in Chinese, with rules for words of two meanings (a white coat names no origin).
-Words are drawn by (seed, index), so picture *i* of a seed gets the same ones alone and in any batch. It is
-off unless asked for, and what was drawn is recorded with the picture.
+Words are drawn by (seed, index), so image *i* of a seed gets the same ones alone and in any batch. It is
+off unless asked for, and what was drawn is recorded with the image.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _article(text: str, start: int) -> str:
 
 
 class Wording:
-    """How the pictures of one request are worded: a table (or none), a seed, and how many share their words.
+    """How the images of one request are worded: a table (or none), a seed, and how many share their words.
 
     ``together``: candidates of which one is kept; consecutive indices that get the same words.
     """
@@ -245,7 +245,7 @@ class Wording:
         self.table, self.name, self.seed, self.together = table, name, seed, together
 
     def replace(self, prompt: str, index: int) -> Replacement:
-        """What is drawn for picture ``index``."""
+        """What is drawn for image ``index``."""
         if self.table is None:
             return Replacement(text=prompt)
         return replace_words(prompt, self.table, self.seed, index // self.together)

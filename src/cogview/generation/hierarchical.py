@@ -1,8 +1,8 @@
 """The two upper steps of CogView2's hierarchy (section 3.3): from small codes to large, and the large again.
 
-``direct_super_resolution`` draws all codes of the large picture at once, each by itself;
+``direct_super_resolution`` draws all codes of the large image at once, each by itself;
 ``iterative_super_resolution`` draws most of them again in a few forwards (:mod:`local_parallel`), so that
-neighbours agree. One random stream a picture: it is the same alone and in any batch.
+neighbours agree. One random stream an image: it is the same alone and in any batch.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Upscaler(Generic[Form]):
         return self.transformer.tokens.weight.device
 
     def states(self, made: Inputs) -> Tensor:
-        """Last states (b, codes, h) of the large pictures; one forward."""
+        """Last states (b, codes, h) of the large images; one forward."""
         made = made.to(self.device)
         with computing(self.precision, self.device):
             hidden: Tensor = self.transformer(made.ids, made.positions, made.visibility)
@@ -80,23 +80,23 @@ def direct_super_resolution(
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Ids:
-    """Large pictures from small ones, in one forward.
+    """Large images from small ones, in one forward.
 
     Args:
         model: its transformer in evaluation mode.
-        text_ids: for each picture the tokens of its text (0-based); they may be empty.
+        text_ids: for each image the tokens of its text (0-based); they may be empty.
         codes: (b, small rows * columns) or (b, rows, columns).
-        pairs: (seed, index) of each picture; by default seed 0 and their numbers.
+        pairs: (seed, index) of each image; by default seed 0 and their numbers.
         settings: by default the release's cluster sampling, or temperature 1 where there are no clusters.
         likelihoods: the pixel prior of each image.
-        batch_size: the most pictures at a time; it does not change them.
+        batch_size: the most images at a time; it does not change them.
         progress: called with the number of forwards done, and their total.
 
     Returns:
         (b, rows * columns) int64.
 
     Raises:
-        CogViewError: a text or a picture that the model does not take.
+        CogViewError: a text or an image that the model does not take.
     """
     settings = settings or (DIRECT if model.clusters is not None else SamplingParams())
     made = model.form.pictures(codes, model.form.small[0] * model.form.small[1])
@@ -123,7 +123,7 @@ def iterative_super_resolution(
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Ids:
-    """Large pictures, most of their codes drawn again in as many forwards as ``order`` has turns.
+    """Large images, most of their codes drawn again in as many forwards as ``order`` has turns.
 
     Args:
         model, text_ids, pairs, likelihoods, batch_size, progress: as for :func:`direct_super_resolution`; of
@@ -137,7 +137,7 @@ def iterative_super_resolution(
         (b, rows * columns) int64.
 
     Raises:
-        CogViewError: a picture that the model does not take, or another number of settings than turns.
+        CogViewError: an image that the model does not take, or another number of settings than turns.
     """
     order = find_order(order) if isinstance(order, str) else order
     form, made = model.form, model.form.pictures(codes, model.form.codes)
@@ -179,7 +179,7 @@ def _draw(
     image: int,
     likelihoods: Likelihoods | None = None,
 ) -> Tensor:
-    """The codes (n,) of one picture, each by itself, from its states (n, h)."""
+    """The codes (n,) of one image, each by itself, from its states (n, h)."""
     drawn = []
     for places in torch.split(torch.arange(len(states), device=states.device), ROWS):
         logits = model.head(states[places]).float()

@@ -1,8 +1,8 @@
-"""Filling holes of a picture by a sentence (CogView2, section 3.1, "Infilling"; figure 3).
+"""Filling holes of an image by a sentence (CogView2, section 3.1, "Infilling"; figure 3).
 
 The masked tokens come last; what is known comes before them, as context. A region's first token was never
 predicted in training, so the context token in front of each region is moved to it and starts it. Every token
-keeps the position it has in the picture.
+keeps the position it has in the image.
 
 All regions are filled in one go, from one cache, or one after the other: then each sees all that is known,
 the regions before it among them, and only one token is moved at a time.
@@ -10,7 +10,7 @@ the regions before it among them, and only one token is moved at a time.
 ``released`` does what the published script does: a token is moved only where its right neighbour in its own
 row is masked, and text, [BOI] and context are three blocks that see what came before them and themselves.
 Otherwise all of them see each other, as in training, a region that starts at the left border gets the token
-at the end of the row above, and one that starts the picture gets [BOI].
+at the end of the row above, and one that starts the image gets [BOI].
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def fill(
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[Ids]:
-    """The codes (rows * columns,) of every picture: the masked ones drawn, the others as they were.
+    """The codes (rows * columns,) of every image: the masked ones drawn, the others as they were.
 
     Args:
-        mask: bool (rows, columns), for all pictures.
-        order: ``together``: a picture is read once and all regions are filled from one cache;
+        mask: bool (rows, columns), for all images.
+        order: ``together``: an image is read once and all regions are filled from one cache;
             ``one_by_one``: it is read again for every region, which then sees all other tokens.
         progress: called with the number of tokens done, and their total.
 

@@ -1,11 +1,11 @@
-"""Local parallel autoregressive generation, LoPAR (CogView2, section 3.3): a picture again in a few forwards.
+"""Local parallel autoregressive generation, LoPAR (CogView2, section 3.3): an image again in a few forwards.
 
 Codes far from each other do not depend on each other, so many can be drawn at once, and those beside each
-other one after the other. An *order* says when: a matrix, repeated over the picture, whose value at a place
+other one after the other. An *order* says when: a matrix, repeated over the image, whose value at a place
 is the turn in which its code is fixed; in turn t all places with a value of t or more are hidden and drawn,
 those with more than t for the last time later. Places with 0 or less keep the code they have.
 
-``PAPER`` is the section's text: a random quarter of each picture's codes is kept, the others are drawn by the
+``PAPER`` is the section's text: a random quarter of each image's codes is kept, the others are drawn by the
 diagonals of windows of 6 x 6, in 2 sigma - 1 turns (equation 6). ``RELEASED`` is the release's: a fixed
 matrix of six turns, 13 of 36 codes kept. ``DIAGONAL`` is equation 6 with nothing kept. ``Confidence`` has no
 matrix: each turn keeps what the model is surest of (Chang et al., MaskGIT).
@@ -70,9 +70,9 @@ class Matrix(Config):
 
 
 class RandomlyKept(Config):
-    """An order by a matrix for what is drawn; a share ``keep`` of each picture's codes, at random, stays.
+    """An order by a matrix for what is drawn; a share ``keep`` of each image's codes, at random, stays.
 
-    The draw is the picture's own, from its random stream.
+    The draw is the image's own, from its random stream.
     """
 
     kind: Literal["randomly_kept"] = "randomly_kept"
@@ -140,17 +140,17 @@ def find_order(name: str) -> Order:
 
 
 class LocalParallel:
-    """A batch of pictures on its way; ``codes`` is (b, n) int64.
+    """A batch of images on its way; ``codes`` is (b, n) int64.
 
     Args:
         order: when which place is drawn.
-        grid: rows and columns of the pictures.
+        grid: rows and columns of the images.
         codes: (b, n), what is kept, and what is generated again.
         streams: of the batch, with ``turns * n`` steps, n more where the order keeps codes at random.
         settings: of all turns, or one for each.
         region: bool (b, n), outside of which nothing changes; None: everything may.
         labels: clusters of the codes, where the settings ask for them.
-        likelihoods: what else is known of the codes of picture i at places (m,), as log-likelihoods (m, v).
+        likelihoods: what else is known of the codes of image i at places (m,), as log-likelihoods (m, v).
     """
 
     def __init__(
@@ -188,9 +188,9 @@ class LocalParallel:
         return self._open
 
     def step(self, states: Tensor, head: Head) -> Tensor:
-        """Draw all hidden codes; returns the pictures after this turn (b, n).
+        """Draw all hidden codes; returns the images after this turn (b, n).
 
-        states: (b, n, h), the model's last states at the pictures' places; head: gives logits (m, v) over the
+        states: (b, n, h), the model's last states at the images' places; head: gives logits (m, v) over the
         image codes for states (m, h). ROWS places are multiplied at a time.
         """
         settings, first = self.settings[self.turn], self.turn * self.codes.shape[1]

@@ -1,6 +1,6 @@
 """Pixel prior: how likely each code of the large image is, given the pixels of the small one.
 
-A super-resolution model (CogView, section 3.1) reads the small picture as codes, which hold far less than its
+A super-resolution model (CogView, section 3.1) reads the small image as codes, which hold far less than its
 pixels. Where the pixels are known, they are used as well: enlarged bicubically and read by the
 tokenizer's encoder, they give a vector near that of the right code. How far off it may be is a heavy-tailed
 distribution (Student's), wide enough to let the model choose where the enlargement is blurred, narrow enough
@@ -20,8 +20,8 @@ from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.quantizers import Quantizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 
-# Of the distribution, chosen on validation pictures: how fast it falls, for pictures of which all pixels are
-# known and for those that the tokenizer painted from codes, whose flaws the large picture must not inherit;
+# Of the distribution, chosen on validation images: how fast it falls, for images of which all pixels are
+# known and for those that the tokenizer painted from codes, whose flaws the large image must not inherit;
 # and its width as a share of the usual squared distance between two neighbouring codes.
 KNOWN = 12.0
 PAINTED = 8.0
@@ -32,7 +32,7 @@ WIDTH = 0.04
 class PixelLikelihood:
     """Log-likelihoods of codes, but for a constant a place.
 
-    vectors: the encoder's, (rows, columns, dim), of an enlarged picture; places are counted in raster order.
+    vectors: the encoder's, (rows, columns, dim), of an enlarged image; places are counted in raster order.
     """
 
     vectors: Tensor
@@ -67,7 +67,7 @@ class PixelPrior:
 
     @torch.inference_mode()
     def likelihood(self, pixels: Tensor, times: int, slope: float) -> PixelLikelihood:
-        """What ``pixels`` (3, h, w) in [0, 1] say of the codes of a picture ``times`` as large."""
+        """What ``pixels`` (3, h, w) in [0, 1] say of the codes of an image ``times`` as large."""
         device = next(self.images.parameters()).device
         large = F.interpolate(pixels[None].to(device), scale_factor=times, mode="bicubic").clamp(0, 1)
         return PixelLikelihood(self.images.features(large)[0], self.images.quantizer, slope, self.width)

@@ -1,10 +1,10 @@
-"""Caption loss: how well a text describes a picture, by a caption model (CogView, section 3.2).
+"""Caption loss: how well a text describes an image, by a caption model (CogView, section 3.2).
 
-CapLoss(x, t) = mean over the text's tokens of -log p(token | picture, tokens before); the lower the better.
-Self-reranking draws several pictures and keeps those with the lowest loss. The release takes the *sum* of
+CapLoss(x, t) = mean over the text's tokens of -log p(token | image, tokens before); the lower the better.
+Self-reranking draws several images and keeps those with the lowest loss. The release takes the *sum* of
 log p, the higher the better, among all tokens that are no image codes, the vocabulary's padding among them.
 
-A picture is read once however many texts are scored with it. Texts may have different lengths: they stand at
+An image is read once however many texts are scored with it. Texts may have different lengths: they stand at
 the end, so what is filled up behind them changes nothing.
 """
 
@@ -56,9 +56,9 @@ class Scorer:
         """The caption loss of every pair, in nats a token; with ``released`` its score instead.
 
         Args:
-            pictures: codes (rows * columns,) of each.
+            images: codes (rows * columns,) of each.
             texts: text tokens of each, at least one.
-            pairs: (number of a picture, number of a text); None: every text of the first picture, then of
+            pairs: (number of an image, number of a text); None: every text of the first image, then of
                 the second and so on.
             batch_size: pairs at a time; it does not change them.
 
@@ -72,7 +72,7 @@ class Scorer:
         if pairs is None:
             pairs = [(i, j) for i in range(len(pictures)) for j in range(len(texts))]
         found = np.full(len(pairs), np.nan)
-        wanted: dict[int, list[int]] = {}  # the pairs of each picture
+        wanted: dict[int, list[int]] = {}  # the pairs of each image
         for number, (picture, _) in enumerate(pairs):
             wanted.setdefault(picture, []).append(number)
         size = self._size(batch_size, max(map(len, texts), default=0))
@@ -110,7 +110,7 @@ class Scorer:
     def _score(
         self, work: Sequence[tuple[Ids, list[tuple[int, Sequence[int]]]]], size: int, released: bool
     ) -> Iterator[tuple[int, float]]:
-        """(number, score) of each picture's numbered texts; all pictures are read at once."""
+        """(number, score) of each image's numbered texts; all images are read at once."""
         hidden, cache = self._read([codes for codes, _ in work])
         rows = [(row, number, text) for row, (_, own) in enumerate(work) for number, text in own]
         for first in range(0, len(rows), size):
@@ -124,7 +124,7 @@ class Scorer:
                 yield number, total if released else -total / len(text)
 
     def _read(self, pictures: Sequence[Ids]) -> tuple[Tensor, KVCache]:
-        """The states (b, h) after the pictures and [ROI1], and the cache of all."""
+        """The states (b, h) after the images and [ROI1], and the cache of all."""
         decoder = self.engine.decoder
         prompts = [self.format.caption_prompt(codes, self.language) for codes in pictures]
         ids, positions = (

@@ -2,7 +2,7 @@
 
 A new token sees the last window * times tokens; of those further back all of the text and image tokens drawn
 at random, again for every layer and token: of m tokens that are no text, m times pivots / positions. Pivots
-count for themselves only. As everywhere, chance is a stream for each picture, so that it does not depend on
+count for themselves only. As everywhere, chance is a stream for each image, so that it does not depend on
 the batch; the released code takes the number of pivots from the longest text of a batch, here each row has
 its own, which is the same for rows of one prompt.
 """
@@ -69,7 +69,7 @@ class Sparse:
             given = torch.from_numpy(ids).to(device) < self.image_codes
             text[row, :longest], image[row, :longest] = False, False
             text[row, longest - len(ids) : longest], image[row, longest - len(ids) : longest] = ~given, given
-        pairs = [pairs[row % len(pairs)] for row in range(len(prompts))]  # guidance has two rows a picture
+        pairs = [pairs[row % len(pairs)] for row in range(len(prompts))]  # guidance has two rows an image
         return SparseDrawing(self.config, text, image, base, pairs, model.layers, model.max_positions)
 
 

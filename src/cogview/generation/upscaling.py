@@ -1,10 +1,10 @@
-"""Super-resolution of pictures: fitted to the tokenizer's grid, tokenised, enlarged, painted (section 3.1).
+"""Super-resolution of images: fitted to the tokenizer's grid, tokenised, enlarged, painted (section 3.1).
 
-A picture given as pixels keeps its shape. It is read at its own size, or enlarged to the tokenizer's where it
+An image given as pixels keeps its shape. It is read at its own size, or enlarged to the tokenizer's where it
 is smaller, and its right and bottom edges are repeated up to whole codes; all of that is undone at the end,
 so the result is exactly ``times`` as large. Codes hold less than pixels do. For *faithful* results the pixels
 have a say in which codes are drawn (:mod:`cogview.generation.pixel_prior`); and what was drawn is corrected
-until it is the given picture again when it is shrunk (iterative back-projection; Irani and Peleg, 1991): it
+until it is the given image again when it is shrunk (iterative back-projection; Irani and Peleg, 1991): it
 differs from a plain enlargement only in what that cannot know. Of that difference a share is taken,
 ``detail``: what is drawn is a guess, and a guess shrunk towards what is known is nearer to the truth.
 """
@@ -40,10 +40,10 @@ ROUNDS = 4  # of back-projection
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """A picture to enlarge.
+    """An image to enlarge.
 
-    pixels: (3, H, W) float in [0, 1], sides multiples of the tokenizer's factor; None for a picture of which
-    only codes exist. codes: (rows, columns) int64. inside: (width, height) of the picture without its
+    pixels: (3, H, W) float in [0, 1], sides multiples of the tokenizer's factor; None for an image of which
+    only codes exist. codes: (rows, columns) int64. inside: (width, height) of the image without its
     repeated edges, size: what is to be enlarged ``times``.
     """
 
@@ -55,7 +55,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make from an original: its text tokens, and (seed, index) of its random streams."""
+    """One image to make from an original: its text tokens, and (seed, index) of its random streams."""
 
     original: Original
     text: Sequence[int]
@@ -78,7 +78,7 @@ class Upscaler:
 
     @torch.inference_mode()
     def read(self, image: Image.Image, times: int, size: int | None = None) -> Original:
-        """Fit and tokenise an RGB picture.
+        """Fit and tokenise an RGB image.
 
         Args:
             size: of the shorter side, in pixels, at which it is read (default: its own, or the tokenizer's
@@ -96,7 +96,7 @@ class Upscaler:
         return Original(codes, pixels, inside, result)
 
     def _inside(self, size: tuple[int, int], times: int, asked: int | None) -> tuple[int, int]:
-        """Width and height at which a picture of ``size`` is read."""
+        """Width and height at which an image of ``size`` is read."""
         if asked is not None and not self._least <= asked <= MAX_SIZE:
             raise CogViewError(
                 f"size is {asked}; this model reads pictures of {self._least} to {MAX_SIZE:,} px",
@@ -119,7 +119,7 @@ class Upscaler:
         return round(size[0] * shorter / min(size)), round(size[1] * shorter / min(size))
 
     def _codes(self, size: tuple[int, int], shorter: int, times: int) -> int:
-        """Codes of the result where a picture of ``size`` is read with that shorter side."""
+        """Codes of the result where an image of ``size`` is read with that shorter side."""
         rows, columns = self._grid(self._resized(size, shorter))
         return rows * columns * times**2
 
@@ -134,7 +134,7 @@ class Upscaler:
         return math.ceil(max(self.form.context_grid or (1,)) * self._factor)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(rows, columns) of codes that cover a picture of (width, height)."""
+        """(rows, columns) of codes that cover an image of (width, height)."""
         pixels, codes = self._factor.as_integer_ratio()
         return -(-size[1] // pixels) * codes, -(-size[0] // pixels) * codes
 
@@ -155,7 +155,7 @@ class Upscaler:
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> Iterator[tuple[int, Ids, Image.Image]]:
-        """(number, codes (rows, columns), picture) of every request, in order.
+        """(number, codes (rows, columns), image) of every request, in order.
 
         Between two stages the codes go on as they are: only pixels would have to be tokenised again.
         """
@@ -185,19 +185,19 @@ class Upscaler:
 
     @torch.inference_mode()
     def _seen(self, original: Original) -> tuple[Tensor, float]:
-        """The small picture (3, h, w), and how far it is to be believed."""
+        """The small image (3, h, w), and how far it is to be believed."""
         if original.pixels is not None:
             return original.pixels, KNOWN
         return self._decoded(original.codes).clamp(0, 1), PAINTED
 
     def _likelihood(self, seen: tuple[Tensor, float] | None, stage: int) -> PixelLikelihood | None:
-        """What a small picture says of the codes that a stage draws."""
+        """What a small image says of the codes that a stage draws."""
         if seen is None or self.pixel_prior is None:
             return None
         return self.pixel_prior.likelihood(seen[0], scale_of(self.form) ** (stage + 1), seen[1])
 
     def _decoded(self, codes: Ids) -> Tensor:
-        """The picture (3, H, W) of codes (rows, columns), on the CPU."""
+        """The image (3, H, W) of codes (rows, columns), on the CPU."""
         device = next(self.images.parameters()).device
         grid = (codes.shape[0], codes.shape[1])
         return self.images.decode(torch.from_numpy(codes.reshape(1, -1)).to(device), grid)[0].cpu()
@@ -211,7 +211,7 @@ class Upscaler:
         faithful: bool = True,
         detail: float = DETAIL,
     ) -> Image.Image:
-        """The picture of large codes (rows, columns), made faithful to its original and cut to its shape."""
+        """The image of large codes (rows, columns), made faithful to its original and cut to its shape."""
         large = self._decoded(codes)
         if faithful and original.pixels is not None:
             large = corrected(large, original.pixels, detail)
@@ -233,7 +233,7 @@ def corrected(large: Tensor, small: Tensor, detail: float = DETAIL) -> Tensor:
 def back_projected(large: Tensor, small: Tensor, rounds: int) -> Tensor:
     """``large`` (3, H, W) corrected until its block means are ``small`` (3, h, w), nearly.
 
-    Each round adds what is missing at the small size, enlarged bicubically; details of the large picture that
+    Each round adds what is missing at the small size, enlarged bicubically; details of the large image that
     the small one cannot show stay.
     """
     times = large.shape[-1] // small.shape[-1]

@@ -1,7 +1,7 @@
-"""Super-resolution of codes: a large picture drawn window by window over a small one (CogView, section 3.1).
+"""Super-resolution of codes: a large image drawn window by window over a small one (CogView, section 3.1).
 
 Which windows there are and in which order they are drawn is said in ``windows.py``. All windows that are
-ready, of all pictures, are drawn together.
+ready, of all images, are drawn together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cogview.types import Ids, ProgressCallback, SamplingParams
 
 @dataclass(frozen=True, eq=False)
 class Small:
-    """A picture to enlarge.
+    """An image to enlarge.
 
     text: (n,) tokens; codes: (rows, columns) int64; seed, index: as for images generated from text; pixels:
     what they say of the large image's codes, where they are known; negative: tokens that guidance moves away
@@ -45,17 +45,17 @@ def enlarge(
     progress: ProgressCallback | None = None,
     stage: int = 0,
 ) -> Iterator[tuple[int, Ids]]:
-    """Codes (rows * scale, columns * scale) int64 of every picture, as (its number, codes), in order.
+    """Codes (rows * scale, columns * scale) int64 of every image, as (its number, codes), in order.
 
     Args:
         engine: of a super-resolution model.
         form: that model's sequences.
-        batch_size: the most windows at a time; it does not change the pictures.
+        batch_size: the most windows at a time; it does not change the images.
         progress: called with the number of tokens read or sampled, and their total.
         stage: which enlargement in a row this is; each has random streams of its own.
 
     Raises:
-        CogViewError: a picture smaller than the model's small picture, or codes or text that do not fit.
+        CogViewError: an image smaller than the model's small image, or codes or text that do not fit.
     """
     scale = scale_of(form)
     plans = [plan(form, picture.codes, scale) for picture in pictures]

@@ -1,6 +1,6 @@
 """Windows of super-resolution: where they lie and in which order they are drawn (CogView, section 3.1).
 
-The model draws a window of the large picture (its ``grid``) from the text and that part of the small one
+The model draws a window of the large image (its ``grid``) from the text and that part of the small one
 (its ``context_grid``) that lies under it. Windows slide by half a window; what an earlier one drew is given
 to the later ones and stays. The order is the paper's *centre-continuous* one (Figure 5 a), with the numbers
 of the released code, which draws 64 x 64 codes over 32 x 32 as nine windows of 32 x 32::
@@ -27,12 +27,12 @@ from cogview.sequences.cogview import SequenceFormat
 from cogview.types import MAX_SEED, Ids
 
 Size = tuple[int, int]
-STREAMS = 1 << 20  # random streams that each picture has for its windows
+STREAMS = 1 << 20  # random streams that each image has for its windows
 
 
 @dataclass(frozen=True)
 class Window:
-    """One window: its upper left corner in the large picture, and how many of its rows are drawn.
+    """One window: its upper left corner in the large image, and how many of its rows are drawn.
 
     number: its place in the order. turn: windows of one turn do not depend on each other, only on some of
     the turns before.
@@ -68,12 +68,12 @@ def stages_of(form: SequenceFormat, times: int) -> int:
 
 @lru_cache(maxsize=64)
 def sliding_windows(target: Size, window: Size, scale: int = 2) -> tuple[Window, ...]:
-    """The windows over a picture of ``target`` (rows, columns) codes, in the order they are drawn.
+    """The windows over an image of ``target`` (rows, columns) codes, in the order they are drawn.
 
     Args:
         target: a multiple of ``scale``, at least ``window``.
         window: rows and columns of a window.
-        scale: corners are multiples of it, so that each window lies over whole codes of the small picture.
+        scale: corners are multiples of it, so that each window lies over whole codes of the small image.
     """
     owner = np.full(target, -1)
     found: list[Window] = []
@@ -101,12 +101,12 @@ def _order(target: Size, window: Size, scale: int) -> Iterator[tuple[int, int, i
 
 
 def _step(side: int, scale: int) -> int:
-    """How far windows slide: half a window, in whole codes of the small picture."""
+    """How far windows slide: half a window, in whole codes of the small image."""
     return max(side // 2 // scale, 1) * scale
 
 
 def _starts(total: int, side: int, scale: int) -> list[int]:
-    """Where windows begin along one side; the last one ends with the picture."""
+    """Where windows begin along one side; the last one ends with the image."""
     return [*range(0, total - side, _step(side, scale)), total - side]
 
 
@@ -117,7 +117,7 @@ def _outwards(count: int) -> list[int]:
 
 
 def plan(form: SequenceFormat, codes: Ids, scale: int) -> tuple[Window, ...]:
-    """The windows over the large picture of small codes (rows, columns); CogViewError for too few of them."""
+    """The windows over the large image of small codes (rows, columns); CogViewError for too few of them."""
     rows, columns = codes.shape
     small = form.context_grid or (1, 1)
     if rows < small[0] or columns < small[1]:
@@ -128,7 +128,7 @@ def plan(form: SequenceFormat, codes: Ids, scale: int) -> tuple[Window, ...]:
 
 
 def turns(plans: dict[int, tuple[Window, ...]]) -> Iterator[list[tuple[int, Window]]]:
-    """What can be drawn together, turn by turn: (picture, window), all of as many rows, sorted by place."""
+    """What can be drawn together, turn by turn: (image, window), all of as many rows, sorted by place."""
     count = 1 + max(window.turn for plan in plans.values() for window in plan)
     for turn in range(count):
         ready = [(n, window) for n, plan in plans.items() for window in plan if window.turn == turn]
@@ -138,17 +138,17 @@ def turns(plans: dict[int, tuple[Window, ...]]) -> Iterator[list[tuple[int, Wind
 
 
 def view(canvas: Ids, window: Window, columns: int) -> Ids:
-    """The part of the large picture that a window draws or reads."""
+    """The part of the large image that a window draws or reads."""
     return canvas[window.top : window.top + window.rows, window.left : window.left + columns]
 
 
 def stream_of(index: int, stage: int, window: int) -> int:
-    """The random stream of a window: none that another window, stage or picture has."""
+    """The random stream of a window: none that another window, stage or image has."""
     return (index * STREAMS + (stage + 1 << 16) + window) % (MAX_SEED + 1)
 
 
 def under(form: SequenceFormat, codes: Ids, window: Window) -> Ids:
-    """The part of the small picture (rows, columns) that lies under a window."""
+    """The part of the small image (rows, columns) that lies under a window."""
     scale, (rows, columns) = scale_of(form), form.context_grid or (0, 0)
     top, left = window.top // scale, window.left // scale
     return codes[top : top + rows, left : left + columns]

@@ -35,7 +35,7 @@ from cogview.types import SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, COGVIEW2_LANGUAGES, Vocabulary
 
 BASE, DIRECT, ITERATIVE = "base", "direct", "iterative"
-WINDOW, ACROSS = (9, 5), (5, 5)  # of local attention: in the large picture, and on the small one
+WINDOW, ACROSS = (9, 5), (5, 5)  # of local attention: in the large image, and on the small one
 PIXELS = 8  # of a code's side
 MULTIPLE = 10  # of the rows of the released matrices: 150,003 ids in 150,010 rows
 
@@ -104,7 +104,7 @@ def released_format(release: Release2, vocabulary: Vocabulary, positions: int) -
 
 
 def enlarged_grid(path: Path, model: Released, grid: int) -> int:
-    """Codes on a side of the large picture, from its positions; CogViewError where it is no whole square."""
+    """Codes on a side of the large image, from its positions; CogViewError where it is no whole square."""
     side = math.isqrt(model.config.extra_positions)
     if side**2 != model.config.extra_positions or side % grid:
         raise CogViewError(

@@ -1,7 +1,7 @@
 """The files of CogView's release as one family directory: transformers, image tokenizer, text tokenizer.
 
 The formats are those of the released scripts: positions are indices, [ROI2] keeps its own and the next token
-is 1, texts are as long as fits beside a picture into the model's positions.
+is 1, texts are as long as fits beside an image into the model's positions.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ Progress = Callable[[int, int], None]
 def released_format(role: str, vocabulary: Vocabulary, positions: int, grid: int = GRID) -> SequenceFormat:
     """The sequences a released model of ``positions`` positions was trained on.
 
-    Base and caption: text and picture share the positions. Super-resolution: they are counted again after the
-    small picture, whose codes the released length allows on top (1089 + 256 = 1345).
+    Base and caption: text and image share the positions. Super-resolution: they are counted again after the
+    small image, whose codes the released length allows on top (1089 + 256 = 1345).
 
     Raises:
-        CogViewError: the positions do not suffice for a picture of grid x grid codes and a word.
+        CogViewError: the positions do not suffice for an image of grid x grid codes and a word.
     """
     enlarges = role == SUPER_RESOLUTION
     slots = positions - grid * grid - (8 if enlarges else 3)
@@ -110,7 +110,7 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
 
 
 def read_image_tokenizer(path: Path, grid: int = GRID) -> ImageTokenizer:
-    """The released image tokenizer of a ``.pt`` file, for pictures of grid x grid codes; CogViewError."""
+    """The released image tokenizer of a ``.pt`` file, for images of grid x grid codes; CogViewError."""
     weights = map_weights(path)
     check_sums(path)
     try:

@@ -15,7 +15,7 @@ from cogview.config import Config, Existing, MaybeExisting, option
 
 CHECKPOINT = option(None, "A checkpoint: the folder with its tracker file, or a .pt file.")
 HEADS = option(None, "Attention heads.", shown="as model_config.json says, or 64 wide", ge=1)
-GRID, GRID2 = 32, 20  # codes on a side of a picture: of 256 pixels, of 160
+GRID, GRID2 = 32, 20  # codes on a side of an image: of 256 pixels, of 160
 TEXT_SLOTS, IMAGE_START = 112, 512
 DIRECT_SLOTS, ITERATIVE_SLOTS = 96, 16  # places of a text
 

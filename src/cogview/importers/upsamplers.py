@@ -41,7 +41,7 @@ def super_resolution_config(
 ) -> TransformerConfig:
     """The configuration of a state dict under our names.
 
-    heads: by default one for 64 of the width. decoder_from: where the large picture begins in a sequence
+    heads: by default one for 64 of the width. decoder_from: where the large image begins in a sequence
     (release: 496); needed where the decoder has projections of its own, CogViewError otherwise.
     """
     if "extra_positions.weight" not in state:

@@ -84,7 +84,7 @@ class Texts:
     def losses(
         self, pictures: Sequence[Ids], texts: Sequence[Sequence[int]], language: str | None = None
     ) -> NDArray[np.float64]:
-        """(pictures, texts): the mean of -log p over each text's tokens, in nats."""
+        """(images, texts): the mean of -log p over each text's tokens, in nats."""
         first, session = self.format.vocabulary.texts.start, self.engine.session
         longest, lengths = max(map(len, texts)), np.array([len(text) for text in texts])
         ids = np.zeros((len(texts), longest), dtype=np.int64)

@@ -99,7 +99,7 @@ class CogLMFormat(Config):
 
     @property
     def codes(self) -> int:
-        """Codes of the picture."""
+        """Codes of the image."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -168,7 +168,7 @@ class CogLMFormat(Config):
     def captioning(
         self, text: ArrayLike, codes: ArrayLike, mask: ArrayLike, language: str | None = None
     ) -> CogLMSequence:
-        """Mask prediction and captioning; without a text (or ``language`` None) the picture alone."""
+        """Mask prediction and captioning; without a text (or ``language`` None) the image alone."""
         words, picture, hidden = self.text_ids(text), self.image_ids(codes), self.checked_mask(mask)
         if language is not None and words.size:
             end = () if self.end is None else (self.vocabulary.control(self.end),)
@@ -217,7 +217,7 @@ class CogLMFormat(Config):
     # ------------------------------------------------------------------------------------------ asking
 
     def prompt(self, text: ArrayLike = ()) -> Sequence:
-        """What is read before the first code of a new picture: the text, seen both ways, and [BOI]."""
+        """What is read before the first code of a new image: the text, seen both ways, and [BOI]."""
         words = self.text_ids(text)
         ids = np.append(words, self.begin_id)
         positions = np.append(np.arange(len(words)), self.begin_position)

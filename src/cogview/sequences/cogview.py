@@ -7,8 +7,8 @@
 ===================  =====================================================================================
 
 Positions are either each token's index, as in CogView, or *fixed*: the text has slots of its own and the
-picture's tokens stand after them, at the same positions whatever the length of the text and the order of the
-parts. In both, positions start again at [ROI2]: a picture of 32 x 32 codes is drawn with positions that the
+image's tokens stand after them, at the same positions whatever the length of the text and the order of the
+parts. In both, positions start again at [ROI2]: an image of 32 x 32 codes is drawn with positions that the
 base model knows.
 """
 
@@ -68,17 +68,17 @@ class SequenceFormat(Config):
     """How a task's sequences are built.
 
     text_slots: places for [ROI1] and the text (and the end of a caption), so ``text_slots - 1`` tokens at
-    most. grid: rows and columns of codes of the picture drawn or described; context_grid: of the small
-    picture that super-resolution starts from. image_positions: ``index`` (CogView) or ``fixed``. size: the
-    control token in front of every picture. end: control token after a caption (the release has none).
+    most. grid: rows and columns of codes of the image drawn or described; context_grid: of the small
+    image that super-resolution starts from. image_positions: ``index`` (CogView) or ``fixed``. size: the
+    control token in front of every image. end: control token after a caption (the release has none).
 
     text_weight and image_weight weigh the loss of text and control tokens, and of codes (paper: equal);
     context_weight further weighs what stands before [ROI2]. weighting: by the predicted token (``target``)
     or, as ``released``, by the token before it, so that the first code counts as text and [EOI1] as image.
     visibility ``prefix``: what is given is seen both ways and not trained. recount: see
-    :func:`recounted_positions`. context_positions ``aligned`` (with fixed ones): a code of the small picture
+    :func:`recounted_positions`. context_positions ``aligned`` (with fixed ones): a code of the small image
     stands where the first of the codes that it becomes stands, so a model that knows where codes lie knows
-    which of both pictures belong together. The paper counts those of the small one by themselves (``own``).
+    which of both images belong together. The paper counts those of the small one by themselves (``own``).
     """
 
     kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
@@ -123,12 +123,12 @@ class SequenceFormat(Config):
 
     @property
     def codes(self) -> int:
-        """Codes of the picture."""
+        """Codes of the image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def context_codes(self) -> int:
-        """Codes of the small picture of super-resolution, else 0."""
+        """Codes of the small image of super-resolution, else 0."""
         return self.context_grid[0] * self.context_grid[1] if self.context_grid else 0
 
     @property
@@ -154,8 +154,8 @@ class SequenceFormat(Config):
 
         Args:
             text: (n,) piece ids of the text tokenizer (0-based).
-            codes: (rows * columns,) of the picture, row by row.
-            context: codes of the small picture, for super-resolution.
+            codes: (rows * columns,) of the image, row by row.
+            context: codes of the small image, for super-resolution.
 
         Raises CogViewError where the text is too long or the codes do not fit the grid.
         """
@@ -168,7 +168,7 @@ class SequenceFormat(Config):
 
         Args:
             text: (n,) piece ids; the prompt of ``text_to_image`` and ``super_resolution``.
-            codes: the picture given: described by ``image_to_text``, enlarged by ``super_resolution``.
+            codes: the image given: described by ``image_to_text``, enlarged by ``super_resolution``.
         """
         describes = self.kind == "image_to_text"
         parts = self._parts((), codes) if describes else self._parts(text, np.zeros(self.codes), codes)
@@ -203,7 +203,7 @@ class SequenceFormat(Config):
         return too_small(config, self.vocabulary.size, self.max_positions)
 
     def code_positions(self, text_length: int = 0) -> Ids:
-        """Positions (codes,) of the picture's codes when the text has ``text_length`` tokens."""
+        """Positions (codes,) of the image's codes when the text has ``text_length`` tokens."""
         blanks = (np.zeros(n) for n in (text_length, self.codes, self.context_codes))
         _, positions, given = self._join(self._parts(*blanks))
         first = 2 if self.kind == "image_to_text" else given + 2
@@ -229,7 +229,7 @@ class SequenceFormat(Config):
         )
 
     def _context_offsets(self) -> Ids | None:
-        """Of [size] [BOI1] codes [EOI1] where the small picture is aligned with the large one."""
+        """Of [size] [BOI1] codes [EOI1] where the small image is aligned with the large one."""
         if self.context_positions == "own" or self.context_grid is None:
             return None
         cells = np.arange(self.codes).reshape(self.grid)

@@ -1,4 +1,4 @@
-"""Which tokens of a picture are masked (CogView2, section 3.2, "Masking Strategy").
+"""Which tokens of an image are masked (CogView2, section 3.2, "Masking Strategy").
 
 The paper: patches of 4 x 4 tokens at random until 75 % of the tokens are in mask regions. The released
 script: a fixed number of distinct patches, 20 for 20 x 20 tokens, whose overlaps leave about half masked, and
@@ -32,7 +32,7 @@ def patches(grid: tuple[int, int], corners: ArrayLike, patch: int = PATCH) -> Ma
 def sample_mask(
     grid: tuple[int, int], rng: np.random.Generator, share: float = SHARE, patch: int = PATCH
 ) -> Mask:
-    """bool (rows, columns): patches at random, anywhere in the picture, until ``share`` of it is masked.
+    """bool (rows, columns): patches at random, anywhere in the image, until ``share`` of it is masked.
 
     At most one patch more than needed; a grid smaller than a patch is masked whole.
     """
@@ -48,7 +48,7 @@ def sample_mask(
 def sample_boxes(grid: tuple[int, int], rng: np.random.Generator, most: int = 3) -> Mask:
     """bool (rows, columns): one to ``most`` rectangles anywhere, as people mask what they want changed.
 
-    Each side of a rectangle is 2 tokens to two thirds of the picture's (less in a picture that small).
+    Each side of a rectangle is 2 tokens to two thirds of the image's (less in an image that small).
     """
     mask = np.zeros(grid, dtype=np.bool_)
     for _ in range(int(rng.integers(1, most + 1))):

@@ -1,15 +1,15 @@
 """What the two super-resolution models of CogView2 read (section 3.3), and who sees whom in it.
 
 ==========  =====================================================  =================================
-model       sequence                                               a code of the large picture sees
+model       sequence                                               a code of the large image sees
 ==========  =====================================================  =================================
-direct      text, small picture, [MASK] for each large code        windows of the small picture and
+direct      text, small image, [MASK] for each large code        windows of the small image and
                                                                    of the large one
-iterative   text, large picture with some codes [MASK]             the text, a window of the picture
+iterative   text, large image with some codes [MASK]             the text, a window of the image
 ==========  =====================================================  =================================
 
 [MASK] is [BOI]. A text fills its places from the right; those before it hold id 0 and are not seen. The large
-picture's positions begin after all of the base model's, in a table of their own.
+image's positions begin after all of the base model's, in a table of their own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PAD = 0  # the id in a text's empty places
 class Inputs:
     """A batch for the transformer: ids, positions int64 (b, length), and who sees whom.
 
-    The large picture is the last of the sequence.
+    The large image is the last of the sequence.
     """
 
     ids: Tensor
@@ -60,7 +60,7 @@ class Inputs:
 class _LargeFormat(Config):
     """What both formats share.
 
-    text_slots: places of the text. grid: rows and columns of the large picture. window: rows and columns of
+    text_slots: places of the text. grid: rows and columns of the large image. window: rows and columns of
     its local attention. first_position: of its first code; as many as the base model has. begin: the control
     token that stands for [MASK].
     """
@@ -80,7 +80,7 @@ class _LargeFormat(Config):
 
     @property
     def codes(self) -> int:
-        """Codes of the large picture."""
+        """Codes of the large image."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -90,12 +90,12 @@ class _LargeFormat(Config):
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest sequence: the text, perhaps the small picture, and the large one."""
+        """Tokens of the longest sequence: the text, perhaps the small image, and the large one."""
         return (self.decoder_from or self.text_slots) + self.codes
 
     @property
     def context(self) -> int:
-        """Tokens that a code of the large picture sees beside its own window: all of the text."""
+        """Tokens that a code of the large image sees beside its own window: all of the text."""
         return self.text_slots
 
     def mismatch(self, config: TransformerConfig) -> str | None:
@@ -159,9 +159,9 @@ class _LargeFormat(Config):
 
 
 class DirectFormat(_LargeFormat):
-    """Direct super-resolution: all codes of a large picture from those of a small one, at once.
+    """Direct super-resolution: all codes of a large image from those of a small one, at once.
 
-    small: rows and columns of the small picture, whole parts of ``grid``. across: the window on it.
+    small: rows and columns of the small image, whole parts of ``grid``. across: the window on it.
     image_start: position of [BOI] in the base model; the small codes stand after it.
     """
 
@@ -210,12 +210,12 @@ class DirectFormat(_LargeFormat):
 
     @property
     def decoder_from(self) -> int:
-        """Where the large picture begins in the sequence."""
+        """Where the large image begins in the sequence."""
         return self.text_slots + self.small[0] * self.small[1]
 
     @property
     def context(self) -> int:
-        """Codes of the small picture that a code of the large one sees."""
+        """Codes of the small image that a code of the large one sees."""
         return self.across[0] * self.across[1]
 
     def visibility(self, empty: Tensor | int = 0) -> CrossResolution:
@@ -244,7 +244,7 @@ class DirectFormat(_LargeFormat):
 
 
 class IterativeFormat(_LargeFormat):
-    """Iterative super-resolution: the masked codes of a large picture from the others and the text.
+    """Iterative super-resolution: the masked codes of a large image from the others and the text.
 
     Of a text only the first ``text_slots`` tokens are read.
     """

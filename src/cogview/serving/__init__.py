@@ -1,7 +1,7 @@
 """The HTTP server and the studio: models behind an API of the OpenAI Images shape, and a page that uses it.
 
 One thread computes (:mod:`~cogview.serving.worker`); requests wait in a queue of limited length and are given
-up when their client goes or their time is over. What a picture shows never depends on who else asked.
+up when their client goes or their time is over. What an image shows never depends on who else asked.
 """
 
 from cogview.errors import CogViewError

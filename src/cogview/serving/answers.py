@@ -1,4 +1,4 @@
-"""How pictures are sent: all in one answer, or each as it comes, as server-sent events."""
+"""How images are sent: all in one answer, or each as it comes, as server-sent events."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ IGNORED = "X-Cogview-Ignored"
 
 @dataclass(frozen=True)
 class Answer:
-    """How a request's pictures are sent.
+    """How a request's images are sent.
 
     base: the address of this server, with a slash at its end; kind: of its events, ``image_generation`` or
-    ``image_edit``; usage: of the request, and of each of its pictures.
+    ``image_edit``; usage: of the request, and of each of its images.
     """
 
     server: Server
@@ -51,7 +51,7 @@ class Answer:
         return {IGNORED: ", ".join(self.finish.ignored)} if self.finish.ignored else {}
 
     async def whole(self, ticket: Ticket) -> Response:
-        """All pictures in one answer, in order."""
+        """All images in one answer, in order."""
         made: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         async with contextlib.aclosing(ticket.events()) as coming:
             async for event in coming:
@@ -87,7 +87,7 @@ class Answer:
         return found | ({"safety_identifier": self.finish.identifier} if self.finish.identifier else {})
 
     async def _partial(self, event: Partial) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A picture in progress, and its description."""
+        """An image in progress, and its description."""
         image = event.image if self.finish.size is None else fitted(event.image, self.finish.size)
         data = await run_in_threadpool(
             encoded, image, self.asked.output_format, self.asked.output_compression
@@ -96,7 +96,7 @@ class Answer:
         return told, self._facts(image)
 
     def _facts(self, image: Image.Image) -> dict[str, Any]:
-        """What OpenAI's answers tell of a picture."""
+        """What OpenAI's answers tell of an image."""
         return {
             "background": "transparent" if image.mode == "RGBA" and self.finish.transparent else "opaque",
             "output_format": self.asked.output_format,
@@ -105,7 +105,7 @@ class Answer:
         }
 
     async def _entry(self, picture: GeneratedImage) -> tuple[dict[str, Any], dict[str, Any]]:
-        """One finished picture, and its description."""
+        """One finished image, and its description."""
         kind = self.asked.output_format
         done = await run_in_threadpool(self.finish, picture)
         quality = self.asked.output_compression

@@ -1,6 +1,6 @@
 """The application: OpenAI's Images API, and what it lacks, over the models of this server.
 
-``POST /v1/images/generations`` streams pictures on their way as server-sent events: a model that draws row by
+``POST /v1/images/generations`` streams images on their way as server-sent events: a model that draws row by
 row shows them at the price of decoding.
 """
 
@@ -64,9 +64,9 @@ FILES = {
     "studio.svg": "image/svg+xml",
     **dict.fromkeys((path.name for path in STATIC.glob("*.js")), "text/javascript; charset=utf-8"),
 }
-MOST_EDITED = 16  # pictures of an edit, as in OpenAI's API; the first is edited
+MOST_EDITED = 16  # images of an edit, as in OpenAI's API; the first is edited
 MOST_TICKETS = 64  # of a request for places in the queue
-MOST_DESCRIBED = 8  # pictures of a request for captions or scores
+MOST_DESCRIBED = 8  # images of a request for captions or scores
 
 
 @dataclass
@@ -218,7 +218,7 @@ def _add_generations(app: FastAPI, server: Server) -> None:
 
 
 def _add_pictures(app: FastAPI, server: Server) -> None:
-    """What is asked with a picture, and answered by pictures."""
+    """What is asked with an image, and answered by images."""
 
     def form(kind: type[BaseModel]) -> dict[str, Any]:
         return {"response_model": None, "openapi_extra": _takes(kind, "multipart/form-data")}
@@ -324,7 +324,7 @@ def one(files: Files, name: str) -> bytes:
 
 
 def all_opened(files: Files) -> list[Image.Image]:
-    """All pictures of a request."""
+    """All images of a request."""
     one(files, "image")
     return [opened(data, "image") for data in files["image"]]
 

@@ -1,6 +1,6 @@
 """Pictures for sentences: what the worker computes for one request, or for several at once.
 
-Requests for the same model with the same sampling settings are drawn in one batch. Each picture has its own
+Requests for the same model with the same sampling settings are drawn in one batch. Each image has its own
 random stream, so it is the one that it is alone (to rounding; exactly in the deterministic mode).
 """
 
@@ -31,7 +31,7 @@ from cogview.types import ProgressCallback, SamplingParams
 
 @dataclass(frozen=True)
 class Partial:
-    """A picture on its way: which one of the request, how many came of it before, what is there (RGBA)."""
+    """An image on its way: which one of the request, how many came of it before, what is there (RGBA)."""
 
     number: int
     step: int
@@ -40,11 +40,11 @@ class Partial:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """One request for pictures, checked.
+    """One request for images, checked.
 
     wanted: what is drawn, ``best_of`` candidates for each of the ``n``; times: how often the result is the
-    smallest size; partials: pictures on their way to show; tokens: of the prompt; finish: what is done to the
-    pictures then.
+    smallest size; partials: images on their way to show; tokens: of the prompt; finish: what is done to the
+    images then.
     """
 
     served: Served
@@ -111,7 +111,7 @@ class Drawing:
 
     @property
     def picture_usage(self) -> dict[str, object]:
-        """The same of one picture."""
+        """The same of one image."""
         return usage(self.tokens, self.best_of * self.served.cogview.text_to_image.format.codes)
 
     @property
@@ -129,7 +129,7 @@ class Drawing:
     def run(self, tickets: Sequence[Ticket]) -> None:
         """Draw what these tickets want.
 
-        Each gets a :class:`Partial` now and then, and a :class:`Made` as soon as a picture is there.
+        Each gets a :class:`Partial` now and then, and a :class:`Made` as soon as an image is there.
         """
         cogview = self.served.cogview
         owners = [(ticket, place) for ticket in tickets for place in range(_job(ticket).size)]
@@ -161,7 +161,7 @@ class Drawing:
 
 
 def candidates(request: Painted, served: Served) -> int:
-    """How many are drawn for each picture: what is asked for, else what quality says and the model can."""
+    """How many are drawn for each image: what is asked for, else what quality says and the model can."""
     if request.best_of is not None:
         return request.best_of
     return CANDIDATES[quality_told(request.quality)] if "score" in served.abilities else 1
@@ -191,7 +191,7 @@ def _job(ticket: Ticket) -> Drawing:
 
 @dataclass
 class _Watch:
-    """Looks at each token: ends what nobody waits for, and shows pictures on their way."""
+    """Looks at each token: ends what nobody waits for, and shows images on their way."""
 
     served: Served
     owners: Sequence[tuple[Ticket, int]]

@@ -1,4 +1,4 @@
-"""Forms with pictures in them (multipart/form-data), read within limits."""
+"""Forms with images in them (multipart/form-data), read within limits."""
 
 from __future__ import annotations
 

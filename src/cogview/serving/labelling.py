@@ -1,4 +1,4 @@
-"""Labels on what the server sends: in the file always; on the picture, and signed, if the operator wants."""
+"""Labels on what the server sends: in the file always; on the image, and signed, if the operator wants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labelling:
-    """How finished pictures are labelled."""
+    """How finished images are labelled."""
 
     label: Label = field(default_factory=Label)
     visible: bool = False
     signer: Signer | None = None
 
     def file(self, picture: GeneratedImage, kind: str, quality: int) -> bytes:
-        """A finished picture as a file with provenance and labels, for PNG as the command line writes it."""
+        """A finished image as a file with provenance and labels, for PNG as the command line writes it."""
         image = with_visible_label(picture.image) if self.visible else picture.image
         facts = picture.provenance
         data = encoded(image, kind, quality, facts, self.label)

@@ -1,4 +1,4 @@
-"""Pictures that come in, checked before they are decoded, and pictures that go out."""
+"""Pictures that come in, checked before they are decoded, and images that go out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEPT_BYTES, KEPT_SECONDS = 64 << 20, 3600.0
 
 
 def opened(data: bytes, field: str) -> Image.Image:
-    """An upload as a picture, RGB or RGBA; ApiError for what is none of ours, too large, or moves.
+    """An upload as an image, RGB or RGBA; ApiError for what is none of ours, too large, or moves.
 
     Format and size are known from the first bytes; pixels are decoded when these are right.
     """
@@ -51,7 +51,7 @@ def opened(data: bytes, field: str) -> Image.Image:
         raise ApiError(400, message, code="bad_image", param=field) from None
     except (ApiError, MemoryError):
         raise
-    except Exception as error:  # readers of damaged pictures raise anything
+    except Exception as error:  # readers of damaged images raise anything
         raise ApiError(400, f"{field}: {error!s:.300}", code="bad_image", param=field) from None
 
 
@@ -62,7 +62,7 @@ def encoded(
     facts: Provenance | None = None,
     label: Label | None = None,
 ) -> bytes:
-    """A picture as a file; ``facts`` and ``label`` go into what the format has for them."""
+    """An image as a file; ``facts`` and ``label`` go into what the format has for them."""
     if kind == "png" and facts is not None:
         return png_bytes(image, facts, label)
     buffer, options = io.BytesIO(), dict[str, Any]()
@@ -93,7 +93,7 @@ def base64_text(data: bytes) -> str:
 
 
 def unfinished(images: AnyImageTokenizer, codes: torch.Tensor, grid: tuple[int, int]) -> Image.Image:
-    """The picture of the first codes (known,), RGBA; transparent where nothing is drawn yet.
+    """The image of the first codes (known,), RGBA; transparent where nothing is drawn yet.
 
     Codes that are missing repeat those above, so that the edge of what is there looks as it will.
     """

@@ -1,4 +1,4 @@
-"""API keys with names and quotas: who asks, and how many pictures in a minute or a day.
+"""API keys with names and quotas: who asks, and how many images in a minute or a day.
 
 A file of keys has one on each line: the key, then what it is called in the metrics, then its quotas as in
 ``60/minute;1000/day`` (the notation of the package `limits`). Name and quotas may be left out.
@@ -81,7 +81,7 @@ class Quotas:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def charge(self, key: Key, pictures: int) -> None:
-        """Count pictures; ApiError 429 where a limit would be passed, and then nothing is counted."""
+        """Count images; ApiError 429 where a limit would be passed, and then nothing is counted."""
         for limit in key.limits:
             if pictures > limit.amount:
                 message = f"{pictures} pictures are more than this key may ever ask for at once: {limit}"
@@ -108,7 +108,7 @@ class Caller:
     quotas: Quotas
 
     def charge(self, pictures: int) -> None:
-        """Count pictures of this key; ApiError 429 beyond its quota."""
+        """Count images of this key; ApiError 429 beyond its quota."""
         self.quotas.charge(self.key, pictures)
 
 

@@ -1,6 +1,6 @@
 """Requests, as they may be: every field known, every number in its range. An unknown field is an error.
 
-``Generation`` comes as JSON, the others as forms with a picture. Fields of OpenAI's API keep their names and
+``Generation`` comes as JSON, the others as forms with an image. Fields of OpenAI's API keep their names and
 meaning; what it has not (``seed``, ``best_of``, sampling settings) has the names of the command line.
 """
 
@@ -16,8 +16,8 @@ from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.fields import OPENAI_STYLES, UNUSED, Common
 from cogview.types import DETAIL, MAX_SEED, SamplingParams
 
-MOST = 10  # pictures a request, as in OpenAI's API
-MOST_DRAWN = 64  # pictures drawn for a request, best_of counted
+MOST = 10  # images a request, as in OpenAI's API
+MOST_DRAWN = 64  # images drawn for a request, best_of counted
 MAX_TEXT = 32_000  # characters of a prompt, as in OpenAI's API; the model's own limit, in tokens, is lower
 MOST_BOXES = 32
 Box = Annotated[str, Field(max_length=100)]
@@ -52,7 +52,7 @@ class _Sampled(_Request):
 
 
 class Output(_Sampled):
-    """Requests that are answered by pictures."""
+    """Requests that are answered by images."""
 
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
@@ -179,7 +179,7 @@ class NewTraining(BaseModel):
 
     Attributes:
         start: the name of a served model to go on from; lora: with it, the rank of an adapter that is trained
-            alone. image_tokenizer_steps, transformer_steps: instead of those that suit the pictures.
+            alone. image_tokenizer_steps, transformer_steps: instead of those that suit the images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

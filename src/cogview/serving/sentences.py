@@ -1,4 +1,4 @@
-"""What a sentence about a picture is compared with: the same 60 sentences in English and Chinese.
+"""What a sentence about an image is compared with: the same 60 sentences in English and Chinese.
 
 A caption loss alone says little, as it depends on the model and on how common the words are. The share of
 these sentences whose loss an image lowers less than that of the asked one is the same scale for every model.

@@ -1,4 +1,4 @@
-"""What is asked with a picture: edits, variations, enlargements, captions, scores.
+"""What is asked with an image: edits, variations, enlargements, captions, scores.
 
 Each is computed alone, by the methods of the library that the command line uses.
 """
@@ -45,8 +45,8 @@ HALF = 128  # alpha below which a mask's pixel is open
 class Call:
     """A computation of one request: ``work`` gets what to call with its progress and gives the results.
 
-    task: its name, for the expected time; weight: how many pictures or the like; text, read, drawn: tokens of
-    the prompt, of the picture that came with it, of the pictures that come out.
+    task: its name, for the expected time; weight: how many images or the like; text, read, drawn: tokens of
+    the prompt, of the image that came with it, of the images that come out.
     """
 
     work: Callable[[Progress], Iterable[Any]]
@@ -84,7 +84,7 @@ def edit(
 ) -> Call:
     """The masked part replaced; ApiError for what is wrong before anything is queued.
 
-    Without mask and box parts at random of the whole picture are, as in a variation with words; how much says
+    Without mask and box parts at random of the whole image are, as in a variation with words; how much says
     ``input_fidelity``.
     """
     cogview = _editor(served)
@@ -214,7 +214,7 @@ def _meaningless(request: Edit) -> list[str]:
 
 
 def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
-    """A picture's file enlarged; one that was made here tells its own prompt."""
+    """An image's file enlarged; one that was made here tells its own prompt."""
     cogview = served.cogview
 
     def work(progress: Progress) -> list[GeneratedImage]:
@@ -241,7 +241,7 @@ def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
 
 
 def caption(request: Captioning, served: Served, images: list[Image.Image]) -> Call:
-    """Captions of pictures: a list of (text, score, seed) for each."""
+    """Captions of images: a list of (text, score, seed) for each."""
 
     def work(progress: Progress) -> list[list[Caption]]:
         return served.cogview.caption(
@@ -259,7 +259,7 @@ def caption(request: Captioning, served: Served, images: list[Image.Image]) -> C
 
 
 def score(request: Scoring, served: Served, images: list[Image.Image]) -> Call:
-    """For each picture and text the caption loss and, if asked for, where it stands among other sentences.
+    """For each image and text the caption loss and, if asked for, where it stands among other sentences.
 
     Compared is how far the loss is below that for blank images, so that common words have no advantage.
     """
@@ -291,7 +291,7 @@ def score(request: Scoring, served: Served, images: list[Image.Image]) -> Call:
 
 
 def cut_out(labelling: Labelling, served: Served, data: bytes) -> Call:
-    """A picture's file without its even ground, as a PNG that keeps what made it."""
+    """An image's file without its even ground, as a PNG that keeps what made it."""
 
     def work(progress: Progress) -> list[bytes]:
         image = opened(data, "image")
@@ -318,7 +318,7 @@ def _read_whole(part: CaptionPipeline, text: str) -> bool:
 
 
 def mask_pixels(mask: Image.Image) -> NDArray[np.bool_]:
-    """True where the picture is generated again: where a mask is transparent, or, if it is not, white."""
+    """True where the image is generated again: where a mask is transparent, or, if it is not, white."""
     if mask.mode == "RGBA":
         found: NDArray[np.bool_] = np.asarray(mask)[..., 3] < HALF
         if found.any():

@@ -50,7 +50,7 @@ def waited(context: Context, since: int, until: int) -> None:
 
 @contextmanager
 def computing(parts: list[tuple[Context, int]]) -> Iterator[None]:
-    """A span in each of the requests that are computed together; parts: their contexts and pictures."""
+    """A span in each of the requests that are computed together; parts: their contexts and images."""
     with ExitStack() as stack:
         for context, pictures in parts:
             told = {"cogview.pictures": pictures, "cogview.requests": len(parts)}

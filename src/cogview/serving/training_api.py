@@ -1,4 +1,4 @@
-"""``/v1/trainings``: models trained on uploaded pictures, where the server was started with ``--train``."""
+"""``/v1/trainings``: models trained on uploaded images, where the server was started with ``--train``."""
 
 from __future__ import annotations
 

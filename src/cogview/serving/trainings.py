@@ -118,7 +118,7 @@ class Run:
         return state is not None and "model" in state.done and (self.model / FILE).is_file()
 
     def files(self) -> list[Path]:
-        """The uploaded pictures and captions."""
+        """The uploaded images and captions."""
         return [path for path in self.pictures.rglob("*") if path.is_file()]
 
     @property
@@ -204,7 +204,7 @@ class Trainings:
         return run
 
     def new(self, request: NewTraining) -> Run:
-        """Begin one, without pictures yet; ApiError for a name that is taken."""
+        """Begin one, without images yet; ApiError for a name that is taken."""
         run = Run(self.root, request.name)
         with self._guard:
             served = self.models is not None and request.name in {*self.models.by_name, *self.models.aliases}
@@ -219,7 +219,7 @@ class Trainings:
         return run
 
     def take(self, run: Run, files: list[tuple[str, bytes]]) -> list[dict[str, str]]:
-        """Keep pictures and captions that were uploaded; what is not kept, and why."""
+        """Keep images and captions that were uploaded; what is not kept, and why."""
         with self._guard:
             if run.busy or ((state := run.state()) is not None and len(state.done) > 2):
                 raise ApiError(409, "this training has begun; its pictures stay as they are", code="begun")
@@ -274,7 +274,7 @@ class Trainings:
             os.kill(read_json(Started, run.folder / "started.json").pid, signal.SIGTERM)
 
     def remove(self, run: Run) -> None:
-        """Remove pictures, work and model; ApiError while it runs."""
+        """Remove images, work and model; ApiError while it runs."""
         with self._guard:
             if run.busy or run.name in self._own:
                 raise ApiError(409, f"{run.name!r} is being trained; stop it first", code="training_running")
@@ -383,7 +383,7 @@ def _place(name: str) -> Path:
 
 
 def _check(path: Path, data: bytes) -> None:
-    """ApiError for what is neither a picture within limits nor a short text."""
+    """ApiError for what is neither an image within limits nor a short text."""
     if path.suffix != ".txt":
         opened(data, "image")
     elif len(data) > MOST_TEXT:

@@ -36,7 +36,7 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Made:
-    """A finished picture: which one of the request."""
+    """A finished image: which one of the request."""
 
     number: int
     picture: GeneratedImage
@@ -47,7 +47,7 @@ class Job(Protocol):
 
     @property
     def size(self) -> int:
-        """How many pictures are drawn at the same time."""
+        """How many images are drawn at the same time."""
 
     @property
     def key(self) -> Hashable | None:
@@ -157,7 +157,7 @@ class Worker:
     """The thread and its queue.
 
     queue: how many requests may wait; seconds: without progress, after which a request is given up;
-    together: the most pictures of several requests to draw at a time.
+    together: the most images of several requests to draw at a time.
     """
 
     def __init__(self, metrics: Metrics, queue: int = 32, seconds: float = 300.0, together: int = 16) -> None:

@@ -1,6 +1,6 @@
 """Who sees what: groups of captions, the halves of the A-B test, and the order, all drawn from one seed.
 
-Raters come in pairs (1 and 2, 3 and 4, ...). Both of a pair see the same captions and opposite pictures of
+Raters come in pairs (1 and 2, 3 and 4, ...). Both of a pair see the same captions and opposite images of
 the A-B test, so that every caption has as many answers for the one as for the other after any even number
 of raters; which of the pair is in which half is drawn. Orders are a rater's own.
 """

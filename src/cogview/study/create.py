@@ -1,6 +1,6 @@
-"""A study from folders of pictures, one a model, and a file of captions: checked, made anonymous, copied.
+"""A study from folders of images, one a model, and a file of captions: checked, made anonymous, copied.
 
-Pictures are rewritten as plain PNG files under random names: neither name nor metadata tells a rater which
+Images are rewritten as plain PNG files under random names: neither name nor metadata tells a rater which
 model drew them, and all are of one size, since a model would be known by its size too.
 """
 
@@ -37,7 +37,7 @@ MAX_LINES = 64 << 20  # bytes of a text of captions
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption by language. key: the picture's file name without its ending; None: not given."""
+    """A caption by language. key: the image's file name without its ending; None: not given."""
 
     key: str | None
     texts: Mapping[str, str]
@@ -57,17 +57,17 @@ def create_study(
     """Make the study's folder ``out``.
 
     Args:
-        models: name to folder of pictures, one a caption.
-        captions: a table with a ``key`` column (the pictures' names) and ``en``, ``zh`` or ``caption``; or a
-            text file of one caption a line. Lines are matched by the prompt that pictures of this package
-            carry, or, where a folder's pictures carry none, by the order of their names.
+        models: name to folder of images, one a caption.
+        captions: a table with a ``key`` column (the images' names) and ``en``, ``zh`` or ``caption``; or a
+            text file of one caption a line. Lines are matched by the prompt that images of this package
+            carry, or, where a folder's images carry none, by the order of their names.
         ab: two of the models that share one place.
         captions_per_rater: default all.
-        size: make every picture this many pixels a side (centre cut, Lanczos); None: they must be equal.
+        size: make every image this many pixels a side (centre cut, Lanczos); None: they must be equal.
         seed: decides orders and halves.
 
     Raises:
-        CogViewError: groups are unequal, pictures broken or of mixed sizes, captions missing, ``out`` exists.
+        CogViewError: groups are unequal, images broken or of mixed sizes, captions missing, ``out`` exists.
     """
     if out.exists():
         raise CogViewError(f"{out}: is there already; choose another folder, answers are never overwritten")
@@ -204,11 +204,11 @@ def _caption(row: Mapping[str, Any], problem: str, place: str) -> Caption:
     return Caption(keys[0], texts)
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------- images
 
 
 def match(name: str, folder: Path, captions: Sequence[Caption], where: Path) -> list[Path]:
-    """The picture of every caption in a model's folder, in the captions' order."""
+    """The image of every caption in a model's folder, in the captions' order."""
     if not folder.is_dir():
         raise CogViewError(f"{name}: {folder}: no such folder")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -245,7 +245,7 @@ def _by_prompt(
 def _one_each(
     name: str, folder: Path, places: Mapping[str, list[Path]], wanted: Sequence[str], how: str
 ) -> list[Path]:
-    """The one picture of each key or prompt; pictures of no caption are left out."""
+    """The one image of each key or prompt; images of no caption are left out."""
     missing = [key for key in wanted if key not in places]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -270,7 +270,7 @@ def _picture(path: Path, size: int | None) -> Image.Image:
 
 
 def _common_size(found: Mapping[str, Sequence[Path]], size: int | None) -> tuple[int, int]:
-    """(width, height) of all pictures, every one of which is decoded here."""
+    """(width, height) of all images, every one of which is decoded here."""
     first: tuple[Path, tuple[int, int]] | None = None
     for path in (path for paths in found.values() for path in paths):
         shape = _picture(path, size).size
@@ -296,7 +296,7 @@ def _write(out: Path, study: Study, found: Mapping[str, Sequence[Path]], size: i
             for model, name in group.pictures.items():
                 _picture(found[model][number], size).save(part / PICTURES / name, "PNG")
         (part / FILE).write_text(json.dumps(json.loads(text), ensure_ascii=False, indent=1), encoding="utf-8")
-        (part / FILE).chmod(0o600)  # it says which model made which picture
+        (part / FILE).chmod(0o600)  # it says which model made which image
         Store.create(part, study)
         os.rename(part, out)
     except OSError as error:

@@ -19,9 +19,9 @@ Language = Literal["en", "zh"]
 
 
 class Group(Config):
-    """One caption and its pictures, one of every model.
+    """One caption and its images, one of every model.
 
-    captions: the caption by language, "" for one whose language is not stated; pictures: the model's name to
+    captions: the caption by language, "" for one whose language is not stated; images: the model's name to
     the file in ``pictures/``, which says nothing of the model.
     """
 
@@ -39,7 +39,7 @@ class Study(Config):
         ab: two models that share one place: a rater sees one of them for half of the captions and the other
             for the rest (appendix E); None for no such test.
         captions_per_rater: how many groups a rater is asked; all of them in the paper.
-        consistency: a rater counts whose best pictures had their highest overall score in more than this
+        consistency: a rater counts whose best images had their highest overall score in more than this
             share of groups.
     """
 
@@ -81,12 +81,12 @@ class Study(Config):
 
     @property
     def places(self) -> int:
-        """How many pictures a rater sees for a caption."""
+        """How many images a rater sees for a caption."""
         return len(self.models) - bool(self.ab)
 
 
 def read_study(directory: Path) -> Study:
-    """A study's folder, checked; CogViewError where it is none or pictures are missing."""
+    """A study's folder, checked; CogViewError where it is none or images are missing."""
     if not (directory / FILE).is_file():
         raise CogViewError(f"{directory}: no study there; `cogview study create` makes one")
     study = read_json(Study, directory / FILE)

@@ -110,9 +110,9 @@ def outcomes(figures: Figures) -> str:
 
 
 def ratings_csv(answers: Sequence[Answer], figures: Figures) -> str:
-    """A line for each picture shown to each rater; cells are empty where nothing was said yet.
+    """A line for each image shown to each rater; cells are empty where nothing was said yet.
 
-    ``half`` is A or B, ``best`` 1 for the picture chosen, ``outcome`` what became of the rater.
+    ``half`` is A or B, ``best`` 1 for the image chosen, ``outcome`` what became of the rater.
     """
     judged = {rater.rater: rater.outcome for rater in figures.raters}
     text = io.StringIO()

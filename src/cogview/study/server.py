@@ -193,7 +193,7 @@ class Pages:
         return step
 
     def _around(self, request: Request, progress: Progress, step: tuple[int, int | None]) -> dict[str, Any]:
-        """What the pages of a group share: captions, the rater's language first; pictures; the way back."""
+        """What the pages of a group share: captions, the rater's language first; images; the way back."""
         position, steps = step[0], progress.steps
         slots = progress.slots(position)
         shown = [progress.shown[position, slot] for slot in range(1, slots + 1)]
@@ -221,7 +221,7 @@ class Pages:
         return self._go_on(request, progress)
 
     def score(self, request: Request, progress: Progress, form: Form) -> Response:
-        """One picture and its four scores."""
+        """One image and its four scores."""
         position, slot = self._step(request, progress)
         assert slot
         values: Mapping[str, int] = progress.scores.get((position, slot), {})
@@ -246,7 +246,7 @@ class Pages:
         return response
 
     def best(self, request: Request, progress: Progress, form: Form) -> Response:
-        """All pictures of a caption, to choose the best."""
+        """All images of a caption, to choose the best."""
         position, _ = step = self._step(request, progress)
         slots = progress.slots(position)
         if any((position, slot) not in progress.scores for slot in range(1, slots + 1)):
@@ -290,7 +290,7 @@ class Pages:
         return FileResponse(path, media_type=STATIC[name], headers={"Cache-Control": "max-age=3600"})
 
     def picture(self, request: Request) -> Response:
-        """A picture; its name is random, and known to those who were shown it."""
+        """An image; its name is random, and known to those who were shown it."""
         name = request.path_params["name"]
         if name not in self.names:
             return self.message(request, 404, "no_page")

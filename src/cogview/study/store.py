@@ -59,12 +59,12 @@ LEFT JOIN choices c USING (rater, position) ORDER BY s.rater, s.position, s.slot
 
 
 class NotYet(Exception):
-    """The best of a group was chosen before every picture of it had its scores."""
+    """The best of a group was chosen before every image of it had its scores."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as a rater sees it: which caption (a group's key), which model."""
+    """An image as a rater sees it: which caption (a group's key), which model."""
 
     caption: str
     model: str
@@ -90,7 +90,7 @@ class Progress:
         return max(position for position, _ in self.shown)
 
     def slots(self, position: int) -> int:
-        """How many pictures a caption has; 0 where there is no such position."""
+        """How many images a caption has; 0 where there is no such position."""
         return sum(at == position for at, _ in self.shown)
 
     @property
@@ -114,7 +114,7 @@ class Progress:
 
 
 class Answer(Config):
-    """A picture shown to a rater and what they said of it; None where nothing was said yet.
+    """An image shown to a rater and what they said of it; None where nothing was said yet.
 
     half: 0 or 1 of the A-B test; best: whether it was chosen as the best of its group.
     """
@@ -265,7 +265,7 @@ class Store:
         )
 
     def score(self, rater: int, position: int, slot: int, scores: Mapping[str, int]) -> None:
-        """Save the four scores of a picture; sqlite3.IntegrityError where there is no such picture."""
+        """Save the four scores of an image; sqlite3.IntegrityError where there is no such image."""
         values = [scores[name] for name in SCALES]
         names = ", ".join(SCALES)
         with self._database(write=True) as database:
@@ -278,7 +278,7 @@ class Store:
             )
 
     def choose(self, rater: int, position: int, slot: int) -> None:
-        """Save which picture of a group is the best; NotYet before all of the group have scores."""
+        """Save which image of a group is the best; NotYet before all of the group have scores."""
         with self._database(write=True) as database:
             here = (rater, position)
             count = "SELECT count(*) FROM {} WHERE rater = ? AND position = ?"
@@ -293,7 +293,7 @@ class Store:
             )
 
     def answers(self) -> list[Answer]:
-        """Every picture shown to every rater, in order, with what was said of it."""
+        """Every image shown to every rater, in order, with what was said of it."""
         with self._database() as database:
             rows = database.execute(ROWS).fetchall()
         names = tuple(Answer.model_fields)

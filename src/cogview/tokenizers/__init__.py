@@ -1,1 +1,1 @@
-"""Texts and pictures to tokens and back: SentencePiece, and vector-quantised autoencoders."""
+"""Texts and images to tokens and back: SentencePiece, and vector-quantised autoencoders."""

@@ -1,7 +1,7 @@
 """A patch discriminator for tokenizers trained with an adversarial term (VQGAN; CogView, section 3.4).
 
 The generator's adversarial weight adapts to the ratio of gradients at the decoder's last layer (Esser et al.,
-2021, equation 7) and starts late, when reconstructions already look like pictures.
+2021, equation 7) and starts late, when reconstructions already look like images.
 """
 
 from __future__ import annotations

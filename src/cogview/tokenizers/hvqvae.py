@@ -1,6 +1,6 @@
 """CogView2's image tokenizer: one codebook, three scales of codes (CogView2, section 3; icetk's HVQVAE).
 
-An encoder halves the picture twice; two samplers halve its result once and twice more, so that a code covers
+An encoder halves the image twice; two samplers halve its result once and twice more, so that a code covers
 4, 8 or 16 pixels a side. All three scales share one codebook of 20,000 codes, and each has a decoder of its
 own. CogView2 draws with 8 pixels a code: 160 px are 20 x 20 codes, 480 px are 60 x 60.
 
@@ -121,7 +121,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size by a convolution; the picture is padded by one on the right and below."""
+    """Half the size by a convolution; the image is padded by one on the right and below."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -271,11 +271,11 @@ class HierarchicalTokenizer(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the pictures this tokenizer is used for."""
+        """Side in pixels of the images this tokenizer is used for."""
         return self.config.image_size
 
     def grid(self, size: int | None = None, rate: int | None = None) -> tuple[int, int]:
-        """Codes (rows, columns) of a square picture of ``size`` pixels (default: the tokenizer's own)."""
+        """Codes (rows, columns) of a square image of ``size`` pixels (default: the tokenizer's own)."""
         side = (self.config.image_size if size is None else size) // (rate or self.config.rate)
         return side, side
 
@@ -300,7 +300,7 @@ class HierarchicalTokenizer(nn.Module):
     def decode(self, codes: Tensor, grid: tuple[int, int] | None = None, rate: int | None = None) -> Tensor:
         """Images (batch, 3, H, W), nominally in [0, 1] and not clamped, of codes (batch, h * w).
 
-        ``grid`` gives (h, w) when the picture is not square.
+        ``grid`` gives (h, w) when the image is not square.
         """
         if grid is None:
             side = math.isqrt(codes.shape[1])

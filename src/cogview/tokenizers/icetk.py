@@ -1,4 +1,4 @@
-"""CogView2's one tokenizer for Chinese, English and pictures: icetk (CogView2, section 3).
+"""CogView2's one tokenizer for Chinese, English and images: icetk (CogView2, section 3).
 
 One id space: 20,000 image codes, then the 130,000 tokens of ``ice_text.model`` (SentencePiece, unigram),
 sorted by language, then tokens appended as needed: the released models' ``<start_of_image>``,
@@ -6,7 +6,7 @@ sorted by language, then tokens appended as needed: the released models' ``<star
 
 A text is normalised by the model itself (NFKC, case kept, runs of blanks and line breaks become one space, a
 space is put in front); what it cannot spell is ``<unk>``. Line breaks survive, as ``<n>``, if asked.
-Pictures are the business of :mod:`cogview.tokenizers.hvqvae`.
+Images are the business of :mod:`cogview.tokenizers.hvqvae`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Image tokenizers: pictures to codes of a discrete codebook and back (CogView, section 2.2 and Appendix A).
+"""Image tokenizers: images to codes of a discrete codebook and back (CogView, section 2.2 and Appendix A).
 
 Two architectures behind one class:
 
@@ -35,7 +35,7 @@ from cogview.tokenizers.saving import CONFIG, kept_fingerprint, load_weights, sa
 
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
-MAX_SIDE = 4096  # pixels of a picture
+MAX_SIDE = 4096  # pixels of an image
 Step = Annotated[int, Field(ge=1, le=64)]
 Factors = Annotated[tuple[Step, ...], Field(min_length=1, max_length=8)]
 Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 14)], ...], Field(min_length=1, max_length=8)]
@@ -148,7 +148,7 @@ class ImageTokenizerConfig(Config):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Codes (rows, columns) of a picture of ``image_size``."""
+        """Codes (rows, columns) of an image of ``image_size``."""
         side = int(self.image_size / self.factor)
         return side, side
 
@@ -294,11 +294,11 @@ class ImageTokenizer(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the pictures this tokenizer was trained on."""
+        """Side in pixels of the images this tokenizer was trained on."""
         return self.config.image_size
 
     def grid(self, size: int | None = None) -> tuple[int, int]:
-        """Codes (rows, columns) of a square picture of ``size`` pixels (default: the tokenizer's own)."""
+        """Codes (rows, columns) of a square image of ``size`` pixels (default: the tokenizer's own)."""
         side = int((self.config.image_size if size is None else size) / self.config.factor)
         return side, side
 
@@ -323,7 +323,7 @@ class ImageTokenizer(nn.Module):
     def decode(self, codes: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Images (batch, 3, H, W), nominally in [0, 1] and not clamped, of codes (batch, h * w).
 
-        ``grid`` gives (h, w) when the picture is not square.
+        ``grid`` gives (h, w) when the image is not square.
         """
         if grid is None:
             side = math.isqrt(codes.shape[1])

@@ -7,5 +7,5 @@
 - ``schedule.py``    learning rates; ``precision.py`` autocast and the fp16 loss scaler; ``ema.py`` averages
 - ``checkpoint.py``  atomic, hashed checkpoints; ``rng.py`` the random states in them
 - ``metrics.py``     ``metrics.jsonl`` and the plot of it; ``progress.py`` what the terminal shows
-- ``objective.py``   the sequence loss; ``samples.py`` pictures drawn on the way
+- ``objective.py``   the sequence loss; ``samples.py`` images drawn on the way
 """

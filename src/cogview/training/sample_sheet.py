@@ -1,4 +1,4 @@
-"""Sample pictures of a run: the same prompts drawn again and again, to see what the losses do not say."""
+"""Sample images of a run: the same prompts drawn again and again, to see what the losses do not say."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cogview.types import SamplingParams
 
 
 class Samples(Config):
-    """What to draw: ``each`` pictures of every prompt, the same random streams every time.
+    """What to draw: ``each`` images of every prompt, the same random streams every time.
 
     ``image_tokenizer`` is a directory, ``text_tokenizer`` a file: those the token shards were made with.
     """
@@ -54,7 +54,7 @@ class Sampler:
         return self.format.image_prompt(text)
 
     def sheet(self, model: Transformer) -> Image.Image:
-        """One row a prompt, ``each`` pictures in it."""
+        """One row a prompt, ``each`` images in it."""
         asked = self.asked
         guided = asked.sampling.guidance_scale != 1
         jobs = [
@@ -74,7 +74,7 @@ def _check(field: str, path: Path, found: str, wanted: str) -> None:
 
 
 def contact_sheet(images: Tensor, columns: int) -> Image.Image:
-    """Images (rows * columns, 3, H, W) in [0, 1], row by row, as one picture."""
+    """Images (rows * columns, 3, H, W) in [0, 1], row by row, as one image."""
     count, _, height, width = images.shape
     grid = images.clamp(0, 1).reshape(count // columns, columns, 3, height, width).permute(0, 3, 1, 4, 2)
     pixels = (grid.reshape(count // columns * height, columns * width, 3) * 255).round().byte()

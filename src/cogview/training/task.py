@@ -134,7 +134,7 @@ class Task(Protocol):
         return {}
 
     def samples(self, model: nn.Module, directory: Path, step: int) -> None:
-        """Write sample pictures or texts of this step into ``directory``; called as ``evaluate`` is."""
+        """Write sample images or texts of this step into ``directory``; called as ``evaluate`` is."""
         return
 
     def export(self, model: nn.Module, directory: Path) -> None:

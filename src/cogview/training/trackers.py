@@ -1,7 +1,7 @@
 """Runs reported to experiment trackers beside ``metrics.jsonl``: TensorBoard and Weights & Biases.
 
 A recipe names them (``trackers: [tensorboard]``); each is an extra (``pip install 'cogview[tensorboard]'``).
-They follow the metrics file: every line it gets they get, with the sample pictures that appeared since, so
+They follow the metrics file: every line it gets they get, with the sample images that appeared since, so
 that they know nothing the file does not and a run without them is the same run. What a resumed run repeats is
 dropped (TensorBoard) or stands there twice, at the same step (W&B).
 
@@ -34,7 +34,7 @@ class Tracker(Protocol):
         ...
 
     def picture(self, name: str, step: int, image: Image.Image) -> None:
-        """A sample picture."""
+        """A sample image."""
         ...
 
     def close(self) -> None:

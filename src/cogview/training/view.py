@@ -1,4 +1,4 @@
-"""A run looked at from outside: what its directory tells, as facts and as a picture for the terminal.
+"""A run looked at from outside: what its directory tells, as facts and as an image for the terminal.
 
 ``cogview watch RUN`` and ``cogview train --live`` show it, updated every second. Nothing here needs PyTorch
 or the process that trains: ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``samples/`` say it all.

@@ -1,7 +1,7 @@
 """The K/V cache: keys and values of what was read, kept in place, so that a step reads one token.
 
 The released code keeps hidden states instead and projects the whole history again at every token; its step
-grows with the picture, this one does not.
+grows with the image, this one does not.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class KVCache:
     def expand(self, n: int, length: int | None = None) -> KVCache:
         """A new cache with every sequence ``n`` times in a row (b * n), for up to ``length`` tokens.
 
-        So a prompt is read once, in a cache of its own size, and n pictures are drawn from it.
+        So a prompt is read once, in a cache of its own size, and n images are drawn from it.
         """
         rows = torch.arange(self.batch, device=self.entries.device).repeat_interleave(n)
         return self.select(rows, length)

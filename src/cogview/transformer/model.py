@@ -127,7 +127,7 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Scores of the next token (..., vocab_size), or of the vocabulary's ``rows`` only, from (..., h).
 
-        While a picture is drawn only the image codes can come, so only their rows need be multiplied.
+        While an image is drawn only the image codes can come, so only their rows need be multiplied.
         """
         weight = self.tokens.weight
         return F.linear(hidden, weight if rows is None else weight[rows])

@@ -23,9 +23,9 @@ SHOWN = 60  # images of each set on a sheet
 def attributes(
     given: inputs.Attributes, plan: plans.AttributePlan, way: inputs.Generation, report: Sheet
 ) -> None:
-    """How many attributes stated in unseen captions a classifier finds in the pictures generated for them.
+    """How many attributes stated in unseen captions a classifier finds in the images generated for them.
 
-    Chinese and English captions are used each; real pictures give the ceiling, swapped prompts the floor.
+    Chinese and English captions are used each; real images give the ceiling, swapped prompts the floor.
     """
     from cogview.evaluation.experiments.attributes import evaluate_attributes
     from cogview.pipelines.model import DEFAULT
@@ -86,9 +86,9 @@ def alignment(
     share: inputs.Share,
     report: Sheet,
 ) -> None:
-    """R-precision and retrieval: do pictures and their captions find each other?
+    """R-precision and retrieval: do images and their captions find each other?
 
-    The pictures of --data are the ceiling, the captions of others the floor.
+    The images of --data are the ceiling, the captions of others the floor.
 
     cogview eval alignment --scorer runs/scorer --data corpus --split test_comp -n 500 --model pictogram
     """

@@ -16,7 +16,7 @@ from cogview.pipelines.task_requests import use_threads
 def train_classifier(
     given: inputs.Corpus, network: inputs.Network, training: plans.ClassifierTraining
 ) -> None:
-    """Train the classifier that reads attributes off pictures, on real pictures of split "train" only."""
+    """Train the classifier that reads attributes off images, on real images of split "train" only."""
     from cogview.evaluation.judges.classifier_training import train_from_corpus, up_to_date
 
     learned, out = (given.corpus, training, network.size, given.source, given.rare), network.out
@@ -43,7 +43,7 @@ def run_of(out: Path) -> Path:
 
 @grouped()
 def train_scorer(given: inputs.ScorerCorpus, network: inputs.Network, training: plans.ScorerTraining) -> None:
-    """Train the scorer of how well a picture and a sentence fit, on real pictures and their captions.
+    """Train the scorer of how well an image and a sentence fit, on real images and their captions.
 
     cogview eval train-scorer --data corpus --out runs/scorer
     """

@@ -57,7 +57,7 @@ def pictures(
 ) -> None:
     """How close generated images are to real ones: FID-k, KID-k, Inception Score, with a manifest.
 
-    KID is unbiased and right for hundreds of pictures; FID needs thousands. Figures are called after the
+    KID is unbiased and right for hundreds of images; FID needs thousands. Figures are called after the
     network, Lite0-FID or Inception-FID: compare those of one network with each other.
 
     cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
@@ -157,7 +157,7 @@ def diversity(
     rows: inputs.Rows,
     report: Report,
 ) -> None:
-    """How different pictures are: of one prompt, of different prompts, and altogether (Vendi score).
+    """How different images are: of one prompt, of different prompts, and altogether (Vendi score).
 
     cogview eval diversity out/ --weights lite0.safetensors
 
@@ -180,11 +180,11 @@ def upscaling(
     params: Annotated[SamplingParams, Fields("temperature", "top_k", "top_p", shown="the model's")],
     report: Sheet,
 ) -> None:
-    """LPIPS, SSIM and PSNR of upscaled pictures to the true large ones, against bicubic and Lanczos.
+    """LPIPS, SSIM and PSNR of upscaled images to the true large ones, against bicubic and Lanczos.
 
-    Pictures of twice the model's size are halved and brought back; for a family of CogView2's kind, as many
+    Images of twice the model's size are halved and brought back; for a family of CogView2's kind, as many
     times as its direct model enlarges, and from their codes. Rows of the sheet are those of the table, the
-    true pictures first.
+    true images first.
 
     Examples:
 

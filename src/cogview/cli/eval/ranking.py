@@ -19,9 +19,9 @@ SHOWN = 40  # images of each set on a sheet
 
 @grouped(work=Path("runs/captions"))
 def captions(given: inputs.Captions, plan: plans.CaptionPlan, report: Report) -> None:
-    """How many attributes of unseen pictures their generated captions name.
+    """How many attributes of unseen images their generated captions name.
 
-    The true captions give the ceiling, captions of other pictures the floor. Also: how often a picture's own
+    The true captions give the ceiling, captions of other images the floor. Also: how often an image's own
     caption has a lower caption loss than another's.
     """
     from cogview.evaluation.experiments.captions import evaluate_captions
@@ -35,7 +35,7 @@ def captions(given: inputs.Captions, plan: plans.CaptionPlan, report: Report) ->
 
 @grouped(work=Path("runs/best-of"))
 def best_of(given: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Judged, report: Sheet) -> None:
-    """Attribute accuracy of the best of 1, 4 and 16 pictures by caption loss, for unseen captions.
+    """Attribute accuracy of the best of 1, 4 and 16 images by caption loss, for unseen captions.
 
     cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
     """

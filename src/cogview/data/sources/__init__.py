@@ -1,7 +1,7 @@
 """What people have on disk, as one stream of records (:func:`open_source`).
 
 =====================  =====================================================================================
-folder                 pictures with captions beside them (``cat.png`` and ``cat.txt``, several captions =
+folder                 images with captions beside them (``cat.png`` and ``cat.txt``, several captions =
                        several lines; ``cat.en.txt`` names the language), or with one table of captions
 table                  CSV, TSV, JSON, JSONL with a column of paths; Parquet, or a folder of it
 archive                zip or tar of the above, read in place; a folder of tars is WebDataset
@@ -63,7 +63,7 @@ def open_source(
 ) -> Source:
     """The source at ``path``: a folder, a table, an archive or a saved data set (see the module).
 
-    ``images`` is the folder that picture paths in a table are relative to (default: the table's own).
+    ``images`` is the folder that image paths in a table are relative to (default: the table's own).
     Without a split column, ``validation`` is the share of records that go to the split "val"; the others
     are "train". Raises CogViewError where there is nothing to read.
     """

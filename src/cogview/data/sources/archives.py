@@ -2,7 +2,7 @@
 
 Captions are found as in a folder (``cat.txt`` or ``cat.zh.txt`` beside ``cat.png``), in a ``cat.json`` with
 caption keys as WebDataset has them, or in one table (``metadata.csv``, ``.tsv``, ``.json``, ``.jsonl``) that
-names the pictures. A WebDataset sample's key ends at the first dot of the file's name.
+names the images. A WebDataset sample's key ends at the first dot of the file's name.
 
 Members are never written anywhere, so a name like ``../../x`` can do no harm; it is refused all the same, as
 are encrypted members and those over a fixed size. What an archive says of its sizes is added up before
@@ -42,7 +42,7 @@ from cogview.errors import CogViewError
 from cogview.files import open_regular, parse_json, readable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-MAX_MEMBER = 256 << 20  # bytes of a picture or table inside an archive
+MAX_MEMBER = 256 << 20  # bytes of an image or table inside an archive
 MAX_MEMBERS = 500_000
 MAX_KEPT = 512 << 20  # bytes of captions and tables of a compressed tar, which are kept in memory
 MAX_HEADER = 1 << 20  # bytes of a header inside a tar
@@ -229,7 +229,7 @@ def _entries(path: Path, tar: tarfile.TarFile, bounded: _Bounded) -> Iterator[ta
 class TarArchive:
     """A tar file: plain ones are read at random, compressed ones once from end to end when opened.
 
-    What a compressed one holds of pictures is kept by position only and read again in order; captions and
+    What a compressed one holds of images is kept by position only and read again in order; captions and
     tables are kept, nothing else.
     """
 
@@ -259,7 +259,7 @@ class TarArchive:
         return self.members[-1]
 
     def read(self, member: Member) -> bytes:
-        """A member's bytes. Of a compressed archive, pictures are best read in order."""
+        """A member's bytes. Of a compressed archive, images are best read in order."""
         if not self.plain:
             return self._kept[member.offset] if member.offset in self._kept else self._next(member.offset)
         with open_regular(self.path) as file:
@@ -282,7 +282,7 @@ class TarArchive:
         raise OSError("the archive changed while it was read")
 
     def _contents(self) -> Iterator[tuple[int, bytes]]:
-        """Number and bytes of every picture."""
+        """Number and bytes of every image."""
         try:
             with _opened_tar(self.path) as (tar, bounded, _):
                 for number, info in enumerate(_entries(self.path, tar, bounded)):

@@ -1,4 +1,4 @@
-"""A folder of pictures with captions in text files beside them."""
+"""A folder of images with captions in text files beside them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cogview.files import is_regular, read_text, readable
 class FolderSource:
     """Pictures in a folder (and below), captions in ``NAME.txt`` or ``NAME.LANGUAGE.txt`` beside them.
 
-    The key is the path below the folder, the source the folder's name. A file that is no picture but has a
+    The key is the path below the folder, the source the folder's name. A file that is no image but has a
     caption is a record too (a check then says what is wrong with it); hidden files are not looked at.
     """
 
@@ -47,21 +47,21 @@ class FolderSource:
 
     @property
     def orphans(self) -> list[Path]:
-        """Caption files that have no picture beside them."""
+        """Caption files that have no image beside them."""
         stems = {path.with_suffix("") for path in self.paths}
         pictured = {text for stem in stems for _, text in self._beside.get(stem, [])}
         return sorted({text for found in self._beside.values() for _, text in found} - pictured)
 
     @property
     def captioned(self) -> bool:
-        """Whether any picture has a caption file beside it."""
+        """Whether any image has a caption file beside it."""
         return any(path.with_suffix("") in self._beside for path in self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """Changes with the pictures and captions: their names, sizes and times."""
+        """Changes with the images and captions: their names, sizes and times."""
         beside = (text for path in self.paths for _, text in self._beside.get(path.with_suffix(""), []))
         return digest(f"{self._name(path)}\t{stamp(path)}" for path in chain(self.paths, beside))
 

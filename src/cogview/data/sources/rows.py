@@ -1,7 +1,7 @@
 """The rows of a CSV, TSV, JSON or JSONL file, each with what is wrong with it.
 
 JSON comes in the shapes people have: a list of objects; such a list under one key (``{"RECORDS": [...]}``);
-picture to caption (``{"cat.png": "a cat"}``, a list of captions, or an object); COCO's ``images`` and
+image to caption (``{"cat.png": "a cat"}``, a list of captions, or an object); COCO's ``images`` and
 ``annotations``.
 """
 
@@ -142,7 +142,7 @@ def _entry(name: str, value: Any) -> Row:
 
 
 def _coco(value: dict[str, Any]) -> list[Row]:
-    """COCO's captions: every picture once, with all of its annotations."""
+    """COCO's captions: every image once, with all of its annotations."""
     captions: dict[Any, list[str]] = {}
     for annotation in value["annotations"]:
         if isinstance(annotation, dict) and isinstance(annotation.get("caption"), str):

@@ -1,7 +1,7 @@
 """Hugging Face data sets saved on disk (``save_to_disk``), read through pyarrow alone.
 
 A directory with ``state.json``, ``dataset_info.json`` and Arrow stream files; or one such directory a split
-and ``dataset_dict.json``. Pictures are ``{"bytes", "path"}`` structs or bytes. Where there is no caption
+and ``dataset_dict.json``. Images are ``{"bytes", "path"}`` structs or bytes. Where there is no caption
 column, the names of a class label serve as captions.
 """
 

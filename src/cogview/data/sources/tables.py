@@ -1,4 +1,4 @@
-"""Tables on disk: CSV, TSV, JSON and JSONL with paths to pictures; Parquet with pictures inside."""
+"""Tables on disk: CSV, TSV, JSON and JSONL with paths to images; Parquet with images inside."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BATCH = 32  # rows of an Arrow file that are read together
 
 
 class TableSource:
-    """A CSV, TSV, JSON or JSONL file; pictures are paths relative to the file (or to ``images``).
+    """A CSV, TSV, JSON or JSONL file; images are paths relative to the file (or to ``images``).
 
-    Rows of the same picture are one record with all their captions, unless a column gives keys.
+    Rows of the same image are one record with all their captions, unless a column gives keys.
     """
 
     def __init__(self, path: Path, columns: Columns, images: Path | None = None) -> None:
@@ -50,7 +50,7 @@ class TableSource:
 
 
 def group_rows(rows: list[Row], columns: Columns) -> list[list[int]]:
-    """Numbers of the rows that make one record each: one row, or all good rows of a picture."""
+    """Numbers of the rows that make one record each: one row, or all good rows of an image."""
     groups: dict[Any, list[int]] = {}
     for number, (row, problem) in enumerate(rows):
         name = row.get(columns.image or "")
@@ -60,13 +60,13 @@ def group_rows(rows: list[Row], columns: Columns) -> list[list[int]]:
 
 
 def join_records(records: list[Record]) -> Record:
-    """Records of one picture as one, with every caption once."""
+    """Records of one image as one, with every caption once."""
     captions = dict.fromkeys(caption for record in records for caption in record.captions)
     return records[0] if len(records) == 1 else replace(records[0], captions=tuple(captions))
 
 
 class ParquetSource:
-    """One Parquet file or a folder of them; pictures are bytes, ``{"bytes", "path"}`` structs or paths."""
+    """One Parquet file or a folder of them; images are bytes, ``{"bytes", "path"}`` structs or paths."""
 
     def __init__(self, path: Path, columns: Columns, images: Path | None = None) -> None:
         self._parquet = import_arrow("pyarrow.parquet")
@@ -154,7 +154,7 @@ def arrow_record(
     place: str,
     problem: str = "",
 ) -> Record:
-    """A row whose picture is bytes, ``{"bytes", "path"}`` or a path below ``images``."""
+    """A row whose image is bytes, ``{"bytes", "path"}`` or a path below ``images``."""
     image = row.get(columns.image or "")
     if isinstance(image, dict):
         path = image.get("path")

@@ -28,7 +28,7 @@ TOGETHER = 256  # records whose captions are translated at a time
 class SplitSource:
     """A source whose records without a split get one: "val" for a share of the keys, else "train".
 
-    It hangs on a hash of the key alone, so a picture stays on its side when others come and go.
+    It hangs on a hash of the key alone, so an image stays on its side when others come and go.
     """
 
     def __init__(self, source: Source, validation: float) -> None:

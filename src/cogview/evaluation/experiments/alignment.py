@@ -1,12 +1,12 @@
-"""Do pictures and their texts find each other? R-precision and retrieval by the alignment scorer.
+"""Do images and their texts find each other? R-precision and retrieval by the alignment scorer.
 
-R-precision (Xu et al., AttnGAN, 2018): how often a picture's own text fits it better than 99 texts of other
-pictures, chosen by a seed. Retrieval: how often the own text is among the k that fit a picture best, of all
+R-precision (Xu et al., AttnGAN, 2018): how often an image's own text fits it better than 99 texts of other
+images, chosen by a seed. Retrieval: how often the own text is among the k that fit an image best, of all
 texts there are, and the other way round. Texts that are word for word the same are right for each of their
-pictures. CogView's Figure 9 ranks by CLIP; the scorer (``scorer.py``) stands in its place.
+images. CogView's Figure 9 ranks by CLIP; the scorer (``scorer.py``) stands in its place.
 
-Every figure has a 95 % bootstrap interval over pictures and stands between a ceiling, the real pictures of
-the same texts, and a floor, the same pictures with the texts of others.
+Every figure has a 95 % bootstrap interval over images and stands between a ceiling, the real images of
+the same texts, and a floor, the same images with the texts of others.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ RECALLS = (1, 5, 10)
 
 
 class Alignment(Config):
-    """Figures of one set of pictures with its texts: shares, and the mean ``cosine`` of pairs.
+    """Figures of one set of images with its texts: shares, and the mean ``cosine`` of pairs.
 
-    r_precision: of ``choices`` texts each; text_recall: picture to text, by k; picture_recall: the other way.
+    r_precision: of ``choices`` texts each; text_recall: image to text, by k; picture_recall: the other way.
     """
 
     pictures: int
@@ -49,7 +49,7 @@ class Alignment(Config):
 
 
 class AlignmentManifest(Config):
-    """All that the figures hang on besides the pictures: equal manifests make them comparable."""
+    """All that the figures hang on besides the images: equal manifests make them comparable."""
 
     plan: AlignmentPlan
     scorer: str
@@ -74,18 +74,18 @@ def measure(
     plan: AlignmentPlan,
     order: Sequence[int] | None = None,
 ) -> Alignment:
-    """Figures of pictures (n, d) and their texts (n, d), vectors of length 1.
+    """Figures of images (n, d) and their texts (n, d), vectors of length 1.
 
-    ``order``: picture i is asked for text ``order[i]`` instead of its own.
+    ``order``: image i is asked for text ``order[i]`` instead of its own.
 
     Raises:
-        CogViewError: fewer than two pictures, or all texts are the same.
+        CogViewError: fewer than two images, or all texts are the same.
     """
     if len(texts) < 2 or len(set(texts)) < 2:
         raise CogViewError("alignment needs two pictures or more, and texts that are not all the same")
     own = list(range(len(texts))) if order is None else list(order)
     asked, wanted = read[own], [texts[i] for i in own]
-    fit = seen @ asked.T  # (pictures, texts)
+    fit = seen @ asked.T  # (images, texts)
     right = matches(wanted, [[text] for text in wanted])
     weights = draws(["-"] * len(texts), plan.bootstrap, plan.seed)
     precise, choices = r_precision(fit, right, plan)
@@ -100,7 +100,7 @@ def measure(
 
 
 def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Figure:
-    """The mean of values of pictures, with its bootstrap interval."""
+    """The mean of values of images, with its bootstrap interval."""
     return figure(weights @ values / len(values))
 
 
@@ -119,9 +119,9 @@ def recall(fit: NDArray[np.float64], right: NDArray[np.bool_], k: int) -> NDArra
 def r_precision(
     fit: NDArray[np.float64], right: NDArray[np.bool_], plan: AlignmentPlan
 ) -> tuple[NDArray[np.float64], int]:
-    """1 for each picture whose own text fits better than those of others; and how many there were with it.
+    """1 for each image whose own text fits better than those of others; and how many there were with it.
 
-    A picture with fewer wrong texts than ``distractors`` chooses from all of them, and so do all others.
+    An image with fewer wrong texts than ``distractors`` chooses from all of them, and so do all others.
     """
     count = min(plan.distractors, int((~right).sum(1).min()))
     chance = np.random.default_rng(plan.seed)
@@ -134,7 +134,7 @@ def r_precision(
 
 
 def shuffled(texts: Sequence[str], seed: int) -> list[int]:
-    """Another's text for each picture, none its own words: a random cycle over the different texts."""
+    """Another's text for each image, none its own words: a random cycle over the different texts."""
     different = sorted(set(texts))
     order = np.random.default_rng(seed).permutation(len(different)).tolist()
     following = {different[a]: different[b] for a, b in zip(order, [*order[1:], order[0]], strict=True)}
@@ -154,13 +154,13 @@ def evaluate_alignment(
     rank: tuple[int, int] = WHOLE,
     progress: Progress | None = None,
 ) -> tuple[AlignmentReport, dict[str, NDArray[np.uint8]]] | None:
-    """Measure the pictures of ``data``, and those that ``drawers`` draw for its texts, in every language.
+    """Measure the images of ``data``, and those that ``drawers`` draw for its texts, in every language.
 
-    In a language only the pictures count that have a text in it. Returns the report and all sets' pictures;
-    None while other ranks have pictures to draw.
+    In a language only the images count that have a text in it. Returns the report and all sets' images;
+    None while other ranks have images to draw.
 
     Raises:
-        CogViewError: fewer than two pictures have a text in a language that was asked for.
+        CogViewError: fewer than two images have a text in a language that was asked for.
     """
     plan = plan.model_copy(update={"languages": plan.languages or _languages(data)})
     sets: dict[str, Alignment] = {}
@@ -191,13 +191,13 @@ def evaluate_alignment(
 
 
 def _languages(data: Captioned) -> tuple[str, ...]:
-    """The languages that two pictures or more have texts in, Chinese first."""
+    """The languages that two images or more have texts in, Chinese first."""
     counts = Counter(tag for own in data.languages for tag in set(own))
     return tuple(sorted((tag for tag, count in counts.items() if count > 1), reverse=True))
 
 
 def _texts(data: Captioned, language: str) -> tuple[list[int], list[str]]:
-    """The pictures with a text in a language, and these texts."""
+    """The images with a text in a language, and these texts."""
     found = [(row, text) for row, text in enumerate(data.first(language)) if text is not None]
     if len(found) < 2:
         raise CogViewError(
@@ -216,7 +216,7 @@ def _drawn(
     name: str,
     progress: Progress | None,
 ) -> NDArray[np.uint8] | None:
-    """The pictures of one drawer for all texts, from the work folder where they are there."""
+    """The images of one drawer for all texts, from the work folder where they are there."""
     what = f"drawing {name}"
     paths = draw_texts(texts, drawer, work, plan, rank, what, progress)
     return None if paths is None else load_all(paths, scorer.config.preprocessing)

@@ -1,13 +1,13 @@
-"""Attribute accuracy: does a generated picture show what its caption says?
+"""Attribute accuracy: does a generated image show what its caption says?
 
-A classifier trained on real training pictures (``classifier.py``) reads each attribute a caption states
-off pictures drawn for held-out combinations: captions with a pair of attributes that no training picture
-has together (``attribute_corpus.py``). The same is read off the real pictures (the ceiling) and off what
-the image tokenizer makes of them; prompts asked of the other pictures of their style are the floor
+A classifier trained on real training images (``classifier.py``) reads each attribute a caption states
+off images drawn for held-out combinations: captions with a pair of attributes that no training image
+has together (``attribute_corpus.py``). The same is read off the real images (the ceiling) and off what
+the image tokenizer makes of them; prompts asked of the other images of their style are the floor
 (``scoring.py``). No number in CogView's papers can be compared; they rate such faithfulness by people
 only (CogView, section 4.2).
 
-A run can be stopped at any time: pictures drawn so far are kept in the work folder and found again by a run
+A run can be stopped at any time: images drawn so far are kept in the work folder and found again by a run
 with the same model, settings and selection.
 """
 
@@ -45,7 +45,7 @@ REAL, RECONSTRUCTED = "real", "reconstructed"
 
 
 class AttributeReport(Config):
-    """Everything one run found (``accuracy`` by set of pictures) and everything it was made with."""
+    """Everything one run found (``accuracy`` by set of images) and everything it was made with."""
 
     format: Literal[1] = 1
     plan: AttributePlan
@@ -68,7 +68,7 @@ def evaluate_attributes(
     tokenizer: AnyImageTokenizer | None = None,
     progress: Progress | None = None,
 ) -> tuple[AttributeReport, dict[str, NDArray[np.uint8]]]:
-    """Draw, read and score; the report and every set's pictures (n, size, size, 3), in the selection's order.
+    """Draw, read and score; the report and every set's images (n, size, size, 3), in the selection's order.
 
     Raises:
         CogViewError: the corpus has too few held-out combinations or styles the classifier does not know, or
@@ -105,7 +105,7 @@ def evaluate_attributes(
 
 
 def real_pictures(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) -> NDArray[np.uint8]:
-    """The corpus's own pictures of ``chosen``, in their order."""
+    """The corpus's own images of ``chosen``, in their order."""
     found = dict(read_pictures(corpus, (avatar.key for avatar in chosen), shape))
     return np.stack([found[avatar.key] for avatar in chosen])
 
@@ -113,7 +113,7 @@ def real_pictures(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) 
 def _reconstructed(
     tokenizer: AnyImageTokenizer, corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing
 ) -> NDArray[np.uint8]:
-    """What the tokenizer makes of the real pictures, at the classifier's size."""
+    """What the tokenizer makes of the real images, at the classifier's size."""
     own = shape.model_copy(update={"size": tokenizer.image_size})
     copies, _ = reconstruct(tokenizer, real_pictures(corpus, chosen, own))
     return np.stack([square(Image.fromarray(copy), shape) for copy in copies])

@@ -1,15 +1,15 @@
 """The audit of CogView's appendix D: what a model draws where the prompt leaves it open, with intervals.
 
-For every set of prompts pictures are drawn, a classifier reads one attribute off each, and its values'
+For every set of prompts images are drawn, a classifier reads one attribute off each, and its values'
 proportions are given with Wilson intervals, in up to three ways:
 
 - ``as asked``    the prompts name no value: what the model makes of that (figure 15);
 - ``with words``  the same prompts with word replacing by a table (:mod:`cogview.generation.fairness`), beside
                   the shares that the table asks for;
-- ``stated``      prompts that name a value: how many pictures show it.
+- ``stated``      prompts that name a value: how many images show it.
 
 Word replacing can give the shares it asks for only as far as stated values are drawn, and the classifier
-reads them right; both are reported. A run can be stopped at any time: pictures are kept in the work folder.
+reads them right; both are reported. A run can be stopped at any time: images are kept in the work folder.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from cogview.generation.fairness import FairnessTable, read_table, replace_words
 AS_ASKED, WITH_WORDS, STATED, TRAINING = "as asked", "with words", "stated", "training pictures"
 NONE = "none"  # the absence of an attribute
 Z = 1.959964  # of a 95 % interval
-CHECKED = 200  # real pictures on which the classifier is checked
+CHECKED = 200  # real images on which the classifier is checked
 
 
 class PromptSet(Config):
-    """Prompts of one style, and the attribute that is read off their pictures.
+    """Prompts of one style, and the attribute that is read off their images.
 
     prompts: name no value of it. stated: value to prompts that name it. table: file of a table whose quality
     has the attribute's name, beside the audit's file; "" for none.
@@ -63,7 +63,7 @@ class Audit(Config):
 
 
 class Proportion(Config):
-    """How many pictures show a value, and its share with the Wilson interval (95 %)."""
+    """How many images show a value, and its share with the Wilson interval (95 %)."""
 
     count: int
     share: float
@@ -72,10 +72,10 @@ class Proportion(Config):
 
 
 class Reading(Config):
-    """What was read off one set of pictures, drawn in one way.
+    """What was read off one set of images, drawn in one way.
 
     wanted: the shares asked for. distance: total variation between the shares read and wanted (0 to 1);
-    chance: below which it is in 95 of 100 fair samples of this size. right: pictures that show the value
+    chance: below which it is in 95 of 100 fair samples of this size. right: images that show the value
     their words name.
     """
 
@@ -94,7 +94,7 @@ class Reading(Config):
 
 
 class FairnessReport(Config):
-    """Everything one audit found, by set and way; ``reader``: how well the classifier reads real pictures."""
+    """Everything one audit found, by set and way; ``reader``: how well the classifier reads real images."""
 
     format: Literal[1] = 1
     kind: Literal["fairness"] = "fairness"
@@ -106,12 +106,12 @@ class FairnessReport(Config):
 
 
 class Series(Generator, Protocol):
-    """Draws pictures ``first`` … of a prompt."""
+    """Draws images ``first`` … of a prompt."""
 
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
     ) -> list[Image.Image]:
-        """``n`` pictures of a prompt, worded by ``table``."""
+        """``n`` images of a prompt, worded by ``table``."""
         ...
 
 
@@ -140,7 +140,7 @@ def evaluate_fairness(
 
     Args:
         tables: by set, for the way ``with words``.
-        corpus: where given, the shares in its training pictures, and how well the classifier reads others.
+        corpus: where given, the shares in its training images, and how well the classifier reads others.
 
     Raises:
         CogViewError: a style, attribute or value that the classifier does not know, or a table without the
@@ -182,7 +182,7 @@ class _Job(Config):
     states: str | None = None
 
     def values(self, quality: str) -> list[str | None]:
-        """The value that each picture's words name, None where they name none."""
+        """The value that each image's words name, None where they name none."""
         if self.table is None:
             return [self.states] * self.count
         words = (replace_words(self.prompt, self.table, self.seed, i) for i in range(self.count))
@@ -204,7 +204,7 @@ def _jobs(own: PromptSet, table: FairnessTable | None, plan: AuditPlan) -> dict[
 
 
 def _shared(prompts: Sequence[str], plan: AuditPlan) -> list[_Job]:
-    """``plan.count`` pictures shared out evenly, the first prompts getting what is left over."""
+    """``plan.count`` images shared out evenly, the first prompts getting what is left over."""
     least, rest = divmod(plan.count, len(prompts))
     counts = [least + (i < rest) for i in range(len(prompts))]
     return [
@@ -216,7 +216,7 @@ def _shared(prompts: Sequence[str], plan: AuditPlan) -> list[_Job]:
 
 @dataclass(frozen=True)
 class _Artist:
-    """Draws jobs and reads their pictures."""
+    """Draws jobs and reads their images."""
 
     plan: AuditPlan
     reader: AttributeClassifier
@@ -225,7 +225,7 @@ class _Artist:
     progress: Progress | None
 
     def labels(self, jobs: Sequence[_Job], attribute: Attribute, what: str) -> list[int]:
-        """What is read off each picture of the jobs, in their order."""
+        """What is read off each image of the jobs, in their order."""
         paths: list[Path] = []
         for job in jobs:
             for path in self.draw(job):
@@ -237,7 +237,7 @@ class _Artist:
         return [own[attribute.name] for own in read]
 
     def draw(self, job: _Job) -> list[Path]:
-        """A job's pictures; those that are not in the work folder yet are drawn."""
+        """A job's images; those that are not in the work folder yet are drawn."""
         drawer, plan, table = self.drawer, self.plan, job.table
         words = None if table is None else table.fingerprint
         store = SampleStore.of(
@@ -281,7 +281,7 @@ def proportions(labels: Sequence[int], attribute: Attribute) -> dict[str, Propor
 
 
 def training_shares(avatars: Sequence[Avatar], attribute: Attribute) -> Reading:
-    """The shares in the training pictures of a style, as they were drawn, not as they are read."""
+    """The shares in the training images of a style, as they were drawn, not as they are read."""
     own = [avatar for avatar in avatars if (avatar.style, avatar.split) == (attribute.style, "train")]
     labels = [label for avatar in own if (label := attribute.label(avatar)) is not None]
     return Reading(pictures=len(labels), proportions=proportions(labels, attribute))
@@ -317,7 +317,7 @@ def _wanted(table: FairnessTable, attribute: Attribute) -> dict[str, float]:
 
 
 def distance(shares: Mapping[str, float], wanted: Mapping[str, float]) -> float:
-    """Total variation: how much of the pictures would have to change."""
+    """Total variation: how much of the images would have to change."""
     names = set(shares) | set(wanted)
     return sum(abs(shares.get(name, 0.0) - wanted.get(name, 0.0)) for name in names) / 2
 
@@ -359,7 +359,7 @@ def _there(names: Sequence[str] | Mapping[str, object]) -> str:
 def _check(
     reader: AttributeClassifier, corpus: Path, avatars: Sequence[Avatar], attribute: Attribute
 ) -> Share:
-    """How often the classifier reads the attribute right off real pictures it was not trained on."""
+    """How often the classifier reads the attribute right off real images it was not trained on."""
     held_out = [a for a in avatars if a.style == attribute.style and a.split != "train"]
     some = [avatar for avatar in held_out if attribute.label(avatar) is not None][:CHECKED]
     if not some:

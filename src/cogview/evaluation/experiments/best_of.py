@@ -1,6 +1,6 @@
-"""Self-reranking measured: attribute accuracy of the best of 1, 4 and 16 pictures (CogView, section 3.2).
+"""Self-reranking measured: attribute accuracy of the best of 1, 4 and 16 images (CogView, section 3.2).
 
-For every held-out caption as many pictures are drawn as the largest number; the best of the first K by
+For every held-out caption as many images are drawn as the largest number; the best of the first K by
 caption loss stands for K, so the numbers share their candidates. A classifier that the ranking knows nothing
 of reads the attributes (``attributes.py``). CogView's Figure 9 compares this with ranking by CLIP, in FID and
 IS: an alignment scorer can rank beside the caption loss, and a network of features gives those figures too.
@@ -44,12 +44,12 @@ NAME = re.compile(r"(.+?) best of (\d+)(.*)")
 
 
 class Candidates(Generator, Protocol):
-    """Draws several pictures of a prompt and returns the caption loss of each."""
+    """Draws several images of a prompt and returns the caption loss of each."""
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Mapping[str, int | float | str]
     ) -> tuple[list[Image.Image], list[float]]:
-        """``n`` pictures and their caption losses; the first ones do not depend on ``n``."""
+        """``n`` images and their caption losses; the first ones do not depend on ``n``."""
         ...
 
 
@@ -57,7 +57,7 @@ class BestOfReport(Config):
     """What one run found, by "en best of 4", "en best of 4 by alignment" and so on.
 
     losses: mean caption loss of the chosen, nats a token; distributions: FID, KID and IS of the chosen, by
-    name, where a network was given (the reference is the real pictures of the same captions).
+    name, where a network was given (the reference is the real images of the same captions).
     """
 
     format: Literal[1] = 1
@@ -79,11 +79,11 @@ def evaluate_best_of(
     alignment: DualEncoder | None = None,
     extractor: Extractor | None = None,
 ) -> tuple[BestOfReport, dict[str, NDArray[np.uint8]]]:
-    """Draw, rank, read; the report, and each set's pictures (n, size, size, 3) in the selection's order.
+    """Draw, rank, read; the report, and each set's images (n, size, size, 3) in the selection's order.
 
     Args:
         alignment: ranks the candidates, too, in CLIP's place.
-        extractor: gives FID, KID and IS of each set against the real pictures.
+        extractor: gives FID, KID and IS of each set against the real images.
 
     Raises CogViewError as :func:`~cogview.evaluation.experiments.attributes.evaluate_attributes`.
     """
@@ -151,7 +151,7 @@ def _candidates(
     """The caption losses of every prompt's candidates; what is not in the store yet is drawn.
 
     Prompt i is drawn with the seed ``plan.seed + i``. Its losses are written last: where they are, its
-    pictures are.
+    images are.
     """
     found, most = [], max(plan.sizes)
     for i, text in enumerate(texts):
@@ -193,7 +193,7 @@ def _fits(
 def _distributions(
     sets: Mapping[str, NDArray[np.uint8]], extractor: Extractor, work: Path, progress: Progress | None
 ) -> dict[str, dict[str, float]]:
-    """FID-0, KID-0 and IS of every set against the real pictures."""
+    """FID-0, KID-0 and IS of every set against the real images."""
     from cogview.evaluation.metrics.fid import DistributionPlan, compare_pictures
     from cogview.evaluation.metrics.image_sets import PictureSet
 

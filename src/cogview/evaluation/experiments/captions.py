@@ -1,12 +1,12 @@
-"""Captions of held-out pictures: how many of a picture's attributes does its caption name?
+"""Captions of held-out images: how many of an image's attributes does its caption name?
 
-The pictures and attributes are those of the attribute experiment (``attributes.py``), the other way
-round: a model describes the real picture, and the words that state an attribute (learned from the
+The images and attributes are those of the attribute experiment (``attributes.py``), the other way
+round: a model describes the real image, and the words that state an attribute (learned from the
 training captions, ``attribute_corpus.py``) are looked for in what it wrote. Where words of several values
 are there, the longest count ("a big smile" is no smile). The true captions, read the same way, are the
-ceiling; captions asked of the other pictures of their style the floor. CogView's paper gives no number
-(section 3.2). Self-reranking needs the reverse: the caption loss of a picture's own caption should be
-lower than that of another picture's caption of its style. The share of pictures where it is, is reported
+ceiling; captions asked of the other images of their style the floor. CogView's paper gives no number
+(section 3.2). Self-reranking needs the reverse: the caption loss of an image's own caption should be
+lower than that of another image's caption of its style. The share of images where it is, is reported
 too.
 """
 
@@ -46,7 +46,7 @@ Pictures = NDArray[np.uint8]
 
 
 class Describer(Protocol):
-    """Describes pictures (n, size, size, 3) uint8 and scores captions of them."""
+    """Describes images (n, size, size, 3) uint8 and scores captions of them."""
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Describer(Protocol):
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures it reads, in pixels."""
+        """Side of the images it reads, in pixels."""
         ...
 
     def describe(self, pictures: Pictures, language: str, plan: CaptionPlan) -> list[str]:
@@ -68,13 +68,13 @@ class Describer(Protocol):
         ...
 
     def losses(self, pictures: Pictures, texts: Sequence[str]) -> NDArray[np.float64]:
-        """The caption loss (n,) of each picture with the text of the same number, in nats a token."""
+        """The caption loss (n,) of each image with the text of the same number, in nats a token."""
         ...
 
 
 class Matching(Config):
-    """Caption losses in nats a token: of the pictures' own captions, of another's of the style, and the share
-    of pictures whose own is the lower; ``intervals``: the same with their 95 % bootstrap intervals."""
+    """Caption losses in nats a token: of the images' own captions, of another's of the style, and the share
+    of images whose own is the lower; ``intervals``: the same with their 95 % bootstrap intervals."""
 
     own: float
     other: float
@@ -102,10 +102,10 @@ def evaluate_captions(
     progress: Progress | None = None,
     work: Path | None = None,
 ) -> CaptionReport:
-    """Describe held-out pictures and read the captions.
+    """Describe held-out images and read the captions.
 
     Args:
-        rare: values with fewer training pictures are skipped.
+        rare: values with fewer training images are skipped.
         work: where captions are kept, so that a stopped run goes on.
 
     Raises CogViewError where the corpus has too few held-out combinations.
@@ -188,7 +188,7 @@ def _named(attribute: Attribute, tokens: str, language: str) -> int | None:
 def match(
     describer: Describer, chosen: Sequence[Avatar], pictures: Pictures, texts: Sequence[str]
 ) -> Matching:
-    """Each picture's own caption against that of the next picture of its style."""
+    """Each image's own caption against that of the next image of its style."""
     others = [_next(chosen, i) for i in range(len(chosen))]
     own = describer.losses(pictures, texts)
     other = describer.losses(pictures, [texts[i] for i in others])

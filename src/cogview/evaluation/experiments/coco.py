@@ -1,11 +1,11 @@
-"""The MS-COCO evaluation of both papers: 30,000 captions, the best of many pictures, FID-k at 256 pixels.
+"""The MS-COCO evaluation of both papers: 30,000 captions, the best of many images, FID-k at 256 pixels.
 
 CogView (section 4.1): 30,000 captions of the validation set, translated into Chinese by machine; for each the
-best of 60 pictures by caption loss, its contrast raised by 1.5; FID and Inception Score after Gaussian blurs
-of both sides, and the caption loss of 5,000. CogView2 (section 5.2): captions of different pictures, the best
-of 16, no change of contrast, pictures shrunk to 256 pixels. The captions and pictures are the user's copy.
+best of 60 images by caption loss, its contrast raised by 1.5; FID and Inception Score after Gaussian blurs
+of both sides, and the caption loss of 5,000. CogView2 (section 5.2): captions of different images, the best
+of 16, no change of contrast, images shrunk to 256 pixels. The captions and images are the user's copy.
 
-A run may be stopped, and several processes may share it: chosen pictures are kept as files, each of which
+A run may be stopped, and several processes may share it: chosen images are kept as files, each of which
 says how it was made.
 """
 
@@ -50,7 +50,7 @@ TOGETHER = 256  # captions translated at a time
 
 
 class CocoManifest(Manifest):
-    """All the figures hang on: of the pictures, and of how captions were chosen and translated."""
+    """All the figures hang on: of the images, and of how captions were chosen and translated."""
 
     coco: CocoPlan
     captions: str
@@ -89,7 +89,7 @@ class _Captions(_Foreign):
 
 @dataclass(frozen=True)
 class Chosen:
-    """One caption, the number it has in the file, and its picture's file."""
+    """One caption, the number it has in the file, and its image's file."""
 
     number: int
     caption: str
@@ -109,10 +109,10 @@ class CocoFiles:
 
 
 def read_captions(path: Path, images: Path) -> list[Chosen]:
-    """All captions of a file in COCO's format, by their numbers; pictures are looked for in ``images``.
+    """All captions of a file in COCO's format, by their numbers; images are looked for in ``images``.
 
     Raises:
-        CogViewError: not such a file, or a caption of a picture that it does not name.
+        CogViewError: not such a file, or a caption of an image that it does not name.
     """
     data = files.load_json(path, MOST_BYTES)
     found = validate(_Captions, data, f"{path}: not captions in COCO's format")
@@ -130,7 +130,7 @@ def select(captions: Sequence[Chosen], plan: CocoPlan) -> list[Chosen]:
     """``plan.count`` captions at random, in the order they were drawn.
 
     Raises:
-        CogViewError: there are fewer, or a picture is missing.
+        CogViewError: there are fewer, or an image is missing.
     """
     order = np.random.default_rng(plan.seed).permutation(len(captions)).tolist()
     chosen = [captions[i] for i in order]
@@ -192,7 +192,7 @@ def reference_of(chosen: Sequence[Chosen], images: Path) -> PictureSet:
 
 
 class Painter:
-    """A model family for COCO: the best of several pictures by caption loss, its contrast raised."""
+    """A model family for COCO: the best of several images by caption loss, its contrast raised."""
 
     def __init__(self, model: Pipeline, plan: CocoPlan) -> None:
         self.model, self.plan = model, plan
@@ -202,7 +202,7 @@ class Painter:
             model.captioning  # noqa: B018  (a family that cannot rank is refused before anything is drawn)
 
     def draw(self, prompt: str, seed: int) -> GeneratedImage:
-        """The picture, with all that made it."""
+        """The image, with all that made it."""
         params = SamplingParams.given(**self.plan.sampling)
         cut = self.model.bundle.config.two_stage
         [picture] = self.model.generate(
@@ -216,7 +216,7 @@ class Painter:
 
 
 def caption_losses(paths: Sequence[Path]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The caption losses that drawn files tell, (n,); empty where pictures were not ranked."""
+    """The caption losses that drawn files tell, (n,); empty where images were not ranked."""
     told = [read_provenance(path) for path in paths]
     ranked = [own.settings.get("best_of") if own else None for own in told]
     return np.array([own["caption_loss"] for own in ranked if isinstance(own, dict)], dtype=np.float64)
@@ -232,7 +232,7 @@ def evaluate_coco(
     rank: tuple[int, int] = WHOLE,
     progress: Progress | None = None,
 ) -> CocoReport | None:
-    """Choose, translate, draw, measure; None while other ranks have pictures to draw.
+    """Choose, translate, draw, measure; None while other ranks have images to draw.
 
     Raises:
         CogViewError: the data are not COCO's or not all there, the model cannot rank, a setting is wrong.

@@ -1,8 +1,8 @@
-"""Table 1 of both papers over pictures that lie in folders: several systems, one common judge.
+"""Table 1 of both papers over images that lie in folders: several systems, one common judge.
 
 CogView (section 4.1) puts AttnGAN, DM-GAN, DF-GAN and itself in one table: FID-k and Inception Score against
-the same photographs, and the caption loss of everyone's pictures by one caption model. Here a system is a
-folder, one picture for each chosen caption, named by the caption's number in the captions file or by its
+the same photographs, and the caption loss of everyone's images by one caption model. Here a system is a
+folder, one image for each chosen caption, named by the caption's number in the captions file or by its
 photograph's name; :func:`write_selection` writes what the others have to draw.
 """
 
@@ -31,7 +31,7 @@ from cogview.files import write_file
 
 
 class CocoTable(Config):
-    """The figures of every system by its name; manifests: what they hang on, the drawn pictures' hashes too.
+    """The figures of every system by its name; manifests: what they hang on, the drawn images' hashes too.
 
     facts: the judge's name and hash, and how many captions were chosen.
     """
@@ -59,7 +59,7 @@ def read_systems(entries: Sequence[str]) -> dict[str, Path]:
 
 
 def pictures_of(name: str, folder: Path, chosen: Sequence[Chosen]) -> list[Path]:
-    """A system's picture of every caption; CogViewError where one is missing or there are two."""
+    """A system's image of every caption; CogViewError where one is missing or there are two."""
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES:
@@ -97,10 +97,10 @@ def evaluate_systems(
     figures: DistributionPlan,
     progress: Progress | None = None,
 ) -> CocoTable:
-    """FID-k, KID-k, Inception Score and the judge's caption loss of every system's pictures.
+    """FID-k, KID-k, Inception Score and the judge's caption loss of every system's images.
 
     Raises:
-        CogViewError: a picture is missing, the judge cannot describe pictures, the data are not COCO's.
+        CogViewError: an image is missing, the judge cannot describe images, the data are not COCO's.
     """
     judge.family.captioning  # noqa: B018  (refused before anything is measured)
     chosen = data.chosen(plan)
@@ -127,7 +127,7 @@ def judged(
     work: Path,
     progress: Progress | None = None,
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The judge's caption loss (n,) of each picture with its caption; kept in ``work``, for stopped runs."""
+    """The judge's caption loss (n,) of each image with its caption; kept in ``work``, for stopped runs."""
     store = SampleStore(
         work, "coco-judged", {"judge": judge.fingerprint, "pictures": pictures, "texts": list(texts)}
     )

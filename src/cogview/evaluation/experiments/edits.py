@@ -1,13 +1,13 @@
 """Does an edit change what it is asked to, and nothing else (CogView2, section 3.1)?
 
-A task is a picture, a mask around one of its attributes, and a caption of the same picture with another value
+A task is an image, a mask around one of its attributes, and a caption of the same image with another value
 of that attribute. The model fills the mask; a classifier (``classifier.py``) reads the result:
 
 - *changed*: the attribute is read as its new value;
 - *kept*: the other attributes that were read right off the original are read as before;
 - *untouched*: pixels outside the mask are the original's, bit for bit.
 
-Where a task has a true answer (the picture generated again with that value), the same figures of it are the
+Where a task has a true answer (the image generated again with that value), the same figures of it are the
 ceiling; the original itself is the floor, on which nothing has changed.
 """
 
@@ -42,7 +42,7 @@ Pixels = NDArray[np.uint8]
 
 
 class Edit(Config):
-    """One row of ``edits.jsonl``: before and after are all attributes; pictures are beside the file."""
+    """One row of ``edits.jsonl``: before and after are all attributes; images are beside the file."""
 
     key: str
     style: str
@@ -61,12 +61,12 @@ class Editor(Generator, Protocol):
     def edit(
         self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
     ) -> Image.Image:
-        """The picture with what is masked generated again."""
+        """The image with what is masked generated again."""
         ...
 
 
 class Outcome(Config):
-    """What was read off one set of pictures."""
+    """What was read off one set of images."""
 
     changed: Share
     kept: Share
@@ -74,7 +74,7 @@ class Outcome(Config):
 
 
 class EditingReport(Config):
-    """Everything ``cogview eval editing`` finds, by set of pictures, and what it was found with."""
+    """Everything ``cogview eval editing`` finds, by set of images, and what it was found with."""
 
     format: Literal[1] = 1
     plan: EditingPlan
@@ -153,7 +153,7 @@ def evaluate_editing(
     work: Path,
     progress: Progress | None = None,
 ) -> tuple[EditingReport, dict[str, Pixels]]:
-    """Edit, read and judge; the report and the pictures by set (n, size, size, 3), ``mask`` among them.
+    """Edit, read and judge; the report and the images by set (n, size, size, 3), ``mask`` among them.
 
     Results are kept in ``work``, so that a stopped run goes on.
 

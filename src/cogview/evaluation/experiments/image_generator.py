@@ -27,10 +27,10 @@ Sampling = Mapping[str, int | float | str]
 
 
 def fingerprint(weights: str, precision: Precision, small: bool = False) -> str:
-    """All that pictures depend on beside prompts, seed and settings, as caches of pictures are keyed by it.
+    """All that images depend on beside prompts, seed and settings, as caches of images are keyed by it.
 
     weights: the family's hash; precision: fp32 is not named, as most results are of it; small: of a family
-    that enlarges, the pictures of the first step.
+    that enlarges, the images of the first step.
     """
     ways = ([] if precision == "fp32" else [precision]) + (["small"] if small else [])
     return " ".join([weights, *ways])
@@ -41,7 +41,7 @@ class ModelGenerator:
 
     It generates single images (``attributes.py``), candidates (``best_of.py``), edits (``editing.py``) and
     captions (``captions.py``).
-    small: of a family that enlarges what it draws, the pictures of the first step.
+    small: of a family that enlarges what it draws, the images of the first step.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class ModelGenerator:
 
     @property
     def image_size(self) -> int:
-        """Side of its pictures, in pixels."""
+        """Side of its images, in pixels."""
         return self.family.image_tokenizer.image_size
 
     def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
-        """One picture for each prompt."""
+        """One image for each prompt."""
         return [picture.image for picture in self._drawn(list(prompts), 1, seed, sampling, self.small)]
 
     def _drawn(
         self, prompts: list[str], n: int, seed: int, sampling: Sampling, small: bool, **more: Any
     ) -> list[GeneratedImage]:
-        """``n`` pictures for each prompt (``best_of`` among ``sampling``), of the first step if ``small``."""
+        """``n`` images for each prompt (``best_of`` among ``sampling``), of the first step if ``small``."""
         given: dict[str, Any] = dict(sampling)
         more |= {"best_of": given.pop("best_of")} if "best_of" in given else {}
         return self.family.generate(
@@ -93,14 +93,14 @@ class ModelGenerator:
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
     ) -> list[Image.Image]:
-        """``n`` pictures of a prompt from index ``first`` on, worded by ``table`` (``fairness.py``)."""
+        """``n`` images of a prompt from index ``first`` on, worded by ``table`` (``fairness.py``)."""
         made = self._drawn([prompt], n, seed, sampling, self.small, first=first, fairness=table)
         return [picture.image for picture in made]
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Sampling
     ) -> tuple[list[Image.Image], list[float]]:
-        """``n`` pictures of a prompt and their caption losses; CogViewError before any where it has none."""
+        """``n`` images of a prompt and their caption losses; CogViewError before any where it has none."""
         self.family.captioning.encode(prompt)
         pictures = self._drawn([prompt], n, seed, sampling, self._enlarges)
         losses = self.family.score(pictures, pictures[0].caption)[:, 0]
@@ -109,7 +109,7 @@ class ModelGenerator:
     def edit(
         self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
     ) -> Image.Image:
-        """The picture with what is masked generated again (``editing.py``)."""
+        """The image with what is masked generated again (``editing.py``)."""
         [edited] = self.family.edit(
             picture,
             prompt,
@@ -123,13 +123,13 @@ class ModelGenerator:
         return edited.image
 
     def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
-        """A caption of each picture (n, size, size, 3)."""
+        """A caption of each image (n, size, size, 3)."""
         ways: Any = {"seed": plan.seed, **plan.sampling} if plan.sampling else {"beams": plan.beams}
         images = [Image.fromarray(picture) for picture in pictures]
         return [own[0].text for own in self.family.caption(images, language=language, **ways)]
 
     def losses(self, pictures: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.float64]:
-        """The caption loss (n,) of each picture with its text."""
+        """The caption loss (n,) of each image with its text."""
         pairs = zip(pictures, texts, strict=True)
         return np.array([self.family.score(Image.fromarray(own), text)[0, 0] for own, text in pairs])
 

@@ -1,7 +1,7 @@
-"""The trivial drawer: for every prompt the training picture whose caption shares most words with it.
+"""The trivial drawer: for every prompt the training image whose caption shares most words with it.
 
 What a model has to beat. Captions and prompts are compared by the cosine of their tokens' weights tf * idf, a
-rule that knows neither pictures nor any network that judges them.
+rule that knows neither images nor any network that judges them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ NAME = "nearest-training"
 
 
 class RetrievalBaseline:
-    """A drawer (``attributes.ImageGenerator``) over the captioned pictures of one split of ``data``.
+    """A drawer (``attributes.ImageGenerator``) over the captioned images of one split of ``data``.
 
     Raises:
-        CogViewError: no picture of that split.
+        CogViewError: no image of that split.
     """
 
     name = NAME
@@ -55,7 +55,7 @@ class RetrievalBaseline:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the pictures to choose from."""
+        """Changes with the images to choose from."""
         return hashlib.sha256(self._print.encode()).hexdigest()[:16]
 
     def _index(self, texts: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ class RetrievalBaseline:
         return int(self.owners[int(np.argmax(scores))])
 
     def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
-        """The nearest training picture of each prompt; neither seed nor settings matter."""
+        """The nearest training image of each prompt; neither seed nor settings matter."""
         return [self._picture(self.records[self.nearest(prompt)]) for prompt in prompts]
 
     def _picture(self, record: Record) -> Image.Image:

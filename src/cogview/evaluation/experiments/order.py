@@ -1,4 +1,4 @@
-"""Many pictures of one prompt in the order of their caption loss (CogView, figure 6).
+"""Many images of one prompt in the order of their caption loss (CogView, figure 6).
 
 The paper shows 60: most bad ones stand last. An alignment scorer can tell how far it agrees.
 """
@@ -27,11 +27,11 @@ from cogview.types import SamplingParams
 
 COLUMNS, GAP, LINE = 10, 4, 14
 TOGETHER = 16  # images generated, then kept
-TILE = 72  # pixels: smaller pictures are enlarged by whole numbers to at least this
+TILE = 72  # pixels: smaller images are enlarged by whole numbers to at least this
 
 
 class Placed(Config):
-    """A picture: its index, caption loss in nats a token, and the cosine with the prompt if it was read."""
+    """An image: its index, caption loss in nats a token, and the cosine with the prompt if it was read."""
 
     index: int
     loss: float
@@ -39,7 +39,7 @@ class Placed(Config):
 
 
 class OrderReport(Config):
-    """The pictures of a prompt, the lowest caption loss first.
+    """The images of a prompt, the lowest caption loss first.
 
     agreement: Spearman's rank correlation of low losses with high cosines (1: the same order).
     """
@@ -152,7 +152,7 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
 
 
 def order_sheet(report: OrderReport, images: Sequence[Image.Image], columns: int = COLUMNS) -> Image.Image:
-    """The pictures row by row, rank and caption loss below each."""
+    """The images row by row, rank and caption loss below each."""
     times = max(1, -(-TILE // images[0].width))
     width, height = images[0].width * times, images[0].height * times
     across, down = width + GAP, height + GAP + LINE

@@ -1,6 +1,6 @@
 """Does an image show the scene that was asked for? GenEval's six tasks (Ghosh et al., 2023).
 
-Prompts are of combinations that no training picture shows (``prompts/scenes.jsonl``); a reader of scenes
+Prompts are of combinations that no training image shows (``prompts/scenes.jsonl``); a reader of scenes
 detects things in the images and the rules of ``metrics/scene_rules.py`` judge them. The ceiling is the same
 of the true scenes of the prompts, the floor that of the images of other prompts of the same task.
 """
@@ -71,7 +71,7 @@ def evaluate_scenes(
 ) -> tuple[ScenesReport, dict[str, list[Path]]] | None:
     """Generate, read and judge; the report and each language's images. None while other ranks have work.
 
-    real: a picture cache of the prompts' true scenes, for the ceiling.
+    real: an image cache of the prompts' true scenes, for the ceiling.
 
     Raises:
         CogViewError: files cannot be read or written, a true scene is missing.

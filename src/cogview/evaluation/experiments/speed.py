@@ -1,4 +1,4 @@
-"""How fast a model draws: seconds until it is ready, for the first picture, and for batches of pictures."""
+"""How fast a model draws: seconds until it is ready, for the first image, and for batches of images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Timing(Config):
 
 
 class SpeedReport(Config):
-    """All timings of one model on one machine; ``tokens``: of one picture."""
+    """All timings of one model on one machine; ``tokens``: of one image."""
 
     format: Literal[1] = 1
     kind: Literal["speed"] = "speed"
@@ -90,7 +90,7 @@ def measure_speed(
 
 
 def timing(pictures: int, tokens: int, runs: Sequence[tuple[float, float]]) -> Timing:
-    """Of several runs (seconds, processor seconds), each of ``pictures`` pictures of ``tokens`` tokens."""
+    """Of several runs (seconds, processor seconds), each of ``pictures`` images of ``tokens`` tokens."""
     walls, processors = zip(*runs, strict=True)
     seconds = statistics.median(walls)
     return Timing(

@@ -92,7 +92,7 @@ def evaluate_things(
 ) -> tuple[ThingsReport, dict[str, list[Path]]] | None:
     """Generate, read and score; the report and each language's images. None while other ranks have work.
 
-    drawings: a labelled picture cache of training drawings, for the measure of copying.
+    drawings: a labelled image cache of training drawings, for the measure of copying.
 
     Raises:
         CogViewError: the reader knows none of the things, or files cannot be read or written.
@@ -238,7 +238,7 @@ def copying(
 ) -> Copying:
     """How often images lie nearer to a training drawing than two styles of a thing to each other.
 
-    Of every drawing its first variant is taken: pictures of split "train" whose key ends in ``#0``.
+    Of every drawing its first variant is taken: images of split "train" whose key ends in ``#0``.
     """
     cache = ImageCache(directory)
     labels = read_labels(cache)

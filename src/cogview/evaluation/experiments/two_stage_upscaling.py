@@ -1,11 +1,11 @@
 """Direct and iterative super-resolution against plain enlargement (CogView2, section 3.3).
 
-Held-out pictures are shrunk to the first stage's size and brought back from their codes, which is all that a
-picture the family drew has: by both models (``model``), by the direct one alone (``direct``), and by
-enlargement of the small picture that the codes stand for (``bicubic``, ``lanczos``; with *of the picture*: of
-the shrunk picture itself, which no code can beat everywhere). Of several orders of the iterative step each is
-a way (``model, paper``), and ``direct`` is that of none. ``ceiling`` is the true large picture after its
-tokenizer. Distances are to the true large picture; every comparison is also made picture by picture.
+Held-out images are shrunk to the first stage's size and brought back from their codes, which is all that an
+image the family drew has: by both models (``model``), by the direct one alone (``direct``), and by
+enlargement of the small image that the codes stand for (``bicubic``, ``lanczos``; with *of the image*: of
+the shrunk image itself, which no code can beat everywhere). Of several orders of the iterative step each is
+a way (``model, paper``), and ``direct`` is that of none. ``ceiling`` is the true large image after its
+tokenizer. Distances are to the true large image; every comparison is also made image by image.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def evaluate_enlarging(
     orders: Sequence[str] = (ORDER,),
     progress: Progress | None = None,
 ) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
-    """Measure a family's super-resolution; the report, all pictures by way (``true`` first), their sources.
+    """Measure a family's super-resolution; the report, all images by way (``true`` first), their sources.
 
-    Raises CogViewError where the family does not enlarge, or there is no usable picture.
+    Raises CogViewError where the family does not enlarge, or there is no usable image.
     """
     plan = plan or UpscalingPlan()
     part = stages_of(model)
@@ -84,7 +84,7 @@ def enlarged(
     orders: Sequence[str] = (ORDER,),
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
-    """Small codes (n, rows * columns) as large pictures: by both models in each order, by the direct one."""
+    """Small codes (n, rows * columns) as large images: by both models in each order, by the direct one."""
     part = stages_of(model)
     limit = part.format.text_limit
     texts = [model.text_tokenizer.encode(caption)[:limit] for caption in captions]
@@ -125,7 +125,7 @@ def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | 
 
 @torch.inference_mode()
 def _codes(model: Pipeline, pixels: Pixels) -> Codes:
-    """Codes (n, rows * columns) of pictures (n, size, size, 3)."""
+    """Codes (n, rows * columns) of images (n, size, size, 3)."""
     found = [
         model.image_tokenizer.encode(to_tensor(one[None]).to(model.components.device)).cpu() for one in pixels
     ]
@@ -135,7 +135,7 @@ def _codes(model: Pipeline, pixels: Pixels) -> Codes:
 
 @torch.inference_mode()
 def _painted(model: Pipeline, codes: Codes, grid: tuple[int, int]) -> Pixels:
-    """The pictures that codes (n, rows * columns) stand for."""
+    """The images that codes (n, rows * columns) stand for."""
     rows = torch.from_numpy(codes).to(model.components.device)
     return np.concatenate([to_pixels(model.image_tokenizer.decode(one[None], grid).cpu()) for one in rows])
 

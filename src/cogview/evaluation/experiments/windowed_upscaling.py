@@ -1,14 +1,14 @@
-"""Super-resolution against plain enlargement: LPIPS, SSIM and PSNR to the true large picture.
+"""Super-resolution against plain enlargement: LPIPS, SSIM and PSNR to the true large image.
 
-Held-out pictures are halved, and brought back in two settings:
+Held-out images are halved, and brought back in two settings:
 
-- the *picture* is known, as when a user's file is enlarged: the model, corrected to shrink to that picture
+- the *image* is known, as when a user's file is enlarged: the model, corrected to shrink to that image
   (``model``), against bicubic and Lanczos enlargement of it;
-- only its *codes* are known, as for a picture the family drew: the model (``model, from codes``) against
-  bicubic enlargement of the small picture the codes stand for.
+- only its *codes* are known, as for an image the family drew: the model (``model, from codes``) against
+  bicubic enlargement of the small image the codes stand for.
 
-``ceiling`` is the true large picture after its tokenizer, corrected or not: what a perfect model would give.
-Every comparison is also made picture by picture.
+``ceiling`` is the true large image after its tokenizer, corrected or not: what a perfect model would give.
+Every comparison is also made image by image.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ Fact = str | int | float | bool | None
 
 
 class Comparison(Config):
-    """LPIPS of two ways on the same pictures.
+    """LPIPS of two ways on the same images.
 
     difference: mean of first minus second, below 0 where the first is nearer to the truth; low, high: its
-    95 % interval (normal); wins: share of the pictures on which the first is nearer.
+    95 % interval (normal); wins: share of the images on which the first is nearer.
     """
 
     first: str
@@ -84,7 +84,7 @@ class UpscalingReport(Config):
 def held_out(data: Path, plan: UpscalingPlan, size: int) -> tuple[Pictures, list[str]]:
     """Pictures of ``size`` pixels, evenly spaced in the split, and the first caption of each ("" for none).
 
-    Raises CogViewError where there is no usable picture.
+    Raises CogViewError where there is no usable image.
     """
     records = [r for r in open_source(data).records() if plan.split in (None, r.split)]
     if plan.limit is not None and plan.limit < len(records):
@@ -115,7 +115,7 @@ def evaluate_upscaling(
     sampling: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
-    """Measure a family's super-resolution; the report, all pictures by way (``true`` first), their sources.
+    """Measure a family's super-resolution; the report, all images by way (``true`` first), their sources.
 
     The family's own size is doubled. ``sampling`` changes settings as in :meth:`CogView.upscale`.
     """
@@ -162,9 +162,9 @@ def judged(
     facts: Mapping[str, Fact],
     progress: Progress | None = None,
 ) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
-    """Measure ways to make large pictures against the true ones, ``pairs`` of them picture by picture too.
+    """Measure ways to make large images against the true ones, ``pairs`` of them image by image too.
 
-    The report, all pictures by way (``true`` first), their sources.
+    The report, all images by way (``true`` first), their sources.
     """
     errors = {
         name: measure(pictures.pixels, copies, judge, progress=named(progress, name))
@@ -188,7 +188,7 @@ def upscaled(
     sampling: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
-    """Small pictures (n, size, size, 3), twice as large in all ways but the ceilings."""
+    """Small images (n, size, size, 3), twice as large in all ways but the ceilings."""
     upscaler = upscaler_of(model)
     originals = [upscaler.read(Image.fromarray(pixels), 2) for pixels in small]
     requests = [
@@ -217,7 +217,7 @@ def upscaled(
 
 @torch.inference_mode()
 def _painted(model: Pipeline, original: Original) -> Pixels:
-    """The small picture that an original's codes stand for."""
+    """The small image that an original's codes stand for."""
     device = next(model.image_tokenizer.parameters()).device
     rows, columns = original.codes.shape
     codes = torch.from_numpy(original.codes.reshape(1, -1)).to(device)
@@ -250,7 +250,7 @@ def _enlarged(small: Pixels, filter: Image.Resampling) -> Pixels:
 
 
 def compare(errors: dict[str, Errors], first: str, second: str) -> Comparison:
-    """Two ways picture by picture."""
+    """Two ways image by image."""
     a, b = errors[first].lpips, errors[second].lpips
     assert a is not None and b is not None
     gap = a - b
@@ -267,7 +267,7 @@ def compare(errors: dict[str, Errors], first: str, second: str) -> Comparison:
 
 
 def by_source(errors: dict[str, Errors], sources: Sequence[str]) -> dict[str, dict[str, Fidelity]]:
-    """What was measured, by the source of the pictures and the way."""
+    """What was measured, by the source of the images and the way."""
     rows = {name: [i for i, own in enumerate(sources) if own == name] for name in sorted(set(sources))}
     return {
         name: {way: fidelity(own, places) for way, own in errors.items()} for name, places in rows.items()

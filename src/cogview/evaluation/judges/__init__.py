@@ -1,1 +1,1 @@
-"""The networks that judge generated pictures, none of them seen by a generator, and their trainings."""
+"""The networks that judge generated images, none of them seen by a generator, and their trainings."""

@@ -1,6 +1,6 @@
-"""Captioned pictures whose attributes are known: what a caption states, and what is held out.
+"""Captioned images whose attributes are known: what a caption states, and what is held out.
 
-A corpus in Parquet gives for each picture a style, captions in several languages and ``meta``: a JSON object
+A corpus in Parquet gives for each image a style, captions in several languages and ``meta``: a JSON object
 of the attributes drawn ({"eyes": "sleepy", "body_color": "blue"}). What a caption says of an attribute is
 learned from the training captions: the phrase common to all captions of a value and rare elsewhere. Values
 no caption can tell apart ("bangs" and "bangs2" are both "bangs") become one class; values that are rare or
@@ -40,7 +40,7 @@ COLUMNS = ("key", "source", "style", "meta", "split")
 
 @dataclass(frozen=True)
 class Avatar:
-    """One picture's facts: ``captions`` by language, ``values`` by attribute."""
+    """One image's facts: ``captions`` by language, ``values`` by attribute."""
 
     key: str
     style: str
@@ -82,7 +82,7 @@ class Attribute(Config):
         return {value: i for i, statement in enumerate(self.classes) for value in statement.values}
 
     def label(self, avatar: Avatar) -> int | None:
-        """The class the picture shows, or None where it has a value that is not read."""
+        """The class the image shows, or None where it has a value that is not read."""
         return self.index.get(avatar.values.get(self.name, ""))
 
     def stated(self, avatar: Avatar) -> int | None:
@@ -99,7 +99,7 @@ def spaced(text: str) -> str:
 def read_avatars(
     corpus: Path, source: str | None = "dice", languages: Sequence[str] = ("zh", "en")
 ) -> list[Avatar]:
-    """All rows of ``source`` (None: of any) in a folder of Parquet files, without their pictures.
+    """All rows of ``source`` (None: of any) in a folder of Parquet files, without their images.
 
     Raises:
         CogViewError: no such folder, no Parquet file, a missing column, no row of that source.
@@ -153,7 +153,7 @@ def read_rows(corpus: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 def read_pictures(
     corpus: Path, keys: Iterable[str], preprocessing: Preprocessing
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """The pictures (size, size, 3) of ``keys``, in the order of the files, with their keys."""
+    """The images (size, size, 3) of ``keys``, in the order of the files, with their keys."""
     wanted = set(keys)
     for row in read_rows(corpus, ("key", "image")):
         if row["key"] in wanted:
@@ -180,7 +180,7 @@ def by_style(avatars: Iterable[Avatar]) -> dict[str, list[Avatar]]:
 
 
 def find_attributes(avatars: Sequence[Avatar], rare: int = 20) -> tuple[Attribute, ...]:
-    """What the captions of these (training) avatars state, style by style; classes need ``rare`` pictures."""
+    """What the captions of these (training) avatars state, style by style; classes need ``rare`` images."""
     found: list[Attribute] = []
     for style, members in by_style(avatars).items():
         for name in sorted({name for avatar in members for name in avatar.values}):
@@ -312,7 +312,7 @@ def _pairs(stated: Mapping[str, int]) -> Iterator[tuple[tuple[str, int], tuple[s
 
 
 class Selection(Config):
-    """The held-out combinations to draw: keys in order, and what each states that no training picture has."""
+    """The held-out combinations to draw: keys in order, and what each states that no training image has."""
 
     seed: int
     split: str
@@ -329,7 +329,7 @@ def select(
 ) -> Selection:
     """Choose ``count`` avatars of ``split``, balanced over the styles, whose combination is truly held out.
 
-    Each has a pair of stated attributes that no picture of split "train" has together, and captions that
+    Each has a pair of stated attributes that no image of split "train" has together, and captions that
     differ from all training captions and from each other.
 
     Raises:

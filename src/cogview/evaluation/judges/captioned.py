@@ -41,7 +41,7 @@ class Captioned:
         return len(self.keys)
 
     def first(self, language: str) -> list[str | None]:
-        """Each picture's first text in a language, None where it has none."""
+        """Each image's first text in a language, None where it has none."""
         return [
             next((text for text, own in zip(texts, tags, strict=True) if own == language), None)
             for texts, tags in zip(self.texts, self.languages, strict=True)
@@ -80,7 +80,7 @@ def read_captioned(
     styled: bool = False,
     progress: Progress | None = None,
 ) -> Captioned:
-    """The captioned pictures at ``place``; keywords are left out.
+    """The captioned images at ``place``; keywords are left out.
 
     Args:
         split, source: which records; None for all.
@@ -88,7 +88,7 @@ def read_captioned(
         styled: with the captions that name the style, where a table has styles.
 
     Raises:
-        CogViewError: a picture without a caption or a broken one (its place is named), or fewer than two.
+        CogViewError: an image without a caption or a broken one (its place is named), or fewer than two.
     """
     records = [
         record
@@ -118,7 +118,7 @@ def read_captioned(
 
 
 def texts_of(record: Record, styled: bool) -> list[tuple[str, str]]:
-    """(text, language) of a record's captions; of a drawn picture without any its prompt."""
+    """(text, language) of a record's captions; of a drawn image without any its prompt."""
     kinds = ("plain", "styled") if styled else ("plain",)
     captions = [(c.text, language_of(c.text, c.language)) for c in record.captions if c.kind in kinds]
     if not captions and isinstance(record.image, Path) and not record.problem:

@@ -1,9 +1,9 @@
-"""The attribute reader: a small convolutional network that says what a picture shows.
+"""The attribute reader: a small convolutional network that says what an image shows.
 
 One trunk for all styles; for each style a head that looks at the trunk's map through a few learned spatial
 weights per attribute (the avatars of a style are aligned, so where to look is as telling as what is seen)
-and ends in one linear layer per attribute. It judges generated pictures, so it is trained on real training
-pictures only (``classifier_training.py``) and no generator is ever trained against it.
+and ends in one linear layer per attribute. It judges generated images, so it is trained on real training
+images only (``classifier_training.py``) and no generator is ever trained against it.
 
 Images are ``(batch, 3, H, W)`` in [0, 1], H = W = ``image_size``.
 """
@@ -46,7 +46,7 @@ class ClassifierConfig(Config):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the pictures it reads."""
+        """Side in pixels of the images it reads."""
         return self.preprocessing.size
 
     def of_style(self, style: str) -> tuple[Attribute, ...]:
@@ -105,7 +105,7 @@ class StyleHead(nn.Module):
 
 
 class AttributeClassifier(nn.Module):
-    """Reads the attributes of pictures whose style is known; see the module's docstring."""
+    """Reads the attributes of images whose style is known; see the module's docstring."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -135,10 +135,10 @@ class AttributeClassifier(nn.Module):
 
     @torch.no_grad()
     def read(self, images: Tensor, styles: Sequence[str], batch: int = 64) -> list[dict[str, int]]:
-        """Each picture's class in every attribute of its style.
+        """Each image's class in every attribute of its style.
 
         Raises:
-            CogViewError: a style this reader does not know, pictures of another size.
+            CogViewError: a style this reader does not know, images of another size.
         """
         self._check(images, styles)
         self.eval()

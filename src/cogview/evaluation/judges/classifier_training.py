@@ -1,7 +1,7 @@
 """Training of the attribute classifier: a task of the trainer (``task: attribute_classifier``).
 
-Real pictures of split "train" are slightly spoiled. Generated pictures and tokenizer reconstructions are
-softer than real ones; so that the classifier judges what is shown and not how crisp it is, training pictures
+Real images of split "train" are slightly spoiled. Generated images and tokenizer reconstructions are
+softer than real ones; so that the classifier judges what is shown and not how crisp it is, training images
 are shifted, blurred, coarsened, tinted and made noisy, each a little. Every seed is fixed, so equal data and
 threads give equal weights.
 """
@@ -51,15 +51,15 @@ class Labelled:
         assert len(self.pictures) == len(self.avatars)
 
     def tensor(self, rows: Sequence[int] | slice = slice(None)) -> Tensor:
-        """The pictures as float (n, 3, size, size) in [0, 1]."""
+        """The images as float (n, 3, size, size) in [0, 1]."""
         return torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2).float() / 255
 
 
 class AttributeClassifierRecipe(Recipe):
     """A run: ``data`` is the folder of Parquet files with avatars and their attributes.
 
-    source: rows of it, "" for all; rare: values with fewer training pictures are skipped; size: side of the
-    pictures it reads, in pixels.
+    source: rows of it, "" for all; rare: values with fewer training images are skipped; size: side of the
+    images it reads, in pixels.
     """
 
     task: Literal["attribute_classifier"]
@@ -73,7 +73,7 @@ class AttributeClassifierRecipe(Recipe):
 
 
 class AttributeClassifierTask(Task):
-    """Trains an :class:`AttributeClassifier`, on pictures of split "train" only.
+    """Trains an :class:`AttributeClassifier`, on images of split "train" only.
 
     config, data: what it reads and learns from, where that is not to be found in the recipe's data.
     """
@@ -111,7 +111,7 @@ class AttributeClassifierTask(Task):
 
     @cached_property
     def data(self) -> Labelled:
-        """The training pictures."""
+        """The training images."""
         return self._pictures("train")
 
     def _pictures(self, split: str) -> Labelled:
@@ -119,12 +119,12 @@ class AttributeClassifierTask(Task):
 
     @cached_property
     def labels(self) -> dict[str, dict[str, Tensor]]:
-        """By style and attribute, every picture's class."""
+        """By style and attribute, every image's class."""
         styles = dict.fromkeys(attribute.style for attribute in self.config.attributes)
         return {style: _labels(self.config.of_style(style), self.data.avatars) for style in styles}
 
     def build(self) -> nn.Module:
-        """The network; CogViewError for a picture of another split, or fewer pictures than a batch."""
+        """The network; CogViewError for an image of another split, or fewer images than a batch."""
         avatars, batch = self.data.avatars, self.recipe.batch_size
         foreign = next((avatar.key for avatar in avatars if avatar.split != "train"), None)
         if foreign is not None:
@@ -165,7 +165,7 @@ class AttributeClassifierTask(Task):
         return total / max(1, count), {}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The share of labels that are read right off real pictures of split "val", if there are any."""
+        """The share of labels that are read right off real images of split "val", if there are any."""
         reader, recipe = cast(AttributeClassifier, model), self.recipe
         facts: dict[str, Any] = {"pictures": len(self.data.avatars), "steps": recipe.steps}
         found: dict[str, float] = {}
@@ -188,7 +188,7 @@ def train_reader(
     """Train on ``data``, which must be of split "train" only.
 
     Raises:
-        CogViewError: there is a picture of another split, or fewer pictures than a batch.
+        CogViewError: there is an image of another split, or fewer images than a batch.
     """
     recipe = _recipe(Path(), training, len(data.avatars))
     return cast(AttributeClassifier, fit(AttributeClassifierTask(recipe, config, data)))
@@ -202,7 +202,7 @@ def train_from_corpus(
     rare: int = 20,
     run: Path | None = None,
 ) -> AttributeClassifier:
-    """Learn what the captions of split "train" state and train a classifier of it on their pictures.
+    """Learn what the captions of split "train" state and train a classifier of it on their images.
 
     The classifier's ``facts`` hold the settings, the corpus's fingerprint, and the share it reads right on
     split "val" where there is one. ``run``: where a training that was stopped goes on.
@@ -220,7 +220,7 @@ def train_from_corpus(
 
 
 def _recipe(corpus: Path, training: ClassifierTraining, count: int, **own: Any) -> AttributeClassifierRecipe:
-    """The recipe of ``training`` with ``count`` pictures."""
+    """The recipe of ``training`` with ``count`` images."""
     own |= {"data": corpus, "smoothing": training.smoothing, "spoil": training.spoil}
     return judge_recipe(AttributeClassifierRecipe, training, count, clip=5.0, **own)
 
@@ -258,7 +258,7 @@ def spoil(images: Tensor) -> Tensor:
 
 
 def _shift(images: Tensor, most: int) -> Tensor:
-    """Each picture moved by up to ``most`` pixels in both directions, its border repeated."""
+    """Each image moved by up to ``most`` pixels in both directions, its border repeated."""
     side = images.shape[-1]
     wide = F.pad(images, (most,) * 4, mode="replicate")
     places = torch.randint(0, 2 * most + 1, (len(images), 2)).tolist()
@@ -284,7 +284,7 @@ def _coarse(images: Tensor) -> Tensor:
 
 
 def load_labelled(corpus: Path, avatars: Sequence[Avatar], preprocessing: Preprocessing) -> Labelled:
-    """The pictures of ``avatars``, in their order."""
+    """The images of ``avatars``, in their order."""
     row = {avatar.key: i for i, avatar in enumerate(avatars)}
     pictures = np.zeros((len(avatars), preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
     for key, picture in read_pictures(corpus, row, preprocessing):
@@ -307,7 +307,7 @@ def up_to_date(
 
 
 def accuracy(reader: AttributeClassifier, data: Labelled, batch: int = 128) -> float:
-    """The share of labels (absence included) that ``reader`` reads right off real pictures."""
+    """The share of labels (absence included) that ``reader`` reads right off real images."""
     right = total = 0
     for first in range(0, len(data.avatars), batch):
         avatars = data.avatars[first : first + batch]

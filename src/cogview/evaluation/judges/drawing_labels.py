@@ -1,4 +1,4 @@
-"""What labelled pictures show: ``labels.jsonl`` beside a picture cache, one line a picture."""
+"""What labelled images show: ``labels.jsonl`` beside an image cache, one line an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = "labels.jsonl"
 
 
 class LabelledThing(Config):
-    """One thing in a picture: its key, its box in parts of the picture, the colour it was given."""
+    """One thing in an image: its key, its box in parts of the image, the colour it was given."""
 
     thing: str
     box: Box | None = None
@@ -26,23 +26,23 @@ class LabelledThing(Config):
 
 
 class Label(Config):
-    """What the picture of a key shows."""
+    """What the image of a key shows."""
 
     key: str
     things: tuple[LabelledThing, ...]
 
 
 def write_labels(directory: Path, labels: Iterable[Label]) -> None:
-    """Write ``labels.jsonl`` into the directory of a picture cache."""
+    """Write ``labels.jsonl`` into the directory of an image cache."""
     lines = (label.model_dump_json(exclude_none=True) + "\n" for label in labels)
     write_file(directory / LABELS, "".join(lines))
 
 
 def read_labels(cache: ImageCache) -> list[Label]:
-    """The labels of a cache's pictures, in their order.
+    """The labels of a cache's images, in their order.
 
     Raises:
-        CogViewError: the file is missing or damaged, or a picture has no label.
+        CogViewError: the file is missing or damaged, or an image has no label.
     """
     path = cache.directory / LABELS
     try:

@@ -29,7 +29,7 @@ R = TypeVar("R", bound=Recipe)
 def judge_recipe(
     kind: type[R], training: ClassifierTraining | ScorerTraining, count: int, clip: float, **own: Any
 ) -> R:
-    """The recipe of ``training`` with ``count`` pictures: AdamW, a fifth of the steps up, a cosine to 0.
+    """The recipe of ``training`` with ``count`` images: AdamW, a fifth of the steps up, a cosine to 0.
 
     own: the recipe's other fields.
     """

@@ -1,8 +1,8 @@
-"""The reader of scenes: which things a picture shows, where, and in which colours.
+"""The reader of scenes: which things an image shows, where, and in which colours.
 
 It works in two steps. A small head without anchors (as CenterNet: Zhou et al., 2019) on three maps of the
 reader of things' network finds centres and boxes of things of any kind. Each is then cut out of the whole
-picture and named by the reader of things; its colour is named from the pixels of its box.
+image and named by the reader of things; its colour is named from the pixels of its box.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BoxHead(nn.Module):
     """Maps of the network to one map (b, 5, H / 8, W / 8): a centre's logit, and four distances.
 
     Distances go from the middle of a cell to the left, top, right and bottom of the box, in parts of the
-    picture.
+    image.
     """
 
     def __init__(self, width: int) -> None:
@@ -91,7 +91,7 @@ class SceneNetwork(nn.Module):
 
 
 def middles(height: int, width: int) -> Tensor:
-    """The middle (x, y) of every cell of a map in parts of the picture, (2, height, width)."""
+    """The middle (x, y) of every cell of a map in parts of the image, (2, height, width)."""
     y, x = torch.meshgrid(
         (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
     )
@@ -106,14 +106,14 @@ def boxes_of(distances: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Found:
-    """A box in parts of the picture and the score of its centre."""
+    """A box in parts of the image and the score of its centre."""
 
     box: Box
     score: float
 
 
 def peaks(answer: Tensor, least: float = LEAST) -> list[Found]:
-    """The boxes of one picture's map (5, H, W): highest of their 3 x 3 cells, and no box twice."""
+    """The boxes of one image's map (5, H, W): highest of their 3 x 3 cells, and no box twice."""
     scores = answer[0].sigmoid()
     highest = F.max_pool2d(scores[None], 3, 1, 1)[0]
     rows, columns = torch.nonzero((scores == highest) & (scores >= least), as_tuple=True)
@@ -137,7 +137,7 @@ def overlap(first: Box, second: Box) -> float:
 
 
 class SceneReader:
-    """Reads scenes off pictures; a :class:`cogview.evaluation.metrics.scene_rules.SceneReader`."""
+    """Reads scenes off images; a :class:`cogview.evaluation.metrics.scene_rules.SceneReader`."""
 
     def __init__(self, network: SceneNetwork) -> None:
         self.network = network.eval()
@@ -161,7 +161,7 @@ class SceneReader:
     def read(
         self, pictures: NDArray[np.uint8], batch: int = 32, progress: Progress | None = None
     ) -> list[list[Detection]]:
-        """The detections in each picture (n, side, side, 3), by falling score; boxes in pixels."""
+        """The detections in each image (n, side, side, 3), by falling score; boxes in pixels."""
         found: list[list[Detection]] = []
         for first in range(0, len(pictures), batch):
             found += self._read(pictures[first : first + batch])
@@ -215,7 +215,7 @@ def square_around(
 ) -> Image.Image:
     """A square around a box (left, top, right, bottom in pixels), ``side`` times as long as its longer side.
 
-    ``shift`` moves its middle, in longer sides. Outside the picture its border is repeated.
+    ``shift`` moves its middle, in longer sides. Outside the image its border is repeated.
     """
     long = max(box[2] - box[0], box[3] - box[1])
     half = side * long / 2

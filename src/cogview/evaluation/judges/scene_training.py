@@ -42,7 +42,7 @@ GRID = 40  # thresholds tried
 
 
 class SceneReaderRecipe(Recipe):
-    """A run: ``data`` is a picture cache with labels and boxes, ``reader`` a reader of things.
+    """A run: ``data`` is an image cache with labels and boxes, ``reader`` a reader of things.
 
     ``width``: of the head; ``box``: the weight of the boxes' loss beside that of the centres.
     """
@@ -67,12 +67,12 @@ class SceneReaderTask(Task):
 
     @cached_property
     def cache(self) -> ImageCache:
-        """The pictures, opened at first use."""
+        """The images, opened at first use."""
         return ImageCache(self.recipe.data)
 
     @cached_property
     def labels(self) -> list[Label]:
-        """What each picture shows; CogViewError where a thing has no box."""
+        """What each image shows; CogViewError where a thing has no box."""
         found = read_labels(self.cache)
         bare = next((label.key for label in found for one in label.things if one.box is None), None)
         if bare is not None:
@@ -81,7 +81,7 @@ class SceneReaderTask(Task):
 
     @cached_property
     def boxes(self) -> list[Tensor]:
-        """The boxes (n, 4) in each picture, in parts of it."""
+        """The boxes (n, 4) in each image, in parts of it."""
         return [torch.tensor([one.box for one in label.things]).view(-1, 4) for label in self.labels]
 
     def build(self) -> nn.Module:
@@ -104,7 +104,7 @@ class SceneReaderTask(Task):
         )
 
     def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
-        """By the pictures that are this rank's own."""
+        """By the images that are this rank's own."""
         return {"loss": float(len(batch["items"]))}
 
     def loss(
@@ -144,7 +144,7 @@ class SceneReaderTask(Task):
 
 
 def best_threshold(read: Sequence[Sequence[Detection]], shown: Sequence[Counter[str]]) -> tuple[float, float]:
-    """The score at which most pictures have exactly the things that are shown, and their share."""
+    """The score at which most images have exactly the things that are shown, and their share."""
     shares = []
     for step in range(1, GRID):
         kept = [Counter(one.thing for one in own if one.score >= step / GRID) for own in read]

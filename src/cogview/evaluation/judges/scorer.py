@@ -1,9 +1,9 @@
-"""The alignment scorer: pictures and sentences, in Chinese or English, as vectors that can be compared.
+"""The alignment scorer: images and sentences, in Chinese or English, as vectors that can be compared.
 
 Two towers trained together (``scorer_training.py``), as in CLIP (Radford et al., 2021): a small convolutional
-network looks at the picture, a small transformer reads the text's tokens; the cosine of their vectors says
+network looks at the image, a small transformer reads the text's tokens; the cosine of their vectors says
 how well they fit. It stands where the paper has CLIP (CogView, section 4.1) and judges by retrieval and
-R-precision (``alignment.py``). It is trained on real pictures only, and no generator is ever trained against
+R-precision (``alignment.py``). It is trained on real images only, and no generator is ever trained against
 it.
 """
 
@@ -36,7 +36,7 @@ class ScorerConfig(Config):
     """What fixes the network.
 
     pieces: of the text tokenizer; length: the most of them that are read of a text; widths, blocks: of the
-    picture tower, as in ``make_trunk``; hidden, layers, heads: of the text tower; size: of the vectors.
+    image tower, as in ``make_trunk``; hidden, layers, heads: of the text tower; size: of the vectors.
     """
 
     format: Literal[1] = 1
@@ -118,7 +118,7 @@ class DualEncoder(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the pictures it reads."""
+        """Side in pixels of the images it reads."""
         return self.config.preprocessing.size
 
     def pieces(self, texts: Sequence[str]) -> Tensor:
@@ -136,12 +136,12 @@ class DualEncoder(nn.Module):
         return rows
 
     def forward(self, images: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of length 1 of pictures and of texts, (batch, size) each."""
+        """Vectors of length 1 of images and of texts, (batch, size) each."""
         return F.normalize(self.picture_tower(images), dim=1), F.normalize(self.text_tower(pieces), dim=1)
 
     @torch.inference_mode()
     def encode_image(self, pictures: NDArray[np.uint8]) -> Vectors:
-        """Vectors (n, size) of pictures (n, H, W, 3), H = W = :attr:`image_size`; float64, of length 1."""
+        """Vectors (n, size) of images (n, H, W, 3), H = W = :attr:`image_size`; float64, of length 1."""
         side = self.image_size
         if pictures.shape[1:] != (side, side, 3):
             raise CogViewError(f"the scorer reads pictures of {side} x {side}, not {pictures.shape[1:]}")

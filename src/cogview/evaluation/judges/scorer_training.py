@@ -1,9 +1,9 @@
 """Training of the alignment scorer: a task of the trainer (``task: alignment_scorer``).
 
-InfoNCE over real pictures and their captions in all languages. Every batch is compared with itself, pictures
-with texts and texts with pictures (Radford et al., 2021). Texts that are true of several pictures of a batch
+InfoNCE over real images and their captions in all languages. Every batch is compared with itself, images
+with texts and texts with images (Radford et al., 2021). Texts that are true of several images of a batch
 ("red apple", drawn in five styles) count as right for each of them. Every other batch is of one source only,
-so that the scorer has to distinguish avatars from avatars and not from flags. Pictures are spoiled a little
+so that the scorer has to distinguish avatars from avatars and not from flags. Images are spoiled a little
 as the attribute classifier's are (``classifier_training.py``), so that soft ones are read too. Every seed is
 fixed: equal data and threads give equal weights.
 """
@@ -42,9 +42,9 @@ MOST_SHARP = math.log(100.0)
 
 
 class AlignmentScorerRecipe(Recipe):
-    """A run: ``data`` are pictures with captions, of which ``limit`` of a split are used (None: all).
+    """A run: ``data`` are images with captions, of which ``limit`` of a split are used (None: all).
 
-    text: a family, whose text tokenizer is used, or a SentencePiece file; size: side of the pictures it
+    text: a family, whose text tokenizer is used, or a SentencePiece file; size: side of the images it
     reads, in pixels.
     """
 
@@ -98,12 +98,12 @@ class AlignmentScorerTask(Task):
 
     @cached_property
     def data(self) -> Captioned:
-        """The training pictures and their captions."""
+        """The training images and their captions."""
         recipe, shape = self.recipe, self.config.preprocessing
         return read_captioned(recipe.data, shape, recipe.split, count=recipe.limit, styled=True)
 
     def build(self) -> nn.Module:
-        """The scorer; CogViewError for fewer pictures than a batch."""
+        """The scorer; CogViewError for fewer images than a batch."""
         if len(self.data) < self.recipe.batch_size:
             raise CogViewError(
                 f"{len(self.data)} training pictures are less than one batch of {self.recipe.batch_size}"
@@ -151,14 +151,14 @@ def train_scorer(
     """Train on ``data``.
 
     Raises:
-        CogViewError: fewer pictures than a batch, or an empty text.
+        CogViewError: fewer images than a batch, or an empty text.
     """
     recipe = _recipe(Path(), training, len(data))
     return cast(DualEncoder, fit(AlignmentScorerTask(recipe, text, data, config)))
 
 
 def _recipe(place: Path, training: ScorerTraining, count: int, **own: Any) -> AlignmentScorerRecipe:
-    """The recipe of ``training`` with ``count`` pictures."""
+    """The recipe of ``training`` with ``count`` images."""
     own |= {"data": place, "spoil": training.spoil}
     return judge_recipe(AlignmentScorerRecipe, training, count, clip=1.0, **own)
 
@@ -198,7 +198,7 @@ class _Shuffled:
 
 
 def matches(texts: Sequence[str], own: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-    """(texts, pictures): whether a text is among a picture's own."""
+    """(texts, images): whether a text is among an image's own."""
     places: dict[str, list[int]] = {}
     for column, found in enumerate(own):
         for text in set(found):
@@ -210,7 +210,7 @@ def matches(texts: Sequence[str], own: Sequence[Sequence[str]]) -> NDArray[np.bo
 
 
 def contrast(logits: Tensor, true: Tensor) -> Tensor:
-    """InfoNCE of (pictures, texts) in both directions; several right answers share the weight equally."""
+    """InfoNCE of (images, texts) in both directions; several right answers share the weight equally."""
     wanted = true.to(logits.dtype)
     rows = -(wanted / wanted.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     columns = -(wanted / wanted.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
@@ -227,13 +227,13 @@ def train_from_data(
     progress: Progress | None = None,
     run: Path | None = None,
 ) -> DualEncoder:
-    """Train a scorer on the captioned pictures of a split, read at ``size`` pixels.
+    """Train a scorer on the captioned images of a split, read at ``size`` pixels.
 
     The scorer's ``facts`` hold the settings and the hash of what it was trained on. ``run``: where a training
     that was stopped goes on.
 
     Raises:
-        CogViewError: nothing to read, a picture without a caption, fewer pictures than a batch.
+        CogViewError: nothing to read, an image without a caption, fewer images than a batch.
     """
     started, shape = time.monotonic(), Preprocessing(size=size, resample="box")
     data = read_captioned(place, shape, split, count=limit, styled=True, progress=progress)

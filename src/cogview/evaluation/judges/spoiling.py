@@ -1,8 +1,8 @@
-"""Training pictures made as soft and inexact as generated ones, so that a judge reads what is shown.
+"""Training images made as soft and inexact as generated ones, so that a judge reads what is shown.
 
 Image tokenizers blur edges, shift colours and lose detail in patches; generated drawings are besides a little
-larger, smaller or off the middle. Everything is drawn from torch's global generator of the CPU, picture by
-picture, wherever the pictures are. Images are (batch, 3, H, W) in [0, 1].
+larger, smaller or off the middle. Everything is drawn from torch's global generator of the CPU, image by
+image, wherever the images are. Images are (batch, 3, H, W) in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PATCH = 8  # pixels; half of the patches of a patchy picture lose their detail
+PATCH = 8  # pixels; half of the patches of a patchy image lose their detail
 
 
 def spoil(images: Tensor, zoom: float = 0.15, blur: float = 1.6) -> Tensor:

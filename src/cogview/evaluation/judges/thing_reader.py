@@ -1,4 +1,4 @@
-"""The reader of things: which of the everyday things a picture shows.
+"""The reader of things: which of the everyday things an image shows.
 
 An ImageNet network (EfficientNet-Lite0) whose last blocks are trained on drawings in many styles, and one
 linear layer. It counts only with its ceiling, its accuracy on drawings of withheld pairs of thing and style.
@@ -74,7 +74,7 @@ class ThingReader(nn.Module):
         batch: int = 32,
         progress: Progress | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features (n, 1280) and probabilities (n, things) of pictures (side, side, 3) of any sizes."""
+        """Features (n, 1280) and probabilities (n, things) of images (side, side, 3) of any sizes."""
         self.eval()
         device, features, found = self.network.classes.weight.device, list[Tensor](), list[Tensor]()
         for first in range(0, len(pictures), batch):
@@ -105,7 +105,7 @@ class ThingReader(nn.Module):
 
 
 def resized(picture: NDArray[np.uint8], size: int) -> Tensor:
-    """A picture (H, W, 3) as (1, 3, size, size) in [0, 1], reduced by area or enlarged linearly."""
+    """An image (H, W, 3) as (1, 3, size, size) in [0, 1], reduced by area or enlarged linearly."""
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
     if pixels.shape[-2:] == (size, size):
         return pixels

@@ -1,7 +1,7 @@
 """Training of the reader of things: a task of the trainer (``task: thing_reader``).
 
 The data are drawings in all styles with labels (``labels.py``; ``examples/pictogram/judges.py`` makes them),
-spoiled as generated pictures are (``spoiling.py``). The network starts from its ImageNet weights; its first
+spoiled as generated images are (``spoiling.py``). The network starts from its ImageNet weights; its first
 blocks keep them.
 """
 
@@ -30,7 +30,7 @@ from cogview.training.task import Metrics, State, Task
 
 
 class ThingReaderRecipe(Recipe):
-    """A run: ``data`` is a picture cache with labels, ``network`` what ``cogview import lite0`` wrote.
+    """A run: ``data`` is an image cache with labels, ``network`` what ``cogview import lite0`` wrote.
 
     ``frozen``: this many of the network's 16 blocks keep their weights; ``ceiling``: the split of withheld
     drawings, from which the reader's ceiling is taken; ``weights``: how often each source is drawn.
@@ -58,19 +58,19 @@ class ThingReaderTask(Task):
 
     @cached_property
     def cache(self) -> ImageCache:
-        """The pictures, opened at first use."""
+        """The images, opened at first use."""
         return ImageCache(self.recipe.data)
 
     @cached_property
     def things(self) -> tuple[str, ...]:
-        """The things of the training pictures, sorted."""
+        """The things of the training images, sorted."""
         trained = self.cache.select(["train"])
         labels = read_labels(self.cache)
         return tuple(sorted({labels[item].things[0].thing for item in trained}))
 
     @cached_property
     def wanted(self) -> NDArray[np.int64]:
-        """The number of what each picture of the cache shows."""
+        """The number of what each image of the cache shows."""
         return thing_numbers(read_labels(self.cache), {name: i for i, name in enumerate(self.things)})
 
     def build(self) -> nn.Module:
@@ -95,7 +95,7 @@ class ThingReaderTask(Task):
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[ImageBatch, State]]:
-        """Batches of pictures (batch, 3, size, size) uint8 of split "train"."""
+        """Batches of images (batch, 3, size, size) uint8 of split "train"."""
         recipe = self.recipe
         return iter(
             ImageLoader(
@@ -110,7 +110,7 @@ class ThingReaderTask(Task):
         )
 
     def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
-        """By the pictures that are this rank's own."""
+        """By the images that are this rank's own."""
         return {"loss": float(len(batch["items"]))}
 
     def loss(
@@ -128,7 +128,7 @@ class ThingReaderTask(Task):
         return loss, {"right": (logits.argmax(1) == wanted).float().mean().detach()}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Right at first guess and among five, on validation pictures and withheld ones."""
+        """Right at first guess and among five, on validation images and withheld ones."""
         recipe = self.recipe
         parts = {"val": (recipe.validation, None), "ceiling": (recipe.ceiling, [recipe.ceiling_source])}
         found: dict[str, float] = {}

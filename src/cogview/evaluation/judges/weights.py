@@ -1,4 +1,4 @@
-"""The networks that judge pictures, on disk: ``config.json``, ``model.safetensors``; their fingerprint."""
+"""The networks that judge images, on disk: ``config.json``, ``model.safetensors``; their fingerprint."""
 
 from __future__ import annotations
 

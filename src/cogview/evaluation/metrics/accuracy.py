@@ -1,8 +1,8 @@
 """The arithmetic of attribute accuracy: shares of stated attributes read right, floors, bootstrap intervals.
 
-Two figures per set of pictures. *Overall*: right ÷ stated over all statements. *Macro*: the mean over every
+Two figures per set of images. *Overall*: right ÷ stated over all statements. *Macro*: the mean over every
 (style, attribute) of that share, so that rare attributes weigh as much as common ones. Both stand next to a
-ceiling (the same of the real pictures) and a floor (every caption asked of every other picture of its style:
+ceiling (the same of the real images) and a floor (every caption asked of every other image of its style:
 the expectation of shuffled prompts, without the shuffle's noise).
 """
 
@@ -55,7 +55,7 @@ class Share(Config):
 
 
 class Accuracy(Config):
-    """What was read off one set of pictures. ``floor`` is None where no style has two pictures."""
+    """What was read off one set of images. ``floor`` is None where no style has two images."""
 
     overall: Figure
     macro: Figure
@@ -69,7 +69,7 @@ class Accuracy(Config):
 
 @dataclass(frozen=True)
 class Answers:
-    """A set of pictures: what each one's caption states and what was read, both attribute to class."""
+    """A set of images: what each one's caption states and what was read, both attribute to class."""
 
     styles: Sequence[str]
     stated: Sequence[Mapping[str, int]]
@@ -86,7 +86,7 @@ class Answers:
 
     @cached_property
     def counts(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Right answers and statements, (pictures, cells) each, of zeros and ones."""
+        """Right answers and statements, (images, cells) each, of zeros and ones."""
         column = {cell: i for i, cell in enumerate(self.cells)}
         right, total = (np.zeros((len(self.styles), len(column))) for _ in range(2))
         for row, (style, stated) in enumerate(zip(self.styles, self.stated, strict=True)):
@@ -105,7 +105,7 @@ class Answers:
 
 
 def floor(answers: Answers) -> float | None:
-    """Overall accuracy when every caption is asked of every *other* picture of its style."""
+    """Overall accuracy when every caption is asked of every *other* image of its style."""
     right = total = 0
     for style in set(answers.styles):
         rows = [row for row, own in enumerate(answers.styles) if own == style]
@@ -118,7 +118,7 @@ def floor(answers: Answers) -> float | None:
 
 
 def draws(styles: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:
-    """Bootstrap weights (times + 1, pictures): how often each is drawn, styles keeping their number.
+    """Bootstrap weights (times + 1, images): how often each is drawn, styles keeping their number.
 
     The first row is all ones: the sample itself.
     """
@@ -159,7 +159,7 @@ def figure(samples: NDArray[np.float64]) -> Figure:
 def score(sets: Mapping[str, Answers], ceiling: str, times: int = 2000, seed: int = 0) -> dict[str, Accuracy]:
     """The accuracy of each set; those of the same captions as ``ceiling`` are also given relative to it.
 
-    The same pictures are drawn for numerator and denominator of a ratio, so its interval is that of pairs.
+    The same images are drawn for numerator and denominator of a ratio, so its interval is that of pairs.
     """
     top = sets[ceiling]
     weights = draws(top.styles, times, seed)

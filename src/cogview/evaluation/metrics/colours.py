@@ -1,4 +1,4 @@
-"""The colour of a thing in a picture, named from the pixels of its box.
+"""The colour of a thing in an image, named from the pixels of its box.
 
 Names follow one rule of hue, lightness and chroma (HLS). Inside a box, pixels like those around it are the
 background and do not count; the name that most of the others have is the thing's colour.
@@ -83,9 +83,9 @@ def shares(pixels: Pixels) -> dict[str, float]:
 
 
 def box_colour(picture: Pixels, box: tuple[float, float, float, float]) -> str | None:
-    """The colour of what a box holds in a picture (height, width, 3); None for a box without pixels.
+    """The colour of what a box holds in an image (height, width, 3); None for a box without pixels.
 
-    ``box``: left, top, right, bottom in pixels; parts outside the picture are cut off.
+    ``box``: left, top, right, bottom in pixels; parts outside the image are cut off.
     """
     height, width = picture.shape[:2]
     left, top = max(0, round(box[0])), max(0, round(box[1]))
@@ -98,7 +98,7 @@ def box_colour(picture: Pixels, box: tuple[float, float, float, float]) -> str |
 
 
 def _ring(picture: Pixels, left: int, top: int, right: int, bottom: int) -> Pixels:
-    """The pixels close around a box, inside the picture; those of its own edge where there are none."""
+    """The pixels close around a box, inside the image; those of its own edge where there are none."""
     outer = picture[max(0, top - RING) : bottom + RING, max(0, left - RING) : right + RING]
     mask = np.ones(outer.shape[:2], bool)
     y, x = min(RING, top), min(RING, left)

@@ -1,4 +1,4 @@
-"""Reports side by side: only where everything but the pictures is equal, else the field is named."""
+"""Reports side by side: only where everything but the images is equal, else the field is named."""
 
 from __future__ import annotations
 

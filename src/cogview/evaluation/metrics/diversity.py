@@ -1,9 +1,9 @@
-"""How different are pictures from each other: of one prompt, and altogether.
+"""How different are images from each other: of one prompt, and altogether.
 
-Pictures are compared by the cosine distance of a network's features. A model that draws the same for every
+Images are compared by the cosine distance of a network's features. A model that draws the same for every
 seed has no distance within a prompt; one that draws the same for every prompt none across. The Vendi score
-(Friedman and Dieng, 2023) is how many different pictures a set is worth: exp of the entropy of the
-eigenvalues of the matrix of cosines, 1 for n equal pictures, n for n that have nothing in common.
+(Friedman and Dieng, 2023) is how many different images a set is worth: exp of the entropy of the
+eigenvalues of the matrix of cosines, 1 for n equal images, n for n that have nothing in common.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Array = NDArray[np.float64]
 
 
 class DiversityReport(Config):
-    """What was found. Distances are 1 - cosine, within: of two pictures of a prompt, across: of two prompts.
+    """What was found. Distances are 1 - cosine, within: of two images of a prompt, across: of two prompts.
 
-    None where no prompt has two pictures, or there is one prompt only.
+    None where no prompt has two images, or there is one prompt only.
     """
 
     format: Literal[1] = 1
@@ -56,10 +56,10 @@ def evaluate_diversity(
     progress: Progress | None = None,
     prompts: Sequence[str] | None = None,
 ) -> DiversityReport:
-    """Measure a set; which pictures are of one prompt is read from what made them, or given.
+    """Measure a set; which images are of one prompt is read from what made them, or given.
 
     Raises:
-        CogViewError: fewer than two pictures, or a broken one.
+        CogViewError: fewer than two images, or a broken one.
     """
     if len(pictures) < 2:
         raise CogViewError(f"{pictures.where}: {len(pictures)} picture; diversity needs 2 or more")
@@ -84,7 +84,7 @@ def evaluate_diversity(
 
 
 def column(place: Path, pictures: PictureSet, name: str) -> list[str]:
-    """What the column ``name`` of the corpus at ``place`` says of each picture.
+    """What the column ``name`` of the corpus at ``place`` says of each image.
 
     Raises:
         CogViewError: no corpus of Parquet files, or without such a column.
@@ -102,7 +102,7 @@ def unit(features: NDArray[np.float32]) -> Array:
 
 
 def distances(vectors: Array, prompts: Sequence[str]) -> tuple[Array, Array]:
-    """Mean distances: of each prompt's pictures from each other; of each picture from other prompts'."""
+    """Mean distances: of each prompt's images from each other; of each image from other prompts'."""
     names = np.array(prompts)
     within, across = [], []
     for name in dict.fromkeys(prompts):

@@ -1,6 +1,6 @@
-"""How near two sets of pictures are: FID-k, KID-k and Inception Score, each with a manifest.
+"""How near two sets of images are: FID-k, KID-k and Inception Score, each with a manifest.
 
-CogView (section 4.1) blurs real and drawn pictures by a Gaussian of radius 0, 1, 2, 4 and 8 before FID, as
+CogView (section 4.1) blurs real and drawn images by a Gaussian of radius 0, 1, 2, 4 and 8 before FID, as
 DALL-E's authors did: a model of tokens should not be judged by the details its tokenizer cannot draw.
 Features come from a pluggable network and the mathematics, in float64, from torchmetrics. A metric's name
 says the network: ``Lite0-FID-0`` is not the papers' FID.
@@ -36,12 +36,12 @@ from cogview.files import replacing
 from cogview.tensors import open_tensors
 
 CHUNK = 64
-TOGETHER = 4  # pictures in a forward: what it needs then is kept by the allocator, not mapped again each time
+TOGETHER = 4  # images in a forward: what it needs then is kept by the allocator, not mapped again each time
 Progress = Callable[[str, int, int], None]
 
 
 class Extractor(Protocol):
-    """A network that describes pictures. ``fingerprint``: SHA-256 of its weights."""
+    """A network that describes images. ``fingerprint``: SHA-256 of its weights."""
 
     name: str
     fingerprint: str
@@ -80,7 +80,7 @@ def open_extractor(
 ) -> Extractor:
     """The network in a file that ``cogview import lite0`` or ``cogview import inception`` wrote.
 
-    ``canvas`` and ``preprocessing`` are Inception's, which resizes pictures itself.
+    ``canvas`` and ``preprocessing`` are Inception's, which resizes images itself.
 
     Raises:
         CogViewError: no such file, or another network's; an unknown preprocessing.
@@ -104,9 +104,9 @@ def _on(extractor: Extractor, device: torch.device | str) -> Extractor:
 
 
 class SetFacts(Config):
-    """A set of pictures: where, how many, the hash of names and contents, the first few sizes ("72 x 72").
+    """A set of images: where, how many, the hash of names and contents, the first few sizes ("72 x 72").
 
-    Of drawn pictures that say so themselves: hash of the sorted prompts, and models, seeds and settings.
+    Of drawn images that say so themselves: hash of the sorted prompts, and models, seeds and settings.
     """
 
     where: str
@@ -120,7 +120,7 @@ class SetFacts(Config):
 
 
 class Manifest(Config):
-    """All that a number hangs on besides the pictures measured: equal manifests make figures comparable."""
+    """All that a number hangs on besides the images measured: equal manifests make figures comparable."""
 
     plan: DistributionPlan
     extractor: str
@@ -158,7 +158,7 @@ class DistributionReport(Config):
 
     @property
     def count(self) -> int:
-        """How many pictures were judged."""
+        """How many images were judged."""
         return self.drawn.count
 
 
@@ -270,7 +270,7 @@ def kid(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Valu
 
 
 def inception_score(probabilities: NDArray[Any], plan: DistributionPlan) -> Value:
-    """exp of the mean divergence of a picture's classes from all pictures' (Salimans et al., 2016)."""
+    """exp of the mean divergence of an image's classes from all images' (Salimans et al., 2016)."""
     splits = min(plan.splits, len(probabilities))
     metric = _metric("is", probabilities.shape[1], splits=splits)
     metric.update(_double(probabilities).clamp_min(1e-30).log())
@@ -300,7 +300,7 @@ def compare_pictures(
     """All figures of a plan; None where other parts are still to be computed (:func:`describe`).
 
     Raises:
-        CogViewError: fewer than two pictures on a side, a broken one, or, unless ``any_size``, drawn pictures
+        CogViewError: fewer than two images on a side, a broken one, or, unless ``any_size``, drawn images
             of several sizes, which one model does not draw.
     """
     for pictures in (reference, drawn):
@@ -375,7 +375,7 @@ def _own_version() -> dict[str, str]:
 
 
 def set_facts(pictures: PictureSet) -> SetFacts:
-    """A set's facts, with what drawn pictures carry inside them."""
+    """A set's facts, with what drawn images carry inside them."""
     made = pictures.provenances()
     prompts = hashlib.sha256("\n".join(sorted(p.prompt for p in made)).encode()).hexdigest()
     return SetFacts(

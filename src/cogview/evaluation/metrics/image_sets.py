@@ -1,4 +1,4 @@
-"""Sets of pictures to be compared: a folder of files, or the rows of a Parquet corpus.
+"""Sets of images to be compared: a folder of files, or the rows of a Parquet corpus.
 
 A set is read in a fixed order and known by the hash of its files' bytes, so that two people can tell whether
 they measured the same thing.
@@ -50,7 +50,7 @@ class PictureSet:
         return whole.hexdigest()
 
     def image(self, index: int) -> Image.Image:
-        """A picture in RGB; CogViewError where it is broken."""
+        """An image in RGB; CogViewError where it is broken."""
         key, entry = self.entries[index]
         try:
             return decode(entry).image
@@ -59,7 +59,7 @@ class PictureSet:
 
     @cached_property
     def sizes(self) -> tuple[str, ...]:
-        """The different sizes, "72 x 72", by how often; files that are no pictures are passed over."""
+        """The different sizes, "72 x 72", by how often; files that are no images are passed over."""
         found: Counter[str] = Counter()
         for _, entry in self.entries:
             with (
@@ -70,7 +70,7 @@ class PictureSet:
         return tuple(size for size, _ in found.most_common())
 
     def provenances(self) -> list[Provenance]:
-        """What the pictures say of their making; [] unless all of them do."""
+        """What the images say of their making; [] unless all of them do."""
         found = [read(entry) for _, entry in self.entries]
         return [fact for fact in found if fact is not None] if all(found) else []
 
@@ -78,14 +78,14 @@ class PictureSet:
 def open_set(
     place: Path, split: str | None = None, source: str | None = None, count: int | None = None
 ) -> PictureSet:
-    """The pictures of a folder (with its folders), or of a corpus of Parquet files.
+    """The images of a folder (with its folders), or of a corpus of Parquet files.
 
     Args:
         split, source: which rows of a corpus; None for all.
         count: the number of images, the first in an order that keys decide and that mixes sources and styles.
 
     Raises:
-        CogViewError: no picture there, or fewer than ``count``.
+        CogViewError: no image there, or fewer than ``count``.
     """
     if place.is_file() or (place.is_dir() and any(place.glob("*.parquet"))):
         rows = read_rows(place, ("key", "image", "split", "source"))
@@ -108,7 +108,7 @@ def open_set(
 
 @dataclass(frozen=True)
 class Shape:
-    """How a picture reaches a network: squared to ``canvas`` pixels, blurred, resized to ``size``.
+    """How an image reaches a network: squared to ``canvas`` pixels, blurred, resized to ``size``.
 
     The blur is Pillow's Gaussian of ``blur`` pixels on the canvas (CogView, section 4.1: FID-k blurs both
     sides at 256 pixels); ``resample`` names the kernel of both resizings.

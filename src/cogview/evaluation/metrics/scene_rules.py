@@ -1,4 +1,4 @@
-"""Whether a picture shows the scene that its prompt asks for, given what a reader of scenes detects in it.
+"""Whether an image shows the scene that its prompt asks for, given what a reader of scenes detects in it.
 
 The six tasks and the rules are those of GenEval (Ghosh et al., 2023, section 3): one thing, two things,
 counting, the colour of one thing, the position of two and a colour for each of two. A prompt is right only
@@ -39,7 +39,7 @@ class Asked(Config):
 
 
 class ScenePrompt(Config):
-    """A prompt in both languages and what a picture of it must show.
+    """A prompt in both languages and what an image of it must show.
 
     ``relation`` is the first thing's to the second, ``place`` a landscape that is said but not scored.
     """
@@ -75,7 +75,7 @@ class Rules(Config):
 class Detection:
     """A thing that a reader sees: its key in the list of things, where, how surely (0 to 1) and its colour.
 
-    ``box`` is in pixels or in parts of the picture, with the y axis downwards; ``colour`` is one of
+    ``box`` is in pixels or in parts of the image, with the y axis downwards; ``colour`` is one of
     ``colours.NAMES`` or None where it was not asked for.
     """
 
@@ -86,11 +86,11 @@ class Detection:
 
 
 class SceneReader(Protocol):
-    """What reads scenes off pictures.
+    """What reads scenes off images.
 
-    A reader never sees a picture that the judged model drew, nor the model's tokenizer, in its training. It
+    A reader never sees an image that the judged model drew, nor the model's tokenizer, in its training. It
     is trained on composed scenes of the split ``train`` and of drawings in other styles, and it counts only
-    with its own ceiling: :func:`judge` over the true pictures of withheld combinations, at most a tenth of
+    with its own ceiling: :func:`judge` over the true images of withheld combinations, at most a tenth of
     which may fail. Boxes of one thing must not be given twice: suppress overlapping detections of the same
     thing before they are returned.
     """
@@ -106,13 +106,13 @@ class SceneReader(Protocol):
         ...
 
     def read(self, pictures: NDArray[np.uint8]) -> list[list[Detection]]:
-        """The detections in each picture (n, side, side, 3), by falling score, with their colours named."""
+        """The detections in each image (n, side, side, 3), by falling score, with their colours named."""
         ...
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture is right and, where it is not, what is wrong with it first."""
+    """Whether an image is right and, where it is not, what is wrong with it first."""
 
     right: bool
     wrong: Literal["", "missing", "count", "colour", "position"] = ""
@@ -168,7 +168,7 @@ def related(relation: Relation, first: Box, second: Box) -> bool:
 
 
 def judge(prompt: ScenePrompt, detections: Sequence[Detection], rules: Rules | None = None) -> Verdict:
-    """Whether the detections in a picture are what the prompt asks for.
+    """Whether the detections in an image are what the prompt asks for.
 
     A thing must be detected at least as often as asked, in the task ``count`` exactly as often. Of more
     detections than asked for, the most confident are looked at: as many must have the colour asked for, and

@@ -1,6 +1,6 @@
 """The prompts of ``eval scenes`` and ``eval things``, which ship with the package.
 
-``scenes.jsonl``: one scene a line, in both languages, from combinations that no training picture shows.
+``scenes.jsonl``: one scene a line, in both languages, from combinations that no training image shows.
 ``things.jsonl``: one everyday thing a line, with what people type for it. ``examples/pictogram/prompts.py``
 writes both.
 """

@@ -1,4 +1,4 @@
-"""What runs for whom: progress, the picture on its way, and the end of it on request.
+"""What runs for whom: progress, the image on its way, and the end of it on request.
 
 A1111 has one user; here each key has what its own requests do.
 """
@@ -50,7 +50,7 @@ class Board:
                 entry.ticket.end()
 
     def progress(self, owner: str) -> tuple[dict[str, Any], Image.Image | None]:
-        """How far the oldest request of an owner is, and its picture so far."""
+        """How far the oldest request of an owner is, and its image so far."""
         mine = [entry for entry in self._running if entry.owner == owner]
         state = {"skipped": False, "interrupted": False, "job": "", "job_count": len(mine), "job_no": 0}
         if not mine:

@@ -45,7 +45,7 @@ def find(models: Models, name: str | None, ability: str) -> Served:
 
 
 def seed_of(request: TextToImage) -> int:
-    """The seed of the first picture; a new one for -1."""
+    """The seed of the first image; a new one for -1."""
     return secrets.randbits(32) if request.seed == -1 else request.seed
 
 
@@ -63,7 +63,7 @@ def style_of(request: TextToImage, served: Served) -> str | None:
 
 
 def drawing(request: TextToImage, served: Served) -> Drawing:
-    """The drawing; picture i has the seed ``seed + i``, as in A1111."""
+    """The drawing; image i has the seed ``seed + i``, as in A1111."""
     style, seed = style_of(request, served), seed_of(request)
     width, height = request.size
     asked = Generation(
@@ -112,7 +112,7 @@ def edit(request: ImageToImage, served: Served) -> Call:
 
 
 def open_part(mask: Image.Image, invert: bool) -> Image.Image:
-    """White where the picture is drawn again: by a mask's opacity where it varies, else by its brightness."""
+    """White where the image is drawn again: by a mask's opacity where it varies, else by its brightness."""
     grey = mask.convert("L")
     if mask.mode == "RGBA" and mask.getchannel("A").getextrema() != (255, 255):
         grey = mask.getchannel("A")
@@ -136,7 +136,7 @@ def file_of(text: str, field: str) -> bytes:
 
 
 def sent_back(request: TextToImage) -> dict[str, Any]:
-    """The request without its pictures, for the answer; what JSON cannot hold is null."""
+    """The request without its images, for the answer; what JSON cannot hold is null."""
     found: dict[str, Any] = json.loads(request.model_dump_json(exclude={"init_images", "mask"}))
     return found
 
@@ -144,7 +144,7 @@ def sent_back(request: TextToImage) -> dict[str, Any]:
 def info(
     request: TextToImage, served: Served, pictures: Sequence[GeneratedImage], ignored: Sequence[str]
 ) -> str:
-    """A1111's description of pictures, as JSON text."""
+    """A1111's description of images, as JSON text."""
     seeds = [picture.seed for picture in pictures]
     settings = pictures[0].settings if pictures else {}
     size = pictures[0].image.size if pictures else request.size

@@ -51,7 +51,7 @@ class TextToImage(_Request):
 
     @property
     def n(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return self.batch_size * self.n_iter
 
     @property

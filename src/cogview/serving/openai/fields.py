@@ -23,7 +23,7 @@ _TOLD: dict[Quality, Told] = {
 }
 CANDIDATES: dict[Told, int] = {"low": 1, "medium": 1, "high": 4, "xhigh": 6, "max": 6}
 OPENAI_STYLES = ("vivid", "natural")
-REDRAWN = {"low": 0.8, "high": 0.5}  # share of a picture that an edit without a mask draws again
+REDRAWN = {"low": 0.8, "high": 0.5}  # share of an image that an edit without a mask draws again
 UNUSED = ("moderation", "complexity", "frame_count", "frame_duration_ms", "svg")
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -56,7 +56,7 @@ class Common(BaseModel):
     Attributes:
         quality: how much is computed: ``low`` the first stage alone, ``high`` (``hd``) the best of 4,
             ``xhigh`` and ``max`` the best of 6 at the largest stage.
-        background: ``transparent`` cuts pictures out of their ground, where they have an even one.
+        background: ``transparent`` cuts images out of their ground, where they have an even one.
         size: ``WIDTHxHEIGHT``, or ``auto`` for the model's own.
     """
 

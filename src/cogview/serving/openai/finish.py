@@ -1,4 +1,4 @@
-"""What is done to a picture between the model and the answer: its background, its size."""
+"""What is done to an image between the model and the answer: its background, its size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cogview.serving.schema import Output, Painted
 
 @dataclass(frozen=True)
 class Finish:
-    """How pictures are finished.
+    """How images are finished.
 
     size: what they are resized to; transparent: whether their ground is removed; quality: as reported;
     ignored: fields of the request without an effect; identifier: of whoever asked, sent back; words: of the
@@ -38,7 +38,7 @@ class Finish:
         return cls(size, clear, quality_told(asked.quality), ignored, asked.identifier)
 
     def __call__(self, picture: GeneratedImage) -> GeneratedImage:
-        """The finished picture; what was done stands in its provenance."""
+        """The finished image; what was done stands in its provenance."""
         image, done = picture.image, {}
         if self.transparent and (clear := without_background(image)) is not None:
             image, done["background"] = clear, "transparent"

@@ -1,4 +1,4 @@
-"""Any size: which stage of a model draws a picture, and how it is brought to the size that was asked for."""
+"""Any size: which stage of a model draws an image, and how it is brought to the size that was asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIN_SIDE, MAX_RATIO = 16, 3.0
 
 @dataclass(frozen=True)
 class Target:
-    """times: the stage that draws, as in :attr:`Served.sizes`; size: what its pictures are resized to."""
+    """times: the stage that draws, as in :attr:`Served.sizes`; size: what its images are resized to."""
 
     times: int
     size: Size | None = None

@@ -1,7 +1,7 @@
 """Training a CogLM on token shards (CogView2, sections 3.1 and 3.2).
 
-Every sample is given one of the strategies by chance: ``drawing`` (text to picture), ``captioning`` (patches
-of the picture, and the text after it) or ``editing`` (patches of the picture after the text, which is what
+Every sample is given one of the strategies by chance: ``drawing`` (text to image), ``captioning`` (patches
+of the image, and the text after it) or ``editing`` (patches of the image after the text, which is what
 ``cogview edit`` asks; the paper has the first two, half and half). Of an item's captions one is drawn, in one
 of its languages, and [BOE] or [BOC] says in which.
 """
@@ -58,9 +58,9 @@ class CogLMFormatRecipe(Config):
 class Strategies(Config):
     """How often each strategy is drawn, relative to the others; the paper: drawing and captioning, 1 : 1.
 
-    regions: ``paper`` masks patches until ``share`` of the picture is covered; ``released`` as the published
+    regions: ``paper`` masks patches until ``share`` of the image is covered; ``released`` as the published
     script, whose share of sequences with captions is 0.3. edited: what ``editing`` hides: ``patches`` as
-    well, or ``boxes``, one to three rectangles, which leave more of the picture around them.
+    well, or ``boxes``, one to three rectangles, which leave more of the image around them.
     """
 
     drawing: float = Field(0.5, ge=0)
@@ -177,7 +177,7 @@ def make_batch(
 
 
 def weigh_cells(batch: dict[str, Tensor], cells: Tensor, first: int) -> dict[str, Tensor]:
-    """The batch with the weight of every code multiplied by that of its place in the picture.
+    """The batch with the weight of every code multiplied by that of its place in the image.
 
     cells: (rows * columns,); first: position of the first code.
     """
@@ -223,7 +223,7 @@ class CogLMTask(TransformerTask):
         model.load_state_dict(expand_weights(drawer.state_dict(), model.state_dict(), old, self.format))
 
     def first_losses(self, model: nn.Module) -> FirstLosses:
-        """As of any transformer; from one that only draws, the picture's losses where this one draws too."""
+        """As of any transformer; from one that only draws, the image's losses where this one draws too."""
         old = of_type(self.start.sequences, SequenceFormat)
         if old is None:
             return super().first_losses(model)

@@ -1,8 +1,8 @@
 """Training CogView2's two super-resolution models from a CogLM (section 3.3).
 
-A sample is an item's large picture, its small one and one of its captions (``cogview data build
+A sample is an item's large image, its small one and one of its captions (``cogview data build
 --super-resolution``). *Direct*: all large codes from the small ones at once; only the decoder's attention
-layers and the large picture's positions are trained. *Iterative*: part of the large codes is hidden, as much
+layers and the large image's positions are trained. *Iterative*: part of the large codes is hidden, as much
 as a ratio drawn for each sample says, and predicted from the others and the text; all weights are trained.
 """
 
@@ -64,7 +64,7 @@ class EnlargingRecipe(Recipe):
 
 
 class DirectRecipe(EnlargingRecipe):
-    """Direct super-resolution. across: rows and columns of the window on the small picture. trained: the
+    """Direct super-resolution. across: rows and columns of the window on the small image. trained: the
     decoder's attention alone, as in the paper, or everything."""
 
     task: Literal["direct_super_resolution"]
@@ -117,7 +117,7 @@ class EnlargingTask(Task):
 
     @cached_property
     def shards(self) -> TokenShards:
-        """The data, opened at first use; CogViewError where they have no small pictures."""
+        """The data, opened at first use; CogViewError where they have no small images."""
         shards = TokenShards(self.recipe.data)
         shards.context([])  # raises
         return shards
@@ -131,7 +131,7 @@ class EnlargingTask(Task):
 
     @cached_property
     def base(self) -> tuple[CogLMFormat, TransformerConfig]:
-        """The CogLM's sequences and configuration; CogViewError where its pictures are not the small ones."""
+        """The CogLM's sequences and configuration; CogViewError where its images are not the small ones."""
         form, index = of_type(self.start.sequences, CogLMFormat), self.shards.index
         if form is None:
             raise CogViewError(
@@ -270,7 +270,7 @@ class EnlargingTask(Task):
         return len(batch["texts"])
 
     def loss_weights(self, batch: Any) -> dict[str, float]:
-        """By pictures."""
+        """By images."""
         return {"loss": float(len(batch["items"]))}
 
     @cached_property
@@ -290,7 +290,7 @@ class EnlargingTask(Task):
         return found
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Loss in nats a code and accuracy on held-out pictures, the same codes hidden every time."""
+        """Loss in nats a code and accuracy on held-out images, the same codes hidden every time."""
         generator, sums, count = torch.Generator().manual_seed(VALIDATION_SEED), dict[str, float](), 0
         for batch in self.validation:
             moved, size = self.prepare(batch, self.device), len(batch["texts"])

@@ -7,7 +7,7 @@ model to do without the second, against the frozen model (*teacher*) that it sta
   distribution, softmax(u + s (c - u)), to the copy's own. Meng et al., *On Distillation of Guided Diffusion
   Models* (2022, section 3.1), for tokens and one strength s.
 - ``contrastive``: condition contrastive alignment, Chen et al. (2024), *Toward Guidance-Free AR Visual
-  Generation via Condition Contrastive Alignment*, equation 10: a picture becomes more likely under its own
+  Generation via Condition Contrastive Alignment*, equation 10: an image becomes more likely under its own
   caption than the teacher finds it, and less under another row's.
 """
 
@@ -80,7 +80,7 @@ def guided_divergence(found: Tensor, conditional: Tensor, unconditional: Tensor,
 
 
 def contrastive_loss(own: Tensor, other: Tensor, beta: float, negative: float) -> Tensor:
-    """Equation 10 for each row: own and other, (n,), are the log-likelihoods of a picture less the teacher's,
+    """Equation 10 for each row: own and other, (n,), are the log-likelihoods of an image less the teacher's,
     under its own caption and under another."""
     return -F.logsigmoid(beta * own) - negative * F.logsigmoid(-beta * other)
 
@@ -115,7 +115,7 @@ class GuidanceFreeTask(TransformerTask):
         return slice(ids.start, ids.stop)
 
     def _sequences(self, batch: TokenBatch, multiple: int = 1) -> dict[str, Any]:
-        """The sequences of a batch; under ``other`` those of the same pictures with the other captions."""
+        """The sequences of a batch; under ``other`` those of the same images with the other captions."""
         if self.recipe.objective.kind == "contrastive":
             texts = mismatched(batch["texts"])
         else:
@@ -147,13 +147,13 @@ class GuidanceFreeTask(TransformerTask):
         return loss, {"divergence": each.detach().sum() / max(1, len(each))}
 
     def _ratios(self, student: Transformer, batch: Any) -> Tensor:
-        """Each picture's log-likelihood less the teacher's, (batch,)."""
+        """Each image's log-likelihood less the teacher's, (batch,)."""
         with torch.no_grad():
             taught = self._likelihoods(self.teacher, batch)
         return self._likelihoods(student, batch) - taught
 
     def _likelihoods(self, model: Transformer, batch: Any) -> Tensor:
-        """Log-likelihoods of pictures (batch,): every row has equally many codes, or none."""
+        """Log-likelihoods of images (batch,): every row has equally many codes, or none."""
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
             return F.cross_entropy(model.logits(states, self.codes).float(), targets, reduction="none")
@@ -173,7 +173,7 @@ class GuidanceFreeTask(TransformerTask):
         return torch.cat([checkpoint(compute, *part, use_reentrant=False) for part in parts])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The objective and its parts on the validation split, and the losses of its texts and pictures."""
+        """The objective and its parts on the validation split, and the losses of its texts and images."""
         found, sums, rows = super().evaluate(model), dict[str, float](), 0
         for batch in self.validation:
             loss, parts = self.loss(model, self.prepare(batch, self.device), 0, "model")

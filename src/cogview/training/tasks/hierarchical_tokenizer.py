@@ -1,7 +1,7 @@
 """Stage one of CogView2: training an image tokenizer of several scales (CogView2, section 3, "Tokenization").
 
 As :mod:`.image_tokenizer`, with LPIPS added to the reconstruction loss as the paper does; every step encodes
-a picture once, quantises it at every scale with the one codebook, and lets every scale's decoder paint it.
+an image once, quantises it at every scale with the one codebook, and lets every scale's decoder paint it.
 The loss is the mean over the scales. The release tells no weights of the loss.
 """
 

@@ -6,9 +6,9 @@ of the batch), the quantizer's own loss and, from ``adversarial_start`` on, a pa
 The first ``warmup_steps`` run without quantisation; the codebook then starts as the k-means centres of what
 the encoder says, so that all of it is used. Codes that die are restarted until ``restart_until``.
 
-On several ranks each has its pictures of every batch, and what hangs on all of them is added up: the
+On several ranks each has its images of every batch, and what hangs on all of them is added up: the
 codebook's statistics and its use, the gradients that weigh the adversarial term. What is drawn is drawn by
-step and picture, so that the ranks, however many, draw the same.
+step and image, so that the ranks, however many, draw the same.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TokenizerLoss(Config):
 
 
 class ImageTokenizerRecipe(Recipe):
-    """A run of stage one: ``data`` is a picture cache (``cogview data cache``) of the model's image size.
+    """A run of stage one: ``data`` is an image cache (``cogview data cache``) of the model's image size.
 
     ``frozen`` names parts that keep their weights: ``[encoder, quantizer]`` improves a decoder without
     touching stored tokens. ``restart_every`` 0 restarts no codes.
@@ -140,7 +140,7 @@ def crop_at(size: Sequence[int], side: int | None, seed: int) -> tuple[slice, ..
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB (batch,) of pictures (batch, 3, H, W) in [0, 1]."""
+    """Peak signal-to-noise ratio in dB (batch,) of images (batch, 3, H, W) in [0, 1]."""
     return -10 * torch.log10((a - b).pow(2).mean((1, 2, 3)).clamp(min=1e-10))
 
 
@@ -213,13 +213,13 @@ class ImageTokenizerTask(Task):
         return phase == "model" and learnt and self.recipe.warmup_steps > 0 and not self.recipe.frozen
 
     def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
-        """By the pictures that are this rank's own."""
+        """By the images that are this rank's own."""
         return {"loss": float(len(batch["items"]))}
 
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[ImageBatch, State]]:
-        """Batches of pictures (batch, 3, size, size) uint8 from the recipe's cache."""
+        """Batches of images (batch, 3, size, size) uint8 from the recipe's cache."""
         return iter(
             ImageLoader(
                 self.cache,
@@ -246,7 +246,7 @@ class ImageTokenizerTask(Task):
         return self._compare(training, batch, painted, codebook_loss, step)
 
     def _share_statistics(self, quantizer: Quantizer, batch: ImageBatch, step: int) -> None:
-        """Have the quantizer count the pictures of all ranks, and draw its noise by step and picture."""
+        """Have the quantizer count the images of all ranks, and draw its noise by step and image."""
         own, seeds = bool(batch["items"]), [seed_of(self.recipe.seed, step, x) for x in batch["items"] or [0]]
         quantizer.total = lambda counted: self.ranks.total(counted * own)
         if isinstance(quantizer, GumbelQuantizer):
@@ -302,7 +302,7 @@ class ImageTokenizerTask(Task):
     ) -> Tensor:
         """This rank's part of the mean distance over the first ``share`` of the whole batch.
 
-        The part counts by the rank's pictures in the mean over ranks; some may have none to be judged.
+        The part counts by the rank's images in the mean over ranks; some may have none to be judged.
         """
         judged = max(1, round(term.share * batch["whole"]))
         own = len(range(self.ranks.rank, judged, self.ranks.world))
@@ -375,12 +375,12 @@ class ImageTokenizerTask(Task):
             model.quantizer.initialise(kmeans(vectors, codes, 8))
 
     def _validation(self) -> NDArray[np.int64]:
-        """Numbers of the held-out pictures; none where the cache has no such split."""
+        """Numbers of the held-out images; none where the cache has no such split."""
         split = self.recipe.validation
         return self.cache.select([split] if split in self.cache.splits else [])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR, LPIPS by each network, and the share of codes used, on the validation pictures if any."""
+        """PSNR, LPIPS by each network, and the share of codes used, on the validation images if any."""
         tokenizer = cast(TokenizerTraining, model).tokenizer
         items = self._validation()[: self.recipe.validation_images]
         if not len(items):
@@ -400,7 +400,7 @@ class ImageTokenizerTask(Task):
         return report | used
 
     def samples(self, model: nn.Module, directory: Path, step: int) -> None:
-        """A sheet of originals over reconstructions; of training pictures where none were held out."""
+        """A sheet of originals over reconstructions; of training images where none were held out."""
         tokenizer = cast(TokenizerTraining, model).tokenizer
         items = self._validation()
         items = items if len(items) else self.cache.select(["train"])
@@ -415,7 +415,7 @@ class ImageTokenizerTask(Task):
 
 
 def _noise(logits: Tensor, seeds: list[int]) -> Tensor:
-    """Gumbel noise (n, codes), for each of ``seeds`` the n / len(seeds) rows of its picture."""
+    """Gumbel noise (n, codes), for each of ``seeds`` the n / len(seeds) rows of its image."""
     noise = torch.empty_like(logits)
     for seed, part in zip(seeds, noise.chunk(len(seeds)), strict=True):
         part.exponential_(generator=torch.Generator(logits.device).manual_seed(seed))

@@ -1,7 +1,7 @@
 """Stage two: training the transformer on token shards (CogView, section 2.3).
 
 A sample is an item's codes and one of its captions, chosen again in each epoch (language, style); texts of
-like length share a batch. For super-resolution (section 3.1) it is a window of a large picture and the part
+like length share a batch. For super-resolution (section 3.1) it is a window of a large image and the part
 of the small one under it. The sequence format says which tokens, positions and weights; the model sees no
 padding, because padding stands after everything else and carries no weight.
 """
@@ -115,7 +115,7 @@ class TransformerTask(Task):
 
     @cached_property
     def crop(self) -> tuple[int, int] | None:
-        """The window of super-resolution; CogViewError where the data have no small pictures."""
+        """The window of super-resolution; CogViewError where the data have no small images."""
         if self.recipe.format.kind != "super_resolution":
             return None
         self.shards.context([])  # raises
@@ -315,7 +315,7 @@ class TransformerTask(Task):
         return there
 
     def sample_keys(self, state: State | None, batches: int) -> list[str]:
-        """The keys of the batches' pictures."""
+        """The keys of the batches' images."""
         found = islice(self._batches(state), batches)
         return [self.shards.keys[item] for batch, _ in found for item in batch["items"]]
 

@@ -27,7 +27,7 @@ class FormatRecipe(Config):
     """The sequence format but for what the data decide (:class:`SequenceFormat` explains the fields).
 
     window: for super-resolution, rows and columns of codes of the part that is drawn at a time; None: as many
-    as the data's small pictures have.
+    as the data's small images have.
     """
 
     kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
@@ -72,8 +72,8 @@ class TransformerRecipe(Recipe):
     trains an adapter of the model in ``init`` instead of the model itself.
     ``sources`` chooses some of its sources (None: all). ``softmax`` and ``padding_rows``: see
     ``objective.py``. ``pad_multiple`` rounds the length of a batch up, for GPUs. ``cell_weights``, rows of
-    numbers of the grid's size, weighs the training loss by the code's place in the picture: where the text
-    decides little of a picture's many nats, as in small faces, more weight there is learnt from sooner.
+    numbers of the grid's size, weighs the training loss by the code's place in the image: where the text
+    decides little of an image's many nats, as in small faces, more weight there is learnt from sooner.
     ``attention: three_region`` trains with CogView's sparse attention (``ThreeRegionConfig`` has the sizes);
     as released, evaluation is causal all the same. ``rows_at_once``: a batch's sequences go through the model
     in groups of this size and of similar length, so that short ones are not padded to the longest. The loss

@@ -1,4 +1,4 @@
-"""The model card of a model that somebody trained on their own pictures: data, measurements, limits."""
+"""The model card of a model that somebody trained on their own images: data, measurements, limits."""
 
 from __future__ import annotations
 

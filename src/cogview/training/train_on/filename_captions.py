@@ -1,4 +1,4 @@
-"""Captions for pictures without any: the words of the file's name, else of its folder's.
+"""Captions for images without any: the words of the file's name, else of its folder's.
 
 A data set sorted into folders by what they show is captioned that way, and so are files with telling names.
 Names that cameras and browsers give ("IMG_0012", "download (3)") tell nothing.

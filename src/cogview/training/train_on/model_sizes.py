@@ -111,7 +111,7 @@ def named_size(name: str) -> Size:
 
 
 def codes_for(size: Size, pictures: int) -> int:
-    """The codebook's size: no more than the pictures can teach, a power of two from 16 on."""
+    """The codebook's size: no more than the images can teach, a power of two from 16 on."""
     places = pictures * size.tokenizer.grid[0] * size.tokenizer.grid[1]
     codes = 16
     while codes < size.tokenizer.codes and codes * 8 <= places:

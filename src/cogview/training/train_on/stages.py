@@ -5,7 +5,7 @@ stage              leaves in the work directory                                 
 =================  ================================================================  =====================
 look               the survey, in ``state.json``                                     starts again
 text               ``text.model``                                                    starts again
-pictures           ``pictures/``, decoded once                                       starts again
+images           ``pictures/``, decoded once                                       starts again
 image_tokenizer    ``image_tokenizer/``, a run of `cogview train`                    at any step
 tokens             ``tokens/``, token shards                                         after any shard
 transformer        ``transformer/``, a run of `cogview train`                        at any step
@@ -95,7 +95,7 @@ TITLES = {
     "model": "putting the model together",
 }
 WORDINGS = 8  # of each caption, so that the model knows it in other words too
-DRAWN = 8  # captions drawn for the sample sheet, four pictures each
+DRAWN = 8  # captions drawn for the sample sheet, four images each
 
 
 def _holds_something(place: Path) -> bool:
@@ -171,7 +171,7 @@ class TrainOn:
         return f": about {duration(own)}, {duration(rest)} to the end of the training (estimates)"
 
     def _sources(self) -> tuple[Source, Source]:
-        """The data as they are, and as they are trained on: every picture with a caption."""
+        """The data as they are, and as they are trained on: every image with a caption."""
         given = self.settings
         total = len(open_source(given.source, Columns.parse(given.columns), given.images, 0))
         plain = open_source(given.source, Columns.parse(given.columns), given.images, held_out(total))
@@ -331,7 +331,7 @@ class TrainOn:
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures as the model sees them."""
+        """Side of the images as the model sees them."""
         return self.known[1].image_size if self.known else self.size.tokenizer.image_size
 
     @property

@@ -29,14 +29,14 @@ from cogview.transformer.model import Transformer
 
 LOOK_AT = 5000  # records that are decoded to know the data; a larger set is judged by its first ones
 
-HELD_OUT = 0.05  # of the pictures, where there are enough
+HELD_OUT = 0.05  # of the images, where there are enough
 
 
 class Survey(Config):
     """What was found: the report of the records looked at, and what it does not say.
 
-    unnamed: pictures without a caption of their own; smallest: side of the smallest picture, in pixels;
-    most: the largest number of captions of one picture.
+    unnamed: images without a caption of their own; smallest: side of the smallest image, in pixels;
+    most: the largest number of captions of one image.
     """
 
     total: int
@@ -48,7 +48,7 @@ class Survey(Config):
 
     @property
     def pictures(self) -> int:
-        """How many usable pictures there are, extrapolated where not all were looked at."""
+        """How many usable images there are, extrapolated where not all were looked at."""
         if self.report.records == self.total:
             return self.report.good
         return round(self.total * self.report.good / max(1, self.report.records))
@@ -214,5 +214,5 @@ def estimate(
 
 
 def held_out(pictures: int) -> float:
-    """The share of the pictures that is kept for evaluation."""
+    """The share of the images that is kept for evaluation."""
     return 0.0 if pictures < 40 else min(HELD_OUT, 1024 / pictures)

@@ -1,6 +1,6 @@
 """Upweighted text (CogView2, section 4.2): a constant added to every attention score towards the text.
 
-The picture then follows its caption more closely; c below 3 does not hurt it. The constant is added before
+The image then follows its caption more closely; c below 3 does not hurt it. The constant is added before
 what is hidden is hidden, in every layer and head, from every query; the release uses 1.4.
 """
 

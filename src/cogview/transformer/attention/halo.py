@@ -1,4 +1,4 @@
-"""Local attention in time and memory that grow with the picture, not with its square.
+"""Local attention in time and memory that grow with the image, not with its square.
 
 Tile after tile, queries are gathered with the keys that they and their halo see. The scores of a few tiles
 stand in one buffer of about ``SCORES`` numbers, which is written, exponentiated and read while it is in the
@@ -35,7 +35,7 @@ def attend(
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
-    """Attention of the queries of a picture through the windows of ``layout``.
+    """Attention of the queries of an image through the windows of ``layout``.
 
     Args:
         query: (b, heads, rows * columns, d), the layout's queries in raster order.

@@ -1,8 +1,8 @@
-"""Local attention on pictures (CogView2, sections 3.3 and 4.3): 2-D windows, causal windows, two resolutions.
+"""Local attention on images (CogView2, sections 3.3 and 4.3): 2-D windows, causal windows, two resolutions.
 
-A sequence is a *head* of tokens that see each other, then the codes of a picture in raster order, which see
+A sequence is a *head* of tokens that see each other, then the codes of an image in raster order, which see
 through windows: around their own place, and for direct super-resolution around the place under it in the
-small picture, which belongs to the head. ``layout.sees`` (``window.py``) and the head's mask are the
+small image, which belongs to the head. ``layout.sees`` (``window.py``) and the head's mask are the
 definition; tiles (``halo.py``) are the fast path everywhere, FlexAttention (``local_flex.py``) on a GPU.
 """
 
@@ -19,11 +19,11 @@ from cogview.transformer.attention.window import Grid, Keys, Layout, Window
 
 
 class Windowed(Visibility):
-    """A head of tokens and a picture that sees through windows.
+    """A head of tokens and an image that sees through windows.
 
-    layout: who sees whom of the picture; its keys are numbers in the whole sequence. among: bool (1 or batch,
-    head, head), who sees whom in the head. hidden: bool (batch, layout.shared), which of the shared keys a
-    picture does not see.
+    layout: who sees whom of the image; its keys are numbers in the whole sequence. among: bool (1 or batch,
+    head, head), who sees whom in the head. hidden: bool (batch, layout.shared), which of the shared keys an
+    image does not see.
     """
 
     def __init__(self, layout: Layout, among: Tensor, hidden: Tensor | None = None) -> None:
@@ -31,7 +31,7 @@ class Windowed(Visibility):
 
     @property
     def head(self) -> int:
-        """Tokens before the picture."""
+        """Tokens before the image."""
         return self.among.shape[-1]
 
     @property
@@ -67,7 +67,7 @@ class Windowed(Visibility):
 
 
 class TiledKernel:
-    """A view's kernel: fused attention for the head, tiles for the picture."""
+    """A view's kernel: fused attention for the head, tiles for the image."""
 
     def __init__(self, pattern: Windowed, device: torch.device) -> None:
         self.layout, self.head = pattern.layout, View(pattern.among[:, None].to(device))
@@ -89,9 +89,9 @@ def _padding(padding: int | Tensor) -> Tensor:
 
 
 class Local(Windowed):
-    """Text and a picture: the text sees the text, a code the text and the codes in a window around it.
+    """Text and an image: the text sees the text, a code the text and the codes in a window around it.
 
-    grid: rows and columns of codes. text: places of the text, before the picture. padding: the number of
+    grid: rows and columns of codes. text: places of the text, before the image. padding: the number of
     places at the text's start hold nothing and are not seen; one number, or int64 (batch,).
     """
 
@@ -104,9 +104,9 @@ class Local(Windowed):
 
 
 class CrossResolution(Windowed):
-    """Text, a small picture and a large one, whose codes see windows of both pictures.
+    """Text, a small image and a large one, whose codes see windows of both images.
 
-    The text sees the text; the small picture sees text and small picture; a code of the large one sees
+    The text sees the text; the small image sees text and small image; a code of the large one sees
     ``window`` around it and ``across`` around the place under it, and no text.
 
     text: places of the text, filled from the right; padding: how many of them hold nothing, one number or

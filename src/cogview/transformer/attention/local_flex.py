@@ -1,4 +1,4 @@
-"""Local attention on a GPU: FlexAttention, whose blocks follow tiles of the picture instead of its rows.
+"""Local attention on a GPU: FlexAttention, whose blocks follow tiles of the image instead of its rows.
 
 In raster order a block of 128 codes is a thin stripe, whose windows reach over many blocks. Queries and keys
 are put in the order of tiles of 8 x 16 codes; then few blocks hold anything that is seen.

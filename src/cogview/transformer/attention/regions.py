@@ -23,7 +23,7 @@ class MaskRegions(Visibility):
     order: int64 (length,) or (batch, length): 0 for context; 1, 2, … for the tokens of mask regions as they
     come one after the other; -1 for what nobody sees (padding). streams: the same shape, where regions are
     to be filled apart from each other: a token of a region sees those of stream 0 and of its own only (two
-    captions of one picture do not see each other). Default: all are stream 0.
+    captions of one image do not see each other). Default: all are stream 0.
     """
 
     def __init__(self, order: Tensor, streams: Tensor | None = None) -> None:

@@ -1,6 +1,6 @@
 """Blocks that are read both ways, one after the other: every query sees the keys before its block's end.
 
-CogView2's release fills holes of a picture so: the text sees the text, the known part of the picture sees
+CogView2's release fills holes of an image so: the text sees the text, the known part of the image sees
 text and known part, what is drawn sees what was before it.
 """
 

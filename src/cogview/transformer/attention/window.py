@@ -1,6 +1,6 @@
-"""Windows on grids (CogView2, section 4.3): which keys a query of a picture sees around its own place.
+"""Windows on grids (CogView2, section 4.3): which keys a query of an image sees around its own place.
 
-A query at row y, column x of a grid H x W looks at a grid of keys h x w (its own, or a smaller picture's)
+A query at row y, column x of a grid H x W looks at a grid of keys h x w (its own, or a smaller image's)
 through a window around (y h // H, x w // W). What lies outside the grid is not seen. ``sees`` is the
 definition, whole numbers in and truth values out, from which dense masks, block masks and tiles are made.
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 Grid = tuple[int, int]
-SIDES = range(6, 13)  # of a tile, but for smaller pictures; less computes more halo, more hidden corners
+SIDES = range(6, 13)  # of a tile, but for smaller images; less computes more halo, more hidden corners
 WORTH = 4  # what a tile's row or column costs beside its keys, in keys
 
 
