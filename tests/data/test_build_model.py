@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.cli.app import app
+from cogview.config import read_yaml
+from cogview.training.assembly_plan import FamilySettings
 from cogview.training.registry import read_recipe
 
 ROOT = Path(__file__).parents[2] / "examples" / "pictogram"
@@ -20,6 +23,7 @@ pytest.importorskip("dicebear")
 sys.path.insert(0, str(ROOT))
 
 import build_model  # noqa: E402
+from sources.styles import STYLES  # noqa: E402
 
 ALL = {"full": build_model.FULL, "gpu": build_model.GPU, "toy": build_model.TOY}
 
@@ -94,3 +98,11 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, capfd: pytest.CaptureFi
     broken = build_model.Step("c", tmp_path / "c", (sys.executable, "-c", "pass"))
     with pytest.raises(FileNotFoundError, match="c ended without"):
         build_model.run([broken], print)
+
+
+def test_the_family_offers_styles_that_were_learnt_and_a_table_of_words() -> None:
+    """Their words are those of the captions; styles that are withheld from training are not offered."""
+    settings = read_yaml(FamilySettings, ROOT / "family.yaml")
+    learnt = {(own.words.en, own.words.zh) for own in STYLES.values() if not own.withheld}
+    assert {(words["en"], words["zh"]) for words in settings.styles.values()} <= learnt
+    assert settings.words and PromptHelp(ROOT / settings.words).checked().unknown("an aardvark")

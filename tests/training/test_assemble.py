@@ -97,7 +97,7 @@ def test_a_table_of_words_goes_along(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "words.json").write_text(
         json.dumps({**words, "near": {"en": {"poodle": ["dog"]}, "zh": {}}}), "utf-8"
     )
-    (tmp_path / "settings.yaml").write_text(f"words: {tmp_path / 'words.json'}\nediting: {{top_k: 3}}\n")
+    (tmp_path / "settings.yaml").write_text("words: words.json\nediting: {top_k: 3}\n")
     out, again = tmp_path / "told", tmp_path / "again"
     assert command(parts, out, "--settings", str(tmp_path / "settings.yaml")) == 0
     assert main(["assemble", str(again), "--from", str(out), "--base", str(parts / "run")]) == 0

@@ -25,7 +25,7 @@ class FamilySettings(Config):
     """What a family has beside its models; as a YAML file for ``--settings`` (fields as in family.json).
 
     ``also``: other names that the family is found by. ``words``: the table of what near a word the model
-    knows (:mod:`cogview.checkpoints.prompt_help`).
+    knows (:mod:`cogview.checkpoints.prompt_help`); a relative path starts at the YAML file's folder.
     """
 
     styles: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -67,7 +67,9 @@ class Looks(Config):
             fields = {name: getattr(before, name) for name in SamplingParams.model_fields}
             defaults = validate(SamplingParams, fields | chosen, "sampling defaults")
         templates = {**found.templates, **parse_pairs("--template", self.template)}
-        return found.model_copy(update={"styles": styles, "templates": templates, "defaults": defaults})
+        table = found.words and self.settings and self.settings.parent / found.words
+        changed = {"styles": styles, "templates": templates, "defaults": defaults, "words": table}
+        return found.model_copy(update=changed)
 
 
 class Parts(Config):
