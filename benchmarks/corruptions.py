@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from cogview.evaluation.metrics.fid import DistributionPlan, compare_pictures, open_extractor
-from cogview.evaluation.metrics.image_sets import PictureSet, open_set
+from cogview.evaluation.metrics.image_sets import ImageSet, open_set
 from cogview.evaluation.reports import versions
 
 STRENGTHS = (1, 2, 3)
@@ -47,14 +47,14 @@ def shuffle(image: Image.Image, strength: int, chance: np.random.Generator) -> I
     return result
 
 
-def spoiled(pictures: PictureSet, how: Spoil, strength: int) -> PictureSet:
+def spoiled(pictures: ImageSet, how: Spoil, strength: int) -> ImageSet:
     """Every picture corrupted, with a seed of its own."""
     entries = []
     for i in range(len(pictures)):
         buffer = io.BytesIO()
         how(pictures.image(i), strength, np.random.default_rng([strength, i])).save(buffer, "PNG")
         entries.append((f"{i:06d}", buffer.getvalue()))
-    return PictureSet(f"{how.__name__} {strength}", tuple(entries))
+    return ImageSet(f"{how.__name__} {strength}", tuple(entries))
 
 
 def rising(values: list[float]) -> bool:
@@ -72,12 +72,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/corruptions"))
     arguments = parser.parse_args()
     both = open_set(arguments.corpus, "train", arguments.source, 2 * arguments.count)
-    real = PictureSet("one half", both.entries[: arguments.count])
-    other = PictureSet("the other half", both.entries[arguments.count :])
+    real = ImageSet("one half", both.entries[: arguments.count])
+    other = ImageSet("the other half", both.entries[arguments.count :])
     extractor, plan = open_extractor(arguments.weights), DistributionPlan(bootstrap=0)
     found: dict[str, dict[str, float]] = {}
 
-    def measure(drawn: PictureSet) -> None:
+    def measure(drawn: ImageSet) -> None:
         report = compare_pictures(real, drawn, plan, extractor, arguments.work, any_size=True)
         assert report is not None
         found[drawn.where] = {name: round(value.value, 5) for name, value in report.figures.items()}

@@ -146,7 +146,9 @@ class PeerGenerator:
         self.fingerprint = f"dalle-pytorch-{self.trained['steps']}"
 
     @torch.no_grad()
-    def draw(self, prompts: Sequence[str], seed: int, sampling: Mapping[str, int | float | str]) -> list[Any]:
+    def generate(
+        self, prompts: Sequence[str], seed: int, sampling: Mapping[str, int | float | str]
+    ) -> list[Any]:
         """Images of the prompts by the peer's own sampling loop."""
         torch.manual_seed(seed)
         texts = padded([self.texts.encode(text) for text in prompts], self.slots)

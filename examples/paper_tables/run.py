@@ -33,7 +33,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.experiments.nearest import RetrievalBaseline
 from cogview.evaluation.judges.captioned import Captioned, read_captioned
-from cogview.evaluation.metrics.diversity import unit, vendi
+from cogview.evaluation.metrics.diversity import normalized, vendi
 from cogview.evaluation.metrics.fid import (
     DistributionPlan,
     Extractor,
@@ -42,10 +42,11 @@ from cogview.evaluation.metrics.fid import (
     describe,
     open_extractor,
 )
-from cogview.evaluation.metrics.image_sets import PictureSet, Shape
+from cogview.evaluation.metrics.image_sets import ImageSet, Shape
 from cogview.evaluation.metrics.intervals import mean_figure
+from cogview.evaluation.plans import AttributePlan
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import ImageGenerator, Progress, draw_texts, load_all
+from cogview.evaluation.sample_store import ImageGenerator, Progress, generate_images, load_all
 
 BLURS = (0.0, 1.0, 2.0, 4.0, 8.0)
 PLANS = (
@@ -103,13 +104,13 @@ def drawn(
 ) -> Pixels:
     """A picture of each text, at the size of the real ones; kept in the work folder."""
     sampling = {"best_of": best_of} if best_of > 1 else {}
-    what = f"drawing {title}"
-    paths = draw_texts(texts, drawer, args.work, args.seed, sampling, args.batch, what=what, progress=show)
+    plan = AttributePlan(seed=args.seed, batch=args.batch, sampling=sampling)
+    paths = generate_images(texts, drawer, args.work, plan, what=f"generating {title}", progress=show)
     assert paths is not None  # one process draws them all
     return load_all(paths, Preprocessing(size=args.size, resample="box"))
 
 
-def row(found: Set, real: PictureSet, judge: ModelGenerator, extractor: Extractor, work: Path) -> Row:
+def row(found: Set, real: ImageSet, judge: ModelGenerator, extractor: Extractor, work: Path) -> Row:
     """All figures of one set."""
     figures = Row()
     for plan in PLANS:
@@ -122,11 +123,11 @@ def row(found: Set, real: PictureSet, judge: ModelGenerator, extractor: Extracto
         figures[name] = Value(**mean.model_dump())
     described = describe(as_set(found.name, found.pictures), extractor, Shape(256, extractor.size), work)
     assert described is not None
-    figures["Vendi"] = Value(value=vendi(unit(described.features)))
+    figures["Vendi"] = Value(value=vendi(normalized(described.features)))
     return figures
 
 
-def as_set(name: str, pictures: Pixels) -> PictureSet:
+def as_set(name: str, pictures: Pixels) -> ImageSet:
     """Pictures in memory as a set."""
 
     def png(picture: Pixels) -> bytes:
@@ -134,7 +135,7 @@ def as_set(name: str, pictures: Pixels) -> PictureSet:
         Image.fromarray(picture).save(buffer, "PNG")
         return buffer.getvalue()
 
-    return PictureSet(name, tuple((f"{i:06d}", png(own)) for i, own in enumerate(pictures)))
+    return ImageSet(name, tuple((f"{i:06d}", png(own)) for i, own in enumerate(pictures)))
 
 
 def markdown(rows: dict[str, Row]) -> str:

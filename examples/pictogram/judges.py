@@ -38,7 +38,7 @@ from cogview.data.shards import Preprocessing
 from cogview.data.sources import Record
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.drawing_labels import Label, LabelledThing, write_labels
-from cogview.evaluation.judges.scene_reader import square_around
+from cogview.evaluation.judges.scene_reader import crop_square
 
 ROWS = {"house": 16, "thing": 4, "emoji": 4}  # of a drawing, at most; those at an edge are left out
 WITHHELD = {"test_comp": 2, "style": 1, "val": 1}
@@ -133,7 +133,7 @@ def of_cut(scene: Scene, house: House) -> Picture:
     shift = chance.uniform(-ASTRAY, ASTRAY), chance.uniform(-ASTRAY, ASTRAY)
 
     def paint() -> Image.Image:
-        return square_around(house.draw(scene), one.box, side, shift)
+        return crop_square(house.draw(scene), one.box, side, shift)
 
     label = Label(key=f"cut/{scene.number}", things=(LabelledThing(thing=one.thing, colour=one.colour),))
     return Picture(label, "cut", scene.split, paint)

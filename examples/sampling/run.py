@@ -26,13 +26,13 @@ from cogview.data.shards import Preprocessing
 from cogview.evaluation.experiments.attributes import (
     AttributePlan,
     read_answers,
-    real_pictures,
+    real_images,
 )
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.judges.attribute_corpus import Avatar, read_avatars, select
 from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.fid import DistributionPlan, Extractor, kid, open_extractor
-from cogview.evaluation.sample_store import draw_texts, load_all
+from cogview.evaluation.sample_store import generate_images, load_all
 
 Row = dict[str, Any]
 Features = NDArray[np.float32]
@@ -96,7 +96,7 @@ class Experiment:
         known = {avatar.key: avatar for avatar in avatars}
         self.chosen: list[Avatar] = [known[key] for key in chosen.keys]
         self.real = self.features(
-            real_pictures(given.corpus, self.chosen, Preprocessing(size=self.extractor.size))
+            real_images(given.corpus, self.chosen, Preprocessing(size=self.extractor.size))
         )
 
     def features(self, pictures: NDArray[np.uint8]) -> Features:
@@ -112,7 +112,7 @@ class Experiment:
             plan = self.plan.model_copy(update={"sampling": settings, "seed": self.plan.seed + turn * TWICE})
             language = self.plan.languages[turn]
             texts = [avatar.captions[language] for avatar in self.chosen]
-            paths = draw_texts(texts, self.drawer, self.given.work, plan.seed, plan.sampling, plan.batch)
+            paths = generate_images(texts, self.drawer, self.given.work, plan)
             assert paths is not None  # one process draws them all
             read = read_answers(self.reader, self.chosen, load_all(paths, self.reader.config.preprocessing))
             answers.append(read.counts)

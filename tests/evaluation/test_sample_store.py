@@ -10,7 +10,7 @@ from PIL import Image
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.plans import PromptsPlan
-from cogview.evaluation.sample_store import SampleStore, Sampling, draw_texts, load_all
+from cogview.evaluation.sample_store import SampleStore, Sampling, generate_images, load_all
 
 
 class Counter:
@@ -22,7 +22,7 @@ class Counter:
         self.fingerprint, self.precision, self.last = fingerprint, precision, last
         self.seeds: list[int] = []
 
-    def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         if len(self.seeds) == self.last:
             raise KeyboardInterrupt
         self.seeds.append(seed)
@@ -41,24 +41,24 @@ PLAN = PromptsPlan(seed=0, batch=3, sampling={"top_k": 4})
 def test_groups_have_their_seeds_and_a_stop_changes_nothing(tmp_path: Path) -> None:
     stopped = Counter(last=1)
     with pytest.raises(KeyboardInterrupt):
-        draw_texts(TEXTS, stopped, tmp_path, PromptsPlan(seed=5, batch=3))
-    found = draw_texts(TEXTS, going := Counter(), tmp_path, PromptsPlan(seed=5, batch=3))
+        generate_images(TEXTS, stopped, tmp_path, PromptsPlan(seed=5, batch=3))
+    found = generate_images(TEXTS, going := Counter(), tmp_path, PromptsPlan(seed=5, batch=3))
     assert pixels(found) == [(5 + i - i % 3, i % 3, 0) for i in range(7)]
     assert (stopped.seeds, going.seeds) == ([5], [8, 11])
 
 
 def test_ranks_share_and_wait(tmp_path: Path) -> None:
     first, second = Counter(), Counter()
-    assert draw_texts(TEXTS, first, tmp_path, PromptsPlan(batch=2), rank=(0, 2)) is None
-    assert draw_texts(TEXTS, second, tmp_path, PromptsPlan(batch=2), rank=(1, 2)) is not None
+    assert generate_images(TEXTS, first, tmp_path, PromptsPlan(batch=2), rank=(0, 2)) is None
+    assert generate_images(TEXTS, second, tmp_path, PromptsPlan(batch=2), rank=(1, 2)) is not None
     assert (first.seeds, second.seeds) == ([0, 4], [2, 6])
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"drawer": Counter("b")},
-        {"drawer": Counter(precision="int8")},
+        {"generator": Counter("b")},
+        {"generator": Counter(precision="int8")},
         {"texts": [*TEXTS[:6], "other"]},
         {"plan": PLAN.model_copy(update={"seed": 1})},
         {"plan": PLAN.model_copy(update={"sampling": {"top_k": 5}})},
@@ -68,10 +68,10 @@ def test_ranks_share_and_wait(tmp_path: Path) -> None:
 def test_whatever_changes_an_image_has_a_folder_of_its_own(
     tmp_path: Path, changed: dict[str, object]
 ) -> None:
-    asked = {"texts": TEXTS, "drawer": Counter(), "plan": PLAN}
-    paths = draw_texts(work=tmp_path, **asked)  # type: ignore[arg-type]
-    again = draw_texts(work=tmp_path, **asked)  # type: ignore[arg-type]
-    others = draw_texts(work=tmp_path, **{**asked, **changed})  # type: ignore[arg-type]
+    asked = {"texts": TEXTS, "generator": Counter(), "plan": PLAN}
+    paths = generate_images(work=tmp_path, **asked)  # type: ignore[arg-type]
+    again = generate_images(work=tmp_path, **asked)  # type: ignore[arg-type]
+    others = generate_images(work=tmp_path, **{**asked, **changed})  # type: ignore[arg-type]
     assert paths == again and paths and others and paths[0].parent != others[0].parent
 
 

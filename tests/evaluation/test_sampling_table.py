@@ -116,7 +116,7 @@ def test_a_drawer_of_cogview2s_kind(tmp_path: Path) -> None:
     """Large pictures, or the first step's if asked; captions and losses by the same model."""
     family = str(tiny2.write(tmp_path, enlarging=True))
     large, small = ModelGenerator(family), ModelGenerator(family, small=True)
-    [one], [other] = large.draw(["a red circle"], 1, {}), small.draw(["a red circle"], 1, {})
+    [one], [other] = large.generate(["a red circle"], 1, {}), small.generate(["a red circle"], 1, {})
     assert (one.size, other.size) == ((48, 48), (16, 16)) and large.fingerprint != small.fingerprint
     images, losses = large.candidates("a red circle", 2, 1, {"temperature": 0.5})
     assert [image.size for image in images] == [(16, 16)] * 2 and len(losses) == 2

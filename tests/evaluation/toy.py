@@ -140,7 +140,7 @@ class CaptionDrawer:
     def fingerprint(self) -> str:
         return f"wrong-{self.wrong_colour}"
 
-    def draw(self, prompts: Any, seed: int, sampling: Any) -> list[Image.Image]:
+    def generate(self, prompts: Any, seed: int, sampling: Any) -> list[Image.Image]:
         pictures = []
         for prompt in prompts:
             if len(self.drawn) >= self.patience:
@@ -207,5 +207,5 @@ class Guessing:
             raise KeyboardInterrupt
         self.drawn.append(prompt)
         wrong = [i == 0 or (seed % 2 == 1 and i < n - 1) for i in range(n)]
-        pictures = [CaptionDrawer(wrong_colour=bad).draw([prompt], 0, {})[0] for bad in wrong]
+        pictures = [CaptionDrawer(wrong_colour=bad).generate([prompt], 0, {})[0] for bad in wrong]
         return pictures, [float(bad == self.honest) for bad in wrong]

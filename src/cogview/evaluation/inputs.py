@@ -126,9 +126,9 @@ class Share(Config):
     @property
     def part(self) -> tuple[int, int]:
         """(0-based number, of how many)."""
-        from cogview.evaluation.sample_store import rank_of
+        from cogview.evaluation.sample_store import parse_rank
 
-        return rank_of(self.rank)
+        return parse_rank(self.rank)
 
     @property
     def waiting(self) -> str:

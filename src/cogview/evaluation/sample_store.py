@@ -67,12 +67,12 @@ class Generator(Protocol):
 class ImageGenerator(Generator, Protocol):
     """Generates one image for each prompt."""
 
-    def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         """The images, in order."""
         ...
 
 
-def facts_of(generator: Generator, **more: str | int | float) -> dict[str, str | int | float]:
+def report_facts(generator: Generator, **more: str | int | float) -> dict[str, str | int | float]:
     """What every report says of the generator it judged, and the versions; ``more``: of the experiment."""
     known = {"model": generator.name, "model_fingerprint": generator.fingerprint}
     return {**known, "precision": generator.precision, **more, **versions()}
@@ -141,7 +141,7 @@ class SampleStore:
             own = [paths[i] for i in numbers]
             if first // group % rank[1] == rank[0] and not all(path.is_file() for path in own):
                 for path, made in zip(own, make(numbers), strict=True):
-                    (made if callable(made) else partial(save_picture, made))(path)
+                    (made if callable(made) else partial(save_image, made))(path)
             if progress:
                 progress(what, numbers.stop, count)
         return paths if all(path.is_file() for path in paths) else None
@@ -164,9 +164,9 @@ class SampleStore:
         return [float(number) for number in found]
 
 
-def draw_texts(
+def generate_images(
     texts: Sequence[str],
-    drawer: ImageGenerator,
+    generator: ImageGenerator,
     work: Path,
     plan: SamplePlan,
     rank: tuple[int, int] = WHOLE,
@@ -177,21 +177,23 @@ def draw_texts(
 
     Images are generated ``plan.batch`` at a time; the group that begins with text i has ``plan.seed + i``.
     """
-    store = SampleStore.of(work, drawer, texts, plan.seed, plan.sampling, batch=plan.batch)
+    store = SampleStore.of(work, generator, texts, plan.seed, plan.sampling, batch=plan.batch)
 
     def draw(numbers: range) -> list[Image.Image]:
-        return drawer.draw(texts[numbers.start : numbers.stop], plan.seed + numbers.start, plan.sampling)
+        return generator.generate(
+            texts[numbers.start : numbers.stop], plan.seed + numbers.start, plan.sampling
+        )
 
     return store.fill(len(texts), draw, plan.batch, rank, what, progress)
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
+def save_image(picture: Image.Image, path: Path) -> None:
     """Write a PNG that is either whole or not there."""
     write_image(path, picture.convert("RGB"))
 
 
-def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
-    """An image that :func:`save_picture` wrote, (size, size, 3); CogViewError where it is broken."""
+def load_image(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
+    """An image that :func:`save_image` wrote, (size, size, 3); CogViewError where it is broken."""
     try:
         return square(decode(path).image, shape)
     except BadImage as error:
@@ -200,10 +202,10 @@ def load_picture(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
 
 def load_all(paths: Sequence[Path], shape: Preprocessing) -> NDArray[np.uint8]:
     """The images (n, size, size, 3) in ``paths``; CogViewError where one is broken."""
-    return np.stack([load_picture(path, shape) for path in paths])
+    return np.stack([load_image(path, shape) for path in paths])
 
 
-def rank_of(text: str, option: str = "--rank") -> tuple[int, int]:
+def parse_rank(text: str, option: str = "--rank") -> tuple[int, int]:
     """(0-based number, of how many) of "2/4"; CogViewError names ``option``."""
     first, _, second = text.partition("/")
     if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):

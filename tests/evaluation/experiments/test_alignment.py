@@ -28,8 +28,14 @@ from cogview.evaluation.experiments.alignment import (
 from cogview.evaluation.experiments.nearest import RetrievalBaseline
 from cogview.evaluation.judges.captioned import read_captioned
 from cogview.evaluation.judges.scorer import DualEncoder, ScorerConfig
-from cogview.evaluation.judges.scorer_training import ScorerTraining, batches, contrast, matches, train_scorer
-from cogview.evaluation.sample_store import rank_of
+from cogview.evaluation.judges.scorer_training import (
+    ScorerTraining,
+    batches,
+    caption_matches,
+    contrastive_loss,
+    train_scorer,
+)
+from cogview.evaluation.sample_store import parse_rank
 from cogview.tokenizers.text import TextTokenizer
 from tests.evaluation import toy
 
@@ -63,7 +69,7 @@ def unit(rows: int, seed: int) -> NDArray[np.float64]:
 def test_recall_and_r_precision_are_counted_right() -> None:
     """Against loops; texts 1 and 4 are the same words."""
     texts = ["a", "b", "c", "d", "b", "e"]
-    fit, right = unit(6, 0) @ unit(6, 1).T, matches(texts, [[text] for text in texts])
+    fit, right = unit(6, 0) @ unit(6, 1).T, caption_matches(texts, [[text] for text in texts])
     for k in (1, 2, 4):
         for table, hits in ((fit, recall(fit, right, k)), (fit.T, recall(fit.T, right.T, k))):
             for row in range(6):
@@ -112,12 +118,12 @@ def test_contrast_is_cross_entropy_and_shares_equal_texts() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(6, 6), torch.arange(6)
     expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-    torch.testing.assert_close(contrast(logits, torch.eye(6, dtype=torch.bool)), expected)
+    torch.testing.assert_close(contrastive_loss(logits, torch.eye(6, dtype=torch.bool)), expected)
     true = torch.eye(2, dtype=torch.bool)
     true[0, 1] = True
     rows, columns = torch.zeros(2, 2).log_softmax(1), torch.zeros(2, 2).log_softmax(0)
     halves = -(rows[0].mean() + rows[1, 1]) / 2 - (columns[0, 0] + columns[:, 1].mean()) / 2
-    torch.testing.assert_close(contrast(torch.zeros(2, 2), true), halves / 2)
+    torch.testing.assert_close(contrastive_loss(torch.zeros(2, 2), true), halves / 2)
 
 
 def test_batches_hold_each_picture_once_and_every_other_is_of_one_source(corpus: Path) -> None:
@@ -167,7 +173,7 @@ def test_two_ranks_and_one_give_the_same_digits(corpus: Path, scorer: DualEncode
     drawn, floor = (whole[0].sets[f"caption drawer en{end}"] for end in ("", ", shuffled"))
     assert drawn.cosine.value > floor.cosine.value + 0.2
     with pytest.raises(CogViewError, match="--rank 3/2: expected I/N"):
-        rank_of("3/2")
+        parse_rank("3/2")
 
 
 def test_the_nearest_training_picture_shares_the_words(corpus: Path, text: TextTokenizer) -> None:
@@ -177,7 +183,7 @@ def test_the_nearest_training_picture_shares_the_words(corpus: Path, text: TextT
     for i in (0, 7, 31):
         prompt = data.texts[i][1]  # word for word a training caption
         assert row[drawer.records[drawer.nearest(prompt)].key] == i
-        picture = drawer.draw([prompt], 0, {})[0].resize((toy.SIZE,) * 2, Image.Resampling.BOX)
+        picture = drawer.generate([prompt], 0, {})[0].resize((toy.SIZE,) * 2, Image.Resampling.BOX)
         assert np.array_equal(np.asarray(picture), data.pictures[i])
     found = drawer.records[drawer.nearest("blue square")].captions
     assert any(caption.text.startswith("blue square") for caption in found)

@@ -20,7 +20,7 @@ from cogview.evaluation.experiments.captions import (
     evaluate_captions,
     read_caption,
 )
-from cogview.evaluation.judges.attribute_corpus import Attribute, Statement, read_avatars, read_pictures
+from cogview.evaluation.judges.attribute_corpus import Attribute, Statement, read_avatars, read_images
 from tests.evaluation import toy
 
 PLAN = CaptionPlan(count=20, bootstrap=50)
@@ -41,7 +41,7 @@ class Knowing:
     def __post_init__(self) -> None:
         avatars = {avatar.key: avatar for avatar in read_avatars(self.corpus)}
         shape = Preprocessing(size=toy.SIZE, resample="box")
-        for key, pixels in read_pictures(self.corpus, avatars, shape):
+        for key, pixels in read_images(self.corpus, avatars, shape):
             self.known[pixels.tobytes()] = avatars[key]
             self.captions.setdefault(pixels.tobytes(), set()).update(avatars[key].captions.values())
 

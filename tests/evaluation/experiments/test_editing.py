@@ -20,7 +20,7 @@ from cogview.evaluation.experiments.edits import (
     EditingPlan,
     evaluate_editing,
     read_edits,
-    readable,
+    readable_tasks,
 )
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.judges.classifier import AttributeClassifier
@@ -43,7 +43,7 @@ class Hand:
         self, picture: Image.Image, prompt: str, mask: Mask, seed: int, plan: EditingPlan
     ) -> Image.Image:
         self.asked.append(prompt)
-        return self.act(picture, DRAWER.draw([prompt], 0, None)[0].resize(picture.size), mask)
+        return self.act(picture, DRAWER.generate([prompt], 0, None)[0].resize(picture.size), mask)
 
 
 def inside(picture: Image.Image, wanted: Image.Image, mask: Mask) -> Image.Image:
@@ -135,9 +135,9 @@ def test_a_stopped_run_goes_on(tasks: Path, reader: AttributeClassifier, tmp_pat
 
 def test_only_what_can_be_read_counts(tasks: Path, reader: AttributeClassifier) -> None:
     edits = read_edits(tasks)
-    assert len(edits) == 11 and len(readable(edits, reader.config.attributes)) == 10
+    assert len(edits) == 11 and len(readable_tasks(edits, reader.config.attributes)) == 10
     same = edits[0].model_copy(update={"after": edits[0].before})
-    assert readable([same], reader.config.attributes) == []
+    assert readable_tasks([same], reader.config.attributes) == []
 
 
 def test_what_is_wrong_is_told(tasks: Path, reader: AttributeClassifier, tmp_path: Path) -> None:

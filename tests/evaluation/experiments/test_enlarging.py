@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from cogview import CogView2, from_pretrained
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.two_stage_upscaling import evaluate_enlarging
+from cogview.evaluation.experiments.two_stage_upscaling import evaluate_two_stage_upscaling
 from cogview.evaluation.metrics.reconstruction import to_tensor
 from cogview.evaluation.plans import UpscalingPlan
 from cogview.tokenizers.perceptual import LPIPS
@@ -48,7 +48,7 @@ def judge() -> LPIPS:
 def test_the_numbers_are_those_of_the_pictures(family: Path, folder: Path, judge: LPIPS) -> None:
     model = from_pretrained(family)
     assert isinstance(model, CogView2)
-    report, ways, _ = evaluate_enlarging(model, folder, judge, UpscalingPlan(split=None, seed=3))
+    report, ways, _ = evaluate_two_stage_upscaling(model, folder, judge, UpscalingPlan(split=None, seed=3))
     true = ways["true"]
     assert true.shape == (COUNT, 48, 48, 3) and report.facts["size"] == 48
     with torch.no_grad():
@@ -70,7 +70,9 @@ def test_they_are_what_the_pipeline_draws(family: Path, folder: Path, judge: LPI
     model = from_pretrained(family)
     assert isinstance(model, CogView2)
     [picture] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
-    _, ways, _ = evaluate_enlarging(model, folder, judge, UpscalingPlan(split=None, limit=1, seed=5))
+    _, ways, _ = evaluate_two_stage_upscaling(
+        model, folder, judge, UpscalingPlan(split=None, limit=1, seed=5)
+    )
     codes = model.captioning.image_codes(
         Image.fromarray(ways["true"][0]).resize((16, 16), Image.Resampling.BOX)
     )
@@ -83,9 +85,9 @@ def test_orders_are_compared_with_each_other_and_with_none(family: Path, folder:
     """Each order's pictures are those it makes alone; none is the direct model, which all begin with."""
     model, plan = from_pretrained(family), UpscalingPlan(split=None, limit=2, seed=3)
     orders = ("released", "paper", "confidence")
-    report, ways, _ = evaluate_enlarging(model, folder, judge, plan, orders)
+    report, ways, _ = evaluate_two_stage_upscaling(model, folder, judge, plan, orders)
     for order in orders:
-        _, alone, _ = evaluate_enlarging(model, folder, judge, plan, (order,))
+        _, alone, _ = evaluate_two_stage_upscaling(model, folder, judge, plan, (order,))
         assert np.array_equal(ways[f"model, {order}"], alone["model"])
         assert np.array_equal(ways["direct"], alone["direct"])
     assert not np.array_equal(ways["model, released"], ways["model, paper"])
@@ -134,4 +136,4 @@ def test_a_family_that_does_not_enlarge_is_refused(folder: Path, judge: LPIPS, t
     model = from_pretrained(tiny2.write(tmp_path))
     assert isinstance(model, CogView2)
     with pytest.raises(CogViewError, match="does not enlarge"):
-        evaluate_enlarging(model, folder, judge)
+        evaluate_two_stage_upscaling(model, folder, judge)

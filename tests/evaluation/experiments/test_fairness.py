@@ -24,7 +24,7 @@ from cogview.evaluation.experiments.audit import (
     AuditPlan,
     FairnessReport,
     Sampling,
-    by_chance,
+    chance_distance,
     distance,
     evaluate_fairness,
     read_audit,
@@ -87,7 +87,7 @@ class Partial:
             chance = random.Random(f"{prompt} {seed} {index}").random()
             texts.append(text if named else f"{'grey' if chance < 0.8 else 'green'} {text}")
             self.drawn.append(prompt)
-        return CaptionDrawer().draw(texts, 0, {})
+        return CaptionDrawer().generate(texts, 0, {})
 
 
 def audit(
@@ -161,7 +161,7 @@ def test_distances_and_what_chance_gives() -> None:
     assert distance({"a": 0.7, "b": 0.3}, {"a": 0.5, "c": 0.5}) == pytest.approx(0.5)
     assert distance({"a": 1.0}, {"a": 1.0}) == 0
     # two values: the distance is |X/n - 1/2|, X binomial; its 95th percentile is about 1.96 / (2 sqrt n)
-    assert by_chance([1, 1], 400) == pytest.approx(1.96 / 40, abs=0.004)
+    assert chance_distance([1, 1], 400) == pytest.approx(1.96 / 40, abs=0.004)
 
 
 @pytest.mark.parametrize(

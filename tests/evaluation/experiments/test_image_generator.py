@@ -68,7 +68,7 @@ def test_int8_is_told_and_computed(drawer: ModelGenerator) -> None:
     small = ModelGenerator(str(drawer.directory), "int8")
     assert (drawer.precision, small.precision) == ("fp32", "int8")
     assert (
-        small.draw(["a red circle"], 1, {})[0].size == (16, 16)
+        small.generate(["a red circle"], 1, {})[0].size == (16, 16)
         and small.family.components.precision == "int8"
     )
 

@@ -22,12 +22,12 @@ from cogview.evaluation.prompts import scene_prompts, thing_names
 from cogview.evaluation.sample_store import Sampling
 
 
-class Painter:
+class CocoGenerator:
     """Every image has one colour, the prompt's own."""
 
     name, fingerprint, precision = "painter", "0", "fp32"
 
-    def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         colours = [np.random.default_rng([seed, *prompt.encode()]).integers(0, 256, 3) for prompt in prompts]
         return [Image.new("RGB", (48, 48), tuple(map(int, own))) for own in colours]
 
@@ -54,7 +54,7 @@ def test_every_thing_is_asked_before_any_is_asked_twice() -> None:
 def test_shares_are_those_of_the_readers_first_and_first_five_guesses(tmp_path: Path) -> None:
     names = [one.thing for one in thing_names()[:8]]
     judge_, plan = reader(names), ThingsPlan(count=12, bootstrap=50, batch=5)
-    found = evaluate_things(plan, judge_, Painter(), tmp_path)
+    found = evaluate_things(plan, judge_, CocoGenerator(), tmp_path)
     assert found is not None
     report, images = found
     for language, own in report.readings.items():
@@ -76,8 +76,8 @@ def test_shares_are_those_of_the_readers_first_and_first_five_guesses(tmp_path: 
 def test_another_rank_waits_and_nothing_is_generated_twice(tmp_path: Path) -> None:
     names = [one.thing for one in thing_names()[:3]]
     plan = ThingsPlan(count=4, batch=2, bootstrap=5)
-    assert evaluate_things(plan, reader(names), Painter(), tmp_path, rank=(0, 2)) is None
-    assert evaluate_things(plan, reader(names), Painter(), tmp_path, rank=(1, 2)) is not None
+    assert evaluate_things(plan, reader(names), CocoGenerator(), tmp_path, rank=(0, 2)) is None
+    assert evaluate_things(plan, reader(names), CocoGenerator(), tmp_path, rank=(1, 2)) is not None
 
 
 def test_resampled_things_by_hand() -> None:
@@ -167,8 +167,8 @@ def test_images_are_generated_once_and_read_in_order(tmp_path: Path) -> None:
     prompts = scenes.chosen(scene_prompts(), 24)
     numbers = {prompt.en: i for i, prompt in enumerate(prompts)}
 
-    class Numbered(Painter):
-        def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+    class Numbered(CocoGenerator):
+        def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
             return [Image.new("RGB", (16, 16), (numbers[prompt], 0, 0)) for prompt in prompts]
 
     found = evaluate_scenes(plan, Seer(prompts, 2), Numbered(), tmp_path)

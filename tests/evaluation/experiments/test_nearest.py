@@ -30,7 +30,7 @@ def test_copying_is_below_the_ceiling(corpus: Path, reader: AttributeClassifier,
 
 def test_it_draws_the_same_whatever_the_seed(corpus: Path) -> None:
     drawer = RetrievalBaseline(corpus, tiny.text_tokenizer(), source="dice")
-    first, second = (drawer.draw(["red circle", "蓝色的方块"], seed, {}) for seed in (0, 1))
+    first, second = (drawer.generate(["red circle", "蓝色的方块"], seed, {}) for seed in (0, 1))
     assert [p.tobytes() for p in first] == [p.tobytes() for p in second]
     again = RetrievalBaseline(corpus, tiny.text_tokenizer(), source="dice")
     assert again.fingerprint == drawer.fingerprint and drawer.name == "nearest-training"

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from cogview import CogView
 from cogview.cli.app import main
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.order import OrderReport, order_pictures, order_sheet, spearman
+from cogview.evaluation.experiments.order import OrderReport, order_sheet, rank_images, spearman
 from tests.generation import tiny
 
 
@@ -23,7 +23,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_order_is_that_of_the_losses(family: Path) -> None:
     model = CogView.from_pretrained(family)
-    report, images = order_pictures(model, "a red circle", n=7, seed=3, sampling={"top_k": 9})
+    report, images = rank_images(model, "a red circle", n=7, seed=3, sampling={"top_k": 9})
     pictures = model.generate("a red circle", n=7, seed=3, top_k=9)
     losses = model.score(pictures, "a red circle")[:, 0]
     assert [placed.index for placed in report.order] == np.argsort(losses, kind="stable").tolist()
@@ -67,4 +67,4 @@ def test_the_command_writes_sheet_and_report(
 def test_a_family_without_a_caption_role_is_refused(tmp_path: Path) -> None:
     model = CogView.from_pretrained(tiny.write(tmp_path / "plain"))
     with pytest.raises(CogViewError, match="caption"):
-        order_pictures(model, "a red circle", n=2)
+        rank_images(model, "a red circle", n=2)

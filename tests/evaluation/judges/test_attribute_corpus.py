@@ -16,11 +16,11 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import (
     Avatar,
-    Seen,
+    TrainingCombinations,
     corpus_fingerprint,
     find_attributes,
     read_avatars,
-    read_pictures,
+    read_images,
     select,
     spaced,
     statements,
@@ -136,7 +136,7 @@ def test_selected_combinations_are_new_to_training(
         and (r.style, *sorted(r.values.items())) not in pairs
         and captions.isdisjoint(r.captions.values())
     ]
-    seen = Seen(rows, attributes)
+    seen = TrainingCombinations(rows, attributes)
     assert [r.key for r in rows if r.split == "test_comp" and seen.new(r)] == [r.key for r in able]
     count = min(4, len({(r.style, r.captions["en"]) for r in able}))
     if count:
@@ -167,7 +167,7 @@ def test_selection_is_balanced_and_says_what_is_new(corpus: Path) -> None:
 
 def test_pictures_come_with_their_keys(corpus: Path) -> None:
     wanted = ["flag/1", "blot/4", "blot/0"]
-    found = dict(read_pictures(corpus, wanted, Preprocessing(size=toy.SIZE, resample="box")))
+    found = dict(read_images(corpus, wanted, Preprocessing(size=toy.SIZE, resample="box")))
     assert sorted(found) == sorted(wanted)
     row = next(r for r in toy.rows() if r["key"] == "blot/4")
     expected = np.asarray(toy.draw("blot", json.loads(row["meta"])))
@@ -210,4 +210,4 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     rows[2]["image"] = rows[2]["image"][:60]
     corpus = toy.write(tmp_path, rows)
     with pytest.raises(CogViewError, match="picture 'blot/2' is broken: truncated"):
-        dict(read_pictures(corpus, ["blot/0", "blot/2"], Preprocessing(size=8)))
+        dict(read_images(corpus, ["blot/0", "blot/2"], Preprocessing(size=8)))

@@ -16,7 +16,7 @@ from cogview.evaluation.judges.attribute_corpus import Avatar, read_avatars
 from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.judges.classifier_training import (
     ClassifierTraining,
-    Labelled,
+    LabelledImages,
     accuracy,
     load_labelled,
     spoil,
@@ -30,7 +30,7 @@ from tests.evaluation.conftest import TRAINING
 SHORT = ClassifierTraining(epochs=0.4, batch=16)
 
 
-def held_out(corpus: Path, reader: AttributeClassifier) -> Labelled:
+def held_out(corpus: Path, reader: AttributeClassifier) -> LabelledImages:
     chosen = [avatar for avatar in read_avatars(corpus) if avatar.split == "test_comp"]
     return load_labelled(corpus, chosen, reader.config.preprocessing)
 
@@ -54,7 +54,7 @@ def test_accuracy_counts_absence_too(corpus: Path, reader: AttributeClassifier) 
         wrong.append(Avatar(a.key, a.style, a.split, a.captions, values))
     blots = sum(a.style == "blot" for a in wrong)
     assert right == 1.0
-    assert accuracy(reader, Labelled(data.pictures, wrong)) == pytest.approx(
+    assert accuracy(reader, LabelledImages(data.pictures, wrong)) == pytest.approx(
         1 - blots / (2 * len(wrong) + blots)
     )
 
@@ -188,7 +188,7 @@ def test_spoiling_is_slight() -> None:
 
 def test_labels_need_pictures() -> None:
     with pytest.raises(AssertionError):
-        Labelled(np.zeros((2, 8, 8, 3), np.uint8), [])
+        LabelledImages(np.zeros((2, 8, 8, 3), np.uint8), [])
 
 
 @pytest.mark.slow

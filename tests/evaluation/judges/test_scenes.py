@@ -12,9 +12,9 @@ from cogview.evaluation.judges.scene_reader import (
     SceneNetwork,
     SceneReader,
     SceneReaderConfig,
-    overlap,
+    box_iou,
+    crop_square,
     peaks,
-    square_around,
 )
 from cogview.evaluation.judges.scene_training import (
     SceneReaderRecipe,
@@ -85,7 +85,7 @@ def test_one_thing_is_not_found_twice() -> None:
     ],
 )
 def test_overlaps_by_hand(first: Box, second: Box, union: float, general: float) -> None:
-    assert overlap(first, second) == pytest.approx(union)
+    assert box_iou(first, second) == pytest.approx(union)
     maps = [torch.tensor(box, dtype=torch.float32).view(1, 4, 1, 1) for box in (first, second)]
     assert float(giou(*maps)) == pytest.approx(general, abs=1e-5)
 
@@ -100,9 +100,9 @@ def test_the_best_threshold_is_the_middle_of_the_best() -> None:
 
 def test_what_is_cut_out_is_square_and_its_border_repeats() -> None:
     pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    found = np.asarray(square_around(Image.fromarray(pixels), (2, 3, 6, 5), 1.0))
+    found = np.asarray(crop_square(Image.fromarray(pixels), (2, 3, 6, 5), 1.0))
     assert np.array_equal(found, pixels[2:6, 2:6])
-    corner = np.asarray(square_around(Image.fromarray(pixels), (0, 0, 2, 2), 2.0))
+    corner = np.asarray(crop_square(Image.fromarray(pixels), (0, 0, 2, 2), 2.0))
     assert corner.shape == (4, 4, 3) and np.array_equal(corner[1:, 1:], pixels[:3, :3])
     assert np.array_equal(corner[0], corner[1])
 

@@ -10,7 +10,7 @@ from cogview.data.image_cache import ImageCache
 from cogview.errors import CogViewError
 from cogview.evaluation.judges import spoiling
 from cogview.evaluation.judges.drawing_labels import read_labels
-from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig, among
+from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig, in_top_k
 from cogview.evaluation.judges.thing_training import ThingReaderRecipe, ThingReaderTask
 from cogview.training.trainer import Trainer
 
@@ -81,7 +81,7 @@ def test_among_the_most_probable() -> None:
     wanted = chance.integers(0, 9, 50)
     for count in (1, 5):
         expected = [own in np.argsort(-row)[:count] for row, own in zip(table, wanted, strict=True)]
-        assert among(table, wanted, count).tolist() == expected
+        assert in_top_k(table, wanted, count).tolist() == expected
 
 
 def test_spoiled_pictures_hang_on_the_seed_and_still_show_the_same() -> None:

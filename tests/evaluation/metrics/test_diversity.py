@@ -21,7 +21,7 @@ from cogview.evaluation.metrics.diversity import (
     column,
     distances,
     evaluate_diversity,
-    unit,
+    normalized,
     vendi,
 )
 from cogview.evaluation.metrics.image_sets import open_set
@@ -31,7 +31,7 @@ from tests.generation import tiny
 
 
 def test_distances_are_means_over_pairs() -> None:
-    vectors = unit(np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32))
+    vectors = normalized(np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32))
     prompts = ["a", "b", "a", "a", "b", "c", "b"]
     within, across = distances(vectors, prompts)
     for name, found in zip("ab", within, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cogview.errors import CogViewError
-from cogview.evaluation.metrics.lite0 import Lite0, import_lite0, own_name
+from cogview.evaluation.metrics.lite0 import Lite0, import_lite0, local_name
 
 
 def published() -> torch.nn.Module:
@@ -35,8 +35,8 @@ def test_the_same_classes_as_the_published_network(tmp_path: Path) -> None:
 
 
 def test_names_outside_the_network_have_no_place() -> None:
-    assert own_name("_blocks.3._bn0.weight") == "blocks.3.expand.1.weight"
-    assert own_name("_swish.weight") is None
+    assert local_name("_blocks.3._bn0.weight") == "blocks.3.expand.1.weight"
+    assert local_name("_swish.weight") is None
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

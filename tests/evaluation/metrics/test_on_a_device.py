@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from cogview.evaluation.metrics.fid import open_extractor
 from cogview.evaluation.metrics.inception import Inception
 from cogview.evaluation.metrics.lite0 import Lite0
-from cogview.evaluation.metrics.reconstruction import Pictures, evaluate_tokenizer
+from cogview.evaluation.metrics.reconstruction import ImageArrays, evaluate_tokenizer
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from tests.pretended import any_cuda
@@ -29,7 +29,7 @@ def noise(size: int) -> np.ndarray:
 
 def test_reconstructions() -> None:
     pictures, parts = (
-        Pictures(noise(16), ["a", "a", "b"], {}),
+        ImageArrays(noise(16), ["a", "a", "b"], {}),
         (ImageTokenizer(CONFIG).eval(), LPIPS().eval()),
     )
     expected, copies = evaluate_tokenizer(parts[0], pictures, parts[1])

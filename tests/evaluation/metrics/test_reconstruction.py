@@ -17,11 +17,11 @@ from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.image_rows import GAP, sheet
 from cogview.evaluation.metrics.reconstruction import (
-    Pictures,
+    ImageArrays,
     codebook_use,
     evaluate_tokenizer,
     fidelity,
-    load_pictures,
+    load_images,
     measure,
     reconstruct,
     spread,
@@ -126,7 +126,7 @@ def test_reconstruction_is_decode_of_encode_in_any_batch() -> None:
 
 
 def test_report_splits_by_source() -> None:
-    pictures = Pictures(noise(6), ["b", "a", "a", "b", "a", "a"], {"truncated": 1})
+    pictures = ImageArrays(noise(6), ["b", "a", "a", "b", "a", "a"], {"truncated": 1})
     report, copies = evaluate_tokenizer(tokenizer(), pictures)
     assert {name: own.pictures for name, own in report.by_source.items()} == {"a": 4, "b": 2}
     only = fidelity(measure(pictures.pixels[[0, 3]], copies[[0, 3]]))
@@ -143,13 +143,13 @@ def test_pictures_of_a_split_broken_ones_counted(tmp_path: Path) -> None:
     val[1]["image"] = b""
     corpus = toy.write(tmp_path, rows)
     shape = Preprocessing(size=12, resample="box")
-    found = load_pictures(corpus, "val", shape)
+    found = load_images(corpus, "val", shape)
     assert len(found.pixels) == len(val) - 1 and found.skipped == {"not an image": 1}
     assert found.pixels.shape[1:] == (12, 12, 3) and set(found.sources) == {"dice"}
-    assert len(load_pictures(corpus, None, shape).pixels) == 39
-    assert len(load_pictures(corpus, None, shape, limit=7).pixels) == 7
+    assert len(load_images(corpus, None, shape).pixels) == 39
+    assert len(load_images(corpus, None, shape, limit=7).pixels) == 7
     with pytest.raises(CogViewError, match="no readable picture of split 'best'"):
-        load_pictures(corpus, "best", shape)
+        load_images(corpus, "best", shape)
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.integers(1, 40))

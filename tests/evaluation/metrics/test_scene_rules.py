@@ -7,11 +7,11 @@ import random
 import pytest
 
 from cogview.evaluation.metrics.scene_rules import (
-    Asked,
     Box,
     Detection,
     Rules,
     ScenePrompt,
+    Target,
     Verdict,
     directions,
     is_behind,
@@ -24,7 +24,7 @@ from cogview.evaluation.metrics.scene_rules import (
 SURE = Rules(found=0.3, counted=0.9)
 
 
-def prompt(task: str, *asked: Asked, relation: str | None = None) -> ScenePrompt:
+def prompt(task: str, *asked: Target, relation: str | None = None) -> ScenePrompt:
     return ScenePrompt.model_validate(
         {"id": "x", "task": task, "en": "", "zh": "", "asked": asked, "relation": relation}
     )
@@ -86,7 +86,7 @@ def test_what_is_behind_is_overlapped_by_what_stands_nearer() -> None:
 
 
 def test_a_count_is_exact_and_asks_for_confidence() -> None:
-    asked = prompt("count", Asked(thing="cat", count=3))
+    asked = prompt("count", Target(thing="cat", count=3))
     for sure, unsure in itertools.product(range(6), range(4)):
         seen = [Detection("cat", (0, 0, 1, 1), 0.95)] * sure + [Detection("cat", (0, 0, 1, 1), 0.5)] * unsure
         seen += [Detection("dog", (0, 0, 1, 1), 0.95)]
@@ -94,7 +94,7 @@ def test_a_count_is_exact_and_asks_for_confidence() -> None:
 
 
 def test_two_things_need_both_and_allow_others() -> None:
-    asked = prompt("two", Asked(thing="cat"), Asked(thing="dog"))
+    asked = prompt("two", Target(thing="cat"), Target(thing="dog"))
     for names in itertools.product(["cat", "dog", "car"], repeat=3):
         seen = [Detection(name, (0, 0, 1, 1), 0.4) for name in names]
         verdict = judge(asked, seen, SURE)
@@ -103,7 +103,7 @@ def test_two_things_need_both_and_allow_others() -> None:
 
 
 def test_colours_are_those_of_the_most_confident() -> None:
-    asked = prompt("colours", Asked(thing="car", colour="red"), Asked(thing="house", colour="blue"))
+    asked = prompt("colours", Target(thing="car", colour="red"), Target(thing="house", colour="blue"))
     for car, house in itertools.product(["red", "blue"], repeat=2):
         seen = [
             Detection("car", (0, 0, 1, 1), 0.9, car),
@@ -119,14 +119,16 @@ def test_positions_are_the_first_thing_s() -> None:
     boxes: dict[str, Box] = {"cat": (0, 40, 50, 90), "dog": (150, 50, 200, 100)}
     seen = [Detection(name, box, 0.9) for name, box in boxes.items()]
     for relation in ("left", "right", "above", "below"):
-        asked = prompt("position", Asked(thing="cat"), Asked(thing="dog"), relation=relation)
+        asked = prompt("position", Target(thing="cat"), Target(thing="dog"), relation=relation)
         assert judge(asked, seen, SURE).right is (relation == "left")
-        turned = prompt("position", Asked(thing="dog"), Asked(thing="cat"), relation=relation)
+        turned = prompt("position", Target(thing="dog"), Target(thing="cat"), relation=relation)
         assert judge(turned, seen, SURE).right is (relation == "right")
 
 
 def test_shares_are_counted_by_task_and_weigh_the_same() -> None:
-    asked = [prompt("one", Asked(thing="cat"))] * 4 + [prompt("two", Asked(thing="cat"), Asked(thing="dog"))]
+    asked = [prompt("one", Target(thing="cat"))] * 4 + [
+        prompt("two", Target(thing="cat"), Target(thing="dog"))
+    ]
     found = shares(asked, [Verdict(True)] + [Verdict(False, "missing")] * 3 + [Verdict(True)])
     assert {task: (share.right, share.stated) for task, share in found.items()} == {
         "one": (1, 4),
@@ -137,6 +139,6 @@ def test_shares_are_counted_by_task_and_weigh_the_same() -> None:
 
 def test_a_relation_belongs_to_positions_only() -> None:
     with pytest.raises(ValueError, match="relation"):
-        prompt("position", Asked(thing="cat"), Asked(thing="dog"))
+        prompt("position", Target(thing="cat"), Target(thing="dog"))
     with pytest.raises(ValueError, match="relation"):
-        prompt("two", Asked(thing="cat"), Asked(thing="dog"), relation="left")
+        prompt("two", Target(thing="cat"), Target(thing="dog"), relation="left")

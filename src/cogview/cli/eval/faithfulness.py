@@ -33,11 +33,13 @@ def attributes(
 
     reader, text = inputs.open_classifier(given.classifier), ModelBundle.find(DEFAULT).text_tokenizer
     own = given.model == inputs.NEAREST
-    drawer = inputs.nearest(given.corpus, text(), plan.source) if own else way.by(given.model)
-    place = given.tokenizer or getattr(drawer, "image_tokenizer", None)
+    generator = inputs.nearest(given.corpus, text(), plan.source) if own else way.by(given.model)
+    place = given.tokenizer or getattr(generator, "image_tokenizer", None)
     tokenizer = read_image_tokenizer(place) if place else None
     with bars() as progress:
-        found, sets = evaluate_attributes(plan, given.corpus, reader, drawer, way.work, tokenizer, progress)
+        found, sets = evaluate_attributes(
+            plan, given.corpus, reader, generator, way.work, tokenizer, progress
+        )
     report.draw(sets, SHOWN)
     report.finish(found, tables.attributes)
 
@@ -54,9 +56,9 @@ def things(
     from cogview.evaluation.experiments.things import evaluate_things
     from cogview.evaluation.judges.thing_reader import ThingReader
 
-    judge, drawer, part = ThingReader.from_directory(given.reader), judged.generator(), share.part
+    judge, generator, part = ThingReader.from_directory(given.reader), judged.generator(), share.part
     with bars() as progress:
-        found = evaluate_things(plan, judge, drawer, judged.work, given.drawings, part, progress)
+        found = evaluate_things(plan, judge, generator, judged.work, given.drawings, part, progress)
     report.of_files(found, share, SHOWN, tables.things)
 
 
@@ -71,9 +73,9 @@ def scenes(
     from cogview.evaluation.experiments.scenes import evaluate_scenes
     from cogview.evaluation.judges.scene_reader import SceneReader
 
-    judge, drawer, part = SceneReader.from_directory(given.reader), judged.generator(), share.part
+    judge, generator, part = SceneReader.from_directory(given.reader), judged.generator(), share.part
     with bars() as progress:
-        found = evaluate_scenes(plan, judge, drawer, judged.work, given.real, part, progress)
+        found = evaluate_scenes(plan, judge, generator, judged.work, given.real, part, progress)
     report.of_files(found, share, SHOWN, tables.scenes)
 
 
@@ -97,14 +99,14 @@ def alignment(
     from cogview.evaluation.judges.scorer import DualEncoder
 
     judge, part = DualEncoder.from_directory(given.scorer), share.part
-    drawers = [
+    generators = [
         inputs.nearest(given.data, judge.text, rows.source) if name == inputs.NEAREST else way.by(name)
         for name in given.models
     ]
     shape = judge.config.preprocessing
     with bars() as progress:
         captioned = read_captioned(given.data, shape, rows.split, rows.source, rows.count, progress=progress)
-        found = evaluate_alignment(plan, captioned, judge, drawers, way.work, part, progress)
+        found = evaluate_alignment(plan, captioned, judge, generators, way.work, part, progress)
     if found is None:
         return typer.echo(share.waiting)
     report.draw(found[1], SHOWN)
@@ -139,9 +141,9 @@ def fairness(given: inputs.Open, plan: plans.AuditPlan, judged: inputs.Judged, r
     from cogview.evaluation.fairness_plot import plot_fairness
 
     asked, work = read_audit(given.audit), judged.work
-    reader, drawer = inputs.open_classifier(given.classifier), judged.generator()
+    reader, generator = inputs.open_classifier(given.classifier), judged.generator()
     with bars() as progress:
-        found = evaluate_fairness(*asked, plan, reader, drawer, work, given.corpus, progress)
+        found = evaluate_fairness(*asked, plan, reader, generator, work, given.corpus, progress)
     if given.plot:
         plot_fairness(found, given.plot)
     report.finish(found, tables.fairness)

@@ -26,7 +26,7 @@ from cogview.types import SamplingParams
 def tokenizer(given: inputs.Tokenizer, plan: plans.ReconstructionPlan, report: Sheet) -> None:
     """PSNR, SSIM and LPIPS of reconstructions, and how the codebook is used."""
     from cogview.data.shards import Preprocessing
-    from cogview.evaluation.metrics.reconstruction import evaluate_tokenizer, load_pictures, spread
+    from cogview.evaluation.metrics.reconstruction import evaluate_tokenizer, load_images, spread
     from cogview.evaluation.reports import versions
     from cogview.tokenizers.loading import read_image_tokenizer
     from cogview.tokenizers.perceptual import LPIPS
@@ -36,7 +36,7 @@ def tokenizer(given: inputs.Tokenizer, plan: plans.ReconstructionPlan, report: S
     model = read_image_tokenizer(given.directory).to(device)
     judge = LPIPS.from_file(given.lpips).to(device) if given.lpips else None
     shape = Preprocessing(size=model.image_size, resample=plan.resample)
-    pictures = load_pictures(given.data, plan.split, shape, plan.limit)
+    pictures = load_images(given.data, plan.split, shape, plan.limit)
     with bars() as progress:
         found, copies = evaluate_tokenizer(model, pictures, judge, progress)
     facts = {"data": given.data.name, "split": plan.split or "", "resample": plan.resample}
@@ -64,9 +64,9 @@ def pictures(
     """
     from cogview.evaluation.metrics.fid import compare_pictures
     from cogview.evaluation.metrics.image_sets import open_set
-    from cogview.evaluation.sample_store import rank_of
+    from cogview.evaluation.sample_store import parse_rank
 
-    part, extractor, work = rank_of(given.part, "--part"), features.open(plan.canvas), features.work
+    part, extractor, work = parse_rank(given.part, "--part"), features.open(plan.canvas), features.work
     real = open_set(given.reference, rows.split, rows.source, rows.count)
     drawn = open_set(given.drawn, count=rows.count)
     with bars() as progress:
@@ -193,7 +193,7 @@ def upscaling(
       cogview eval upscaling --model pictogram-2 --data corpus216/ --lpips vgg16.safetensors -n 50
     """
     from cogview.checkpoints.bundle import UPSCALING
-    from cogview.evaluation.experiments.two_stage_upscaling import evaluate_enlarging
+    from cogview.evaluation.experiments.two_stage_upscaling import evaluate_two_stage_upscaling
     from cogview.evaluation.experiments.windowed_upscaling import evaluate_upscaling
     from cogview.evaluation.metrics.reconstruction import spread
     from cogview.evaluation.reports import versions
@@ -206,7 +206,7 @@ def upscaling(
         family = pipeline.bundle.config
         if family.stages and (given.order or UPSCALING not in family.roles):
             refuse_for_codes(sampling)
-            found, ways, sources = evaluate_enlarging(
+            found, ways, sources = evaluate_two_stage_upscaling(
                 pipeline, given.data, judge, plan, given.order or (ORDER,), progress
             )
         else:

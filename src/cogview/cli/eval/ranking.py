@@ -43,10 +43,10 @@ def best_of(given: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Jud
     from cogview.evaluation.metrics.fid import open_extractor
     from cogview.reports.plots import plot_curves
 
-    reader, drawer = inputs.open_classifier(given.classifier), judged.generator()
+    reader, generator = inputs.open_classifier(given.classifier), judged.generator()
     others = (inputs.open_scorer(given.scorer), open_extractor(given.weights) if given.weights else None)
     with bars() as progress:
-        found, sets = evaluate_best_of(plan, given.corpus, reader, drawer, judged.work, progress, *others)
+        found, sets = evaluate_best_of(plan, given.corpus, reader, generator, judged.work, progress, *others)
     if given.plot:
         plot_curves(curves(found.accuracy), "candidates", "attributes read right", given.plot)
     report.draw(sets, SHOWN)
@@ -59,12 +59,12 @@ def order(given: inputs.Prompt, plan: plans.OrderPlan, report: Report) -> None:
 
     cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
     """
-    from cogview.evaluation.experiments.order import order_pictures, order_sheet
+    from cogview.evaluation.experiments.order import order_sheet, rank_images
     from cogview.files import write_image
 
     judge, pipeline = inputs.open_scorer(given.scorer), inputs.open_model(given.model, given.place)
     with bars() as progress:
-        found, images = order_pictures(
+        found, images = rank_images(
             pipeline, given.prompt, plan.count, plan.seed, plan.sampling, judge, progress, given.work
         )
     with writing(given.sheet):

@@ -24,11 +24,11 @@ from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.captioned import Captioned
 from cogview.evaluation.judges.scorer import DualEncoder, Vectors
-from cogview.evaluation.judges.scorer_training import matches
-from cogview.evaluation.metrics.accuracy import Figure, draws, figure
+from cogview.evaluation.judges.scorer_training import caption_matches
+from cogview.evaluation.metrics.accuracy import Figure, bootstrap_weights, figure
 from cogview.evaluation.plans import AlignmentPlan
 from cogview.evaluation.reports import versions
-from cogview.evaluation.sample_store import WHOLE, ImageGenerator, draw_texts, load_all
+from cogview.evaluation.sample_store import WHOLE, ImageGenerator, generate_images, load_all
 
 Progress = Callable[[str, int, int], None]
 RECALLS = (1, 5, 10)
@@ -86,8 +86,8 @@ def measure(
     own = list(range(len(texts))) if order is None else list(order)
     asked, wanted = read[own], [texts[i] for i in own]
     fit = seen @ asked.T  # (images, texts)
-    right = matches(wanted, [[text] for text in wanted])
-    weights = draws(["-"] * len(texts), plan.bootstrap, plan.seed)
+    right = caption_matches(wanted, [[text] for text in wanted])
+    weights = bootstrap_weights(["-"] * len(texts), plan.bootstrap, plan.seed)
     precise, choices = r_precision(fit, right, plan)
     return Alignment(
         pictures=len(texts),
@@ -149,12 +149,12 @@ def evaluate_alignment(
     plan: AlignmentPlan,
     data: Captioned,
     scorer: DualEncoder,
-    drawers: Sequence[ImageGenerator] = (),
+    generators: Sequence[ImageGenerator] = (),
     work: Path = Path("runs/alignment"),
     rank: tuple[int, int] = WHOLE,
     progress: Progress | None = None,
 ) -> tuple[AlignmentReport, dict[str, NDArray[np.uint8]]] | None:
-    """Measure the images of ``data``, and those that ``drawers`` draw for its texts, in every language.
+    """Measure the images of ``data``, and those that ``generators`` draw for its texts, in every language.
 
     In a language only the images count that have a text in it. Returns the report and all sets' images;
     None while other ranks have images to draw.
@@ -171,17 +171,17 @@ def evaluate_alignment(
         texts_of[language] = hashlib.sha256("\n".join(texts).encode()).hexdigest()
         read, seen_real, other = scorer.encode_text(texts), seen_all[rows], shuffled(texts, plan.seed)
         sets[f"real {language}"] = measure(seen_real, read, texts, plan)
-        for drawer in drawers:
-            name = f"{drawer.name} {language}"
-            drawn = _drawn(plan, texts, drawer, scorer, work, rank, name, progress)
-            facts[f"{drawer.name} fingerprint"] = drawer.fingerprint
+        for generator in generators:
+            name = f"{generator.name} {language}"
+            drawn = _drawn(plan, texts, generator, scorer, work, rank, name, progress)
+            facts[f"{generator.name} fingerprint"] = generator.fingerprint
             if drawn is None:
                 waiting = True
                 continue
             pictures[name], seen = drawn, scorer.encode_image(drawn)
             sets[name] = measure(seen, read, texts, plan)
             sets[f"{name}, shuffled"] = measure(seen, read, texts, plan, other)
-        if not drawers:
+        if not generators:
             sets[f"real {language}, shuffled"] = measure(seen_real, read, texts, plan, other)
     if waiting:
         return None
@@ -209,7 +209,7 @@ def _texts(data: Captioned, language: str) -> tuple[list[int], list[str]]:
 def _drawn(
     plan: AlignmentPlan,
     texts: Sequence[str],
-    drawer: ImageGenerator,
+    generator: ImageGenerator,
     scorer: DualEncoder,
     work: Path,
     rank: tuple[int, int],
@@ -218,5 +218,5 @@ def _drawn(
 ) -> NDArray[np.uint8] | None:
     """The images of one drawer for all texts, from the work folder where they are there."""
     what = f"drawing {name}"
-    paths = draw_texts(texts, drawer, work, plan, rank, what, progress)
+    paths = generate_images(texts, generator, work, plan, rank, what, progress)
     return None if paths is None else load_all(paths, scorer.config.preprocessing)

@@ -27,18 +27,18 @@ from cogview.data.shards import Preprocessing
 from cogview.evaluation.judges.attribute_corpus import (
     Avatar,
     Selection,
+    caption_languages,
     corpus_fingerprint,
     held_out,
     read_avatars,
-    read_pictures,
-    spoken,
+    read_images,
     statements,
 )
 from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Accuracy, Answers, score
 from cogview.evaluation.metrics.reconstruction import reconstruct, to_tensor
 from cogview.evaluation.plans import AttributePlan
-from cogview.evaluation.sample_store import ImageGenerator, Progress, draw_texts, facts_of, load_all
+from cogview.evaluation.sample_store import ImageGenerator, Progress, generate_images, load_all, report_facts
 from cogview.tokenizers.loading import AnyImageTokenizer
 
 REAL, RECONSTRUCTED = "real", "reconstructed"
@@ -63,7 +63,7 @@ def evaluate_attributes(
     plan: AttributePlan,
     corpus: Path,
     reader: AttributeClassifier,
-    drawer: ImageGenerator,
+    generator: ImageGenerator,
     work: Path,
     tokenizer: AnyImageTokenizer | None = None,
     progress: Progress | None = None,
@@ -76,15 +76,15 @@ def evaluate_attributes(
             work folder cannot be written.
     """
     attributes = reader.config.attributes
-    avatars = read_avatars(corpus, plan.source, spoken(attributes, plan.languages))
+    avatars = read_avatars(corpus, plan.source, caption_languages(attributes, plan.languages))
     selection, chosen = held_out(avatars, attributes, plan)
     shape = reader.config.preprocessing
-    sets = {REAL: real_pictures(corpus, chosen, shape)}
+    sets = {REAL: real_images(corpus, chosen, shape)}
     if tokenizer is not None:
         sets[RECONSTRUCTED] = _reconstructed(tokenizer, corpus, chosen, shape)
     for language in plan.languages:
         texts, what = [avatar.captions[language] for avatar in chosen], f"drawing {language}"
-        paths = draw_texts(texts, drawer, work, plan, what=what, progress=progress)
+        paths = generate_images(texts, generator, work, plan, what=what, progress=progress)
         assert paths is not None  # one process draws them all
         sets[language] = load_all(paths, shape)
     answers = {
@@ -94,8 +94,8 @@ def evaluate_attributes(
         plan=plan,
         accuracy=score(answers, REAL, plan.bootstrap, plan.seed),
         selection=selection,
-        facts=facts_of(
-            drawer,
+        facts=report_facts(
+            generator,
             classifier_fingerprint=reader.fingerprint,
             tokenizer_fingerprint=tokenizer.fingerprint if tokenizer else "",
             corpus_fingerprint=corpus_fingerprint(avatars),
@@ -104,9 +104,9 @@ def evaluate_attributes(
     return report, sets
 
 
-def real_pictures(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) -> NDArray[np.uint8]:
+def real_images(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) -> NDArray[np.uint8]:
     """The corpus's own images of ``chosen``, in their order."""
-    found = dict(read_pictures(corpus, (avatar.key for avatar in chosen), shape))
+    found = dict(read_images(corpus, (avatar.key for avatar in chosen), shape))
     return np.stack([found[avatar.key] for avatar in chosen])
 
 
@@ -115,7 +115,7 @@ def _reconstructed(
 ) -> NDArray[np.uint8]:
     """What the tokenizer makes of the real images, at the classifier's size."""
     own = shape.model_copy(update={"size": tokenizer.image_size})
-    copies, _ = reconstruct(tokenizer, real_pictures(corpus, chosen, own))
+    copies, _ = reconstruct(tokenizer, real_images(corpus, chosen, own))
     return np.stack([square(Image.fromarray(copy), shape) for copy in copies])
 
 

@@ -27,13 +27,13 @@ from pydantic import Field, model_validator
 
 from cogview.config import Config, read_yaml
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.attributes import real_pictures
+from cogview.evaluation.experiments.attributes import real_images
 from cogview.evaluation.judges.attribute_corpus import Attribute, Avatar, corpus_fingerprint, read_avatars
 from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Share
 from cogview.evaluation.metrics.reconstruction import to_tensor
 from cogview.evaluation.plans import AuditPlan
-from cogview.evaluation.sample_store import Generator, Progress, SampleStore, Sampling, facts_of, load_all
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, Sampling, load_all, report_facts
 from cogview.generation.fairness import FairnessTable, read_table, replace_words
 
 AS_ASKED, WITH_WORDS, STATED, TRAINING = "as asked", "with words", "stated", "training pictures"
@@ -131,7 +131,7 @@ def evaluate_fairness(
     tables: Mapping[str, FairnessTable],
     plan: AuditPlan,
     reader: AttributeClassifier,
-    drawer: Series,
+    generator: Series,
     work: Path,
     corpus: Path | None = None,
     progress: Progress | None = None,
@@ -150,7 +150,7 @@ def evaluate_fairness(
     avatars = [] if corpus is None else read_avatars(corpus, plan.source)
     readings: dict[str, dict[str, Reading]] = {}
     checks: dict[str, Share] = {}
-    artist = _Artist(plan, reader, drawer, work, progress)
+    artist = _Artist(plan, reader, generator, work, progress)
     for name, own in audit.sets.items():
         attribute, found = attributes[name], dict[str, Reading]()
         if corpus is not None:
@@ -160,8 +160,8 @@ def evaluate_fairness(
             labels = artist.labels(jobs, attribute, f"{name}, {way}")
             found[way] = _reading(labels, jobs, attribute, tables.get(name) if way == WITH_WORDS else None)
         readings[name] = found
-    facts = facts_of(
-        drawer,
+    facts = report_facts(
+        generator,
         classifier_fingerprint=reader.fingerprint,
         corpus_fingerprint=corpus_fingerprint(avatars) if avatars else "",
         **{f"table {name}": table.fingerprint for name, table in tables.items()},
@@ -220,7 +220,7 @@ class _Artist:
 
     plan: AuditPlan
     reader: AttributeClassifier
-    drawer: Series
+    generator: Series
     work: Path
     progress: Progress | None
 
@@ -238,14 +238,14 @@ class _Artist:
 
     def draw(self, job: _Job) -> list[Path]:
         """A job's images; those that are not in the work folder yet are drawn."""
-        drawer, plan, table = self.drawer, self.plan, job.table
+        generator, plan, table = self.generator, self.plan, job.table
         words = None if table is None else table.fingerprint
         store = SampleStore.of(
-            self.work, drawer, [job.prompt], job.seed, plan.sampling, "series", table=words
+            self.work, generator, [job.prompt], job.seed, plan.sampling, "series", table=words
         )
         paths = store.fill(
             job.count,
-            lambda own: drawer.series(job.prompt, len(own), own.start, job.seed, plan.sampling, table),
+            lambda own: generator.series(job.prompt, len(own), own.start, job.seed, plan.sampling, table),
             plan.batch,
         )
         assert paths is not None  # one process draws them all
@@ -303,7 +303,7 @@ def _reading(
     changes: dict[str, Any] = {
         "wanted": wanted,
         "distance": distance({name: own.share for name, own in reading.proportions.items()}, wanted),
-        "chance": by_chance(list(wanted.values()), len(labels)),
+        "chance": chance_distance(list(wanted.values()), len(labels)),
     }
     return reading.model_copy(update=changes)
 
@@ -322,7 +322,7 @@ def distance(shares: Mapping[str, float], wanted: Mapping[str, float]) -> float:
     return sum(abs(shares.get(name, 0.0) - wanted.get(name, 0.0)) for name in names) / 2
 
 
-def by_chance(wanted: Sequence[float], total: int, seed: int = 0, times: int = 2000) -> float:
+def chance_distance(wanted: Sequence[float], total: int, seed: int = 0, times: int = 2000) -> float:
     """The 95th percentile of the distance that fair samples of ``total`` have."""
     shares = np.array(wanted) / sum(wanted)
     draws = np.random.default_rng(seed).multinomial(total, shares, size=times)
@@ -364,7 +364,7 @@ def _check(
     some = [avatar for avatar in held_out if attribute.label(avatar) is not None][:CHECKED]
     if not some:
         return Share(right=0, stated=0)
-    pixels = real_pictures(corpus, some, reader.config.preprocessing)
+    pixels = real_images(corpus, some, reader.config.preprocessing)
     read = reader.read(to_tensor(pixels), [avatar.style for avatar in some])
     right = sum(own[attribute.name] == attribute.label(a) for own, a in zip(read, some, strict=True))
     return Share(right=right, stated=len(some))

@@ -22,18 +22,25 @@ from PIL import Image
 from pydantic import Field
 
 from cogview.config import Config
-from cogview.evaluation.experiments.attributes import REAL, read_answers, real_pictures
+from cogview.evaluation.experiments.attributes import REAL, read_answers, real_images
 from cogview.evaluation.judges.attribute_corpus import (
     Selection,
+    caption_languages,
     corpus_fingerprint,
     held_out,
     read_avatars,
-    spoken,
 )
 from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Accuracy, Figure, score
 from cogview.evaluation.plans import BestOfPlan
-from cogview.evaluation.sample_store import Generator, Progress, SampleStore, facts_of, load_all, save_picture
+from cogview.evaluation.sample_store import (
+    Generator,
+    Progress,
+    SampleStore,
+    load_all,
+    report_facts,
+    save_image,
+)
 
 if TYPE_CHECKING:
     from cogview.evaluation.judges.scorer import DualEncoder
@@ -73,7 +80,7 @@ def evaluate_best_of(
     plan: BestOfPlan,
     corpus: Path,
     reader: AttributeClassifier,
-    drawer: Candidates,
+    generator: Candidates,
     work: Path,
     progress: Progress | None = None,
     alignment: DualEncoder | None = None,
@@ -88,16 +95,16 @@ def evaluate_best_of(
     Raises CogViewError as :func:`~cogview.evaluation.experiments.attributes.evaluate_attributes`.
     """
     attributes = reader.config.attributes
-    avatars = read_avatars(corpus, plan.source, spoken(attributes, plan.languages))
+    avatars = read_avatars(corpus, plan.source, caption_languages(attributes, plan.languages))
     selection, chosen = held_out(avatars, attributes, plan)
     fingerprint = corpus_fingerprint(avatars)
     shape, losses = reader.config.preprocessing, dict[str, float]()
-    sets = {REAL: real_pictures(corpus, chosen, shape)}
+    sets = {REAL: real_images(corpus, chosen, shape)}
     for language in plan.languages:
         texts = [avatar.captions[language] for avatar in chosen]
         most = max(plan.sizes)
-        store = SampleStore.of(work, drawer, texts, plan.seed, plan.sampling, "best-of", most=most)
-        drawn = _candidates(plan, texts, language, drawer, store, progress)
+        store = SampleStore.of(work, generator, texts, plan.seed, plan.sampling, "best-of", most=most)
+        drawn = _candidates(plan, texts, language, generator, store, progress)
         ranks = {"": [np.array(own) for own in drawn]}
         if alignment is not None:
             fits = _fits(alignment, texts, language, store, most, progress)
@@ -113,8 +120,8 @@ def evaluate_best_of(
     }
     others = {} if alignment is None else {"scorer_fingerprint": alignment.fingerprint}
     others |= {} if extractor is None else {extractor.name: extractor.fingerprint}
-    facts = facts_of(
-        drawer, classifier_fingerprint=reader.fingerprint, corpus_fingerprint=fingerprint, **others
+    facts = report_facts(
+        generator, classifier_fingerprint=reader.fingerprint, corpus_fingerprint=fingerprint, **others
     )
     report = BestOfReport(
         plan=plan,
@@ -144,7 +151,7 @@ def _candidates(
     plan: BestOfPlan,
     texts: Sequence[str],
     language: str,
-    drawer: Candidates,
+    generator: Candidates,
     store: SampleStore,
     progress: Progress | None,
 ) -> list[list[float]]:
@@ -157,9 +164,9 @@ def _candidates(
     for i, text in enumerate(texts):
 
         def draw(i: int = i, text: str = text) -> list[float]:
-            pictures, losses = drawer.candidates(text, most, plan.seed + i, plan.sampling)
+            pictures, losses = generator.candidates(text, most, plan.seed + i, plan.sampling)
             for number, picture in enumerate(pictures):
-                save_picture(picture, store.path(i, number))
+                save_image(picture, store.path(i, number))
             return losses
 
         found.append(store.numbers(f"{i:06d}", most, draw))
@@ -195,11 +202,11 @@ def _distributions(
 ) -> dict[str, dict[str, float]]:
     """FID-0, KID-0 and IS of every set against the real images."""
     from cogview.evaluation.metrics.fid import DistributionPlan, compare_pictures
-    from cogview.evaluation.metrics.image_sets import PictureSet
+    from cogview.evaluation.metrics.image_sets import ImageSet
 
     plan, named = DistributionPlan(metrics=("fid", "kid", "is"), bootstrap=0), {}
     for name, pictures in sets.items():
-        named[name] = PictureSet(name, tuple((f"{i:05d}", _png(own)) for i, own in enumerate(pictures)))
+        named[name] = ImageSet(name, tuple((f"{i:05d}", _png(own)) for i, own in enumerate(pictures)))
     found = {}
     for name in (name for name in sets if name != REAL):
         report = compare_pictures(named[REAL], named[name], plan, extractor, work / "features", progress)

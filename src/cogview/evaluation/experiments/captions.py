@@ -23,7 +23,7 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.data.shards import Preprocessing
-from cogview.evaluation.experiments.attributes import real_pictures
+from cogview.evaluation.experiments.attributes import real_images
 from cogview.evaluation.judges.attribute_corpus import (
     Attribute,
     Avatar,
@@ -113,7 +113,7 @@ def evaluate_captions(
     avatars = read_avatars(corpus, plan.source, plan.languages)
     attributes = find_attributes([avatar for avatar in avatars if avatar.split == "train"], rare)
     selection, chosen = held_out(avatars, attributes, plan)
-    pictures = real_pictures(corpus, chosen, Preprocessing(size=describer.image_size, resample="box"))
+    pictures = real_images(corpus, chosen, Preprocessing(size=describer.image_size, resample="box"))
     accuracy, matching, captions = dict[str, Accuracy](), dict[str, Matching](), dict[str, dict[str, str]]()
     store = None if work is None else _store(work, describer, selection.keys, plan)
     for language in plan.languages:

@@ -36,7 +36,7 @@ from cogview.evaluation.metrics.fid import (
     Value,
     compare_pictures,
 )
-from cogview.evaluation.metrics.image_sets import PictureSet
+from cogview.evaluation.metrics.image_sets import ImageSet
 from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.plans import BLURS, CocoPlan
 from cogview.evaluation.sample_store import WHOLE, Progress, SampleStore
@@ -88,7 +88,7 @@ class _Captions(_Foreign):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class CocoCaption:
     """One caption, the number it has in the file, and its image's file."""
 
     number: int
@@ -103,12 +103,12 @@ class CocoFiles:
     captions: Path
     images: Path
 
-    def chosen(self, plan: CocoPlan) -> list[Chosen]:
+    def chosen(self, plan: CocoPlan) -> list[CocoCaption]:
         """What :func:`select` gives of them."""
         return select(read_captions(self.captions, self.images), plan)
 
 
-def read_captions(path: Path, images: Path) -> list[Chosen]:
+def read_captions(path: Path, images: Path) -> list[CocoCaption]:
     """All captions of a file in COCO's format, by their numbers; images are looked for in ``images``.
 
     Raises:
@@ -121,12 +121,12 @@ def read_captions(path: Path, images: Path) -> list[Chosen]:
     if lost is not None:
         raise CogViewError(f"{path}: caption {lost.id} is of picture {lost.image_id}, which it does not list")
     captions = [
-        Chosen(a.id, " ".join(a.caption.split()), images / names[a.image_id]) for a in found.annotations
+        CocoCaption(a.id, " ".join(a.caption.split()), images / names[a.image_id]) for a in found.annotations
     ]
     return sorted((own for own in captions if own.caption), key=lambda own: own.number)
 
 
-def select(captions: Sequence[Chosen], plan: CocoPlan) -> list[Chosen]:
+def select(captions: Sequence[CocoCaption], plan: CocoPlan) -> list[CocoCaption]:
     """``plan.count`` captions at random, in the order they were drawn.
 
     Raises:
@@ -135,7 +135,7 @@ def select(captions: Sequence[Chosen], plan: CocoPlan) -> list[Chosen]:
     order = np.random.default_rng(plan.seed).permutation(len(captions)).tolist()
     chosen = [captions[i] for i in order]
     if plan.distinct:
-        first: dict[Path, Chosen] = {}
+        first: dict[Path, CocoCaption] = {}
         for own in chosen:
             first.setdefault(own.picture, own)
         chosen = list(first.values())
@@ -174,8 +174,12 @@ def translated(
     return [known[text] for text in captions]
 
 
-def spoken(
-    chosen: Sequence[Chosen], captions: Path, plan: CocoPlan, work: Path, progress: Progress | None = None
+def prompt_texts(
+    chosen: Sequence[CocoCaption],
+    captions: Path,
+    plan: CocoPlan,
+    work: Path,
+    progress: Progress | None = None,
 ) -> list[str]:
     """The texts of the chosen captions, through the plan's command if it has one."""
     texts = [own.caption for own in chosen]
@@ -185,13 +189,13 @@ def spoken(
     return translated(texts, plan.translate, SampleStore(work, "coco-translations", facts).folder, progress)
 
 
-def reference_of(chosen: Sequence[Chosen], images: Path) -> PictureSet:
+def reference_of(chosen: Sequence[CocoCaption], images: Path) -> ImageSet:
     """The photographs of the chosen captions, each once."""
     real = dict.fromkeys(own.picture for own in chosen)
-    return PictureSet(str(images), tuple((path.name, path) for path in sorted(real)))
+    return ImageSet(str(images), tuple((path.name, path) for path in sorted(real)))
 
 
-class Painter:
+class CocoGenerator:
     """A model family for COCO: the best of several images by caption loss, its contrast raised."""
 
     def __init__(self, model: Pipeline, plan: CocoPlan) -> None:
@@ -239,8 +243,8 @@ def evaluate_coco(
     """
     figures = figures or DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS)
     chosen = data.chosen(plan)
-    painter = Painter(model, plan)
-    texts, name = spoken(chosen, data.captions, plan, work, progress), model.bundle.config.name
+    painter = CocoGenerator(model, plan)
+    texts, name = prompt_texts(chosen, data.captions, plan, work, progress), model.bundle.config.name
     kept = plan.model_dump(include={"best_of", "contrast"})
     store = SampleStore.of(work, painter, texts, plan.seed, plan.sampling, f"coco-{name}", **kept)
     paths = store.fill(
@@ -252,7 +256,7 @@ def evaluate_coco(
     )
     if paths is None:
         return None
-    drawn = PictureSet(str(store.folder), tuple((path.name, path) for path in paths))
+    drawn = ImageSet(str(store.folder), tuple((path.name, path) for path in paths))
     report = compare_pictures(reference_of(chosen, data.images), drawn, figures, extractor, work, progress)
     assert report is not None
     return _report(report, plan, paths, data.captions, chosen, model)
@@ -263,7 +267,7 @@ def _report(
     plan: CocoPlan,
     paths: Sequence[Path],
     captions: Path,
-    chosen: Sequence[Chosen],
+    chosen: Sequence[CocoCaption],
     model: Pipeline,
 ) -> CocoReport:
     found = dict(report.figures)

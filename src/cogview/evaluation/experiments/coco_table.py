@@ -19,10 +19,10 @@ from PIL import Image
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.coco import Chosen, CocoFiles, reference_of, spoken
+from cogview.evaluation.experiments.coco import CocoCaption, CocoFiles, prompt_texts, reference_of
 from cogview.evaluation.experiments.image_generator import ModelGenerator
 from cogview.evaluation.metrics.fid import DistributionPlan, Extractor, Manifest, Value, compare_pictures
-from cogview.evaluation.metrics.image_sets import SUFFIXES, PictureSet
+from cogview.evaluation.metrics.image_sets import SUFFIXES, ImageSet
 from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.plans import CocoPlan
 from cogview.evaluation.reports import versions
@@ -58,7 +58,7 @@ def read_systems(entries: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def pictures_of(name: str, folder: Path, chosen: Sequence[Chosen]) -> list[Path]:
+def pictures_of(name: str, folder: Path, chosen: Sequence[CocoCaption]) -> list[Path]:
     """A system's image of every caption; CogViewError where one is missing or there are two."""
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -105,13 +105,16 @@ def evaluate_systems(
     judge.family.captioning  # noqa: B018  (refused before anything is measured)
     chosen = data.chosen(plan)
     drawn = {name: pictures_of(name, folder, chosen) for name, folder in systems.items()}
-    texts, reference = spoken(chosen, data.captions, plan, work, progress), reference_of(chosen, data.images)
+    texts, reference = (
+        prompt_texts(chosen, data.captions, plan, work, progress),
+        reference_of(chosen, data.images),
+    )
     rows, manifests, hashes = dict[str, dict[str, Value]](), dict[str, Manifest](), dict[str, str]()
     for name, paths in drawn.items():
-        pictures = PictureSet(name, tuple((f"{i:06d}", path) for i, path in enumerate(paths)))
+        pictures = ImageSet(name, tuple((f"{i:06d}", path) for i, path in enumerate(paths)))
         report = compare_pictures(reference, pictures, figures, extractor, work, progress)
         assert report is not None  # it was computed in one part
-        losses = judged(judge, paths[: plan.losses], texts, pictures.fingerprint, work, progress)
+        losses = judge_losses(judge, paths[: plan.losses], texts, pictures.fingerprint, work, progress)
         mean = mean_figure(losses, max(figures.bootstrap, 100), plan.seed)
         rows[name] = {**report.figures, "CapLoss": Value(**mean.model_dump())}
         manifests[name], hashes[name] = report.manifest, pictures.fingerprint
@@ -119,7 +122,7 @@ def evaluate_systems(
     return CocoTable(coco=plan, rows=rows, manifests=manifests, drawn=hashes, facts={**facts, **versions()})
 
 
-def judged(
+def judge_losses(
     judge: ModelGenerator,
     paths: Sequence[Path],
     texts: Sequence[str],

@@ -32,7 +32,7 @@ from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Share, group_of
 from cogview.evaluation.metrics.reconstruction import to_tensor
 from cogview.evaluation.plans import EditingPlan
-from cogview.evaluation.sample_store import Generator, Progress, SampleStore, facts_of, load_all
+from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all, report_facts
 
 FILE = "edits.jsonl"
 MAX_TASKS = 256 << 20  # bytes of the file
@@ -105,7 +105,7 @@ def read_edits(folder: Path) -> list[Edit]:
     return found
 
 
-def readable(edits: Sequence[Edit], attributes: Sequence[Attribute]) -> list[Task]:
+def readable_tasks(edits: Sequence[Edit], attributes: Sequence[Attribute]) -> list[Task]:
     """The edits whose change the classifier can see: old and new value are two classes that it knows."""
     known = {(attribute.style, attribute.name): attribute for attribute in attributes}
     found = []
@@ -161,7 +161,7 @@ def evaluate_editing(
         CogViewError: no tasks, none the classifier can read, files missing, a language without a caption.
     """
     edits = read_edits(folder)
-    tasks = readable(edits, reader.config.attributes)
+    tasks = readable_tasks(edits, reader.config.attributes)
     skipped, tasks = len(edits) - len(tasks), tasks[: plan.count]
     if not tasks:
         raise CogViewError(f"{folder}: the classifier knows none of the attributes that are changed")
@@ -196,7 +196,7 @@ def _report(
         outcomes={name: judge(tasks, read[ORIGINAL], answers) for name, answers in read.items()},
         untouched=_share(found[0]),
         skipped=found[1],
-        facts=facts_of(editor, classifier_fingerprint=reader.fingerprint),
+        facts=report_facts(editor, classifier_fingerprint=reader.fingerprint),
     )
 
 

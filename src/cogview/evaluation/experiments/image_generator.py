@@ -76,7 +76,7 @@ class ModelGenerator:
         """Side of its images, in pixels."""
         return self.family.image_tokenizer.image_size
 
-    def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         """One image for each prompt."""
         return [picture.image for picture in self._drawn(list(prompts), 1, seed, sampling, self.small)]
 

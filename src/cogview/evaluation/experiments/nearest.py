@@ -84,7 +84,7 @@ class RetrievalBaseline:
             scores[rows] += weight * own
         return int(self.owners[int(np.argmax(scores))])
 
-    def draw(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         """The nearest training image of each prompt; neither seed nor settings matter."""
         return [self._picture(self.records[self.nearest(prompt)]) for prompt in prompts]
 

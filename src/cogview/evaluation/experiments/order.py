@@ -53,7 +53,7 @@ class OrderReport(Config):
     facts: dict[str, str | int | float | bool | None]
 
 
-def order_pictures(
+def rank_images(
     model: Pipeline,
     prompt: str,
     n: int = 60,

@@ -19,11 +19,11 @@ from cogview.config import Config
 from cogview.data.image_cache import ImageCache
 from cogview.data.images import decode
 from cogview.errors import CogViewError
-from cogview.evaluation.metrics.accuracy import Figure, draws, figure
+from cogview.evaluation.metrics.accuracy import Figure, bootstrap_weights, figure
 from cogview.evaluation.metrics.scene_rules import TASKS, Detection, Rules, ScenePrompt, SceneReader, judge
 from cogview.evaluation.plans import ScenesPlan
 from cogview.evaluation.prompts import scene_prompts
-from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts, facts_of
+from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, generate_images, report_facts
 
 READ = 64  # images in memory at a time
 
@@ -63,7 +63,7 @@ def chosen(prompts: Sequence[ScenePrompt], count: int | None) -> list[ScenePromp
 def evaluate_scenes(
     plan: ScenesPlan,
     reader: SceneReader,
-    drawer: ImageGenerator,
+    generator: ImageGenerator,
     work: Path,
     real: Path | None = None,
     rank: tuple[int, int] = WHOLE,
@@ -79,7 +79,7 @@ def evaluate_scenes(
     prompts, images = chosen(scene_prompts(), plan.count), dict[str, list[Path]]()
     for language in plan.languages:
         texts, what = [getattr(prompt, language) for prompt in prompts], f"generating {language}"
-        paths = draw_texts(texts, drawer, work, plan, rank, what, progress)
+        paths = generate_images(texts, generator, work, plan, rank, what, progress)
         images |= {} if paths is None else {language: paths}
     if len(images) < len(plan.languages):
         return None
@@ -89,7 +89,7 @@ def evaluate_scenes(
         seen = read_files(reader, paths, f"reading {name}", progress)
         readings[name] = score(prompts, seen, reader.rules, ceiling, plan.bootstrap, plan.seed)
     rules = {"found": reader.rules.found, "counted": reader.rules.counted}
-    facts = facts_of(drawer, reader_fingerprint=reader.fingerprint, **rules)
+    facts = report_facts(generator, reader_fingerprint=reader.fingerprint, **rules)
     return ScenesReport(plan=plan, readings=readings, facts=facts), images
 
 
@@ -138,7 +138,7 @@ def score(
     tasks, right = np.array([prompt.task for prompt in prompts]), np.array([one.right for one in verdicts])
     swapped = zip(prompts, shifted(tasks, seen), strict=True)
     floors = np.array([judge(prompt, own, rules).right for prompt, own in swapped])
-    weights = draws(list(tasks), times, seed)
+    weights = bootstrap_weights(list(tasks), times, seed)
     own_tasks = [task for task in TASKS if (tasks == task).any()]
     samples, bests, found = [], [], dict[str, TaskReading]()
     for task in own_tasks:

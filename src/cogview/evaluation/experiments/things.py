@@ -24,11 +24,18 @@ from cogview.data.image_cache import ImageCache
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.drawing_labels import read_labels
-from cogview.evaluation.judges.thing_reader import ThingReader, among
-from cogview.evaluation.metrics.accuracy import Figure, Share, draws, figure
+from cogview.evaluation.judges.thing_reader import ThingReader, in_top_k
+from cogview.evaluation.metrics.accuracy import Figure, Share, bootstrap_weights, figure
 from cogview.evaluation.plans import Language, ThingsPlan
 from cogview.evaluation.prompts import ThingNames, thing_names
-from cogview.evaluation.sample_store import WHOLE, ImageGenerator, Progress, draw_texts, facts_of, load_all
+from cogview.evaluation.sample_store import (
+    WHOLE,
+    ImageGenerator,
+    Progress,
+    generate_images,
+    load_all,
+    report_facts,
+)
 
 Array = NDArray[np.float64]
 CEILINGS = {"first": 0.75, "five": 0.9}  # what a reader must reach on withheld drawings to count
@@ -84,7 +91,7 @@ def asked(things: Sequence[ThingNames], language: Language, count: int) -> list[
 def evaluate_things(
     plan: ThingsPlan,
     reader: ThingReader,
-    drawer: ImageGenerator,
+    generator: ImageGenerator,
     work: Path,
     drawings: Path | None = None,
     rank: tuple[int, int] = WHOLE,
@@ -105,7 +112,7 @@ def evaluate_things(
     images: dict[str, list[Path]] = {}
     for language, pairs in prompts.items():
         texts, what = [text for _, text in pairs], f"generating {language}"
-        paths = draw_texts(texts, drawer, work, plan, rank, what, progress)
+        paths = generate_images(texts, generator, work, plan, rank, what, progress)
         images |= {} if paths is None else {language: paths}
     if len(images) < len(prompts):
         return None
@@ -115,7 +122,9 @@ def evaluate_things(
         pixels = load_all(images[language], Preprocessing(size=reader.config.size, resample="box"))
         own, probabilities = reader.read(pixels, progress=_told(progress, f"reading {language}"))
         wanted = np.array([number[thing] for thing, _ in pairs])
-        right[language] = {word: among(probabilities, wanted, k) for word, k in (("first", 1), ("five", 5))}
+        right[language] = {
+            word: in_top_k(probabilities, wanted, k) for word, k in (("first", 1), ("five", 5))
+        }
         guesses[language] = probabilities.argmax(1)
         features.append(own)
         readings[language] = _reading(plan, wanted, right[language], guesses[language], ceiling)
@@ -127,7 +136,7 @@ def evaluate_things(
         difference=_difference(plan, prompts, right),
         by_thing=_by_thing(prompts, right),
         copying=copying(reader, np.concatenate(features), drawings, plan, progress) if drawings else None,
-        facts=facts_of(drawer, reader_fingerprint=reader.fingerprint),
+        facts=report_facts(generator, reader_fingerprint=reader.fingerprint),
     )
     return report, images
 
@@ -148,7 +157,7 @@ def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | 
 def clustered(hits: NDArray[np.bool_], owners: NDArray[np.int64], times: int, seed: int) -> Array:
     """The share of hits (n,), then those of ``times`` sets of resampled owners; (times + 1,)."""
     kinds, place = np.unique(owners, return_inverse=True)
-    weights = draws(["-"] * len(kinds), times, seed)
+    weights = bootstrap_weights(["-"] * len(kinds), times, seed)
     right = np.bincount(place, hits.astype(float), len(kinds))
     total = np.bincount(place, minlength=len(kinds))
     found: Array = (weights @ right) / (weights @ total)
@@ -185,7 +194,7 @@ def _difference(
         return None
     names = sorted({thing for pairs in prompts.values() for thing, _ in pairs})
     numbers = {name: i for i, name in enumerate(names)}
-    weights, shares = draws(["-"] * len(names), plan.bootstrap, plan.seed), []
+    weights, shares = bootstrap_weights(["-"] * len(names), plan.bootstrap, plan.seed), []
     for language, pairs in prompts.items():
         place = np.array([numbers[thing] for thing, _ in pairs])
         hits = np.bincount(place, right[language]["first"].astype(float), len(names))
@@ -208,7 +217,7 @@ def _by_thing(
 # ------------------------------------------------------------------------------------------- copying
 
 
-def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalized(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of length one."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
@@ -249,8 +258,8 @@ def copying(
     found, _ = reader.read(
         [cache.pixels[item] for item in items], progress=_told(progress, "reading drawings")
     )
-    known = unit(found)
-    between, nearest = style_distances(known, things), nearest_distances(unit(features), known)
+    known = normalized(found)
+    between, nearest = style_distances(known, things), nearest_distances(normalized(features), known)
     threshold, much = (float(np.percentile(between, q)) for q in (50, 5))
     owners = np.arange(len(nearest))
     hits = [nearest < most for most in (threshold, much)]

@@ -20,7 +20,13 @@ from PIL import Image
 
 from cogview.data.images import RESAMPLE
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.windowed_upscaling import Pixels, UpscalingReport, asked, held_out, judged
+from cogview.evaluation.experiments.windowed_upscaling import (
+    Pixels,
+    UpscalingReport,
+    held_out,
+    score_images,
+    upscaling_facts,
+)
 from cogview.evaluation.metrics.reconstruction import Progress, to_pixels, to_tensor
 from cogview.evaluation.plans import UpscalingPlan
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
@@ -35,7 +41,7 @@ TOGETHER = 4
 Codes = NDArray[np.int64]
 
 
-def evaluate_enlarging(
+def evaluate_two_stage_upscaling(
     model: Pipeline,
     data: Path,
     judge: LPIPS,
@@ -56,7 +62,7 @@ def evaluate_enlarging(
     small = _resized(pictures.pixels, size, RESAMPLE[plan.resample])
     codes = _codes(model, small)
     texts = captions if plan.captions else [""] * len(captions)
-    ways = enlarged(model, codes, texts, plan, orders, progress)
+    ways = upscale_codes(model, codes, texts, plan, orders, progress)
     drawn = [way for way in ways if way != DIRECT]
     plain = _painted(model, codes, part.format.small)
     ways[BICUBIC] = _resized(plain, side, Image.Resampling.BICUBIC)
@@ -65,8 +71,8 @@ def evaluate_enlarging(
     ways["ceiling"] = _painted(model, _codes(model, pictures.pixels), part.format.grid)
     pairs = [(way, plainly) for way in (*drawn, DIRECT) for plainly in (BICUBIC, LANCZOS)]
     pairs += [(way, DIRECT) for way in drawn]
-    facts = {**asked(model, data, plan), "order": ", ".join(orders)}
-    return judged(pictures, ways, pairs, judge, facts, progress)
+    facts = {**upscaling_facts(model, data, plan), "order": ", ".join(orders)}
+    return score_images(pictures, ways, pairs, judge, facts, progress)
 
 
 def stages_of(model: Pipeline) -> TwoStageSuperResolution:
@@ -76,7 +82,7 @@ def stages_of(model: Pipeline) -> TwoStageSuperResolution:
     return model.two_stages
 
 
-def enlarged(
+def upscale_codes(
     model: Pipeline,
     codes: Codes,
     captions: Sequence[str],

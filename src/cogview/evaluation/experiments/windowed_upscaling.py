@@ -33,7 +33,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.metrics.reconstruction import (
     Errors,
     Fidelity,
-    Pictures,
+    ImageArrays,
     Progress,
     fidelity,
     measure,
@@ -81,7 +81,7 @@ class UpscalingReport(Config):
     facts: dict[str, Fact]
 
 
-def held_out(data: Path, plan: UpscalingPlan, size: int) -> tuple[Pictures, list[str]]:
+def held_out(data: Path, plan: UpscalingPlan, size: int) -> tuple[ImageArrays, list[str]]:
     """Pictures of ``size`` pixels, evenly spaced in the split, and the first caption of each ("" for none).
 
     Raises CogViewError where there is no usable image.
@@ -103,7 +103,7 @@ def held_out(data: Path, plan: UpscalingPlan, size: int) -> tuple[Pictures, list
         raise CogViewError(
             f"{data}: no readable picture of split {plan.split!r}; choose another with --split"
         )
-    pictures = Pictures(np.stack([p for p, _ in found]), [record.source for _, record in found], skipped)
+    pictures = ImageArrays(np.stack([p for p, _ in found]), [record.source for _, record in found], skipped)
     return pictures, [record.captions[0].text if record.captions else "" for _, record in found]
 
 
@@ -124,13 +124,13 @@ def evaluate_upscaling(
     side = 2 * model.image_tokenizer.image_size
     pictures, captions = held_out(data, plan, side)
     small = _halved(pictures.pixels, plan)
-    ways = upscaled(
+    ways = upscale_images(
         model, small, captions if plan.captions else [""] * len(captions), plan, sampling, progress
     )
     ways |= _ceiling(model, pictures.pixels, small, plan.detail)
     settings = model.bundle.config.sampling("upscale", SamplingParams.given(**(sampling or {})))
-    facts = {**asked(model, data, plan), "detail": plan.detail, **settings.model_dump()}
-    return judged(pictures, ways, PAIRS, judge, facts, progress)
+    facts = {**upscaling_facts(model, data, plan), "detail": plan.detail, **settings.model_dump()}
+    return score_images(pictures, ways, PAIRS, judge, facts, progress)
 
 
 def upscaler_of(model: Pipeline) -> Upscaler:
@@ -141,7 +141,7 @@ def upscaler_of(model: Pipeline) -> Upscaler:
     return cast(WindowedSuperResolution, part).upscaler
 
 
-def asked(model: Pipeline, data: Path, plan: UpscalingPlan) -> dict[str, Fact]:
+def upscaling_facts(model: Pipeline, data: Path, plan: UpscalingPlan) -> dict[str, Fact]:
     """What a report says of the model, the data and the plan."""
     return {
         "model": model.bundle.config.name,
@@ -154,8 +154,8 @@ def asked(model: Pipeline, data: Path, plan: UpscalingPlan) -> dict[str, Fact]:
     }
 
 
-def judged(
-    pictures: Pictures,
+def score_images(
+    pictures: ImageArrays,
     ways: dict[str, Pixels],
     pairs: Iterable[tuple[str, str]],
     judge: LPIPS,
@@ -180,7 +180,7 @@ def judged(
     return report, {"true": pictures.pixels, **ways}, pictures.sources
 
 
-def upscaled(
+def upscale_images(
     model: Pipeline,
     small: Pixels,
     captions: Sequence[str],

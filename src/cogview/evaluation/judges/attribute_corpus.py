@@ -150,7 +150,7 @@ def read_rows(corpus: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
             raise CogViewError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
-def read_pictures(
+def read_images(
     corpus: Path, keys: Iterable[str], preprocessing: Preprocessing
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """The images (size, size, 3) of ``keys``, in the order of the files, with their keys."""
@@ -301,7 +301,7 @@ def statements(avatar: Avatar, attributes: Iterable[Attribute]) -> dict[str, int
     return {name: label for name, label in labels.items() if label is not None}
 
 
-def spoken(attributes: Iterable[Attribute], languages: Sequence[str]) -> tuple[str, ...]:
+def caption_languages(attributes: Iterable[Attribute], languages: Sequence[str]) -> tuple[str, ...]:
     """``languages``, and all in which the attributes are stated: what :func:`select` asks of captions."""
     told = (name for attribute in attributes for one in attribute.classes for name in one.phrases)
     return tuple(dict.fromkeys((*languages, *told)))
@@ -335,7 +335,7 @@ def select(
     Raises:
         CogViewError: there are fewer than ``count``.
     """
-    seen = Seen(avatars, attributes)
+    seen = TrainingCombinations(avatars, attributes)
     pools: dict[str, list[Avatar]] = {}
     for style, members in by_style(a for a in avatars if a.split == split).items():
         random.Random(f"{seed} {style}").shuffle(members)
@@ -348,7 +348,7 @@ def select(
     return Selection(seed=seed, split=split, keys=tuple(unseen), unseen=unseen)
 
 
-class Chooser(Protocol):
+class SelectionPlan(Protocol):
     """A plan that says which avatars are chosen."""
 
     @property
@@ -360,7 +360,7 @@ class Chooser(Protocol):
 
 
 def held_out(
-    avatars: Sequence[Avatar], attributes: Sequence[Attribute], plan: Chooser
+    avatars: Sequence[Avatar], attributes: Sequence[Attribute], plan: SelectionPlan
 ) -> tuple[Selection, list[Avatar]]:
     """The :func:`select` ion of a plan, and its avatars in that order."""
     selection = select(avatars, attributes, plan.count, plan.seed, plan.split)
@@ -368,7 +368,7 @@ def held_out(
     return selection, [known[key] for key in selection.keys]
 
 
-class Seen:
+class TrainingCombinations:
     """What the training part has: its captions and the pairs of statements made together."""
 
     def __init__(self, avatars: Iterable[Avatar], attributes: Sequence[Attribute]) -> None:

@@ -31,7 +31,7 @@ from cogview.evaluation.judges.attribute_corpus import (
     corpus_fingerprint,
     find_attributes,
     read_avatars,
-    read_pictures,
+    read_images,
 )
 from cogview.evaluation.judges.classifier import AttributeClassifier, ClassifierConfig
 from cogview.evaluation.judges.fitting import fit, judge_recipe
@@ -41,7 +41,7 @@ from cogview.training.task import Metrics, State, Task
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """Pictures (n, size, size, 3) uint8 with the facts they come with."""
 
     pictures: NDArray[np.uint8]
@@ -88,7 +88,7 @@ class AttributeClassifierTask(Task):
         self,
         recipe: AttributeClassifierRecipe,
         config: ClassifierConfig | None = None,
-        data: Labelled | None = None,
+        data: LabelledImages | None = None,
     ) -> None:
         super().__init__(recipe)
         self.members: dict[str, list[Avatar]] = {}
@@ -110,11 +110,11 @@ class AttributeClassifierTask(Task):
         return ClassifierConfig(attributes=attributes, preprocessing=shape)
 
     @cached_property
-    def data(self) -> Labelled:
+    def data(self) -> LabelledImages:
         """The training images."""
         return self._pictures("train")
 
-    def _pictures(self, split: str) -> Labelled:
+    def _pictures(self, split: str) -> LabelledImages:
         return load_labelled(self.recipe.data, self.members[split], self.config.preprocessing)
 
     @cached_property
@@ -183,7 +183,7 @@ class AttributeClassifierTask(Task):
 
 
 def train_reader(
-    config: ClassifierConfig, data: Labelled, training: ClassifierTraining
+    config: ClassifierConfig, data: LabelledImages, training: ClassifierTraining
 ) -> AttributeClassifier:
     """Train on ``data``, which must be of split "train" only.
 
@@ -283,13 +283,13 @@ def _coarse(images: Tensor) -> Tensor:
     return 0.7 * grey + 0.3 * smooth + colour
 
 
-def load_labelled(corpus: Path, avatars: Sequence[Avatar], preprocessing: Preprocessing) -> Labelled:
+def load_labelled(corpus: Path, avatars: Sequence[Avatar], preprocessing: Preprocessing) -> LabelledImages:
     """The images of ``avatars``, in their order."""
     row = {avatar.key: i for i, avatar in enumerate(avatars)}
     pictures = np.zeros((len(avatars), preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
-    for key, picture in read_pictures(corpus, row, preprocessing):
+    for key, picture in read_images(corpus, row, preprocessing):
         pictures[row[key]] = picture
-    return Labelled(pictures, avatars)
+    return LabelledImages(pictures, avatars)
 
 
 def up_to_date(
@@ -306,7 +306,7 @@ def up_to_date(
     return same and config.facts.get("corpus") == corpus_fingerprint(read_avatars(corpus, source))
 
 
-def accuracy(reader: AttributeClassifier, data: Labelled, batch: int = 128) -> float:
+def accuracy(reader: AttributeClassifier, data: LabelledImages, batch: int = 128) -> float:
     """The share of labels (absence included) that ``reader`` reads right off real images."""
     right = total = 0
     for first in range(0, len(data.avatars), batch):

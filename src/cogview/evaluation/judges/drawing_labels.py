@@ -56,6 +56,6 @@ def read_labels(cache: ImageCache) -> list[Label]:
     return [found[key] for key in cache.keys]
 
 
-def thing_numbers(labels: Iterable[Label], things: dict[str, int]) -> np.ndarray:
+def thing_ids(labels: Iterable[Label], things: dict[str, int]) -> np.ndarray:
     """The number of the first thing of each label, int64; -1 for one that is not in ``things``."""
     return np.array([things.get(label.things[0].thing, -1) for label in labels], dtype=np.int64)

@@ -90,7 +90,7 @@ class SceneNetwork(nn.Module):
         return found
 
 
-def middles(height: int, width: int) -> Tensor:
+def cell_centres(height: int, width: int) -> Tensor:
     """The middle (x, y) of every cell of a map in parts of the image, (2, height, width)."""
     y, x = torch.meshgrid(
         (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
@@ -98,9 +98,9 @@ def middles(height: int, width: int) -> Tensor:
     return torch.stack([x, y])
 
 
-def boxes_of(distances: Tensor) -> Tensor:
+def decode_boxes(distances: Tensor) -> Tensor:
     """Left, top, right, bottom (..., 4, H, W) of the boxes that each cell's distances mean."""
-    middle = middles(*distances.shape[-2:]).to(distances.device)
+    middle = cell_centres(*distances.shape[-2:]).to(distances.device)
     return torch.cat([middle - distances[..., :2, :, :], middle + distances[..., 2:, :, :]], -3)
 
 
@@ -117,18 +117,18 @@ def peaks(answer: Tensor, least: float = LEAST) -> list[Found]:
     scores = answer[0].sigmoid()
     highest = F.max_pool2d(scores[None], 3, 1, 1)[0]
     rows, columns = torch.nonzero((scores == highest) & (scores >= least), as_tuple=True)
-    boxes = boxes_of(answer[1:]).clamp(0, 1)[:, rows, columns].T.tolist()
+    boxes = decode_boxes(answer[1:]).clamp(0, 1)[:, rows, columns].T.tolist()
     found = [
         Found(tuple(box), score) for box, score in zip(boxes, scores[rows, columns].tolist(), strict=True)
     ]
     kept: list[Found] = []
     for one in sorted(found, key=lambda one: -one.score):
-        if all(overlap(one.box, other.box) < TWICE for other in kept):
+        if all(box_iou(one.box, other.box) < TWICE for other in kept):
             kept.append(one)
     return kept
 
 
-def overlap(first: Box, second: Box) -> float:
+def box_iou(first: Box, second: Box) -> float:
     """Intersection over union of two boxes; 0 where both are empty."""
     wide = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
     high = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
@@ -176,7 +176,7 @@ class SceneReader:
         side, seen = pictures.shape[1], [peaks(answer.float()) for answer in answers]
         boxes = [[_scaled(one.box, side) for one in own] for own in seen]
         cuts = [
-            np.asarray(square_around(Image.fromarray(picture), box, CUT))
+            np.asarray(crop_square(Image.fromarray(picture), box, CUT))
             for picture, own in zip(pictures, boxes, strict=True)
             for box in own
         ]
@@ -210,7 +210,7 @@ def _scaled(box: Box, side: float) -> Box:
     return left, top, right, bottom
 
 
-def square_around(
+def crop_square(
     picture: Image.Image, box: Sequence[float], side: float, shift: tuple[float, float] = (0.0, 0.0)
 ) -> Image.Image:
     """A square around a box (left, top, right, bottom in pixels), ``side`` times as long as its longer side.

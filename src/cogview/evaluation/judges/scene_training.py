@@ -27,8 +27,8 @@ from cogview.evaluation.judges.scene_reader import (
     SceneNetwork,
     SceneReader,
     SceneReaderConfig,
-    boxes_of,
-    middles,
+    cell_centres,
+    decode_boxes,
 )
 from cogview.evaluation.judges.spoiling import spoil
 from cogview.evaluation.judges.thing_reader import ThingReader
@@ -164,7 +164,7 @@ def detection_loss(answers: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Te
     right = ((1 - scores) ** 2 * scores.log())[at].sum()
     wrong = ((1 - bumps) ** 4 * scores**2 * (1 - scores).log())[~at].sum()
     near = bumps * (bumps >= NEAR)
-    apart = 1 - giou(boxes_of(answers[:, 1:].float()), wanted)
+    apart = 1 - giou(decode_boxes(answers[:, 1:].float()), wanted)
     return -(right + wrong) / count, (near * apart).sum() / near.sum().clamp(min=1)
 
 
@@ -176,7 +176,7 @@ def targets(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     cells = boxes.new_tensor([width, height])
     centres = ((boxes[:, :2] + boxes[:, 2:]) / 2 * cells).long().clamp(min=0)
     centres = (torch.minimum(centres, cells.long() - 1) + 0.5) / cells
-    away = (middles(height, width).to(boxes)[None] - centres[:, :, None, None]).square().sum(1)
+    away = (cell_centres(height, width).to(boxes)[None] - centres[:, :, None, None]).square().sum(1)
     spread = (SPREAD * size.min(1).values).clamp(min=0.5 / max(height, width))
     bumps = (-away / (2 * spread[:, None, None] ** 2)).exp()
     highest, owner = bumps.max(0)

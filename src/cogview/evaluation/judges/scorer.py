@@ -61,7 +61,7 @@ class ScorerConfig(Config):
         return self
 
 
-class PictureTower(nn.Module):
+class ImageTower(nn.Module):
     """(batch, 3, H, W) in [0, 1] to (batch, size): a trunk, linear layers over its places and its mean."""
 
     def __init__(self, config: ScorerConfig) -> None:
@@ -113,7 +113,7 @@ class DualEncoder(nn.Module):
     def __init__(self, config: ScorerConfig, text: TextTokenizer) -> None:
         super().__init__()
         self.config, self.text = config, text
-        self.picture_tower, self.text_tower = PictureTower(config), TextTower(config)
+        self.picture_tower, self.text_tower = ImageTower(config), TextTower(config)
         self.sharpness = nn.Parameter(torch.tensor(2.659))  # log of 1 / 0.07, as CLIP starts
 
     @property

@@ -128,8 +128,8 @@ class AlignmentScorerTask(Task):
         images = torch.from_numpy(self.data.pictures[rows]).permute(0, 3, 1, 2).float() / 255
         texts = [self.data.texts[row][choice] for row, choice in zip(rows, choices, strict=True)]
         seen, read = scorer(spoil(images) if self.recipe.spoil else images, scorer.pieces(texts))
-        true = matches(texts, [self.data.texts[row] for row in rows])
-        return contrast(scorer.sharpness.exp() * seen @ read.T, torch.from_numpy(true).T), {}
+        true = caption_matches(texts, [self.data.texts[row] for row in rows])
+        return contrastive_loss(scorer.sharpness.exp() * seen @ read.T, torch.from_numpy(true).T), {}
 
     def after_step(self, model: nn.Module, step: int) -> Metrics:
         """The sharpness is bounded."""
@@ -197,7 +197,7 @@ class _Shuffled:
         return taken
 
 
-def matches(texts: Sequence[str], own: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+def caption_matches(texts: Sequence[str], own: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
     """(texts, images): whether a text is among an image's own."""
     places: dict[str, list[int]] = {}
     for column, found in enumerate(own):
@@ -209,7 +209,7 @@ def matches(texts: Sequence[str], own: Sequence[Sequence[str]]) -> NDArray[np.bo
     return table
 
 
-def contrast(logits: Tensor, true: Tensor) -> Tensor:
+def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
     """InfoNCE of (images, texts) in both directions; several right answers share the weight equally."""
     wanted = true.to(logits.dtype)
     rows = -(wanted / wanted.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
@@ -241,12 +241,12 @@ def train_from_data(
     recipe = _recipe(place, training, len(data), **own)
     scorer = cast(DualEncoder, fit(AlignmentScorerTask(recipe, text, data), run))
     facts = {**scorer.config.facts, "seconds": round(time.monotonic() - started, 1)}
-    facts |= {"data": data_stamp(place), "split": split, "limit": limit or 0}
+    facts |= {"data": data_fingerprint(place), "split": split, "limit": limit or 0}
     scorer.config = scorer.config.model_copy(update={"facts": {**training.model_dump(), **facts}})
     return scorer
 
 
-def data_stamp(place: Path) -> str:
+def data_fingerprint(place: Path) -> str:
     """16 hex digits that change with the data's files."""
     return open_source(place).fingerprint()[:16]
 
@@ -258,6 +258,6 @@ def up_to_date(
     if not (directory / "model.safetensors").is_file():
         return False
     config = DualEncoder.from_directory(directory).config
-    wanted = {**training.model_dump(), "data": data_stamp(place), "split": split, "limit": limit or 0}
+    wanted = {**training.model_dump(), "data": data_fingerprint(place), "split": split, "limit": limit or 0}
     same = all(config.facts.get(name) == value for name, value in wanted.items())
     return same and config.preprocessing.size == size

@@ -112,7 +112,7 @@ def resized(picture: NDArray[np.uint8], size: int) -> Tensor:
     return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def among(probabilities: NDArray[np.float32], wanted: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+def in_top_k(probabilities: NDArray[np.float32], wanted: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     """Whether each wanted answer (n,) is among the ``count`` most probable of (n, things), equals first."""
     own = probabilities[np.arange(len(wanted)), wanted]
     return np.asarray((probabilities >= own[:, None]).sum(1) <= count)

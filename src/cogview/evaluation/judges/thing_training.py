@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from cogview.data.image_cache import ImageCache
 from cogview.data.loader import ImageBatch, ImageLoader
-from cogview.evaluation.judges.drawing_labels import read_labels, thing_numbers
+from cogview.evaluation.judges.drawing_labels import read_labels, thing_ids
 from cogview.evaluation.judges.spoiling import spoil
-from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig, among
+from cogview.evaluation.judges.thing_reader import ThingReader, ThingReaderConfig, in_top_k
 from cogview.evaluation.metrics.lite0 import Lite0
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics, State, Task
@@ -71,7 +71,7 @@ class ThingReaderTask(Task):
     @cached_property
     def wanted(self) -> NDArray[np.int64]:
         """The number of what each image of the cache shows."""
-        return thing_numbers(read_labels(self.cache), {name: i for i, name in enumerate(self.things)})
+        return thing_ids(read_labels(self.cache), {name: i for i, name in enumerate(self.things)})
 
     def build(self) -> nn.Module:
         model = ThingReader(ThingReaderConfig(things=self.things, size=self.cache.size))
@@ -148,7 +148,7 @@ class ThingReaderTask(Task):
     def _accuracy(self, reader: ThingReader, items: NDArray[np.int64], name: str) -> dict[str, float]:
         _, probabilities = reader.read([self.cache.pixels[item] for item in items])
         rates = {"first": 1, "five": 5}
-        right = {word: among(probabilities, self.wanted[items], count) for word, count in rates.items()}
+        right = {word: in_top_k(probabilities, self.wanted[items], count) for word, count in rates.items()}
         shares = {f"{name}_{word}": round(float(hits.mean()), 4) for word, hits in right.items()}
         return shares | {f"{name}_pictures": float(len(items))}
 

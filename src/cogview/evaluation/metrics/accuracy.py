@@ -117,7 +117,7 @@ def floor(answers: Answers) -> float | None:
     return right / total if total else None
 
 
-def draws(styles: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:
+def bootstrap_weights(styles: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:
     """Bootstrap weights (times + 1, images): how often each is drawn, styles keeping their number.
 
     The first row is all ones: the sample itself.
@@ -162,7 +162,7 @@ def score(sets: Mapping[str, Answers], ceiling: str, times: int = 2000, seed: in
     The same images are drawn for numerator and denominator of a ratio, so its interval is that of pairs.
     """
     top = sets[ceiling]
-    weights = draws(top.styles, times, seed)
+    weights = bootstrap_weights(top.styles, times, seed)
     best, best_macro = overall(top, weights), macro(top, weights)
     found: dict[str, Accuracy] = {}
     for name, answers in sets.items():

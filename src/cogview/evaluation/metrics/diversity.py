@@ -20,7 +20,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import read_rows
 from cogview.evaluation.metrics.accuracy import Figure
 from cogview.evaluation.metrics.fid import Extractor, SetFacts, describe, set_facts
-from cogview.evaluation.metrics.image_sets import PictureSet, Shape
+from cogview.evaluation.metrics.image_sets import ImageSet, Shape
 from cogview.evaluation.metrics.intervals import mean_figure
 from cogview.evaluation.plans import DiversityPlan
 from cogview.evaluation.reports import versions
@@ -49,7 +49,7 @@ class DiversityReport(Config):
 
 
 def evaluate_diversity(
-    pictures: PictureSet,
+    pictures: ImageSet,
     extractor: Extractor,
     plan: DiversityPlan,
     work: Path,
@@ -66,7 +66,7 @@ def evaluate_diversity(
     shape = Shape(plan.canvas, extractor.size, resample=plan.resample)
     described = describe(pictures, extractor, shape, work, progress)
     assert described is not None
-    vectors = unit(described.features)
+    vectors = normalized(described.features)
     if prompts is None:
         prompts = [made.prompt for made in pictures.provenances()]
     within, across = distances(vectors, prompts) if prompts else (np.zeros(0), np.zeros(0))
@@ -83,7 +83,7 @@ def evaluate_diversity(
     )
 
 
-def column(place: Path, pictures: PictureSet, name: str) -> list[str]:
+def column(place: Path, pictures: ImageSet, name: str) -> list[str]:
     """What the column ``name`` of the corpus at ``place`` says of each image.
 
     Raises:
@@ -93,7 +93,7 @@ def column(place: Path, pictures: PictureSet, name: str) -> list[str]:
     return [texts[key] for key, _ in pictures.entries]
 
 
-def unit(features: NDArray[np.float32]) -> Array:
+def normalized(features: NDArray[np.float32]) -> Array:
     """Features (n, d) at length 1, float64; a vector of zeros stays one."""
     wide = features.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.evaluation.metrics import intervals
-from cogview.evaluation.metrics.image_sets import PictureSet, Shape, chunks, stacked
+from cogview.evaluation.metrics.image_sets import ImageSet, Shape, chunks, stacked
 from cogview.evaluation.metrics.inception import InceptionExtractor
 from cogview.evaluation.metrics.lite0 import SIZE, Lite0
 from cogview.evaluation.plans import DistributionPlan, InceptionInput
@@ -171,7 +171,7 @@ class Described:
 
 
 def describe(
-    pictures: PictureSet,
+    pictures: ImageSet,
     extractor: Extractor,
     shape: Shape,
     work: Path,
@@ -288,8 +288,8 @@ def _double(array: NDArray[Any]) -> Tensor:
 
 
 def compare_pictures(
-    reference: PictureSet,
-    drawn: PictureSet,
+    reference: ImageSet,
+    drawn: ImageSet,
     plan: DistributionPlan,
     extractor: Extractor,
     work: Path,
@@ -374,7 +374,7 @@ def _own_version() -> dict[str, str]:
     return {"torchmetrics": str(torchmetrics.__version__)}
 
 
-def set_facts(pictures: PictureSet) -> SetFacts:
+def set_facts(pictures: ImageSet) -> SetFacts:
     """A set's facts, with what drawn images carry inside them."""
     made = pictures.provenances()
     prompts = hashlib.sha256("\n".join(sorted(p.prompt for p in made)).encode()).hexdigest()

@@ -28,7 +28,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class ImageSet:
     """Pictures by key, in order; each as the bytes of a file.
 
     where: for messages and the manifest; entries: (key, path or bytes).
@@ -77,7 +77,7 @@ class PictureSet:
 
 def open_set(
     place: Path, split: str | None = None, source: str | None = None, count: int | None = None
-) -> PictureSet:
+) -> ImageSet:
     """The images of a folder (with its folders), or of a corpus of Parquet files.
 
     Args:
@@ -103,7 +103,7 @@ def open_set(
         wanted = f", not {count}" if count else ""
         raise CogViewError(f"{place}: {len(found)} pictures there{wanted}; check folder, split and source")
     found.sort(key=lambda entry: hashlib.sha256(entry[0].encode()).digest() if count else entry[0].encode())
-    return PictureSet(str(place), tuple(found[:count]))
+    return ImageSet(str(place), tuple(found[:count]))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Shape:
         return np.asarray(image, dtype=np.uint8)
 
 
-def stacked(pictures: PictureSet, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
+def stacked(pictures: ImageSet, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
     """(rows, size, size, 3) uint8."""
     return np.stack([shape.array(pictures.image(row)) for row in rows])
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from cogview.evaluation.metrics.accuracy import Figure, draws, figure
+from cogview.evaluation.metrics.accuracy import Figure, bootstrap_weights, figure
 
 Array = NDArray[np.float64]
 BLOCK = 1024  # rows of a kernel matrix at a time
@@ -39,7 +39,7 @@ def resampled_means(values: Array, times: int, seed: int) -> Array:
 
 def weights(count: int, times: int, seed: int) -> NDArray[np.float64]:
     """How often each of ``count`` images is drawn, (times, count)."""
-    return draws(["-"] * count, times, seed)[1:]
+    return bootstrap_weights(["-"] * count, times, seed)[1:]
 
 
 def around(value: float, samples: Array, least: float = -np.inf) -> tuple[float, float]:

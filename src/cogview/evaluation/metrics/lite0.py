@@ -110,7 +110,7 @@ _PLACES |= {"bn1": "depthwise.1", "project_conv": "project.0", "bn2": "project.1
 _ENDS = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "head.0", "_bn1": "head.1", "_fc": "classes"}
 
 
-def own_name(name: str) -> str | None:
+def local_name(name: str) -> str | None:
     """The name here of a weight of the published file; None for one this network has not."""
     if found := _BLOCK.fullmatch(name):
         return f"blocks.{found[1]}.{_PLACES[found[2]]}.{found[3]}"
@@ -125,7 +125,7 @@ def import_lite0(source: str | Path, out: str | Path) -> None:
         CogViewError: the file is missing, unsafe or not this network's.
     """
     state = load_pickle(Path(source))
-    renamed = {own_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    renamed = {local_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
     model, wanted = Lite0(), set(Lite0().state_dict())
     if set(renamed) != wanted:
         missing = sorted(wanted - {name for name in renamed if name})

@@ -71,7 +71,7 @@ class ReconstructionReport(Config):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageArrays:
     """Pictures (n, size, size, 3) uint8, the source of each, and how many were left out and why."""
 
     pixels: NDArray[np.uint8]
@@ -88,9 +88,9 @@ class Errors:
     lpips: NDArray[np.float64] | None
 
 
-def load_pictures(
+def load_images(
     data: Path, split: str | None, preprocessing: Preprocessing, limit: int | None = None
-) -> Pictures:
+) -> ImageArrays:
     """The images of one split (None: all) of a folder or table; broken ones are counted and left out.
 
     With a ``limit``, that many evenly spaced ones of the split.
@@ -112,7 +112,7 @@ def load_pictures(
             skipped[error.reason] = skipped.get(error.reason, 0) + 1
     if not found:
         raise CogViewError(f"{data}: no readable picture of split {split!r}; choose another with --split")
-    return Pictures(np.stack(found), sources, skipped)
+    return ImageArrays(np.stack(found), sources, skipped)
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
@@ -214,7 +214,7 @@ def codebook_use(codes: Tensor, size: int) -> CodebookUse:
 
 def evaluate_tokenizer(
     tokenizer: AnyImageTokenizer,
-    pictures: Pictures,
+    pictures: ImageArrays,
     lpips: LPIPS | None = None,
     progress: Progress | None = None,
 ) -> tuple[ReconstructionReport, NDArray[np.uint8]]:

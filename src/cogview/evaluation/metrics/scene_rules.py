@@ -30,7 +30,7 @@ MARGIN = 0.1  # of the summed sizes of two boxes: centres nearer than that have 
 OBLIQUE = 0.5  # a direction counts where it is this much of the distance between the centres (GenEval)
 
 
-class Asked(Config):
+class Target(Config):
     """A thing that a prompt asks for: how many of it and, where said, in which colour."""
 
     thing: str
@@ -48,7 +48,7 @@ class ScenePrompt(Config):
     task: Task
     en: str
     zh: str
-    asked: tuple[Asked, ...] = Field(min_length=1, max_length=2)
+    asked: tuple[Target, ...] = Field(min_length=1, max_length=2)
     relation: Relation | None = None
     place: str | None = None
 
