@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,18 +207,3 @@ def test_what_cannot_work_is_said_before_anything_loads(
 ) -> None:
     with pytest.raises(CogViewError, match=message):
         fit(tmp_path / "run", pictures, override)
-
-
-def test_figure_2_in_one_command(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tiny = ["model.image_size=12", "model.factors=[2, 2]", "model.channels=[8, 8]", "model.blocks=[0, 0]"]
-    tiny += ["model.codes=16", "model.code_dim=4", "steps=4", "warmup_steps=1", "intervals.log=1"]
-    command = ["run.py", "--data", str(pictures), "--out", str(tmp_path / "out")]
-    for setting in tiny:
-        command += ["--set", setting]
-    monkeypatch.setattr(sys, "argv", command)
-    runpy.run_path(str(ROOT / "examples" / "codebook_methods" / "run.py"), run_name="__main__")
-    said = capsys.readouterr().out
-    assert all(method in said for method in METHODS)
-    assert Image.open(tmp_path / "out" / "figure2.png").size[0] > 100
