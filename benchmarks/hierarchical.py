@@ -37,7 +37,7 @@ from cogview.generation.loop import SequenceRequest
 from cogview.generation.window_super_resolution import Small, enlarge
 from cogview.generation.windows import sliding_windows
 from cogview.sequences import CogLMFormat, ImageFormat, SequenceFormat
-from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, upscaler_config
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.types import Precision, SamplingParams
@@ -116,7 +116,7 @@ def hierarchical(
     config = model(layers, hidden, vocabulary, form.max_positions)
     engine = Engine(pack(Transformer(config).eval(), slice(0, CODES), precision))
     forms = DirectFormat.over(form, 3, form.max_positions), IterativeFormat.over(form, 3, form.max_positions)
-    networks = [Transformer(enlarged_config(config, large)).eval() for large in forms]
+    networks = [Transformer(upscaler_config(config, large)).eval() for large in forms]
     direct = Upscaler(networks[0], forms[0], precision=precision)
     iterative = Upscaler(networks[1], forms[1], precision=precision)
     forwards = {"direct": 0, "iterative": 0}

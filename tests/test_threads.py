@@ -101,8 +101,8 @@ def test_busy_time_is_that_of_the_cores_allowed(tmp_path: Path) -> None:
 
 
 def test_own_work_is_not_counted_as_others() -> None:
-    before = Usage(10.0, cores=100.0, group=50.0, own=5.0)
-    after = Usage(12.0, cores=103.0, group=51.0, own=6.0)
+    before = Usage(10.0, cores=100.0, group=50.0, process=5.0)
+    after = Usage(12.0, cores=103.0, group=51.0, process=6.0)
     assert after.others(before, group=False) == pytest.approx(1.0)
     assert after.others(before, group=True) == 0.0
     assert Usage(12.0, None, None, 6.0).others(before, group=False) is None

@@ -45,7 +45,7 @@ def test_cogview2_keeps_its_languages_apart() -> None:
     path = Path(__file__).parent / "fixtures/cogview2/icetk_text.json"
     hello, ni_hao, stanford, single = json.loads(path.read_text())["public_vectors_real_model"]
     for row in (hello, stanford):
-        assert all(any(token in part for part in vocabulary.spoken("en")) for token in row["ids"][:-1])
+        assert all(any(token in part for part in vocabulary.language_ids("en")) for token in row["ids"][:-1])
     assert not any(token in vocabulary.language("zh") for token in hello["ids"])
     assert 94_874 in ni_hao["ids"] and 94_874 in vocabulary.language("zh")
     where = {"。": "zh", "…": "rare", "α": "rare"}
@@ -91,7 +91,7 @@ def test_what_is_not_there_is_an_error() -> None:
         lambda: vocabulary.kind(-1),
         lambda: vocabulary.name(6),
         lambda: vocabulary.language("en"),
-        lambda: vocabulary.spoken("en"),
+        lambda: vocabulary.language_ids("en"),
     ):
         with pytest.raises(CogViewError):
             call()

@@ -1,7 +1,7 @@
-"""What is read from disk: frozen, validated models, from JSON or YAML, with overrides from the command line.
+"""Configuration files: frozen, validated models read from JSON or YAML, with overrides from the command line.
 
-Every configuration derives from :class:`Config`; an unknown key, a wrong type or a combination that cannot
-work is one :class:`~cogview.errors.CogViewError` naming the file and the field, before anything is loaded.
+Every configuration derives from :class:`Config`. An unknown key, a wrong type or an impossible combination
+raises a :class:`~cogview.errors.CogViewError` that names the file and the field before anything is loaded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from cogview import files
 from cogview.errors import CogViewError
 from cogview.files import MAX_INTEGER
 
-MAX_BYTES = 4 << 20  # of a JSON file; a larger one is something else
+MAX_BYTES = 4 << 20  # of a JSON file; a larger file is no configuration
 MAX_YAML_BYTES = 512 << 10  # PyYAML takes ten seconds for a megabyte
-MAX_NUMBER = 64  # characters of a number in YAML
+MAX_NUMBER = 64  # characters of a YAML number
 
 
 class Config(pydantic.BaseModel):
-    """Base of every configuration: immutable, no unknown keys, defaults checked too."""
+    """Base of every configuration: immutable, without unknown keys; defaults are validated too."""
 
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants"
@@ -39,15 +39,15 @@ C = TypeVar("C", bound=pydantic.BaseModel)
 
 
 class OptionsOf:
-    """In ``Annotated``, of a field of keys and values: the command line shows the fields of ``model``."""
+    """Annotation of a mapping field: the command line shows the fields of ``model`` as its options."""
 
     def __init__(self, model: type[Any], *names: str) -> None:
         self.model, self.names = model, names
 
 
 class Fields:
-    """In ``Annotated``, of a configuration: the fields that the command line shows (none: all), and what it
-    shows as their default."""
+    """Annotation of a nested configuration: which fields the command line shows (default: all), and the text
+    it shows as their default."""
 
     def __init__(self, *names: str, shown: str | None = None) -> None:
         self.names, self.shown = names, shown
@@ -66,12 +66,12 @@ def option(
     """A field that the command line shows as an option (:mod:`cogview.cli.options`).
 
     Args:
-        default: ``...`` for a field that must be given.
-        flags: the option's names, where they are not the field's.
-        shown: shown as the default; the option is then left out where it is not given.
-        repeated: a tuple is given by repeating the option, not with commas.
-        argument: given by its place, not by a name.
-        bounds: as of ``pydantic.Field``: ge, gt, le, lt, min_length, ...
+        default: ``...`` for a required field.
+        flags: names of the option, if they differ from the field's.
+        shown: text shown as the default; an option that is not given is then left out of the values.
+        repeated: a tuple is passed by repeating the option, not as comma-separated values.
+        argument: a positional argument instead of a named option.
+        bounds: as in ``pydantic.Field``: ge, gt, le, lt, min_length, ...
     """
     extra: dict[str, Any] = {
         "flags": flags,
@@ -84,14 +84,14 @@ def option(
 
 
 class Check:
-    """In ``Annotated``: called with the value of an option, or each of several, before a command runs."""
+    """Annotation with a function that checks an option's value, or each of several, before a command runs."""
 
     def __init__(self, check: Callable[[Any], Any]) -> None:
         self.check = check
 
 
 def existing(path: Path) -> Path:
-    """The path; CogViewError where there is nothing."""
+    """Return the path; raises CogViewError if it does not exist."""
     if not path.exists():
         raise CogViewError(f"{path}: cannot be read (no such file or folder)")
     return path
@@ -102,24 +102,24 @@ MaybeExisting = Annotated[Path | None, Check(existing)]
 
 
 def parse_pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a mapping; CogViewError for another text, or a name that is there twice."""
-    found: dict[str, str] = {}
+    """Parse ``NAME=VALUE`` strings; raises CogViewError for another format or a repeated name."""
+    values: dict[str, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
         name = name.strip()
         if not (name and value):
             raise CogViewError(f"{option} {text}: write it as NAME=VALUE")
-        if name in found:
+        if name in values:
             raise CogViewError(f"{option} {name}: the name is there twice")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the booleans and numbers of 1.2 (``no`` is text, ``3e-4`` a number) and no double keys.
+    """YAML loader with the booleans and numbers of YAML 1.2 (``no`` is a string, ``3e-4`` a number).
 
-    Aliases, which can make a short text endless, tags, which name types, and whole numbers over 64 bits are
-    refused.
+    Rejects duplicate keys, aliases (which can expand a short text without limit), tags (which name types) and
+    integers over 64 bits.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
@@ -149,23 +149,23 @@ class _Loader(yaml.SafeLoader):
                     None, None, "a key is a list or a mapping", node_of_key.start_mark
                 )
             if key in keys:
-                said = f"the key {key!r:.100} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, said, node_of_key.start_mark)
+                problem = f"the key {key!r:.100} appears twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node_of_key.start_mark)
             keys.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A number of a sensible length; whole ones have 64 bits at most."""
-        said = None
+        """A number of at most ``MAX_NUMBER`` characters; integers have at most 64 bits."""
+        problem = None
         if len(node.value) > MAX_NUMBER:
-            said = f"a number of {len(node.value):,} characters"
+            problem = f"a number of {len(node.value):,} characters"
         elif node.tag.endswith(":float"):
             return self.construct_yaml_float(node)
         elif abs(number := self.construct_yaml_int(node)) > MAX_INTEGER:
-            said = f"{number}: over 64 bits"
+            problem = f"{number}: over 64 bits"
         else:
             return number
-        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 for _tag in ("int", "float"):
@@ -173,10 +173,10 @@ for _tag in ("int", "float"):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes so that version 1.1 and 1.2 agree: a text that either takes for something else is quoted."""
+    """YAML dumper that quotes every string which YAML 1.1 or 1.2 would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Everything is written out."""
+        """Never write aliases."""
         return True
 
 
@@ -190,15 +190,15 @@ for _class in (_Loader, _Dumper):
 
 
 def cache_dir() -> Path:
-    """Where models a user adds are kept: ``COGVIEW_HOME``, or ``cogview`` in the user's cache folder."""
+    """The folder of user-installed models: ``COGVIEW_HOME``, or ``cogview`` in the user's cache folder."""
     home, caches = os.environ.get("COGVIEW_HOME"), os.environ.get("XDG_CACHE_HOME")
     return Path(home) if home else Path(caches or Path.home() / ".cache") / "cogview"
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The plain data in YAML ``text``; CogViewError names ``where`` and the line when it is not YAML."""
+    """Parse YAML ``text``; raises a CogViewError that names ``where`` and the line if it is not valid."""
     if len(text) > MAX_YAML_BYTES:
-        raise CogViewError(f"{where}: {len(text):,} characters are too many for a file of settings")
+        raise CogViewError(f"{where}: {len(text):,} characters are too many for a configuration file")
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -209,17 +209,17 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _step(place: Any, key: str, path: str) -> tuple[Any, Any]:
-    """The container and the key or index for one part of ``a.0.b``."""
+    """The container and the key or index of one part of ``a.0.b``."""
     if isinstance(place, dict):
         return place, key
     if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
         return place, int(key)
     kind = f"a list of {len(place)}" if isinstance(place, list) else "a plain value"
-    raise CogViewError(f"--set {path}: {key!r} does not lead anywhere, what it is looked up in is {kind}")
+    raise CogViewError(f"--set {path}: {key!r} cannot be looked up in {kind}")
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set one ``a.b=c`` in ``data`` in place; the value is read as YAML, ``a.0.b`` reaches into a list."""
+    """Apply one override ``a.b=c`` to ``data`` in place; the value is YAML, ``a.0.b`` indexes a list."""
     path, equals, text = override.partition("=")
     if not equals or not all(path.strip().split(".")):
         raise CogViewError(f"--set {override}: write it as key.path=value")
@@ -235,7 +235,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file with ``overrides`` (each ``a.b=c``) set in it, in order."""
+    """Load the mapping in a YAML file and apply ``overrides`` (each ``a.b=c``) in order."""
     data = parse_yaml(files.read_text(path, MAX_YAML_BYTES), str(path))
     if data is None:
         data = {}
@@ -247,12 +247,12 @@ def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]
 
 
 def load_json(path: Path | str) -> Any:
-    """The data in a JSON file (:func:`cogview.files.parse_json`)."""
+    """Load a JSON file (:func:`cogview.files.parse_json`)."""
     return files.load_json(path, MAX_BYTES)
 
 
 def _known_keys(model: Any) -> Iterator[str]:
-    """Every field name of a model and of the models inside it."""
+    """All field names of a model and of its nested models."""
     if isinstance(model, type) and issubclass(model, pydantic.BaseModel):
         for name, field in model.model_fields.items():
             yield name
@@ -286,7 +286,7 @@ SENTENCES = {
 
 
 def _sentence(error: ErrorDetails) -> str:
-    """What is wrong, in a sentence about the file rather than about Python's types."""
+    """The error as a sentence about the file rather than about Python types."""
     known = SENTENCES.get(error["type"])
     if known is not None:
         return known.format(**error.get("ctx", {}))
@@ -294,7 +294,7 @@ def _sentence(error: ErrorDetails) -> str:
 
 
 def _explain(error: ErrorDetails, model: type[pydantic.BaseModel], names: Mapping[str, str]) -> str:
-    """One error of a validation as ``field: what is wrong``."""
+    """One validation error as ``field: what is wrong``."""
     field = ".".join(f"{part!s:.100}" for part in error["loc"])
     field = names.get(field.partition(".")[0], field)
     if error["type"] == "extra_forbidden":
@@ -303,12 +303,12 @@ def _explain(error: ErrorDetails, model: type[pydantic.BaseModel], names: Mappin
     if error["type"] == "missing":
         return f"{field}: missing"
     message = _sentence(error)
-    given = (
+    received = (
         ""
         if error["type"] in ("value_error", "assertion_error")
         else f" (got {reprlib.repr(error['input']):.80})"
     )
-    return f"{field}: {message}{given}" if field else message
+    return f"{field}: {message}{received}" if field else message
 
 
 def explained(
@@ -316,15 +316,15 @@ def explained(
     model: type[pydantic.BaseModel] = pydantic.BaseModel,
     names: Mapping[str, str] | None = None,
 ) -> str:
-    """The first error of a validation as ``field: what is wrong``, and how many more there are."""
+    """The first validation error as ``field: what is wrong``, and the number of further ones."""
     first, *others = error.errors(include_url=False)
     return _explain(first, model, names or {}) + (f" (and {len(others)} more)" if others else "")
 
 
 def validate(model: type[C], data: Any, where: str, names: Mapping[str, str] | None = None) -> C:
-    """``data`` as a ``model``; CogViewError with ``where`` and the first field that is wrong.
+    """Validate ``data`` as a ``model``; raises a CogViewError with ``where`` and the first wrong field.
 
-    names: what the error calls fields, such as the options of a command.
+    names: the names of fields in the message, such as a command's option names.
     """
     try:
         return model.model_validate(data)
@@ -335,16 +335,16 @@ def validate(model: type[C], data: Any, where: str, names: Mapping[str, str] | N
 
 
 def read_yaml(model: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
-    """A YAML file with overrides as a validated ``model``."""
+    """Read a YAML file with overrides as a validated ``model``."""
     return validate(model, load_yaml(path, overrides), str(path))
 
 
 def read_json(model: type[C], path: Path | str) -> C:
-    """A JSON file as a validated ``model``."""
+    """Read a JSON file as a validated ``model``."""
     return validate(model, load_json(path), str(path))
 
 
 def dump_yaml(config: pydantic.BaseModel) -> str:
-    """A configuration as YAML that :func:`read_yaml` reads back to an equal one."""
+    """A configuration as YAML, from which :func:`read_yaml` restores an equal one."""
     data = config.model_dump(mode="json")
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -1,6 +1,6 @@
-"""What is installed, on which machine, and whether everything needed is there.
+"""Diagnosis of an installation: package versions, hardware, models, and the problems found.
 
-``cogview doctor`` prints it; :func:`examine` gives it to programs.
+``cogview doctor`` prints the report; :func:`examine` returns it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ OPTIONAL = ("matplotlib", "pyarrow", "scipy", "fastapi", "uvicorn", "deepspeed",
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of this package, Python and the libraries; None for one that is not installed."""
-    found: dict[str, str | None] = {"cogview": cogview.__version__, "python": platform.python_version()}
+    """Versions of this package, Python and the libraries; None for a library that is not installed."""
+    result: dict[str, str | None] = {"cogview": cogview.__version__, "python": platform.python_version()}
     for name in (*NEEDED, *OPTIONAL):
         try:
-            found[name] = importlib.metadata.version(name)
+            result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            result[name] = None
+    return result
 
 
 def device() -> dict[str, Any]:
-    """The processor, and the accelerators PyTorch sees with their memory in bytes."""
+    """The CPU, and the accelerators PyTorch finds with their memory in bytes."""
     import torch
 
     from cogview.transformer.processor import bf16_gain, has_bf16_instructions
@@ -55,7 +55,7 @@ def device() -> dict[str, Any]:
 
 
 def memory() -> dict[str, int | None]:
-    """Bytes of main memory: all of it, and what is available now (None where the system does not say)."""
+    """Total and currently available main memory in bytes (None if the system does not report it)."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -65,8 +65,8 @@ def memory() -> dict[str, int | None]:
 
 
 def models(roots: list[Path]) -> list[dict[str, Any]]:
-    """The model families under ``roots``: name, path, bytes and hash, or the error that checking it gives."""
-    found = []
+    """The model families under ``roots``: name, path, size in bytes and hash, or the error found in them."""
+    entries = []
     for family in sorted(path for root in roots for path in root.glob("*/family.json")):
         entry: dict[str, Any] = {"path": str(family.parent)}
         try:
@@ -76,12 +76,12 @@ def models(roots: list[Path]) -> list[dict[str, Any]]:
             check(family.parent)
         except (CogViewError, KeyError, TypeError, OSError) as error:
             entry |= {"name": entry.get("name", family.parent.name), "error": f"damaged: {error}"}
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def check(directory: Path) -> None:
-    """CogViewError where a family's tokenizers are not those of its fingerprints, or weights do not fit."""
+    """Raise CogViewError if a family's tokenizers differ from its fingerprints, or weights do not fit."""
     family = ModelBundle(directory)
     family.text_tokenizer(), family.image_tokenizer()
     for role in family.config.roles:
@@ -89,7 +89,7 @@ def check(directory: Path) -> None:
 
 
 def cache() -> dict[str, Any]:
-    """The folder for models a user adds, and whether it can be written."""
+    """The folder of user-installed models, and whether it is writable."""
     folder = cache_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def cache() -> dict[str, Any]:
 
 
 def problems(report: dict[str, Any]) -> list[str]:
-    """What stands in the way, one line each."""
+    """The problems in a report, one line each."""
     lines = [
         f"{name} is not installed: pip install {name}" for name in NEEDED if not report["versions"][name]
     ]
@@ -113,7 +113,7 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 
 def examine() -> dict[str, Any]:
-    """The whole report, as ``--json`` prints it."""
+    """The complete report, as ``--json`` prints it."""
     package = Path(cogview.__file__).parent
     report: dict[str, Any] = {
         "versions": versions(),

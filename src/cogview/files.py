@@ -1,11 +1,11 @@
-"""Files: those that come from elsewhere are read within limits, our own are whole or not there.
+"""File access: untrusted files are read within limits, output files are written atomically.
 
-Only regular files are read (a FIFO would wait for ever, a device never ends), and no more bytes than the
-caller allows. JSON is parsed here and nowhere else: whole numbers over 64 bits, half surrogates and anything
-that is not JSON are one :class:`~cogview.errors.CogViewError`.
+Only regular files are read (a FIFO would block, a device never ends), and at most the number of bytes that
+the caller allows. All JSON is parsed here: invalid JSON, integers over 64 bits and unpaired surrogates raise
+a :class:`~cogview.errors.CogViewError`.
 
-What is written (images, reports, models) is made under a name of its own, then renamed, so that a full
-disk, a kill or a second process leaves what was there before, and never a part of something new.
+Output (images, reports, models) is written to a temporary name and then renamed, so that a full disk, a kill
+or a second process leaves the previous file in place and never a partial new one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cogview.errors import CogViewError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-HOLES_FROM = 1 << 30  # bytes of a file from which holes are looked for
+HOLES_FROM = 1 << 30  # bytes; larger files are checked for being sparse
 MAX_INTEGER = (1 << 64) - 1
 MAX_INTEGER_TEXT = 21  # characters of the longest 64-bit number with a sign
 MAX_NODES = 6_000_000  # values of a JSON text; each takes some 100 bytes of memory
@@ -43,7 +43,7 @@ def _refuse(path: Path | str, error: OSError | ValueError) -> NoReturn:
 
 
 def is_regular(path: Path | str) -> bool:
-    """Whether there is a regular file (or a link to one); False for anything else."""
+    """Whether ``path`` is a regular file or a link to one."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -51,25 +51,25 @@ def is_regular(path: Path | str) -> bool:
 
 
 def check_regular(path: Path | str) -> int:
-    """The size of a regular file in bytes; CogViewError where there is none, or something else.
+    """The size of a regular file in bytes; raises CogViewError if ``path`` is anything else.
 
-    For libraries that open a path themselves.
+    For libraries that open the path themselves.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:
         _refuse(path, error)
-    _check(path, found)
-    return found.st_size
+    _check(path, status)
+    return status.st_size
 
 
-def _check(path: Path | str, found: os.stat_result) -> None:
-    """CogViewError for what is no file, and for terabytes that are nearly nothing but holes."""
-    if not stat.S_ISREG(found.st_mode):
-        raise CogViewError(f"{path}: cannot be read ({_kind(found.st_mode)}, not a file)")
-    held = getattr(found, "st_blocks", found.st_size) * 512
-    if found.st_size > HOLES_FROM and held * 8 < found.st_size:
-        raise CogViewError(f"{path}: cannot be read ({found.st_size:,} bytes, nearly all of them holes)")
+def _check(path: Path | str, status: os.stat_result) -> None:
+    """Raise CogViewError if it is not a regular file, or a large file that consists of holes."""
+    if not stat.S_ISREG(status.st_mode):
+        raise CogViewError(f"{path}: cannot be read ({_kind(status.st_mode)}, not a file)")
+    allocated = getattr(status, "st_blocks", status.st_size) * 512
+    if status.st_size > HOLES_FROM and allocated * 8 < status.st_size:
+        raise CogViewError(f"{path}: cannot be read ({status.st_size:,} bytes, nearly all of them holes)")
 
 
 def _kind(mode: int) -> str:
@@ -86,12 +86,12 @@ def _kind(mode: int) -> str:
 
 
 def open_regular(path: Path | str) -> io.BufferedReader:
-    """A regular file, open for reading bytes; CogViewError where there is none, or something else."""
+    """Open a regular file for reading bytes; raises CogViewError if ``path`` is anything else."""
     flags = (
         os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     )
     try:
-        handle = os.open(path, flags)  # without waiting for a pipe's other end
+        handle = os.open(path, flags)  # O_NONBLOCK: does not wait for a pipe's other end
     except (OSError, ValueError) as error:
         _refuse(path, error)
     try:
@@ -99,37 +99,37 @@ def open_regular(path: Path | str) -> io.BufferedReader:
     except CogViewError:
         os.close(handle)
         raise
-    return io.open(handle, "rb")  # noqa: UP020 - of this very type
+    return io.open(handle, "rb")  # noqa: UP020 - returns a BufferedReader
 
 
 def read_bytes(path: Path | str, limit: int) -> bytes:
-    """The bytes of a regular file; CogViewError where it cannot be read or holds more than ``limit``."""
+    """Read a regular file; raises CogViewError if it cannot be read or has more than ``limit`` bytes."""
     try:
         with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         _refuse(path, error)
     if len(data) > limit:
-        raise CogViewError(f"{path}: too large, over the {limit:,} bytes that are read of such a file")
+        raise CogViewError(f"{path}: too large, over the limit of {limit:,} bytes for such a file")
     return data
 
 
 def read_text(path: Path | str, limit: int, encoding: str = "utf-8") -> str:
-    """The text of a regular file (UTF-8; ``utf-8-sig`` skips a mark at the start); CogViewError."""
+    """Read a regular text file (UTF-8; ``utf-8-sig`` skips a byte-order mark); raises CogViewError."""
     return decode(read_bytes(path, limit), str(path), encoding)
 
 
 def read_lines(path: Path | str, limit: int, what: str = "line") -> list[str]:
-    """The lines of a UTF-8 file that are not empty; CogViewError where there is no ``what`` in it."""
-    lines = read_text(path, limit, "utf-8-sig").splitlines()
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
+    """The non-empty lines of a UTF-8 file; raises CogViewError if there are none. ``what`` names an entry."""
+    lines = [line.strip() for line in read_text(path, limit, "utf-8-sig").splitlines()]
+    entries = [line for line in lines if line]
+    if not entries:
         raise CogViewError(f"{path}: there is no {what} in it; write one on each line")
-    return found
+    return entries
 
 
 def decode(data: bytes, where: str, encoding: str = "utf-8") -> str:
-    """Bytes as text, line ends as ``\\n``; CogViewError with ``where``."""
+    """Decode bytes, with line ends as ``\\n``; raises a CogViewError with ``where``."""
     try:
         return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -143,10 +143,10 @@ def _integer(text: str) -> int:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The data in a JSON text; CogViewError names ``where``.
+    """Parse JSON; raises a CogViewError that names ``where``.
 
-    Refused: what is not JSON or UTF-8, whole numbers over 64 bits, halves of surrogate pairs, nesting too
-    deep to read, and texts with more values than fit a few gigabytes.
+    Rejects invalid JSON or UTF-8, integers over 64 bits, unpaired surrogates, nesting beyond the recursion
+    limit, and texts with more values than fit in a few gigabytes.
     """
     try:
         if isinstance(text, bytes):
@@ -166,15 +166,15 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def load_json(path: Path | str, limit: int) -> Any:
-    """The data in a JSON file of at most ``limit`` bytes; CogViewError."""
+    """Load a JSON file of at most ``limit`` bytes; raises CogViewError."""
     return parse_json(read_bytes(path, limit), str(path))
 
 
 def readable(name: str) -> str:
-    """A file's name as text that can be printed, stored and hashed.
+    """A file name as text that can be printed, stored and hashed.
 
-    Names that are not UTF-8 (as archives made on a Chinese or a western Windows have them) are taken for
-    GB 18030, else for Latin-1; the file itself is still opened by the name it has.
+    A name that is not UTF-8 (from an archive made on a Chinese or a western Windows) is decoded as GB 18030,
+    or else as Latin-1; the file itself is still opened by its original name.
     """
     try:
         name.encode()
@@ -189,32 +189,32 @@ def readable(name: str) -> str:
 
 
 def _is_escaped(name: str) -> bool:
-    """Whether every half surrogate in a name stands for a byte (PEP 383)."""
+    """Whether every surrogate in a name stands for a byte (PEP 383)."""
     return all(not 0xD800 <= ord(c) <= 0xDFFF or 0xDC80 <= ord(c) <= 0xDCFF for c in name)
 
 
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # from Linux's fcntl.h and fs.h
 
 
 def remove_entry(path: Path) -> None:
-    """Remove a file, a link or a directory with all that is in it; nothing where there is none."""
+    """Remove a file, a link or a directory tree, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-TRIES = 20  # at a name that other processes take at the same moment
+TRIES = 20  # to rename to a name that other processes take at the same time
 
 
 def spare_name(path: Path) -> Path:
-    """A name in the same directory that nothing else has."""
+    """An unused temporary name in the same directory."""
     return path.with_name(f".{secrets.token_hex(8)}.part")
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Have an OSError that names no file, such as that of a full disk, name ``path``."""
+    """Add ``path`` to an OSError without a file name, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -225,10 +225,10 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which takes the place of ``path`` at the end; on any error it goes.
+    """A temporary name to write to, which replaces ``path`` on exit and is removed on any error.
 
-    A link stays one: what it leads to is replaced. CogViewError for a device, a pipe or a socket, which root
-    would replace by a file.
+    For a symbolic link, its target is replaced. Raises CogViewError for a device, a pipe or a socket, which
+    root would otherwise replace with a file.
     """
     final = Path(os.path.realpath(path)) if path.is_symlink() else path
     with suppress(OSError):
@@ -245,9 +245,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: bytes | str, durable: bool = False) -> None:
-    """Write a file (text as UTF-8) in one piece; OSError where that fails, with ``path`` as it was.
+    """Write a file (text as UTF-8) atomically; raises OSError and leaves ``path`` unchanged if that fails.
 
-    durable: wait until it is on the disk.
+    durable: flush to disk before renaming.
     """
     with replacing(path) as part, part.open("xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -257,15 +257,15 @@ def write_file(path: Path, content: bytes | str, durable: bool = False) -> None:
 
 
 def write_image(path: Path, image: Image) -> None:
-    """:func:`write_file` for a Pillow image, as a PNG."""
+    """Write a Pillow image as a PNG, atomically as :func:`write_file`."""
     with replacing(path) as part:
         image.save(part, "PNG")
 
 
 def write_new(name: Callable[[int], Path], content: bytes) -> Path:
-    """Write under the first of ``name(1)``, ``name(2)``, … that is free; returns it.
+    """Write to the first free name of ``name(1)``, ``name(2)``, … and return it.
 
-    A file with this very content stays and is returned. OSError where it cannot be written.
+    An existing file with the same content is returned instead. Raises OSError if it cannot be written.
     """
     number, part = 1, spare_name(name(1))
     try:
@@ -284,7 +284,7 @@ def write_new(name: Callable[[int], Path], content: bytes) -> Path:
 
 
 def _take(part: Path, path: Path) -> bool:
-    """Give a file a name that is free; False where it was taken meanwhile."""
+    """Rename ``part`` to a free name; False if another process has taken the name."""
     try:
         os.link(part, path)
     except FileExistsError:
@@ -297,10 +297,10 @@ def _take(part: Path, path: Path) -> bool:
 
 
 def replace_directory(fresh: Path, final: Path) -> list[Path]:
-    """Give ``fresh`` the name ``final``, beside which it lies; returns where what was there lies now.
+    """Rename ``fresh`` to ``final`` in the same directory; returns the new paths of what it replaced.
 
-    Linux exchanges the two names in one step, so that one of them is there at any moment. Elsewhere the old
-    one is moved aside first, and back where the new one cannot take its place. OSError then.
+    Linux exchanges the two names atomically, so that ``final`` always exists. Elsewhere the old directory is
+    moved aside first, and moved back if the new one cannot take its place. Raises OSError then.
     """
     asides: list[Path] = []
     while True:
@@ -322,11 +322,11 @@ def replace_directory(fresh: Path, final: Path) -> list[Path]:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap the names of two directories by Linux's ``renameat2``; False where that is not to be had."""
-    if sys.platform != "linux":  # elsewhere there is none, and Windows has no library of the process itself
+    """Swap the names of two directories with Linux's ``renameat2``; False if it is not available."""
+    if sys.platform != "linux":  # no renameat2, and CDLL(None) fails on Windows
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False
-    done: int = rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
-    return done == 0
+    status: int = rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+    return status == 0

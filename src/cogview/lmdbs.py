@@ -1,8 +1,8 @@
-"""LMDB files, read without mapping them: a damaged or hostile one is an error, never a crash.
+"""A read-only LMDB reader without memory mapping: a damaged or hostile file is an error, never a crash.
 
-LMDB's own library maps the file and trusts what is in it: a truncated file ends the process (SIGBUS). The
-original CogView's data are looked up by key only, which takes a walk down a B+ tree of pages; every page and
-every offset is checked against the file's size first. Files of LMDB 0.9 (data version 1), little-endian.
+The LMDB library maps the file and trusts its contents: a truncated file kills the process (SIGBUS). The
+original CogView's data are only looked up by key, which is a descent of a B+ tree of pages; every page number
+and offset is checked against the file's size first. Reads little-endian files of LMDB 0.9 (data version 1).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cogview.files import check_regular, open_regular
 DATA = "data.mdb"
 MAGIC, VERSION = 0xBEEFC0DE, 1
 HEADER, NODE = 16, 8  # bytes before a page's content, and before a node's key
-BRANCH, LEAF, OVERFLOW, META = 1, 2, 4, 8  # flags of a page
-BIG, SUB, MULTIPLE = 1, 2, 4  # flags of a node
+BRANCH, LEAF, OVERFLOW, META = 1, 2, 4, 8  # page flags
+BIG, SUB, MULTIPLE = 1, 2, 4  # node flags
 NOWHERE = (1 << 64) - 1
 MAX_DEPTH = 32
 MAX_VALUE = 64 << 20
@@ -27,7 +27,7 @@ _META = struct.Struct("<IIQQ" + 2 * "IHHQQQQQ" + "QQ")
 
 @dataclass(frozen=True)
 class _Tree:
-    """Where the main table begins, how many pages and entries there are."""
+    """The main table: its root page, and the numbers of pages and entries."""
 
     page: int
     root: int
@@ -37,9 +37,9 @@ class _Tree:
 
 
 class Lmdb:
-    """The values of an LMDB by their keys; CogViewError where the file is damaged or foreign.
+    """The values of an LMDB by key; raises CogViewError if the file is damaged or is not an LMDB.
 
-    path: of the file, or of the directory with ``data.mdb``.
+    path: the file, or the directory that contains ``data.mdb``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,7 +53,7 @@ class Lmdb:
         return self._tree.entries
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key, None where there is none."""
+        """The value of a key, or None if the key does not exist."""
         number, tree = self._tree.root, self._tree
         for _ in range(MAX_DEPTH):
             if number == NOWHERE:
@@ -81,15 +81,15 @@ class Lmdb:
         return data
 
     def _newest(self) -> _Tree:
-        """The newer of the two states that the first two pages tell."""
+        """The newer of the two states in the first two (meta) pages."""
         first = self._state(0)
-        found = [first] if first else []
+        states = [first] if first else []
         for page in [first.page] if first else [4096, 8192, 16384, 32768, 65536]:
             if self._size >= page + HEADER + _META.size and (other := self._state(page)):
-                found.append(other)
-        if not found:
+                states.append(other)
+        if not states:
             raise self._damaged("no LMDB of version 0.9")
-        tree = max(found, key=lambda state: state.transaction)
+        tree = max(states, key=lambda state: state.transaction)
         if tree.pages * tree.page > self._size:
             raise self._damaged(f"it is truncated: {self._size:,} of {tree.pages * tree.page:,} bytes")
         return tree
@@ -98,8 +98,8 @@ class Lmdb:
         head = self._read(start, HEADER + _META.size)
         magic, version, _, _, *rest = _META.unpack_from(head, HEADER)
         page, main, last, transaction = rest[0], rest[8:16], rest[16], rest[17]
-        sane = 256 <= page <= 1 << 16 and page & (page - 1) == 0
-        if (magic, version) != (MAGIC, VERSION) or not sane:
+        valid_size = 256 <= page <= 1 << 16 and page & (page - 1) == 0
+        if (magic, version) != (MAGIC, VERSION) or not valid_size:
             return None
         return _Tree(page, root=main[7], entries=main[6], pages=last + 1, transaction=transaction)
 
@@ -109,7 +109,7 @@ class Lmdb:
         return self._read(number * self._tree.page, self._tree.page)
 
     def _nodes(self, page: bytes) -> tuple[int, list[int]]:
-        """The flags of a branch or a leaf, and where its nodes begin."""
+        """The flags of a branch or leaf page, and the offsets of its nodes."""
         flags, lower = struct.unpack_from("<HH", page, 10)
         if flags & ~0x8010 not in (BRANCH, LEAF) or not HEADER <= lower <= len(page):
             raise self._damaged("a page of another kind")
@@ -126,10 +126,10 @@ class Lmdb:
         return page[node + NODE : node + NODE + size]
 
     def _child(self, page: bytes, nodes: list[int], key: bytes) -> int:
-        """The page below a branch in which a key is: the last node's that is not beyond it."""
+        """The child page of a branch that contains a key: that of the last node whose key is not greater."""
         if not nodes:
             raise self._damaged("an empty branch")
-        low, high = 0, len(nodes) - 1  # the first node's key counts as the least
+        low, high = 0, len(nodes) - 1  # the first node's key counts as the smallest
         while low < high:
             middle = (low + high + 1) // 2
             if self._key(page, nodes[middle]) <= key:

@@ -1,8 +1,8 @@
-"""Ray, for work on many machines: an extra (``pip install "cogview[ray]"``), imported where it is asked for.
+"""Work on many machines with Ray: an extra (``pip install "cogview[ray]"``), imported only when it is used.
 
-Ray (https://docs.ray.io) places workers on the machines of a cluster, notices when one dies, starts another
-and runs its part of the work again. A part therefore may run more than once, and has to leave its result in
-one step: a file or a directory that is written aside and renamed.
+Ray (https://docs.ray.io) places workers on the machines of a cluster, and when one dies, starts another and
+runs its part of the work again. A part may therefore run more than once, so it has to write its result
+atomically: a file or a directory under a temporary name that is then renamed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Result = TypeVar("Result")
 Run = Callable[[Part], Result]
 
 LOCAL = "local"
-RETRIES = 20  # of a part whose worker died; one that always ends its worker must not go on for ever
+RETRIES = 20  # of a part whose worker died; a part that always kills its worker must not run for ever
 OBJECTS = 100 << 20  # bytes of shared memory; parts and results are small
 
 
 class Cluster(Config):
-    """Where work is spread, if it is."""
+    """The Ray cluster to spread work over, if any."""
 
     ray: str | None = option(
         None,
-        "Spread the work over a Ray cluster: local, auto or HOST:PORT. Run again, it goes on.",
+        "Spread the work over a Ray cluster: local, auto or HOST:PORT. A second run resumes the work.",
         metavar="ADDRESS",
     )
     ray_workers: int | None = option(None, "Workers at a time.", shown="one a GPU, or one a core", ge=1)
 
     def check(self) -> None:
-        """CogViewError for workers of no cluster."""
+        """Raise CogViewError if there is a number of workers but no cluster."""
         if self.ray_workers is not None and self.ray is None:
             raise CogViewError("--ray-workers: give --ray, too", field="ray_workers")
 
@@ -52,12 +52,12 @@ class Cluster(Config):
 def connected(address: str = LOCAL, workers: int | None = None) -> Iterator[Any]:
     """The module ``ray``, connected to a cluster until the end of the block.
 
-    Where this process is connected already, that connection is used and kept.
+    If this process is already connected, that connection is used and kept.
 
     Args:
-        address: ``local`` starts a cluster on this machine for the length of the block; ``auto`` takes the
-            one this machine belongs to; ``HOST:PORT`` or ``ray://HOST:PORT`` one elsewhere.
-        workers: how many workers a local cluster has room for; None: one a core.
+        address: ``local`` starts a cluster on this machine for the duration of the block; ``auto`` connects
+            to the cluster this machine belongs to; ``HOST:PORT`` or ``ray://HOST:PORT`` to a remote one.
+        workers: how many workers a local cluster has room for; None: one per core.
 
     Raises:
         CogViewError: Ray is not installed, or there is no cluster at the address.
@@ -69,8 +69,8 @@ def connected(address: str = LOCAL, workers: int | None = None) -> Iterator[Any]
     if ray.is_initialized():
         yield ray
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    os.environ.setdefault("RAY_worker_niceness", "0")  # it would be 15: last of all on a busy machine
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the default is 15: lowest priority on a busy machine
     local = {"num_cpus": workers, "object_store_memory": OBJECTS, "include_dashboard": False}
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -90,21 +90,21 @@ def connected(address: str = LOCAL, workers: int | None = None) -> Iterator[Any]
 def spread(
     ray: Any, make: Callable[[], Run[Part, Result]], parts: Sequence[Part], workers: int | None = None
 ) -> Iterator[Result]:
-    """The results of all parts, in the order in which they are done.
+    """Run all parts and yield their results in the order of completion.
 
     Args:
         ray: as from :func:`connected`.
-        make: called once in each worker; gives the function that is called with each part. Pickled.
+        make: called once in each worker, returns the function that is called with each part. Pickled.
         workers: how many run at a time; None: one for each GPU of the cluster, or for each core.
 
     Raises:
-        CogViewError: one that a worker raised, or a part ended its worker again and again.
+        CogViewError: raised by a worker, or because a part killed its worker repeatedly.
     """
     from ray.util import ActorPool
 
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    count = min(len(parts), workers or gpus or int(there.get("CPU", 1)))
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    count = min(len(parts), workers or gpus or int(resources.get("CPU", 1)))
     kind = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_restarts=-1, max_task_retries=RETRIES)(Worker)
     pool = ActorPool([kind.remote(make, Path.cwd()) for _ in range(count)])
     try:
@@ -115,13 +115,13 @@ def spread(
         raise
     except ray.exceptions.RayActorError as error:
         raise CogViewError(
-            f"a part of the work ended its worker {RETRIES + 1} times ({error.__class__.__name__}); is there "
-            "enough memory for a model in each worker?"
+            f"a part of the work killed its worker {RETRIES + 1} times ({error.__class__.__name__}); is "
+            "there enough memory for a model in each worker?"
         ) from error
 
 
 class Worker(Generic[Part, Result]):
-    """What runs in a process of Ray's, in the same directory as who asked, so that paths mean the same."""
+    """A Ray actor. It works in the directory of the calling process, so that relative paths are the same."""
 
     def __init__(self, make: Callable[[], Run[Part, Result]], directory: Path) -> None:
         os.chdir(directory)
@@ -129,7 +129,7 @@ class Worker(Generic[Part, Result]):
         self._run: Run[Part, Result] | None = None
 
     def run(self, part: Part) -> Result:
-        """The result of one part; what is needed for it is made with the first one."""
+        """The result of one part; the first call builds the function."""
         if self._run is None:
             self._run = self._make()
         return self._run(part)

@@ -1,6 +1,6 @@
-"""Content credentials (C2PA): a signed manifest in an image's file that says what made it.
+"""Content credentials (C2PA): a signed manifest in an image file that names the software that made it.
 
-Needs the extra ``c2pa`` and a certificate of your own; whether others trust it depends on who issued it.
+Needs the extra ``c2pa`` and your own certificate; whether others trust it depends on its issuer.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Signer:
             self._signer: Any = c2pa.Signer.from_info(info)
             settings = c2pa.Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}})
             self._context: Any = c2pa.Context(settings)
-        except Exception as error:  # the library's own kinds
+        except Exception as error:  # of the library's own types
             raise CogViewError(f"{certificate}: no certificate and key to sign with ({error})") from error
 
     def sign(self, data: bytes, media: str, software: str, edited: bool = False) -> bytes:
-        """The file with a manifest, its other entries as they were; ``edited``: parts of it were given."""
+        """The file with a manifest added. ``edited``: the image contains parts of an input image."""
         name, _, version = software.partition(" ")
         action = {
             "action": "c2pa.created",

@@ -1,9 +1,9 @@
-"""Safetensors files, whose headers are compared with what is wanted before a number is read.
+"""Safetensors files, whose headers are compared with the expected shapes before any weight is read.
 
-Weights may be stored small: the rows of each matrix as int8 with one scale a row, half of float16. A role
-that ships beside others (captions, super-resolution) may be stored this way, and an image tokenizer's
-convolutions; in memory they are what they always are. With 256 columns a row's largest number is about three
-times its standard deviation, so that rounding to 1/127 of it is an error of 0.7 % of a weight's usual size.
+Weights may be stored as int8: the rows of each matrix with one scale per row, half the size of float16. A
+role that is shipped beside others (captions, super-resolution) may be stored this way, and an image
+tokenizer's convolutions; in memory they are floats as always. With 256 columns a row's largest number is
+about three times its standard deviation, so rounding to 1/127 of it is an error of 0.7 % of a typical weight.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @contextmanager
 def open_tensors(path: str | Path) -> Iterator[safe_open]:
-    """A safetensors file, open; CogViewError where it is missing, damaged or something else."""
+    """Open a safetensors file; raises CogViewError if it is missing, damaged or of another format."""
     with open_regular(path) as file:
         header = int.from_bytes(file.read(8), "little")
     if header > MAX_HEADER:
@@ -44,7 +44,7 @@ def _line(error: Exception) -> str:
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file; CogViewError as :func:`open_tensors`."""
+    """Load all tensors of a safetensors file; raises CogViewError as :func:`open_tensors` does."""
     with open_tensors(path) as file:
         try:
             return {name: file.get_tensor(name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
@@ -58,37 +58,37 @@ def shapes(file: safe_open) -> dict[str, tuple[int, ...]]:
     return {name: tuple(file.get_slice(name).get_shape()) for name in names}  # type: ignore[no-untyped-call]
 
 
-def misfit(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor]) -> str | None:
-    """How the tensors of a file differ from those that are wanted, None where they do not."""
-    for name in sorted({*found, *wanted}):
-        if name not in found:
+def shape_mismatch(stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor]) -> str | None:
+    """How the tensors stored in a file differ from the expected ones, or None if they do not."""
+    for name in sorted({*stored, *expected}):
+        if name not in stored:
             return f"{name} is missing"
-        if name not in wanted:
+        if name not in expected:
             return f"{name:.200} does not belong there"
-        if found[name] != tuple(wanted[name].shape):
-            return f"{name} is {found[name]}, not {tuple(wanted[name].shape)}"
+        if stored[name] != tuple(expected[name].shape):
+            return f"{name} is {stored[name]}, not {tuple(expected[name].shape)}"
     return None
 
 
-def build_fitting(make: Callable[[], M], path: str | Path, what: str) -> M:
-    """The module that ``make`` gives, with the weights in a file.
+def load_module(make: Callable[[], M], path: str | Path, what: str) -> M:
+    """Build a module with ``make`` and load the weights in a file.
 
-    It is made on no device first and compared with the file: a configuration that asks for more than there
-    is costs no memory. CogViewError where they do not fit; what: the network, for the message.
+    It is first built on the meta device and compared with the file, so that a configuration larger than the
+    file costs no memory. Raises CogViewError if they do not fit. what: the network's name, for the message.
     """
     with open_tensors(path) as file:
         with torch.device("meta"):
-            wanted = make().state_dict()
-        wrong = misfit(shapes(file), wanted)
-    if wrong:
-        raise CogViewError(f"{path}: damaged or foreign {what}: {wrong}")
+            expected = make().state_dict()
+        mismatch = shape_mismatch(shapes(file), expected)
+    if mismatch:
+        raise CogViewError(f"{path}: damaged or foreign {what}: {mismatch}")
     model, state = make(), load_tensors(path)
     model.load_state_dict(state)
     return model
 
 
-def exactly(device: torch.device) -> torch.autocast:
-    """Where a kernel of our own computes in the dtype it has chosen, whatever autocast is on around it."""
+def no_autocast(device: torch.device) -> torch.autocast:
+    """A context without autocast, in which our kernels compute in the dtype they have chosen."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -97,12 +97,10 @@ LEVELS = 127
 
 
 def pack_int8(state: Mapping[str, Tensor], dims: Collection[int] = (2,)) -> dict[str, Tensor]:
-    """Weights with a number of dimensions in ``dims`` as int8 beside ``NAME.scale``, float32 (rows,).
+    """Quantize weights whose number of dimensions is in ``dims`` to int8 and ``NAME.scale``, float32 (rows,).
 
-    All others become float16.
-
-    A row is all that one output is made of: ``x[i]`` of a matrix (rows, columns) or of a convolution (rows,
-    channels, height, width).
+    All others become float16. A row holds the weights of one output: ``x[i]`` of a matrix (rows, columns) or
+    of a convolution (rows, channels, height, width).
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -118,5 +116,5 @@ def pack_int8(state: Mapping[str, Tensor], dims: Collection[int] = (2,)) -> dict
 
 
 def unpack_int8(rows: Tensor, scale: Tensor) -> Tensor:
-    """The float32 weights (rows, ...) of int8 rows and their scales (rows,)."""
+    """Dequantize int8 rows (rows, ...) with their scales (rows,) to float32."""
     return rows.to(torch.float32) * scale.to(torch.float32).view(-1, *[1] * (rows.ndim - 1))

@@ -1,9 +1,9 @@
-"""How many threads to compute with: what the container's share and other programs leave of the cores.
+"""The number of compute threads: the cores that the container's limit and other programs leave free.
 
 The threads of a matrix product wait for the slowest of them. One thread more than there are free cores makes
-generation many times slower than a single thread, so a core counts only where it is nearly idle. Nothing here
-imports PyTorch: what other programs use is measured from the import of this module until :func:`choose`,
-while PyTorch is being loaded.
+generation many times slower than a single thread, so a core counts as free only if it is nearly idle. This
+module does not import PyTorch: the load of other programs is measured from the import of this module until
+:func:`choose`, while PyTorch is being loaded.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "OMP_NUM_THREADS"
-IDLE = 0.85  # share of a core that has to be free for a thread on it
-WINDOW = 0.25  # seconds that the use of the cores is measured for, at least
-MOST = 8  # threads that small models gain from
-LARGE = 1 << 30  # bytes of weights from which a model gains from every core
+IDLE = 0.85  # fraction of a core that has to be free for a thread on it
+WINDOW = 0.25  # minimum seconds of measuring the load
+MOST = 8  # threads; a small model gains from no more
+LARGE = 1 << 30  # bytes of weights; a model this large gains from every core
 CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A number of threads, and why this number."""
+    """A number of threads, and the reason for it."""
 
     threads: int
     reason: str
@@ -32,39 +32,39 @@ class Choice:
 
 @dataclass(frozen=True)
 class Usage:
-    """Processor seconds used up to a moment: by all programs on this process's cores, by its control group,
-    and by the process itself. None where the system does not tell."""
+    """CPU seconds used until a time: by all programs on this process's cores, by its control group, and by
+    the process itself. None if the system does not report it."""
 
-    moment: float
+    time: float
     cores: float | None
     group: float | None
-    own: float
+    process: float
 
     @classmethod
     def now(cls) -> Usage:
-        """The usage up to now."""
-        spent = os.times()
-        return cls(time.monotonic(), _busy(cores()), _group_usage(), spent.user + spent.system)
+        """The usage until now."""
+        times = os.times()
+        return cls(time.monotonic(), _busy(cores()), _group_usage(), times.user + times.system)
 
     def others(self, since: Usage, group: bool) -> float | None:
-        """Cores that other programs kept busy between two moments, on this process's cores or in its control
-        group."""
+        """The number of cores that other programs kept busy since then, on this process's cores or in its
+        control group."""
         first, last = (since.group, self.group) if group else (since.cores, self.cores)
-        if first is None or last is None or self.moment <= since.moment:
+        if first is None or last is None or self.time <= since.time:
             return None
-        own = self.own - since.own
-        return max(0.0, last - first - own) / (self.moment - since.moment)
+        process = self.process - since.process
+        return max(0.0, last - first - process) / (self.time - since.time)
 
 
 def cores() -> frozenset[int]:
-    """The numbers of the cores that this process may run on (its affinity mask)."""
+    """The cores that this process may run on (its affinity mask)."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
 def _busy(allowed: frozenset[int], file: Path = Path("/proc/stat")) -> float | None:
-    """Seconds that the cores ``allowed`` have been busy since the machine started."""
+    """Seconds that the cores ``allowed`` have been busy since boot."""
     try:
         lines = [line.split() for line in file.read_text("ascii").splitlines()]
         tick = os.sysconf("SC_CLK_TCK")
@@ -79,24 +79,24 @@ def _busy(allowed: frozenset[int], file: Path = Path("/proc/stat")) -> float | N
 
 
 def _groups() -> list[Path]:
-    """The directories of this process's CPU control groups (version 1 or 2), the innermost first."""
+    """The directories of this process's CPU control groups (version 1 or 2), innermost first."""
     try:
         lines = Path("/proc/self/cgroup").read_text("utf-8").splitlines()
     except OSError:
         return []
-    found = []
+    groups = []
     for line in lines:
-        _, controllers, inside = line.split(":", 2)
-        ours = [name for name in controllers.split(",") if name in ("cpu", "cpuacct")]
-        roots = [CGROUP / name for name in ours] if controllers else [CGROUP]
+        _, controllers, path = line.split(":", 2)
+        names = [name for name in controllers.split(",") if name in ("cpu", "cpuacct")]
+        roots = [CGROUP / name for name in names] if controllers else [CGROUP]
         for root in roots:
-            place = root / inside.strip("/")
-            found += [place, *(above for above in place.parents if root in (above, *above.parents))]
-    return found
+            group = root / path.strip("/")
+            groups += [group, *(parent for parent in group.parents if root in (parent, *parent.parents))]
+    return groups
 
 
 def quota(groups: list[Path] | None = None) -> float | None:
-    """The cores that the container's limit amounts to, None where there is no limit."""
+    """The container's CPU limit in cores, or None if there is no limit."""
     limits = []
     for group in _groups() if groups is None else groups:
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
@@ -109,7 +109,7 @@ def quota(groups: list[Path] | None = None) -> float | None:
 
 
 def _group_usage() -> float | None:
-    """Processor seconds that this process's control group has used."""
+    """CPU seconds that this process's control group has used."""
     for group in _groups():
         try:
             fields = dict(line.split() for line in (group / "cpu.stat").read_text("ascii").splitlines())
@@ -127,14 +127,14 @@ _STARTED = Usage.now()
 
 
 def choose(weights: int = 0) -> Choice:
-    """The threads that fit this moment, for a model of ``weights`` bytes; see :func:`fitting`.
+    """The number of threads for a model of ``weights`` bytes at the current load; see :func:`fitting`.
 
-    ``OMP_NUM_THREADS`` holds where it is set.
+    ``OMP_NUM_THREADS`` takes precedence if it is set.
     """
-    asked = os.environ.get(VARIABLE, "")
-    if asked.isdecimal() and int(asked):
-        return Choice(int(asked), f"{VARIABLE} is set")
-    time.sleep(max(0.0, _STARTED.moment + WINDOW - time.monotonic()))
+    setting = os.environ.get(VARIABLE, "")
+    if setting.isdecimal() and int(setting):
+        return Choice(int(setting), f"{VARIABLE} is set")
+    time.sleep(max(0.0, _STARTED.time + WINDOW - time.monotonic()))
     now, limit = Usage.now(), quota()
     used = now.others(_STARTED, group=False)
     used_of_limit = now.others(_STARTED, group=True) if limit is not None else None
@@ -148,9 +148,10 @@ def fitting(
     used_of_limit: float | None = None,
     most: int | None = None,
 ) -> Choice:
-    """The threads for ``count`` cores of which other programs keep ``used`` busy: from 1 to ``most``.
+    """The number of threads, from 1 to ``most``, for ``count`` cores.
 
-    limit: cores that the container may use, and ``used_of_limit`` what other programs in it use.
+    used: cores that other programs keep busy; limit: cores that the container may use; used_of_limit: cores
+    that other programs in the container use.
     """
     free, facts = count - (used or 0.0), [f"{count} core{'s' if count > 1 else ''}"]
     if limit is not None:

@@ -1,6 +1,6 @@
-"""Types that all packages share: token ids, callbacks, and the parameters of sampling.
+"""Types shared by all packages: token ids, callbacks and sampling parameters.
 
-Nothing here imports PyTorch, so the command line checks its arguments without it.
+This module does not import PyTorch, so the command line checks its arguments without it.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ Ids = NDArray[np.int64]
 Grid = tuple[int, int]  # rows, columns
 Stream = tuple[int, int]  # seed and index of an image's random numbers
 ProgressCallback = Callable[[int, int], None]  # done, total
-StepCallback = Callable[[Sequence[int], "Tensor"], None]  # numbers of the requests, tokens so far
+StepCallback = Callable[[Sequence[int], "Tensor"], None]  # request indices, tokens so far
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Decoding = Literal["auto", "sequential", "jacobi"]
 Resample = Literal["box", "bilinear", "bicubic", "lanczos"]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 MAX_SEED = 2**63 - 1
-# With the right codes LPIPS was .083, .066, .068, .076 for a detail of 0 (bicubic), 0.5, 0.75, 1.
-DETAIL = 0.6  # of upscaling
-BEAMS = 4  # that a caption is found with, where nothing else is asked for
-FEATHER = 4  # pixels inside a mask over which an edit sets in
+# With the true codes LPIPS was .083, .066, .068, .076 for a detail of 0 (bicubic), 0.5, 0.75, 1.
+DETAIL = 0.6  # default of upscaling
+BEAMS = 4  # default of the beam search for captions
+FEATHER = 4  # pixels inside a mask over which an edit is blended in
 
 
 class SamplingParams(Config):
-    """How tokens are sampled.
+    """Sampling parameters.
 
-    A parameter that is not given takes its value from the style, the task or the family when images are
-    generated (:meth:`over`); files and PNG entries call ``guidance_scale`` ``guidance`` and
+    A parameter that is not set takes its value from the style, the task or the family when images are
+    generated (:meth:`over`). Files and PNG entries call ``guidance_scale`` ``guidance`` and
     ``text_attention_bias`` ``emphasis``.
 
     Attributes:
         temperature: divides the logits; lower is more conservative.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: then keep the most likely tokens that together reach this probability; 1 or 0 keeps all.
-        guidance_scale: classifier-free guidance; 1 is none, more follows the prompt more closely at twice
-            the cost.
+        guidance_scale: scale of classifier-free guidance; 1 is off, higher values follow the prompt more
+            closely at twice the cost.
         clusters: keep the k most likely clusters of image codes (CogView2, section 4.1); 0 turns cluster
             sampling off.
-        cluster_temperature: divides the logits once more inside a cluster.
+        cluster_temperature: divides the logits again inside a cluster.
         text_attention_bias: added to the attention scores towards the text (CogView2, section 4.2).
     """
 
@@ -74,7 +74,7 @@ class SamplingParams(Config):
     @model_validator(mode="before")
     @classmethod
     def _without_none(cls, data: Any) -> Any:
-        """None stands for a parameter that is not given."""
+        """Drop parameters that are None: they are not set."""
         return {k: v for k, v in data.items() if v is not None} if isinstance(data, Mapping) else data
 
     @model_serializer
@@ -84,23 +84,23 @@ class SamplingParams(Config):
 
     @classmethod
     def given(cls, **values: float | None) -> Self:
-        """Those that are not None; CogViewError names a wrong one."""
+        """Parameters from the values that are not None; raises a CogViewError that names a wrong one."""
         return validate(cls, values, "sampling") if values else cls()
 
     def over(self, *defaults: SamplingParams) -> SamplingParams:
-        """These parameters, and what they leave open from the first of ``defaults`` that gives it."""
+        """These parameters; those that are not set come from the first of ``defaults`` that sets them."""
         layers: tuple[SamplingParams, ...] = (*reversed(defaults), self)
-        values = {name: getattr(one, name) for one in layers for name in one.model_fields_set}
+        values = {name: getattr(layer, name) for layer in layers for name in layer.model_fields_set}
         return SamplingParams.model_construct(_fields_set=set(SamplingParams.model_fields), **values)
 
     def over_given(self, other: SamplingParams) -> SamplingParams:
-        """What either gives, these parameters first."""
-        values = {name: getattr(one, name) for one in (other, self) for name in one.model_fields_set}
+        """The parameters that either sets; these take precedence over ``other``."""
+        values = {name: getattr(layer, name) for layer in (other, self) for name in layer.model_fields_set}
         return SamplingParams.model_construct(_fields_set=set(values), **values)
 
 
 def _partial(params: SamplingParams) -> dict[str, Any]:
-    """As in ``family.json``: None for what is not given."""
+    """As in ``family.json``: None for parameters that are not set."""
     names = {field.alias or name: name for name, field in SamplingParams.model_fields.items()}
     return {
         key: getattr(params, name) if name in params.model_fields_set else None for key, name in names.items()
@@ -111,7 +111,7 @@ PartialParams = Annotated[SamplingParams, PlainSerializer(_partial)]
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of :class:`SamplingParams` as keywords of a call."""
+    """The fields of :class:`SamplingParams` as keyword arguments."""
 
     temperature: float | None
     top_k: int | None
@@ -123,14 +123,14 @@ class SamplingOptions(TypedDict, total=False):
 
 
 def check_seed(seed: int) -> int:
-    """The seed; CogViewError out of range."""
+    """Return the seed; raises CogViewError if it is out of range."""
     if not 0 <= seed <= MAX_SEED:
         raise CogViewError(f"the seed {seed} is out of range; take one from 0 to {MAX_SEED}", field="seed")
     return seed
 
 
 def check_device(name: str) -> str:
-    """The name; CogViewError where it is not the name of a device."""
+    """Return the name; raises CogViewError if it is not the name of a device."""
     if not DEVICES.fullmatch(name):
         raise CogViewError(f"--device {name}: give auto, cpu, cuda, cuda:N or mps")
     return name

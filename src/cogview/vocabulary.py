@@ -1,13 +1,13 @@
-"""The one id space: image codes, text tokens and control tokens (CogView, section 2.1; CogView2, section 3).
+"""The joint vocabulary of image codes, text tokens and control tokens (CogView, sec. 2.1; CogView2, sec. 3).
 
-Every token of a sequence is one integer. The order is always image, text, controls; then padding rows so
-that the embedding matrix has a round size::
+Every token of a sequence is one integer. The order is always image, text, controls, and then padding rows
+that round up the size of the embedding matrix::
 
     0 ... image_codes | ... + text_pieces | ... + controls | padding ... padded_size
 
 CogView: 8192 codes, 50,000 text tokens, 27 controls, 58,219 in all, 58,240 rows. CogView2: icetk's 20,000
-codes and 130,000 text tokens, three controls more. The text tokens lie in runs by language, so that what is
-written can be kept to one language by ranges of ids (CogView2, section 3).
+codes and 130,000 text tokens, and three controls. The text tokens are grouped by language, so that generated
+text can be restricted to one language by ranges of ids (CogView2, section 3).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ CONTROLS: tuple[str, ...] = (
     *(f"[POS{i}]" for i in range(9)),
 )
 COGVIEW2_CONTROLS = ("<start_of_image>", "<start_of_english>", "<start_of_chinese>")
-MOST = 1 << 24  # ids of a kind
+MOST = 1 << 24  # ids of one kind
 COMMON = "common"  # punctuation and digits, part of every language
-# Chinese characters, between the brackets of a regular expression
+# Chinese characters, for a character class of a regular expression
 HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 COGVIEW2_LANGUAGES = (
     (COMMON, 0, 100),
@@ -59,11 +59,11 @@ COGVIEW2_LANGUAGES = (
 
 
 class Vocabulary(Config):
-    """How many ids of each kind there are, and which is which.
+    """The number of ids of each kind, and their ranges.
 
-    ``controls`` are the names of the control tokens in order; ``multiple`` is what the number of rows of the
-    embedding matrix is rounded up to. ``languages``: name, first piece and the one after the last of each run
-    of text tokens, in order, where they are sorted by language.
+    ``controls`` are the names of the control tokens in order; the number of rows of the embedding matrix is
+    rounded up to a multiple of ``multiple``. ``languages``: if the text tokens are sorted by language, the
+    name, first token and end (exclusive) of each run in order.
     """
 
     image_codes: int = Field(ge=1, le=MOST)
@@ -75,12 +75,12 @@ class Vocabulary(Config):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.controls)) != len(self.controls):
-            raise ValueError("controls: a name stands twice")
+            raise ValueError("controls: a name appears twice")
         bounds = [bound for _, first, end in self.languages for bound in (first, end)]
         if bounds != sorted(bounds) or not all(0 <= bound <= self.text_pieces for bound in bounds):
             raise ValueError(f"languages: not runs of the {self.text_pieces} text pieces in order")
         if len({name for name, _, _ in self.languages}) != len(self.languages):
-            raise ValueError("languages: a name stands twice")
+            raise ValueError("languages: a name appears twice")
         return self
 
     @classmethod
@@ -90,7 +90,7 @@ class Vocabulary(Config):
 
     @classmethod
     def cogview2(cls) -> Vocabulary:
-        """CogView2's arrangement: 150,003 ids; the released matrices have 150,010 rows, hence the ten."""
+        """CogView2's: 150,003 ids; the released matrices have 150,010 rows, hence a multiple of ten."""
         return cls(
             image_codes=20_000,
             text_pieces=130_000,
@@ -101,16 +101,16 @@ class Vocabulary(Config):
 
     @property
     def size(self) -> int:
-        """Ids that mean something."""
+        """Number of ids without padding."""
         return self.image_codes + self.text_pieces + len(self.controls)
 
     @property
     def padded_size(self) -> int:
-        """Rows of the embedding matrix on one device."""
+        """Number of rows of the embedding matrix on one device."""
         return self.padded_for(1)
 
     def padded_for(self, shards: int) -> int:
-        """Rows when the matrix is split over ``shards`` devices: a multiple of ``multiple * shards``."""
+        """Rows if the matrix is split over ``shards`` devices: a multiple of ``multiple * shards``."""
         step = self.multiple * shards
         return -(-self.size // step) * step
 
@@ -130,7 +130,7 @@ class Vocabulary(Config):
         return range(self.texts.stop, self.size)
 
     def control(self, name: str) -> int:
-        """The id of a control token such as ``[BOI1]``; CogViewError for a name this vocabulary lacks."""
+        """The id of a control token such as ``[BOI1]``; raises CogViewError for an unknown name."""
         try:
             return self.texts.stop + self.controls.index(name)
         except ValueError:
@@ -139,17 +139,17 @@ class Vocabulary(Config):
             ) from None
 
     def piece(self, piece: int) -> int:
-        """The id of the text tokenizer's piece ``piece`` (0-based)."""
+        """The id of the text tokenizer's token ``piece`` (0-based)."""
         if not 0 <= piece < self.text_pieces:
             raise CogViewError(
-                f"text piece {piece} is outside the vocabulary's {self.text_pieces}: the tokenizer differs"
+                f"text token {piece} is outside the vocabulary's {self.text_pieces}: the tokenizer differs"
             )
         return self.texts.start + piece
 
     def text_ids(self, text: ArrayLike, limit: int) -> Ids:
-        """Ids of text tokens (n,), 0-based as the tokenizer gives them.
+        """Ids (n,) of text tokens (n,), which are 0-based as the tokenizer returns them.
 
-        CogViewError where there are more than ``limit``, or they are of another tokenizer.
+        Raises CogViewError if there are more than ``limit``, or they are from another tokenizer.
         """
         tokens = np.asarray(text, dtype=np.int64).ravel()
         if tokens.size > limit:
@@ -158,15 +158,15 @@ class Vocabulary(Config):
             )
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.text_pieces):
             raise CogViewError(
-                f"a text piece is outside the vocabulary's {self.text_pieces}: the tokenizer differs"
+                f"a text token is outside the vocabulary's {self.text_pieces}: the tokenizer differs"
             )
         return tokens + self.texts.start
 
     def image_ids(self, codes: ArrayLike, expected: int) -> Ids:
-        """The codes of an image (expected,) as ids; CogViewError for other numbers of them or other codes."""
+        """Ids (expected,) of an image's codes; raises CogViewError if their number or range is wrong."""
         image = np.asarray(codes, dtype=np.int64).ravel()
         if image.size != expected:
-            raise CogViewError(f"the picture has {image.size} codes, this format takes {expected}")
+            raise CogViewError(f"the image has {image.size} codes, this format takes {expected}")
         if image.size and (image.min() < 0 or image.max() >= self.image_codes):
             raise CogViewError(
                 f"an image code is outside the vocabulary's {self.image_codes}: the tokenizer differs"
@@ -174,7 +174,7 @@ class Vocabulary(Config):
         return image
 
     def kind(self, token: int) -> Kind:
-        """What the id ``token`` is; CogViewError outside the padded vocabulary."""
+        """The kind of the id ``token``; raises CogViewError outside the padded vocabulary."""
         if not 0 <= token < self.padded_size:
             raise CogViewError(f"token {token} is outside the vocabulary of {self.padded_size} rows")
         if token < self.texts.start:
@@ -184,20 +184,20 @@ class Vocabulary(Config):
         return "control" if token < self.size else "padding"
 
     def language(self, name: str) -> range:
-        """Ids of the tokens of a language; CogViewError for one this vocabulary does not tell apart."""
+        """Ids of the text tokens of a language; raises CogViewError for an unknown language."""
         for language, first, end in self.languages:
             if language == name:
                 return self.texts[first:end]
-        there = " ".join(language for language, _, _ in self.languages) or "none"
-        raise CogViewError(f"no language {name!r} in this vocabulary; it tells apart {there}")
+        known = " ".join(language for language, _, _ in self.languages) or "none"
+        raise CogViewError(f"no language {name!r} in this vocabulary; it knows {known}")
 
-    def spoken(self, *languages: str) -> list[range]:
-        """Ids a text in these languages may have: theirs, and before them what all have in common."""
+    def language_ids(self, *languages: str) -> list[range]:
+        """Ids that a text in these languages may contain: the tokens common to all languages, then theirs."""
         common = [COMMON] if any(name == COMMON for name, _, _ in self.languages) else []
         return [self.language(name) for name in dict.fromkeys((*common, *languages))]
 
     def name(self, token: int) -> str:
-        """The name of a control token; CogViewError for an id of another kind."""
+        """The name of a control token; raises CogViewError for an id of another kind."""
         if token not in self.control_ids:
             raise CogViewError(f"token {token} is not a control token")
         return self.controls[token - self.texts.stop]

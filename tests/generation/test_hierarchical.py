@@ -11,7 +11,7 @@ import torch
 
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
-from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
+from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat, upscaler_config
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.types import SamplingParams
@@ -44,7 +44,7 @@ TEXTS: list[list[int]] = [[1, 2, 3], [], [4, 5, 6, 7], [8], [9, 10]]
 
 def transformer(form: DirectFormat | IterativeFormat) -> Transformer:
     torch.manual_seed(3)
-    model = Transformer(enlarged_config(BASE, form)).eval()
+    model = Transformer(upscaler_config(BASE, form)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -167,7 +167,7 @@ def test_nothing_is_enlarged_to_nothing() -> None:
 def test_what_does_not_fit_is_told_in_a_line() -> None:
     with pytest.raises(CogViewError, match="5 tokens and direct super-resolution takes 4"):
         direct_super_resolution(direct(), [[1] * 5], pictures(6)[:1])
-    with pytest.raises(CogViewError, match="a picture has 5 codes, this model takes 6"):
+    with pytest.raises(CogViewError, match="an image has 5 codes, this model takes 6"):
         direct_super_resolution(direct(), [[]], pictures(5)[:1])
     with pytest.raises(CogViewError, match="2 texts and 1 seeds for 1 pictures"):
         direct_super_resolution(direct(), [[], []], pictures(6)[:1])
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_told_in_a_line() -> None:
     with pytest.raises(CogViewError, match="outside the vocabulary's 20"):
         iterative_super_resolution(iterative(), [[20]], np.zeros((1, 54)))
     with pytest.raises(CogViewError, match="begins at 12"):
-        enlarged_config(BASE.model_copy(update={"max_positions": 14}), DIRECT)
+        upscaler_config(BASE.model_copy(update={"max_positions": 14}), DIRECT)
 
 
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:

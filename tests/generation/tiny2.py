@@ -11,7 +11,7 @@ from cogview.checkpoints.bundle import FamilyConfig, Fingerprints, Role
 from cogview.checkpoints.family_writing import write_family
 from cogview.sequences import CogLMFormat
 from cogview.sequences.coglm import END
-from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, upscaler_config
 from cogview.tokenizers.clusters import cluster_codebook
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.transformer.model import Transformer
@@ -36,7 +36,7 @@ def enlarged(large: DirectFormat | IterativeFormat, seed: int = 3) -> Transforme
     """A super-resolution model that has the CogLM's weights, and random ones where it has its own."""
     coglm = transformer()
     torch.manual_seed(seed)
-    model = Transformer(enlarged_config(coglm.config, large)).eval()
+    model = Transformer(upscaler_config(coglm.config, large)).eval()
     known = coglm.state_dict()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

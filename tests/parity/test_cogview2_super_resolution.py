@@ -11,7 +11,7 @@ from cogview.importers.upsamplers import (
     super_resolution_config,
     super_resolution_name,
 )
-from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat, enlarged_config
+from cogview.sequences.super_resolution import DirectFormat, Inputs, IterativeFormat, upscaler_config
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from tests.parity.cogview2 import HEADS, form, recorded
@@ -100,7 +100,7 @@ def test_the_releases_sizes(name: str) -> None:
         "direct": DirectFormat.cogview2(),
         "iterative": IterativeFormat.cogview2(),
     }
-    base = Transformer.shapes(enlarged_config(TransformerConfig.cogview2_6b(), forms[name]))
+    base = Transformer.shapes(upscaler_config(TransformerConfig.cogview2_6b(), forms[name]))
     sizes = {"direct": (965, 7_725_895_680), "iterative": (773, 5_913_366_528)}
     assert (len(base), sum(x.numel() for x in base.values())) == sizes[name]
     assert forms[name].large_positions()[[0, -1]].tolist() == [1024, 4623]

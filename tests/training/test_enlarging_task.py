@@ -26,7 +26,7 @@ from cogview.data.shards import (
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.sequences.coglm import CogLMFormat
-from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, upscaler_config
 from cogview.training.checkpoint.directory import latest_checkpoint
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
@@ -249,6 +249,6 @@ def test_the_recipes_are_valid(name: str, size: str) -> None:
 def test_the_releases_size_on_the_meta_device() -> None:
     """1.8 of 7.7 billion parameters are the decoder's: 48 layers of 4 h^2 + 4 h, and 3,600 positions."""
     with torch.device("meta"):
-        model = Transformer(enlarged_config(TransformerConfig.cogview2_6b(), DirectFormat.cogview2()))
+        model = Transformer(upscaler_config(TransformerConfig.cogview2_6b(), DirectFormat.cogview2()))
     own = [x.numel() for name, x in model.named_parameters() if ".decoder_" in name or "extra_" in name]
     assert sum(own) == 48 * (4 * 3072**2 + 4 * 3072) + 3600 * 3072

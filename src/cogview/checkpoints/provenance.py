@@ -25,7 +25,7 @@ from pydantic import Field, JsonValue
 from cogview.config import Config, load_json, validate
 from cogview.errors import CogViewError
 from cogview.files import is_regular, open_regular, parse_json, write_file
-from cogview.picture_files import open_picture
+from cogview.image_files import open_image
 
 AIGC = "AIGC"
 XMP = "XML:com.adobe.xmp"  # the key of XMP among a PNG's texts
@@ -247,7 +247,7 @@ def read(picture: Path | str | bytes) -> Provenance | None:
 def _text(file: Path | io.BytesIO, where: str) -> str | None:
     """Our entry among the text entries before the pixels; Pillow bounds their size."""
     try:
-        with open_picture(file) as image:
+        with open_image(file) as image:
             text = image.info.get(KEY)
     except UnidentifiedImageError as error:
         raise CogViewError(f"{where}: not a picture") from error

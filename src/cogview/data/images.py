@@ -24,7 +24,7 @@ from cogview.data.filters import Filters, border
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
 from cogview.files import is_regular
-from cogview.picture_files import open_picture
+from cogview.image_files import open_image
 
 Reason = Literal[
     "missing file",
@@ -115,7 +115,7 @@ def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return open_picture(data)
+            return open_image(data)
     except Image.DecompressionBombError as error:
         raise BadImage("too many pixels", f"more than {limits.max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:

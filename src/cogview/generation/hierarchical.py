@@ -99,7 +99,7 @@ def direct_super_resolution(
         CogViewError: a text or an image that the model does not take.
     """
     settings = settings or (DIRECT if model.clusters is not None else SamplingParams())
-    made = model.form.pictures(codes, model.form.small[0] * model.form.small[1])
+    made = model.form.image_ids(codes, model.form.small[0] * model.form.small[1])
 
     def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
         states = model.states(model.form.inputs(text_ids[chosen], made[chosen]))
@@ -140,7 +140,7 @@ def iterative_super_resolution(
         CogViewError: an image that the model does not take, or another number of settings than turns.
     """
     order = find_order(order) if isinstance(order, str) else order
-    form, made = model.form, model.form.pictures(codes, model.form.codes)
+    form, made = model.form, model.form.image_ids(codes, model.form.codes)
     settings = settings or [SamplingParams(top_k=top_k_of(t + 1, order.turns)) for t in range(order.turns)]
     open_ = None if region is None else torch.as_tensor(region).bool().reshape(len(made), -1)
     if open_ is not None and open_.shape != made.shape:

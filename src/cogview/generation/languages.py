@@ -37,7 +37,7 @@ def allowed_pieces(
         raise CogViewError(f"no language {language!r}; there are {' and '.join(LANGUAGES)}")
     if language is not None and vocabulary.languages:
         allowed = np.zeros(vocabulary.text_pieces, dtype=np.bool_)
-        for ids in vocabulary.spoken(language):
+        for ids in vocabulary.language_ids(language):
             allowed[ids.start - vocabulary.texts.start : ids.stop - vocabulary.texts.start] = True
         return allowed
     pieces = [text.piece(number) for number in range(vocabulary.text_pieces)]

@@ -100,7 +100,7 @@ class TwoStages:
     ) -> Ids:
         """All codes of the large image, each by itself."""
         form = self.form
-        words, at_words, empty = form.words([list(text)])
+        words, at_words, empty = form.padded_texts([list(text)])
         large = np.full(form.codes, form.mask_id)
         at_small = np.arange(len(codes)) + form.image_start + 1
         ids = np.concatenate([words[0], codes, large])
@@ -153,7 +153,7 @@ class _Turns:
         places = np.flatnonzero(hidden)
         if not len(places):
             return codes
-        words, at_words, empty = form.words([list(text)[: form.text_slots]])
+        words, at_words, empty = form.padded_texts([list(text)[: form.text_slots]])
         ids = np.concatenate([words[0], np.where(hidden, form.mask_id, codes)])
         positions = np.concatenate([at_words[0], _large_positions(form)])
         states = self.session.whole(ids, positions, iterative_sight(form, int(empty[0])))[-form.codes :]

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from cogview.data.images import BadImage, decode, to_rgb
 from cogview.errors import CogViewError
 from cogview.generation import editing
-from cogview.picture_files import open_picture
+from cogview.image_files import open_image
 from cogview.pipelines.base import AnyImage, GeneratedImage
 
 AnyMask = Image.Image | ArrayLike | str | Path
@@ -31,7 +31,7 @@ def upright(item: AnyImage) -> Image.Image:
             rgb = decode(Path(item)).image  # refuses what is dangerous or broken
         except BadImage as error:
             raise CogViewError(f"{item}: {error}", field="image") from error
-        with open_picture(item) as file:
+        with open_image(item) as file:
             if not file.has_transparency_data:
                 return rgb
             image = ImageOps.exif_transpose(file)

@@ -1,9 +1,9 @@
-"""Sequence formats: which tokens the transformer reads, at which positions, and where the loss falls.
+"""Sequence formats: the tokens that the transformer reads, their positions and their loss weights.
 
 Every task of both papers is a format: CogView's three (``cogview``, sections 2.1, 3.1 and 3.2), CogLM's
 (``coglm``, CogView2 section 3.1), and those of CogView2's two super-resolution models (``super_resolution``,
-section 3.3). ``masks`` samples the regions that CogLM is trained to fill (section 3.2). What they share, and
-what is asked of them, is in ``protocols``.
+section 3.3). ``masks`` samples the regions that CogLM is trained to fill (section 3.2). ``protocols`` defines
+the interfaces that the formats implement.
 """
 
 from cogview.sequences.coglm import CogLMFormat, CogLMSequence

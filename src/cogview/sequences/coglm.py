@@ -1,4 +1,4 @@
-"""The sequences that CogLM learns from and is asked with (CogView2, section 3.1).
+"""CogLM's training sequences and prompts (CogView2, section 3.1).
 
 ==============  ====================================  ===========================================
 strategy        sequence                              context; what is predicted
@@ -8,9 +8,9 @@ strategy        sequence                              context; what is predicted
 ``editing``     text [BOI] codes                      text, codes but for patches; the patches
 ==============  ====================================  ===========================================
 
-[BOE] or [BOC] by the text's language. The first two are the paper's, which combines mask prediction and
-captioning in one sequence; the third, what ``edit`` asks for, is ours. Positions do not depend on the order
-of the parts: a text counts from 0, [BOI] stands at ``image_start`` and the codes after it.
+The text's language selects [BOE] or [BOC]. The first two are the paper's, which combines mask prediction and
+captioning in one sequence; the third, used by ``edit``, is our addition. Positions do not depend on the order
+of the parts: those of the text start at 0, that of [BOI] is ``image_start``, and the codes follow it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ END = "<end_of_text>"
 class CogLMSequence:
     """One training sequence of length L.
 
-    ids, positions: (L,) int64; targets: (L,) int64, what is predicted at each place; weights: (L,) float32,
-    how much that counts; order, streams: (L,) int64, who sees whom
+    ids, positions: (L,) int64; targets: (L,) int64, the token predicted at each index; weights: (L,) float32,
+    its loss weight; order, streams: (L,) int64, the attention pattern
     (:class:`~cogview.transformer.attention.MaskRegions`).
     """
 
@@ -60,12 +60,12 @@ class CogLMSequence:
 
 
 class CogLMFormat(Config):
-    """How CogLM's sequences are built.
+    """CogLM's sequence format.
 
-    text_slots: places of a text with its separator and end, so ``text_slots - 1`` tokens at most (one fewer
-    with an end). grid: rows and columns of codes. image_start: position of [BOI] (default: after the text's
-    slots). begin, languages, end: names of the control tokens [BOI], [BOE] and [BOC], and of what ends a
-    caption (the release has none). text_weight, image_weight: of the loss.
+    text_slots: positions for a text with its separator and end, so ``text_slots - 1`` tokens at most (one
+    fewer with an end). grid: rows and columns of codes. image_start: position of [BOI] (default: after the
+    text's slots). begin, languages, end: names of the control tokens [BOI], [BOE] and [BOC], and of the one
+    that ends a caption (the release has none). text_weight, image_weight: loss weights.
     """
 
     kind: Literal["coglm"] = "coglm"
@@ -104,7 +104,7 @@ class CogLMFormat(Config):
 
     @property
     def text_limit(self) -> int:
-        """The most tokens a text may have."""
+        """The maximum number of text tokens."""
         return self.text_slots - 1 - (self.end is not None)
 
     @property
@@ -114,84 +114,84 @@ class CogLMFormat(Config):
 
     @property
     def begin_position(self) -> int:
-        """Where [BOI] stands."""
+        """Position of [BOI]."""
         return self.image_start or self.text_slots
 
     @property
     def max_positions(self) -> int:
-        """Positions that the transformer must know."""
+        """The number of positions that the transformer needs."""
         return self.begin_position + 1 + self.codes
 
     # ------------------------------------------------------------------------------------------ parts
 
     def text_ids(self, text: ArrayLike) -> Ids:
-        """Ids of text tokens (n,); CogViewError where they are too many or not this vocabulary's."""
+        """Ids of text tokens (n,); raises CogViewError if they are too many or not in the vocabulary."""
         return self.vocabulary.text_ids(text, self.text_limit)
 
     def image_ids(self, codes: ArrayLike) -> Ids:
-        """The codes of an image (rows * columns,), their number and range checked."""
+        """Ids of an image's codes (rows * columns,); raises CogViewError if number or range is wrong."""
         return self.vocabulary.image_ids(codes, self.codes)
 
     def mismatch(self, config: TransformerConfig) -> str | None:
-        """Why a transformer cannot read these sequences; None where it can."""
+        """Why a transformer cannot read these sequences; None if it can."""
         return too_small(config, self.vocabulary.size, self.max_positions)
 
     @property
     def begin_id(self) -> int:
-        """[BOI]."""
+        """Id of [BOI]."""
         return self.vocabulary.control(self.begin)
 
     def separator(self, language: str) -> int:
-        """[BOE] or [BOC]; CogViewError for a language the model was not taught."""
+        """Id of [BOE] or [BOC]; raises CogViewError for a language that the model was not trained on."""
         if language not in self.languages:
             raise CogViewError(f"no language {language!r}; this model has {', '.join(self.languages)}")
         return self.vocabulary.control(self.languages[language])
 
     def code_positions(self, text_length: int = 0) -> Ids:
-        """Positions (codes,) of the codes, whatever the length of the text."""
+        """Positions (codes,) of the codes; they do not depend on the length of the text."""
         return np.arange(self.codes, dtype=np.int64) + self.begin_position + 1
 
     def text_length(self, tokens: int) -> int:
-        """How many tokens at the start of a prompt are its text."""
+        """The number of leading tokens of a prompt that are its text."""
         return tokens
 
     # ------------------------------------------------------------------------------------------ training
 
     def drawing(self, text: ArrayLike, codes: ArrayLike) -> CogLMSequence:
-        """Text-to-image: the text is context, [BOI] and the codes are one region."""
+        """Text-to-image: the text is context, [BOI] and the codes are one mask region."""
         return self._image_last(text, codes, np.ones(self.codes, dtype=np.bool_))
 
     def editing(self, text: ArrayLike, codes: ArrayLike, mask: ArrayLike) -> CogLMSequence:
-        """Text, [BOI] and what is not masked are context; mask: bool, one a code."""
+        """Editing: the text, [BOI] and the unmasked codes are context. mask: bool (codes,)."""
         return self._image_last(text, codes, self.checked_mask(mask))
 
     def captioning(
         self, text: ArrayLike, codes: ArrayLike, mask: ArrayLike, language: str | None = None
     ) -> CogLMSequence:
-        """Mask prediction and captioning; without a text (or ``language`` None) the image alone."""
-        words, picture, hidden = self.text_ids(text), self.image_ids(codes), self.checked_mask(mask)
-        if language is not None and words.size:
+        """Mask prediction and captioning; only mask prediction without a text or with ``language`` None."""
+        text_ids, image_ids, image_mask = self.text_ids(text), self.image_ids(codes), self.checked_mask(mask)
+        if language is not None and text_ids.size:
             end = () if self.end is None else (self.vocabulary.control(self.end),)
-            words = np.concatenate([[self.separator(language)], words, end]).astype(np.int64)
+            text_ids = np.concatenate([[self.separator(language)], text_ids, end]).astype(np.int64)
         else:
-            words = words[:0]
-        masked = np.concatenate([hidden, np.ones(len(words), dtype=np.bool_)])
-        positions = np.concatenate([self.code_positions(), np.arange(len(words))])
-        # [BOE] begins a region of its own: what comes before it does not predict it
-        return self._sequence(np.concatenate([picture, words]), positions, masked, (self.codes,))
+            text_ids = text_ids[:0]
+        masked = np.concatenate([image_mask, np.ones(len(text_ids), dtype=np.bool_)])
+        positions = np.concatenate([self.code_positions(), np.arange(len(text_ids))])
+        # [BOE] begins a new region: it is not predicted from the tokens before it
+        return self._sequence(np.concatenate([image_ids, text_ids]), positions, masked, (self.codes,))
 
     def _image_last(self, text: ArrayLike, codes: ArrayLike, mask: NDArray[np.bool_]) -> CogLMSequence:
-        """text [BOI] codes; where the first code is masked, so is [BOI], which then predicts it."""
-        words, picture = self.text_ids(text), self.image_ids(codes)
-        ids = np.concatenate([words, [self.begin_id], picture])
-        positions = np.concatenate([np.arange(len(words)), [self.begin_position], self.code_positions()])
-        masked = np.concatenate([np.zeros(len(words), dtype=np.bool_), mask[:1], mask])
+        """text [BOI] codes; if the first code is masked, so is [BOI], which then predicts it."""
+        text_ids, image_ids = self.text_ids(text), self.image_ids(codes)
+        ids = np.concatenate([text_ids, [self.begin_id], image_ids])
+        positions = np.concatenate([np.arange(len(text_ids)), [self.begin_position], self.code_positions()])
+        masked = np.concatenate([np.zeros(len(text_ids), dtype=np.bool_), mask[:1], mask])
         return self._sequence(ids, positions, masked)
 
     def _sequence(
         self, ids: Ids, positions: Ids, masked: NDArray[np.bool_], starts: tuple[int, ...] = ()
     ) -> CogLMSequence:
-        """Loss on the second to last tokens of every region (equation 2); ``starts`` begin new ones."""
+        """Loss on all but the first token of every region (equation 2); ``starts`` begin new regions."""
         predicted = np.zeros(len(ids), dtype=np.bool_)
         for first, end in runs(masked):
             predicted[first + 1 : end] = True
@@ -208,42 +208,42 @@ class CogLMFormat(Config):
         )
 
     def checked_mask(self, mask: ArrayLike) -> NDArray[np.bool_]:
-        """bool (codes,); CogViewError for another size."""
+        """The mask as bool (codes,); raises CogViewError for another size."""
         flat = np.asarray(mask, dtype=np.bool_).ravel()
         if flat.size != self.codes:
-            raise CogViewError(f"a mask of {flat.size} codes does not fit the picture's {self.codes}")
+            raise CogViewError(f"a mask of {flat.size} codes does not fit the image's {self.codes}")
         return flat
 
-    # ------------------------------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------------------------------ prompts
 
     def prompt(self, text: ArrayLike = ()) -> Sequence:
-        """What is read before the first code of a new image: the text, seen both ways, and [BOI]."""
-        words = self.text_ids(text)
-        ids = np.append(words, self.begin_id)
-        positions = np.append(np.arange(len(words)), self.begin_position)
-        return Sequence(ids, positions, np.zeros(len(ids), dtype=np.float32), len(words))
+        """The tokens before a new image's first code: the text, with bidirectional attention, and [BOI]."""
+        text_ids = self.text_ids(text)
+        ids = np.append(text_ids, self.begin_id)
+        positions = np.append(np.arange(len(text_ids)), self.begin_position)
+        return Sequence(ids, positions, np.zeros(len(ids), dtype=np.float32), len(text_ids))
 
     def image_prompt(self, text: ArrayLike, context: ArrayLike = (), length: int | None = None) -> Prompt:
-        """The prompt for the first ``length`` codes of a new image; there is no context."""
-        read, tokens = self.prompt(text), np.size(text)
-        return Prompt(read.ids, read.positions, self.code_positions()[:length], read.prefix, tokens)
+        """The prompt for the first ``length`` codes of a new image; ``context`` is not used."""
+        prompt, tokens = self.prompt(text), np.size(text)
+        return Prompt(prompt.ids, prompt.positions, self.code_positions()[:length], prompt.prefix, tokens)
 
     def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
-        """The prompt for a caption: the image, seen both ways, and [BOE] or [BOC] (default: English)."""
+        """The prompt for a caption: the image, with bidirectional attention, and [BOE] (default) or [BOC]."""
         ids = np.append(self.image_ids(codes), self.separator(language or "en"))
         positions = np.append(self.code_positions(), 0)
         return Prompt(ids, positions, self.caption_positions(), self.codes)
 
     def caption_positions(self) -> Ids:
-        """Positions of a caption's tokens and its end, after [BOE]."""
+        """Positions of a caption's tokens and its end, which follow [BOE]."""
         return np.arange(1, self.text_slots, dtype=np.int64)
 
 
 def collate(sequences: Items[CogLMSequence], pad_id: int = 0, multiple: int = 1) -> dict[str, Tensor]:
-    """A batch, padded at the end to the longest (to a ``multiple``) with tokens that nobody sees.
+    """Collate sequences into a batch, right-padded to the longest (rounded up to a ``multiple``).
 
     Returns ``inputs``, ``positions``, ``targets``, ``order`` and ``streams`` (b, L) int64, ``weights``
-    (b, L) float32.
+    (b, L) float32. Padding is not attended to.
     """
     import torch
 
@@ -252,8 +252,8 @@ def collate(sequences: Items[CogLMSequence], pad_id: int = 0, multiple: int = 1)
     batch = {}
     for name, fill in fills.items():
         rows = [getattr(sequence, name) for sequence in sequences]
-        whole = np.full((len(rows), length), fill, dtype=rows[0].dtype)
+        padded = np.full((len(rows), length), fill, dtype=rows[0].dtype)
         for row, values in enumerate(rows):
-            whole[row, : len(values)] = values
-        batch["inputs" if name == "ids" else name] = torch.from_numpy(whole)
+            padded[row, : len(values)] = values
+        batch["inputs" if name == "ids" else name] = torch.from_numpy(padded)
     return batch

@@ -6,10 +6,10 @@
 ``super_resolution`` [ROI1] text [BASE] [BOI1] small codes [EOI1] [ROI2] [POS0] [BASE] [BOI2] codes [EOI2]
 ===================  =====================================================================================
 
-Positions are either each token's index, as in CogView, or *fixed*: the text has slots of its own and the
-image's tokens stand after them, at the same positions whatever the length of the text and the order of the
-parts. In both, positions start again at [ROI2]: an image of 32 x 32 codes is drawn with positions that the
-base model knows.
+Positions are either each token's index, as in CogView, or *fixed*: a number of slots is reserved for the
+text, and the image's tokens come after them, at positions that do not depend on the length of the text or the
+order of the parts. In both, positions restart at [ROI2], so that an image of 32 x 32 codes is generated with
+positions that the base model knows.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ Recount = Literal["inference", "finetune"]
 
 
 def recounted_positions(ids: ArrayLike, restart: int, rule: Recount, limit: int | None = None) -> Ids:
-    """Positions (L,) of ``ids`` (L,), counted again from the first token ``restart`` ([ROI2]).
+    """Positions (L,) of ``ids`` (L,), restarting at the first token ``restart`` ([ROI2]).
 
-    The released code has two rules, which differ at that token only: when finetuning it is 0 itself, at
-    inference it keeps its index and the token after it is 1. ``limit`` clamps to ``limit - 1``.
+    The released code has two rules, which differ only at that token: in finetuning its position is 0, at
+    inference it keeps its index and the token after it has position 1. ``limit`` clamps to ``limit - 1``.
     """
     tokens = np.asarray(ids)
     positions = np.arange(len(tokens), dtype=np.int64)
-    found = np.flatnonzero(tokens == restart)
-    if found.size:
-        first = int(found[0])
+    restarts = np.flatnonzero(tokens == restart)
+    if restarts.size:
+        first = int(restarts[0])
         positions[first + (rule == "inference") :] -= first
     return positions if limit is None else np.minimum(positions, limit - 1)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A run of tokens, where it starts in the fixed arrangement, and each token's offset from there."""
+    """A run of tokens, its first position in the fixed layout, and each token's offset from it."""
 
     ids: Ids
     start: int
@@ -60,25 +60,26 @@ class _Part:
 
     @property
     def positions(self) -> Ids:
-        """In the fixed arrangement."""
+        """Positions in the fixed layout."""
         return self.start + (np.arange(len(self.ids)) if self.offsets is None else self.offsets)
 
 
 class SequenceFormat(Config):
-    """How a task's sequences are built.
+    """The sequence format of a task.
 
-    text_slots: places for [ROI1] and the text (and the end of a caption), so ``text_slots - 1`` tokens at
-    most. grid: rows and columns of codes of the image drawn or described; context_grid: of the small
-    image that super-resolution starts from. image_positions: ``index`` (CogView) or ``fixed``. size: the
-    control token in front of every image. end: control token after a caption (the release has none).
+    text_slots: positions for [ROI1] and the text (and the end of a caption), so ``text_slots - 1`` tokens at
+    most. grid: rows and columns of codes of the generated or captioned image; context_grid: of the
+    low-resolution image that super-resolution starts from. image_positions: ``index`` (CogView) or ``fixed``.
+    size: the control token before every image. end: the control token after a caption (the release has none).
 
-    text_weight and image_weight weigh the loss of text and control tokens, and of codes (paper: equal);
-    context_weight further weighs what stands before [ROI2]. weighting: by the predicted token (``target``)
-    or, as ``released``, by the token before it, so that the first code counts as text and [EOI1] as image.
-    visibility ``prefix``: what is given is seen both ways and not trained. recount: see
-    :func:`recounted_positions`. context_positions ``aligned`` (with fixed ones): a code of the small image
-    stands where the first of the codes that it becomes stands, so a model that knows where codes lie knows
-    which of both images belong together. The paper counts those of the small one by themselves (``own``).
+    text_weight and image_weight: loss weights of text and control tokens, and of codes (paper: equal);
+    context_weight: a further factor on the tokens before [ROI2]. weighting: by the predicted token
+    (``target``) or, as ``released``, by the token before it, so that the first code counts as text and [EOI1]
+    as image. visibility ``prefix``: the condition has bidirectional attention and no loss. recount: see
+    :func:`recounted_positions`. context_positions ``aligned`` (with fixed positions): a low-resolution code
+    has the position of the first high-resolution code that it becomes, so that a model that knows the layout
+    of codes knows which codes of the two images correspond. In the paper the low-resolution codes are
+    numbered separately (``own``).
     """
 
     kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
@@ -128,12 +129,12 @@ class SequenceFormat(Config):
 
     @property
     def context_codes(self) -> int:
-        """Codes of the small image of super-resolution, else 0."""
+        """Codes of the low-resolution image of super-resolution, else 0."""
         return self.context_grid[0] * self.context_grid[1] if self.context_grid else 0
 
     @property
     def text_limit(self) -> int:
-        """The most tokens a text may have."""
+        """The maximum number of text tokens."""
         return self.text_slots - 1 - (self.end is not None)
 
     @property
@@ -143,85 +144,85 @@ class SequenceFormat(Config):
 
     @property
     def max_positions(self) -> int:
-        """Positions that the transformer must know: one more than the largest in use."""
+        """The number of positions that the transformer needs: one more than the largest in use."""
         fixed = self.text_slots + 3 + max(self.codes, self.context_codes)
         if self.image_positions == "fixed" or self.kind != "super_resolution":
             return fixed
         return max(self.text_slots + self.context_codes + 3 + (self.recount == "inference"), self.codes + 5)
 
     def training(self, text: ArrayLike, codes: ArrayLike, context: ArrayLike = ()) -> Sequence:
-        """A whole sequence with its loss weights.
+        """A training sequence with its loss weights.
 
         Args:
-            text: (n,) piece ids of the text tokenizer (0-based).
+            text: (n,) tokens from the text tokenizer (0-based).
             codes: (rows * columns,) of the image, row by row.
-            context: codes of the small image, for super-resolution.
+            context: codes of the low-resolution image, for super-resolution.
 
-        Raises CogViewError where the text is too long or the codes do not fit the grid.
+        Raises CogViewError if the text is too long or the codes do not fit the grid.
         """
-        ids, positions, given = self._join(self._parts(text, codes, context))
-        prefix = given if self.visibility == "prefix" else 0
-        return Sequence(ids, positions, self._weights(ids, given, prefix), prefix)
+        ids, positions, before = self._join(self._parts(text, codes, context))
+        prefix = before if self.visibility == "prefix" else 0
+        return Sequence(ids, positions, self._weights(ids, before, prefix), prefix)
 
     def prompt(self, text: ArrayLike = (), codes: ArrayLike = ()) -> Sequence:
-        """What is fed before the first token to be generated; all weights are 0.
+        """The tokens before the first one to be generated; all weights are 0.
 
         Args:
-            text: (n,) piece ids; the prompt of ``text_to_image`` and ``super_resolution``.
-            codes: the image given: described by ``image_to_text``, enlarged by ``super_resolution``.
+            text: (n,) text tokens; the prompt of ``text_to_image`` and ``super_resolution``.
+            codes: codes of the input image of ``image_to_text`` or ``super_resolution``.
         """
-        describes = self.kind == "image_to_text"
-        parts = self._parts((), codes) if describes else self._parts(text, np.zeros(self.codes), codes)
-        ids, positions, given = self._join(parts)
-        end = given + (1 if describes else 2)
-        prefix = given if self.visibility == "prefix" else 0
+        captions = self.kind == "image_to_text"
+        parts = self._parts((), codes) if captions else self._parts(text, np.zeros(self.codes), codes)
+        ids, positions, before = self._join(parts)
+        end = before + (1 if captions else 2)
+        prefix = before if self.visibility == "prefix" else 0
         return Sequence(ids[:end], positions[:end], np.zeros(end, dtype=np.float32), prefix)
 
     def image_prompt(self, text: ArrayLike, context: ArrayLike = (), length: int | None = None) -> Prompt:
-        """The prompt for the first ``length`` codes; only a prompt without context has a text to bias."""
-        read, tokens = self.prompt(text, context), np.size(text)
+        """The prompt for the first ``length`` codes; only without context does its text receive the bias."""
+        prompt, tokens = self.prompt(text, context), np.size(text)
         biased = 0 if np.size(context) else self.text_length(tokens)
         positions = self.code_positions(tokens)[:length]
-        return Prompt(read.ids, read.positions, positions, read.prefix, biased)
+        return Prompt(prompt.ids, prompt.positions, positions, prompt.prefix, biased)
 
     def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
         """The prompt for a caption in any language."""
-        read = self.prompt(codes=codes)
-        return Prompt(read.ids, read.positions, self.text_positions(), read.prefix)
+        prompt = self.prompt(codes=codes)
+        return Prompt(prompt.ids, prompt.positions, self.text_positions(), prompt.prefix)
 
     @property
     def languages(self) -> dict[str, str]:
-        """None has a control token of its own."""
+        """Empty: there are no control tokens for languages."""
         return {}
 
     def text_length(self, tokens: int) -> int:
-        """How many tokens at the start of a prompt are its text, [ROI1] among them."""
+        """The number of leading tokens of a prompt that are its text, including [ROI1]."""
         return tokens + 1 if self.kind != "image_to_text" else 0
 
     def mismatch(self, config: TransformerConfig) -> str | None:
-        """Why a transformer cannot read these sequences; None where it can."""
+        """Why a transformer cannot read these sequences; None if it can."""
         return too_small(config, self.vocabulary.size, self.max_positions)
 
     def code_positions(self, text_length: int = 0) -> Ids:
-        """Positions (codes,) of the image's codes when the text has ``text_length`` tokens."""
+        """Positions (codes,) of the image's codes if the text has ``text_length`` tokens."""
         blanks = (np.zeros(n) for n in (text_length, self.codes, self.context_codes))
-        _, positions, given = self._join(self._parts(*blanks))
-        first = 2 if self.kind == "image_to_text" else given + 2
+        _, positions, before = self._join(self._parts(*blanks))
+        first = 2 if self.kind == "image_to_text" else before + 2
         return positions[first : first + self.codes]
 
     def text_positions(self) -> Ids:
-        """Positions (text_slots - 1,) of the text's tokens, and of the end of a caption after them."""
+        """Positions (text_slots - 1,) of the text tokens, followed by that of the end of a caption."""
         after_image = self.kind == "image_to_text" and self.image_positions == "index"
         start = self.codes + 4 if after_image else 1
         return np.arange(start, start + self.text_slots - 1, dtype=np.int64)
 
     def _text(self, text: ArrayLike) -> Ids:
-        """Ids of [ROI1] and the text."""
+        """Ids of [ROI1] and the text tokens."""
         ids = self.vocabulary.text_ids(text, self.text_limit)
         return np.concatenate([[self.vocabulary.control("[ROI1]")], ids])
 
     def _wrap(self, codes: ArrayLike, expected: int, index: int = 1) -> _Part:
-        """[size] [BOIi] codes [EOIi]; in the fixed arrangement they start after the text's slots."""
+        """[size] [BOIi] codes [EOIi]; in the fixed layout they start after the text's slots."""
         start, begin, end = map(self.vocabulary.control, (self.size, f"[BOI{index}]", f"[EOI{index}]"))
         return _Part(
             np.concatenate([[start, begin], self.vocabulary.image_ids(codes, expected), [end]]),
@@ -229,7 +230,7 @@ class SequenceFormat(Config):
         )
 
     def _context_offsets(self) -> Ids | None:
-        """Of [size] [BOI1] codes [EOI1] where the small image is aligned with the large one."""
+        """Offsets of [size] [BOI1] codes [EOI1] if the low-resolution image is aligned with the other."""
         if self.context_positions == "own" or self.context_grid is None:
             return None
         cells = np.arange(self.codes).reshape(self.grid)
@@ -237,41 +238,41 @@ class SequenceFormat(Config):
         return np.concatenate([[0, 1], 2 + cells[:: steps[0], :: steps[1]].ravel(), [2 + self.codes]])
 
     def _parts(self, text: ArrayLike, codes: ArrayLike, context: ArrayLike = ()) -> list[_Part]:
-        """The runs of tokens in their order; the last one is what a model generates."""
-        control, words = self.vocabulary.control, self._text(text)
+        """The parts of a sequence in order; the last one is what a model generates."""
+        control, text_ids = self.vocabulary.control, self._text(text)
         if self.kind == "text_to_image":
-            return [_Part(words, 0), self._wrap(codes, self.codes)]
+            return [_Part(text_ids, 0), self._wrap(codes, self.codes)]
         if self.kind == "image_to_text":
             end = () if self.end is None else (control(self.end),)
-            return [self._wrap(codes, self.codes), _Part(np.append(words, end).astype(np.int64), 0)]
+            return [self._wrap(codes, self.codes), _Part(np.append(text_ids, end).astype(np.int64), 0)]
         return [
-            _Part(words, 0),
+            _Part(text_ids, 0),
             replace(self._wrap(context, self.context_codes), offsets=self._context_offsets()),
             _Part(np.array([control("[ROI2]"), control("[POS0]")]), 0),
             self._wrap(codes, self.codes, index=2),
         ]
 
     def _join(self, parts: Items[_Part]) -> tuple[Ids, Ids, int]:
-        """Ids and positions of the whole sequence, and how many tokens stand before the last part."""
-        ids, given = np.concatenate([part.ids for part in parts]), sum(len(part.ids) for part in parts[:-1])
+        """Ids and positions of the full sequence, and the number of tokens before the last part."""
+        ids, before = np.concatenate([part.ids for part in parts]), sum(len(part.ids) for part in parts[:-1])
         if self.image_positions == "fixed":
-            return ids, np.concatenate([part.positions for part in parts]), given
+            return ids, np.concatenate([part.positions for part in parts]), before
         if self.kind == "super_resolution":
-            return ids, recounted_positions(ids, self.vocabulary.control("[ROI2]"), self.recount), given
-        return ids, np.arange(len(ids), dtype=np.int64), given
+            return ids, recounted_positions(ids, self.vocabulary.control("[ROI2]"), self.recount), before
+        return ids, np.arange(len(ids), dtype=np.int64), before
 
-    def _weights(self, ids: Ids, given: int, prefix: int) -> NDArray[np.float32]:
-        seen = ids if self.weighting == "target" else np.concatenate([ids[:1], ids[:-1]])
-        image = seen < self.vocabulary.image_codes
+    def _weights(self, ids: Ids, before: int, prefix: int) -> NDArray[np.float32]:
+        weighted_by = ids if self.weighting == "target" else np.concatenate([ids[:1], ids[:-1]])
+        image = weighted_by < self.vocabulary.image_codes
         weights = np.where(image, self.image_weight, self.text_weight).astype(np.float32)
         if self.kind == "super_resolution":
-            weights[: given - 2] *= self.context_weight
+            weights[: before - 2] *= self.context_weight
         weights[: max(1, prefix)] = 0
         return weights
 
 
 def collate(sequences: Items[Sequence], pad_id: int) -> dict[str, Tensor]:
-    """A batch of sequences, padded at the end to the longest.
+    """Collate sequences into a batch, right-padded to the longest.
 
     Returns ``ids`` (b, L) int64 filled with ``pad_id``, ``positions`` (b, L) int64 and ``weights`` (b, L)
     float32 filled with 0, ``prefix`` (b,) int64.

@@ -1,9 +1,9 @@
 """Which tokens of an image are masked (CogView2, section 3.2, "Masking Strategy").
 
-The paper: patches of 4 x 4 tokens at random until 75 % of the tokens are in mask regions. The released
-script: a fixed number of distinct patches, 20 for 20 x 20 tokens, whose overlaps leave about half masked, and
-which never reach the last row or column. For editing there are rectangles as well, which is ours. Chance is
-the caller's: a NumPy generator, or Python's for the released rule, which then draws what the script draws.
+The paper samples patches of 4 x 4 tokens until 75 % of the tokens are in mask regions. The released script
+samples a fixed number of distinct patches, 20 for 20 x 20 tokens; as they overlap, about half of the tokens
+are masked, and they never reach the last row or column. Rectangles, for editing, are our addition. The caller
+passes the random generator: NumPy's, or Python's for the released rule, which then reproduces the script.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Corners = NDArray[np.int64]
 
 
 def patches(grid: tuple[int, int], corners: ArrayLike, patch: int = PATCH) -> Mask:
-    """bool (rows, columns), True inside the patches; corners (n, 2) are their upper left tokens."""
+    """bool (rows, columns), True inside the patches. corners: (n, 2), their upper left tokens."""
     mask = np.zeros(grid, dtype=np.bool_)
     for row, column in np.asarray(corners, dtype=np.int64).reshape(-1, 2).tolist():
         mask[row : row + patch, column : column + patch] = True
@@ -32,9 +32,9 @@ def patches(grid: tuple[int, int], corners: ArrayLike, patch: int = PATCH) -> Ma
 def sample_mask(
     grid: tuple[int, int], rng: np.random.Generator, share: float = SHARE, patch: int = PATCH
 ) -> Mask:
-    """bool (rows, columns): patches at random, anywhere in the image, until ``share`` of it is masked.
+    """bool (rows, columns): random patches anywhere in the image until ``share`` of it is masked.
 
-    At most one patch more than needed; a grid smaller than a patch is masked whole.
+    At most one patch more than needed; a grid smaller than a patch is masked completely.
     """
     rows, columns = (max(1, side - patch + 1) for side in grid)
     mask = np.zeros(grid, dtype=np.bool_)
@@ -46,14 +46,14 @@ def sample_mask(
 
 
 def sample_boxes(grid: tuple[int, int], rng: np.random.Generator, most: int = 3) -> Mask:
-    """bool (rows, columns): one to ``most`` rectangles anywhere, as people mask what they want changed.
+    """bool (rows, columns): one to ``most`` random rectangles, like the masks people paint to edit an image.
 
-    Each side of a rectangle is 2 tokens to two thirds of the image's (less in an image that small).
+    Each side of a rectangle is from 2 tokens to two thirds of the image's side (less in a tiny image).
     """
     mask = np.zeros(grid, dtype=np.bool_)
     for _ in range(int(rng.integers(1, most + 1))):
         sides = [int(rng.integers(min(2, side), max(2 * side // 3, min(2, side)) + 1)) for side in grid]
-        top, left = (int(rng.integers(side - own + 1)) for side, own in zip(grid, sides, strict=True))
+        top, left = (int(rng.integers(side - size + 1)) for side, size in zip(grid, sides, strict=True))
         mask[top : top + sides[0], left : left + sides[1]] = True
     return mask
 
@@ -61,22 +61,22 @@ def sample_boxes(grid: tuple[int, int], rng: np.random.Generator, most: int = 3)
 def released_corners(
     grid: tuple[int, int], rng: random.Random, share: float = RELEASED_SHARE, patch: int = PATCH
 ) -> Corners:
-    """(n, 2) corners as the released script draws them: int(share * tokens / 16) of one range of numbers."""
+    """(n, 2) corners, sampled as in the released script: int(share * tokens / 16) numbers of one range."""
     rows, columns = (side - patch for side in grid)
     count = int(share * grid[0] * grid[1] / patch**2)
     return corners_of(rng.sample(range(rows * columns), count), grid, patch)
 
 
 def released_mask(grid: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """bool (rows, columns): patches by the released rule, for any chance."""
+    """bool (rows, columns): patches by the released rule, with a NumPy generator."""
     return patches(grid, released_corners(grid, random.Random(int(rng.integers(1 << 62)))))
 
 
 def corners_of(numbers: ArrayLike, grid: tuple[int, int], patch: int = PATCH) -> Corners:
-    """(n, 2) corners of the numbers (n,) that the released script draws: row by row, without the last."""
-    found = np.asarray(numbers, dtype=np.int64)
+    """(n, 2) corners for the numbers (n,) that the released script samples: row by row, without the last."""
+    indices = np.asarray(numbers, dtype=np.int64)
     columns = grid[1] - patch
-    return np.stack([found // columns, found % columns], -1)
+    return np.stack([indices // columns, indices % columns], -1)
 
 
 def runs(mask: ArrayLike) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What all sequence formats have in common, and what pipelines and the engine ask of them."""
+"""The data types and protocols of sequence formats, as pipelines and the engine use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cogview.transformer.config import TransformerConfig
 
 MOST_SLOTS = 1 << 16
-RELEASED_LENGTH = 20  # tokens of a caption where no token ends it
+RELEASED_LENGTH = 20  # tokens of a caption without an end token
 F = TypeVar("F")
 Side = Annotated[int, Field(ge=1, le=1 << 10)]  # codes of an image
 
@@ -30,8 +30,8 @@ class Sequence:
     """One sequence of length L.
 
     ids: (L,) int64, ids of the whole vocabulary; positions: (L,) int64; weights: (L,) float32, the loss
-    weight of predicting ``ids[i]`` from what stands before it (``weights[0]`` is 0); prefix: the first tokens
-    that see each other both ways, 0 for a causal sequence.
+    weight of predicting ``ids[i]`` from the tokens before it (``weights[0]`` is 0); prefix: number of leading
+    tokens with bidirectional attention, 0 for a causal sequence.
     """
 
     ids: Ids
@@ -45,11 +45,11 @@ class Sequence:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What is read before the first new token, and where the new tokens stand.
+    """The tokens that are prefilled before the first new token, and the positions of the new tokens.
 
-    ids, positions: (L,) int64; decode_positions: (n,) int64, of the n tokens to be generated; prefix: the
-    first tokens, which see each other both ways; text_length: the first tokens, which receive the attention
-    bias; visibility: who sees whom while the prompt is read, where ``prefix`` does not say it.
+    ids, positions: (L,) int64; decode_positions: (n,) int64, of the n tokens to be generated; prefix: number
+    of leading tokens with bidirectional attention; text_length: number of leading tokens that receive the
+    text attention bias; visibility: attention pattern of the prefill, if ``prefix`` does not describe it.
     """
 
     ids: Ids
@@ -61,7 +61,7 @@ class Prompt:
 
 
 class Format(Protocol):
-    """What every format has: its id space, the grid of the image, the longest text in tokens."""
+    """The interface of every format: its vocabulary, the grid of the image, the maximum text length."""
 
     @property
     def kind(self) -> str: ...
@@ -74,46 +74,46 @@ class Format(Protocol):
     @property
     def text_limit(self) -> int: ...
     def mismatch(self, config: TransformerConfig) -> str | None:
-        """Why a transformer of this configuration cannot read these sequences; None where it can."""
+        """Why a transformer of this configuration cannot read these sequences; None if it can."""
 
 
 class ImageFormat(Format, Protocol):
-    """A format whose last part is an image, generated code by code."""
+    """A format whose last part is an image that is generated code by code."""
 
     def image_prompt(self, text: ArrayLike, context: ArrayLike = (), length: int | None = None) -> Prompt:
         """The prompt for the image's first ``length`` codes (default: all).
 
-        text: (n,) text tokens of the tokenizer (0-based); context: codes of the low-resolution image.
+        text: (n,) tokens from the text tokenizer (0-based); context: codes of the low-resolution image.
         """
 
 
 class CaptionFormat(Format, Protocol):
-    """A format whose last part is a text about an image; ``end`` is the token after it, if there is one."""
+    """A format whose last part is a caption of an image; ``end`` is the token that ends it, if any."""
 
     @property
     def end(self) -> str | None: ...
     @property
     def languages(self) -> Mapping[str, str]:
-        """Control token of each language; empty where one prompt serves all."""
+        """Control token of each language; empty if one prompt serves all languages."""
 
     def caption_prompt(self, codes: ArrayLike, language: str | None = None) -> Prompt:
-        """The prompt for a caption of an image's codes (rows * columns,)."""
+        """The prompt for a caption of an image, given its codes (rows * columns,)."""
 
 
-def of_type(form: Format | None, kind: type[F]) -> F | None:
-    """The format, if it is of that type; the one place that asks for the type of a format."""
-    return form if isinstance(form, kind) else None
+def of_type(format: Format | None, kind: type[F]) -> F | None:
+    """The format if it is of type ``kind``, else None; the only place that checks the type of a format."""
+    return format if isinstance(format, kind) else None
 
 
 def too_small(config: TransformerConfig, rows: int, positions: int) -> str | None:
-    """What :meth:`Format.mismatch` says of a transformer with too few rows or positions."""
+    """The result of :meth:`Format.mismatch` for a transformer with too few rows or positions, else None."""
     if config.vocab_size >= rows and config.max_positions >= positions:
         return None
     return f"has {config.vocab_size} rows and {config.max_positions} positions, too few for family.json"
 
 
 def caption_length(format: CaptionFormat, length: int | None) -> int:
-    """Tokens of a caption at most; CogViewError for a ``length`` that the model does not reach."""
+    """The maximum number of tokens of a caption; raises CogViewError for a ``length`` beyond the model's."""
     limit = format.text_limit
     if length is None:
         length = limit if format.end is not None else min(limit, RELEASED_LENGTH)
@@ -122,12 +122,12 @@ def caption_length(format: CaptionFormat, length: int | None) -> int:
     return length
 
 
-def check_text(format: CaptionFormat, text: str, pieces: Items[int]) -> None:
-    """CogViewError for a text that is empty or has more tokens than the model reads."""
+def check_text(format: CaptionFormat, text: str, tokens: Items[int]) -> None:
+    """Raise CogViewError if a text is empty or has more tokens than the model reads."""
     shown = text if len(text) <= 40 else text[:40] + "…"
-    if not pieces:
+    if not tokens:
         raise CogViewError(f"the text {shown!r} is empty; there is nothing to score")
-    if len(pieces) > format.text_limit:
+    if len(tokens) > format.text_limit:
         raise CogViewError(
-            f"the text {shown!r} has {len(pieces)} tokens and the model reads {format.text_limit}; shorten it"
+            f"the text {shown!r} has {len(tokens)} tokens and the model reads {format.text_limit}; shorten it"
         )

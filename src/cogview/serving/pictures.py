@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cogview.checkpoints.provenance import Label, Provenance, label_texts, png_bytes
 from cogview.data.images import Limits, decode
-from cogview.picture_files import open_picture
+from cogview.image_files import open_image
 from cogview.serving.api_errors import ApiError
 from cogview.tokenizers.loading import AnyImageTokenizer, decode_image
 
@@ -33,12 +33,12 @@ def opened(data: bytes, field: str) -> Image.Image:
     Format and size are known from the first bytes; pixels are decoded when these are right.
     """
     try:
-        with open_picture(data, FORMATS) as image:
+        with open_image(data, FORMATS) as image:
             moving = getattr(image, "is_animated", False)
         if moving:
             raise ApiError(400, f"{field} is an animation; send one picture", code="bad_image", param=field)
         flat = decode(data, Limits(max_bytes=max(1, len(data)), max_pixels=MAX_PIXELS)).image
-        with open_picture(data, FORMATS) as image:
+        with open_image(data, FORMATS) as image:
             if not image.has_transparency_data:
                 return flat
             return ImageOps.exif_transpose(image).convert("RGBA")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cogview.errors import CogViewError
-from cogview.tensors import build_fitting
+from cogview.tensors import load_module
 
 Network = Literal["vgg16", "alexnet"]
 
@@ -84,7 +84,7 @@ class LPIPS(nn.Module):
             CogViewError: the file is missing, damaged, or holds another network.
         """
         try:
-            return build_fitting(lambda: cls(network, depth), path, f"{network} LPIPS weights").eval()
+            return load_module(lambda: cls(network, depth), path, f"{network} LPIPS weights").eval()
         except CogViewError as error:
             raise CogViewError(f"cannot read {network} LPIPS weights: {error}") from None
 

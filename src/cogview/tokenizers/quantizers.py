@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cogview.tensors import exactly
+from cogview.tensors import no_autocast
 
 Method = Literal["nearest", "gumbel", "moving_average", "fixed", "finite_scalar"]
 
@@ -95,7 +95,7 @@ class Quantizer(nn.Module):
     def distances(self, z: Tensor) -> Tensor:
         """Squared distances (n, codes) of vectors (n, dim) to every code, in float32 under autocast too."""
         z, book = z.float(), self.codebook.float()
-        with exactly(z.device):  # with bfloat16 products a quarter of all codes would be others
+        with no_autocast(z.device):  # with bfloat16 products a quarter of all codes would be others
             return z.pow(2).sum(1, keepdim=True) - 2 * z @ book.t() + book.pow(2).sum(1)
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class Quantizer(nn.Module):
         norms = book.pow(2).sum(0)
         rows = z.reshape(-1, self.dim).float()
         # |z|^2 is the same for every code; parts of 1024 rows keep the distances in the cache.
-        with exactly(z.device):
+        with no_autocast(z.device):
             parts = [torch.addmm(norms, part, book, alpha=-2).argmin(1) for part in torch.split(rows, 1024)]
         return torch.cat(parts).view(z.shape[:-1])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.tensors import SCALE, load_tensors, misfit, open_tensors, pack_int8, shapes, unpack_int8
+from cogview.tensors import SCALE, load_tensors, open_tensors, pack_int8, shape_mismatch, shapes, unpack_int8
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FINGERPRINT = "fingerprint"  # in a file's metadata
@@ -56,7 +56,7 @@ def load_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> dict[
         for name, x in expected.items()
         if x.ndim in CONVOLUTIONS and name + SCALE in there
     }
-    if wrong := misfit(there, {**expected, **scales}):
+    if wrong := shape_mismatch(there, {**expected, **scales}):
         raise CogViewError(f"{path} does not fit its {CONFIG}: {wrong}")
     found = load_tensors(path)
     for name, x in found.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.tensors import exactly
+from cogview.tensors import no_autocast
 
 LOGITS = 1 << 21  # at a time for each thread: eight megabytes of float32
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -38,7 +38,7 @@ def cross_entropy(states: Tensor, matrix: Tensor, targets: Tensor, factors: Tens
     a gradient. Products are computed in autocast's dtype, or in that of ``states``.
     """
     dtype = _dtype(states)
-    with exactly(states.device):
+    with no_autocast(states.device):
         return cast(Callable[..., tuple[Tensor, Tensor]], OutputLoss.apply)(
             states, matrix, targets, factors, dtype
         )
@@ -78,7 +78,7 @@ class OutputLoss(torch.autograd.Function):
         states, table, slopes = ctx.saved_tensors
         if grad is None:
             return None, None, None, None, None
-        with exactly(states.device):
+        with no_autocast(states.device):
             by_state = (slopes @ table).to(ctx.dtypes[0]).mul_(grad) if ctx.needs_input_grad[0] else None
             by_matrix = (slopes.T @ states).to(ctx.dtypes[1]).mul_(grad) if ctx.needs_input_grad[1] else None
         return by_state, by_matrix, None, None, None

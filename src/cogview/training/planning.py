@@ -29,7 +29,7 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, upscaler_config
 from cogview.training.machines import Machine, Sharding
 from cogview.training.parallel.requirements import check_groups, check_tensor
 from cogview.training.parallel.tensor import SPLIT, check_split
@@ -371,7 +371,7 @@ def _enlarging(recipe: EnlargingRecipe) -> tuple[TransformerConfig, dict[str, An
             {"window", "across", "text_slots"} & kind.model_fields.keys() & type(recipe).model_fields.keys()
         )
         form = kind.cogview2().model_copy(update={name: getattr(recipe, name) for name in names})
-        config = enlarged_config(TransformerConfig.cogview2_6b(), form)
+        config = upscaler_config(TransformerConfig.cogview2_6b(), form)
         assumed = f"{recipe.data} or {recipe.init} is not there: sizes are CogView2's as released"
     length, window, start = form.max_length, form.window[0] * form.window[1], form.max_length - form.codes
     with torch.device("meta"):

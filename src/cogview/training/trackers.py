@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cogview.errors import CogViewError
-from cogview.picture_files import open_picture
+from cogview.image_files import open_image
 
 TrackerName = Literal["tensorboard", "wandb"]
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
@@ -154,6 +154,6 @@ class TrackerGroup:
             self._shown.add(path)
             name, _, number = path.stem.rpartition("-")
             at = int(number) if number.isdecimal() else step
-            with open_picture(path) as image:
+            with open_image(path) as image:
                 for tracker in self._open or []:
                     tracker.picture(name or path.stem, at, image)

@@ -13,7 +13,7 @@ from torch import nn
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.tensors import build_fitting
+from cogview.tensors import load_module
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 M = TypeVar("M", bound=nn.Module)
@@ -49,6 +49,6 @@ def require(directory: Path, what: str, verb: str) -> None:
 def load(make: Callable[[], M], directory: Path, what: str) -> M:
     """The network with the weights that :func:`save` wrote; CogViewError where they do not fit."""
     try:
-        return build_fitting(make, directory / WEIGHTS, what)
+        return load_module(make, directory / WEIGHTS, what)
     except CogViewError as error:
         raise CogViewError(f"{directory}: damaged or foreign {what}: {error}") from None

@@ -22,7 +22,7 @@ from cogview.checkpoints.provenance import Provenance, read
 from cogview.data.images import RESAMPLE, BadImage, centre_crop, decode, resize_shorter
 from cogview.errors import CogViewError
 from cogview.evaluation.judges.attribute_corpus import read_rows
-from cogview.picture_files import open_picture
+from cogview.image_files import open_image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -64,7 +64,7 @@ class ImageSet:
         for _, entry in self.entries:
             with (
                 contextlib.suppress(Exception),  # readers of damaged headers raise anything
-                open_picture(entry) as image,
+                open_image(entry) as image,
             ):
                 found[f"{image.width} x {image.height}"] += 1
         return tuple(size for size, _ in found.most_common())

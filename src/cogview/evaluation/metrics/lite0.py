@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.importers.checkpoint import load_pickle
-from cogview.tensors import build_fitting
+from cogview.tensors import load_module
 
 SIZE, FEATURES, CLASSES = 224, 1280, 1000
 # kernel, stride, expansion, width, blocks
@@ -97,7 +97,7 @@ class Lite0(nn.Module):
     def from_file(cls, path: str | Path) -> Lite0:
         """Read what ``cogview import lite0`` wrote; CogViewError where it is missing or another file."""
         try:
-            return build_fitting(cls, path, "EfficientNet-Lite0 weights").eval()
+            return load_module(cls, path, "EfficientNet-Lite0 weights").eval()
         except CogViewError as error:
             raise CogViewError(
                 f"not EfficientNet-Lite0 weights ({error}); make the file with `cogview import lite0`"

@@ -25,7 +25,7 @@ from cogview.data.shards import TokenShards
 from cogview.errors import CogViewError
 from cogview.sequences import of_type
 from cogview.sequences.coglm import CogLMFormat
-from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, enlarged_config
+from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, upscaler_config
 from cogview.training.first_loss import ROWS, FirstLosses
 from cogview.training.init_checkpoint import FACTS, InitCheckpoint, find_init_checkpoint
 from cogview.training.recipe import Recipe
@@ -185,7 +185,7 @@ class EnlargingTask(Task):
 
     def config(self) -> TransformerConfig:
         """The model's configuration."""
-        config = self.start.config() if self.own else enlarged_config(self.base[1], self.form)
+        config = self.start.config() if self.own else upscaler_config(self.base[1], self.form)
         dropout = self.recipe.attention_dropout
         return config if dropout is None else config.model_copy(update={"attention_dropout": dropout})
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.tensors import exactly
+from cogview.tensors import no_autocast
 from cogview.transformer.attention.window import Layout, Tiles, tiles
 
 SCORES = 1 << 16  # of a buffer for each thread: a quarter of a megabyte
@@ -56,7 +56,7 @@ def attend(
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     plan = tiles(layout, query.device)
     run = cast(Callable[..., Tensor], HaloAttention.apply)
-    with exactly(query.device):
+    with no_autocast(query.device):
         return run(query, key, value, plan, hidden, factor, dropout, seed)
 
 
@@ -153,7 +153,7 @@ class HaloAttention(torch.autograd.Function):
         dropout = Dropout(ctx.chance, ctx.seed, query.device) if ctx.chance else None
         parts = _parts(ctx.plan)
         heads = _heads(hidden, query, key, value, grad, total, shift, *slopes)
-        with exactly(grad.device):
+        with no_autocast(grad.device):
             for veil, (q, k, v, g, t, s, *to) in heads:
                 for part in parts:
                     _slopes(part, (q, k, v), g, t, s, to, ctx.scale, veil, dropout)

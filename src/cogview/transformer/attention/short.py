@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.tensors import exactly
+from cogview.tensors import no_autocast
 from cogview.transformer.attention.pattern import View
 from cogview.transformer.processor import multiplies_bf16
 from cogview.transformer.uncompiled import uncompiled
@@ -64,7 +64,7 @@ def attend(qkv: Tensor, heads: int, view: View) -> Tensor:
         masks: list[Tensor | None] = [hidden[start:stop, :seen] for start, stop, seen in blocks]
     else:
         blocks, masks = [Block(0, length, length)], [mask]
-    with exactly(qkv.device):
+    with no_autocast(qkv.device):
         return cast(Callable[..., Tensor], ShortAttention.apply)(qkv, heads, blocks, masks)
 
 
@@ -125,7 +125,7 @@ class ShortAttention(torch.autograd.Function):
         batch, heads, length, width = query.shape
         grad = grad.view(batch, length, heads, width).transpose(1, 2).contiguous()
         slopes, scale = query.new_empty(3, *query.shape), 1 / math.sqrt(width)
-        with exactly(grad.device):
+        with no_autocast(grad.device):
             for rows, some in _parts(batch, heads, weights[-1][0, 0].numel()):
                 q, k, v, g = (x[rows, some].flatten(0, 1) for x in (query, key, value, grad))
                 dq, dk, dv = (x[rows, some].flatten(0, 1) for x in slopes.unbind())

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cogview.tensors import exactly
+from cogview.tensors import no_autocast
 from cogview.transformer.uncompiled import uncompiled
 
 ROWS = 128  # queries of a tile; more compute more hidden keys on the diagonal
@@ -165,7 +165,7 @@ class TiledAttention(torch.autograd.Function):
         query, key, value, out, total = ctx.saved_tensors
         shift = (grad * out).sum(-1, keepdim=True).neg_()
         dropout = Dropout(ctx.chance, ctx.seed, query.device) if ctx.chance else None
-        with exactly(grad.device):
+        with no_autocast(grad.device):
             slopes = _slopes(ctx.layout, query, key, value, grad, -total, shift, dropout)
         return *slopes, None, None, None
 
@@ -182,7 +182,7 @@ class TiledKernel:
         seed = int(torch.randint(2**62, ())) if dropout else 0
         exact = torch.promote_types(query.dtype, torch.float32)
         given = (x.to(exact) for x in (query, key, value))
-        with exactly(query.device):
+        with no_autocast(query.device):
             out: Tensor = TiledAttention.apply(*given, self.layout, dropout, seed)  # type: ignore[no-untyped-call]
         return out.to(query.dtype)
 

@@ -1,7 +1,7 @@
-"""Picture files, opened by Pillow's plain readers only.
+"""Image files, opened only with Pillow's plain readers.
 
-Pillow knows a file by its first bytes, whatever its name, and some of its readers start programs (EPS starts
-Ghostscript) or are nobody's images. Nothing is decoded here.
+Pillow recognizes a file by its first bytes, whatever its name, and some of its readers start programs (EPS
+starts Ghostscript) or read formats that nobody uses for images. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000
 
 @cache
 def _readers() -> frozenset[str]:
-    """The formats there are readers for; Pillow takes no name of one that it has not loaded."""
+    """The formats that Pillow has loaded readers for; ``Image.open`` rejects any other name."""
     Image.init()
     return frozenset(Image.OPEN)
 
 
-def open_picture(file: Path | str | bytes | io.BytesIO, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """An image, its header read.
+def open_image(file: Path | str | bytes | io.BytesIO, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Open an image and read its header.
 
-    Raises whatever Pillow's readers raise, and CogViewError for what is not a regular file.
+    Raises whatever Pillow's readers raise, and CogViewError if the path is not a regular file.
     """
     if isinstance(file, Path | str):
         check_regular(file)
