@@ -138,11 +138,11 @@ def test_the_page_keeps_its_limit(run: Path, tmp_path: Path, limit: int) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "x", "give a run's folder"),
-        ("a.png", "x", "cannot be read as a picture"),
+        ("a.txt", "x", "give the folder of a run"),
+        ("a.png", "x", "cannot be read as an image"),
         ("a.json", "{", "not valid JSON"),
         ("missing", None, "no such file"),
-        ("empty/", None, "no run, model, report or picture in it"),
+        ("empty/", None, "contains no run, model, report or image"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(

@@ -1,6 +1,5 @@
-"""Judging models: attribute accuracy of generated images and the fidelity of image tokenizers.
+"""Evaluation of models: do generated images show what their prompts ask for, and how good are they?
 
-``attributes.py`` asks whether an image shows what its caption says (a classifier reads the images),
-``reconstruction.py`` how much an image tokenizer loses. Every figure comes with the settings, seeds, hashes
-and versions it was made with.
+``experiments`` generates images and scores them, ``judges`` holds the networks that read images, ``metrics``
+computes the figures. Every report carries the settings, seeds, hashes and versions behind its numbers.
 """

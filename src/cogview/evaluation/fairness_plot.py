@@ -12,32 +12,32 @@ COLOURS = {TRAINING: "#b8b8b8", AS_ASKED: "#d08a3c", WITH_WORDS: "#3c78b4"}
 
 
 def plot_fairness(report: FairnessReport, path: Path) -> None:
-    """One panel a set: bars by value for each way, 95 % intervals, black marks for the shares asked for."""
+    """Plot one panel per prompt set: bars by value and condition, 95 % intervals, marks at target shares."""
     figure = new_figure(9, 2.9 * len(report.readings))
     axes = figure.subplots(len(report.readings), 1, squeeze=False)[:, 0]
-    for axis, (name, ways) in zip(axes, report.readings.items(), strict=True):
-        shown = {way: ways[way] for way in COLOURS if way in ways}
-        for number, (way, reading) in enumerate(shown.items()):
-            _bars(axis, reading, number, len(shown), way)
+    for axis, (name, readings) in zip(axes, report.readings.items(), strict=True):
+        shown = {condition: readings[condition] for condition in COLOURS if condition in readings}
+        for number, (condition, reading) in enumerate(shown.items()):
+            _bars(axis, reading, number, len(shown), condition)
         values = list(next(iter(shown.values())).proportions)
         axis.set_xticks(range(len(values)), values)
-        room = 1.2 * axis.get_ylim()[1]  # for the legend
-        axis.set(title=name, ylabel="share of the pictures", ylim=(0, room))
+        top = 1.2 * axis.get_ylim()[1]  # room for the legend
+        axis.set(title=name, ylabel="share of the images", ylim=(0, top))
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize="small", ncols=4)
     write_figure(figure, path)
 
 
-def _bars(axis: Any, reading: Reading, number: int, of: int, way: str) -> None:
-    """One way's bars, ``number`` of ``of`` beside each other."""
-    width = 0.8 / of
-    own = list(reading.proportions.values())
-    places = [i + (number - (of - 1) / 2) * width for i in range(len(own))]
-    shares = [each.share for each in own]
-    ends = [[each.share - each.low for each in own], [each.high - each.share for each in own]]
+def _bars(axis: Any, reading: Reading, number: int, count: int, condition: str) -> None:
+    """Plot the bars of one condition, number ``number`` of ``count`` side by side."""
+    width = 0.8 / count
+    values = list(reading.proportions.values())
+    positions = [i + (number - (count - 1) / 2) * width for i in range(len(values))]
+    shares = [value.share for value in values]
+    errors = [[value.share - value.low for value in values], [value.high - value.share for value in values]]
     style = {"ecolor": "#404040", "capsize": 2, "error_kw": {"elinewidth": 1}}
-    label = f"{way} ({reading.pictures})"
-    axis.bar(places, shares, width * 0.92, yerr=ends, color=COLOURS[way], label=label, **style)
+    label = f"{condition} ({reading.pictures})"
+    axis.bar(positions, shares, width * 0.92, yerr=errors, color=COLOURS[condition], label=label, **style)
     if reading.wanted:
-        marks = [reading.wanted.get(name, 0.0) for name in reading.proportions]
-        axis.scatter(places, marks, marker="_", s=220, color="black", zorder=3, label="asked for")
+        targets = [reading.wanted.get(name, 0.0) for name in reading.proportions]
+        axis.scatter(positions, targets, marker="_", s=220, color="black", zorder=3, label="target")

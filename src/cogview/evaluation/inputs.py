@@ -1,7 +1,7 @@
-"""What evaluations read: the data, the model, the networks that judge, and which share a process does.
+"""Inputs of evaluations: the data, the model, the judges, and the share of the work of this process.
 
-A plan (:mod:`cogview.evaluation.plans`) says how something is measured; these say on what. Both are the
-options of ``cogview eval``. PyTorch is imported when something is opened, not before.
+A plan (:mod:`cogview.evaluation.plans`) defines how something is measured; inputs define what is measured.
+Both become options of ``cogview eval``. PyTorch is only imported when an input is opened.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from cogview.pipelines.model import Pipeline
     from cogview.tokenizers.text import TextTokenizer
 
-PLACE = "A folder of pictures, or a corpus of Parquet files."
+PLACE = "A folder of images, or a corpus of Parquet files."
 MODEL = option(..., "A model's name or directory.", "--model", "-m")
 DATA = partial(
     option,
-    help="A folder of pictures (with captions, where they count), a table or a folder of Parquet files.",
+    help="A folder of images (with captions, where they are used), a table or a folder of Parquet files.",
 )
 CORPUS = option(..., "The folder of Parquet files with avatars and their attributes.")
 CLASSIFIER = option(..., "Directory that `cogview eval train-classifier` wrote.")
-READER = option(..., "Model that `cogview train` made from a reader's recipe.")
+READER = option(..., "Model that `cogview train` wrote from a reader's recipe.")
 FEATURES = option(..., "File that `cogview import lite0` or `cogview import inception` wrote.", "--weights")
-SCORER = option(None, "Also judge by the network of `cogview eval train-scorer`, in place of CLIP.")
+SCORER = option(None, "Also rank with the network of `cogview eval train-scorer`, in place of CLIP.")
 SOURCE = option("dice", "Which rows of the corpus; '' for all.")
-PLOT = option(None, "Write a plot of it (PNG, SVG or PDF).")
-WORK = option(Path("runs/eval"), "Where images are kept, so that stopped runs go on.")
+PLOT = option(None, "Write a plot of the results (PNG, SVG or PDF).")
+WORK = option(Path("runs/eval"), "Folder for intermediate results, so that an interrupted run resumes.")
 
-NEAREST = "nearest-training"  # of evaluation/experiments/nearest.py: images of the training set, no model
+NEAREST = "nearest-training"  # the retrieval baseline of evaluation/experiments/nearest.py
 
 
 def generator(name: str) -> None:
-    """CogViewError where a name is neither a model's nor ``nearest-training``."""
+    """Raise CogViewError unless ``name`` is a model's or ``nearest-training``."""
     if name != NEAREST:
         find(name)
 
@@ -54,103 +54,105 @@ GeneratorName = Annotated[str, Check(generator)]
 
 
 class Generation(Config):
-    """How images are generated, and where they are kept."""
+    """How images are generated, and where they are stored."""
 
-    first_stage_only: bool = option(False, "Models of several stages: the small images of the first.")
+    first_stage_only: bool = option(False, "For multi-stage models: use the small images of the first stage.")
     work: Path = WORK
     place: Place = Place()
 
     def by(self, model: str) -> ModelGenerator:
-        """A model for the experiments, read at first use."""
+        """A generator for the experiments; the model is loaded at first use."""
         return open_generator(model, self.place, self.first_stage_only)
 
 
 class Judged(Generation):
-    """The model whose images are judged, and how they are generated."""
+    """The model under evaluation, and how its images are generated."""
 
     model: ModelName = MODEL
 
     def generator(self) -> ModelGenerator:
-        """The model for the experiments, read at first use."""
+        """A generator for the experiments; the model is loaded at first use."""
         return self.by(self.model)
 
 
 def open_generator(model: str, place: Place, first_stage_only: bool = False) -> ModelGenerator:
-    """A model for the experiments, read at first use."""
+    """A generator for the experiments; the model is loaded at first use."""
     from cogview.evaluation.experiments.image_generator import ModelGenerator
 
-    found = ModelGenerator(model, place.precision, first_stage_only, place.torch_device())
-    use_threads(place.threads, found.directory)
-    return found
+    generator = ModelGenerator(model, place.precision, first_stage_only, place.torch_device())
+    use_threads(place.threads, generator.directory)
+    return generator
 
 
 def open_model(model: str, place: Place) -> Pipeline:
-    """A model, read now."""
+    """Load a model."""
     return place.open(ModelBundle.find(model))
 
 
 def open_classifier(directory: Path) -> AttributeClassifier:
-    """The attribute classifier in a directory."""
+    """Load the attribute classifier from a directory."""
     from cogview.evaluation.judges.classifier import AttributeClassifier
 
     return AttributeClassifier.from_directory(directory)
 
 
 def open_scorer(directory: Path | None) -> DualEncoder | None:
-    """The alignment scorer, if one is given."""
+    """Load the alignment scorer from a directory; None for None."""
     from cogview.evaluation.judges.scorer import DualEncoder
 
     return DualEncoder.from_directory(directory) if directory else None
 
 
 def nearest(data: Path, text: TextTokenizer, source: str | None) -> ImageGenerator:
-    """The trivial generator ``nearest-training`` over split "train"."""
+    """The retrieval baseline ``nearest-training`` over split "train"."""
     from cogview.evaluation.experiments.nearest import RetrievalBaseline
 
     return RetrievalBaseline(data, text, "train", source)
 
 
 class Rows(Config):
-    """Which images of a folder or corpus count."""
+    """Which images of a folder or corpus are used."""
 
-    split: str | None = option(None, "Of a corpus: only this split.", shown="all")
-    source: str | None = option(None, "Of a corpus: only rows of this source.", shown="all")
+    split: str | None = option(None, "For a corpus: only this split.", shown="all")
+    source: str | None = option(None, "For a corpus: only rows of this source.", shown="all")
     count: int | None = option(None, "Number of images.", "--count", "--n", "-n", shown="all", ge=2)
 
 
 class Share(Config):
-    """Which images this process generates."""
+    """The share of the images that this process generates."""
 
-    rank: str = option("1/1", "I/N: generate the I-th of N shares only; the last one reports.", metavar="I/N")
+    rank: str = option(
+        "1/1", "I/N: generate only the I-th of N shares; the last to finish reports.", metavar="I/N"
+    )
 
     @property
     def part(self) -> tuple[int, int]:
-        """(0-based number, of how many)."""
+        """(0-based rank, number of ranks)."""
         from cogview.evaluation.sample_store import parse_rank
 
         return parse_rank(self.rank)
 
     @property
     def waiting(self) -> str:
-        """What to say while the shares of other processes are missing."""
-        return f"share {self.rank} is generated; the same command reports when all shares are"
+        """The message while the shares of other processes are missing."""
+        return f"share {self.rank} is done; run the same command again when all shares are done"
 
 
 class Attributes(Config):
-    """What the images are of, and what reads them."""
+    """The captions of the images, and the classifier that reads them."""
 
     model: GeneratorName = option(
-        ..., "A model's name or directory; nearest-training: the training picture with the nearest caption."
+        ..., "A model's name or directory; nearest-training: the training image with the nearest caption."
     )
     corpus: Existing = CORPUS
     classifier: Existing = CLASSIFIER
     tokenizer: MaybeExisting = option(
-        None, "Image tokenizer whose reconstructions are read, too.", shown="the model's"
+        None, "Image tokenizer whose reconstructions are also read.", shown="the model's"
     )
 
 
 class Things(Config):
-    """What reads the images."""
+    """The network that reads the images."""
 
     reader: Existing = READER
     drawings: MaybeExisting = option(
@@ -159,29 +161,29 @@ class Things(Config):
 
 
 class Scenes(Config):
-    """What reads the images."""
+    """The network that reads the images."""
 
     reader: Existing = READER
     real: MaybeExisting = option(None, "A cache of the true scenes, for the ceiling.")
 
 
 class Captioned(Config):
-    """The images whose captions are used, and what judges whether they fit."""
+    """The captioned images, and the network that scores how well captions and images match."""
 
-    scorer: Existing = option(..., "What `cogview eval train-scorer` wrote.")
+    scorer: Existing = option(..., "Directory that `cogview eval train-scorer` wrote.")
     data: Existing = DATA(...)
     models: Annotated[tuple[str, ...], Check(generator)] = option(
         (),
-        "Generate images of the captions by this model (name or directory), too; nearest-training takes the "
-        "training picture with the nearest caption. May be given several times.",
+        "Also generate images for the captions with this model (name or directory); nearest-training takes "
+        "the training image with the nearest caption. May be repeated.",
         "--model",
         repeated=True,
-        shown="the pictures of --data only",
+        shown="only the images of --data",
     )
 
 
 class Edits(Config):
-    """What is edited, and what reads it."""
+    """The edits, and the classifier that reads the results."""
 
     tasks: Existing = option(
         ..., "A folder with edits.jsonl, as edits.py writes it.", argument=True, metavar="TASKS"
@@ -190,7 +192,7 @@ class Edits(Config):
 
 
 class Open(Config):
-    """What is asked, and what reads the images."""
+    """The prompt sets of an audit, and the classifier that reads the images."""
 
     audit: Existing = option(
         ...,
@@ -200,55 +202,57 @@ class Open(Config):
     )
     classifier: Existing = CLASSIFIER
     corpus: MaybeExisting = option(
-        None, "Also give the shares in its training pictures, and check the classifier."
+        None, "Also report the shares among its training images, and check the classifier on it."
     )
     plot: Path | None = PLOT
 
 
 class Captions(Config):
-    """What is captioned, and by whom."""
+    """The images to caption, and the model that captions them."""
 
     model: ModelName = MODEL
     corpus: Existing = CORPUS
-    rare: int = option(20, "Skip values with fewer training pictures.", ge=1)
+    rare: int = option(20, "Skip attribute values with fewer training images.", ge=1)
     work: Path = WORK
     place: Place = Place()
 
 
 class Candidates(Config):
-    """What the images are of, and what else ranks and reads them."""
+    """The captions of the images, and the networks that rank and read them."""
 
     corpus: Existing = CORPUS
     classifier: Existing = CLASSIFIER
     scorer: MaybeExisting = SCORER
-    weights: MaybeExisting = option(None, "What `cogview import lite0` wrote: FID, KID, IS too.")
+    weights: MaybeExisting = option(
+        None, "File that `cogview import lite0` wrote: also compute FID, KID, IS."
+    )
     plot: Path | None = PLOT
 
 
 class Prompt(Config):
-    """What is generated, by what, and where it is shown."""
+    """The prompt, the model, and where the images are shown."""
 
     prompt: str = option(..., "What to generate.", argument=True, metavar="PROMPT")
     model: ModelName = MODEL
     scorer: MaybeExisting = SCORER
-    sheet: Path = option(Path("order.png"), "The sheet of all images, the best first (PNG).")
+    sheet: Path = option(Path("order.png"), "Contact sheet of all images, the best first (PNG).")
     work: Path = WORK
     place: Place = Place()
 
 
 class Tokenizer(Config):
-    """What is measured, on what."""
+    """The image tokenizer, and the images it reconstructs."""
 
     directory: Existing = option(..., "The image tokenizer's directory.", "--tokenizer")
     data: Existing = DATA(...)
     lpips: MaybeExisting = option(None, "LPIPS weights (VGG16), as `cogview import lpips` writes them.")
-    columns: int = option(16, "Pictures a line of the sheet.", ge=1)
-    shown: int = option(48, "Pictures on the sheet.", ge=1)
+    columns: int = option(16, "Images per row of the contact sheet.", ge=1)
+    shown: int = option(48, "Images on the contact sheet.", ge=1)
     place: Computing = Place()
 
 
 class Features(Config):
-    """The network whose features are compared, and where they are kept."""
+    """The network whose features are compared, and where they are stored."""
 
     weights: Existing = FEATURES
     preprocessing: InceptionInput = option("pytorch-fid", "How Inception's input is resized.")
@@ -256,7 +260,7 @@ class Features(Config):
     place: Computing = Place()
 
     def open(self, canvas: int = 256) -> Extractor:
-        """The network."""
+        """Load the network."""
         from cogview.evaluation.metrics.fid import open_extractor
 
         use_threads(self.place.threads)
@@ -265,42 +269,45 @@ class Features(Config):
 
 
 class Sets(Config):
-    """The images that are compared."""
+    """The two sets of images to compare."""
 
-    reference: Existing = option(..., f"The real pictures. {PLACE}", argument=True, metavar="REFERENCE")
-    drawn: Existing = option(..., f"The pictures to judge. {PLACE}", argument=True, metavar="DRAWN")
+    reference: Existing = option(..., f"The real images. {PLACE}", argument=True, metavar="REFERENCE")
+    drawn: Existing = option(..., f"The images to judge. {PLACE}", argument=True, metavar="DRAWN")
     part: str = option(
         "1/1",
-        "I/N: only the I-th of N shares of the network's work; run once more without it to finish.",
+        "I/N: compute only the I-th of N shares of the features; run again without --part to finish.",
         metavar="I/N",
     )
-    any_size: bool = option(False, "Judge pictures of several sizes as one set.")
+    any_size: bool = option(False, "Allow images of several sizes in one set.")
 
 
 class Reports(Config):
-    """What is compared."""
+    """The reports to compare."""
 
     reports: Annotated[tuple[Path, ...], Check(existing)] = option(
         ...,
-        "What --out of `eval pictures`, `coco` or `alignment` wrote.",
+        "Reports that `eval pictures`, `coco` or `alignment` wrote with --out.",
         argument=True,
         metavar="REPORTS...",
     )
 
 
 class Coco(Config):
-    """COCO as its user has it, the model or the systems' images, and whose evaluation is repeated."""
+    """The user's copy of COCO, the model or the systems' images, and the paper whose protocol is repeated."""
 
-    captions: Existing = option(..., "captions_val2014.json, or a file in its format.")
-    images: Existing = option(..., "The folder of its pictures.")
+    captions: Existing = option(..., "captions_val2014.json, or a file in the same format.")
+    images: Existing = option(..., "The folder of COCO's images.")
     model: MaybeModelName = option(None, "A model's name or directory.", "--model", "-m")
     pictures: tuple[str, ...] = option(
-        (), "A system's images, instead of a model; for each system.", metavar="NAME=DIR", repeated=True
+        (),
+        "A system's images, instead of a model; repeat for each system.",
+        metavar="NAME=DIR",
+        repeated=True,
     )
-    judge: MaybeModelName = option(None, "The model whose caption loss judges all systems.")
-    listed: Path | None = option(None, "Only write the chosen captions, for other systems.", "--list")
+    judge: MaybeModelName = option(None, "The model whose caption loss scores all systems.")
+    listed: Path | None = option(None, "Only write the selected captions, for other systems.", "--list")
     protocol: Literal["cogview", "cogview2"] = option(
-        "cogview", "cogview: best of 60, contrast 1.5. cogview2: best of 16, one a picture."
+        "cogview", "cogview: best of 60, contrast 1.5. cogview2: best of 16, one caption per image."
     )
     place: Place = Place()
 
@@ -316,71 +323,71 @@ class Spread(Config):
 
     pictures: Existing = option(
         ...,
-        "A folder of pictures, best made here (they hold their prompts), or a corpus of Parquet.",
+        "A folder of images, preferably generated by cogview (they hold their prompts), or a Parquet corpus.",
         argument=True,
         metavar="PICTURES",
     )
     prompts: str | None = option(
         None,
-        "Of a corpus: pictures are of the same prompt that have the same text here.",
+        "For a corpus: the column whose text is the prompt; equal texts are the same prompt.",
         metavar="COLUMN",
     )
 
 
 class Upscaling(Config):
-    """What is upscaled, by what, and what compares the results."""
+    """The images to upscale, the model, and the network that compares the results."""
 
     data: Existing = DATA(...)
     model: ModelName = MODEL
     lpips: Existing = option(..., "LPIPS weights, as `cogview import lpips` writes them.")
     network: Literal["vgg16", "alexnet"] = option(
-        "vgg16", "Which network's weights those are; alexnet is 13 times cheaper."
+        "vgg16", "The network of the LPIPS weights; alexnet is 13 times cheaper."
     )
     order: tuple[Literal["released", "paper", "diagonal", "confidence"], ...] = option(
         (),
-        "Of iterative super-resolution, several with commas; a family that has both kinds is measured in two "
-        "stages with it.",
+        "Order of iterative super-resolution, several separated by commas; a family that has both kinds of "
+        "super-resolution is then measured in two stages.",
         shown="released, where it is the only kind",
     )
-    shown: int = option(10, "Pictures on the sheet.", ge=1)
+    shown: int = option(10, "Images on the contact sheet.", ge=1)
     place: Place = Place()
 
 
 class Timed(Config):
-    """The model that is timed."""
+    """The model to time."""
 
     model: ModelName = MODEL
     place: Place = Place()
 
 
 class Network(Config):
-    """The network that is trained."""
+    """The network to train."""
 
     out: Path = option(..., "The network's directory.")
-    size: int = option(72, "Side of the pictures it reads, in pixels.", ge=16)
-    force: bool = option(False, "Train even if it is already there.")
+    size: int = option(72, "Side of its input images, in pixels.", ge=16)
+    force: bool = option(False, "Train even if an up-to-date network exists.")
     threads: int | None = THREADS
 
 
 class Corpus(Config):
-    """What the classifier learns from."""
+    """The training data of the classifier."""
 
     corpus: Existing = CORPUS
     source: CorpusRows = SOURCE
-    rare: int = option(20, "Skip values with fewer training pictures.", ge=1)
+    rare: int = option(20, "Skip attribute values with fewer training images.", ge=1)
 
 
 class ScorerCorpus(Config):
-    """What the scorer learns from, and how it reads text."""
+    """The training data and the text tokenizer of the scorer."""
 
     data: Existing = DATA(...)
-    split: str = option("train", "What it learns from; keep what you measure out of it.")
-    limit: int | None = option(None, "Largest number of pictures, of all sources.", shown="all", ge=4)
-    model: ModelName = option("pictogram", "The family whose text tokenizer it uses: a name or a directory.")
+    split: str = option("train", "The training split; it must not contain what you evaluate on.")
+    limit: int | None = option(None, "Maximum number of images, over all sources.", shown="all", ge=4)
+    model: ModelName = option("pictogram", "The family whose text tokenizer is used: a name or a directory.")
     text_tokenizer: MaybeExisting = option(None, "A SentencePiece model instead of the family's.")
 
     def tokenizer(self) -> TextTokenizer:
-        """The text tokenizer."""
+        """Load the text tokenizer."""
         from cogview.tokenizers.text import TextTokenizer
 
         if self.text_tokenizer:

@@ -1,4 +1,4 @@
-"""Reports as tables and lines for the terminal."""
+"""Renders reports as tables and lines for the terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HALF = "± half of the 95 % interval"
 def make_table(
     columns: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None, **style: Any
 ) -> Table:
-    """A table whose first column is text and the others numbers."""
+    """A table with left-aligned text in the first column and right-aligned numbers in the others."""
     table = Table(title=title, title_justify="left", **style)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
@@ -57,55 +57,52 @@ def share(value: float | None, missing: str = "") -> str:
 
 def attributes(report: AttributeReport) -> Parts:
     sets = report.accuracy
-    stated = sum(one.stated for one in sets["real"].by_attribute.values())
+    stated = sum(share.stated for share in sets["real"].by_attribute.values())
     title = (
         f"{report.facts['model']}: {len(report.selection.keys)} held-out combinations, {stated} statements"
     )
-    columns = ("pictures", "right, %", "of ceiling", "macro", "of ceiling", "floor")
+    columns = ("images", "right, %", "of ceiling", "macro", "of ceiling", "floor")
     rows = (
-        (name, *map(percent, (own.overall, own.of_ceiling, own.macro, own.macro_of_ceiling)), _floor(own))
-        for name, own in sets.items()
+        (name, *map(percent, (a.overall, a.of_ceiling, a.macro, a.macro_of_ceiling)), _floor(a))
+        for name, a in sets.items()
     )
     yield make_table(columns, rows, title)
     yield note(f"{HALF}; floor: prompts swapped within a style")
-    parts = make_table(("right, %", "stated", *sets), ())
-    for every in ([own.by_group for own in sets.values()], [own.by_style for own in sets.values()]):
-        for name, first in every[0].items():
-            parts.add_row(name, str(first.stated), *(share(own[name].value) for own in every))
-        parts.add_section()
-    yield parts
+    details = make_table(("right, %", "stated", *sets), ())
+    for shares in ([a.by_group for a in sets.values()], [a.by_style for a in sets.values()]):
+        for name, first in shares[0].items():
+            details.add_row(name, str(first.stated), *(share(by_name[name].value) for by_name in shares))
+        details.add_section()
+    yield details
 
 
 def accuracies(title: str, what: str, sets: Mapping[str, Accuracy]) -> Table:
-    rows = (
-        (name, *map(percent, (own.overall, own.of_ceiling, own.macro)), _floor(own))
-        for name, own in sets.items()
-    )
+    rows = ((name, *map(percent, (a.overall, a.of_ceiling, a.macro)), _floor(a)) for name, a in sets.items())
     return make_table((what, "right, %", "of ceiling", "macro", "floor"), rows, title)
 
 
-def _floor(own: Accuracy) -> str:
-    return share(own.floor, "–")
+def _floor(accuracy: Accuracy) -> str:
+    return share(accuracy.floor, "–")
 
 
 def captions(report: CaptionReport) -> Parts:
     count = len(report.selection.keys)
-    title = f"{report.facts['model']}: captions of {count} held-out pictures"
+    title = f"{report.facts['model']}: captions of {count} held-out images"
     yield accuracies(title, "captions", report.accuracy)
-    for language, found in report.matching.items():
+    for language, matching in report.matching.items():
         yield (
-            f"{language}: caption loss {found.own:.3f}, with another's caption {found.other:.3f}; "
-            f"own preferred for {share(found.preferred)} %"
+            f"{language}: caption loss {matching.own:.3f}, with another image's caption "
+            f"{matching.other:.3f}; own caption preferred for {share(matching.preferred)} %"
         )
 
 
 def best_of(report: BestOfReport) -> Parts:
     title = f"{report.facts['model']}: {len(report.selection.keys)} held-out combinations"
-    yield accuracies(title, "pictures", report.accuracy)
+    yield accuracies(title, "images", report.accuracy)
     for name, loss in report.losses.items():
         figures = report.distributions.get(name, {})
         more = "".join(f", {figure} {value:.4g}" for figure, value in figures.items())
-        yield f"{name}: caption loss {loss:.3f} nats a token{more}"
+        yield f"{name}: caption loss {loss:.3f} nats per token{more}"
 
 
 def things(report: ThingsReport) -> Parts:
@@ -113,23 +110,23 @@ def things(report: ThingsReport) -> Parts:
     rows = (
         (
             language,
-            str(own.images),
-            *map(percent, (own.first, own.first_of_ceiling, own.five, own.five_of_ceiling)),
-            share(own.floor),
+            str(reading.images),
+            *map(percent, (reading.first, reading.first_of_ceiling, reading.five, reading.five_of_ceiling)),
+            share(reading.floor),
         )
-        for language, own in report.readings.items()
+        for language, reading in report.readings.items()
     )
     yield make_table(columns, rows, f"{report.facts['model']}: things, bare names")
-    known = ", ".join(f"{name} {share(value)} %" for name, value in report.ceiling.items())
-    counts = "" if report.counts else "; too low for the figures to count"
-    yield note(f"ceiling: {known or 'not measured'}{counts}; {HALF}")
+    ceilings = ", ".join(f"{name} {share(value)} %" for name, value in report.ceiling.items())
+    counts = "" if report.counts else "; too low for the figures to be meaningful"
+    yield note(f"ceiling: {ceilings or 'not measured'}{counts}; {HALF}")
     if report.difference:
-        yield note(f"difference of the languages: {percent(report.difference)} points")
+        yield note(f"difference between the languages: {percent(report.difference)} points")
     if copied := report.copying:
         yield (
-            f"nearer to one of {copied.drawings} training drawings than two styles of a thing to each other "
-            f"(cosine distance < {copied.threshold:.3f}): {percent(copied.nearer)} %; "
-            f"than the nearest twentieth of these ({copied.much:.3f}): {percent(copied.much_nearer)} %"
+            f"nearer to one of {copied.drawings} training drawings than drawings of a thing in two styles "
+            f"(cosine distance below the median, {copied.threshold:.3f}): {percent(copied.nearer)} %; "
+            f"below the 5th percentile ({copied.much:.3f}): {percent(copied.much_nearer)} %"
         )
 
 
@@ -139,25 +136,25 @@ def scenes(report: ScenesReport) -> Parts:
         rows = (
             (
                 task,
-                str(own.images),
-                percent(own.right),
-                share(own.ceiling),
-                percent(own.of_ceiling),
-                share(own.floor),
+                str(reading.images),
+                percent(reading.right),
+                share(reading.ceiling),
+                percent(reading.of_ceiling),
+                share(reading.floor),
             )
-            for task, own in readings.items()
+            for task, reading in readings.items()
         )
         yield make_table(columns, rows, f"{report.facts['model']}: scenes, {language}")
 
 
 def alignment(report: AlignmentReport) -> Parts:
     first = next(iter(report.sets.values()))
-    found = ", ".join(str(k) for k in first.text_recall)
+    ks = ", ".join(str(k) for k in first.text_recall)
     columns = (
-        "pictures",
+        "images",
         f"R-precision\nof {first.choices}",
-        f"text@\n{found}",
-        f"picture@\n{found}",
+        f"text@\n{ks}",
+        f"picture@\n{ks}",
         "cosine",
     )
 
@@ -167,110 +164,110 @@ def alignment(report: AlignmentReport) -> Parts:
     rows = (
         (
             name,
-            percent(own.r_precision),
-            recall(own.text_recall),
-            recall(own.picture_recall),
-            f"{own.cosine.value:.3f}",
+            percent(figures.r_precision),
+            recall(figures.text_recall),
+            recall(figures.picture_recall),
+            f"{figures.cosine.value:.3f}",
         )
-        for name, own in report.sets.items()
+        for name, figures in report.sets.items()
     )
-    title = f"{first.pictures} pictures, scorer {report.manifest.scorer}, %"
+    title = f"{first.pictures} images, scorer {report.manifest.scorer}, %"
     table = make_table(columns, rows, title, box=box.SIMPLE)
     table.columns[0].no_wrap = False
     yield table
-    yield note(f"{HALF}; @k: the right one among the first k")
+    yield note(f"{HALF}; @k: the right one is among the k best")
 
 
 def editing(report: EditingReport) -> Parts:
     count = report.untouched.stated
     rows = (
-        (name, f"{share(own.changed.value)} %", f"{share(own.kept.value)} %")
-        for name, own in report.outcomes.items()
+        (name, f"{share(outcome.changed.value)} %", f"{share(outcome.kept.value)} %")
+        for name, outcome in report.outcomes.items()
     )
     title = f"{report.facts['model']}: {count} edits"
-    yield make_table(("pictures", "changed", "others kept"), rows, title)
-    for name, own in report.outcomes["edited"].by_group.items():
-        yield f"{name}: {own.right} of {own.stated} changed"
+    yield make_table(("images", "changed", "others kept"), rows, title)
+    for name, changed in report.outcomes["edited"].by_group.items():
+        yield f"{name}: {changed.right} of {changed.stated} changed"
     yield (
-        f"outside the mask untouched: {report.untouched.right} of {count}; "
-        f"{report.skipped} tasks left out (the classifier cannot read the change)"
+        f"unchanged outside the mask: {report.untouched.right} of {count}; "
+        f"{report.skipped} tasks skipped (the classifier cannot read the change)"
     )
 
 
 def fairness(report: FairnessReport) -> Parts:
-    for name, ways in report.readings.items():
-        columns = ("value", *(f"{way}\n({reading.pictures})" for way, reading in ways.items()))
+    for name, readings in report.readings.items():
+        columns = ("value", *(f"{condition}\n({r.pictures})" for condition, r in readings.items()))
         rows = (
-            (value, *(_proportion(reading, value) for reading in ways.values()))
-            for value in next(iter(ways.values())).proportions
+            (value, *(_proportion(reading, value) for reading in readings.values()))
+            for value in next(iter(readings.values())).proportions
         )
         yield make_table(columns, rows, f"{report.facts['model']}: {name}, %")
-        yield from filter(None, (_reading(way, reading) for way, reading in ways.items()))
+        yield from filter(None, (_reading(condition, reading) for condition, reading in readings.items()))
         if name in report.reader and report.reader[name].stated:
-            own = report.reader[name]
-            yield f"classifier: {own.right} of {own.stated} unseen real pictures read right"
+            check = report.reader[name]
+            yield f"classifier: {check.right} of {check.stated} unseen real images read right"
 
 
 def _proportion(reading: Proportions, value: str) -> str:
-    own = reading.proportions[value]
-    text = f"{share(own.share)} ({100 * own.low:.0f}–{100 * own.high:.0f})"
+    proportion = reading.proportions[value]
+    text = f"{share(proportion.share)} ({100 * proportion.low:.0f}–{100 * proportion.high:.0f})"
     return f"{text} of {100 * reading.wanted.get(value, 0.0):.0f}" if reading.wanted else text
 
 
-def _reading(way: str, reading: Proportions) -> str:
-    """What a table has no place for."""
+def _reading(condition: str, reading: Proportions) -> str:
+    """The figures of a condition that are not in the table."""
     parts = []
     if reading.right is not None:
-        parts.append(f"{share(reading.right.value)} % of the pictures show what their words name")
+        parts.append(f"{share(reading.right.value)} % of the images show what their prompts name")
     if reading.distance is not None and reading.chance is not None:
         parts.append(
-            f"distance to what was asked {reading.distance:.3f} (sampling noise reaches {reading.chance:.3f})"
+            f"distance to the target {reading.distance:.3f} (sampling noise reaches {reading.chance:.3f})"
         )
-    return f"{way}: {'; '.join(parts)}" if parts else ""
+    return f"{condition}: {'; '.join(parts)}" if parts else ""
 
 
 def reconstruction(report: ReconstructionReport) -> Parts:
     rows = (
         (
             name,
-            str(own.pictures),
-            f"{own.psnr:.2f} dB",
-            f"{own.psnr_pooled:.2f} dB",
-            f"{own.ssim:.4f}",
-            "–" if own.lpips is None else f"{own.lpips:.4f}",
+            str(fidelity.pictures),
+            f"{fidelity.psnr:.2f} dB",
+            f"{fidelity.psnr_pooled:.2f} dB",
+            f"{fidelity.ssim:.4f}",
+            "–" if fidelity.lpips is None else f"{fidelity.lpips:.4f}",
         )
-        for name, own in {**report.by_source, "all": report.overall}.items()
+        for name, fidelity in {**report.by_source, "all": report.overall}.items()
     )
-    columns = ("source", "pictures", "PSNR", "pooled", "SSIM", "LPIPS")
+    columns = ("source", "images", "PSNR", "pooled", "SSIM", "LPIPS")
     yield make_table(columns, rows, f"image tokenizer {report.facts['tokenizer']}")
-    book = report.codebook
+    codebook = report.codebook
     yield (
-        f"codebook: {book.used} of {book.codes} codes used ({share(book.usage)} %), "
-        f"perplexity {book.perplexity:.0f}"
+        f"codebook: {codebook.used} of {codebook.codes} codes used ({share(codebook.usage)} %), "
+        f"perplexity {codebook.perplexity:.0f}"
     )
     if report.skipped:
-        yield "left out: " + ", ".join(f"{count} {reason}" for reason, count in report.skipped.items())
+        yield "skipped: " + ", ".join(f"{count} {reason}" for reason, count in report.skipped.items())
 
 
 def upscaling(report: UpscalingReport) -> Parts:
     count = next(iter(report.overall.values())).pictures
     rows = (
-        (name, f"{own.lpips:.4f}", f"{own.ssim:.4f}", f"{own.psnr:.2f} dB")
-        for name, own in report.overall.items()
+        (name, f"{fidelity.lpips:.4f}", f"{fidelity.ssim:.4f}", f"{fidelity.psnr:.2f} dB")
+        for name, fidelity in report.overall.items()
     )
-    title = f"{report.facts['model']}: {count} pictures brought back to {report.facts['size']} px"
-    yield make_table(("way", "LPIPS", "SSIM", "PSNR"), rows, title)
+    title = f"{report.facts['model']}: {count} images upscaled to {report.facts['size']} px"
+    yield make_table(("method", "LPIPS", "SSIM", "PSNR"), rows, title)
     for pair in report.comparisons:
         yield (
             f"LPIPS of {pair.first} minus {pair.second}: {pair.difference:+.4f} "
-            f"±{(pair.high - pair.low) / 2:.4f}, nearer on {100 * pair.wins:.0f} % of the pictures"
+            f"±{(pair.high - pair.low) / 2:.4f}, lower on {100 * pair.wins:.0f} % of the images"
         )
 
 
 def figures(reports: Mapping[str, Mapping[str, Value]]) -> Parts:
-    """The figures of reports side by side."""
-    names = dict.fromkeys(name for own in reports.values() for name in own)
-    rows = ((name, *(_value(own.get(name)) for own in reports.values())) for name in names)
+    """The figures of several reports side by side."""
+    names = dict.fromkeys(name for values in reports.values() for name in values)
+    rows = ((name, *(_value(values.get(name)) for values in reports.values())) for name in names)
     yield make_table(("figure", *reports), rows)
     yield note("in brackets: 95 % interval")
 
@@ -289,7 +286,7 @@ def diversity(report: DiversityReport) -> Parts:
         return f"{figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
 
     count = report.pictures.count
-    yield f"{count} pictures, {report.prompts} prompts, distances by {report.extractor}"
+    yield f"{count} images, {report.prompts} prompts, distances by {report.extractor}"
     yield f"within a prompt: {distance(report.within)}; across prompts: {distance(report.across)}"
     yield f"Vendi score: {report.vendi:.1f} of {count}"
 
@@ -297,10 +294,11 @@ def diversity(report: DiversityReport) -> Parts:
 def speed(report: SpeedReport) -> Parts:
     yield (
         f"{report.model}, {report.precision}, {report.device}, {report.threads} threads: "
-        f"ready after {report.ready:.2f} s, first picture after {report.first:.2f} s more"
+        f"ready after {report.ready:.2f} s, first image after {report.first:.2f} s more"
     )
-    for own in report.timings:
+    for timing in report.timings:
         yield (
-            f"{own.pictures} at a time: {own.seconds:.2f} s ({own.fastest:.2f} to {own.slowest:.2f}), "
-            f"{own.pictures_per_minute:.1f} pictures a minute, {own.tokens_per_second:.0f} tokens a second"
+            f"batch of {timing.pictures}: {timing.seconds:.2f} s "
+            f"({timing.fastest:.2f} to {timing.slowest:.2f}), "
+            f"{timing.pictures_per_minute:.1f} images/min, {timing.tokens_per_second:.0f} tokens/s"
         )

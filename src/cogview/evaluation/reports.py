@@ -1,4 +1,4 @@
-"""What every report carries, the versions of what made its numbers, and how a report is written."""
+"""Common parts of reports: the versions of the software behind the numbers, and writing to a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide the numbers."""
+    """The versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version(), "cogview": cogview.__version__}
     for name in PACKAGES:
         try:
@@ -26,10 +26,10 @@ def versions() -> dict[str, str]:
 
 
 def write_report(report: Config, path: Path) -> None:
-    """Write a report as JSON, whole or not at all.
+    """Write a report as JSON, atomically.
 
     Raises:
-        CogViewError: the place cannot be written.
+        CogViewError: ``path`` cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Generated images of an experiment, kept as files, so that a stopped run goes on where it was.
+"""Storage for an experiment's generated images, so that an interrupted run resumes where it stopped.
 
-The folder of a store is named by a hash of everything that decides its images: model, precision, prompts,
-seed, sampling parameters and what else an experiment varies. Images are generated in fixed groups, each with
-a seed of its own; so a stopped run goes on with the very images it would have generated, and it does not
-matter which of several processes generated which group.
+The folder of a store is named after a hash of everything that determines its images: model, precision,
+prompts, seed, sampling parameters and whatever else an experiment varies. Images are generated in fixed
+groups, each with its own seed, so a resumed run gives the same images as an uninterrupted one, and several
+processes can divide the groups between them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from cogview.files import write_file, write_image
 
 Progress = Callable[[str, int, int], None]
 Sampling = Mapping[str, int | float | str]
-Save = Callable[[Path], None]  # writes one image, whole or not at all
+Save = Callable[[Path], None]  # writes one image atomically
 WHOLE = (0, 1)
 
 
 class SamplePlan(Protocol):
-    """How images of texts are generated: seed of the first, how many together, and with what settings."""
+    """How images are generated for texts: seed of the first, batch size, and sampling parameters."""
 
     @property
     def seed(self) -> int: ...
@@ -46,11 +46,11 @@ class SamplePlan(Protocol):
 
 
 class Generator(Protocol):
-    """What images come from; equal ``fingerprint``, ``precision`` and arguments give equal images."""
+    """A source of images; equal ``fingerprint``, ``precision`` and arguments give equal images."""
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """The name in reports."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class Generator(Protocol):
 
     @property
     def precision(self) -> str:
-        """How it computes: ``fp32`` or ``int8``."""
+        """The precision of inference: ``fp32`` or ``int8``."""
         ...
 
 
@@ -68,24 +68,24 @@ class ImageGenerator(Generator, Protocol):
     """Generates one image for each prompt."""
 
     def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
-        """The images, in order."""
+        """One image per prompt, in order."""
         ...
 
 
 def report_facts(generator: Generator, **more: str | int | float) -> dict[str, str | int | float]:
-    """What every report says of the generator it judged, and the versions; ``more``: of the experiment."""
-    known = {"model": generator.name, "model_fingerprint": generator.fingerprint}
-    return {**known, "precision": generator.precision, **more, **versions()}
+    """The facts of a report: the generator under evaluation, the experiment's ``more``, and the versions."""
+    model = {"model": generator.name, "model_fingerprint": generator.fingerprint}
+    return {**model, "precision": generator.precision, **more, **versions()}
 
 
 class SampleStore:
-    """A folder of images (``000000.png``, …) and what was measured of them.
+    """A folder of images (``000000.png``, …) and of values measured on them.
 
-    ``SampleStore.of`` names what decides the images; ``run.json`` in the folder says it.
+    The arguments of ``SampleStore.of`` determine the images; the folder's ``run.json`` records them.
     """
 
     def __init__(self, work: Path, name: str, facts: Mapping[str, object]) -> None:
-        """The store below ``work`` that JSON ``facts`` decide; CogViewError where it cannot be written."""
+        """Open the store for the JSON ``facts`` below ``work``; CogViewError if it cannot be written."""
         text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
         self.folder = work / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         try:
@@ -106,7 +106,7 @@ class SampleStore:
         name: str = "",
         **more: object,
     ) -> SampleStore:
-        """The store of a generator's images; ``more``: what else decides them, such as the group's size."""
+        """The store of a generator's images; ``more``: whatever else determines them, such as batch size."""
         facts = {
             "model": generator.fingerprint,
             "precision": generator.precision,
@@ -118,50 +118,54 @@ class SampleStore:
         return cls(work, name or generator.name, facts)
 
     def path(self, index: int, candidate: int | None = None) -> Path:
-        """The file of an image, or of one of several for the same prompt."""
+        """The file of an image, or of one candidate for the same prompt."""
         return self.folder / (f"{index:06d}.png" if candidate is None else f"{index:06d}-{candidate:02d}.png")
 
     def fill(
         self,
         count: int,
-        make: Callable[[range], Iterable[Image.Image | Save]],
+        generate: Callable[[range], Iterable[Image.Image | Save]],
         group: int = 1,
         rank: tuple[int, int] = WHOLE,
-        what: str = "drawing",
+        what: str = "generating",
         progress: Progress | None = None,
     ) -> list[Path] | None:
-        """The files of images 0 to ``count``; those that are missing are made, a whole group at a time.
+        """The files of images 0 to ``count`` - 1; missing ones are generated, one group at a time.
 
-        ``make`` gives the images of a range of numbers, or for each a function that writes its file. ``rank``
-        (i, n): only groups i, i + n, … are made, and None is returned while those of others are missing.
+        ``generate`` returns the images of a range of indices, or a function per image that writes its file.
+        ``rank`` (i, n): only groups i, i + n, … are generated, and None is returned while groups of other
+        ranks are missing.
         """
         paths = [self.path(i) for i in range(count)]
         for first in range(0, count, group):
-            numbers = range(first, min(first + group, count))
-            own = [paths[i] for i in numbers]
-            if first // group % rank[1] == rank[0] and not all(path.is_file() for path in own):
-                for path, made in zip(own, make(numbers), strict=True):
-                    (made if callable(made) else partial(save_image, made))(path)
+            indices = range(first, min(first + group, count))
+            files = [paths[i] for i in indices]
+            if first // group % rank[1] == rank[0] and not all(path.is_file() for path in files):
+                for path, image in zip(files, generate(indices), strict=True):
+                    (image if callable(image) else partial(save_image, image))(path)
             if progress:
-                progress(what, numbers.stop, count)
+                progress(what, indices.stop, count)
         return paths if all(path.is_file() for path in paths) else None
 
     def text(self, name: str, make: Callable[[], str]) -> str:
-        """A text under a name, made where it is not kept."""
+        """The text stored under a name; ``make`` computes it if it is missing."""
         path = self.folder / f"{name}.txt"
         if not path.is_file():
             write_file(path, make())
         return path.read_text("utf-8")
 
     def numbers(self, name: str, count: int, make: Callable[[], Sequence[float]]) -> list[float]:
-        """``count`` numbers under a name, made where they are not kept; CogViewError for a damaged file."""
+        """The ``count`` numbers stored under a name; ``make`` computes them if they are missing.
+
+        Raises CogViewError if the file is damaged.
+        """
         path = self.folder / f"{name}.json"
         if not path.is_file():
             write_file(path, json.dumps(list(make())))
-        found = load_json(path)
-        if not isinstance(found, list) or len(found) != count:
-            raise CogViewError(f"{path}: damaged; delete it to have its pictures drawn again")
-        return [float(number) for number in found]
+        stored = load_json(path)
+        if not isinstance(stored, list) or len(stored) != count:
+            raise CogViewError(f"{path}: damaged; delete it to generate its images again")
+        return [float(number) for number in stored]
 
 
 def generate_images(
@@ -170,44 +174,45 @@ def generate_images(
     work: Path,
     plan: SamplePlan,
     rank: tuple[int, int] = WHOLE,
-    what: str = "drawing",
+    what: str = "generating",
     progress: Progress | None = None,
 ) -> list[Path] | None:
-    """An image of each text, as :meth:`SampleStore.fill`; experiments with one ``work`` share them.
+    """Generate an image for each text; returns as :meth:`SampleStore.fill`.
 
-    Images are generated ``plan.batch`` at a time; the group that begins with text i has ``plan.seed + i``.
+    Experiments with the same ``work`` share the images. Images are generated ``plan.batch`` at a time; the
+    group that begins with text i has the seed ``plan.seed + i``.
     """
     store = SampleStore.of(work, generator, texts, plan.seed, plan.sampling, batch=plan.batch)
 
-    def draw(numbers: range) -> list[Image.Image]:
+    def generate(indices: range) -> list[Image.Image]:
         return generator.generate(
-            texts[numbers.start : numbers.stop], plan.seed + numbers.start, plan.sampling
+            texts[indices.start : indices.stop], plan.seed + indices.start, plan.sampling
         )
 
-    return store.fill(len(texts), draw, plan.batch, rank, what, progress)
+    return store.fill(len(texts), generate, plan.batch, rank, what, progress)
 
 
-def save_image(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that is either whole or not there."""
-    write_image(path, picture.convert("RGB"))
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    write_image(path, image.convert("RGB"))
 
 
 def load_image(path: Path, shape: Preprocessing) -> NDArray[np.uint8]:
-    """An image that :func:`save_image` wrote, (size, size, 3); CogViewError where it is broken."""
+    """Load an image that :func:`save_image` wrote, (size, size, 3); CogViewError if it is broken."""
     try:
         return square(decode(path).image, shape)
     except BadImage as error:
-        raise CogViewError(f"{path}: {error}; delete it to have it drawn again") from None
+        raise CogViewError(f"{path}: {error}; delete it to generate it again") from None
 
 
 def load_all(paths: Sequence[Path], shape: Preprocessing) -> NDArray[np.uint8]:
-    """The images (n, size, size, 3) in ``paths``; CogViewError where one is broken."""
+    """Load the images (n, size, size, 3) of ``paths``; CogViewError if one is broken."""
     return np.stack([load_image(path, shape) for path in paths])
 
 
 def parse_rank(text: str, option: str = "--rank") -> tuple[int, int]:
-    """(0-based number, of how many) of "2/4"; CogViewError names ``option``."""
-    first, _, second = text.partition("/")
-    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+    """(0-based rank, number of ranks) of "2/4"; a CogViewError names ``option``."""
+    rank, _, count = text.partition("/")
+    if not (rank.isdecimal() and count.isdecimal() and 1 <= int(rank) <= int(count)):
         raise CogViewError(f"{option} {text}: expected I/N with 1 <= I <= N, such as 2/4")
-    return int(first) - 1, int(second)
+    return int(rank) - 1, int(count)

@@ -1,8 +1,8 @@
 """The prompts of ``eval scenes`` and ``eval things``, which ship with the package.
 
-``scenes.jsonl``: one scene a line, in both languages, from combinations that no training image shows.
-``things.jsonl``: one everyday thing a line, with what people type for it. ``examples/pictogram/prompts.py``
-writes both.
+``scenes.jsonl`` has one scene per line, in both languages, from combinations that no training image shows.
+``things.jsonl`` has one everyday thing per line, with the names that people type for it.
+``examples/pictogram/prompts.py`` writes both.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SCENES, THINGS = (Path(__file__).with_name(f"{name}.jsonl") for name in ("scenes
 
 
 class ThingNames(Config):
-    """What people type for one thing, the usual name first."""
+    """The names that people type for one thing, the usual name first."""
 
     thing: str
     en: tuple[str, ...] = Field(min_length=1)
     zh: tuple[str, ...] = Field(min_length=1)
 
     def prompts(self, language: Literal["en", "zh"]) -> tuple[str, ...]:
-        """Its wordings in one language."""
+        """The names in one language."""
         return self.en if language == "en" else self.zh
 
 
@@ -42,19 +42,19 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read(path: Path, kind: type[T]) -> tuple[T, ...]:
-    found = []
+    rows = []
     for number, line in _lines(path):
         try:
-            found.append(kind.model_validate_json(line))
+            rows.append(kind.model_validate_json(line))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CogViewError(f"{path}:{number}: {where or 'line'}: {first['msg']}") from None
-    return tuple(found)
+            field = ".".join(map(str, first["loc"]))
+            raise CogViewError(f"{path}:{number}: {field or 'line'}: {first['msg']}") from None
+    return tuple(rows)
 
 
 def scene_prompts(path: Path = SCENES) -> tuple[ScenePrompt, ...]:
-    """The prompts of a file of scenes.
+    """Read the prompts of a file of scenes.
 
     Raises:
         CogViewError: the file cannot be read, or a line is not a :class:`ScenePrompt`.
@@ -63,7 +63,7 @@ def scene_prompts(path: Path = SCENES) -> tuple[ScenePrompt, ...]:
 
 
 def thing_names(path: Path = THINGS) -> tuple[ThingNames, ...]:
-    """The things of a file and their wordings.
+    """Read the things of a file and their names.
 
     Raises:
         CogViewError: the file cannot be read, or a line is not a :class:`ThingNames`.
