@@ -77,7 +77,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["eval", "upscaling", "--data", "none", "--lpips", "text.txt"],
         "none: cannot be read (no such",
     ),
-    (["serve", "--host", "0.0.0.0", "--api-key-file", "none"], "not a file of keys"),
+    (["serve", "--host", "0.0.0.0", "--api-key-file", "none"], "not a key file"),
     # models and styles
     (["generate", "a cat", "--model", "pictogran"], "no model 'pictogran'; did you mean 'pictogram'?"),
     (["generate", "a cat", "--style", "glosy"], "no style 'glosy'; did you mean 'glossy'?"),

@@ -28,7 +28,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from cogview.serving import run
 from cogview.serving.app import Server
 from cogview.serving.guard import Rules
-from cogview.serving.served import Models, Served
+from cogview.serving.served import Models, ServedModel
 
 GENERATIONS = "/v1/images/generations"
 
@@ -173,7 +173,7 @@ def browser() -> Iterator[Any]:
 class Gate:
     """Holds the worker before each token until it is allowed, so that a test has time for what happens."""
 
-    def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens, self._allowed, self._wide_open = 0, threading.Semaphore(0), False
         engine = served.cogview.text_to_image.engine
         head = engine.decoder.head

@@ -103,7 +103,7 @@ def test_what_is_wrong_is_said(
     node = pack.NODE_CLASS_MAPPINGS["CogViewGenerate"]
     site = serve(rules=Rules(keys=[Key("a-key-of-16-and-more")]))
     server = f"http://127.0.0.1:{site.port}"
-    with pytest.raises(RuntimeError, match="a right API key is needed"):
+    with pytest.raises(RuntimeError, match="a valid API key is needed"):
         run(node, server=server)
     monkeypatch.setenv("COGVIEW_API_KEY", "a-key-of-16-and-more")
     with pytest.raises(RuntimeError, match="no model 'nonsense'"):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cogview import CogView2, from_pretrained
 from cogview.serving.guard import Rules
-from cogview.serving.openai.fields import REDRAWN
+from cogview.serving.openai.fields import EDIT_MASK_RATIOS
 from cogview.serving.quotas import Key
 from cogview.serving.schema import Edit
 from cogview.serving.served import Models
@@ -113,7 +113,7 @@ def test_an_edit_by_a_mask_and_by_a_box(address: str, editor: Path, folder: Path
 def test_an_edit_without_mask_and_box_is_a_variation(address: str, editor: Path, folder: Path) -> None:
     (folder / "given.png").write_bytes(png())
     image = Image.open(io.BytesIO(png()))
-    share = REDRAWN[Edit(prompt=PROMPT).input_fidelity]
+    share = EDIT_MASK_RATIOS[Edit(prompt=PROMPT).input_fidelity]
     [made] = CogView2.from_pretrained(editor).vary(image, PROMPT, mask_ratio=share, seed=5)
     [found] = images(call(address, "edit_image", image="given.png", prompt=PROMPT, seed=5))
     assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(x))) for x in (found, made.png())))
@@ -152,7 +152,7 @@ def test_progress_is_reported(address: str) -> None:
         ("edit_image", {"prompt": "a", "image": "/etc/passwd.png"}, "outside of the folder"),
         ("edit_image", {"prompt": "a", "image": "none.png"}, "image: none.png"),
         ("describe_image", {"image": "%%%"}, "not base64"),
-        ("describe_image", {"image": "aGVsbG8="}, "no picture of a known format"),
+        ("describe_image", {"image": "aGVsbG8="}, "not an image in a known format"),
     ],
 )
 def test_what_is_wrong_is_told_to_the_agent(

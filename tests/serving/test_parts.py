@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from cogview.serving.metrics import SECONDS, Metrics
-from cogview.serving.pictures import Shelf
+from cogview.serving.pictures import ImageStore
 
 
 def test_kept_pictures_make_room_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("cogview.serving.pictures.time.monotonic", lambda: now[0])
-    shelf = Shelf(most=100, seconds=60)
+    shelf = ImageStore(max_bytes=100, seconds=60)
     names = [shelf.put(bytes([i]) * 40, "png") for i in range(3)]
     assert len(set(names)) == 3 and min(map(len, names)) > 22
     assert shelf.get(names[0]) is None and shelf.get(names[2]) == (bytes([2]) * 40, "image/png")

@@ -121,8 +121,8 @@ def moving() -> bytes:
 
 
 UPLOADS = {
-    "nothing": (b"", "no picture of a known format"),
-    "text": (b"hello", "no picture of a known format"),
+    "nothing": (b"", "not an image in a known format"),
+    "text": (b"hello", "not an image in a known format"),
     "gif": (file(noise(), "GIF"), "send png, jpeg, webp"),
     "tiff": (file(noise(), "TIFF"), "send png, jpeg, webp"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "send png, jpeg, webp"),
@@ -165,7 +165,7 @@ def test_pictures_of_many_kinds_are_read(site: Site, kind: str, mode: str) -> No
         (EDITS, {"prompt": "a", "box": "0,0,5,5", "mode": "x"}, ["image"], "unknown field 'mode'"),
         (EDITS, {"prompt": "a", "box": "0,0,5,5", "model": "tiny"}, ["image"], "cannot edit"),
         (EDITS, {"prompt": "a", "box": "0,0,5,5"}, [], "'image' is missing"),
-        (EDITS, {"prompt": "a"}, ["image", "other"], "no file is expected as 'other'"),
+        (EDITS, {"prompt": "a"}, ["image", "other"], "'other' is not a file field"),
         (EDITS, {"prompt": "a", "image": "text"}, [], "image has to be a file"),
         (UPSCALES, {"times": 3}, ["image"], "3"),
         (UPSCALES, {"times": 8}, ["image"], "less than or equal to 4"),

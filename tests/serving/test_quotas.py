@@ -48,7 +48,7 @@ def test_a_file_of_keys_is_read(keys: list[Key]) -> None:
         ("", "expected API keys"),
         ("short alice", "line 1: expected API keys of 16"),
         ("# one\nkey-of-alice-0123 alice many", "line 2: 'many' is no quota"),
-        ("key-of-alice-0123 alice\nkey-of-alice-0124 alice", "two keys are called alice"),
+        ("key-of-alice-0123 alice\nkey-of-alice-0124 alice", "two keys have the name alice"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:
@@ -61,11 +61,11 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, words: str) -> None
 def test_a_request_beyond_a_quota_counts_nothing(keys: list[Key]) -> None:
     quotas = Quotas()
     quotas.charge(keys[0], 2)
-    with pytest.raises(ApiError, match="3 pictures every minute") as caught:
+    with pytest.raises(ApiError, match="3 images every minute") as caught:
         quotas.charge(keys[0], 2)
     assert caught.value.status == 429 and 1 <= int(caught.value.headers["Retry-After"]) <= 60
     quotas.charge(keys[0], 1)
-    with pytest.raises(ApiError, match="more than this key may ever ask for"):
+    with pytest.raises(ApiError, match="more than this key may ever request"):
         quotas.charge(keys[0], 4)
     for _ in range(200):
         quotas.charge(keys[1], 10)

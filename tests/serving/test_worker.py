@@ -243,7 +243,7 @@ def test_while_it_drains_what_comes_and_what_waits_is_drawn(family: Path) -> Non
     ("options", "words"),
     [
         (["--host", "0.0.0.0"], "lets other machines in; add --api-key-file FILE, or --without-key"),
-        (["--api-key-file", "none.txt"], "not a file of keys"),
+        (["--api-key-file", "none.txt"], "not a key file"),
         (["--api-key-file", "short.txt"], "expected API keys of 16 characters or more"),
         (["--host", "192.0.2.1", "--without-key"], "cannot listen at 192.0.2.1:8000"),
         (["--queue", "0"], "--queue"),
@@ -312,7 +312,7 @@ def test_a_request_asks_for_its_place_by_its_name(
             body, headers = {"prompt": "a red circle"}, {"X_Cogview_Ticket": f"request-{number}"}
             asked.append(pool.submit(site.ask, GENERATIONS, body, **headers))
             until(
-                lambda: len(site.server.worker.places([f"request-{one}" for one in range(3)])) == len(asked)
+                lambda: len(site.server.worker.status([f"request-{one}" for one in range(3)])) == len(asked)
             )
         names = "&".join(f"ticket=request-{number}" for number in (2, 0, 1, 7))
         told = site.ask(f"/v1/queue?{names}").json

@@ -1,7 +1,8 @@
-"""The HTTP server and the studio: models behind an API of the OpenAI Images shape, and a page that uses it.
+"""The HTTP server and the studio: models behind an OpenAI-compatible Images API, and a web page that uses it.
 
-One thread computes (:mod:`~cogview.serving.worker`); requests wait in a queue of limited length and are given
-up when their client goes or their time is over. What an image shows never depends on who else asked.
+One thread computes (:mod:`~cogview.serving.worker`). Requests wait in a queue of limited length and are
+cancelled when their client disconnects or their time limit expires. An image never depends on the other
+requests that are computed at the same time.
 """
 
 from cogview.errors import CogViewError
@@ -9,7 +10,7 @@ from cogview.errors import CogViewError
 try:
     import fastapi  # noqa: F401
     import prometheus_client  # noqa: F401
-    import python_multipart  # noqa: F401  (reads forms)
+    import python_multipart  # noqa: F401  (parses forms)
     import uvicorn  # noqa: F401
 except ImportError as error:
     raise CogViewError(

@@ -1,16 +1,21 @@
-"""What a request is refused with: a status, and the body that clients of the OpenAI API expect."""
+"""Errors of the HTTP API: a status, and a body in the format of OpenAI's API."""
 
 from __future__ import annotations
 
 from typing import Any
 
-BAD, OVERLOADED, OURS = "invalid_request_error", "rate_limit_error", "server_error"
+INVALID_REQUEST_ERROR, RATE_LIMIT_ERROR, SERVER_ERROR = (
+    "invalid_request_error",
+    "rate_limit_error",
+    "server_error",
+)
 
 
 class ApiError(Exception):
-    """A refusal.
+    """An error response.
 
-    status: of HTTP; kind, code, param: as in OpenAI's errors; retry_after: seconds after which to try again.
+    status: HTTP status; kind, code, param: as in OpenAI's errors (kind is its ``type``); retry_after: seconds
+    after which to try again.
     """
 
     def __init__(
@@ -18,7 +23,7 @@ class ApiError(Exception):
         status: int,
         message: str,
         *,
-        kind: str = BAD,
+        kind: str = INVALID_REQUEST_ERROR,
         code: str | None = None,
         param: str | None = None,
         retry_after: int | None = None,
@@ -30,16 +35,15 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """``{"error": {...}}``."""
-        told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": told}
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
-        """Retry-After, where trying again makes sense; what to authenticate with.
+        """Retry-After, where a retry can succeed; X-Should-Retry; the authentication scheme.
 
-        OpenAI's clients repeat every request that fails with 500 or more, unless they are asked not to.
+        OpenAI's clients repeat every request that fails with 500 or more, unless X-Should-Retry is false.
         """
-        found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status >= 500 and self.retry_after is None:
-            found["X-Should-Retry"] = "false"
-        return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+            headers["X-Should-Retry"] = "false"
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})

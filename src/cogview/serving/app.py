@@ -1,7 +1,7 @@
-"""The application: OpenAI's Images API, and what it lacks, over the models of this server.
+"""The ASGI application: OpenAI's Images API with extensions, for the models of this server.
 
-``POST /v1/images/generations`` streams images on their way as server-sent events: a model that draws row by
-row shows them at the price of decoding.
+``POST /v1/images/generations`` streams partial images as server-sent events: the model generates row by row,
+so a partial image costs one pass of the image tokenizer's decoder.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cogview import __version__
 from cogview.pipelines.base import Caption
 from cogview.serving import tasks
 from cogview.serving.a1111 import api as a1111
-from cogview.serving.answers import Answer, event_stream
-from cogview.serving.api_errors import OURS, ApiError
-from cogview.serving.drawing import Drawing
+from cogview.serving.api_errors import SERVER_ERROR, ApiError
 from cogview.serving.forms import Files, read_form
+from cogview.serving.generation_job import GenerationJob
 from cogview.serving.guard import RequestGuard, Rules
 from cogview.serving.labelling import Labelling
 from cogview.serving.metrics import Metrics
-from cogview.serving.openai.finish import usage
-from cogview.serving.pictures import Shelf, base64_text, opened
-from cogview.serving.plumbing import read_json, ticket_name, unless_gone
+from cogview.serving.openai.postprocess import usage
+from cogview.serving.pictures import ImageStore, base64_text, decode_upload
+from cogview.serving.plumbing import read_json, ticket_name, unless_disconnected
+from cogview.serving.responses import ImageResponse, event_stream
 from cogview.serving.schema import (
     Captioning,
     CutOut,
@@ -47,7 +47,7 @@ from cogview.serving.schema import (
     Variation,
 )
 from cogview.serving.served import Models
-from cogview.serving.tasks import Call
+from cogview.serving.tasks import TaskJob
 from cogview.serving.tracing import TELEMETRY
 from cogview.serving.training_api import add_trainings
 from cogview.serving.trainings import Trainings
@@ -64,23 +64,24 @@ FILES = {
     "studio.svg": "image/svg+xml",
     **dict.fromkeys((path.name for path in STATIC.glob("*.js")), "text/javascript; charset=utf-8"),
 }
-MOST_EDITED = 16  # images of an edit, as in OpenAI's API; the first is edited
-MOST_TICKETS = 64  # of a request for places in the queue
-MOST_DESCRIBED = 8  # images of a request for captions or scores
+MAX_EDIT_IMAGES = 16  # images of an edit, as in OpenAI's API; the first is edited
+MAX_TICKETS = 64  # tickets in a request to /v1/queue
+MAX_INPUT_IMAGES = 8  # images of a request for captions or scores
 
 
 @dataclass
 class Server:
-    """All that the endpoints share.
+    """State shared by the endpoints.
 
-    drain: seconds that requests are taken after the signal to stop, while ``/readyz`` says no.
+    drain: seconds after the signal to stop during which requests are still accepted, while ``/readyz``
+    returns 503.
     """
 
     models: Models
     worker: Worker
     metrics: Metrics
     rules: Rules = field(default_factory=Rules)
-    shelf: Shelf = field(default_factory=Shelf)
+    image_store: ImageStore = field(default_factory=ImageStore)
     labelling: Labelling = field(default_factory=Labelling)
     drain: float = 0.0
     draining: bool = False
@@ -88,7 +89,7 @@ class Server:
 
 
 def application(server: Server) -> ASGIApp:
-    """The ASGI application; the worker is started and closed by whoever runs it."""
+    """The ASGI application; the caller starts and closes the worker."""
     app = FastAPI(
         title="cogview",
         version=__version__,
@@ -98,17 +99,17 @@ def application(server: Server) -> ASGIApp:
         telemetry=TELEMETRY,
     )
     handlers: dict[Any, Any] = {
-        ApiError: _refused,
-        HTTPException: _missing,
-        ClientDisconnect: _gone,
-        Exception: _failed,
+        ApiError: _api_error,
+        HTTPException: _http_error,
+        ClientDisconnect: _disconnected,
+        Exception: _internal_error,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
     _add_pages(app, server)
     _add_generations(app, server)
-    _add_pictures(app, server)
-    _add_words(app, server)
+    _add_image_inputs(app, server)
+    _add_text_outputs(app, server)
     a1111.add_a1111(app, server)
     add_trainings(app, server)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
@@ -119,32 +120,36 @@ def application(server: Server) -> ASGIApp:
 # ------------------------------------------------------------------------------------------ errors
 
 
-def _refused(request: Request, error: ApiError) -> JSONResponse:
+def _api_error(request: Request, error: ApiError) -> JSONResponse:
     if request.url.path.startswith(a1111.PREFIX):
-        return a1111.refused(error)
+        return a1111.error_response(error)
     return JSONResponse(error.body, error.status, error.headers)
 
 
-def _missing(request: Request, error: HTTPException) -> JSONResponse:
-    told = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for this path"}
-    message = told.get(error.status_code, str(error.detail))
+def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    messages = {
+        404: f"there is nothing at {request.url.path}",
+        405: f"the method {request.method} is not allowed for this path",
+    }
+    message = messages.get(error.status_code, str(error.detail))
     code = "not_found" if error.status_code == 404 else None
-    return _refused(request, ApiError(error.status_code, message, code=code))
+    return _api_error(request, ApiError(error.status_code, message, code=code))
 
 
-def _gone(request: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=499)  # nobody reads it
+def _disconnected(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=499)  # never received: the client is gone
 
 
-def _failed(request: Request, error: Exception) -> JSONResponse:
-    return _refused(request, ApiError(500, "the server failed; its log says how", kind=OURS, code="internal"))
+def _internal_error(request: Request, error: Exception) -> JSONResponse:
+    message = "the server failed; see its log for the cause"
+    return _api_error(request, ApiError(500, message, kind=SERVER_ERROR, code="internal"))
 
 
 # ------------------------------------------------------------------------------------------ pages
 
 
 def _add_pages(app: FastAPI, server: Server) -> None:
-    """The studio, what is served, how it goes."""
+    """The studio, health checks, metrics, the model list, the queue, and stored images."""
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
@@ -162,7 +167,7 @@ def _add_pages(app: FastAPI, server: Server) -> None:
     @app.get("/healthz")
     async def health() -> JSONResponse:
         if server.worker.closed:
-            raise ApiError(503, "the server is stopping", kind=OURS, code="stopping", retry_after=30)
+            raise ApiError(503, "the server is stopping", kind=SERVER_ERROR, code="stopping", retry_after=30)
         return JSONResponse({"status": "ok", "version": __version__, "waiting": server.worker.waiting})
 
     @app.head("/readyz", include_in_schema=False)
@@ -170,7 +175,9 @@ def _add_pages(app: FastAPI, server: Server) -> None:
     async def ready() -> JSONResponse:
         """Whether a load balancer should send requests here."""
         if server.draining or server.worker.closed:
-            raise ApiError(503, "the server is about to stop", kind=OURS, code="stopping", retry_after=30)
+            raise ApiError(
+                503, "the server is about to stop", kind=SERVER_ERROR, code="stopping", retry_after=30
+            )
         return JSONResponse({"status": "ready"})
 
     @app.get("/metrics")
@@ -187,148 +194,151 @@ def _add_pages(app: FastAPI, server: Server) -> None:
 
     @app.get("/v1/queue")
     async def queue(request: Request) -> dict[str, Any]:
-        names = request.query_params.getlist("ticket")[:MOST_TICKETS]
-        places = server.worker.places(names)
-        return {"waiting": server.worker.waiting, "tickets": {k: asdict(v) for k, v in places.items()}}
+        names = request.query_params.getlist("ticket")[:MAX_TICKETS]
+        status = server.worker.status(names)
+        return {"waiting": server.worker.waiting, "tickets": {k: asdict(v) for k, v in status.items()}}
 
     @app.get("/v1/pictures/{name}")
     async def picture(name: str) -> Response:
-        found = await run_in_threadpool(server.shelf.get, name)
-        if found is None:
-            raise ApiError(404, "there is no such picture, or not any more", code="not_found")
-        return Response(found[0], media_type=found[1])
+        stored = await run_in_threadpool(server.image_store.get, name)
+        if stored is None:
+            raise ApiError(404, "this image does not exist or has expired", code="not_found")
+        return Response(stored[0], media_type=stored[1])
 
 
-# ------------------------------------------------------------------------------------------ drawing
+# ------------------------------------------------------------------------------------------ images and text
 
 
 def _add_generations(app: FastAPI, server: Server) -> None:
-    @app.post("/v1/images/generations", response_model=None, openapi_extra=_takes(Generation))
+    @app.post("/v1/images/generations", response_model=None, openapi_extra=_request_body(Generation))
     async def generations(request: Request) -> Response:
-        asked = await read_json(request, Generation)
-        job = Drawing.of(asked, server.models.find(asked.model))
+        body = await read_json(request, Generation)
+        job = GenerationJob.of(body, server.models.find(body.model))
         base, name = str(request.base_url), job.served.name
-        words = await run_in_threadpool(job.served.unknown_words, asked.prompt)
-        finish = replace(job.finish, words={key: found for key, found in words.items() if found})
-        answer = Answer(server, base, asked, name, finish, job.usage, job.picture_usage)
+        words = await run_in_threadpool(job.served.unknown_words, body.prompt)
+        postprocess = replace(job.postprocess, words={key: value for key, value in words.items() if value})
+        response = ImageResponse(server, base, body, name, postprocess, job.usage, job.image_usage)
         ticket = server.worker.submit(job, ticket_name(request))
-        if asked.stream:
-            return event_stream(answer.events(ticket), answer.headers)
-        return await unless_gone(request, answer.whole(ticket))
+        if body.stream:
+            return event_stream(response.events(ticket), response.headers)
+        return await unless_disconnected(request, response.complete(ticket))
 
 
-def _add_pictures(app: FastAPI, server: Server) -> None:
-    """What is asked with an image, and answered by images."""
+def _add_image_inputs(app: FastAPI, server: Server) -> None:
+    """Endpoints that take an image and return images."""
 
     def form(kind: type[BaseModel]) -> dict[str, Any]:
-        return {"response_model": None, "openapi_extra": _takes(kind, "multipart/form-data")}
+        return {"response_model": None, "openapi_extra": _request_body(kind, "multipart/form-data")}
 
-    async def answered(request: Request, asked: Output, call: Call) -> Response:
-        counts = usage(call.text, call.drawn, call.read)
-        one_of = usage(call.text, call.drawn // max(1, getattr(asked, "n", 1)), call.read)
-        base, name = str(request.base_url), call.served.name
-        kind = "image_edit" if isinstance(asked, Edit) else "image_generation"
-        answer = Answer(server, base, asked, name, call.finish, counts, one_of, kind)
-        ticket = server.worker.submit(call, ticket_name(request))
-        if getattr(asked, "stream", False):
-            return event_stream(answer.events(ticket), answer.headers)
-        return await unless_gone(request, answer.whole(ticket))
+    async def respond(request: Request, body: Output, job: TaskJob) -> Response:
+        total = usage(job.text_tokens, job.generated_tokens, job.input_image_tokens)
+        generated_each = job.generated_tokens // max(1, getattr(body, "n", 1))
+        each = usage(job.text_tokens, generated_each, job.input_image_tokens)
+        base, name = str(request.base_url), job.served.name
+        kind = "image_edit" if isinstance(body, Edit) else "image_generation"
+        response = ImageResponse(server, base, body, name, job.postprocess, total, each, kind)
+        ticket = server.worker.submit(job, ticket_name(request))
+        if getattr(body, "stream", False):
+            return event_stream(response.events(ticket), response.headers)
+        return await unless_disconnected(request, response.complete(ticket))
 
     @app.post("/v1/images/edits", **form(Edit))
     async def edits(request: Request) -> Response:
-        asked, files = await read_form(request, Edit, image=MOST_EDITED, mask=1, markup=1)
-        served = server.models.able(asked.model, "edit")
-        image = await run_in_threadpool(opened, one(files, "image"), "image")
-        mask = await run_in_threadpool(opened, files["mask"][0], "mask") if files["mask"] else None
+        body, files = await read_form(request, Edit, image=MAX_EDIT_IMAGES, mask=1, markup=1)
+        served = server.models.with_ability(body.model, "edit")
+        image = await run_in_threadpool(decode_upload, required_file(files, "image"), "image")
+        mask = await run_in_threadpool(decode_upload, files["mask"][0], "mask") if files["mask"] else None
         ignored = ["image (all but the first)"] if len(files["image"]) > 1 else []
         ignored += ["markup"] if files["markup"] else []
-        return await answered(request, asked, tasks.edit(asked, served, image, mask, ignored))
+        return await respond(request, body, tasks.edit(body, served, image, mask, ignored))
 
     @app.post("/v1/images/variations", **form(Variation))
     async def variations(request: Request) -> Response:
-        asked, files = await read_form(request, Variation, image=1)
-        served = server.models.able(asked.model, "edit")
-        image = await run_in_threadpool(opened, one(files, "image"), "image")
-        return await answered(request, asked, tasks.vary(asked, served, image))
+        body, files = await read_form(request, Variation, image=1)
+        served = server.models.with_ability(body.model, "edit")
+        image = await run_in_threadpool(decode_upload, required_file(files, "image"), "image")
+        return await respond(request, body, tasks.vary(body, served, image))
 
     @app.post("/v1/images/upscales", **form(Upscaling))
     async def upscales(request: Request) -> Response:
-        asked, files = await read_form(request, Upscaling, image=1)
-        served = server.models.able(asked.model, "upscale")
-        await run_in_threadpool(opened, one(files, "image"), "image")
-        return await answered(request, asked, tasks.upscale(asked, served, one(files, "image")))
+        body, files = await read_form(request, Upscaling, image=1)
+        served = server.models.with_ability(body.model, "upscale")
+        await run_in_threadpool(decode_upload, required_file(files, "image"), "image")
+        return await respond(request, body, tasks.upscale(body, served, required_file(files, "image")))
 
     @app.post("/v1/images/cutouts", **form(CutOut))
     async def cut_outs(request: Request) -> Response:
-        asked, files = await read_form(request, CutOut, image=1)
-        data = one(files, "image")
-        await run_in_threadpool(opened, data, "image")
-        call = tasks.cut_out(server.labelling, server.models.find(asked.model), data)
-        ticket = server.worker.submit(call, ticket_name(request))
+        body, files = await read_form(request, CutOut, image=1)
+        data = required_file(files, "image")
+        await run_in_threadpool(decode_upload, data, "image")
+        job = tasks.cut_out(server.labelling, server.models.find(body.model), data)
+        ticket = server.worker.submit(job, ticket_name(request))
 
-        async def whole() -> Response:
-            async with contextlib.aclosing(ticket.events()) as coming:
-                found = [{"b64_json": base64_text(made)} async for made in coming]
-            return JSONResponse({"created": int(time.time()), "data": found})
+        async def respond() -> Response:
+            async with contextlib.aclosing(ticket.events()) as events:
+                entries = [{"b64_json": base64_text(file)} async for file in events]
+            return JSONResponse({"created": int(time.time()), "data": entries})
 
-        return await unless_gone(request, whole())
+        return await unless_disconnected(request, respond())
 
 
-def _add_words(app: FastAPI, server: Server) -> None:
-    """What is answered by words and numbers."""
+def _add_text_outputs(app: FastAPI, server: Server) -> None:
+    """Endpoints that return text or scores."""
 
-    @app.post("/v1/prompts", response_model=None, openapi_extra=_takes(Prompt))
+    @app.post("/v1/prompts", response_model=None, openapi_extra=_request_body(Prompt))
     async def prompts(request: Request) -> dict[str, Any]:
-        asked = await read_json(request, Prompt)
-        served = server.models.able(asked.model, "generate")
-        words = await run_in_threadpool(served.unknown_words, asked.prompt)
+        body = await read_json(request, Prompt)
+        served = server.models.with_ability(body.model, "generate")
+        words = await run_in_threadpool(served.unknown_words, body.prompt)
         return {"object": "prompt", "model": served.name, **words}
 
-    async def answered(request: Request, call: Call, entry: Callable[[Any], dict[str, Any]]) -> Response:
-        async def whole(ticket: Ticket) -> Response:
-            async with contextlib.aclosing(ticket.events()) as coming:
-                found = [entry(value) async for value in coming]
-            data = [{"index": number, **told} for number, told in enumerate(found)]
-            return JSONResponse({"object": "list", "model": call.served.name, "data": data})
+    async def respond(request: Request, job: TaskJob, entry: Callable[[Any], dict[str, Any]]) -> Response:
+        async def complete(ticket: Ticket) -> Response:
+            async with contextlib.aclosing(ticket.events()) as events:
+                entries = [entry(value) async for value in events]
+            data = [{"index": number, **fields} for number, fields in enumerate(entries)]
+            return JSONResponse({"object": "list", "model": job.served.name, "data": data})
 
-        return await unless_gone(request, whole(server.worker.submit(call, ticket_name(request))))
+        return await unless_disconnected(request, complete(server.worker.submit(job, ticket_name(request))))
 
-    @app.post("/v1/captions", response_model=None, openapi_extra=_takes(Captioning, "multipart/form-data"))
+    @app.post(
+        "/v1/captions", response_model=None, openapi_extra=_request_body(Captioning, "multipart/form-data")
+    )
     async def captions(request: Request) -> Response:
-        asked, files = await read_form(request, Captioning, image=MOST_DESCRIBED)
-        served = server.models.able(asked.model, "caption")
-        images = await run_in_threadpool(all_opened, files)
+        body, files = await read_form(request, Captioning, image=MAX_INPUT_IMAGES)
+        served = server.models.with_ability(body.model, "caption")
+        images = await run_in_threadpool(decode_all, files)
 
-        def entry(found: list[Caption]) -> dict[str, Any]:
-            return {"captions": [{"text": x.text, "score": x.score, "seed": x.seed} for x in found]}
+        def entry(captions: list[Caption]) -> dict[str, Any]:
+            return {"captions": [{"text": x.text, "score": x.score, "seed": x.seed} for x in captions]}
 
-        return await answered(request, tasks.caption(asked, served, images), entry)
+        return await respond(request, tasks.caption(body, served, images), entry)
 
-    @app.post("/v1/scores", response_model=None, openapi_extra=_takes(Scoring, "multipart/form-data"))
+    @app.post("/v1/scores", response_model=None, openapi_extra=_request_body(Scoring, "multipart/form-data"))
     async def scores(request: Request) -> Response:
-        asked, files = await read_form(request, Scoring, image=MOST_DESCRIBED)
-        served = server.models.able(asked.model, "score")
-        images = await run_in_threadpool(all_opened, files)
+        body, files = await read_form(request, Scoring, image=MAX_INPUT_IMAGES)
+        served = server.models.with_ability(body.model, "score")
+        images = await run_in_threadpool(decode_all, files)
 
-        def entry(found: list[dict[str, Any]]) -> dict[str, Any]:
-            return {"scores": found}
+        def entry(scores: list[dict[str, Any]]) -> dict[str, Any]:
+            return {"scores": scores}
 
-        return await answered(request, tasks.score(asked, served, images), entry)
+        return await respond(request, tasks.score(body, served, images), entry)
 
 
-def one(files: Files, name: str) -> bytes:
-    """The file that has to be there."""
+def required_file(files: Files, name: str) -> bytes:
+    """The first file of this name; raises ApiError if there is none."""
     if not files[name]:
         raise ApiError(400, f"the file {name!r} is missing", code="missing_parameter", param=name)
     return files[name][0]
 
 
-def all_opened(files: Files) -> list[Image.Image]:
-    """All images of a request."""
-    one(files, "image")
-    return [opened(data, "image") for data in files["image"]]
+def decode_all(files: Files) -> list[Image.Image]:
+    """All images of a request, decoded."""
+    required_file(files, "image")
+    return [decode_upload(data, "image") for data in files["image"]]
 
 
-def _takes(kind: type[BaseModel], media: str = "application/json") -> dict[str, Any]:
-    """What /openapi.json says of a body."""
+def _request_body(kind: type[BaseModel], media: str = "application/json") -> dict[str, Any]:
+    """The request body's entry in /openapi.json."""
     return {"requestBody": {"required": True, "content": {media: {"schema": kind.model_json_schema()}}}}

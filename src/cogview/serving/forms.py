@@ -1,4 +1,4 @@
-"""Forms with images in them (multipart/form-data), read within limits."""
+"""Parsing of forms with images (multipart/form-data), within limits."""
 
 from __future__ import annotations
 
@@ -14,87 +14,86 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from cogview.serving.api_errors import ApiError
-from cogview.serving.schema import refusal
+from cogview.serving.schema import validation_error
 
 MAX_FIELDS = 64
 READ_SECONDS = 60.0
-MAX_FIELD = 128 << 10  # bytes; a prompt of 32,000 characters
-_NESTED = re.compile(r"(\w+)(\[\w+\]){1,2}")  # a field of an object, as clients send it in a form
+MAX_FIELD = 128 << 10  # bytes; enough for a prompt of 32,000 characters
+_NESTED = re.compile(r"(\w+)(\[\w+\]){1,2}")  # a nested field in a form, such as svg[model]
 M = TypeVar("M", bound=BaseModel)
 Files = dict[str, list[bytes]]
 
 
 @contextlib.asynccontextmanager
-async def in_time() -> AsyncIterator[None]:
-    """ApiError 408 for a body that takes too long to come."""
+async def body_timeout() -> AsyncIterator[None]:
+    """Raises ApiError 408 if the body does not arrive in time."""
     try:
         async with asyncio.timeout(READ_SECONDS):
             yield
     except TimeoutError:
-        message = f"the request did not come within {READ_SECONDS:g} s"
+        message = f"the request did not arrive within {READ_SECONDS:g} s"
         raise ApiError(408, message, code="slow") from None
 
 
 async def read_form(request: Request, kind: type[M], **files: int) -> tuple[M, Files]:
-    """The fields of a form, and its files by name, at most a number of each; ApiError for anything else.
+    """The fields of a form, validated, and its files by name.
 
-    ``name[]`` is ``name``, as clients of lists send it.
+    files: maximum number of files by name. A field ``name[]`` is read as ``name``; clients use it for lists.
+
+    Raises:
+        ApiError: not a form, too many files, or an invalid field.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "multipart/form-data":
         raise ApiError(415, "send a form, with Content-Type: multipart/form-data", code="not_a_form")
     try:
-        most = sum(files.values())
-        async with in_time():
-            form = await request.form(max_files=most, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD)
+        limit = sum(files.values())
+        async with body_timeout():
+            form = await request.form(max_files=limit, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD)
     except HTTPException as error:
         raise ApiError(400, str(error.detail), code="not_a_form") from None
     values: dict[str, Any] = {}
-    found: Files = {name: [] for name in files}
+    uploads: Files = {name: [] for name in files}
     try:
         for name, value in form.multi_items():
-            await _take(name.removesuffix("[]"), value, kind, values, found)
+            await _add_part(name.removesuffix("[]"), value, kind, values, uploads)
     finally:
         await form.close()
-    for name, most in files.items():
-        if len(found[name]) > most:
-            raise ApiError(400, f"at most {most} of {name}", code="too_many", param=name)
+    for name, limit in files.items():
+        if len(uploads[name]) > limit:
+            raise ApiError(400, f"at most {limit} of {name}", code="too_many", param=name)
     try:
-        return kind.model_validate(values), found
+        return kind.model_validate(values), uploads
     except ValidationError as error:
-        raise refusal(error, kind) from None
+        raise validation_error(error, kind) from None
 
 
-async def _take(
-    name: str, value: str | UploadFile, kind: type[BaseModel], values: dict[str, Any], found: Files
+async def _add_part(
+    name: str, value: str | UploadFile, kind: type[BaseModel], values: dict[str, Any], uploads: Files
 ) -> None:
-    """One part of a form: a file where files are expected, else a field, which may come again in lists."""
-    if name in found:
+    """Add one part of a form to ``uploads`` or ``values``; fields of tuple type may be repeated."""
+    if name in uploads:
         if isinstance(value, str):
             raise ApiError(400, f"{name} has to be a file", code="invalid_value", param=name)
-        found[name].append(await value.read())
-    elif (
-        isinstance(value, str)
-        and (found_path := _NESTED.fullmatch(name))
-        and found_path[1] in kind.model_fields
-    ):
-        _put(values, found_path[0].replace("]", "").split("["), value)
+        uploads[name].append(await value.read())
+    elif isinstance(value, str) and (nested := _NESTED.fullmatch(name)) and nested[1] in kind.model_fields:
+        _set_nested(values, nested[0].replace("]", "").split("["), value)
     elif not isinstance(value, str):
-        raise ApiError(400, f"no file is expected as {name!r}", code="unknown_parameter", param=name)
+        raise ApiError(400, f"{name!r} is not a file field", code="unknown_parameter", param=name)
     elif name in kind.model_fields and get_origin(kind.model_fields[name].annotation) is tuple:
         values.setdefault(name, []).append(value)
     elif name in values:
-        raise ApiError(400, f"{name} is there twice", code="invalid_value", param=name)
+        raise ApiError(400, f"{name} is given twice", code="invalid_value", param=name)
     else:
         values[name] = value
 
 
-def _put(values: dict[str, Any], path: list[str], value: str) -> None:
-    """A value inside objects."""
+def _set_nested(values: dict[str, Any], path: list[str], value: str) -> None:
+    """Set a value inside nested dictionaries."""
     *outer, last = path
     for name in outer:
         inner = values.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise ApiError(400, f"{outer[0]} is there twice", code="invalid_value", param=outer[0])
+            raise ApiError(400, f"{outer[0]} is given twice", code="invalid_value", param=outer[0])
         values = inner
     values[last] = value

@@ -1,8 +1,8 @@
-"""The outermost layer: which requests are looked at at all, and what every answer carries.
+"""The outermost ASGI middleware: access checks, body limits and security headers.
 
-In this order: the host that is asked for must be ours (a page elsewhere cannot reach a server on this machine
-by a name of its own), a key must be right where keys are asked for, a post must not come from another site's
-page, and a body must not be longer than it may be, whatever its headers say.
+Checks, in this order: the Host header must name this server (against DNS rebinding), the API key must be
+valid if keys are required, a POST must not come from a page of another site, and the body must not exceed its
+limit, whatever its headers say.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from cogview.serving.api_errors import BAD, ApiError
+from cogview.serving.api_errors import INVALID_REQUEST_ERROR, ApiError
 from cogview.serving.metrics import Metrics
-from cogview.serving.quotas import CALLER, Caller, Key, Quotas, matching
+from cogview.serving.quotas import CALLER, Caller, Key, Quotas, find_key
 from cogview.web.security import security_headers, with_headers
 from cogview.web.sockets import answers_to, same_origin
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_JSON = 256 << 10
-OPEN = ("/healthz", "/readyz", "/studio/", "/v1/pictures/")  # besides the page itself; needs no key
-WITH_PICTURES = frozenset(  # in JSON, as base64
+PUBLIC_PATHS = ("/healthz", "/readyz", "/studio/", "/v1/pictures/")  # no key needed; nor for the page at /
+IMAGE_JSON_PATHS = frozenset(  # JSON bodies that contain images as base64
     ["/mcp", *(f"/sdapi/v1/{name}" for name in ("img2img", "extra-single-image", "png-info", "interrogate"))]
 )
 HEADERS = security_headers("'self' blob: data:", "'none'", "no-referrer")
@@ -34,10 +34,11 @@ HEADERS = security_headers("'self' blob: data:", "'none'", "no-referrer")
 
 @dataclass(frozen=True)
 class Rules:
-    """What a server lets in.
+    """Which requests a server accepts.
 
-    hosts: names it answers to (:func:`cogview.web.sockets.answers_to`); keys: one of them is needed (none: no
-    key), and has its quotas; max_upload: bytes of a form; paths: of its own, for the counts.
+    hosts: accepted host names (:func:`cogview.web.sockets.answers_to`); keys: API keys, one of which is
+    required (if empty, none is), each with its quotas; max_upload: maximum bytes of a form; paths: the
+    server's paths, which the request counter distinguishes.
     """
 
     hosts: frozenset[str] = frozenset({"*"})
@@ -47,7 +48,7 @@ class Rules:
 
 
 class RequestGuard:
-    """Wraps an application."""
+    """ASGI middleware that applies :class:`Rules` and counts requests."""
 
     def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
         self.app, self.rules, self.metrics, self.quotas = app, rules, metrics, Quotas()
@@ -58,38 +59,39 @@ class RequestGuard:
             return
         headers, status = Headers(scope=scope), [500]
 
-        async def noting_status(message: Message) -> None:
+        async def recording_status(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status[0] = message["status"]
             await send(message)
 
-        sending = with_headers(noting_status, HEADERS)
+        send_with_headers = with_headers(recording_status, HEADERS)
 
         try:
             limit = self._admit(scope, headers)
-            await self.app(scope, _limited(receive, limit), sending)
+            await self.app(scope, _limited(receive, limit), send_with_headers)
         except ApiError as error:
-            answer = JSONResponse(error.body, error.status, {**error.headers, "Connection": "close"})
-            await answer(scope, receive, sending)
+            response = JSONResponse(error.body, error.status, {**error.headers, "Connection": "close"})
+            await response(scope, receive, send_with_headers)
         finally:
             path = scope["path"] if scope["path"] in self.rules.paths else "other"
             self.metrics.add("cogview_requests_total", path=path, status=str(status[0]))
 
     def _admit(self, scope: Scope, headers: Headers) -> int:
-        """How long the body may be; ApiError for what is not let in."""
+        """The maximum length of the body, in bytes; raises ApiError if the request is refused."""
         if not answers_to(self.rules.hosts, headers.get("host", "")):
             raise ApiError(421, "this server does not answer to that host name", code="wrong_host")
         path = scope["path"]
-        closed = self.rules.keys and path != "/" and not path.startswith(OPEN)
-        key = matching(self.rules.keys, _key(headers.get("authorization", ""), path)) if closed else None
+        key_needed = self.rules.keys and path != "/" and not path.startswith(PUBLIC_PATHS)
+        key = find_key(self.rules.keys, _key(headers.get("authorization", ""), path)) if key_needed else None
         CALLER.set(None if key is None else Caller(key, self.quotas))
-        if closed and key is None:
-            message = "a right API key is needed: Authorization: Bearer KEY"
+        if key_needed and key is None:
+            message = "a valid API key is needed: Authorization: Bearer KEY"
             raise ApiError(401, message, kind="authentication_error", code="invalid_api_key")
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _same_site(headers):
-            raise ApiError(403, "posts from other sites' pages are refused", kind=BAD, code="cross_site")
+            message = "requests from pages of other sites are refused"
+            raise ApiError(403, message, kind=INVALID_REQUEST_ERROR, code="cross_site")
         form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        limit = self.rules.max_upload if form or path in WITH_PICTURES else MAX_JSON
+        limit = self.rules.max_upload if form or path in IMAGE_JSON_PATHS else MAX_JSON
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or len(length) > 19 or int(length) > limit:
             raise _too_long(limit)
@@ -97,7 +99,7 @@ class RequestGuard:
 
 
 def _key(authorization: str, path: str) -> str:
-    """The key of a request: a bearer's, or for A1111's clients, which have no other way, a password."""
+    """The key of a request: a bearer token or, for A1111's clients, which send no other, the password."""
     kind, _, key = authorization.partition(" ")
     if kind.lower() == "bearer":
         return key.strip()
@@ -110,7 +112,10 @@ def _key(authorization: str, path: str) -> str:
 
 
 def _same_site(headers: Headers) -> bool:
-    """Not sent by a page of another site, as browsers tell; other clients say nothing."""
+    """Whether a request comes from no other site's page, by the headers that browsers send.
+
+    Other clients send neither header and are accepted.
+    """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site in ("same-origin", "none")
@@ -122,15 +127,15 @@ def _too_long(limit: int) -> ApiError:
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
-    """Counts what is read; ApiError beyond the limit, for bodies that do not tell their length."""
-    read = [0]
+    """Wraps ``receive``; raises ApiError beyond the limit, for bodies without a Content-Length header."""
+    received = [0]
 
-    async def counted() -> Message:
+    async def counting_receive() -> Message:
         message = await receive()
         if message["type"] == "http.request":
-            read[0] += len(message.get("body", b""))
-            if read[0] > limit:
+            received[0] += len(message.get("body", b""))
+            if received[0] > limit:
                 raise _too_long(limit)
         return message
 
-    return counted
+    return counting_receive

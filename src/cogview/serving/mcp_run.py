@@ -1,4 +1,4 @@
-"""Running the tools for agents: over stdin and stdout, or over HTTP behind the guard of the other APIs."""
+"""Serving the MCP tools over stdin and stdout, or over HTTP with the access checks of the other APIs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from cogview.serving.guard import RequestGuard, Rules
 from cogview.serving.mcp_tools import Tools, mcp_server
-from cogview.serving.run import Stopping, http_config
+from cogview.serving.run import GracefulServer, http_config
 
 PATH = "/mcp"
 
@@ -26,7 +26,7 @@ def serve_stdio(tools: Tools) -> None:
 
 
 def serve_http(tools: Tools, listener: socket.socket) -> None:
-    """Serve until a signal says to stop."""
+    """Serve until a signal stops the server."""
     running = _http(tools)
     tools.server.worker.start()
     try:
@@ -38,7 +38,7 @@ def serve_http(tools: Tools, listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def running(tools: Tools, listener: socket.socket) -> Iterator[str]:
-    """A server in the background; its address."""
+    """Run a server in the background; yields its URL."""
     http = _http(tools)
     thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="cogview-mcp")
     tools.server.worker.start()
@@ -51,8 +51,8 @@ def running(tools: Tools, listener: socket.socket) -> Iterator[str]:
         tools.server.worker.join()
 
 
-def _http(tools: Tools) -> Stopping:
-    """The HTTP server. Hosts, keys and origins are checked by the guard; sessions are not kept."""
+def _http(tools: Tools) -> GracefulServer:
+    """The HTTP server, without sessions; RequestGuard checks hosts, keys and origins."""
     rules = tools.server.rules
     app = mcp_server(tools).streamable_http_app(
         streamable_http_path=PATH,
@@ -60,6 +60,6 @@ def _http(tools: Tools) -> Stopping:
         max_request_body_size=rules.max_upload,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
-    own = Rules(rules.hosts, rules.keys, rules.max_upload, frozenset({PATH}))
-    guarded = RequestGuard(app, own, tools.server.metrics)
-    return Stopping(http_config(guarded, lifespan="on"), tools.server)
+    mcp_rules = Rules(rules.hosts, rules.keys, rules.max_upload, frozenset({PATH}))
+    guarded = RequestGuard(app, mcp_rules, tools.server.metrics)
+    return GracefulServer(http_config(guarded, lifespan="on"), tools.server)

@@ -1,7 +1,7 @@
-"""Tools for agents, by the Model Context Protocol: generate, edit, describe and rank images.
+"""Model Context Protocol tools for agents: generate, edit, describe and rank images.
 
-Images come and go as base64 inside the messages; with a folder they may also be files in it, and results are
-saved there. Requests take the same way as those over HTTP: one worker, its queue, its limits.
+Images are sent and received as base64; with a folder, the agent may also name files in it, and results are
+saved there. Requests share the worker, queue and limits of the HTTP API.
 """
 
 from __future__ import annotations
@@ -25,40 +25,42 @@ from cogview import __version__
 from cogview.errors import CogViewError
 from cogview.files import read_bytes, write_file
 from cogview.serving import tasks
-from cogview.serving.a1111.jobs import file_of
+from cogview.serving.a1111.jobs import file_bytes
 from cogview.serving.api_errors import ApiError
 from cogview.serving.app import Server
-from cogview.serving.drawing import Drawing
-from cogview.serving.openai.finish import Finish
-from cogview.serving.pictures import base64_text, opened
-from cogview.serving.schema import MOST, Captioning, Edit, Generation, Scoring, refusal
-from cogview.serving.worker import Job, Made, Ticket
+from cogview.serving.generation_job import GenerationJob
+from cogview.serving.openai.postprocess import Postprocess
+from cogview.serving.pictures import base64_text, decode_upload
+from cogview.serving.schema import MAX_IMAGES, Captioning, Edit, Generation, Scoring, validation_error
+from cogview.serving.worker import FinishedImage, Job, Ticket
 
 INSTRUCTIONS = (
-    "Generates small pictures from a sentence in English or Chinese, edits, describes and ranks them. "
-    "Describe what is to be seen in a few words: the models read short captions."
+    "Generates small images from a sentence in English or Chinese, and edits, describes and ranks images. "
+    "Describe what the image should show in a few words: the models are trained on short captions."
 )
-MOST_RANKED = 8
+MAX_RANKED = 8
 REPORT_SECONDS = 1.0
 Content = list[ImageContent | TextContent]
-Picture = Annotated[
+ImageText = Annotated[
     str, Field(description="An image: base64, a data URL, or the name of a file in the folder.")
 ]
-Prompt = Annotated[str, Field(description="What is to be seen, in a few words, English or Chinese.")]
-Side = Annotated[int | None, Field(description="Pixels; default: the model's own size.")]
-Seed = Annotated[
-    int | None, Field(ge=0, description="The same seed draws the same image; default: a new one.")
+Prompt = Annotated[
+    str, Field(description="What the image should show, in a few words, in English or Chinese.")
 ]
-Count = Annotated[int, Field(ge=1, le=MOST)]
+Side = Annotated[int | None, Field(description="Pixels; default: the model's size.")]
+Seed = Annotated[
+    int | None, Field(ge=0, description="The same seed generates the same image; default: a random seed.")
+]
+Count = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
 Quality = Literal["low", "medium", "high", "max"]
-DRAWS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+GENERATES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 M = TypeVar("M", bound=BaseModel)
-LOOKS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+READ_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The tools over a server's models. folder: where images may be read from, and are saved."""
+    """The tools for a server's models. folder: where images are saved, and may be read from."""
 
     server: Server
     folder: Path | None = None
@@ -72,173 +74,175 @@ class Tools:
         height: Side = None,
         seed: Seed = None,
         style: Annotated[str | None, Field(description="One of the model's styles.")] = None,
-        negative_prompt: Annotated[str | None, Field(description="What is not to be seen.")] = None,
+        negative_prompt: Annotated[str | None, Field(description="What the image should not show.")] = None,
         quality: Quality = "medium",
-        transparent: Annotated[bool, Field(description="Remove an even background.")] = False,
+        transparent: Annotated[bool, Field(description="Remove a uniform background.")] = False,
         model: str | None = None,
     ) -> Content:
         """Generate images from a sentence."""
-        fields = _given(
+        fields = _without_none(
             prompt=prompt, n=n, seed=seed, style=style, negative_prompt=negative_prompt, model=model
         )
         fields |= {"quality": quality, "size": _size(width, height), "truncate": True}
         fields |= {"background": "transparent"} if transparent else {}
-        with _told():
-            asked = _valid(Generation, fields)
-            job = Drawing.of(asked, self.server.models.able(asked.model, "generate"))
-            return await self._pictures(context, job, job.finish)
+        with _tool_errors():
+            request = _validate(Generation, fields)
+            job = GenerationJob.of(request, self.server.models.with_ability(request.model, "generate"))
+            return await self._generate(context, job, job.postprocess)
 
     async def edit(
         self,
         context: Context,
-        image: Picture,
+        image: ImageText,
         prompt: Prompt,
         mask: Annotated[
             str | None,
             Field(description="An image of the same size, white (or transparent) where it changes."),
         ] = None,
         box: Annotated[
-            list[str], Field(description="Parts that change: left,top,right,bottom in pixels or per cent.")
-        ] = [],  # noqa: B006  (never changed)
+            list[str], Field(description="Areas that change: left,top,right,bottom in pixels or per cent.")
+        ] = [],  # noqa: B006  (never modified)
         n: Count = 1,
         seed: Seed = None,
         quality: Quality = "medium",
         model: str | None = None,
     ) -> Content:
-        """Draw part of an image again; without mask and box parts at random of the whole image."""
-        fields = _given(prompt=prompt, n=n, seed=seed, model=model) | {"quality": quality, "truncate": True}
-        with _told():
-            asked = _valid(Edit, fields | ({"box": tuple(box)} if box else {}))
-            served = self.server.models.able(asked.model, "edit")
-            picture = await self._read(image, "image")
-            hole = None if mask is None else await self._read(mask, "mask")
-            call = tasks.edit(asked, served, picture, hole)
-            return await self._pictures(context, call, call.finish)
+        """Regenerate part of an image; without mask and box, random parts of the whole image."""
+        fields = _without_none(prompt=prompt, n=n, seed=seed, model=model)
+        fields |= {"quality": quality, "truncate": True}
+        with _tool_errors():
+            request = _validate(Edit, fields | ({"box": tuple(box)} if box else {}))
+            served = self.server.models.with_ability(request.model, "edit")
+            original = await self._read(image, "image")
+            edited = None if mask is None else await self._read(mask, "mask")
+            job = tasks.edit(request, served, original, edited)
+            return await self._generate(context, job, job.postprocess)
 
     async def describe(
         self,
         context: Context,
-        image: Picture,
-        n: Annotated[int, Field(ge=1, le=MOST, description="Captions.")] = 1,
+        image: ImageText,
+        n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Captions.")] = 1,
         language: Literal["en", "zh"] = "en",
         model: str | None = None,
     ) -> str:
-        """Describe an image: captions as JSON, the likeliest first."""
-        with _told():
-            asked = _valid(Captioning, _given(n=n, language=language, model=model))
-            served = self.server.models.able(asked.model, "caption")
-            picture = await self._read(image, "image")
-            [captions] = await self._values(context, tasks.caption(asked, served, [picture]))
-        return json.dumps([{"text": one.text, "score": one.score} for one in captions], ensure_ascii=False)
+        """Describe an image: captions as JSON, the most likely first."""
+        with _tool_errors():
+            request = _validate(Captioning, _without_none(n=n, language=language, model=model))
+            served = self.server.models.with_ability(request.model, "caption")
+            original = await self._read(image, "image")
+            [captions] = await self._run(context, tasks.caption(request, served, [original]))
+        entries = [{"text": caption.text, "score": caption.score} for caption in captions]
+        return json.dumps(entries, ensure_ascii=False)
 
     async def rank(
         self,
         context: Context,
         prompt: Prompt,
-        images: Annotated[list[Picture], Field(min_length=1, max_length=MOST_RANKED)],
+        images: Annotated[list[ImageText], Field(min_length=1, max_length=MAX_RANKED)],
         model: str | None = None,
     ) -> str:
-        """Sort images by how well a sentence describes them: their numbers (from 0) and caption losses as
+        """Rank images by how well a sentence describes them: their numbers (from 0) and caption losses as
         JSON, the best first."""
-        with _told():
-            asked = _valid(Scoring, _given(model=model) | {"prompt": (prompt,)})
-            served = self.server.models.able(asked.model, "score")
-            pictures = [await self._read(one, "images") for one in images]
-            scores = await self._values(context, tasks.score(asked, served, pictures))
-        losses = [own["caption_loss"] for [own] in scores]
+        with _tool_errors():
+            request = _validate(Scoring, _without_none(model=model) | {"prompt": (prompt,)})
+            served = self.server.models.with_ability(request.model, "score")
+            candidates = [await self._read(image, "images") for image in images]
+            scores = await self._run(context, tasks.score(request, served, candidates))
+        losses = [score["caption_loss"] for [score] in scores]
         order = sorted(range(len(losses)), key=losses.__getitem__)
         return json.dumps([{"image": number, "caption_loss": losses[number]} for number in order])
 
-    async def _pictures(self, context: Context, job: Job, finish: Finish) -> Content:
-        """Finished images, each with what made it."""
-        found: Content = []
-        for number, made in enumerate(await self._values(context, job)):
-            picture = await run_in_threadpool(finish, made.picture)
-            data = await run_in_threadpool(self.server.labelling.file, picture, "png", 0)
-            told: dict[str, Any] = {
-                "seed": picture.seed,
-                "index": picture.index,
-                "size": "{}x{}".format(*picture.image.size),
-                "caption": picture.caption,
-                "model": picture.model,
+    async def _generate(self, context: Context, job: Job, postprocess: Postprocess) -> Content:
+        """The images of a job, each followed by its description as JSON."""
+        content: Content = []
+        for number, finished in enumerate(await self._run(context, job)):
+            image = await run_in_threadpool(postprocess, finished.generated)
+            data = await run_in_threadpool(self.server.labelling.file, image, "png", 0)
+            description: dict[str, Any] = {
+                "seed": image.seed,
+                "index": image.index,
+                "size": "{}x{}".format(*image.image.size),
+                "caption": image.caption,
+                "model": image.model,
             }
             if self.folder is not None:
-                told["file"] = str(self._save(data, picture.seed, number))
-            found.append(ImageContent(data=base64_text(data), mime_type="image/png"))
-            found.append(TextContent(text=json.dumps(told, ensure_ascii=False)))
-        if finish.ignored:
-            found.append(TextContent(text=f"ignored: {', '.join(finish.ignored)}"))
-        return found
+                description["file"] = str(self._save(data, image.seed, number))
+            content.append(ImageContent(data=base64_text(data), mime_type="image/png"))
+            content.append(TextContent(text=json.dumps(description, ensure_ascii=False)))
+        if postprocess.ignored:
+            content.append(TextContent(text=f"ignored: {', '.join(postprocess.ignored)}"))
+        return content
 
-    async def _values(self, context: Context, job: Job) -> list[Any]:
+    async def _run(self, context: Context, job: Job) -> list[Any]:
         """The results of a job; its progress is reported while it is computed."""
         ticket = self.server.worker.submit(job)
         reports = asyncio.create_task(_report(context, ticket))
         try:
-            async with contextlib.aclosing(ticket.events()) as coming:
-                found = [event async for event in coming]
+            async with contextlib.aclosing(ticket.events()) as events:
+                results = [event async for event in events]
         finally:
             reports.cancel()
-        made = [event for event in found if isinstance(event, Made)]
-        return sorted(made, key=lambda event: event.number) or found
+        images = [event for event in results if isinstance(event, FinishedImage)]
+        return sorted(images, key=lambda event: event.number) or results
 
     async def _read(self, text: str, field: str) -> Image.Image:
-        """An image from a message, or from the folder."""
+        """An image from base64, a data URL, or the name of a file in the folder."""
         name = Path(text) if len(text) < 256 else None
         if self.folder is not None and name is not None and name.suffix:
-            place = (self.folder / name).resolve()
-            if not place.is_relative_to(self.folder.resolve()):
+            path = (self.folder / name).resolve()
+            if not path.is_relative_to(self.folder.resolve()):
                 raise ApiError(400, f"{field}: {text} is outside of the folder", param=field)
             try:
-                data = await run_in_threadpool(read_bytes, place, self.server.rules.max_upload)
+                data = await run_in_threadpool(read_bytes, path, self.server.rules.max_upload)
             except CogViewError as error:
-                message = str(error).replace(str(place), text)
+                message = str(error).replace(str(path), text)
                 raise ApiError(400, f"{field}: {message}", code="bad_image", param=field) from None
-            return await run_in_threadpool(opened, data, field)
-        return await run_in_threadpool(opened, file_of(text, field), field)
+            return await run_in_threadpool(decode_upload, data, field)
+        return await run_in_threadpool(decode_upload, file_bytes(text, field), field)
 
     def _save(self, data: bytes, seed: int, number: int) -> Path:
-        """A file with a name that nothing has."""
+        """Write a file under an unused name; returns its path."""
         assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
-        stem, times = f"{seed}-{number}", 0
-        while (path := self.folder / (f"{stem}-{times}.png" if times else f"{stem}.png")).exists():
-            times += 1
+        stem, suffix = f"{seed}-{number}", 0
+        while (path := self.folder / (f"{stem}-{suffix}.png" if suffix else f"{stem}.png")).exists():
+            suffix += 1
         write_file(path, data)
         return path
 
 
 def mcp_server(tools: Tools) -> MCPServer[Any]:
-    """The tools as a server of the official SDK."""
+    """The tools as a server of the official MCP SDK."""
     server: MCPServer[Any] = MCPServer(
         "cogview", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
     )
     for name, function, hints in (
-        ("generate_image", tools.generate, DRAWS),
-        ("edit_image", tools.edit, DRAWS),
-        ("describe_image", tools.describe, LOOKS),
-        ("rank_images", tools.rank, LOOKS),
+        ("generate_image", tools.generate, GENERATES),
+        ("edit_image", tools.edit, GENERATES),
+        ("describe_image", tools.describe, READ_ONLY),
+        ("rank_images", tools.rank, READ_ONLY),
     ):
         server.add_tool(function, name=name, annotations=hints, structured_output=False)
     return server
 
 
 async def _report(context: Context, ticket: Ticket) -> None:
-    """Progress now and then, for clients that ask for it."""
+    """Report progress periodically, for clients that request it."""
     while True:
         await context.report_progress(ticket.progress, 1.0)
         await asyncio.sleep(REPORT_SECONDS)
 
 
-def _valid(kind: type[M], fields: dict[str, Any]) -> M:
-    """A request as over HTTP; ApiError for what is wrong in it."""
+def _validate(kind: type[M], fields: dict[str, Any]) -> M:
+    """A request with the same schema as over HTTP; raises ApiError if a field is invalid."""
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise refusal(error, kind) from None
+        raise validation_error(error, kind) from None
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def _without_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -248,8 +252,8 @@ def _size(width: int | None, height: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Refusals as errors of the tool, which the agent reads."""
+def _tool_errors() -> Iterator[None]:
+    """Turn ApiErrors into tool errors, whose messages the agent reads."""
     try:
         yield
     except ApiError as error:

@@ -1,4 +1,4 @@
-"""Counts and times of the server, by prometheus-client."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 COUNTERS = {
-    "cogview_requests_total": ("Answers by path and status.", ("path", "status")),
-    "cogview_asked_total": ("Images asked for, by the name of the API key.", ("key",)),
-    "cogview_pictures_total": ("Images made, by model.", ("model",)),
-    "cogview_tokens_total": ("Tokens generated, by model.", ("model",)),
-    "cogview_cancelled_total": ("Requests given up, by reason: client or timeout.", ("reason",)),
-    "cogview_failures_total": ("Computations that failed without the request being at fault.", ()),
+    "cogview_requests_total": ("Responses, by path and status.", ("path", "status")),
+    "cogview_asked_total": ("Requested images, by the name of the API key.", ("key",)),
+    "cogview_pictures_total": ("Generated images, by model.", ("model",)),
+    "cogview_tokens_total": ("Generated tokens, by model.", ("model",)),
+    "cogview_cancelled_total": ("Cancelled requests, by reason: client or timeout.", ("reason",)),
+    "cogview_failures_total": ("Computations that failed through no fault of the request.", ()),
 }
 HISTOGRAMS = {
     "cogview_wait_seconds": ("Time from a request's arrival to the start of its computation.", SECONDS),
-    "cogview_run_seconds": ("Time a computation took; several requests may share one.", SECONDS),
-    "cogview_batch_pictures": ("Images that were generated together.", COUNTS),
+    "cogview_run_seconds": ("Duration of a computation, which several requests may share.", SECONDS),
+    "cogview_batch_pictures": ("Images in a batch.", COUNTS),
 }
 GAUGES = {
     "cogview_waiting_requests": "Requests in the queue.",
@@ -59,13 +59,13 @@ class Metrics:
         self._histograms[name].observe(value)
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Call ``read`` for the value of a gauge whenever metrics are asked for."""
+        """Add a gauge whose value is read by calling ``read``."""
         Gauge(name, GAUGES[name], registry=self.registry).set_function(read)
 
     def value(self, name: str, **labels: str) -> float:
-        """A counter's value; 0 for one that was never added to."""
+        """A counter's value; 0 if nothing was ever added to it."""
         return self.registry.get_sample_value(name, labels) or 0
 
     def text(self) -> str:
-        """Everything in Prometheus' text format, version 0.0.4."""
+        """All metrics in Prometheus' text format, version 0.0.4."""
         return generate_latest(self.registry).decode()

@@ -1,6 +1,6 @@
-"""API keys with names and quotas: who asks, and how many images in a minute or a day.
+"""API keys, each with a name and quotas of images per minute or day.
 
-A file of keys has one on each line: the key, then what it is called in the metrics, then its quotas as in
+A key file has one key on each line: the key, its name in the metrics, and its quotas, such as
 ``60/minute;1000/day`` (the notation of the package `limits`). Name and quotas may be left out.
 """
 
@@ -21,15 +21,15 @@ from limits.strategies import MovingWindowRateLimiter
 
 from cogview.errors import CogViewError
 from cogview.files import read_text
-from cogview.serving.api_errors import OVERLOADED, ApiError
+from cogview.serving.api_errors import RATE_LIMIT_ERROR, ApiError
 
-SHORTEST = 16  # characters of a key
-MAX_KEYS = 1 << 20  # bytes of a file of keys
+MIN_KEY_LENGTH = 16  # characters of a key
+MAX_KEY_FILE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key. name: what the metrics call it, never the key itself; limits: all of them hold."""
+    """An API key. name: its label in the metrics, never the key itself; limits: its quotas; all apply."""
 
     secret: str = field(repr=False)
     name: str = ""
@@ -37,62 +37,69 @@ class Key:
 
 
 def read_keys(path: Path) -> list[Key]:
-    """The keys in a file; CogViewError where there is none, a short one, or a name that stands twice."""
+    """The keys in a file; raises CogViewError if there is none, one is too short, or a name is used twice."""
     try:
-        lines = read_text(path, MAX_KEYS).splitlines()
+        lines = read_text(path, MAX_KEY_FILE_BYTES).splitlines()
     except CogViewError as error:
-        raise CogViewError(f"{error}: not a file of keys") from error
+        raise CogViewError(f"{error}: not a key file") from error
     keys = [
         _key(line, f"{path}, line {number}")
         for number, line in enumerate(lines, 1)
         if line.strip() and not line.startswith("#")
     ]
     if not keys:
-        raise CogViewError(f"{path}: expected API keys of {SHORTEST} characters or more, one on each line")
+        raise CogViewError(
+            f"{path}: expected API keys of {MIN_KEY_LENGTH} characters or more, one on each line"
+        )
     names = [key.name for key in keys if key.name]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise CogViewError(f"{path}: two keys are called {twice}")
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise CogViewError(f"{path}: two keys have the name {duplicate}")
     return keys
 
 
 def _key(line: str, place: str) -> Key:
     secret, name, quotas = [*line.split(maxsplit=2), "", ""][:3]
-    if len(secret) < SHORTEST:
-        raise CogViewError(f"{place}: expected API keys of {SHORTEST} characters or more, one on each line")
+    if len(secret) < MIN_KEY_LENGTH:
+        raise CogViewError(
+            f"{place}: expected API keys of {MIN_KEY_LENGTH} characters or more, one on each line"
+        )
     try:
         return Key(secret, name, tuple(parse_many(quotas)) if quotas else ())
     except ValueError:
         raise CogViewError(f"{place}: {quotas!r} is no quota; write, say, 60/minute;1000/day") from None
 
 
-def matching(keys: Sequence[Key], secret: str) -> Key | None:
-    """The key that was given; takes as long for a wrong one."""
-    given, found = hashlib.sha256(secret.encode()).digest(), None
+def find_key(keys: Sequence[Key], secret: str) -> Key | None:
+    """The key with this secret, or None; takes the same time in either case."""
+    digest, match = hashlib.sha256(secret.encode()).digest(), None
     for key in keys:
-        if hmac.compare_digest(given, hashlib.sha256(key.secret.encode()).digest()):
-            found = key
-    return found
+        if hmac.compare_digest(digest, hashlib.sha256(key.secret.encode()).digest()):
+            match = key
+    return match
 
 
 class Quotas:
-    """What every key has used, of windows that move with the time."""
+    """Usage of every key, counted in moving windows."""
 
     def __init__(self) -> None:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    def charge(self, key: Key, pictures: int) -> None:
-        """Count images; ApiError 429 where a limit would be passed, and then nothing is counted."""
+    def charge(self, key: Key, images: int) -> None:
+        """Count images; raises ApiError 429 if a quota would be exceeded, and counts nothing then."""
+        code = "rate_limit_exceeded"
         for limit in key.limits:
-            if pictures > limit.amount:
-                message = f"{pictures} pictures are more than this key may ever ask for at once: {limit}"
-                raise ApiError(429, message, kind=OVERLOADED, code="rate_limit_exceeded")
-            if not self._limiter.test(limit, key.secret, cost=pictures):
-                freed = self._limiter.get_window_stats(limit, key.secret).reset_time
-                message = f"this key may have {limit.amount} pictures every {_period(limit)}; try again later"
-                later = max(1, math.ceil(freed - time.time()))
-                raise ApiError(429, message, kind=OVERLOADED, code="rate_limit_exceeded", retry_after=later)
+            if images > limit.amount:
+                message = f"{images} images are more than this key may ever request at once: {limit}"
+                raise ApiError(429, message, kind=RATE_LIMIT_ERROR, code=code)
+            if not self._limiter.test(limit, key.secret, cost=images):
+                reset = self._limiter.get_window_stats(limit, key.secret).reset_time
+                message = (
+                    f"this key may request {limit.amount} images every {_period(limit)}; try again later"
+                )
+                seconds = max(1, math.ceil(reset - time.time()))
+                raise ApiError(429, message, kind=RATE_LIMIT_ERROR, code=code, retry_after=seconds)
         for limit in key.limits:
-            self._limiter.hit(limit, key.secret, cost=pictures)
+            self._limiter.hit(limit, key.secret, cost=images)
 
 
 def _period(limit: RateLimitItem) -> str:
@@ -102,14 +109,14 @@ def _period(limit: RateLimitItem) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose request is being answered, and what that key has used."""
+    """The API key of the current request, and the usage of all keys."""
 
     key: Key
     quotas: Quotas
 
-    def charge(self, pictures: int) -> None:
-        """Count images of this key; ApiError 429 beyond its quota."""
-        self.quotas.charge(self.key, pictures)
+    def charge(self, images: int) -> None:
+        """Count images of this key; raises ApiError 429 beyond its quota."""
+        self.quotas.charge(self.key, images)
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)

@@ -1,12 +1,12 @@
-"""Ray Serve: copies of the server on one machine or many, behind one address, with the same HTTP API.
+"""Ray Serve: replicas of the server on one or more machines, behind one address, with the same HTTP API.
 
 ::
 
     serve run cogview.serving.replicas:app
     serve run deploy/ray/cogview.yaml
 
-Each replica is the whole application (:mod:`cogview.serving.app`) with models, queue and computing thread of
-its own. Images that are answered by address lie in one actor, so that every replica can send them.
+Each replica is a complete application (:mod:`cogview.serving.app`) with its own models, queue and compute
+thread. Images that are returned as URLs are stored in one actor, so that every replica can send them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.serving.pictures import Shelf
+from cogview.serving.pictures import ImageStore
 
 try:
     import ray
@@ -31,15 +31,16 @@ except ImportError as error:
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-SHELF = "cogview-pictures"  # the actor's name
-LOOKS = 64  # requests beside those of the queue: pages, places in the queue, metrics
+STORE = "cogview-pictures"  # name of the image store's actor
+OTHER_REQUESTS = 64  # concurrent requests besides queued ones: pages, queue status, metrics
 
 
 class Replicas(Config):
     """``args`` of the application in a Serve config file.
 
-    cpus, gpus: of one replica, which computes with as many threads as it has CPUs; the rest are the options
-    of ``cogview serve`` with these names, each for one replica.
+    cpus, gpus: resources of one replica, which computes with one thread per CPU; stop_seconds: time for a
+    stopping replica to finish its requests; the other fields are the options of ``cogview serve`` of the same
+    names, for one replica.
     """
 
     models: tuple[str, ...] = Field(("pictogram",), min_length=1)
@@ -52,28 +53,28 @@ class Replicas(Config):
     alias: tuple[str, ...] = ()
     max_upload: int = Field(16, ge=1, le=1024)
     api_key_file: Path | None = None
-    stop_seconds: float = Field(180, gt=0)  # for a replica that stops to finish what it has taken
+    stop_seconds: float = Field(180, gt=0)
 
 
-class SharedShelf(Shelf):
-    """The shelf of all replicas: one actor, which lives as long as the cluster."""
+class SharedImageStore(ImageStore):
+    """The image store of all replicas: one actor, which lives as long as the cluster."""
 
     def __init__(self) -> None:
-        options = {"name": SHELF, "namespace": SHELF, "get_if_exists": True, "lifetime": "detached"}
-        actor: Any = ray.remote(Shelf)
+        options = {"name": STORE, "namespace": STORE, "get_if_exists": True, "lifetime": "detached"}
+        actor: Any = ray.remote(ImageStore)
         self._actor: Any = actor.options(num_cpus=0, **options).remote()
 
     def put(self, data: bytes, kind: str) -> str:
-        """Keep a file; its name."""
+        """Store a file; returns its name."""
         return cast(str, ray.get(self._actor.put.remote(data, kind)))
 
     def get(self, name: str) -> tuple[bytes, str] | None:
-        """A file and its media type; None where there is none, or not any more."""
+        """A file and its media type; None if the name is unknown or expired."""
         return cast("tuple[bytes, str] | None", ray.get(self._actor.get.remote(name)))
 
 
 def app(args: Replicas) -> serve.Application:
-    """The Serve application; each replica reads the models when it starts."""
+    """The Serve application; each replica loads the models when it starts."""
 
     def build() -> ASGIApp:
         return replica(args)
@@ -83,7 +84,7 @@ def app(args: Replicas) -> serve.Application:
         serve.ingress(build)(),
         name="cogview",
         num_replicas=args.replicas,
-        max_ongoing_requests=args.queue + LOOKS,
+        max_ongoing_requests=args.queue + OTHER_REQUESTS,
         graceful_shutdown_timeout_s=args.stop_seconds,
         ray_actor_options=options,
     )
@@ -91,7 +92,7 @@ def app(args: Replicas) -> serve.Application:
 
 
 def replica(args: Replicas) -> ASGIApp:
-    """One replica's application, its worker started."""
+    """The application of one replica, with its worker started."""
     import torch
 
     from cogview.serving.app import Server, application
@@ -107,8 +108,8 @@ def replica(args: Replicas) -> ASGIApp:
     keys = [] if args.api_key_file is None else read_keys(args.api_key_file)
     models, metrics = Models.load(args.models), Metrics()
     models.aliases = parse_aliases(args.alias, models.by_name)
-    # Without keys this machine alone: Serve's proxy decides where it listens, which a replica does not see.
+    # Without keys only local host names are accepted: a replica cannot see where Serve's proxy listens.
     rules = Rules(hosts_for("0.0.0.0" if keys else "127.0.0.1"), keys, args.max_upload << 20)
     worker = Worker(metrics, args.queue, args.timeout, args.together)
     worker.start()
-    return application(Server(models, worker, metrics, rules, SharedShelf()))
+    return application(Server(models, worker, metrics, rules, SharedImageStore()))

@@ -1,4 +1,4 @@
-"""Listening, and stopping well: what runs is finished, what waits is refused, and the exit code is 0."""
+"""Running the server, with graceful shutdown: running requests finish, queued ones are refused."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-class Stopping(uvicorn.Server):
-    """A server whose first signal lets it finish (or drain first), and whose second does not."""
+class GracefulServer(uvicorn.Server):
+    """A server that drains and finishes after the first signal and stops at once after the second."""
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
         super().__init__(config)
-        self.own = server
+        self.server = server
         self.loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,35 +52,35 @@ class Stopping(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.own.drain and self.loop is not None and not (self.own.draining or self.should_exit):
-            self.own.draining = True
-            self.loop.call_soon_threadsafe(self.loop.call_later, self.own.drain, self._drained)
+        if self.server.drain and self.loop is not None and not (self.server.draining or self.should_exit):
+            self.server.draining = True
+            self.loop.call_soon_threadsafe(self.loop.call_later, self.server.drain, self._drained)
             return
-        self.force_exit = self.should_exit or self.own.draining
+        self.force_exit = self.should_exit or self.server.draining
         self.should_exit = True
-        if self.loop is not None:  # what waits is refused at once, not at the next tick
-            self.loop.call_soon_threadsafe(self.own.worker.close)
+        if self.loop is not None:  # refuse queued requests at once, not at uvicorn's next tick
+            self.loop.call_soon_threadsafe(self.server.worker.close)
 
     def _drained(self) -> None:
-        """Take nothing more; what waits is still computed."""
-        self.own.worker.close(finish=True)
+        """Refuse new requests, but finish the queue."""
+        self.server.worker.close(finish=True)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.own.worker.close(self.finishes)
+        self.server.worker.close(self.finishes_queue)
         await super().shutdown(sockets)
 
     @property
-    def finishes(self) -> bool:
-        """Whether what waits is to be computed before the end."""
-        return self.own.draining and not self.force_exit
+    def finishes_queue(self) -> bool:
+        """Whether queued requests are computed before the server stops."""
+        return self.server.draining and not self.force_exit
 
 
 def hosts_for(host: str, keys: bool = True) -> frozenset[str]:
-    """Names a server answers to: this machine's; any name where others may reach it and need a key.
+    """Host names that a server accepts: local ones on loopback; otherwise any name if keys are needed.
 
-    Without a key it does not answer to a name that somebody else may have pointed at this machine (DNS
-    rebinding): only to its own name and to addresses, which pages elsewhere cannot take.
+    Without keys, names that others may have pointed at this machine (DNS rebinding) are not accepted: only
+    the machine's host name and IP addresses, which pages of other sites cannot use.
     """
     if is_loopback(host):
         return frozenset({*LOOPBACK, host})
@@ -88,13 +88,13 @@ def hosts_for(host: str, keys: bool = True) -> frozenset[str]:
 
 
 def serve(server: Server, listener: socket.socket) -> None:
-    """Serve until a signal says to stop."""
+    """Serve until a signal stops the server."""
     running = uvicorn_server(server)
     server.worker.start()
     try:
         running.run(sockets=[listener])
     finally:
-        server.worker.close(running.finishes)
+        server.worker.close(running.finishes_queue)
         server.worker.join(0 if running.force_exit else None)
         if server.trainings is not None:
             server.trainings.close()
@@ -104,9 +104,9 @@ def serve(server: Server, listener: socket.socket) -> None:
 def running(
     models: Models, rules: Rules | None = None, trainings: Trainings | None = None, **limits: Any
 ) -> Iterator[tuple[str, Server]]:
-    """A server in the background, at a free port of this machine; its address, and what it is made of.
+    """Run a server in the background on a free local port; yields its URL and its :class:`Server`.
 
-    trainings: what may be trained, closed in the end; limits: those of
+    trainings: enables training, and is closed at the end; limits: arguments of
     :class:`~cogview.serving.worker.Worker`.
     """
     metrics = Metrics()
@@ -128,17 +128,17 @@ def running(
             trainings.close()
 
 
-def uvicorn_server(server: Server) -> Stopping:
-    """The HTTP server, not yet running."""
-    return Stopping(http_config(application(server)), server)
+def uvicorn_server(server: Server) -> GracefulServer:
+    """The HTTP server, not yet started."""
+    return GracefulServer(http_config(application(server)), server)
 
 
 def http_config(app: ASGIApp, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:
-    """How every server of ours speaks HTTP."""
+    """The uvicorn configuration of all servers of this package."""
     return uvicorn.Config(
         app,
         log_level="warning",
-        access_log=False,  # prompts are nobody's business
+        access_log=False,  # requests are private
         server_header=False,
         http=protocol(HEADERS),
         timeout_keep_alive=15,

@@ -1,7 +1,8 @@
-"""Requests, as they may be: every field known, every number in its range. An unknown field is an error.
+"""Request schemas. Unknown fields are errors.
 
-``Generation`` comes as JSON, the others as forms with an image. Fields of OpenAI's API keep their names and
-meaning; what it has not (``seed``, ``best_of``, sampling settings) has the names of the command line.
+``Generation``, ``Prompt`` and ``NewTraining`` are sent as JSON, the others as forms with an image. Fields of
+OpenAI's API keep their names and meaning; additional fields (``seed``, ``best_of``, sampling parameters) have
+the names of the command-line options.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cogview.serving.api_errors import ApiError
-from cogview.serving.openai.fields import OPENAI_STYLES, UNUSED, Common
+from cogview.serving.openai.fields import OPENAI_STYLES, UNUSED, OpenAIFields
 from cogview.types import DETAIL, MAX_SEED, SamplingParams
 
-MOST = 10  # images a request, as in OpenAI's API
-MOST_DRAWN = 64  # images drawn for a request, best_of counted
-MAX_TEXT = 32_000  # characters of a prompt, as in OpenAI's API; the model's own limit, in tokens, is lower
-MOST_BOXES = 32
+MAX_IMAGES = 10  # per request, as in OpenAI's API
+MAX_CANDIDATES = 64  # images generated for a request: n times best_of
+MAX_TEXT = 32_000  # characters of a prompt, as in OpenAI's API; the model's limit, in tokens, is lower
+MAX_BOXES = 32
 Box = Annotated[str, Field(max_length=100)]
 TRAINING_NAME = "[a-z0-9][a-z0-9-]{0,39}"
 SAMPLING = ("temperature", "top_k", "top_p", "guidance", "clusters", "emphasis")
 
 
 class _Request(BaseModel):
-    """What all requests share."""
+    """Fields of every request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -34,8 +35,8 @@ class _Request(BaseModel):
     user: str | None = Field(None, max_length=200, description="Sent back as safety_identifier.")
 
 
-class _Sampled(_Request):
-    """SamplingParams; None is what suits the model."""
+class _SamplingRequest(_Request):
+    """Sampling parameters; None selects the model's default."""
 
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     temperature: float | None = Field(None, gt=0, le=100)
@@ -47,87 +48,87 @@ class _Sampled(_Request):
 
     @property
     def params(self) -> SamplingParams:
-        """The sampling parameters that are given."""
+        """The sampling parameters that the request sets."""
         return SamplingParams.given(**{name: getattr(self, name) for name in SAMPLING})
 
 
-class Output(_Sampled):
-    """Requests that are answered by images."""
+class Output(_SamplingRequest):
+    """Requests whose response contains images."""
 
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: int = Field(95, ge=0, le=100, description="Quality of jpeg and webp.")
 
 
-class Painted(Output, Common):
-    """Those that have words: what is generated, edited or varied.
+class PromptedRequest(Output, OpenAIFields):
+    """Requests with a prompt: generations, edits and variations.
 
     Attributes:
-        truncate: cut a prompt that the model cannot read whole; default: for models asked for by OpenAI's
-            names, whose clients send long ones.
+        truncate: truncate a prompt that is too long for the model; the default is to do so for OpenAI's model
+            names, whose clients send long prompts.
     """
 
-    n: int = Field(1, ge=1, le=MOST)
+    n: int = Field(1, ge=1, le=MAX_IMAGES)
     style: str | None = Field(None, max_length=200)
     negative_prompt: str | None = Field(None, max_length=MAX_TEXT)
-    best_of: int | None = Field(None, ge=1, le=MOST_DRAWN, description="Default: what quality says.")
+    best_of: int | None = Field(None, ge=1, le=MAX_CANDIDATES, description="Default: set by quality.")
     truncate: bool | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if self.n * (self.best_of or 1) > MOST_DRAWN:
+        if self.n * (self.best_of or 1) > MAX_CANDIDATES:
             raise ValueError(
-                f"n times best_of is {self.n * (self.best_of or 1)}; at most {MOST_DRAWN} are drawn"
+                f"n times best_of is {self.n * (self.best_of or 1)}; at most {MAX_CANDIDATES} are generated"
             )
         if self.partial_images and not self.stream:
             raise ValueError("partial_images needs stream")
         if self.background == "transparent" and self.output_format == "jpeg":
-            raise ValueError("jpeg has no transparency; take png or webp for a transparent background")
+            raise ValueError("jpeg has no transparency; use png or webp for a transparent background")
         return self
 
     @property
     def identifier(self) -> str | None:
-        """Of whoever asks, as the client named them."""
+        """The end user's identifier, as sent by the client."""
         return self.safety_identifier or self.user or None
 
-    def own_style(self, styles: Collection[str]) -> str | None:
-        """The style, if it is not one of OpenAI's that the model does not have."""
+    def effective_style(self, styles: Collection[str]) -> str | None:
+        """The style; None if it is one of OpenAI's styles that the model does not have."""
         return None if self.style in OPENAI_STYLES and self.style not in styles else self.style
 
-    def unused(self, styles: Collection[str]) -> list[str]:
-        """Fields that are given and mean nothing here."""
-        found = [name for name in UNUSED if name in self.model_fields_set]
-        return found + (["style"] if self.own_style(styles) != self.style else [])
+    def ignored_fields(self, styles: Collection[str]) -> list[str]:
+        """Fields of the request that have no effect."""
+        names = [name for name in UNUSED if name in self.model_fields_set]
+        return names + (["style"] if self.effective_style(styles) != self.style else [])
 
 
-class Generation(Painted):
+class Generation(PromptedRequest):
     """POST /v1/images/generations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     prompt: str = Field(max_length=MAX_TEXT)
     first: int = Field(
-        0, ge=0, le=MAX_SEED - MOST_DRAWN, description="Index of the first picture of the seed."
+        0, ge=0, le=MAX_SEED - MAX_CANDIDATES, description="Index of the first image within the seed."
     )
 
 
-class Edit(Painted):
-    """POST /v1/images/edits: a form with ``image`` and perhaps ``mask``.
+class Edit(PromptedRequest):
+    """POST /v1/images/edits: a form with ``image`` and optionally ``mask``.
 
     Attributes:
-        input_fidelity: of an edit without mask and box, how much of the image stays.
+        input_fidelity: how much of the image is kept, in an edit without mask and box.
     """
 
     prompt: str = Field(max_length=MAX_TEXT)
     input_fidelity: Literal["high", "low"] = "low"
-    box: tuple[Box, ...] = Field((), max_length=MOST_BOXES)
+    box: tuple[Box, ...] = Field((), max_length=MAX_BOXES)
     order: Literal["together", "one_by_one"] = "together"
     crop: Literal["auto", "whole", "tight"] = "auto"
     feather: int = Field(4, ge=0, le=256)
     first_stage_only: bool = False
 
 
-class Variation(Painted):
+class Variation(PromptedRequest):
     """POST /v1/images/variations: a form with ``image``."""
 
     prompt: str = Field("", max_length=MAX_TEXT)
@@ -154,20 +155,20 @@ class Upscaling(Output):
     detail: float = Field(DETAIL, ge=0, le=1)
 
 
-class Captioning(_Sampled):
-    """POST /v1/captions: a form with ``image``, perhaps several."""
+class Captioning(_SamplingRequest):
+    """POST /v1/captions: a form with one or more ``image`` fields."""
 
-    n: int = Field(1, ge=1, le=MOST)
+    n: int = Field(1, ge=1, le=MAX_IMAGES)
     language: Literal["zh", "en"] | None = None
     beams: int | None = Field(None, ge=1, le=16)
     max_length: int | None = Field(None, ge=1)
 
 
 class Scoring(_Request):
-    """POST /v1/scores: a form with ``image`` and ``prompt``, perhaps several of both.
+    """POST /v1/scores: a form with one or more ``image`` and ``prompt`` fields.
 
     Attributes:
-        compare: tell of each score what share of 60 other sentences it is better than.
+        compare: report for each score the share of 60 other sentences that it is better than.
     """
 
     compare: bool = False
@@ -178,8 +179,8 @@ class NewTraining(BaseModel):
     """POST /v1/trainings.
 
     Attributes:
-        start: the name of a served model to go on from; lora: with it, the rank of an adapter that is trained
-            alone. image_tokenizer_steps, transformer_steps: instead of those that suit the images.
+        start: name of a served model to start from; lora: train only an adapter of this rank on top of it;
+            image_tokenizer_steps, transformer_steps: override the defaults, which depend on the data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -194,12 +195,12 @@ class NewTraining(BaseModel):
     @model_validator(mode="after")
     def _adapter_of_something(self) -> Self:
         if self.lora is not None and self.start is None:
-            raise ValueError("lora adapts a model; name it as start")
+            raise ValueError("lora adapts an existing model; name it in start")
         return self
 
 
-def refusal(error: ValidationError, kind: type[BaseModel]) -> ApiError:
-    """The first of pydantic's errors as a refusal that names its field."""
+def validation_error(error: ValidationError, kind: type[BaseModel]) -> ApiError:
+    """The first of pydantic's errors as an ApiError that names its field."""
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
@@ -210,5 +211,5 @@ def refusal(error: ValidationError, kind: type[BaseModel]) -> ApiError:
         return ApiError(400, f"the field {name!r} is missing", code="missing_parameter", param=name)
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON ({first['ctx']['error']})", code="not_json")
-    told = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(400, f"{name}: {told}" if name else told, code="invalid_value", param=name or None)
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(400, f"{name}: {message}" if name else message, code="invalid_value", param=name or None)

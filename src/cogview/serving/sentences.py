@@ -1,7 +1,7 @@
-"""What a sentence about an image is compared with: the same 60 sentences in English and Chinese.
+"""Comparison sentences for scores: the same 60 in English and Chinese.
 
 A caption loss alone says little, as it depends on the model and on how common the words are. The share of
-these sentences whose loss an image lowers less than that of the asked one is the same scale for every model.
+these sentences whose loss an image lowers by less than the scored sentence's is a scale common to all models.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ SENTENCES = {
 
 
 def others_for(prompt: str) -> tuple[str, ...]:
-    """The sentences in the prompt's language, itself left out."""
-    return tuple(one for one in SENTENCES["zh" if is_chinese(prompt) else "en"] if one != prompt.strip())
+    """The sentences in the prompt's language, without the prompt itself."""
+    sentences = SENTENCES["zh" if is_chinese(prompt) else "en"]
+    return tuple(sentence for sentence in sentences if sentence != prompt.strip())
 
 
 def share_above(loss: float, others: list[float]) -> float:
-    """The share of ``others`` that are higher than ``loss``, from 0 to 1; equal ones count half."""
+    """The share of ``others`` that are higher than ``loss``, from 0 to 1; equal values count half."""
     return sum((other > loss) + (other == loss) / 2 for other in others) / len(others)

@@ -1,4 +1,4 @@
-"""A model as the server shows it: its name, what it can do, the sizes it draws."""
+"""The served models: names, abilities, image sizes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cogview.pipelines.model import Pipeline
 from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.names import check_aliases, is_openai_name
 
-MOST_WORDS = 8  # unknown ones of a prompt that are reported
+MAX_WORDS = 8  # unknown words of a prompt that are reported
 
 
-class Served:
-    """One model in memory."""
+class ServedModel:
+    """A model in memory."""
 
     def __init__(self, cogview: Pipeline, name: str | None = None) -> None:
         self.cogview, self.name = cogview, name or cogview.bundle.config.name
@@ -26,70 +26,73 @@ class Served:
 
     @cached_property
     def abilities(self) -> tuple[str, ...]:
-        """What can be asked of it: generate, edit, upscale, caption, score."""
+        """Tasks it can do, of generate, edit, upscale, caption, score."""
         return self.cogview.bundle.config.abilities
 
     def require(self, ability: str) -> None:
-        """ApiError where it cannot."""
+        """Raises ApiError if the model lacks this ability."""
         if ability not in self.abilities:
-            there = ", ".join(self.abilities) or "nothing"
-            message = f"the model {self.name} cannot {ability}: it can {there}"
+            available = ", ".join(self.abilities) or "nothing"
+            message = f"the model {self.name} cannot {ability}: it can {available}"
             raise ApiError(400, message, code="unsupported", param="model")
 
-    def warm(self) -> None:
-        """Read what is read at first use and always needed."""
+    def warm_up(self) -> None:
+        """Load everything that is otherwise loaded at first use and always needed."""
         if "generate" in self.abilities:
             _ = self.cogview.text_to_image.engine, self.sizes
             self.unknown_words("")
         _ = self.cogview.model_hash
 
     @property
-    def enlarges(self) -> bool:
-        """Whether what it draws is enlarged by its own further models (CogView2)."""
+    def two_stage(self) -> bool:
+        """Whether its images are upscaled by super-resolution models of the same family (CogView2)."""
         return self.cogview.bundle.config.two_stage
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Sizes as ``WIDTHxHEIGHT``, the default first; each with how often it is the smallest."""
+        """Sizes as ``WIDTHxHEIGHT``, the default first, each with its multiple of the smallest size."""
         if "generate" not in self.abilities:
             return {}
-        form, images = self.cogview.text_to_image.format, self.cogview.image_tokenizer
-        cell = images.image_size // images.grid()[0]
-        height, width = (side * cell for side in form.grid)
+        grid, tokenizer = self.cogview.text_to_image.format.grid, self.cogview.image_tokenizer
+        pixels_per_code = tokenizer.image_size // tokenizer.grid()[0]
+        height, width = (side * pixels_per_code for side in grid)
         times = [1]
-        if self.enlarges:
-            times = [self.cogview.super_resolution.format.grid[0] // form.grid[0], 1]
+        if self.two_stage:
+            times = [self.cogview.super_resolution.format.grid[0] // grid[0], 1]
         elif "upscale" in self.abilities:
             times = [1, 2, 4]
         return {f"{width * n}x{height * n}": n for n in times}
 
     def times(self, size: str) -> int:
-        """How often a size is the smallest; ApiError for one that there is not."""
+        """The multiple of the smallest size; raises ApiError for a size that the model does not have."""
         if size == "auto":
             return next(iter(self.sizes.values()))
         if size not in self.sizes:
-            there = ", ".join(self.sizes)
+            available = ", ".join(self.sizes)
             raise ApiError(
-                400, f"no size {size!r}; there are {there} and auto", code="invalid_value", param="size"
+                400, f"no size {size!r}; there are {available} and auto", code="invalid_value", param="size"
             )
         return self.sizes[size]
 
     def unknown_words(self, prompt: str) -> dict[str, Any]:
-        """What of a prompt the model never learnt (``unknown``, each with what near it it knows, ``near``),
-        and words in a language or a spelling that it hardly knows (``unfamiliar``)."""
+        """Words of a prompt that the model was not trained on.
+
+        ``unknown``: words of no training caption, each with similar known words (``near``); ``unfamiliar``:
+        words in a language or spelling that its text tokenizer hardly covers.
+        """
         table, tokenizer = self.cogview.bundle.prompt_help, self.cogview.text_tokenizer
         unknown = table.unknown(prompt) if table else []
-        named = {word.word for word in unknown}
-        unfamiliar = [word for word in tokenizer.unfamiliar(prompt) if word.lower() not in named]
+        listed = {word.word for word in unknown}
+        unfamiliar = [word for word in tokenizer.unfamiliar(prompt) if word.lower() not in listed]
         return {
-            "unknown": [{"word": word.word, "near": list(word.near)} for word in unknown[:MOST_WORDS]],
-            "unfamiliar": list(dict.fromkeys(unfamiliar))[:MOST_WORDS],
+            "unknown": [{"word": word.word, "near": list(word.near)} for word in unknown[:MAX_WORDS]],
+            "unfamiliar": list(dict.fromkeys(unfamiliar))[:MAX_WORDS],
         }
 
     def describe(self) -> dict[str, Any]:
-        """Its entry in ``GET /v1/models``; what OpenAI's has not is under ``cogview``."""
+        """Its entry in ``GET /v1/models``; fields that OpenAI's API lacks are under ``cogview``."""
         config = self.cogview.bundle.config
-        own: dict[str, Any] = {
+        extension: dict[str, Any] = {
             "hash": self.cogview.model_hash,
             "abilities": self.abilities,
             "sizes": list(self.sizes),
@@ -98,73 +101,73 @@ class Served:
             "clusters": config.clusters is not None,
         }
         if self.sizes:
-            own["text_limit"] = self.cogview.text_to_image.format.text_limit
+            extension["text_limit"] = self.cogview.text_to_image.format.text_limit
         return {
             "id": self.name,
             "object": "model",
             "created": self.since,
             "owned_by": "cogview",
-            "cogview": own,
+            "cogview": extension,
         }
 
 
 class Models:
-    """All that are served, by name; the first is the default.
+    """The served models by name; the first is the default.
 
-    aliases: further names, each of a model that is served. OpenAI's names stand for no name.
+    aliases: additional names of served models. OpenAI's model names select no particular model.
     """
 
-    def __init__(self, served: Sequence[Served], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(self, served: Sequence[ServedModel], aliases: Mapping[str, str] | None = None) -> None:
         self.by_name = {one.name: one for one in served}
         if len(self.by_name) != len(served):
-            raise CogViewError("two of the models have the same name; serve them apart")
+            raise CogViewError("two of the models have the same name; serve them separately")
         self.default = served[0]
-        self.options: dict[str, Any] = {}  # what they were read with
+        self.options: dict[str, Any] = {}  # of Pipeline.from_pretrained
         self.aliases = check_aliases(aliases or {}, self.by_name)
 
     @classmethod
     def load(
         cls, names: Sequence[str | Path], aliases: Mapping[str, str] | None = None, **options: Any
     ) -> Models:
-        """Read models into memory, ready to draw; CogViewError where one cannot be."""
-        found = cls([Served(Pipeline.from_pretrained(name, **options)) for name in names], aliases)
-        found.options = options
-        for one in found.by_name.values():
-            one.warm()
-        return found
+        """Load models into memory and warm them up; raises CogViewError if one cannot be read."""
+        models = cls([ServedModel(Pipeline.from_pretrained(name, **options)) for name in names], aliases)
+        models.options = options
+        for served in models.by_name.values():
+            served.warm_up()
+        return models
 
     def add(self, directory: Path) -> None:
-        """Read one more model, made ready as the others; CogViewError where it cannot be, or has a name
-        that is taken."""
-        served = Served(Pipeline.from_pretrained(directory, **{**self.options, "lora": None}))
-        served.warm()
+        """Load one more model; raises CogViewError if it cannot be read or its name is taken."""
+        served = ServedModel(Pipeline.from_pretrained(directory, **{**self.options, "lora": None}))
+        served.warm_up()
         if served.name in self.by_name or served.name in self.aliases:
             raise CogViewError(f"a model {served.name} is served already")
         self.by_name = {**self.by_name, served.name: served}
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; the default stays."""
+        """Stop serving a model; the default cannot be removed."""
         if name != self.default.name:
             self.by_name = {key: one for key, one in self.by_name.items() if key != name}
 
     def describe(self) -> list[dict[str, Any]]:
-        """The entries of ``GET /v1/models``, each with its further names."""
-        found = []
-        for one in self.by_name.values():
-            entry = one.describe()
-            entry["cogview"]["aliases"] = [name for name, model in self.aliases.items() if model == one.name]
-            found.append(entry)
-        return found
+        """The entries of ``GET /v1/models``, with aliases."""
+        entries = []
+        for served in self.by_name.values():
+            entry = served.describe()
+            aliases = [name for name, model in self.aliases.items() if model == served.name]
+            entry["cogview"]["aliases"] = aliases
+            entries.append(entry)
+        return entries
 
-    def _real(self, name: str | None) -> str | None:
-        """The name of a model, where one is asked for; None where any will do."""
+    def _resolve(self, name: str | None) -> str | None:
+        """The model that a name or alias stands for; None if any model will do."""
         if name is None or name in self.by_name:
             return name
         return self.aliases.get(name, None if is_openai_name(name) else name)
 
-    def find(self, name: str | None) -> Served:
-        """The model of a request; ApiError 404 where it is not served."""
-        name = self._real(name)
+    def find(self, name: str | None) -> ServedModel:
+        """The model of a request; raises ApiError 404 if it is not served."""
+        name = self._resolve(name)
         if name is None:
             return self.default
         if name not in self.by_name:
@@ -173,11 +176,15 @@ class Models:
             raise ApiError(404, f"no model {name!r}; {hint}", code="model_not_found", param="model")
         return self.by_name[name]
 
-    def able(self, name: str | None, ability: str) -> Served:
-        """The same, and it can; without a name of ours the first that can."""
-        name = self._real(name)
+    def with_ability(self, name: str | None, ability: str) -> ServedModel:
+        """As :meth:`find`, but without a served name the first model with this ability.
+
+        Raises:
+            ApiError: the model is not served (404) or lacks the ability (400).
+        """
+        name = self._resolve(name)
         if name is None:
             name = next((one.name for one in self.by_name.values() if ability in one.abilities), None)
-        found = self.find(name)
-        found.require(ability)
-        return found
+        served = self.find(name)
+        served.require(ability)
+        return served

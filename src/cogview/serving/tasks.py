@@ -1,6 +1,6 @@
-"""What is asked with an image: edits, variations, enlargements, captions, scores.
+"""Jobs for requests that come with an image: edits, variations, upscaling, captions, scores, cut-outs.
 
-Each is computed alone, by the methods of the library that the command line uses.
+Each is computed alone, by the same pipeline methods that the command line uses.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from cogview.pipelines.base import Caption, GeneratedImage, caption_for
 from cogview.pipelines.captioning import Captioning as CaptionPipeline
 from cogview.pipelines.model import Pipeline
 from cogview.serving.api_errors import ApiError
-from cogview.serving.drawing import candidates, readable
+from cogview.serving.generation_job import candidates_per_image, truncated
 from cogview.serving.labelling import Labelling
-from cogview.serving.openai.fields import REDRAWN
-from cogview.serving.openai.finish import Finish
-from cogview.serving.openai.sizes import parse
-from cogview.serving.pictures import encoded, opened
+from cogview.serving.openai.fields import EDIT_MASK_RATIOS
+from cogview.serving.openai.postprocess import Postprocess
+from cogview.serving.openai.sizes import parse_size
+from cogview.serving.pictures import decode_upload, image_bytes
 from cogview.serving.schema import Captioning, Edit, Scoring, Upscaling, Variation
 from cogview.serving.sentences import others_for, share_above
-from cogview.serving.served import Served
-from cogview.serving.worker import Made, Stopped, Ticket
+from cogview.serving.served import ServedModel
+from cogview.serving.worker import FinishedImage, Stopped, Ticket
 from cogview.types import ProgressCallback as Progress
 
-BLANK = ("white", "grey")  # images without content, for what a sentence costs whatever is shown
-CLOSEST = 3  # sentences that are reported for comparison
-HALF = 128  # alpha below which a mask's pixel is open
+BLANK = ("white", "grey")  # colours of images without content; their caption loss is a sentence's baseline
+CLOSEST = 3  # comparison sentences that are reported
+HALF = 128  # a mask's pixels with a lower alpha are edited
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
-    """A computation of one request: ``work`` gets what to call with its progress and gives the results.
+class TaskJob:
+    """The job of one request: ``work`` takes a progress callback and returns the results.
 
-    task: its name, for the expected time; weight: how many images or the like; text, read, drawn: tokens of
-    the prompt, of the image that came with it, of the images that come out.
+    task: its name, for time estimates; weight: amount of work, such as the number of images; text_tokens,
+    input_image_tokens, generated_tokens: token counts of the prompt, the uploaded image and the results.
     """
 
     work: Callable[[Progress], Iterable[Any]]
-    served: Served
+    served: ServedModel
     task: str
     weight: int = 1
     size: int = 1
     key: None = None
-    finish: Finish = field(default_factory=Finish)
-    text: int = 0
-    read: int = 0
-    drawn: int = 0
+    postprocess: Postprocess = field(default_factory=Postprocess)
+    text_tokens: int = 0
+    input_image_tokens: int = 0
+    generated_tokens: int = 0
 
     @property
     def kind(self) -> Hashable:
         return self.task, self.served.name
 
     def run(self, tickets: Sequence[Ticket]) -> None:
-        """Compute it; Stopped when its client is gone."""
+        """Compute the results; raises Stopped when the client is gone."""
         [ticket] = tickets
 
         def progress(done: int, total: int) -> None:
@@ -74,33 +74,37 @@ class Call:
             ticket.touch(done / total if total else None)
 
         for number, value in enumerate(self.work(progress)):
-            ticket.emit(Made(number, value) if isinstance(value, GeneratedImage) else value)
+            ticket.emit(FinishedImage(number, value) if isinstance(value, GeneratedImage) else value)
             if isinstance(value, GeneratedImage):
                 ticket.metrics.add("cogview_pictures_total", model=self.served.name)
 
 
 def edit(
-    request: Edit, served: Served, image: Image.Image, mask: Image.Image | None, ignored: Sequence[str] = ()
-) -> Call:
-    """The masked part replaced; ApiError for what is wrong before anything is queued.
+    request: Edit,
+    served: ServedModel,
+    image: Image.Image,
+    mask: Image.Image | None,
+    ignored: Sequence[str] = (),
+) -> TaskJob:
+    """Regenerate the masked part of an image; raises ApiError for invalid values, before anything is queued.
 
-    Without mask and box parts at random of the whole image are, as in a variation with words; how much says
-    ``input_fidelity``.
+    Without a mask or box, random parts of the whole image are regenerated, as in a variation with a prompt;
+    ``input_fidelity`` sets their share.
     """
     cogview = _editor(served)
     if mask is None and not request.box:
-        share = REDRAWN[request.input_fidelity]
-        given = request.model_dump(include=set(Variation.model_fields) & request.model_fields_set)
-        variation = Variation.model_validate(given | {"share": share})
+        share = EDIT_MASK_RATIOS[request.input_fidelity]
+        fields = request.model_dump(include=set(Variation.model_fields) & request.model_fields_set)
+        variation = Variation.model_validate(fields | {"share": share})
         return vary(variation, served, image, ignored=ignored)
-    plan = _Plan.of(request, served, request.prompt, [*ignored, *_meaningless(request)])
-    hole = None if mask is None else mask_pixels(mask)
+    plan = _Plan.of(request, served, request.prompt, [*ignored, *_ignored_with_mask(request)])
+    edited = None if mask is None else mask_pixels(mask)
 
     def work(progress: Progress) -> list[GeneratedImage]:
         return cogview.edit(
             image,
             plan.prompt,
-            mask=hole,
+            mask=edited,
             boxes=list(request.box),
             n=request.n,
             seed=request.seed,
@@ -115,13 +119,13 @@ def edit(
             progress=progress,
         )
 
-    return plan.call(work)
+    return plan.job(work)
 
 
-def vary(request: Variation, served: Served, image: Image.Image, ignored: Sequence[str] = ()) -> Call:
-    """Random parts generated again."""
+def vary(request: Variation, served: ServedModel, image: Image.Image, ignored: Sequence[str] = ()) -> TaskJob:
+    """Regenerate random parts of an image."""
     cogview = _editor(served)
-    plan = _Plan.of(request, served, request.prompt, ignored, several=False)
+    plan = _Plan.of(request, served, request.prompt, ignored, rerank=False)
 
     def work(progress: Progress) -> list[GeneratedImage]:
         return cogview.vary(
@@ -137,84 +141,95 @@ def vary(request: Variation, served: Served, image: Image.Image, ignored: Sequen
             progress=progress,
         )
 
-    return plan.call(work)
+    return plan.job(work)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What an edit and a variation have in common, checked before anything is queued."""
+    """Validated settings that edits and variations share."""
 
     request: Edit | Variation
-    served: Served
+    served: ServedModel
     prompt: str
     style: str | None
     negative: str | None
     best_of: int
-    finish: Finish
-    text: int
+    postprocess: Postprocess
+    text_tokens: int
 
     @classmethod
     def of(
         cls,
         request: Edit | Variation,
-        served: Served,
+        served: ServedModel,
         prompt: str,
         ignored: Sequence[str],
-        several: bool = True,
+        rerank: bool = True,
     ) -> _Plan:
-        """ApiError for a prompt that is empty or too long, a style or a size there is not."""
+        """Validate a request; rerank: whether ``best_of`` is supported.
+
+        Raises:
+            ApiError: the prompt is empty or too long, or the style or size does not exist.
+        """
         cogview = served.cogview
-        style, found = request.own_style(cogview.styles), [*ignored, *request.unused(cogview.styles)]
-        best_of = candidates(request, served) if several else 1
-        if not several and request.best_of is not None:
-            found.append("best_of")
+        style = request.effective_style(cogview.styles)
+        ignored = [*ignored, *request.ignored_fields(cogview.styles)]
+        best_of = candidates_per_image(request, served) if rerank else 1
+        if not rerank and request.best_of is not None:
+            ignored.append("best_of")
         if request.partial_images:
-            found.append("partial_images")
-        size, text, negative = (
-            None if request.size == "auto" else parse(request.size),
+            ignored.append("partial_images")
+        size, text_tokens, negative = (
+            None if request.size == "auto" else parse_size(request.size),
             0,
             request.negative_prompt,
         )
         try:
             part, config = cogview.text_to_image, cogview.bundle.config
             if prompt.strip() or style is not None or isinstance(request, Edit):
-                short = readable(request, prompt, served, style, part.format.text_limit)
+                short = truncated(request, prompt, served, style, part.format.text_limit)
                 if short != prompt:
                     prompt = short
-                    found.append("prompt (its end)")
-                text = len(part.encode(caption_for(config, prompt, style)))
+                    ignored.append("prompt (its end)")
+                text_tokens = len(part.encode(caption_for(config, prompt, style)))
         except CogViewError as error:
             raise ApiError(400, str(error), code="invalid_value", param="prompt") from error
         if negative and negative != (
-            negative := readable(request, negative, served, None, part.format.text_limit)
+            negative := truncated(request, negative, served, None, part.format.text_limit)
         ):
-            found.append("negative_prompt (its end)")
+            ignored.append("negative_prompt (its end)")
         if negative and config.sampling("edit", request.params, style).guidance_scale == 1:
             negative = None
-            found.append("negative_prompt")
-        finish = Finish.of(request, size, found)
-        return cls(request, served, prompt, style, negative, best_of, finish, text)
+            ignored.append("negative_prompt")
+        postprocess = Postprocess.of(request, size, ignored)
+        return cls(request, served, prompt, style, negative, best_of, postprocess, text_tokens)
 
     @property
     def first_stage_only(self) -> bool:
-        return self.request.first_stage_only or (self.request.quality == "low" and self.served.enlarges)
+        return self.request.first_stage_only or (self.request.quality == "low" and self.served.two_stage)
 
-    def call(self, work: Callable[[Progress], Iterable[Any]]) -> Call:
+    def job(self, work: Callable[[Progress], Iterable[Any]]) -> TaskJob:
         codes = self.served.cogview.text_to_image.format.codes
-        drawn = codes * self.request.n * self.best_of
         task, weight = type(self.request).__name__.lower(), self.request.n * self.best_of
-        return Call(
-            work, self.served, task, weight, finish=self.finish, text=self.text, read=codes, drawn=drawn
+        return TaskJob(
+            work,
+            self.served,
+            task,
+            weight,
+            postprocess=self.postprocess,
+            text_tokens=self.text_tokens,
+            input_image_tokens=codes,
+            generated_tokens=codes * self.request.n * self.best_of,
         )
 
 
-def _meaningless(request: Edit) -> list[str]:
-    """With a mask all else stays in any case."""
+def _ignored_with_mask(request: Edit) -> list[str]:
+    """``input_fidelity`` has no effect with a mask: everything outside it stays."""
     return ["input_fidelity"] if "input_fidelity" in request.model_fields_set else []
 
 
-def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
-    """An image's file enlarged; one that was made here tells its own prompt."""
+def upscale(request: Upscaling, served: ServedModel, data: bytes) -> TaskJob:
+    """Upscale an image file; a file that this package generated holds its own prompt."""
     cogview = served.cogview
 
     def work(progress: Progress) -> list[GeneratedImage]:
@@ -237,11 +252,11 @@ def upscale(request: Upscaling, served: Served, data: bytes) -> Call:
                     raise
                 raise CogViewError(str(error).replace(str(file), "image")) from error
 
-    return Call(work, served, "upscale", request.times**2)
+    return TaskJob(work, served, "upscale", request.times**2)
 
 
-def caption(request: Captioning, served: Served, images: list[Image.Image]) -> Call:
-    """Captions of images: a list of (text, score, seed) for each."""
+def caption(request: Captioning, served: ServedModel, images: list[Image.Image]) -> TaskJob:
+    """Caption images; the result is a list of captions for each image."""
 
     def work(progress: Progress) -> list[list[Caption]]:
         return served.cogview.caption(
@@ -255,61 +270,61 @@ def caption(request: Captioning, served: Served, images: list[Image.Image]) -> C
             progress=progress,
         )
 
-    return Call(work, served, "caption", request.n * len(images))
+    return TaskJob(work, served, "caption", request.n * len(images))
 
 
-def score(request: Scoring, served: Served, images: list[Image.Image]) -> Call:
-    """For each image and text the caption loss and, if asked for, where it stands among other sentences.
+def score(request: Scoring, served: ServedModel, images: list[Image.Image]) -> TaskJob:
+    """Caption loss of each image and text and, with ``compare``, its percentile among other sentences.
 
-    Compared is how far the loss is below that for blank images, so that common words have no advantage.
+    The comparison uses the difference to the loss for blank images, so that common words have no advantage.
     """
     part = served.cogview.captioning
     others = [others_for(prompt) if request.compare else () for prompt in request.prompt]
-    readable = {text: _read_whole(part, text) for text in dict.fromkeys(itertools.chain(*others))}
-    texts = [*request.prompt, *(text for text, fits in readable.items() if fits)]
+    fits = {text: _fits(part, text) for text in dict.fromkeys(itertools.chain(*others))}
+    texts = [*request.prompt, *(text for text, short in fits.items() if short)]
 
     blank = [Image.new("RGB", (64, 64), shade) for shade in BLANK] if request.compare else []
 
     def work(progress: Progress) -> list[list[dict[str, Any]]]:
         losses = served.cogview.score([*images, *blank], texts, progress=progress)
-        usual = losses[len(images) :].mean(0) if blank else np.zeros(len(texts))
-        asked = range(len(request.prompt))
-        return [[entry(number, row, row - usual) for number in asked] for row in losses[: len(images)]]
+        baseline = losses[len(images) :].mean(0) if blank else np.zeros(len(texts))
+        prompts = range(len(request.prompt))
+        return [[entry(number, row, row - baseline) for number in prompts] for row in losses[: len(images)]]
 
-    def entry(number: int, losses: NDArray[np.float64], above: NDArray[np.float64]) -> dict[str, Any]:
-        found = {"prompt": request.prompt[number], "caption_loss": float(losses[number])}
-        known = sorted((float(above[texts.index(text)]), text) for text in others[number] if readable[text])
-        if not known:
-            return found
-        share = share_above(float(above[number]), [one for one, _ in known])
+    def entry(number: int, losses: NDArray[np.float64], relative: NDArray[np.float64]) -> dict[str, Any]:
+        result = {"prompt": request.prompt[number], "caption_loss": float(losses[number])}
+        ranked = sorted((float(relative[texts.index(text)]), text) for text in others[number] if fits[text])
+        if not ranked:
+            return result
+        share = share_above(float(relative[number]), [loss for loss, _ in ranked])
         closest = [
-            {"prompt": text, "caption_loss": float(losses[texts.index(text)])} for _, text in known[:CLOSEST]
+            {"prompt": text, "caption_loss": float(losses[texts.index(text)])} for _, text in ranked[:CLOSEST]
         ]
-        return found | {"percentile": round(100 * share, 1), "others": len(known), "closest": closest}
+        return result | {"percentile": round(100 * share, 1), "others": len(ranked), "closest": closest}
 
-    return Call(work, served, "score", len(images))
+    return TaskJob(work, served, "score", len(images))
 
 
-def cut_out(labelling: Labelling, served: Served, data: bytes) -> Call:
-    """An image's file without its even ground, as a PNG that keeps what made it."""
+def cut_out(labelling: Labelling, served: ServedModel, data: bytes) -> TaskJob:
+    """Remove an image's uniform background; the result is a PNG with the provenance of the original."""
 
     def work(progress: Progress) -> list[bytes]:
-        image = opened(data, "image")
-        clear = without_background(image)
-        if clear is None:
+        image = decode_upload(data, "image")
+        cut_out = without_background(image)
+        if cut_out is None:
             raise ApiError(
-                400, "the picture has no even ground to remove", code="no_even_ground", param="image"
+                400, "the image has no uniform background to remove", code="no_even_ground", param="image"
             )
         facts = provenance.read(data)
         if facts is not None:
             facts = facts.model_copy(update={"settings": facts.settings | {"background": "transparent"}})
-        return [encoded(clear, "png", 100, facts, labelling.label)]
+        return [image_bytes(cut_out, "png", 100, facts, labelling.label)]
 
-    return Call(work, served, "cut_out")
+    return TaskJob(work, served, "cut_out")
 
 
-def _read_whole(part: CaptionPipeline, text: str) -> bool:
-    """Whether a sentence is short enough for the model that scores."""
+def _fits(part: CaptionPipeline, text: str) -> bool:
+    """Whether a text is short enough for the caption model."""
     try:
         part.encode(text)
     except CogViewError:
@@ -318,14 +333,14 @@ def _read_whole(part: CaptionPipeline, text: str) -> bool:
 
 
 def mask_pixels(mask: Image.Image) -> NDArray[np.bool_]:
-    """True where the image is generated again: where a mask is transparent, or, if it is not, white."""
+    """True where the image is regenerated: where the mask is transparent or, without transparency, white."""
     if mask.mode == "RGBA":
-        found: NDArray[np.bool_] = np.asarray(mask)[..., 3] < HALF
-        if found.any():
-            return found
+        transparent: NDArray[np.bool_] = np.asarray(mask)[..., 3] < HALF
+        if transparent.any():
+            return transparent
     return mask_of_image(mask)
 
 
-def _editor(served: Served) -> Pipeline:
+def _editor(served: ServedModel) -> Pipeline:
     served.require("edit")
     return served.cogview

@@ -1,6 +1,6 @@
-"""OpenTelemetry traces: a request, its time in the queue, its computation. Prompts and keys are in none.
+"""OpenTelemetry traces of requests: time in the queue, computation. They contain no prompts and no keys.
 
-Without an SDK set up (`cogview serve --traces` does it) the API's spans do nothing and cost nothing.
+Without a configured SDK (`cogview serve --traces` configures it) the spans do nothing and cost nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from cogview import __version__
 from cogview.errors import CogViewError
 
 TRACER = trace.get_tracer("cogview", __version__)
-QUIET = ("/healthz", "/readyz", "/metrics", "/studio/", "/favicon.ico")  # of these there are no traces
-TELEMETRY: TelemetryConfig = {  # of FastAPI, which makes the span of a request and continues a client's trace
-    "exclude": lambda scope: str(scope["path"]).startswith(QUIET),
+UNTRACED_PATHS = ("/healthz", "/readyz", "/metrics", "/studio/", "/favicon.ico")
+TELEMETRY: TelemetryConfig = {  # for FastAPI, which opens a span for each request and continues client traces
+    "exclude": lambda scope: str(scope["path"]).startswith(UNTRACED_PATHS),
     "metrics": False,
     "logs": False,
     "auto_configure": False,
@@ -26,9 +26,10 @@ TELEMETRY: TelemetryConfig = {  # of FastAPI, which makes the span of a request 
 
 
 def start_exporting() -> None:
-    """Send traces by OTLP over HTTP, as the environment says (``OTEL_EXPORTER_OTLP_ENDPOINT``, …).
+    """Send traces by OTLP over HTTP, as environment variables (``OTEL_EXPORTER_OTLP_ENDPOINT``, …) configure.
 
-    Raises CogViewError where the libraries are missing.
+    Raises:
+        CogViewError: the libraries are not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -43,16 +44,17 @@ def start_exporting() -> None:
     trace.set_tracer_provider(provider)
 
 
-def waited(context: Context, since: int, until: int) -> None:
-    """A span of a request's time in the queue; since, until: nanoseconds of the clock."""
+def record_wait(context: Context, since: int, until: int) -> None:
+    """Record a span for a request's time in the queue; since, until: nanoseconds since the epoch."""
     TRACER.start_span("queue", context=context, start_time=since).end(until)
 
 
 @contextmanager
-def computing(parts: list[tuple[Context, int]]) -> Iterator[None]:
-    """A span in each of the requests that are computed together; parts: their contexts and images."""
+def compute_spans(parts: list[tuple[Context, int]]) -> Iterator[None]:
+    """Open a span in each request of a batch; parts: context and number of images of each request."""
     with ExitStack() as stack:
-        for context, pictures in parts:
-            told = {"cogview.pictures": pictures, "cogview.requests": len(parts)}
-            stack.enter_context(TRACER.start_as_current_span("compute", context=context, attributes=told))
+        for context, images in parts:
+            attributes = {"cogview.pictures": images, "cogview.requests": len(parts)}
+            span = TRACER.start_as_current_span("compute", context=context, attributes=attributes)
+            stack.enter_context(span)
         yield

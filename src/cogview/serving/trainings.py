@@ -1,13 +1,13 @@
-"""Training from the studio: ``cogview train-on`` as a process of its own for every model.
+"""Training from the studio: one ``cogview train-on`` process for each model.
 
 ::
 
-    DIR/runs/NAME/     request.json, pictures/, work/ (train-on's), log.txt, ended.json, lock
+    DIR/runs/NAME/     request.json, pictures/, work/ (of train-on), log.txt, ended.json, lock
     DIR/models/NAME/   the finished model, served at once and after a restart
 
-A process of its own cannot take the server down, and what it leaves is whole or not there. It holds a lock,
-by which a server finds the training that one before it left running when it was killed. A server that is told
-to stop stops its training at a checkpoint.
+A separate process cannot crash the server, and files are written atomically. The process holds a file lock,
+by which a restarted server finds a training that is still running. A server that is stopped stops its
+training at a checkpoint.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from cogview.config import Config, load_yaml, read_json
 from cogview.data.sources import IMAGE_SUFFIXES
 from cogview.errors import CogViewError
 from cogview.files import write_file
-from cogview.serving.api_errors import OURS, ApiError
-from cogview.serving.pictures import opened
+from cogview.serving.api_errors import SERVER_ERROR, ApiError
+from cogview.serving.pictures import decode_upload
 from cogview.serving.schema import TRAINING_NAME, NewTraining
 from cogview.serving.served import Models
 from cogview.training.metric_lines import read_lines
@@ -44,32 +44,35 @@ from cogview.training.train_on.state import STAGES, STATE, State
 
 log = logging.getLogger(__name__)
 
-MOST_TRAININGS = 50
-MOST_FILES = 20_000  # of one training
-MOST_BYTES = 2 << 30  # of one training
-MOST_TEXT = 64 << 10  # bytes of a caption file
-TOLD = 40  # lines of the log that are sent
-POINTS = 200  # of a curve, at most twice as many
-LOOK_SECONDS = 2.0
-NICE = 10  # training yields to requests
-SAVED = frozenset({".png", ".jpg", ".jpeg", ".webp"} & IMAGE_SUFFIXES)
-STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)  # what stops a training at a checkpoint
-STOPPED = (130, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM)
-RUNS = {"image_tokenizer": "reconstructions", "transformer": "samples"}  # stages that train, and their sheets
-_LOOKING = threading.Lock()  # so that a look at a lock is never taken for a process that has it
+MAX_TRAININGS = 50
+MAX_FILES = 20_000  # per training
+MAX_BYTES = 2 << 30  # per training
+MAX_CAPTION_BYTES = 64 << 10  # per caption file
+LOG_LINES = 40  # lines of the log in a response
+CURVE_POINTS = 200  # of a loss curve; up to twice as many are sent
+POLL_SECONDS = 2.0
+NICENESS = 10  # training has a lower priority than requests
+IMAGE_TYPES = frozenset({".png", ".jpg", ".jpeg", ".webp"} & IMAGE_SUFFIXES)
+STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)  # stops train-on at a checkpoint
+STOPPED_CODES = (130, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM)
+TRAINING_STAGES = {
+    "image_tokenizer": "reconstructions",
+    "transformer": "samples",
+}  # with names of their sheets
+_PROBING = threading.Lock()  # so that one probe of a file lock does not see another as a running process
 Status = Literal["new", "planned", "running", "stopped", "failed", "done"]
-Doing = Literal["plan", "train"]
+Action = Literal["plan", "train"]
 
 
 class Started(Config):
-    """``started.json``: the process, and what it does."""
+    """``started.json``: the process id, and whether it plans or trains."""
 
     pid: int = Field(gt=1)
-    doing: Doing
+    doing: Action
 
 
 class Ended(Config):
-    """``ended.json``: how the last process ended."""
+    """``ended.json``: exit code of the last process."""
 
     code: int
 
@@ -83,17 +86,17 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """All but the model."""
+        """Everything except the model."""
         return self.root / "runs" / self.name
 
     @property
     def pictures(self) -> Path:
-        """What was uploaded."""
+        """Uploaded images and captions."""
         return self.folder / "pictures"
 
     @property
     def work(self) -> Path:
-        """``train-on``'s own."""
+        """The work folder of ``train-on``."""
         return self.folder / "work"
 
     @property
@@ -103,17 +106,17 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What the process said."""
+        """Output of the process."""
         return self.folder / "log.txt"
 
     def state(self) -> State | None:
-        """How far it is; None before the plan."""
+        """State of ``train-on``; None before the plan."""
         path = self.work / STATE
         return read_json(State, path) if path.is_file() else None
 
     @property
     def complete(self) -> bool:
-        """Whether there is a model, and nothing is left to do for it."""
+        """Whether the model is finished."""
         state = self.state()
         return state is not None and "model" in state.done and (self.model / FILE).is_file()
 
@@ -123,47 +126,48 @@ class Run:
 
     @property
     def busy(self) -> bool:
-        """Whether a process is at work, of this server or of one before it."""
+        """Whether a process is running, started by this server or an earlier one."""
         with _lock(self.folder) as file:
             return file is None
 
     @property
     def request(self) -> NewTraining:
-        """What was asked for."""
+        """The request that created this training."""
         return NewTraining.model_validate_json((self.folder / "request.json").read_bytes())
 
-    def command(self, start: Path | None, doing: Doing) -> list[str]:
-        """What is run. The settings of a plan and of the training have to be the same.
+    def command(self, start: Path | None, action: Action) -> list[str]:
+        """The ``train-on`` command. Plan and training have to be run with the same settings.
 
-        start: the family to start from.
+        start: directory of the model to start from.
         """
         request = self.request
-        given: dict[str, object] = {
+        options: dict[str, object] = {
             "--out": self.model,
             "--work": self.work,
             "--size": request.size,
             "--from": start,
             "--lora": request.lora,
         }
-        words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-        for stage in RUNS:
+        given = [(name, str(value)) for name, value in options.items() if value is not None]
+        arguments = [word for option in given for word in option]
+        for stage in TRAINING_STAGES:
             if (steps := getattr(request, f"{stage}_steps")) is not None:
-                words += ["--set", f"{stage}.steps={steps}"]
+                arguments += ["--set", f"{stage}.steps={steps}"]
         if (steps := request.image_tokenizer_steps) is not None:
-            words += ["--set", f"image_tokenizer.warmup_steps={min(MAX_WARMUP, steps // 8)}"]
-        plan = ["--plan"] if doing == "plan" else []
-        return [sys.executable, "-m", "cogview.cli", "train-on", str(self.pictures), *words, *plan]
+            arguments += ["--set", f"image_tokenizer.warmup_steps={min(MAX_WARMUP, steps // 8)}"]
+        plan = ["--plan"] if action == "plan" else []
+        return [sys.executable, "-m", "cogview.cli", "train-on", str(self.pictures), *arguments, *plan]
 
 
 class Trainings:
     """All trainings under one directory, at most one of them running."""
 
     def __init__(self, root: Path) -> None:
-        """CogViewError where the directory cannot be made."""
+        """Raises CogViewError if the directory cannot be created."""
         self.root = root.resolve()
         self.models: Models | None = None
-        self._own: dict[str, subprocess.Popen[bytes]] = {}
-        self._guard, self._closed = threading.RLock(), False
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}  # started by this server
+        self._mutex, self._closed = threading.RLock(), False
         try:
             for name in ("runs", "models"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -171,69 +175,74 @@ class Trainings:
             raise CogViewError(f"--train {root}: cannot be written ({error.strerror})") from error
 
     def serve_in(self, models: Models) -> None:
-        """Add the finished models to those that are served, now and as they come."""
+        """Serve the finished models, and further ones as soon as they are finished."""
         self.models = models
         for run in self.runs():
             if run.busy:
-                self._in_background(self._await, run)
+                self._in_background(self._wait_for_earlier, run)
             elif run.complete:
                 self._serve(run)
 
     def close(self) -> None:
-        """Stop what runs, at a checkpoint, and wait for it; it can be resumed."""
-        with self._guard:
-            self._closed, own = True, list(self._own.values())
-        for process in own:
+        """Stop the running training at a checkpoint and wait for its process; it can be resumed."""
+        with self._mutex:
+            self._closed, processes = True, list(self._processes.values())
+        for process in processes:
             process.terminate()
-        for process in own:
+        for process in processes:
             process.wait()
 
-    # ------------------------------------------------------------------------------------------ one of them
+    # ------------------------------------------------------------------------------------------ one training
 
     def runs(self) -> list[Run]:
-        """All of them, the newest first."""
-        found = [path for path in (self.root / "runs").iterdir() if (path / "request.json").is_file()]
-        found.sort(key=lambda path: (path / "request.json").stat().st_mtime, reverse=True)
-        return [Run(self.root, path.name) for path in found]
+        """All trainings, the newest first."""
+        folders = [path for path in (self.root / "runs").iterdir() if (path / "request.json").is_file()]
+        folders.sort(key=lambda path: (path / "request.json").stat().st_mtime, reverse=True)
+        return [Run(self.root, path.name) for path in folders]
 
     def find(self, name: str) -> Run:
-        """ApiError 404 where there is none."""
+        """The training of this name; raises ApiError 404 if there is none."""
         run = Run(self.root, name)
         if not re.fullmatch(TRAINING_NAME, name) or not (run.folder / "request.json").is_file():
             raise ApiError(404, f"no training {name!r}", code="training_not_found")
         return run
 
-    def new(self, request: NewTraining) -> Run:
-        """Begin one, without images yet; ApiError for a name that is taken."""
+    def create(self, request: NewTraining) -> Run:
+        """Create a training without images; raises ApiError 409 for a taken name or too many trainings."""
         run = Run(self.root, request.name)
-        with self._guard:
+        with self._mutex:
             served = self.models is not None and request.name in {*self.models.by_name, *self.models.aliases}
             if served or run.folder.exists() or run.model.exists():
                 raise ApiError(
                     409, f"there is a model {request.name!r} already", code="name_taken", param="name"
                 )
-            if len(self.runs()) >= MOST_TRAININGS:
-                raise ApiError(409, f"there are {MOST_TRAININGS} trainings, as many as may", code="too_many")
+            if len(self.runs()) >= MAX_TRAININGS:
+                message = f"there are {MAX_TRAININGS} trainings, the maximum; remove one first"
+                raise ApiError(409, message, code="too_many")
             run.pictures.mkdir(parents=True)
             write_file(run.folder / "request.json", request.model_dump_json())
         return run
 
-    def take(self, run: Run, files: list[tuple[str, bytes]]) -> list[dict[str, str]]:
-        """Keep images and captions that were uploaded; what is not kept, and why."""
-        with self._guard:
+    def add_files(self, run: Run, files: list[tuple[str, bytes]]) -> list[dict[str, str]]:
+        """Store uploaded images and captions; returns the refused files with the reasons.
+
+        Raises:
+            ApiError: 409 if the training has begun.
+        """
+        with self._mutex:
             if run.busy or ((state := run.state()) is not None and len(state.done) > 2):
-                raise ApiError(409, "this training has begun; its pictures stay as they are", code="begun")
-            there = run.files()
-            count, size = len(there), sum(path.stat().st_size for path in there)
+                raise ApiError(409, "this training has begun; no images can be added", code="begun")
+            stored = run.files()
+            count, size = len(stored), sum(path.stat().st_size for path in stored)
             refused = []
             for name, data in files:
                 try:
                     count, size = count + 1, size + len(data)
-                    if count > MOST_FILES or size > MOST_BYTES:
-                        message = f"at most {MOST_FILES:,} files and {MOST_BYTES >> 30} GB"
+                    if count > MAX_FILES or size > MAX_BYTES:
+                        message = f"at most {MAX_FILES:,} files and {MAX_BYTES >> 30} GB"
                         raise ApiError(413, message, code="too_large")
-                    path = run.pictures / _place(name)
-                    _check(path, data)
+                    path = run.pictures / _upload_path(name)
+                    _check_upload(path, data)
                     path.parent.mkdir(exist_ok=True)
                     write_file(path, data)
                 except ApiError as error:
@@ -241,22 +250,27 @@ class Trainings:
                     refused.append({"file": name[:200], "code": error.code or "", "message": error.message})
         return refused
 
-    def start(self, run: Run, doing: Doing) -> None:
-        """Plan, or train and go on with it, in a process of its own."""
-        with self._guard:
+    def start(self, run: Run, action: Action) -> None:
+        """Start a process that plans, or that trains or resumes training.
+
+        Raises:
+            ApiError: the model is finished, there are no images, another training is running, or the server
+                is stopping.
+        """
+        with self._mutex:
             if self._closed:
-                raise ApiError(503, "the server is stopping", kind=OURS, code="stopping")
+                raise ApiError(503, "the server is stopping", kind=SERVER_ERROR, code="stopping")
             if run.complete:
                 raise ApiError(409, f"the model {run.name!r} is finished", code="finished")
-            if not any(path.suffix.lower() in SAVED for path in run.files()):
-                raise ApiError(400, "there are no pictures yet", code="no_pictures")
-            if busy := next((one.name for one in self.runs() if one.busy), None):
-                message = f"{busy!r} is being trained; one at a time"
+            if not any(path.suffix.lower() in IMAGE_TYPES for path in run.files()):
+                raise ApiError(400, "there are no images yet; upload some", code="no_pictures")
+            if busy := next((other.name for other in self.runs() if other.busy), None):
+                message = f"{busy!r} is being trained; only one training runs at a time"
                 raise ApiError(409, message, code="training_running")
             (run.folder / "ended.json").unlink(missing_ok=True)
-            process = _spawn(run, run.command(self._start_of(run), doing))
-            self._own[run.name] = process
-            write_file(run.folder / "started.json", Started(pid=process.pid, doing=doing).model_dump_json())
+            process = _spawn(run, run.command(self._start_of(run), action))
+            self._processes[run.name] = process
+            write_file(run.folder / "started.json", Started(pid=process.pid, doing=action).model_dump_json())
         self._in_background(self._watch, run, process)
 
     def _start_of(self, run: Run) -> Path | None:
@@ -267,16 +281,16 @@ class Trainings:
 
     def stop(self, run: Run) -> None:
         """Ask the process to stop at a checkpoint; it can be resumed."""
-        process = self._own.get(run.name)
+        process = self._processes.get(run.name)
         if process is not None:
-            process.send_signal(STOP)
-        elif run.busy:  # started by a server before this one; the lock says that it lives
+            process.send_signal(STOP_SIGNAL)
+        elif run.busy:  # started by an earlier server; its file lock shows that it is running
             os.kill(read_json(Started, run.folder / "started.json").pid, signal.SIGTERM)
 
     def remove(self, run: Run) -> None:
-        """Remove images, work and model; ApiError while it runs."""
-        with self._guard:
-            if run.busy or run.name in self._own:
+        """Remove images, work folder and model; raises ApiError 409 while it is running."""
+        with self._mutex:
+            if run.busy or run.name in self._processes:
                 raise ApiError(409, f"{run.name!r} is being trained; stop it first", code="training_running")
             if self.models is not None:
                 self.models.remove(run.name)
@@ -285,23 +299,24 @@ class Trainings:
                     shutil.rmtree(folder)
 
     def _watch(self, run: Run, process: subprocess.Popen[bytes]) -> None:
+        """Wait for a process, record its exit code, and serve its model if it is finished."""
         code = process.wait()
-        with self._guard:
+        with self._mutex:
             write_file(run.folder / "ended.json", Ended(code=code).model_dump_json())
             if run.complete:
                 self._serve(run)
-            self._own.pop(run.name, None)
+            self._processes.pop(run.name, None)
 
-    def _await(self, run: Run) -> None:
-        """Serve the model of a process that a server before this one started, when it is done."""
+    def _wait_for_earlier(self, run: Run) -> None:
+        """Wait for a process that an earlier server started, and serve its model if it is finished."""
         while run.busy:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         if run.folder.is_dir() and run.complete:
             self._serve(run)
 
     @staticmethod
-    def _in_background(work: Callable[..., None], *given: object) -> None:
-        threading.Thread(target=work, args=given, name="cogview-training", daemon=True).start()
+    def _in_background(work: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=work, args=arguments, name="cogview-training", daemon=True).start()
 
     def _serve(self, run: Run) -> None:
         try:
@@ -310,55 +325,55 @@ class Trainings:
         except CogViewError as error:
             log.warning("%s cannot be served: %s", run.model, error)
 
-    # ------------------------------------------------------------------------------------------ what is told
+    # ------------------------------------------------------------------------------------------ responses
 
     def describe(self, run: Run) -> dict[str, Any]:
-        """One of them, for people: its settings, status, data, cost, progress and the end of its log."""
+        """The JSON object of a training: settings, status, data, cost, progress, the end of its log."""
         state, status = run.state(), self.status(run)
-        said = run.log.read_text("utf-8", "replace") if run.log.is_file() else ""
-        lines = said.replace(str(self.root), "DIR").splitlines()
+        log_text = run.log.read_text("utf-8", "replace") if run.log.is_file() else ""
+        lines = log_text.replace(str(self.root), "DIR").splitlines()
         return {
             "object": "training",
             **run.request.model_dump(),
             "status": status,
-            "doing": self._doing(run),
+            "doing": self._action(run),
             "files": _counts(run.files()) if status in ("new", "planned") else None,
             "stages": list(STAGES),
             "done": [] if state is None else list(state.done),
             "plan": None if state is None else _plan(state),
-            "progress": {stage: _progress(run.work / stage) for stage in RUNS},
+            "progress": {stage: _progress(run.work / stage) for stage in TRAINING_STAGES},
             "sheets": _sheets(run),
             "prompts": [] if state is None or state.survey is None else list(state.survey.examples),
-            "log": [line for line in lines if line.strip()][-TOLD:],
+            "log": [line for line in lines if line.strip()][-LOG_LINES:],
             "served": self.models is not None and run.name in self.models.by_name,
         }
 
-    def brief(self, run: Run) -> dict[str, Any]:
-        """Its entry in the list of all."""
+    def summary(self, run: Run) -> dict[str, Any]:
+        """The entry of a training in the list of all."""
         request = run.request
         return {"object": "training", "name": run.name, "size": request.size, "status": self.status(run)}
 
     def status(self, run: Run) -> Status:
-        """How it stands."""
-        if run.busy or run.name in self._own:
+        """The status of a training."""
+        if run.busy or run.name in self._processes:
             return "running"
         if run.complete:
             return "done"
         ended = run.folder / "ended.json"
         state = run.state()
-        if ended.is_file() and read_json(Ended, ended).code not in (0, *STOPPED):
+        if ended.is_file() and read_json(Ended, ended).code not in (0, *STOPPED_CODES):
             return "failed"
         if state is None or "text" not in state.done:
             return "new"
         return "planned" if state.done[-1] == "text" else "stopped"
 
     @staticmethod
-    def _doing(run: Run) -> str | None:
+    def _action(run: Run) -> str | None:
         path = run.folder / "started.json"
         return read_json(Started, path).doing if path.is_file() else None
 
     def sheet(self, run: Run, name: str) -> Path:
-        """A sheet of samples by its name in :meth:`describe`; ApiError 404 where there is none."""
+        """Path of a sheet of samples by its name in :meth:`describe`; raises ApiError 404 if unknown."""
         if name not in _sheets(run):
             raise ApiError(404, f"no sheet {name!r}", code="not_found")
         return run.model / "samples.png" if name == "samples.png" else run.work / name
@@ -367,13 +382,13 @@ class Trainings:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _place(name: str) -> Path:
-    """Where an uploaded file goes: its name and its folder's, both without anything but words."""
+def _upload_path(name: str) -> Path:
+    """Relative path for an uploaded file: its file and folder name, with special characters replaced."""
     parts = PurePosixPath(name.replace("\\", "/")).parts[-2:]
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix not in SAVED and suffix != ".txt":
-        kinds = ", ".join(sorted(kind[1:] for kind in SAVED))
-        raise ApiError(400, f"only {kinds} and txt are taken", code="bad_file")
+    if suffix not in IMAGE_TYPES and suffix != ".txt":
+        types = ", ".join(sorted(suffix[1:] for suffix in IMAGE_TYPES))
+        raise ApiError(400, f"only {types} and txt are accepted", code="bad_file")
     stems = [
         re.sub(r"[^\w .-]+", "_", part)[:100].strip(" .") for part in (*parts[:-1], Path(parts[-1]).stem)
     ]
@@ -382,12 +397,12 @@ def _place(name: str) -> Path:
     return Path(*stems[:-1], stems[-1] + suffix)
 
 
-def _check(path: Path, data: bytes) -> None:
-    """ApiError for what is neither an image within limits nor a short text."""
+def _check_upload(path: Path, data: bytes) -> None:
+    """Raises ApiError if a file is neither a valid image nor a short UTF-8 text."""
     if path.suffix != ".txt":
-        opened(data, "image")
-    elif len(data) > MOST_TEXT:
-        raise ApiError(413, f"captions of more than {MOST_TEXT >> 10} KB", code="too_large")
+        decode_upload(data, "image")
+    elif len(data) > MAX_CAPTION_BYTES:
+        raise ApiError(413, f"captions have at most {MAX_CAPTION_BYTES >> 10} KB", code="too_large")
     else:
         try:
             data.decode()
@@ -397,14 +412,14 @@ def _check(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[IO[bytes] | None]:
-    """The training's lock; None where a process has it."""
+    """Holds the training's file lock; yields None if a process has it."""
     try:
         import fcntl
-    except ImportError:  # Windows: only this server's own processes are known
+    except ImportError:  # Windows: only processes that this server started are known
         with (folder / "lock").open("ab") as file:
             yield file
         return
-    with _LOOKING, (folder / "lock").open("ab") as file:
+    with _PROBING, (folder / "lock").open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -414,35 +429,35 @@ def _lock(folder: Path) -> Iterator[IO[bytes] | None]:
 
 
 def _spawn(run: Run, command: list[str]) -> subprocess.Popen[bytes]:
-    """Start the process; it has the lock until it ends, however that is."""
-    with _lock(run.folder) as lock, run.log.open("ab") as said:
+    """Start the process, which inherits the lock and so holds it until it ends in any way."""
+    with _lock(run.folder) as lock, run.log.open("ab") as output:
         assert lock is not None
-        more: dict[str, Any]
-        if sys.platform == "win32":  # a group of its own gets STOP alone, and no Ctrl-C of this console
-            more = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        options: dict[str, Any]
+        if sys.platform == "win32":  # in a new group it gets STOP_SIGNAL only, and no Ctrl-C of this console
+            options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         else:
-            more = {"pass_fds": (lock.fileno(),)}
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, **more)
+            options = {"pass_fds": (lock.fileno(),)}
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options)
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
     return process
 
 
-# ---------------------------------------------------------------------------------------------- telling
+# ---------------------------------------------------------------------------------------------- responses
 
 
 def _counts(files: list[Path]) -> dict[str, int]:
-    """What was uploaded."""
+    """Numbers of uploaded images and captions, and their total bytes."""
     return {
-        "pictures": sum(path.suffix.lower() in SAVED for path in files),
+        "pictures": sum(path.suffix.lower() in IMAGE_TYPES for path in files),
         "captions": sum(path.suffix.lower() == ".txt" for path in files),
         "bytes": sum(path.stat().st_size for path in files),
     }
 
 
 def _plan(state: State) -> dict[str, Any] | None:
-    """What was found and what it will cost; None before that is known."""
+    """Contents of the data set and cost of the training; None before the plan."""
     if state.survey is None or state.cost is None:
         return None
     report, cost = state.survey.report, state.cost
@@ -458,7 +473,7 @@ def _plan(state: State) -> dict[str, Any] | None:
 
 
 def _progress(folder: Path) -> dict[str, JsonValue] | None:
-    """How far a run of ``cogview train`` is, with its curve; None before it begins."""
+    """Progress of a ``cogview train`` run with its loss curve; None before its first step."""
     recipe, metrics = folder / "recipe.yaml", folder / "metrics.jsonl"
     if not recipe.is_file() or not metrics.is_file():
         return None
@@ -468,21 +483,21 @@ def _progress(folder: Path) -> dict[str, JsonValue] | None:
     if not lines:
         return None
     steps, last = int(load_yaml(recipe)["steps"]), lines[-1]
-    kept = lines[:: max(1, len(lines) // POINTS)]
+    curve = lines[:: max(1, len(lines) // CURVE_POINTS)]
     return {
         "step": last["step"],
         "steps": steps,
         "loss": last["loss"],
         "seconds_left": round((steps - last["step"]) * last.get("seconds", 0) / max(1, last["step"])),
-        "curve": [[line["step"], line["loss"]] for line in kept],
+        "curve": [[line["step"], line["loss"]] for line in curve],
     }
 
 
 def _sheets(run: Run) -> list[str]:
-    """The sheets of samples so far, in order."""
-    found = [
+    """Names of the sheets of samples so far, in order."""
+    names = [
         path.relative_to(run.work).as_posix()
-        for stage, kind in RUNS.items()
-        for path in sorted((run.work / stage / "samples").glob(f"{kind}-*.png"))
+        for stage, sheet in TRAINING_STAGES.items()
+        for path in sorted((run.work / stage / "samples").glob(f"{sheet}-*.png"))
     ]
-    return found + (["samples.png"] if (run.model / "samples.png").is_file() else [])
+    return names + (["samples.png"] if (run.model / "samples.png").is_file() else [])

@@ -179,7 +179,7 @@ def test_models_are_chosen_for_each_key(serve: Callable[..., Site]) -> None:
         ("/sdapi/v1/options", {"sd_model_checkpoint": "x"}, "no model 'x'"),
         (IMG2IMG, {"prompt": PROMPT}, "'init_images' is missing"),
         (IMG2IMG, {"prompt": PROMPT, "init_images": ["%"]}, "not base64"),
-        (IMG2IMG, {"prompt": PROMPT, "init_images": ["aGVsbG8="]}, "no picture of a known format"),
+        (IMG2IMG, {"prompt": PROMPT, "init_images": ["aGVsbG8="]}, "not an image in a known format"),
         ("/sdapi/v1/extra-single-image", {"image": "", "upscaling_resize": 9}, "less than or equal to 8"),
         ("/sdapi/v1/nothing", None, "there is nothing"),
     ],

@@ -15,7 +15,7 @@ from cogview.pipelines.resizing import fitted
 from cogview.serving.api_errors import ApiError
 from cogview.serving.openai.fields import Quality
 from cogview.serving.openai.names import is_openai_name, parse_aliases
-from cogview.serving.openai.sizes import Target, parse, target
+from cogview.serving.openai.sizes import Target, parse_size, target_size
 from tests.serving.conftest import Models, Site
 
 
@@ -37,7 +37,7 @@ from tests.serving.conftest import Models, Site
 def test_the_stage_that_draws(
     models: Models, model: str, size: str, quality: Quality, expected: Target
 ) -> None:
-    assert target(models.by_name[model], size, quality) == expected
+    assert target_size(models.by_name[model], size, quality) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_stage_that_draws(
 )
 def test_sizes_that_are_refused(size: str) -> None:
     with pytest.raises(ApiError) as error:
-        parse(size)
+        parse_size(size)
     assert error.value.param == "size"
 
 

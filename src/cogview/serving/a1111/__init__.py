@@ -1,2 +1,2 @@
-"""The API of AUTOMATIC1111's web UI (``/sdapi/v1``), as far as clients of it need it: Open WebUI,
-SillyTavern, plugins of paint programs. What these send and nothing here uses is named in ``info``."""
+"""The part of AUTOMATIC1111's web UI API (``/sdapi/v1``) that its clients need: Open WebUI, SillyTavern,
+plugins of paint programs. Ignored fields of a request are listed in the ``info`` of its response."""

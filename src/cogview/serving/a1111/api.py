@@ -1,4 +1,4 @@
-"""The paths under ``/sdapi/v1``."""
+"""The endpoints under ``/sdapi/v1``."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from cogview.checkpoints import provenance
 from cogview.errors import CogViewError
 from cogview.serving import tasks
 from cogview.serving.a1111 import jobs
-from cogview.serving.a1111.board import Board, Running
+from cogview.serving.a1111.request_tracker import RequestTracker, TrackedRequest
 from cogview.serving.a1111.requests import Extra, ImageToImage, OneImage, Options, TextToImage
 from cogview.serving.api_errors import ApiError
-from cogview.serving.drawing import Partial
-from cogview.serving.openai.finish import Finish
+from cogview.serving.generation_job import PartialImage
+from cogview.serving.openai.postprocess import Postprocess
 from cogview.serving.openai.sizes import MAX_PIXELS
-from cogview.serving.pictures import base64_text, encoded
-from cogview.serving.plumbing import read_json, unless_gone
+from cogview.serving.pictures import base64_text, image_bytes
+from cogview.serving.plumbing import read_json, unless_disconnected
 from cogview.serving.schema import Captioning, Upscaling
-from cogview.serving.served import Served
-from cogview.serving.worker import Job, Made
+from cogview.serving.served import ServedModel
+from cogview.serving.worker import FinishedImage, Job
 
 if TYPE_CHECKING:
     from cogview.serving.app import Server
 
 PREFIX = "/sdapi/v1"
-LANCZOS, OWN = "Lanczos", "cogview"
-CONSTANT: dict[str, Any] = {
+LANCZOS, SUPER_RESOLUTION = "Lanczos", "cogview"  # names of upscalers
+CONSTANT: dict[str, Any] = {  # responses of GET endpoints that always return the same
     "latent-upscale-modes": [],
     "sd-vae": [],
     "sd-modules": [],
@@ -48,24 +48,24 @@ CONSTANT: dict[str, Any] = {
 
 
 def add_a1111(app: FastAPI, server: Server) -> None:
-    """All paths."""
-    board = Board()
-    _add_options(app, server, board)
-    _add_drawing(app, server, board)
-    _add_tools(app, server)
-    _add_lists(app, server)  # the last, since one of its paths takes any name
+    """Add all endpoints."""
+    tracker = RequestTracker()
+    _add_options(app, server, tracker)
+    _add_generation(app, server, tracker)
+    _add_image_tools(app, server)
+    _add_lists(app, server)  # last, because one of its paths matches any name
 
 
-def refused(error: ApiError) -> JSONResponse:
-    """An error in the shape of this API."""
-    told = {"error": error.code or error.kind, "detail": error.message, "body": "", "errors": error.message}
-    return JSONResponse(told, error.status, error.headers)
+def error_response(error: ApiError) -> JSONResponse:
+    """An error in A1111's format."""
+    body = {"error": error.code or error.kind, "detail": error.message, "body": "", "errors": error.message}
+    return JSONResponse(body, error.status, error.headers)
 
 
 def owner_of(request: Request, server: Server) -> str:
-    """Whose request it is: by its key where there are keys."""
-    given = request.headers.get("authorization", "") if server.rules.keys else ""
-    return hashlib.sha256(given.encode()).hexdigest()
+    """Identifies the sender of a request: a hash of its API key if keys are required, else a constant."""
+    authorization = request.headers.get("authorization", "") if server.rules.keys else ""
+    return hashlib.sha256(authorization.encode()).hexdigest()
 
 
 def _add_lists(app: FastAPI, server: Server) -> None:
@@ -73,25 +73,25 @@ def _add_lists(app: FastAPI, server: Server) -> None:
     async def models() -> list[dict[str, Any]]:
         return [
             {
-                "title": jobs.title(one),
-                "model_name": one.name,
-                "hash": one.cogview.model_hash[:10],
-                "sha256": one.cogview.model_hash,
-                "filename": one.name,
+                "title": jobs.title(served),
+                "model_name": served.name,
+                "hash": served.cogview.model_hash[:10],
+                "sha256": served.cogview.model_hash,
+                "filename": served.name,
                 "config": None,
             }
-            for one in server.models.by_name.values()
+            for served in server.models.by_name.values()
         ]
 
     @app.get(PREFIX + "/upscalers")
     async def upscalers() -> list[dict[str, Any]]:
         common = {"model_name": None, "model_path": None, "model_url": None, "scale": 4}
-        return [{"name": name, **common} for name in ("None", LANCZOS, OWN)]
+        return [{"name": name, **common} for name in ("None", LANCZOS, SUPER_RESOLUTION)]
 
     @app.get(PREFIX + "/prompt-styles")
     async def styles() -> list[dict[str, str]]:
-        found = server.models.default.cogview.styles
-        return [{"name": name, "prompt": "", "negative_prompt": ""} for name in found]
+        names = server.models.default.cogview.styles
+        return [{"name": name, "prompt": "", "negative_prompt": ""} for name in names]
 
     @app.get(PREFIX + "/{name}")
     async def constant(name: str) -> Any:
@@ -100,13 +100,13 @@ def _add_lists(app: FastAPI, server: Server) -> None:
         return CONSTANT[name]
 
 
-def _add_options(app: FastAPI, server: Server, board: Board) -> None:
-    def chosen(owner: str) -> Served:
-        return jobs.find(server.models, board.chosen.get(owner), "generate")
+def _add_options(app: FastAPI, server: Server, tracker: RequestTracker) -> None:
+    def selected_model(owner: str) -> ServedModel:
+        return jobs.find(server.models, tracker.selected_models.get(owner), "generate")
 
     @app.get(PREFIX + "/options")
     async def options(request: Request) -> dict[str, Any]:
-        served = chosen(owner_of(request, server))
+        served = selected_model(owner_of(request, server))
         return {
             "sd_model_checkpoint": jobs.title(served),
             "sd_checkpoint_hash": served.cogview.model_hash,
@@ -116,129 +116,125 @@ def _add_options(app: FastAPI, server: Server, board: Board) -> None:
         }
 
     @app.post(PREFIX + "/options")
-    async def choose(request: Request) -> None:
-        asked = await read_json(request, Options)
-        if asked.sd_model_checkpoint is not None:
-            found = jobs.find(server.models, asked.sd_model_checkpoint, "generate")
-            board.chosen[owner_of(request, server)] = found.name
+    async def set_options(request: Request) -> None:
+        body = await read_json(request, Options)
+        if body.sd_model_checkpoint is not None:
+            served = jobs.find(server.models, body.sd_model_checkpoint, "generate")
+            tracker.selected_models[owner_of(request, server)] = served.name
 
     @app.get(PREFIX + "/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
-        told, image = board.progress(owner_of(request, server))
-        shown = None
+        state, image = tracker.progress(owner_of(request, server))
+        current = None
         if image is not None and not skip_current_image:
-            shown = base64_text(await run_in_threadpool(encoded, image, "png", 0))
-        return {**told, "current_image": shown}
+            current = base64_text(await run_in_threadpool(image_bytes, image, "png", 0))
+        return {**state, "current_image": current}
 
     @app.post(PREFIX + "/interrupt")
     @app.post(PREFIX + "/skip")
     async def interrupt(request: Request) -> dict[str, Any]:
-        board.interrupt(owner_of(request, server))
+        tracker.interrupt(owner_of(request, server))
         return {}
 
     @app.post(PREFIX + "/refresh-checkpoints")
     @app.post(PREFIX + "/reload-checkpoint")
     @app.post(PREFIX + "/unload-checkpoint")
-    async def nothing() -> dict[str, Any]:
+    async def no_operation() -> dict[str, Any]:
         return {}
 
 
-def _add_drawing(app: FastAPI, server: Server, board: Board) -> None:
-    async def made(running: Running, finish: Finish) -> list[Any]:
-        found: dict[int, Any] = {}
-        async with contextlib.aclosing(running.ticket.events()) as coming:
-            async for event in coming:
-                if isinstance(event, Made):
-                    found[event.number] = await run_in_threadpool(finish, event.picture)
-                elif isinstance(event, Partial):
-                    running.image = event.image
-        return [found[number] for number in sorted(found)]
+def _add_generation(app: FastAPI, server: Server, tracker: RequestTracker) -> None:
+    async def finished_images(tracked: TrackedRequest, postprocess: Postprocess) -> list[Any]:
+        images: dict[int, Any] = {}
+        async with contextlib.aclosing(tracked.ticket.events()) as events:
+            async for event in events:
+                if isinstance(event, FinishedImage):
+                    images[event.number] = await run_in_threadpool(postprocess, event.generated)
+                elif isinstance(event, PartialImage):
+                    tracked.image = event.image
+        return [images[number] for number in sorted(images)]
 
-    async def answered(
-        request: Request, asked: TextToImage, served: Served, job: Job, finish: Finish
+    async def respond(
+        request: Request, body: TextToImage, served: ServedModel, job: Job, postprocess: Postprocess
     ) -> Response:
         ticket = server.worker.submit(job)
-        with board.following(owner_of(request, server), ticket) as running:
+        with tracker.track(owner_of(request, server), ticket) as tracked:
 
-            async def whole() -> Response:
-                pictures = await made(running, finish)
+            async def complete() -> Response:
+                images = await finished_images(tracked, postprocess)
                 file = server.labelling.file
-                files = [await run_in_threadpool(file, one, "png", 0) for one in pictures]
-                told = {
-                    "images": [base64_text(data) for data in files] if asked.send_images else [],
-                    "parameters": jobs.sent_back(asked),
-                    "info": jobs.info(asked, served, pictures, finish.ignored),
+                files = [await run_in_threadpool(file, image, "png", 0) for image in images]
+                fields = {
+                    "images": [base64_text(data) for data in files] if body.send_images else [],
+                    "parameters": jobs.parameters(body),
+                    "info": jobs.info(body, served, images, postprocess.ignored),
                 }
-                return JSONResponse(told)
+                return JSONResponse(fields)
 
-            return await unless_gone(request, whole())
+            return await unless_disconnected(request, complete())
 
-    def model_for(request: Request, asked: TextToImage, ability: str) -> Served:
+    def model_for(request: Request, body: TextToImage, ability: str) -> ServedModel:
         owner = owner_of(request, server)
-        name = asked.checkpoint or board.chosen.get(owner)
-        if (
-            asked.checkpoint is None
-            and name is not None
-            and ability not in server.models.find(name).abilities
-        ):
-            name = None  # the model that was chosen for drawing need not be one that edits
+        name = body.checkpoint or tracker.selected_models.get(owner)
+        if body.checkpoint is None and name is not None and ability not in server.models.find(name).abilities:
+            name = None  # the model selected for generation need not be able to edit
         return jobs.find(server.models, name, ability)
 
     @app.post(PREFIX + "/txt2img", response_model=None)
     async def txt2img(request: Request) -> Response:
-        asked = await read_json(request, TextToImage)
-        served = model_for(request, asked, "generate")
-        job = jobs.drawing(asked, served)
-        return await answered(request, asked, served, job, job.finish)
+        body = await read_json(request, TextToImage)
+        served = model_for(request, body, "generate")
+        job = jobs.text_to_image(body, served)
+        return await respond(request, body, served, job, job.postprocess)
 
     @app.post(PREFIX + "/img2img", response_model=None)
     async def img2img(request: Request) -> Response:
-        asked = await read_json(request, ImageToImage)
-        served = model_for(request, asked, "edit")
-        call = await run_in_threadpool(jobs.edit, asked, served)
-        return await answered(request, asked, served, call, call.finish)
+        body = await read_json(request, ImageToImage)
+        served = model_for(request, body, "edit")
+        job = await run_in_threadpool(jobs.edit, body, served)
+        return await respond(request, body, served, job, job.postprocess)
 
 
-def _add_tools(app: FastAPI, server: Server) -> None:
-    async def result(job: Job) -> Any:
-        async with contextlib.aclosing(server.worker.submit(job).events()) as coming:
-            [found] = [event async for event in coming]
-            return found
+def _add_image_tools(app: FastAPI, server: Server) -> None:
+    async def result_of(job: Job) -> Any:
+        async with contextlib.aclosing(server.worker.submit(job).events()) as events:
+            [result] = [event async for event in events]
+            return result
 
     @app.post(PREFIX + "/extra-single-image")
     async def extra(request: Request) -> dict[str, Any]:
-        asked = await read_json(request, Extra)
-        data = jobs.file_of(asked.image, "image")
-        image = await run_in_threadpool(jobs.decoded, asked.image, "image")
-        width, height = (max(1, round(side * asked.upscaling_resize)) for side in image.size)
+        body = await read_json(request, Extra)
+        data = jobs.file_bytes(body.image, "image")
+        image = await run_in_threadpool(jobs.decode_base64, body.image, "image")
+        width, height = (max(1, round(side * body.upscaling_resize)) for side in image.size)
         if width * height > MAX_PIXELS:
             raise ApiError(
                 400, f"{width}x{height} are too many pixels; at most {MAX_PIXELS:,}", code="too_large"
             )
-        if asked.upscaler_1 == OWN and asked.upscaling_resize > 1:
-            served = server.models.able(None, "upscale")
-            times = 2 if asked.upscaling_resize <= 2 else 4
-            event = await result(tasks.upscale(Upscaling(times=times), served, data))
-            picture = await run_in_threadpool(Finish((width, height)), event.picture)
-            made = await run_in_threadpool(server.labelling.file, picture, "png", 0)
+        if body.upscaler_1 == SUPER_RESOLUTION and body.upscaling_resize > 1:
+            served = server.models.with_ability(None, "upscale")
+            times = 2 if body.upscaling_resize <= 2 else 4
+            event = await result_of(tasks.upscale(Upscaling(times=times), served, data))
+            resized = await run_in_threadpool(Postprocess((width, height)), event.generated)
+            result = await run_in_threadpool(server.labelling.file, resized, "png", 0)
         else:
             larger = await run_in_threadpool(image.resize, (width, height), Image.Resampling.LANCZOS)
-            made = await run_in_threadpool(encoded, larger, "png", 0)
-        return {"html_info": "", "image": base64_text(made)}
+            result = await run_in_threadpool(image_bytes, larger, "png", 0)
+        return {"html_info": "", "image": base64_text(result)}
 
     @app.post(PREFIX + "/interrogate")
     async def interrogate(request: Request) -> dict[str, str]:
-        asked = await read_json(request, OneImage)
-        image = await run_in_threadpool(jobs.decoded, asked.image, "image")
-        served = server.models.able(None, "caption")
-        captions = await result(tasks.caption(Captioning(language="en"), served, [image]))
+        body = await read_json(request, OneImage)
+        image = await run_in_threadpool(jobs.decode_base64, body.image, "image")
+        served = server.models.with_ability(None, "caption")
+        captions = await result_of(tasks.caption(Captioning(language="en"), served, [image]))
         return {"caption": captions[0].text}
 
     @app.post(PREFIX + "/png-info")
     async def png_info(request: Request) -> dict[str, Any]:
-        asked = await read_json(request, OneImage)
+        body = await read_json(request, OneImage)
         try:
-            facts = provenance.read(jobs.file_of(asked.image, "image"))
+            facts = provenance.read(jobs.file_bytes(body.image, "image"))
         except CogViewError as error:
             raise ApiError(400, str(error), code="bad_image", param="image") from error
         if facts is None:

@@ -1,5 +1,5 @@
-"""Requests of A1111's API. Its clients send fields of many versions, so unknown ones are accepted and
-reported."""
+"""Request schemas of A1111's API. Its clients send fields of many versions, so unknown fields are accepted
+and reported as ignored."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cogview.serving.schema import MAX_TEXT, MOST
+from cogview.serving.schema import MAX_IMAGES, MAX_TEXT
 from cogview.types import MAX_SEED
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=200)]
-MAX_STATED = 10**6  # of numbers that are sent back and not used
+MAX_STATED = 10**6  # for numbers that are only sent back
 
 
 class _Request(BaseModel):
@@ -30,15 +30,15 @@ class TextToImage(_Request):
     prompt: Text = ""
     negative_prompt: Text = ""
     styles: tuple[Name, ...] = Field((), max_length=4)
-    seed: int = Field(-1, ge=-1, le=MAX_SEED - MOST)
+    seed: int = Field(-1, ge=-1, le=MAX_SEED - MAX_IMAGES)
     width: int = Field(512, ge=1, le=10**5)
     height: int = Field(512, ge=1, le=10**5)
     cfg_scale: float = Field(7.0, ge=0, le=100)
     steps: int = Field(20, ge=0, le=MAX_STATED)
     sampler_name: Name = "Autoregressive"
     scheduler: Name = "Automatic"
-    batch_size: int = Field(1, ge=1, le=MOST)
-    n_iter: int = Field(1, ge=1, le=MOST)
+    batch_size: int = Field(1, ge=1, le=MAX_IMAGES)
+    n_iter: int = Field(1, ge=1, le=MAX_IMAGES)
     enable_hr: bool = False
     hr_scale: float = Field(2.0, ge=0, le=16)
     send_images: bool = True
@@ -51,7 +51,7 @@ class TextToImage(_Request):
 
     @property
     def n(self) -> int:
-        """How many images."""
+        """Number of images."""
         return self.batch_size * self.n_iter
 
     @property
@@ -62,13 +62,13 @@ class TextToImage(_Request):
 
     @property
     def checkpoint(self) -> str | None:
-        """The model of this request alone."""
-        found = self.override_settings.get("sd_model_checkpoint")
-        return found if isinstance(found, str) else None
+        """The model for this request only, if it names one."""
+        name = self.override_settings.get("sd_model_checkpoint")
+        return name if isinstance(name, str) else None
 
 
 class ImageToImage(TextToImage):
-    """POST /sdapi/v1/img2img. Images are base64, perhaps as data URLs."""
+    """POST /sdapi/v1/img2img. Images are base64, optionally as data URLs."""
 
     init_images: tuple[str, ...] = Field(min_length=1, max_length=16)
     mask: str | None = None

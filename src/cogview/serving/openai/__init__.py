@@ -1,1 +1,1 @@
-"""OpenAI's Images API: its fields, model names and sizes, and what they mean for the models served here."""
+"""OpenAI's Images API: its fields, model names and sizes, mapped to the served models."""

@@ -1,6 +1,6 @@
-"""Fields of OpenAI's Images API, as its client documents them, beside those of our own.
+"""Fields of OpenAI's Images API, as its client library documents them.
 
-What means something here is mapped; the others are accepted, and answers name them as ignored.
+Fields with an equivalent here are mapped to it; the others are accepted, and responses list them as ignored.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Quality = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
-Told = Literal["low", "medium", "high", "xhigh", "max"]
-_TOLD: dict[Quality, Told] = {
+ReportedQuality = Literal["low", "medium", "high", "xhigh", "max"]
+_REPORTED: dict[Quality, ReportedQuality] = {
     "low": "low",
     "medium": "medium",
     "high": "high",
@@ -21,20 +21,20 @@ _TOLD: dict[Quality, Told] = {
     "standard": "medium",
     "hd": "high",
 }
-CANDIDATES: dict[Told, int] = {"low": 1, "medium": 1, "high": 4, "xhigh": 6, "max": 6}
+CANDIDATES: dict[ReportedQuality, int] = {"low": 1, "medium": 1, "high": 4, "xhigh": 6, "max": 6}
 OPENAI_STYLES = ("vivid", "natural")
-REDRAWN = {"low": 0.8, "high": 0.5}  # share of an image that an edit without a mask draws again
+EDIT_MASK_RATIOS = {"low": 0.8, "high": 0.5}  # share of an image that an edit without a mask regenerates
 UNUSED = ("moderation", "complexity", "frame_count", "frame_duration_ms", "svg")
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-def quality_told(quality: Quality) -> Told:
-    """As it is named in answers."""
-    return _TOLD[quality]
+def reported_quality(quality: Quality) -> ReportedQuality:
+    """The quality as reported in responses."""
+    return _REPORTED[quality]
 
 
 class SvgReasoning(BaseModel):
-    """How much an author of SVG thinks."""
+    """Reasoning effort of a model that writes SVG."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class SvgReasoning(BaseModel):
 
 
 class Svg(BaseModel):
-    """Who writes an SVG; there is no such output here."""
+    """The model that writes an SVG; this server has no SVG output."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,14 +50,14 @@ class Svg(BaseModel):
     reasoning: SvgReasoning | None = None
 
 
-class Common(BaseModel):
+class OpenAIFields(BaseModel):
     """Fields that generations and edits share.
 
     Attributes:
-        quality: how much is computed: ``low`` the first stage alone, ``high`` (``hd``) the best of 4,
-            ``xhigh`` and ``max`` the best of 6 at the largest stage.
-        background: ``transparent`` cuts images out of their ground, where they have an even one.
-        size: ``WIDTHxHEIGHT``, or ``auto`` for the model's own.
+        quality: how much is computed: ``low`` the first stage only, ``high`` (``hd``) the best of 4,
+            ``xhigh`` and ``max`` the best of 6 at the largest size.
+        background: ``transparent`` removes the background of images where it is uniform.
+        size: ``WIDTHxHEIGHT``, or ``auto`` for the model's default.
     """
 
     quality: Quality = "auto"
@@ -75,7 +75,7 @@ class Common(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_none(cls, data: Any) -> Any:
-        """A field that is null is one that is not given."""
+        """Treat fields that are null as absent."""
         return (
             {name: value for name, value in data.items() if value is not None}
             if isinstance(data, dict)

@@ -1,5 +1,8 @@
-"""Model names of other services. Clients have OpenAI's names built in, so these are answered by a model of
-ours; ``cogview serve --alias NAME=MODEL`` adds others."""
+"""Model names of other services.
+
+Many clients have OpenAI's model names built in, so requests for these are served by an available model;
+``cogview serve --alias NAME=MODEL`` adds other names.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,26 @@ _OPENAI = re.compile(r"(dall-e|gpt-image|chatgpt-image)-[a-z0-9.-]{1,40}")
 
 
 def is_openai_name(name: str) -> bool:
-    """Whether a name is one of OpenAI's image models, perhaps with a provider before it."""
+    """Whether a name is one of OpenAI's image models, optionally prefixed by a provider and a slash."""
     return _OPENAI.fullmatch(name.rpartition("/")[2]) is not None
 
 
-def parse_aliases(given: Sequence[str], models: Collection[str]) -> dict[str, str]:
-    """``NAME=MODEL`` for each; CogViewError for another shape, and for a model that is not served."""
-    found: dict[str, str] = {}
-    for text in given:
+def parse_aliases(texts: Sequence[str], models: Collection[str]) -> dict[str, str]:
+    """Aliases from ``NAME=MODEL`` texts; raises CogViewError for another format or an unknown model."""
+    aliases: dict[str, str] = {}
+    for text in texts:
         name, equals, model = (part.strip() for part in text.partition("="))
         if not (name and equals and model):
             raise CogViewError(f"--alias {text}: give NAME=MODEL, as in dall-e-3=pictogram", field="alias")
-        found[name] = model
-    return check_aliases(found, models)
+        aliases[name] = model
+    return check_aliases(aliases, models)
 
 
 def check_aliases(aliases: Mapping[str, str], models: Collection[str]) -> dict[str, str]:
-    """CogViewError for an alias of a model that is not served, or that is itself the name of one."""
+    """The aliases; raises CogViewError if one stands for an unknown model, or is itself a model's name."""
     for name, model in aliases.items():
         if model not in models:
             raise CogViewError(f"alias {name}: no model {model!r} is served", field="alias")
         if name in models:
-            raise CogViewError(f"alias {name}: a model that is served has this name", field="alias")
+            raise CogViewError(f"alias {name}: a served model has this name", field="alias")
     return dict(aliases)
