@@ -18,7 +18,7 @@ from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.pipelines.model import Pipeline
 from cogview.transformer.attention import CrossResolution, Local, ThreeRegion, Visibility, Window
-from cogview.transformer.attention.flex_dropout import draw_seeds, keeps
+from cogview.transformer.attention.flex_dropout import keep_mask, sample_seeds
 from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 from tests.generation.engines import CODES, prompts
@@ -96,10 +96,10 @@ def test_flex_attention_forward_and_backward(name: str, chance: float) -> None:
     torch.manual_seed(3)
     found = with_slopes(kernel(*tensors, chance), tensors)
     torch.manual_seed(3)
-    seeds = draw_seeds(tensors[0]).cpu() if chance else torch.zeros(2, 2, dtype=torch.int32)
+    seeds = sample_seeds(tensors[0]).cpu() if chance else torch.zeros(2, 2, dtype=torch.int32)
     index = torch.meshgrid(*(torch.arange(n) for n in (2, 2, length, length)), indexing="ij")
     exact = [x.detach().double().cpu().requires_grad_() for x in tensors]
-    expected = with_slopes(written(pattern, exact, keeps(seeds, chance)(*index), chance), exact)
+    expected = with_slopes(written(pattern, exact, keep_mask(seeds, chance)(*index), chance), exact)
     for got, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(got.double().cpu(), wanted, atol=5e-3, rtol=5e-3)
 

@@ -17,7 +17,7 @@ from cogview.onnx.cached_rows import Rows
 from cogview.onnx.manifest import FILE, Manifest, Weights, facts_of
 from cogview.onnx.sessions import Exported, TransformerSession
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
-from cogview.transformer.attention import Emphasis, Prefix
+from cogview.transformer.attention import Prefix, TextAttentionBias
 from cogview.transformer.model import Transformer
 from tests.generation import tiny
 
@@ -90,7 +90,7 @@ def test_two_way_prefixes_bias_and_rows_of_several_lengths(tmp_path: Path) -> No
     new = np.stack([ids[0, 5:8], ids[1, 4:7]])
     second = rows.read(new, np.stack([positions[0, 5:8], positions[1, 4:7]]))
     for row, (length, prefix) in enumerate([(8, 3), (7, 2)]):
-        seen = Emphasis(Prefix(prefix), prefix, 1.5)
+        seen = TextAttentionBias(Prefix(prefix), prefix, 1.5)
         with torch.inference_mode():
             tensors = (torch.from_numpy(x[row : row + 1, :length]) for x in (ids, positions))
             expected = model(*tensors, seen)[0].numpy()

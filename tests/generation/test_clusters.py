@@ -13,7 +13,7 @@ from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.generation.sampling import Streams, by_cluster, draw, restrict
-from cogview.transformer.attention import Emphasis, Prefix
+from cogview.transformer.attention import Prefix, TextAttentionBias
 from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
 
@@ -72,7 +72,7 @@ def scores(model: torch.nn.Module, text: list[int], codes: list[int], emphasis: 
     prompt = tiny2.form().prompt(text)
     ids = torch.tensor([[*prompt.ids, *codes]])
     positions = torch.tensor([[*prompt.positions, *tiny2.form().code_positions()[: len(codes)]]])
-    hidden = model(ids, positions, Emphasis(Prefix(len(text)), len(text), emphasis))
+    hidden = model(ids, positions, TextAttentionBias(Prefix(len(text)), len(text), emphasis))
     return model.logits(hidden[:, -1], slice(0, tiny.CODES))  # type: ignore[operator, no-any-return]
 
 

@@ -12,7 +12,7 @@ from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.generation.sampling import by_cluster, keep_top_k
-from cogview.transformer.attention import Emphasis, MaskRegions, Prefix
+from cogview.transformer.attention import MaskRegions, Prefix, TextAttentionBias
 from cogview.transformer.cache import KVCache
 from cogview.types import SamplingParams
 from tests.parity.cogview2 import coglm, facts, form, recorded, text_tokenizer
@@ -32,8 +32,8 @@ def engine() -> Engine:
     return Engine(pack(coglm(), CODES))
 
 
-def pattern(emphasis: float) -> Emphasis:
-    return Emphasis(Prefix(FACTS["txt_len"]), FACTS["txt_len"], emphasis)
+def pattern(emphasis: float) -> TextAttentionBias:
+    return TextAttentionBias(Prefix(FACTS["txt_len"]), FACTS["txt_len"], emphasis)
 
 
 def test_the_prompt() -> None:

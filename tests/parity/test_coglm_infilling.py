@@ -10,7 +10,7 @@ from cogview.generation.decoder import pack
 from cogview.generation.editing import released_frame
 from cogview.generation.engine import Engine
 from cogview.generation.infilling import Hole, arrange, fill, prompt_of
-from cogview.transformer.attention import Emphasis, Staircase
+from cogview.transformer.attention import BlockCausal, TextAttentionBias
 from cogview.types import SamplingParams
 from tests.parity.cogview2 import coglm, facts, form, recorded
 
@@ -28,14 +28,14 @@ def test_order_positions_and_mask() -> None:
     )
     assert (known < 0).sum() == FACTS["block"]["n_gen"]
     assert torch.equal(whole_pattern().dense_mask(416, 416)[0, 0], RUN["block.attn_mask"].bool())
-    row = Emphasis(whole_pattern(), prompt.text_length, 1.4).bias(416, 416)[0, 0, 0]
+    row = TextAttentionBias(whole_pattern(), prompt.text_length, 1.4).bias(416, 416)[0, 0, 0]
     assert torch.equal(row, RUN["block.law_row"])
 
 
-def whole_pattern() -> Staircase:
+def whole_pattern() -> BlockCausal:
     """The prompt's blocks, and what is filled one by one."""
     context = len(arrange(MASK, "released").context)
-    return Staircase.of_blocks(len(TEXT), 1, context, *[1] * (400 - context))
+    return BlockCausal.of_blocks(len(TEXT), 1, context, *[1] * (400 - context))
 
 
 @torch.inference_mode()
@@ -48,7 +48,7 @@ def test_the_hole_is_filled_as_the_release_fills_it() -> None:
 
 @torch.inference_mode()
 def test_states_of_the_filled_sequence() -> None:
-    pattern = Emphasis(whole_pattern(), len(TEXT), 1.4)
+    pattern = TextAttentionBias(whole_pattern(), len(TEXT), 1.4)
     hidden = coglm()(RUN["block.filled_seq"], RUN["block.pos"], pattern)
     torch.testing.assert_close(hidden, RUN["block.final_hidden"], rtol=0, atol=1e-5)
 

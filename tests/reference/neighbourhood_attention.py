@@ -45,7 +45,7 @@ def _windows(x: Tensor, window: Window) -> Tensor:
     bottom = window.rows - 1 - window.above
     padded = F.pad(x, (window.left, window.right, window.above, bottom))
     unfolded = F.unfold(padded, (window.rows, window.columns))
-    return unfolded.view(*x.shape[:2], -1, rows, columns)[:, :, : window.places]
+    return unfolded.view(*x.shape[:2], -1, rows, columns)[:, :, : window.size]
 
 
 def _spread(windows: Tensor, like: Tensor) -> Tensor:

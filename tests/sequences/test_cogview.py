@@ -188,7 +188,7 @@ def test_too_much_or_the_wrong_thing_is_one_clear_line() -> None:
         tiny().training([1], [1, 2, 3])
     with pytest.raises(CogViewError, match="image code is outside"):
         tiny().training([1], [1, 2, 3, 10])
-    with pytest.raises(CogViewError, match="text piece is outside"):
+    with pytest.raises(CogViewError, match="text token is outside"):
         tiny().prompt([20])
 
 

@@ -106,8 +106,10 @@ def test_what_cannot_be_shared_is_refused(
     shutil.rmtree(broken / "base")
     with pytest.raises(CogViewError, match="not complete"):
         ModelBundle(broken).check("direct")
-    storage.without_shared(runs / "direct" / "model", runs / "base" / "model", tmp_path / "m", "../../../etc")
-    with pytest.raises(CogViewError, match="no neighbour"):
+    storage.save_without_shared(
+        runs / "direct" / "model", runs / "base" / "model", tmp_path / "m", "../../../etc"
+    )
+    with pytest.raises(CogViewError, match="no directory beside it"):
         Transformer.inspect(tmp_path / "m")
 
 

@@ -190,13 +190,13 @@ def test_short_sequences_in_bfloat16_err_by_its_digits(
 
 def test_short_attention_is_for_training_whole_sequences_without_dropout_or_bias() -> None:
     qkv = torch.randn(BATCH, 9, 18).bfloat16().requires_grad_()
-    assert short.suits(qkv, View(causal=True), 0.0) == multiplies_bf16()
-    assert not short.suits(qkv, View(causal=True), 0.1)
-    assert not short.suits(qkv, CASES["dense, biased"][0].view(9, 9), 0.0)
-    assert not short.suits(qkv.float(), View(causal=True), 0.0)
-    assert not short.suits(qkv.repeat(1, 57, 1), View(causal=True), 0.0)
+    assert short.is_faster(qkv, View(causal=True), 0.0) == multiplies_bf16()
+    assert not short.is_faster(qkv, View(causal=True), 0.1)
+    assert not short.is_faster(qkv, CASES["dense, biased"][0].view(9, 9), 0.0)
+    assert not short.is_faster(qkv.float(), View(causal=True), 0.0)
+    assert not short.is_faster(qkv.repeat(1, 57, 1), View(causal=True), 0.0)
     with torch.no_grad():
-        assert not short.suits(qkv, View(causal=True), 0.0)
+        assert not short.is_faster(qkv, View(causal=True), 0.0)
 
 
 OWN: dict[str, tuple[Visibility, int]] = {

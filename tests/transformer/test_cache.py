@@ -126,7 +126,7 @@ def test_more_than_fits_is_refused() -> None:
     model = tiny_model()
     ids, positions = tokens(1, 6)
     cache = KVCache.allocate(model.config, 1, 5)
-    with pytest.raises(ValueError, match="holds 5 tokens, 6 were given"):
+    with pytest.raises(ValueError, match="room for 5 tokens, not 6"):
         model(ids, positions, cache=cache)
     assert cache.length == 0
     model(ids[:, :5], positions[:5], cache=cache)

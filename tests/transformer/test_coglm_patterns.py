@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cogview.transformer.attention import Emphasis, MaskRegions, Prefix, Staircase, Visibility
+from cogview.transformer.attention import BlockCausal, MaskRegions, Prefix, TextAttentionBias, Visibility
 from cogview.transformer.cache import KVCache
 from tests.transformer.tiny import tiny_config, tiny_model, tokens
 
 ORDER = torch.tensor([[0, 1, 2, 0, 0, 3, 4, -1, -1], [0, 0, 0, 1, 2, 3, 4, 5, 6]])
 PATTERNS: dict[str, Visibility] = {
     "regions": MaskRegions(ORDER),
-    "staircase": Staircase.of_blocks(3, 1, 2, 1, 1, 1),
-    "emphasis": Emphasis(Prefix(3), 3, 1.4),
+    "staircase": BlockCausal.of_blocks(3, 1, 2, 1, 1, 1),
+    "emphasis": TextAttentionBias(Prefix(3), 3, 1.4),
 }
 
 
@@ -21,9 +21,9 @@ def test_a_staircase_is_blocks() -> None:
     expected = torch.tensor(
         [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
     )
-    assert torch.equal(Staircase.of_blocks(2, 1, 2).dense_mask(5, 5)[0, 0], expected.bool())
+    assert torch.equal(BlockCausal.of_blocks(2, 1, 2).dense_mask(5, 5)[0, 0], expected.bool())
     with pytest.raises(ValueError, match="sees itself"):
-        Staircase(torch.tensor([1, 1]))
+        BlockCausal(torch.tensor([1, 1]))
 
 
 def test_streams_do_not_see_each_other() -> None:
@@ -34,11 +34,11 @@ def test_streams_do_not_see_each_other() -> None:
 
 def test_emphasis_is_added_to_the_scores() -> None:
     """In one head of one layer, by softmax with the text's probabilities times e^c."""
-    pattern = Emphasis(Prefix(2), torch.tensor([2, 1]), 1.4)
+    pattern = TextAttentionBias(Prefix(2), torch.tensor([2, 1]), 1.4)
     bias = pattern.bias(3, 5)
     assert bias.shape == (2, 1, 1, 5)
     assert bias[:, 0, 0, :3].tolist() == [pytest.approx([1.4, 1.4, 0]), pytest.approx([1.4, 0, 0])]
-    inner = Emphasis(pattern, 1, 0.6)
+    inner = TextAttentionBias(pattern, 1, 0.6)
     added = inner.view(5, 5).bias
     assert added is not None and added[0, 0, 0, 0].item() == pytest.approx(2.0)
 

@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from cogview.transformer.attention import CrossResolution, Local, ThreeRegion, Visibility, Window
 from cogview.transformer.attention.flex import FlexKernel as RegionKernel
-from cogview.transformer.attention.flex_dropout import draw_seeds, keeps, mix
+from cogview.transformer.attention.flex_dropout import keep_mask, mix, sample_seeds
 from cogview.transformer.attention.local_flex import FlexKernel as LocalKernel
 
 CHANCE, HEADS, WIDTH = 0.3, 2, 4
@@ -31,7 +31,7 @@ def kept_table(seeds: Tensor, length: int) -> Tensor:
     batch, heads, query, key = torch.meshgrid(
         *(torch.arange(n) for n in (*seeds.shape, length, length)), indexing="ij"
     )
-    return keeps(seeds, CHANCE)(batch, head=heads, query=query, key=key)
+    return keep_mask(seeds, CHANCE)(batch, head=heads, query=query, key=key)
 
 
 def written(pattern: Visibility, tensors: list[Tensor], kept: Tensor, chance: float = CHANCE) -> Tensor:
@@ -57,7 +57,7 @@ def three_region() -> tuple[ThreeRegion, RegionKernel, int]:
 
 
 def local(pattern: Local | CrossResolution) -> tuple[Visibility, LocalKernel, int]:
-    return pattern, LocalKernel(pattern.layout, pattern.among, pattern.hidden), pattern.length
+    return pattern, LocalKernel(pattern.layout, pattern.head_mask, pattern.hidden), pattern.length
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_values_and_gradients_are_those_of_dropout_written_out(name: str) -> Non
     torch.manual_seed(3)
     found = with_slopes(kernel.attend(flex_attention, *tensors, CHANCE), tensors)
     torch.manual_seed(3)
-    kept = kept_table(draw_seeds(tensors[0]), length)
+    kept = kept_table(sample_seeds(tensors[0]), length)
     seen = pattern.dense_mask(length, length)
     if name != "two resolutions":
         assert (~(kept & seen).any(-1)).any(), "a query of which nothing is kept should be among these"
@@ -91,7 +91,7 @@ def test_values_and_gradients_are_those_of_dropout_written_out(name: str) -> Non
 
 
 def test_the_mask_drops_its_share_and_no_two_heads_have_the_same() -> None:
-    kept = kept_table(draw_seeds(torch.empty(3, 4, 1, 1)), 128).flatten(0, 1)
+    kept = kept_table(sample_seeds(torch.empty(3, 4, 1, 1)), 128).flatten(0, 1)
     assert kept.double().mean() == pytest.approx(1 - CHANCE, abs=0.004)  # 196,608 draws
     rows, columns = kept.double().mean(1), kept.double().mean(2)
     assert rows.std() < 0.05 and columns.std() < 0.05  # 0.0405 if independent

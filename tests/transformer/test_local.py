@@ -112,7 +112,7 @@ def test_tiles_give_values_and_gradients_of_the_dense_mask(name: str) -> None:
 def test_flex_attention_gives_the_same(name: str) -> None:
     pattern = PATTERNS[name]
     triple = inputs(pattern.length)
-    kernel = FlexKernel(pattern.layout, pattern.among, pattern.hidden)
+    kernel = FlexKernel(pattern.layout, pattern.head_mask, pattern.hidden)
     torch.testing.assert_close(kernel.attend(flex_attention, *triple), by_definition(pattern, triple))
 
 
@@ -197,5 +197,5 @@ def test_grids_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_window_counts_its_places() -> None:
-    assert [Window(9, 5).places, Window(9, 5, True).places] == [45, 23]
-    assert math.prod((5, 5)) == Window(5, 5).places
+    assert [Window(9, 5).size, Window(9, 5, True).size] == [45, 23]
+    assert math.prod((5, 5)) == Window(5, 5).size

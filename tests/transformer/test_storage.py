@@ -160,7 +160,7 @@ def test_int8_rows_need_their_scales_and_readers_that_know_them(tmp_path: Path) 
     model = tiny_model()
     model.save(tmp_path, torch.int8)
     with (
-        pytest.raises(CogViewError, match="int8 rows; this needs the float weights"),
+        pytest.raises(CogViewError, match="int8 rows; use the float weights"),
         storage.open_weights(tmp_path, model.state_dict()),
     ):
         pass

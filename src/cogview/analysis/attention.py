@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cogview.transformer.attention import Causal, Defined, View, Visibility
+from cogview.transformer.attention import Causal, ReferencePattern, View, Visibility
 from cogview.transformer.block import Attention
 from cogview.transformer.model import Transformer
 
@@ -121,7 +121,7 @@ def observe(
     training = model.training
     try:
         with torch.inference_mode():
-            model.eval()(ids[None], positions[None], Defined(visibility or Causal()))
+            model.eval()(ids[None], positions[None], ReferencePattern(visibility or Causal()))
     finally:
         model.train(training)
         for handle in handles:
@@ -134,7 +134,7 @@ def head_facts(
 ) -> list[HeadFacts]:
     """The facts of a layer's heads, from what enters it (1, L, h) and its view."""
     config, length = module.config, x.shape[1]
-    query, key = (part[0].float() for part in module.by_heads(x)[:2])  # (heads, L, d)
+    query, key = (part[0].float() for part in module.query_key_value(x)[:2])  # (heads, L, d)
     seen = _seen(view, length)
     facts = []
     for first in range(0, config.heads, HEADS_AT_ONCE):

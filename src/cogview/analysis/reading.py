@@ -24,7 +24,7 @@ from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
 from cogview.sequences.super_resolution import Inputs
 from cogview.tokenizers.loading import encode_image
-from cogview.transformer.attention import Causal, Emphasis, MaskRegions, Prefix, Visibility
+from cogview.transformer.attention import Causal, MaskRegions, Prefix, TextAttentionBias, Visibility
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def reading(model: Pipeline, role: str, picture: GeneratedImage) -> Reading:
     if not emphasis:
         return found
     words = model.text_to_image.format.image_prompt(pieces).text_length
-    pattern = Emphasis(found.visibility, words, emphasis)
+    pattern = TextAttentionBias(found.visibility, words, emphasis)
     told = f"{found.told}; scores towards the text are {emphasis:g} larger, as when it was drawn"
     return Reading(found.ids, found.positions, pattern, told)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogview.transformer.attention import Defined, View, Visibility
+from cogview.transformer.attention import ReferencePattern, View, Visibility
 from cogview.transformer.block import Attention, Block, FeedForward
 from cogview.transformer.model import Transformer
 
@@ -73,7 +73,7 @@ def layer_ranges(
         handles += _watch(block, found)
     try:
         with torch.no_grad():
-            model(ids, positions, None if visibility is None else Defined(visibility))
+            model(ids, positions, None if visibility is None else ReferencePattern(visibility))
     finally:
         for handle in handles:
             handle.remove()
@@ -103,7 +103,7 @@ def _size(x: Tensor) -> float:
 
 def largest_score(module: Attention, x: Tensor, view: View) -> float:
     """The largest size of a score that its query sees; x: (b, L, h)."""
-    query, key = (part.float() for part in module.by_heads(x)[:2])  # (b, heads, L, d)
+    query, key = (part.float() for part in module.query_key_value(x)[:2])  # (b, heads, L, d)
     length, most = x.shape[1], 0.0
     seen = torch.ones(length, length, dtype=torch.bool, device=x.device)
     if view.causal:

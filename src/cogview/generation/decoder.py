@@ -35,7 +35,7 @@ from cogview.transformer.cache import KVCache
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 from cogview.transformer.processor import adds_bytes_exactly, multiplies_bf16
-from cogview.transformer.storage import HALVES
+from cogview.transformer.storage import HALF_DTYPES
 from cogview.types import Precision
 
 Linear = Callable[[Tensor], Tensor]
@@ -47,9 +47,9 @@ INT8 = 127
 
 def computing(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Where a model whose layers are kept so can be called: float32 inputs are rounded for its products."""
-    if precision not in HALVES:
+    if precision not in HALF_DTYPES:
         return nullcontext()
-    return torch.autocast(device.type, dtype=HALVES[precision])
+    return torch.autocast(device.type, dtype=HALF_DTYPES[precision])
 
 
 def plain(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
@@ -119,9 +119,9 @@ def choose_linear(precision: Precision, device: torch.device, dtype: torch.dtype
         if not cpu:
             raise CogViewError("int8 needs an x86 CPU with oneDNN; use the precision fp32")
         return int8
-    if precision in HALVES:
+    if precision in HALF_DTYPES:
         packed = cpu and precision == "bf16" and multiplies_bf16()
-        return partial(half, dtype=HALVES[precision], packed=packed)
+        return partial(half, dtype=HALF_DTYPES[precision], packed=packed)
     return prepacked if cpu and dtype == torch.float32 else plain
 
 
@@ -165,7 +165,7 @@ class Decoder:
     @property
     def dtype(self) -> torch.dtype:
         """Of the cache."""
-        return HALVES.get(self.precision, self.tokens.dtype)
+        return HALF_DTYPES.get(self.precision, self.tokens.dtype)
 
 
 def pack(model: Transformer, rows: slice | None = None, precision: Precision = "fp32") -> Decoder:
@@ -185,7 +185,7 @@ def pack(model: Transformer, rows: slice | None = None, precision: Precision = "
         packed = [linear(part.weight.detach(), part.bias.detach(), part is block.mlp.up) for part in parts]
         layers.append(Layer(block.attention_branch, block.mlp_branch, *packed))
     norm = model.norm if isinstance(model.norm, LayerNorm) else None
-    if precision in HALVES:
+    if precision in HALF_DTYPES:
         linear = choose_linear("fp32", table.device, table.dtype)
     head = linear(table[rows])
     positions, size = model.positions.weight.detach(), _size(model, rows, precision, linear is not plain)
@@ -199,7 +199,9 @@ def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -
     tables, own = model.tokens.weight.nbytes + model.positions.weight.nbytes, model.tokens.weight.itemsize
     if precision == "int8":
         return tables + inside + head
-    return tables + inside * (HALVES[precision].itemsize if precision in HALVES else own) + head * own
+    return (
+        tables + inside * (HALF_DTYPES[precision].itemsize if precision in HALF_DTYPES else own) + head * own
+    )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from cogview.generation.holes import arrange as arrange
 from cogview.generation.loop import SequenceRequest
 from cogview.sequences import CogLMFormat
 from cogview.sequences.protocols import Prompt
-from cogview.transformer.attention import Staircase
+from cogview.transformer.attention import BlockCausal
 from cogview.types import Ids, ProgressCallback, SamplingParams
 
 
@@ -41,7 +41,7 @@ def prompt_of(
 
 
 def _seen(prompt: Prompt, blocks: tuple[int, ...]) -> Prompt:
-    return replace(prompt, visibility=Staircase.of_blocks(*blocks))
+    return replace(prompt, visibility=BlockCausal.of_blocks(*blocks))
 
 
 def fill(

@@ -22,7 +22,7 @@ from cogview.generation.decoder import Decoder
 from cogview.generation.next_tokens import NextTokens
 from cogview.generation.sampling import Streams
 from cogview.sequences.protocols import Prompt
-from cogview.transformer.attention import Emphasis, LeftPadded, Prefix, Visibility
+from cogview.transformer.attention import LeftPadded, Prefix, TextAttentionBias, Visibility
 from cogview.transformer.cache import KVCache
 from cogview.types import Ids, SamplingParams
 
@@ -141,7 +141,7 @@ def prefill(decoder: Decoder, prompt: Prompt, bias: float = 0.0) -> Prefilled:
     ids, positions = (torch.from_numpy(x)[None].to(decoder.device) for x in (prompt.ids, prompt.positions))
     visibility = prompt.visibility or Prefix(prompt.prefix)
     if bias and prompt.text_length:
-        visibility = Emphasis(visibility, prompt.text_length, bias)
+        visibility = TextAttentionBias(visibility, prompt.text_length, bias)
     return Prefilled(model.prefill(decoder, ids, positions, cache, visibility), cache)
 
 

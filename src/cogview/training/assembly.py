@@ -251,7 +251,7 @@ def _stored(
     stages = COGLM if COGLM in parts else BASE  # whose weights direct and iterative super-resolution have
     for name in [name for name in parts if name not in (BASE, COGLM)] if share else ():
         owner = stages if name in (DIRECT, ITERATIVE) else BASE
-        storage.without_shared(parts[name], parts[owner], folder / f"{name}-own", f"../{owner}")
+        storage.save_without_shared(parts[name], parts[owner], folder / f"{name}-own", f"../{owner}")
         parts[name] = folder / f"{name}-own"
     return parts
 

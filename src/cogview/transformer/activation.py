@@ -1,8 +1,9 @@
-"""Tanh-GELU whose slope is found on the way forward, for training on a CPU.
+"""Tanh-GELU that computes its derivative in the forward pass, for training on a CPU.
 
-PyTorch's kernels work out a hyperbolic tangent forward and again backward. The sigmoid that both follow from
-is cheaper, and with the slope kept in place of the input nothing is left to do backward but a product
-(``benchmarks/peer_training.py``). The memory is the same: one tensor of the input's size and dtype.
+PyTorch's kernels compute a hyperbolic tangent in both the forward and the backward pass. A sigmoid, from
+which both the value and the derivative follow, is cheaper, and with the derivative saved instead of the input
+the backward pass is one product (``benchmarks/peer_training.py``). The memory is the same: one tensor of the
+input's size and dtype.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from torch.nn import functional as F
 
 SCALE = 2 * 0.7978845608028654  # 2 sqrt(2 / pi): tanh(u) = 2 sigmoid(2 u) - 1
 CUBIC = 0.044715
-FEWEST = 1 << 16  # numbers; for fewer, PyTorch's one call costs less than a dozen
-CHUNK = 1 << 18  # numbers at a time for each thread: four float32 buffers, where a call still costs little
+FEWEST = 1 << 16  # elements; for fewer, PyTorch's single call costs less than a dozen calls
+CHUNK = 1 << 18  # elements at a time per thread: four float32 buffers, large enough to amortize the calls
 
 
 def gelu(x: Tensor) -> Tensor:
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) of x of any shape, same dtype."""
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), elementwise, in the dtype of x."""
     trained = torch.is_grad_enabled() and x.requires_grad and x.dtype != torch.float64
     if x.device.type != "cpu" or x.numel() < FEWEST or not trained:
         return F.gelu(x, approximate="tanh")
-    if torch.compiler.is_compiling():  # a sigmoid is cheaper than the hyperbolic tangent here too
+    if torch.compiler.is_compiling():  # a sigmoid is cheaper than a hyperbolic tangent here, too
         a = x.float()
         return (a * torch.sigmoid(a * (SCALE + SCALE * CUBIC * a * a))).to(x.dtype)
     return cast(Callable[[Tensor], Tensor], GeluWithSlope.apply)(x)
@@ -35,7 +36,7 @@ def gelu(x: Tensor) -> Tensor:
 class GeluWithSlope(torch.autograd.Function):
     """x s with s = sigmoid(u), u = z + CUBIC / SCALE^2 z^3, z = SCALE x.
 
-    Its slope is s + s (1 - s) (3 u - 2 z).
+    Its derivative is s + s (1 - s) (3 u - 2 z).
     """
 
     @staticmethod
@@ -45,16 +46,16 @@ class GeluWithSlope(torch.autograd.Function):
         size = min(CHUNK * torch.get_num_threads(), x.numel())
         buffers = x.new_empty(4, size, dtype=torch.float32)
         parts = [torch.split(t.view(-1), size) for t in (x, out, slope)]
-        for given, value, rise in zip(*parts, strict=True):
-            a, z, u, s = buffers[:, : len(given)]
-            torch.mul(a.copy_(given), SCALE, out=z)
+        for chunk, value, derivative in zip(*parts, strict=True):
+            a, z, u, s = buffers[:, : len(chunk)]
+            torch.mul(a.copy_(chunk), SCALE, out=z)
             torch.mul(z, z, out=s)
             torch.addcmul(z, z, s, value=CUBIC / SCALE**2, out=u)
             torch.sigmoid(u, out=s)
             value.copy_(a.mul_(s))
             torch.lerp(z, u, 3.0, out=z)
             torch.ops.aten.sigmoid_backward.grad_input(z, s, grad_input=u)
-            rise.copy_(u.add_(s))
+            derivative.copy_(u.add_(s))
         ctx.save_for_backward(slope)
         return out
 

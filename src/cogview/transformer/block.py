@@ -6,9 +6,9 @@
 ``sandwich``   x + norm_out(f(norm_in(x)))
 =============  ==============================================
 
-LayerNorm is PB-relaxed or plain (section 2.4). It does not change when its input is divided by a constant, so
-the largest value is divided out before the variance is taken: in half precision that of values of 1e4
-overflows, that of values of 1 does not. What is left of the constant is its effect on epsilon:
+LayerNorm is PB-relaxed or standard (section 2.4). It is invariant to dividing its input by a constant, so the
+input is divided by its largest absolute value before the variance is computed: in half precision the variance
+of values of 1e4 overflows, that of values of 1 does not. The constant only affects epsilon:
 ``LN(x / m, eps) = LN(x, eps * m * m)``.
 """
 
@@ -30,10 +30,10 @@ RELEASED_RANGE = 8.0  # the released code divides by max / 8: values end in [-8,
 
 
 def relax(x: Tensor, mode: NormRelax) -> Tensor:
-    """``x`` (..., h) divided by its largest absolute value, which carries no gradient.
+    """Divide ``x`` (..., h) by its largest absolute value, which is detached from the graph.
 
-    ``token``: each (h,) by its own, so that tokens stay independent; zeros stay zeros. ``tensor``: all by
-    max / 8 of the whole tensor, as released; an all-zero tensor becomes NaN there and here.
+    ``token``: one maximum per token (h,), so that tokens stay independent; zeros stay zeros. ``tensor``:
+    max / 8 of the whole tensor, as released; an all-zero tensor becomes NaN, as in the released code.
     """
     if mode == "none":
         return x
@@ -44,7 +44,7 @@ def relax(x: Tensor, mode: NormRelax) -> Tensor:
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over the last dimension; statistics in float32 whatever the dtype of the input."""
+    """LayerNorm over the last dimension, with statistics in float32."""
 
     def __init__(self, hidden: int, epsilon: float = 1e-5, relax: NormRelax = "none") -> None:
         super().__init__()
@@ -61,12 +61,12 @@ class LayerNorm(nn.Module):
 
 
 def released_gelu(x: Tensor) -> Tensor:
-    """GELU's tanh form written out; ``F.gelu(x, approximate="tanh")`` differs in the last bit."""
+    """Tanh-GELU in elementary operations; ``F.gelu(x, approximate="tanh")`` differs in the last bit."""
     return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
 
 
 class Output(nn.Linear):
-    """The linear layer that ends a branch; ``released`` adds its bias in a step of its own."""
+    """The linear layer that ends a branch; ``released`` adds its bias in a separate operation."""
 
     def __init__(self, inputs: int, outputs: int, released: bool) -> None:
         super().__init__(inputs, outputs)
@@ -79,9 +79,9 @@ class Output(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value.
+    """Multi-head self-attention with one joint matrix for query, key and value.
 
-    With ``config.decoder_from`` the tokens from there on have matrices of their own.
+    With ``config.decoder_from`` the tokens from that index on have separate matrices.
     """
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
@@ -97,7 +97,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, view: View, cache: KVCache | None = None) -> Tensor:
         """(b, q, h) -> (b, q, h)."""
         qkv = self._project(x, self.qkv, self.decoder_qkv)
-        if cache is None and self.config.numerics == "fused" and short.suits(qkv, view, self._dropout):
+        if cache is None and self.config.numerics == "fused" and short.is_faster(qkv, view, self._dropout):
             attended = short.attend(qkv, self.config.heads, view)
         else:
             query, key, value = self._split(qkv)
@@ -106,12 +106,12 @@ class Attention(nn.Module):
             attended = self._attend(query, key, value, view).transpose(1, 2).flatten(2)
         return self._project(attended, self.out, self.decoder_out)
 
-    def by_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, (b, heads, q, d) each, of what enters, (b, q, h)."""
+    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, (b, heads, q, d) each, of the input (b, q, h)."""
         return self._split(self._project(x, self.qkv, self.decoder_qkv))
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, (b, heads, q, d) each, of (b, q, 3 h)."""
+        """Query, key and value, (b, heads, q, d) each, from (b, q, 3 h)."""
         batch, length, _ = qkv.shape
         qkv = qkv.view(batch, length, 3, self.config.heads, self.config.head_dim)
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         return self.config.attention_dropout if self.training else 0.0
 
     def _project(self, x: Tensor, first: nn.Module, second: nn.Module | None) -> Tensor:
-        """``first`` of x (b, q, h), but ``second`` of the tokens from ``decoder_from`` on."""
+        """Apply ``first`` to x (b, q, h), but ``second`` to the tokens from ``decoder_from`` on."""
         start = self.config.decoder_from
         if second is None or start is None:
             return first(x)  # type: ignore[no-any-return]
@@ -160,10 +160,10 @@ class Branch(nn.Module):
         super().__init__()
         self.after_sum, self.dropout = config.norm == "post", config.hidden_dropout
         norms = {"pre": (True, False), "post": (False, True), "sandwich": (True, True)}[config.norm]
-        self.norm_in, self.norm_out = (make_norm(config) if there else None for there in norms)
+        self.norm_in, self.norm_out = (make_norm(config) if used else None for used in norms)
 
     def forward(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """The sum of ``x`` and the branch."""
+        """The residual sum of ``x`` and the branch."""
         y = function(x if self.norm_in is None else self.norm_in(x))
         y = F.dropout(y, self.dropout, self.training)
         if self.norm_out is None:
@@ -173,7 +173,7 @@ class Branch(nn.Module):
 
 
 def make_norm(config: TransformerConfig) -> LayerNorm:
-    """The LayerNorm of this configuration."""
+    """A LayerNorm for this configuration."""
     return LayerNorm(config.hidden, config.epsilon, config.norm_relax)
 
 

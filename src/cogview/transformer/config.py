@@ -1,4 +1,4 @@
-"""The shape and the numerics of a transformer (CogView, sections 2.3 and 2.4; CogView2, section 3)."""
+"""The architecture and numerics of a transformer (CogView, sections 2.3 and 2.4; CogView2, section 3)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Numerics = Literal["fused", "written", "released"]
 class TransformerConfig(Config):
     """Architecture of one transformer.
 
-    norm: where the LayerNorms stand (figure 4a). norm_relax: PB-relaxed LayerNorm; ``token`` divides each
-    token by its own largest value, ``tensor`` the whole tensor by one value as the released code does (then
-    the rows of a batch influence each other, slightly). attention_relax: alpha of equation 4, ``None`` is
-    off; for scores that are kept in half precision, so with ``written`` numerics only.
-    embedding_gradient: factor on the gradient of the token embeddings (paper: 0.1). numerics: ``fused``
-    kernels (scores in float32, one multiply-add for bias); ``written`` step by step in the tensors' own
-    dtype; ``released`` bit for bit as the released code does it (hidden scores -10000, bias added apart).
-    branch_gain: starting gain of the LayerNorm that ends a sandwich's branch (paper: 1); below 1 the residual
-    stream starts near the embeddings, and small models learn faster. extra_positions: rows of a second
-    table, for positions from ``max_positions`` on, which a finetuned model adds to its base's. decoder_from:
-    from this place of a sequence on, attention has projections of its own (CogView2's direct
-    super-resolution: encoder and decoder in one stack that shares everything else).
+    norm: placement of the LayerNorms (figure 4a). norm_relax: PB-relaxed LayerNorm; ``token`` divides each
+    token by its largest absolute value, ``tensor`` the whole tensor by one value as the released code does
+    (then the rows of a batch influence each other slightly). attention_relax: alpha of equation 4, ``None``
+    is off; for scores kept in half precision, so only with ``written`` numerics. embedding_gradient: factor
+    on the gradient of the token embeddings (paper: 0.1). numerics: ``fused`` kernels (scores in float32, one
+    multiply-add for the bias); ``written`` step by step in the tensors' dtype; ``released`` bit for bit like
+    the released code (masked scores -10000, bias added separately). branch_gain: initial gain of the
+    LayerNorm that ends a sandwich's branch (paper: 1); below 1 the residual stream starts near the
+    embeddings, and small models learn faster. extra_positions: rows of a second table, for positions from
+    ``max_positions`` on, which a finetuned model adds to its base's. decoder_from: from this index of a
+    sequence on, attention has separate projections (CogView2's direct super-resolution: encoder and decoder
+    in one stack that shares everything else).
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -65,7 +65,7 @@ class TransformerConfig(Config):
             )
         if self.branch_gain != 1 and self.norm != "sandwich":
             raise ValueError(
-                f"branch_gain {self.branch_gain:g} is of Sandwich-LN and does nothing with norm {self.norm}"
+                f"branch_gain {self.branch_gain:g} is for Sandwich-LN and does nothing with norm {self.norm}"
             )
         return self
 
@@ -76,7 +76,7 @@ class TransformerConfig(Config):
 
     @classmethod
     def cogview_4b(cls) -> TransformerConfig:
-        """CogView's own: 3,928,849,920 parameters, trained with the paper's precision policies."""
+        """CogView: 3,928,849,920 parameters, trained with the paper's precision policies."""
         return cls(
             layers=48,
             hidden=2560,
@@ -92,7 +92,7 @@ class TransformerConfig(Config):
 
     @classmethod
     def cogview2_6b(cls) -> TransformerConfig:
-        """CogView2's CogLM: 5,902,307,328 parameters, plain LayerNorm and attention."""
+        """CogView2's CogLM: 5,902,307,328 parameters, standard LayerNorm and attention."""
         return cls(
             layers=48,
             hidden=3072,
@@ -106,11 +106,11 @@ class TransformerConfig(Config):
 
 
 class ThreeRegionConfig(Config):
-    """Three-region sparse attention (CogView, appendix B); weights are the same with and without it.
+    """Three-region sparse attention (CogView, appendix B); it needs no weights of its own.
 
-    window: tokens of a block; times: blocks that a token sees, its own included; pivots: tokens of what is
-    further back, the whole text among them, drawn again for every layer and step. The defaults are the
-    released ones, for 4,096 tokens; the paper's 1,088 want 64, 4 and 256.
+    window: tokens per block; times: blocks that a token sees, including its own; pivots: tokens sampled from
+    earlier blocks, including the whole text, resampled for every layer and step. The defaults are the
+    released ones, for 4,096 tokens; for the paper's 1,088 use 64, 4 and 256.
     """
 
     kind: Literal["three_region"] = "three_region"
@@ -120,7 +120,7 @@ class ThreeRegionConfig(Config):
 
     @classmethod
     def parse(cls, text: str, where: str = "--sparse") -> Self:
-        """From ``WINDOW,TIMES,PIVOTS``; CogViewError for anything else, with ``where`` it was given."""
+        """Parse ``WINDOW,TIMES,PIVOTS``; raises CogViewError naming ``where`` for anything else."""
         names, values = ("window", "times", "pivots"), text.split(",")
         if len(values) != len(names) or not all(value.strip().isdigit() for value in values):
             example = "WINDOW,TIMES,PIVOTS, such as 64,4,256"
@@ -129,12 +129,12 @@ class ThreeRegionConfig(Config):
 
     @property
     def span(self) -> int:
-        """Tokens of the whole window."""
+        """Tokens that the window spans."""
         return self.window * self.times
 
 
-def _named(value: object) -> object:
+def _expand_name(value: object) -> object:
     return {"kind": value} if value == "three_region" else value
 
 
-AttentionConfig = Annotated[Literal["causal"] | ThreeRegionConfig, BeforeValidator(_named)]
+AttentionConfig = Annotated[Literal["causal"] | ThreeRegionConfig, BeforeValidator(_expand_name)]

@@ -1,12 +1,12 @@
-"""LoRA: a transformer learns something new through a few small matrices (Hu et al., 2021).
+"""LoRA: low-rank adaptation of a transformer (Hu et al., 2021).
 
-A linear layer W (out, in) becomes W + alpha / rank * B A with A (rank, in) and B (out, rank); W stays as it
-is, B starts at zero, so that training starts from exactly the model that was there. Afterwards the product is
-added to W, and drawing costs what it cost before.
+A linear layer W (out, in) becomes W + alpha / rank * B A with A (rank, in) and B (out, rank). W is frozen and
+B starts at zero, so that training starts from the base model exactly. For generation the product is merged
+into W, at no extra cost.
 
 On disk an adapter is a directory: ``lora.json`` (:class:`AdapterConfig`) and ``lora.safetensors`` (names as
-in peft: ``blocks.0.attention.qkv.lora_A.weight``). It holds a fingerprint of the weights it adds to; on
-others it is refused, for it would draw noise.
+in peft: ``blocks.0.attention.qkv.lora_A.weight``). It records a fingerprint of its base weights and is
+rejected for any others, with which it would generate noise.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TARGETS: tuple[Target, ...] = ("attention.qkv", "attention.out", "mlp.up", "mlp.
 
 
 class LoRAConfig(Config):
-    """How a transformer is adapted: ``targets`` are the linear layers of every block.
+    """Configuration of an adapter; ``targets`` are linear layers of every block.
 
-    ``alpha / rank`` scales what is added, so that ``alpha`` may stay when the rank changes; ``dropout``
-    falls on the input of the added path.
+    ``alpha / rank`` scales the update, so that ``alpha`` can be kept when the rank changes; ``dropout`` is
+    applied to the input of the low-rank path.
     """
 
     rank: int = Field(8, ge=1, le=4096)
@@ -57,19 +57,19 @@ class AdapterConfig(LoRAConfig):
     base: str
 
 
-class Adapted(nn.Module):
-    """A linear layer with a low-rank part beside it; takes its place in the block."""
+class LoRALinear(nn.Module):
+    """A linear layer with a parallel low-rank path; it replaces the layer in the block."""
 
     def __init__(self, base: nn.Linear, config: LoRAConfig) -> None:
         super().__init__()
         self.base, self.scale, self.dropout = base, config.scale, config.dropout
         self.lora_A = nn.Parameter(base.weight.new_empty(config.rank, base.in_features))
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, config.rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear starts
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as in nn.Linear
 
     @property
     def weight(self) -> Tensor:
-        """The weight with the low-rank part added, (out, in)."""
+        """The merged weight, (out, in)."""
         return self.base.weight + self.scale * (self.lora_B @ self.lora_A)
 
     @property
@@ -85,23 +85,23 @@ class Adapted(nn.Module):
 
 
 def layers(model: nn.Module, targets: tuple[Target, ...] = TARGETS) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every target in a transformer, plain or adapted."""
+    """(name, layer) of every target layer in a transformer, with or without an adapter."""
     for name, module in model.named_modules():
         if name.endswith(tuple(f".{target}" for target in targets)):
             yield name, module
 
 
 def attach(model: nn.Module, config: LoRAConfig) -> None:
-    """Put adapters around the targets of ``model``, in place; they change nothing yet."""
+    """Add adapters to the target layers of ``model``, in place; its outputs do not change yet."""
     for name, layer in list(layers(model, config.targets)):
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, Adapted(cast(nn.Linear, layer), config))
+        setattr(model.get_submodule(parent), child, LoRALinear(cast(nn.Linear, layer), config))
 
 
 def detach(model: nn.Module, merge: bool = True) -> None:
-    """Take the adapters out of ``model`` again, in place; ``merge`` adds them to the weights."""
+    """Remove the adapters from ``model``, in place; ``merge`` adds them to the weights."""
     for name, layer in list(layers(model)):
-        if isinstance(layer, Adapted):
+        if isinstance(layer, LoRALinear):
             if merge:
                 layer.base.weight.data.copy_(layer.weight.detach())
             parent, _, child = name.rpartition(".")
@@ -109,39 +109,39 @@ def detach(model: nn.Module, merge: bool = True) -> None:
 
 
 def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The (name, parameter) pairs that an adapter trains."""
+    """The (name, parameter) pairs of an adapter."""
     for name, parameter in model.named_parameters():
         if name.endswith((".lora_A", ".lora_B")):
             yield name, parameter
 
 
 def fingerprint(model: nn.Module, targets: tuple[Target, ...] = TARGETS) -> str:
-    """16 hex digits over the base weights of ``targets``, read as float16, the form they are kept in."""
+    """16 hex digits of a hash of the base weights of ``targets`` in float16, in which they are stored."""
     digest = hashlib.sha256()
     for name, layer in sorted(layers(model, targets), key=lambda pair: pair[0]):
-        weight = layer.base.weight if isinstance(layer, Adapted) else cast(Tensor, layer.weight)
+        weight = layer.base.weight if isinstance(layer, LoRALinear) else cast(Tensor, layer.weight)
         digest.update(name.encode() + weight.detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def save_adapter(model: nn.Module, config: LoRAConfig, directory: str | Path) -> None:
-    """Write the adapters of ``model``; the weights it adds to are named, not kept."""
+    """Write the adapters of ``model`` with a fingerprint of its base weights."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{name}.weight": value.detach().cpu().contiguous() for name, value in adapter_parameters(model)
     }
-    known = AdapterConfig(**config.model_dump(), base=fingerprint(model, config.targets))
+    adapter = AdapterConfig(**config.model_dump(), base=fingerprint(model, config.targets))
     part = directory / f"{WEIGHTS}.part"
     save_file(tensors, part)
-    (directory / CONFIG).write_text(known.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (directory / CONFIG).write_text(adapter.model_dump_json(indent=2) + "\n", encoding="utf-8")
     part.replace(directory / WEIGHTS)
 
 
 def apply_adapter(model: nn.Module, directory: str | Path, strength: float = 1.0) -> str:
-    """Add an adapter times ``strength`` to the weights of ``model``, in place; returns the adapter's hash.
+    """Merge an adapter, scaled by ``strength``, into the weights of ``model``; returns the adapter's hash.
 
-    Raises CogViewError where it is damaged or was trained on other weights.
+    Raises CogViewError if it is damaged or was trained on other weights.
     """
     directory = Path(directory)
     config = read_json(AdapterConfig, directory / CONFIG)
@@ -157,23 +157,23 @@ def apply_adapter(model: nn.Module, directory: str | Path, strength: float = 1.0
 
 
 def adapter_hash(directory: str | Path) -> str:
-    """SHA-256, in hexadecimal, over an adapter's two files."""
-    whole = hashlib.sha256()
+    """SHA-256, in hexadecimal, of an adapter's two files."""
+    digest = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
         with (Path(directory) / name).open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _read(path: Path, targets: dict[str, nn.Module], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """A (rank, in) and B (out, rank) of every target, compared with the layers they belong to."""
+    """A (rank, in) and B (out, rank) of every target, checked against the layers' shapes."""
     tensors = load_tensors(path)
-    wanted: dict[str, tuple[int, ...]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for name, layer in targets.items():
         out, inputs = cast(Tensor, layer.weight).shape
-        wanted[f"{name}.lora_A.weight"], wanted[f"{name}.lora_B.weight"] = (rank, inputs), (out, rank)
-    wrong = sorted(wanted.keys() ^ tensors.keys()) or sorted(
-        name for name, shape in wanted.items() if tuple(tensors[name].shape) != shape
+        expected[f"{name}.lora_A.weight"], expected[f"{name}.lora_B.weight"] = (rank, inputs), (out, rank)
+    wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
+        name for name, shape in expected.items() if tuple(tensors[name].shape) != shape
     )
     if wrong:
         raise CogViewError(f"{path}: {wrong[0]} does not fit this model; give the model it started from")

@@ -1,9 +1,9 @@
 """The transformer of CogView (sections 2.3, 2.4): a GPT over text and image tokens.
 
-* learned absolute positions, given by the caller, so that sequences may count again or leave gaps
-* Sandwich-LN, pre- or post-LN; PB-relaxed LayerNorm and attention (``block.py``, ``attention/pattern.py``)
+* learned absolute positions, passed by the caller, so that positions may restart or leave gaps
+* Sandwich-LN, pre-LN or post-LN; PB-relaxed LayerNorm and attention (``block.py``, ``attention/pattern.py``)
 * shrunken embedding gradient, output matrix tied to the embeddings, no output bias
-* any visibility (``attention/``), a static K/V cache (``cache.py``)
+* any attention pattern (``attention/``), a static K/V cache (``cache.py``)
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ INITIAL_STD = 0.02
 
 
 def shrink_gradient(x: Tensor, factor: float) -> Tensor:
-    """``x`` unchanged, its gradient times ``factor`` (section 2.4, "Shrink embedding gradient").
+    """``x`` with its gradient multiplied by ``factor`` (section 2.4, "Shrink embedding gradient").
 
-    The paper's ``x * a + x.detach() * (1 - a)``, arranged so that the values are not rounded.
+    The paper's ``x * a + x.detach() * (1 - a)``, rearranged so that the values are not rounded.
     """
-    still = x.detach()
-    return still + factor * (x - still)
+    detached = x.detach()
+    return detached + factor * (x - detached)
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """An embedding matrix whose values are drawn later."""
+    """An uninitialized embedding matrix."""
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
@@ -46,7 +46,8 @@ class Transformer(nn.Module):
 
     Attributes:
         config: its configuration.
-        checkpointing: keep only each layer's input during training and compute the rest again.
+        checkpointing: activation checkpointing: during training, keep only each layer's input and recompute
+            the rest.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -59,11 +60,11 @@ class Transformer(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.Identity() if config.norm == "post" else make_norm(config)
-        if not self.tokens.weight.is_meta:  # where drawing numbers costs a second and makes none
+        if not self.tokens.weight.is_meta:  # sampling on the meta device takes a second for nothing
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """N(0, 0.02); what is added to the residual stream N(0, 0.02 / sqrt(2 layers)); biases 0."""
+        """Weights N(0, 0.02), output weights of the branches N(0, 0.02 / sqrt(2 layers)); biases 0."""
         for name, parameter in self.named_parameters():
             if name.endswith((".out.weight", ".decoder_out.weight", ".down.weight")):
                 nn.init.normal_(parameter, std=INITIAL_STD / math.sqrt(2 * self.config.layers))
@@ -86,15 +87,15 @@ class Transformer(nn.Module):
         """Hidden states after the last LayerNorm.
 
         Args:
-            ids: (b, q) int64. With a cache, only the tokens that it does not hold yet.
+            ids: (b, q) int64. With a cache, only the tokens that are not cached yet.
             positions: (b, q) or (q,) int64.
-            visibility: a pattern, or a bool mask (True = seen) of (k, k), (b, k, k) or (b, heads, k, k);
-                ``None`` is causal. With a cache it is over all tokens, held and new.
+            visibility: an attention pattern, or a bool mask (True = visible) of shape (k, k), (b, k, k) or
+                (b, heads, k, k); ``None`` is causal. With a cache it covers all tokens, cached and new.
             cache: keys and values are read from it and added to it.
-            record: gets the embedded input and the output of every layer, (b, q, h) each, for analysis.
+            record: receives the embedded input and the output of every layer, (b, q, h) each, for analysis.
 
         Returns:
-            (b, q, h), of the model's dtype.
+            (b, q, h), in the model's dtype.
         """
         x = self.embed(ids, positions)
         if record is not None:
@@ -112,22 +113,22 @@ class Transformer(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Token and position embeddings added, (b, q, h)."""
+        """The sum of token and position embeddings, (b, q, h)."""
         x = self.tokens(ids)
         if self.config.embedding_gradient != 1 and torch.is_grad_enabled():
             x = shrink_gradient(x, self.config.embedding_gradient)
-        return F.dropout(x + self._place(positions), self.config.hidden_dropout, self.training)
+        return F.dropout(x + self._embed_positions(positions), self.config.hidden_dropout, self.training)
 
-    def _place(self, positions: Tensor) -> Tensor:
-        """Position embeddings, from both tables."""
+    def _embed_positions(self, positions: Tensor) -> Tensor:
+        """Position embeddings from both tables."""
         if self.extra_positions is None:
             return self.positions(positions)  # type: ignore[no-any-return]
         return F.embedding(positions, torch.cat([self.positions.weight, self.extra_positions.weight]))
 
     def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """Scores of the next token (..., vocab_size), or of the vocabulary's ``rows`` only, from (..., h).
+        """Logits of the next token (..., vocab_size), or only of the vocabulary's ``rows``, from (..., h).
 
-        While an image is drawn only the image codes can come, so only their rows need be multiplied.
+        While an image is generated, only the rows of the image codes are needed.
         """
         weight = self.tokens.weight
         return F.linear(hidden, weight if rows is None else weight[rows])
@@ -139,7 +140,7 @@ class Transformer(nn.Module):
         cache: KVCache | None,
         device: torch.device,
     ) -> list[View]:
-        """The pattern's view for each layer."""
+        """The pattern's mask view for each layer."""
         if visibility is None:
             visibility = Causal()
         elif isinstance(visibility, Tensor):
@@ -151,15 +152,15 @@ class Transformer(nn.Module):
         return [make(queries, keys, device)] * self.config.layers
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (floats as ``dtype``), each whole or not at all.
+        """Write ``config.json`` and ``model.safetensors`` (in ``dtype``), each atomically.
 
-        torch.int8 stores matrices as scaled rows, half the size of float16.
+        torch.int8 stores matrices as int8 rows with scales, half the size of float16.
         """
         storage.save(directory, self.config, self.state_dict(), dtype)
 
     @classmethod
     def inspect(cls, directory: str | Path) -> TransformerConfig:
-        """The configuration of a saved model whose weights have the right names and shapes; reads no weight.
+        """Read the configuration of a saved model and check the names and shapes of its weights.
 
         Raises:
             CogViewError: as :meth:`from_directory`.
@@ -170,7 +171,7 @@ class Transformer(nn.Module):
 
     @classmethod
     def shapes(cls, config: TransformerConfig) -> dict[str, Tensor]:
-        """Every weight by name, as a tensor that has a shape and no memory."""
+        """All weights by name, as tensors on the meta device."""
         with torch.device("meta"):
             return cls(config).state_dict()
 
@@ -182,13 +183,13 @@ class Transformer(nn.Module):
         device: torch.device | str = "cpu",
         layers: torch.dtype | None = None,
     ) -> Transformer:
-        """Read a model that ``save`` wrote, in evaluation mode, tensor by tensor onto ``device``.
+        """Load a model that ``save`` wrote, in evaluation mode, tensor by tensor onto ``device``.
 
-        layers: dtype of the matrices in the layers and their biases, which are nearly all of a large model
-        (default: ``dtype``); embeddings and LayerNorms have ``dtype``.
+        layers: dtype of the layers' matrices and biases, which are nearly all of a large model (default:
+        ``dtype``); embeddings and LayerNorms have ``dtype``.
 
         Raises:
-            CogViewError: a file is missing, damaged, or of another model.
+            CogViewError: a file is missing, damaged, or belongs to another model.
         """
         config = storage.read_config(directory)
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""A transformer on disk: ``config.json`` and ``model.safetensors``, checked before anything is allocated."""
+"""Saved transformers: ``config.json`` and ``model.safetensors``, checked before any memory is allocated."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cogview.tensors import SCALE, open_tensors, pack_int8, unpack_int8
 from cogview.transformer.config import TransformerConfig
 from cogview.types import Precision
 
-HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SHARED = "shared"  # in a file's metadata: the neighbouring model that has the tensors it lacks
+SHARED = "shared"  # key in a file's metadata: the sibling model that holds the tensors it lacks
 DTYPES = ("F16", "BF16", "F32", "F64")
 NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
 
 def layers_dtype(precision: Precision) -> torch.dtype:
-    """The dtype of the layers' matrices; embeddings, LayerNorms and sums of layers stay float32."""
-    return HALVES.get(precision, torch.float32)
+    """The dtype of the layers' matrices; embeddings, LayerNorms and the residual stream stay float32."""
+    return HALF_DTYPES.get(precision, torch.float32)
 
 
 Blocks = Iterable[tuple[str, Iterable[Tensor]]]
@@ -39,9 +39,9 @@ Blocks = Iterable[tuple[str, Iterable[Tensor]]]
 def save(
     directory: str | Path, config: TransformerConfig, state: Mapping[str, Tensor], dtype: torch.dtype
 ) -> None:
-    """Write both files beside their names, flush them, then rename.
+    """Write both files to temporary names, flush them to disk, then rename them.
 
-    ``dtype`` torch.int8 stores matrices as scaled rows (:mod:`cogview.tensors`).
+    ``dtype`` torch.int8 stores matrices as int8 rows with scales (:mod:`cogview.tensors`).
     """
     directory = Path(directory)
     try:
@@ -68,12 +68,12 @@ def write(
     dtype: torch.dtype,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Like :func:`save`, for weights that come a few rows at a time; no more than those are held.
+    """Like :func:`save`, for weights streamed in blocks of rows, so that only one block is in memory.
 
     Args:
-        shapes: of every tensor, in the order of ``tensors``.
-        tensors: name and blocks, which stand one after the other along the first dimension.
-        progress: called with the bytes of every block that was written.
+        shapes: shapes of all tensors, in the order of ``tensors``.
+        tensors: name and blocks of each tensor, concatenated along the first dimension.
+        progress: called with the number of bytes of every block written.
     """
     directory = Path(directory)
     try:
@@ -93,7 +93,7 @@ def write(
 
 
 def _header(shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> bytes:
-    """What stands before the numbers of a safetensors file: its length (8 bytes), then names and places."""
+    """The header of a safetensors file: its length (8 bytes), then names, shapes and offsets as JSON."""
     entries, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + torch.Size(shape).numel() * dtype.itemsize
@@ -119,22 +119,22 @@ def _flush(path: Path) -> None:
 
 
 def read_config(directory: str | Path) -> TransformerConfig:
-    """``config.json`` of a model directory; CogViewError if it is missing or another model's."""
+    """Read ``config.json`` of a model directory; raises CogViewError if it is missing or another model's."""
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise CogViewError(f"{directory}: no {CONFIG} there; is it a transformer's directory?")
-    return validate(TransformerConfig, _as_it_was(load_json(path)), str(path))
+    return validate(TransformerConfig, _reset_unused(load_json(path)), str(path))
 
 
-def _as_it_was(data: Any) -> Any:
-    """A stored configuration without what did nothing, which earlier versions let pass."""
+def _reset_unused(data: Any) -> Any:
+    """A stored configuration with unused options, which earlier versions accepted, set to their defaults."""
     if not isinstance(data, dict):
         return data
-    inert: dict[str, float | None] = (
+    unused: dict[str, float | None] = (
         {"attention_relax": None} if data.get("numerics", "fused") != "written" else {}
     )
-    inert |= {"branch_gain": 1.0} if data.get("norm", "sandwich") != "sandwich" else {}
-    return {**data, **{name: value for name, value in inert.items() if name in data}}
+    unused |= {"branch_gain": 1.0} if data.get("norm", "sandwich") != "sandwich" else {}
+    return {**data, **{name: value for name, value in unused.items() if name in data}}
 
 
 def read_weights(
@@ -144,45 +144,47 @@ def read_weights(
     device: torch.device | str,
     layers: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """``model.safetensors`` as ``dtype``; its names and shapes must be those of ``expected``.
+    """Load ``model.safetensors`` as ``dtype``; its names and shapes must be those of ``expected``.
 
-    layers: the dtype of what the layers multiply with, if another.
+    layers: dtype of the layers' matrices and biases, if different.
     The header is compared first, so that a foreign or hostile file costs no memory.
     """
 
-    def kept(name: str) -> torch.dtype:
+    def dtype_of(name: str) -> torch.dtype:
         return layers if layers and name.startswith("blocks.") and "norm" not in name else dtype
 
     with open_weights(directory, expected, packed=True) as file:
         base = _shared(directory, file)
-        own = set(file.keys())  # type: ignore[no-untyped-call]
-        found = {name: _tensor(file, name).to(device, kept(name)) for name in expected if name in own}
+        names = set(file.keys())  # type: ignore[no-untyped-call]
+        stored = {name: _tensor(file, name).to(device, dtype_of(name)) for name in expected if name in names}
     if base is None:
-        return found
+        return stored
     with _open(base) as file:
-        rest = {name: _tensor(file, name).to(device, kept(name)) for name in expected if name not in own}
-    return {name: (found if name in own else rest)[name] for name in expected}
+        shared = {
+            name: _tensor(file, name).to(device, dtype_of(name)) for name in expected if name not in names
+        }
+    return {name: (stored if name in names else shared)[name] for name in expected}
 
 
-def without_shared(model: str | Path, base: str | Path, out: str | Path, place: str) -> None:
-    """Write a model again without the tensors that are stored in the very same way in ``base``.
+def save_without_shared(model: str | Path, base: str | Path, out: str | Path, place: str) -> None:
+    """Copy a model to ``out`` without the tensors that ``base`` stores with the same values and dtype.
 
-    place: of ``base`` as seen from where the model will be used, such as ``../base``.
+    place: path of ``base`` relative to where the model will be used, such as ``../base``.
     """
-    with _open(base) as there, _open(model) as file:
-        known, kept = set(there.keys()), {}  # type: ignore[no-untyped-call]
+    with _open(base) as base_file, _open(model) as file:
+        known, kept = set(base_file.keys()), {}  # type: ignore[no-untyped-call]
         for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118
-            numbers: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
-            other = there.get_tensor(name) if name in known else None  # type: ignore[no-untyped-call]
-            same = other is not None and other.dtype == numbers.dtype and torch.equal(other, numbers)
+            tensor: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
+            other = base_file.get_tensor(name) if name in known else None  # type: ignore[no-untyped-call]
+            same = other is not None and other.dtype == tensor.dtype and torch.equal(other, tensor)
             if not same:
-                kept[name] = numbers
+                kept[name] = tensor
     matrices = {name for name in kept if name + SCALE in known}  # rows and scales stay together
     scales = {name.removesuffix(SCALE) for name in kept if name.endswith(SCALE)}
     with _open(model) as file:
         for name in matrices | scales:
-            for half in (name, name + SCALE):
-                kept[half] = file.get_tensor(half)  # type: ignore[no-untyped-call]
+            for key in (name, name + SCALE):
+                kept[key] = file.get_tensor(key)  # type: ignore[no-untyped-call]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     save_file(kept, out / WEIGHTS, {SHARED: place})
@@ -190,23 +192,25 @@ def without_shared(model: str | Path, base: str | Path, out: str | Path, place: 
 
 
 def shares(directory: str | Path) -> bool:
-    """Whether a model's file leaves out tensors that another model has."""
+    """Whether a model's file leaves out tensors that a sibling model holds."""
     with _open(directory) as file:
         return _shared(directory, file) is not None
 
 
 def _shared(directory: str | Path, file: safe_open) -> Path | None:
-    """The directory of the model that has the tensors this file lacks; CogViewError for a strange place."""
+    """The directory of the model with the tensors this file lacks; raises CogViewError if not a sibling."""
     place: str | None = (file.metadata() or {}).get(SHARED)  # type: ignore[no-untyped-call]
     if place is None:
         return None
     if not re.fullmatch(r"\.\./[A-Za-z0-9][A-Za-z0-9._-]*", place):
-        raise CogViewError(f"{Path(directory) / WEIGHTS}: shares its tensors with {place!r}, no neighbour")
+        raise CogViewError(
+            f"{Path(directory) / WEIGHTS}: shares its tensors with {place!r}, which is no directory beside it"
+        )
     return Path(directory) / place
 
 
 def _tensor(file: safe_open, name: str) -> Tensor:
-    """A tensor of an open file, as float where it is stored as scaled rows."""
+    """A tensor of an open file, dequantized if it is stored as int8 rows."""
     stored: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
     if stored.dtype != torch.int8:
         return stored
@@ -217,10 +221,10 @@ def _tensor(file: safe_open, name: str) -> Tensor:
 def open_weights(
     directory: str | Path, expected: Mapping[str, Tensor], packed: bool = False
 ) -> Iterator[safe_open]:
-    """``model.safetensors``, open and compared with ``expected``; what is not asked for is not read.
+    """Open ``model.safetensors`` and compare its header with ``expected``, without reading any weights.
 
-    packed: whether matrices may be stored as int8 rows with scales, and tensors in a neighbour's file, which
-    the caller then has to see to.
+    packed: whether matrices may be stored as int8 rows with scales, and tensors in a sibling's file, which
+    the caller then has to handle.
     """
     path = Path(directory) / WEIGHTS
     with _open(directory) as file:
@@ -229,21 +233,21 @@ def open_weights(
             _check(path, file, expected, packed)
         elif not packed:
             raise CogViewError(
-                f"{path}: lacks what it shares with {base}; this needs a whole model, as of a run or a "
+                f"{path}: lacks the tensors it shares with {base}; use a complete model, from a run or a "
                 "family assembled without --share"
             )
         else:
-            own = set(file.keys())  # type: ignore[no-untyped-call]
-            _check(path, file, {name: x for name, x in expected.items() if name in own}, packed)
-            with _open(base) as there:
-                rest = {name: x for name, x in expected.items() if name not in own}
-                _check(base / WEIGHTS, there, rest, packed, whole=False)
+            names = set(file.keys())  # type: ignore[no-untyped-call]
+            _check(path, file, {name: x for name, x in expected.items() if name in names}, packed)
+            with _open(base) as base_file:
+                rest = {name: x for name, x in expected.items() if name not in names}
+                _check(base / WEIGHTS, base_file, rest, packed, complete=False)
         yield file
 
 
 @contextmanager
 def _open(directory: str | Path) -> Iterator[safe_open]:
-    """``model.safetensors``, open."""
+    """Open ``model.safetensors``."""
     path = Path(directory) / WEIGHTS
     if not path.exists():
         raise CogViewError(f"{directory}: no {WEIGHTS} there; the model is not complete")
@@ -252,31 +256,31 @@ def _open(directory: str | Path) -> Iterator[safe_open]:
 
 
 def _check(
-    path: Path, file: safe_open, expected: Mapping[str, Tensor], packed: bool, whole: bool = True
+    path: Path, file: safe_open, expected: Mapping[str, Tensor], packed: bool, complete: bool = True
 ) -> None:
-    """Compare names, shapes and dtypes of an open file with what its config.json asks for.
+    """Compare names, shapes and dtypes of an open file with those of its config.json.
 
-    whole: nothing else may be in the file.
+    complete: whether the file must contain nothing else.
     """
     names = set(file.keys())  # type: ignore[no-untyped-call]
-    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    for name in wanted.keys() & names:
-        if _dtype(file, name) == "I8" and len(wanted[name]) == 2:
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    for name in shapes.keys() & names:
+        if _dtype(file, name) == "I8" and len(shapes[name]) == 2:
             if not packed:
                 raise CogViewError(
-                    f"{path}: stored small, as int8 rows; this needs the float weights, as of a run or a "
-                    "family assembled without --small"
+                    f"{path}: stored as int8 rows; use the float weights, from a run or a family assembled "
+                    "without --small"
                 )
-            wanted = wanted | {name + SCALE: wanted[name][:1]}
-    for name in sorted(names ^ set(wanted) if whole else set(wanted) - names):
-        what = "is missing" if name in wanted else "does not belong there"
-        raise CogViewError(f"{path}: the tensor {name} {what}; the file is not this config.json's")
-    for name, shape in wanted.items():
-        found = tuple(file.get_slice(name).get_shape())  # type: ignore[no-untyped-call]
-        if found != shape:
-            raise CogViewError(f"{path}: {name} is {found}, config.json says {shape}")
-        if _dtype(file, name) not in DTYPES and name + SCALE not in wanted:
-            raise CogViewError(f"{path}: {name} has the type {_dtype(file, name)}, not a float's")
+            shapes = shapes | {name + SCALE: shapes[name][:1]}
+    for name in sorted(names ^ set(shapes) if complete else set(shapes) - names):
+        what = "is missing" if name in shapes else "does not belong there"
+        raise CogViewError(f"{path}: the tensor {name} {what}; the file does not fit its config.json")
+    for name, shape in shapes.items():
+        actual = tuple(file.get_slice(name).get_shape())  # type: ignore[no-untyped-call]
+        if actual != shape:
+            raise CogViewError(f"{path}: {name} is {actual}, config.json says {shape}")
+        if _dtype(file, name) not in DTYPES and name + SCALE not in shapes:
+            raise CogViewError(f"{path}: {name} has the type {_dtype(file, name)}, which is not a float type")
 
 
 def _dtype(file: safe_open, name: str) -> str:

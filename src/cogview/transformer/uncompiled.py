@@ -1,7 +1,7 @@
-"""Functions that ``torch.compile`` leaves alone, marked without importing the compiler.
+"""Decorators that exclude functions from ``torch.compile`` without importing the compiler.
 
-``torch.compiler.disable`` imports it at once, which takes as long as PyTorch itself; here the first call
-does. A process that only generates never needs it.
+``torch.compiler.disable`` imports the compiler immediately, which takes as long as importing PyTorch; here
+only the first call does. A process that only generates never needs it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ R = TypeVar("R")
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, called from a compiled one as it is (a graph break)."""
+    """Exclude the function from compilation (a graph break)."""
     return _disable_dynamo(function)
 
 
 def constant(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose result a compiled one takes as a constant."""
+    """Treat the function's result as a constant in compiled code."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

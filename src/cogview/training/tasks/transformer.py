@@ -296,7 +296,7 @@ class TransformerTask(Task):
         vocabulary, ids = self.format.vocabulary, batch["inputs"]
         image = ids < vocabulary.image_codes
         text = ~image & (ids != vocabulary.control("[PAD]"))
-        return ThreeRegion.drawn(attention, text, image, layers)
+        return ThreeRegion.sample(attention, text, image, layers)
 
     def num_items(self, batch: Any) -> int:
         return len(batch["inputs"])

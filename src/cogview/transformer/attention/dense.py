@@ -1,4 +1,4 @@
-"""Any pattern, given as the mask itself."""
+"""An arbitrary attention pattern, given by its mask."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from cogview.transformer.attention.pattern import Visibility
 
 
 def four_dimensional(x: Tensor) -> Tensor:
-    """(q, k), (b, q, k) or (b, heads, q, k) as (b, heads, q, k), missing dimensions 1."""
+    """Reshape (q, k), (b, q, k) or (b, heads, q, k) to (b, heads, q, k); missing dimensions are 1."""
     if x.dim() not in (2, 3, 4):
-        raise ValueError(f"a mask has 2, 3 or 4 dimensions, this one {tuple(x.shape)}")
+        raise ValueError(f"a mask has 2, 3 or 4 dimensions, not {tuple(x.shape)}")
     return x if x.dim() == 4 else x.unsqueeze(-3) if x.dim() == 3 else x[None, None]
 
 
 class Dense(Visibility):
-    """A mask over the whole sequence, and perhaps a bias.
+    """A mask over the full sequence, with an optional bias.
 
     mask: bool (length, length), (batch, length, length) or (batch, heads, length, length). bias: float, the
-    same shapes. Shorter passes, with a cache, take the rows and columns they need; a mask with the rows of
-    the queries only is taken as it is.
+    same shapes. With a cache, the rows and columns of the current queries and keys are used; a mask with only
+    the rows of the queries is used unchanged.
     """
 
     def __init__(self, mask: Tensor, bias: Tensor | None = None) -> None:

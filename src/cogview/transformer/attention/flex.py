@@ -1,8 +1,8 @@
-"""Three-region attention on a GPU: FlexAttention, which skips blocks of keys that no query of a block sees.
+"""Three-region attention on a GPU with FlexAttention, which skips blocks of keys that a block does not see.
 
-Pivots lie scattered over the sequence, so no block of keys would be empty. They are gathered in front: keys
-are the n pivots, then the whole sequence; of the first a query sees those before its window, of the second
-its window. The block mask is made from the blocks' ends, without a mask of all pairs.
+Pivots are scattered over the sequence, so no block of keys would be empty. Therefore they are gathered in
+front: the keys are the n pivots, then the full sequence; of the former a query sees those before its window,
+of the latter its window. The block mask is computed from the blocks' ends, without a mask of all pairs.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from cogview.transformer.attention.flex_dropout import attend_dropped, compiled, draw_seeds, keeps
+from cogview.transformer.attention.flex_dropout import attend_dropped, compiled, keep_mask, sample_seeds
 
 BLOCK = 128  # queries and keys of a block of the mask
 
 
 class FlexKernel:
-    """A view's kernel. pivots: int64 (b, n); ratio: how many keys a pivot stands for."""
+    """The kernel of a view. pivots: int64 (b, n); ratio: the number of keys that a pivot represents."""
 
     def __init__(self, window: int, times: int, pivots: Tensor, length: int, ratio: int) -> None:
         self.window, self.times, self.length, self.ratio = window, times, length, ratio
         self.pivots = pivots.sort(-1).values
         self.count = pivots.shape[1]
         order = torch.arange(length, device=pivots.device).expand(len(pivots), -1)
-        self.places = torch.cat([self.pivots, order], 1)  # (b, n + length), where each key stands
+        self.places = torch.cat([self.pivots, order], 1)  # (b, n + length), position of each key
         self.sees, self.score = self._functions()
 
     def _functions(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        """What FlexAttention asks: does the query see the key (one of n + length), and with what score."""
+        """FlexAttention's ``mask_mod`` and ``score_mod``; key indices run over n + length."""
         window, times, count, places = self.window, self.times, self.count, self.places
-        bonus = math.log(self.ratio)
+        bias = math.log(self.ratio)
 
         def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             start, place = (query // window - times + 1) * window, places[batch, key]
             return torch.where(key < count, place < start, (place >= start) & (place <= query))
 
         def score(value: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return value + torch.where(key < count, bonus, 0.0)
+            return value + torch.where(key < count, bias, 0.0)
 
         return sees, score
 
     @cached_property
     def block_mask(self) -> BlockMask:
-        """Which blocks are seen in part, and which wholly, from the places at their ends."""
-        device, whole = self.pivots.device, self.count + self.length
+        """The partially and the fully visible blocks, from the positions at their ends."""
+        device, total = self.pivots.device, self.count + self.length
         first_query = torch.arange(0, self.length, BLOCK, device=device)[:, None]
         last_query = (first_query + BLOCK - 1).clamp(max=self.length - 1)
         begins = (first_query // self.window - self.times + 1) * self.window
         ends = (last_query // self.window - self.times + 1) * self.window
-        first = torch.arange(0, whole, BLOCK, device=device)
-        last = (first + BLOCK - 1).clamp(max=whole - 1)
-        pivots, near = first < self.count, last >= self.count  # what a block holds; one may hold both
+        first = torch.arange(0, total, BLOCK, device=device)
+        last = (first + BLOCK - 1).clamp(max=total - 1)
+        pivots, near = first < self.count, last >= self.count  # a block may contain both
         far_low = self.places[:, first][:, None]
         far_high = self.places[:, last.clamp(max=self.count - 1)][:, None]
         low, high = (first - self.count).clamp(min=0), last - self.count
@@ -65,32 +65,32 @@ class FlexKernel:
         full = torch.where(pivots, all_far, True) & torch.where(near, all_near, True)
         full &= (last - first == BLOCK - 1) & (last_query - first_query == BLOCK - 1)
         return BlockMask.from_kv_blocks(
-            *_listed(some & ~full), *_listed(some & full), BLOCK, self.sees, (self.length, whole)
+            *_block_lists(some & ~full), *_block_lists(some & full), BLOCK, self.sees, (self.length, total)
         )
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
-        """(b, heads, length, d), three times -> (b, heads, length, d)."""
+        """Three tensors (b, heads, length, d) -> (b, heads, length, d)."""
         return self.attend(compiled(), query, key, value, dropout)
 
     def attend(
         self, flex: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0
     ) -> Tensor:
-        """The same with a given FlexAttention, compiled or not."""
+        """As a call, with ``flex`` as FlexAttention, compiled or not."""
         index = self.pivots[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
         key, value = (torch.cat([x.gather(2, index), x], 2) for x in (key, value))
         if dropout:
-            kept, places = keeps(draw_seeds(query), dropout), self.places
+            by_position, places = keep_mask(sample_seeds(query), dropout), self.places
 
             def keep(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return kept(batch, head, query, places[batch, key])
+                return by_position(batch, head, query, places[batch, key])
 
             return attend_dropped(flex, (query, key, value), self.score, self.block_mask, keep, dropout)
         out: Tensor = flex(query, key, value, score_mod=self.score, block_mask=self.block_mask)
         return out
 
 
-def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """A bool table (b, queries, keys) as FlexAttention's numbers (b, 1, queries) and lists of blocks."""
+def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """A bool table (b, queries, keys) as FlexAttention's counts (b, 1, queries) and indices of blocks."""
     number = blocks.sum(-1, dtype=torch.int32)[:, None]
     order = blocks.int().argsort(stable=True, dim=-1, descending=True).int()[:, None]
     return number, order.contiguous()

@@ -1,13 +1,13 @@
-"""Attention dropout for FlexAttention, which has none: the mask is computed inside the score function.
+"""Attention dropout for FlexAttention, which lacks it: the mask is computed in the score function.
 
-Whether the weight of (query, key) is kept is a hash of a seed of its head and of the two positions, so the
-backward pass computes the same mask again and nothing of the size queries x keys is kept. Dropout acts on
-probabilities: the softmax's sum is that of all keys. So attention is computed twice, over all keys for the
-logarithm L of the sum and over the kept ones for the output and their L', and
+Whether the weight of (query, key) is kept depends on a hash of a per-head seed and the two positions, so the
+backward pass recomputes the same mask, and nothing of size queries x keys is stored. Dropout acts on
+probabilities: the softmax is normalized over all keys. So attention is computed twice, over all keys for the
+logsumexp L, and over the kept keys for the output and their logsumexp L', and
 
-    dropout(softmax(S)) V = exp(L' - L) / (1 - chance) * softmax(S of the kept) V
+    dropout(softmax(S)) V = exp(L' - L) / (1 - p) * softmax(S of the kept) V
 
-FlexAttention gives both logarithms with their gradients.
+FlexAttention returns both logarithms with their gradients.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 Score = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # score, batch, head, query, key -> score
-Kept = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # batch, head, query, key -> bool
-STEPS = 1 << 24  # of a chance: the resolution of float32
+Keep = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # batch, head, query, key -> bool
+STEPS = 1 << 24  # resolution of the probability, as in float32
 
 
 @cache
 def compiled() -> Callable[..., Any]:
-    """FlexAttention as a kernel, compiled once."""
+    """FlexAttention, compiled once."""
     return torch.compile(flex_attention, dynamic=False)
 
 
-def draw_seeds(query: Tensor) -> Tensor:
-    """int32 (b, heads), a seed for each head of a query (b, heads, n, d), from its device's generator."""
+def sample_seeds(query: Tensor) -> Tensor:
+    """int32 (b, heads), a seed for each head of query (b, heads, n, d), from its device's generator."""
     limit = 1 << 31
     return torch.randint(-limit, limit, query.shape[:2], dtype=torch.int32, device=query.device)
 
 
 def mix(x: Tensor) -> Tensor:
-    """Wellons' lowbias32 of int32: a bijection in which every input bit moves every output bit.
+    """Wellons' lowbias32 hash of int32: a bijection in which every input bit affects every output bit.
 
-    Out of place, for kernels that are traced; :mod:`cogview.generation.sampling` has the same in place.
+    Out of place, for traced kernels; :mod:`cogview.generation.sampling` has the same hash in place.
     """
-    x = x ^ ((x >> 16) & 0xFFFF)  # int32 shifts carry the sign, hence the masks
+    x = x ^ ((x >> 16) & 0xFFFF)  # int32 shifts extend the sign, hence the masks
     x = x * 0x7FEB352D
     x = x ^ ((x >> 15) & 0x1FFFF)
     x = x * (0x846CA68B - (1 << 32))
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def keeps(seeds: Tensor, chance: float) -> Kept:
-    """Which weights are kept, from positions in the sequence; seeds: int32 (b, heads)."""
-    dropped = round(chance * STEPS)
+def keep_mask(seeds: Tensor, p: float) -> Keep:
+    """The mask of weights to keep, as a function of batch, head and positions. seeds: int32 (b, heads)."""
+    threshold = round(p * STEPS)
 
-    def kept(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        of_query = mix(query.to(torch.int32) ^ seeds[batch, head])
-        return (mix(of_query ^ key.to(torch.int32)) >> 8) & (STEPS - 1) >= dropped
+    def keep(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        query_hash = mix(query.to(torch.int32) ^ seeds[batch, head])
+        return (mix(query_hash ^ key.to(torch.int32)) >> 8) & (STEPS - 1) >= threshold
 
-    return kept
+    return keep
 
 
 def attend_dropped(
@@ -65,22 +65,22 @@ def attend_dropped(
     tensors: tuple[Tensor, Tensor, Tensor],
     score: Score | None,
     block_mask: BlockMask,
-    kept: Kept,
-    chance: float,
+    keep: Keep,
+    p: float,
 ) -> Tensor:
     """FlexAttention of query, key and value (b, heads, n, d) with dropout of probabilities.
 
-    score: FlexAttention's ``score_mod``, if any; kept: as FlexAttention's indices say it.
+    score: FlexAttention's ``score_mod``, if any; keep: which weights are kept, by FlexAttention's indices.
     """
 
     def score_kept(value: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        given = value if score is None else score(value, batch, head, query, key)
-        return torch.where(kept(batch, head, query, key), given, -torch.inf)
+        modified = value if score is None else score(value, batch, head, query, key)
+        return torch.where(keep(batch, head, query, key), modified, -torch.inf)
 
     query, key, value = tensors
-    asked = AuxRequest(lse=True)
-    _, every = flex(query, key, value.detach(), score_mod=score, block_mask=block_mask, return_aux=asked)
-    out, some = flex(query, key, value, score_mod=score_kept, block_mask=block_mask, return_aux=asked)
-    share: Tensor = (some.lse - every.lse).exp()[..., None] / (1 - chance)
-    whole: Tensor = out * share
-    return whole.to(value.dtype)
+    aux = AuxRequest(lse=True)
+    _, total = flex(query, key, value.detach(), score_mod=score, block_mask=block_mask, return_aux=aux)
+    out, kept = flex(query, key, value, score_mod=score_kept, block_mask=block_mask, return_aux=aux)
+    factor: Tensor = (kept.lse - total.lse).exp()[..., None] / (1 - p)
+    output: Tensor = out * factor
+    return output.to(value.dtype)

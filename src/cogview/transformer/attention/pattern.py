@@ -1,12 +1,11 @@
-"""What an attention pattern is: who sees whom, with what bias, and how that is computed fast.
+"""The interface of attention patterns (mask, bias, fast path), and the causal patterns.
 
 A pattern's ``dense_mask`` and ``bias`` are its definition; every fast path is tested against them. The causal
-patterns are here: each token sees itself and what stands before it. Two variants: CogView2's text prompts are
-a prefix that is seen both ways, and prompts of several lengths are padded on the left while a batch is
-decoded.
+patterns are defined here, with two variants: a prefix with bidirectional attention for CogView2's text
+prompts, and left padding to decode prompts of different lengths in one batch.
 
-Attention is computed for a view in three ways: fused, written out (equation 4), and as released. All take
-query (b, heads, q, d), key and value (b, heads, k, d) and return (b, heads, q, d); the last two take dense
+Attention for a view has three implementations: fused, step by step (equation 4), and as released. All take
+query (b, heads, q, d), key and value (b, heads, k, d) and return (b, heads, q, d); the last two accept dense
 views only.
 """
 
@@ -26,11 +25,11 @@ Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """A pattern for given lengths, made once a forward pass and used by every layer.
+    """A pattern for given lengths, built once per forward pass and shared by the layers.
 
-    allowed: bool, broadcastable to (batch, heads, queries, keys), ``None`` when everything is visible.
-    bias: added to the scores, same shape. The fast paths of a fused kernel: causal: a square lower triangle
-    instead of ``allowed``; kernel: computes (query, key, value, dropout) -> output itself.
+    allowed: bool, broadcastable to (batch, heads, queries, keys), ``None`` if everything is visible.
+    bias: added to the scores, same shape. Fast paths of fused attention: causal: a square lower triangle
+    instead of ``allowed``; kernel: a function (query, key, value, dropout) -> output.
     """
 
     allowed: Tensor | None = None
@@ -40,7 +39,7 @@ class View:
     _additive: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def additive(self, dtype: torch.dtype) -> Tensor | None:
-        """Mask and bias as one tensor to add to the scores, hidden entries -inf; ``None`` if not needed."""
+        """Mask (hidden: -inf) and bias as one tensor to add to the scores; ``None`` if not needed."""
         if self.allowed is None and self.bias is None:
             return None
         if dtype not in self._additive:
@@ -48,7 +47,7 @@ class View:
         return self._additive[dtype]
 
     def of_rows(self, rows: slice) -> View:
-        """The view of some rows of the batch."""
+        """The view for some rows of the batch."""
         if rows == slice(None) or self == View():
             return self
         assert self.kernel is None and not self.causal
@@ -72,7 +71,7 @@ class Visibility(ABC):
         """bool (1 or batch, 1 or heads, queries, keys): True where the query sees the key."""
 
     def bias(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor | None:
-        """What is added to the scores, broadcastable like the mask, or ``None``."""
+        """The bias added to the scores, broadcastable like the mask, or ``None``."""
         return None
 
     def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
@@ -80,17 +79,17 @@ class Visibility(ABC):
         return self.dense_view(queries, keys, device, layer)
 
     def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
-        """The definition itself as a view."""
+        """The definition as a view, without a fast path."""
         return View(self.dense_mask(queries, keys, device), self.bias(queries, keys, device))
 
     @property
     def varies_by_layer(self) -> bool:
-        """Whether each layer needs a view of its own."""
+        """Whether each layer needs a separate view."""
         return False
 
 
-class Defined(Visibility):
-    """Another pattern without its fast paths: its views say who sees whom, whatever computes it."""
+class ReferencePattern(Visibility):
+    """Another pattern without its fast paths: its views are always dense masks."""
 
     def __init__(self, pattern: Visibility) -> None:
         self.pattern = pattern
@@ -108,7 +107,7 @@ def lower_triangle(queries: int, keys: int, device: torch.device | None = None) 
 
 
 class Causal(Visibility):
-    """The pattern of generation and of CogView's training."""
+    """Causal attention: each token sees itself and the tokens before it."""
 
     def dense_mask(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
         return lower_triangle(queries, keys, device)[None, None]
@@ -122,7 +121,10 @@ class Causal(Visibility):
 
 
 class Prefix(Visibility):
-    """lengths: tokens of the prefix, one number or (batch,) int64. 0 is causal."""
+    """Causal attention with a bidirectional prefix.
+
+    lengths: tokens of the prefix, one number or (batch,) int64; 0 is causal.
+    """
 
     def __init__(self, lengths: int | Tensor) -> None:
         self.lengths = lengths
@@ -137,9 +139,10 @@ class Prefix(Visibility):
 
 
 class LeftPadded(Visibility):
-    """Causal, with the first tokens of each row hidden: prompts of several lengths end in one column.
+    """Causal attention with left padding, so that prompts of different lengths end in the same column.
 
-    padding: (b,) int64. text: (b,) int64, the tokens after the padding whose scores get ``bias``.
+    padding: (b,) int64, the number of hidden tokens at the start. text: (b,) int64, the number of tokens
+    after the padding whose scores receive ``bias``.
     """
 
     def __init__(self, padding: Tensor, capacity: int, text: Tensor | None = None, bias: float = 0.0) -> None:
@@ -163,11 +166,11 @@ class LeftPadded(Visibility):
         return self.dense_view(queries, keys, device)
 
 
-HIDDEN = -10000.0  # the released score of a hidden key
+HIDDEN = -10000.0  # the score of a hidden key in the released code
 
 
 def attend_fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
-    """One kernel that keeps the scores in float32, so that they cannot overflow: eq. 4 changes nothing."""
+    """Fused attention: the kernel keeps the scores in float32, so they cannot overflow without equation 4."""
     if view.kernel is not None:
         return view.kernel(query, key, value, dropout)
     mask = view.additive(query.dtype)
@@ -175,37 +178,38 @@ def attend_fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout:
 
 
 def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, views: Sequence[View]) -> Tensor:
-    """:func:`attend_fused` for one view; with a view for each query, each alone
-    with the keys up to its own."""
+    """:func:`attend_fused` with one view; with a view per query, each query separately with the keys up to
+    its own position."""
     if len(views) == 1:
         return attend_fused(query, key, value, views[0])
     count, length = len(views), key.shape[2]
     ends = range(length - count + 1, length + 1)
-    found = [
+    outputs = [
         attend_fused(query[:, :, i : i + 1], key[:, :, :end], value[:, :, :end], view)
         for i, (end, view) in enumerate(zip(ends, views, strict=True))
     ]
-    return torch.cat(found, 2)
+    return torch.cat(outputs, 2)
 
 
 def attend_written(
     query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0, alpha: float | None = None
 ) -> Tensor:
-    """Scores in the tensors' own dtype; with ``alpha`` by equation 4, else only with the query scaled first.
+    """Attention step by step, with scores in the tensors' dtype; with ``alpha``, equation 4.
 
-    Equation 4: softmax((Q K / (alpha sqrt(d)) - max) alpha), the largest score taken off while the scores
-    are still small. The paper's largest is a head's ("at least head-wise"); here it is each query's own among
-    what it sees: else a query whose scores lie 65,504 below another's would have nothing left but -inf.
+    Equation 4: softmax((Q K / (alpha sqrt(d)) - max) alpha): the maximum is subtracted while the scores are
+    still small. Without ``alpha`` only the query is scaled first. The paper's maximum is per head ("at least
+    head-wise"); here it is per query, over its visible keys: otherwise all scores of a query that lie 65,504
+    below another query's would become -inf.
     """
     root = math.sqrt(query.shape[-1])
     if alpha is None:
         scores = (query / root) @ key.mT
     else:
         scores = (query / (alpha * root)) @ key.mT
-        seen = scores.detach()
+        visible = scores.detach()
         if view.allowed is not None:
-            seen = seen.masked_fill(~view.allowed, -torch.inf)
-        scores = (scores - seen.amax(-1, keepdim=True)) * alpha
+            visible = visible.masked_fill(~view.allowed, -torch.inf)
+        scores = (scores - visible.amax(-1, keepdim=True)) * alpha
     if view.bias is not None:
         scores = scores + view.bias.to(scores.dtype)
     if view.allowed is not None:
@@ -214,9 +218,9 @@ def attend_written(
 
 
 def attend_released(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
-    """The released code's: the bias first, then ``scores * mask - 10000 * (1 - mask)`` in the model's dtype.
+    """Attention as released: the bias, then ``scores * mask - 10000 * (1 - mask)``, in the model's dtype.
 
-    A query that sees nothing attends to every key alike, where the other two have no answer.
+    A query that sees nothing attends to all keys equally; the other two implementations return NaN for it.
     """
     scores = (query / math.sqrt(query.shape[-1])) @ key.mT
     if view.bias is not None:

@@ -1,9 +1,9 @@
 """Three-region sparse attention (CogView, appendix B): a window, the text, and sampled image tokens.
 
-The sequence is cut into blocks of ``window`` tokens. A query sees, causally, its own block and the
-``times - 1`` before it; of what is further back it sees the *pivots* only: all of the text and image tokens
-drawn at random, again for every layer. Pivots stand for all that was not drawn, so their scores get
-+ log(length // pivots).
+The sequence is split into blocks of ``window`` tokens. A query sees, causally, its own block and the
+``times - 1`` blocks before it; of earlier tokens it sees only the *pivots*: the whole text and randomly
+sampled image tokens, resampled for every layer. Pivots represent the tokens that were not sampled, so
+log(length // pivots) is added to their scores.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ SHORT = 512  # tokens below which the dense mask in a fused kernel is faster tha
 def sample_pivots(
     text: Tensor, image: Tensor, count: int, layers: int = 1, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Pivots of a batch: every text position and image positions drawn without replacement.
+    """Sample the pivots of a batch: all text positions, and image positions without replacement.
 
     Args:
         text: bool (b, length), True for text and control tokens that are not padding.
         image: bool (b, length), True for image tokens.
-        count: pivots a sequence.
-        layers: drawn again for each.
+        count: pivots per sequence.
+        layers: number of independent samples.
 
     Returns:
-        (layers, b, count) int64, in the order of the sequence.
+        (layers, b, count) int64, sorted.
 
     Raises:
         CogViewError: a text has more tokens than there are pivots, or a sequence fewer tokens.
@@ -43,22 +43,22 @@ def sample_pivots(
     most, fewest = int(text.sum(-1).max()), int((text | image).sum(-1).min())
     if not most <= count <= fewest:
         raise CogViewError(
-            f"{count} pivots: at least {most} are needed (the longest text) and at most {fewest} can be had"
+            f"{count} pivots: at least {most} are needed (the longest text), at most {fewest} are available"
         )
-    chance = torch.rand(layers, *text.shape, generator=generator, device=text.device)
-    chance = chance.masked_fill(text, 2.0).masked_fill(~(text | image), -1.0)
-    return chance.topk(count, dim=-1).indices.sort(-1).values
+    priority = torch.rand(layers, *text.shape, generator=generator, device=text.device)
+    priority = priority.masked_fill(text, 2.0).masked_fill(~(text | image), -1.0)
+    return priority.topk(count, dim=-1).indices.sort(-1).values
 
 
 def check_fits(config: ThreeRegionConfig, length: int, text: int, image: int) -> None:
-    """Raise CogViewError where the pattern suits no sequences of ``length`` tokens.
+    """Raise CogViewError if the pattern does not fit sequences of ``length`` tokens.
 
-    text: the most tokens of text and control; image: the fewest image tokens.
+    text: maximum number of text and control tokens; image: minimum number of image tokens.
     """
     if config.span >= length:
         raise CogViewError(
             f"attention: a window of {config.window} x {config.times} sees all of the {length} tokens of a "
-            "sequence; take a smaller attention.window, or attention: causal"
+            "sequence; set a smaller attention.window, or attention: causal"
         )
     if not text <= config.pivots <= image:
         raise CogViewError(
@@ -68,10 +68,10 @@ def check_fits(config: ThreeRegionConfig, length: int, text: int, image: int) ->
 
 
 class ThreeRegion(Visibility):
-    """The training form of the pattern, with given pivots.
+    """The pattern for training, with given pivots.
 
-    window: tokens of a block. times: blocks a query sees, its own included. pivots: int64 (b, n), or
-    (layers, b, n) for pivots that differ by layer; no position twice.
+    window: tokens per block. times: blocks that a query sees, including its own. pivots: int64 (b, n), or
+    (layers, b, n) for pivots that differ by layer, without duplicates.
     """
 
     def __init__(self, window: int, times: int, pivots: Tensor) -> None:
@@ -79,7 +79,7 @@ class ThreeRegion(Visibility):
         self.pivots = pivots
 
     @classmethod
-    def drawn(
+    def sample(
         cls,
         config: ThreeRegionConfig,
         text: Tensor,
@@ -87,7 +87,7 @@ class ThreeRegion(Visibility):
         layers: int,
         generator: torch.Generator | None = None,
     ) -> ThreeRegion:
-        """The pattern with pivots drawn for every layer; text, image: see :func:`sample_pivots`."""
+        """The pattern with pivots sampled for every layer; text, image: see :func:`sample_pivots`."""
         pivots = sample_pivots(text, image, config.pivots, layers, generator)
         return cls(config.window, config.times, pivots)
 
@@ -115,7 +115,7 @@ class ThreeRegion(Visibility):
         return self.far(queries, keys, device) * self.log_ratio(keys)
 
     def log_ratio(self, length: int) -> float:
-        """What is added to the score of a pivot."""
+        """The bias added to the score of a pivot."""
         return math.log(self.ratio(length))
 
     def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
@@ -123,11 +123,11 @@ class ThreeRegion(Visibility):
         return View(pattern.dense_mask(queries, keys, device), pattern.bias(queries, keys, device))
 
     def ratio(self, length: int) -> int:
-        """How many keys a pivot stands for."""
+        """The number of keys that a pivot represents."""
         return max(1, length // self.pivots.shape[-1])
 
     def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
-        """Causal where the window holds all; a kernel for what is seen where all is read at once."""
+        """Causal if the window covers all keys; a sparse kernel if the full sequence is read at once."""
         if keys <= self.times * self.window:
             return Causal().view(queries, keys, device)
         if queries != keys or keys < SHORT:
@@ -143,11 +143,11 @@ class ThreeRegion(Visibility):
 
 
 class Recent(Visibility):
-    """The pattern's form for drawing (released: ``is_sparse=2``): the last ``span`` keys, and given pivots.
+    """The pattern for generation (released: ``is_sparse=2``): the last ``span`` keys, and given pivots.
 
-    The window is not aligned to blocks and pivots count for themselves only. A query sees, causally, the last
-    ``span`` of all keys; of what is further back only the pivots. pivots: int64 (b, n), or (layers, b, n),
-    all before the window; ``seen``: bool of the same shape, False for a pivot that is none.
+    The window is not aligned to blocks, and pivots have no bias. A query sees, causally, the last ``span``
+    keys, and of earlier ones only the pivots. pivots: int64 (b, n), or (layers, b, n), all before the window;
+    ``seen``: bool of the same shape, False for padding among the pivots.
     """
 
     def __init__(self, span: int, pivots: Tensor, seen: Tensor | None = None) -> None:
@@ -166,22 +166,22 @@ class Recent(Visibility):
     def dense_mask(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
         index, left = torch.arange(keys, device=device), max(0, keys - self.span)
         assert queries <= keys - left, f"{queries} queries at once do not fit into a window of {self.span}"
-        hit = self.pivots.to(device)[:, :, None] == index
-        pivot = (hit if self.seen is None else hit & self.seen.to(device)[:, :, None]).any(1)
+        match = self.pivots.to(device)[:, :, None] == index
+        pivot = (match if self.seen is None else match & self.seen.to(device)[:, :, None]).any(1)
         return (lower_triangle(queries, keys, device) & ((index >= left) | pivot[:, None]))[:, None]
 
     def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
         return View(self.at(layer).dense_mask(queries, keys, device))
 
     def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
-        """Reads no other keys than those seen."""
+        """A kernel that reads only the visible keys."""
         if keys <= self.span:
             return Causal().view(queries, keys, device)
         return View(kernel=GatherKernel(self.at(layer), queries, keys, device))
 
 
 class GatherKernel:
-    """Fused attention of the last queries over the pivots, gathered, and the window."""
+    """Fused attention of the last queries over the gathered pivots and the window."""
 
     def __init__(self, pattern: Recent, queries: int, keys: int, device: torch.device | None) -> None:
         self.span, self.pivots = pattern.span, pattern.pivots.to(device)

@@ -1,14 +1,13 @@
-"""Three-region attention on a CPU: tiles of queries over the keys they see, scores never leaving the cache.
+"""Three-region attention on a CPU: tiles of queries over their visible keys, with scores that stay in cache.
 
 A tile is up to ``ROWS`` queries of one block and a few heads. Its scores over the pivots before its window
-(*far*) and over the window itself (*near*) stand side by side in a buffer of ``SCORES`` numbers a thread,
-which is written, exponentiated and read while it is in the core's own cache; nothing of the size
-length x keys is kept. The backward pass computes the scores again from the logarithm of each row's sum
-(Dao et al., FlashAttention-2, section 3.1).
+(*far*) and over the window itself (*near*) are adjacent in a buffer of ``SCORES`` elements per thread, which
+is written, exponentiated and read while it is in the core's cache; nothing of size length x keys is stored.
+The backward pass recomputes the scores from each row's logsumexp (Dao et al., FlashAttention-2, section 3.1).
 
-Two things save passes over the scores. Exponentials are to the base 2, four times as fast here. And since a
-pivot's score gets + log(r) with a whole number r, its exponential is just r times itself: r is the factor
-of the product with the pivots' values, and costs nothing.
+Two things save passes over the scores. Exponentials use base 2, which is four times as fast here. And since
+log(r) with an integer r is added to a pivot's score, its exponential is multiplied by r: r becomes a factor
+of the product with the pivots' values, at no cost.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from torch.autograd.function import once_differentiable
 from cogview.tensors import no_autocast
 from cogview.transformer.uncompiled import uncompiled
 
-ROWS = 128  # queries of a tile; more compute more hidden keys on the diagonal
-SCORES = 3 << 16  # of a tile for each thread: three quarters of a megabyte
+ROWS = 128  # queries of a tile; more would compute more masked keys on the diagonal
+SCORES = 3 << 16  # of a tile per thread: three quarters of a megabyte
 BASE2 = 1 / math.log(2)
-SAFE = 80.0  # powers of two that neither overflow nor vanish, whatever is added up
+SAFE = 80.0  # exponents of two whose sums neither overflow nor underflow
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries from ``first`` on: they see the keys from ``near`` to their own, and ``far`` pivots."""
+    """``rows`` queries from ``first`` on; they see the keys from ``near`` to their own and ``far`` pivots."""
 
     first: int
     rows: int
@@ -43,14 +42,14 @@ class Tile:
 
     @cached_property
     def width(self) -> int:
-        """Keys of the window, those after the first query included."""
+        """Number of keys of the window, including those after the first query."""
         return self.first + self.rows - self.near
 
 
 class Layout:
     """The tiles of a pattern at one length, for sequences with the pivots (b, n) int64.
 
-    window, times: as in the pattern. ratio: the whole number of keys that a pivot counts for.
+    window, times: as in the pattern. ratio: the integer number of keys that a pivot represents.
     """
 
     def __init__(self, window: int, times: int, pivots: Tensor, length: int, ratio: int) -> None:
@@ -62,7 +61,7 @@ class Layout:
         self.most = max(tile.far + tile.width for row in self.tiles for tile in row)
 
     def _tiles(self, window: int, starts: list[int], counts: list[int]) -> Iterator[Tile]:
-        """The tiles of a sequence, from the first key of each block's window and its number of pivots."""
+        """The tiles of a sequence, given the first key of each block's window and its number of pivots."""
         for block, (near, far) in enumerate(zip(starts, counts, strict=True)):
             end = min(self.length, (block + 1) * window)
             for first in range(block * window, end, ROWS):
@@ -73,18 +72,18 @@ class Layout:
         return torch.stack([row.index_select(1, p) for row, p in zip(x, self.pivots, strict=True)])
 
     def scatter(self, x: Tensor, pivots: Tensor) -> None:
-        """Add to x (b, heads, length, d) at the pivots (b, heads, n, d)."""
+        """Add the pivots' rows (b, heads, n, d) to x (b, heads, length, d)."""
         for row, p, added in zip(x, self.pivots, pivots, strict=True):
             row.index_add_(1, p, added)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A tile's numbers in a buffer: all in one row; those of pivots (heads, rows, far); those of the window
-    (heads, rows, width), and of these the square under the diagonal. Both parts are contiguous, so that a
-    product is shared out by heads."""
+    """A tile's scores as views of a buffer: all of them, flat; those of pivots (heads, rows, far); those of
+    the window (heads, rows, width), and its square on the diagonal. Both parts are contiguous, so that a
+    product is parallelized over heads."""
 
-    whole: Tensor
+    all: Tensor
     far: Tensor
     near: Tensor
     diagonal: Tensor
@@ -98,7 +97,7 @@ class Scores:
 
 
 class Work:
-    """The order of the work: groups of heads of one sequence, and each group's tiles with their buffers."""
+    """The iteration order: groups of heads of one sequence, and each group's tiles with their buffers."""
 
     def __init__(self, layout: Layout, like: Tensor, buffers: int = 1) -> None:
         heads = like.shape[1]
@@ -114,49 +113,49 @@ class Work:
         self.future = future.triu_(1)
 
     def each(self, *tensors: Tensor) -> Iterator[tuple[Any, list[Tensor]]]:
-        """Of every group its tiles, and its part (heads, length, d) of tensors (b, heads, length, d)."""
+        """For every group: its tiles, and its part (heads, length, d) of tensors (b, heads, length, d)."""
         for row, tiles in enumerate(self.tiles):
             for part in zip(*(torch.split(x[row], self.heads) for x in tensors), strict=True):
                 yield tiles, list(part)
 
     def hide(self, scores: Scores) -> None:
-        """Hide what stands after each query."""
+        """Mask the keys after each query."""
         rows = scores.diagonal.shape[1]
         future = self.future if rows == len(self.future) else self.future[:rows, :rows]
         scores.diagonal.add_(future)
 
 
 class Dropout:
-    """What the probabilities of one tile after another are multiplied by, the same forward and backward."""
+    """Dropout factors, tile after tile; the same sequence in the forward and the backward pass."""
 
-    def __init__(self, chance: float, seed: int, device: torch.device) -> None:
-        self.chance, self.generator = chance, torch.Generator(device).manual_seed(seed)
+    def __init__(self, p: float, seed: int, device: torch.device) -> None:
+        self.p, self.generator = p, torch.Generator(device).manual_seed(seed)
 
     def next(self, like: Tensor) -> Tensor:
-        keep = torch.empty_like(like).bernoulli_(1 - self.chance, generator=self.generator)
-        return keep.div_(1 - self.chance)
+        keep = torch.empty_like(like).bernoulli_(1 - self.p, generator=self.generator)
+        return keep.div_(1 - self.p)
 
 
 def _bounded(query: Tensor, key: Tensor) -> bool:
-    """Whether no score can leave +-SAFE, so that no maximum need be taken off (|q k| <= |q| |k|)."""
+    """Whether all scores lie within +-SAFE, so that no maximum need be subtracted (|q k| <= |q| |k|)."""
     longest = (float(torch.linalg.vector_norm(x, dim=-1).max()) for x in (query, key))
     return math.prod(longest) * BASE2 / math.sqrt(query.shape[-1]) <= SAFE
 
 
 class TiledAttention(torch.autograd.Function):
-    """The function and its gradient; tensors (b, heads, length, d), floats of 32 or 64 bits."""
+    """The autograd function; tensors (b, heads, length, d) of float32 or float64."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, chance: float, seed: int
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, p: float, seed: int
     ) -> Tensor:
         out, sums = torch.empty_like(query), query.new_empty(*query.shape[:3], 1)
-        most = None if _bounded(query, key) else torch.empty_like(sums)
-        dropout = Dropout(chance, seed, query.device) if chance else None
-        _attend(layout, query, key, value, out, sums, most, dropout)
+        maxima = None if _bounded(query, key) else torch.empty_like(sums)
+        dropout = Dropout(p, seed, query.device) if p else None
+        _attend(layout, query, key, value, out, sums, maxima, dropout)
         sums.log2_()
-        ctx.save_for_backward(query, key, value, out, sums if most is None else sums.add_(most))
-        ctx.layout, ctx.chance, ctx.seed = layout, chance, seed
+        ctx.save_for_backward(query, key, value, out, sums if maxima is None else sums.add_(maxima))
+        ctx.layout, ctx.p, ctx.seed = layout, p, seed
         return out
 
     @staticmethod
@@ -164,10 +163,10 @@ class TiledAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, total = ctx.saved_tensors
         shift = (grad * out).sum(-1, keepdim=True).neg_()
-        dropout = Dropout(ctx.chance, ctx.seed, query.device) if ctx.chance else None
+        dropout = Dropout(ctx.p, ctx.seed, query.device) if ctx.p else None
         with no_autocast(grad.device):
-            slopes = _slopes(ctx.layout, query, key, value, grad, -total, shift, dropout)
-        return *slopes, None, None, None
+            grads = _backward(ctx.layout, query, key, value, grad, -total, shift, dropout)
+        return *grads, None, None, None
 
 
 class TiledKernel:
@@ -178,12 +177,12 @@ class TiledKernel:
 
     @uncompiled
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
-        """(b, heads, length, d), three times -> (b, heads, length, d); computed in float32 or float64."""
+        """Three tensors (b, heads, length, d) -> (b, heads, length, d); computed in float32 or float64."""
         seed = int(torch.randint(2**62, ())) if dropout else 0
-        exact = torch.promote_types(query.dtype, torch.float32)
-        given = (x.to(exact) for x in (query, key, value))
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        inputs = (x.to(dtype) for x in (query, key, value))
         with no_autocast(query.device):
-            out: Tensor = TiledAttention.apply(*given, self.layout, dropout, seed)  # type: ignore[no-untyped-call]
+            out: Tensor = TiledAttention.apply(*inputs, self.layout, dropout, seed)  # type: ignore[no-untyped-call]
         return out.to(query.dtype)
 
 
@@ -194,13 +193,13 @@ def _attend(
     value: Tensor,
     out: Tensor,
     sums: Tensor,
-    most: Tensor | None,
+    maxima: Tensor | None,
     dropout: Dropout | None,
 ) -> None:
-    """Fill ``out``; ``sums`` with the sums of the weights, ``most`` with the largest scores."""
+    """Fill ``out``, ``sums`` with the sums of the weights, and ``maxima`` with the largest scores."""
     work, scale = Work(layout, query), BASE2 / math.sqrt(query.shape[-1])
-    bounded, tensors = most is None, (key.mT, value, layout.gather(key).mT, layout.gather(value))
-    by_query = query, out, sums, sums if most is None else most
+    bounded, tensors = maxima is None, (key.mT, value, layout.gather(key).mT, layout.gather(value))
+    by_query = query, out, sums, sums if maxima is None else maxima
     for tiles, (k, v, far_k, far_v, *parts) in work.each(*tensors, *by_query):
         sizes = [tile.rows for tile, _ in tiles]
         rows = zip(*(torch.split(part, sizes, 1) for part in parts), strict=True)
@@ -214,12 +213,12 @@ def _attend(
                 largest.copy_(_largest(scores))
                 scores.near.sub_(largest)
                 scores.far.sub_(largest)
-            scores.whole.exp2_()
+            scores.all.exp2_()
             torch.sum(scores.near, -1, True, out=total)
             if far:
                 total.add_(scores.far.sum(-1, True), alpha=layout.ratio)
             if dropout:
-                scores.whole.mul_(dropout.next(scores.whole))
+                scores.all.mul_(dropout.next(scores.all))
             values = torch.bmm(scores.near, v.narrow(1, near, width))
             if far:
                 values.baddbmm_(scores.far, far_v.narrow(1, 0, far), alpha=layout.ratio)
@@ -227,7 +226,7 @@ def _attend(
 
 
 def _largest(scores: Scores) -> Tensor:
-    """Of each query (heads, rows, 1)."""
+    """The largest score of each query, (heads, rows, 1)."""
     near = scores.near.amax(-1, True)
     return torch.maximum(near, scores.far.amax(-1, True)) if scores.far.shape[-1] else near
 
@@ -237,7 +236,7 @@ def _product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
     torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
-def _slopes(
+def _backward(
     layout: Layout,
     query: Tensor,
     key: Tensor,
@@ -247,18 +246,18 @@ def _slopes(
     shift: Tensor,
     dropout: Dropout | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by query, key, value. total: minus the logarithm of a row's sum; shift: minus grad x out."""
+    """Gradients of query, key and value. total: minus the logsumexp of each row; shift: minus grad x out."""
     work, ratio, scale = Work(layout, query, buffers=2), layout.ratio, 1 / math.sqrt(query.shape[-1])
     far_key, far_value = layout.gather(key), layout.gather(value)
     d_query = torch.empty_like(query)
     d_key, d_value, d_far_key, d_far_value = map(torch.zeros_like, (key, value, far_key, far_value))
     start = torch.zeros_like(shift) if dropout else shift
     tensors = query, key, value, far_key, far_value, grad, total, shift, start
-    slopes = d_query, d_key, d_value, d_far_key, d_far_value
+    outputs = d_query, d_key, d_value, d_far_key, d_far_value
     for tiles, (q, k, v, far_k, far_v, g, t, h, z, dq, dk, dv, far_dk, far_dv) in work.each(
-        *tensors, *slopes
+        *tensors, *outputs
     ):
-        for tile, scores, slope in tiles:
+        for tile, scores, d_scores in tiles:
             first, rows, near, far, width = tile.first, tile.rows, tile.near, tile.far, tile.width
             queries, grads, keys = (
                 q.narrow(1, first, rows),
@@ -267,29 +266,29 @@ def _slopes(
             )
             sums, zero, to = t.narrow(1, first, rows), z.narrow(1, first, rows), dq.narrow(1, first, rows)
             torch.baddbmm(sums, queries, keys.mT, alpha=scale * BASE2, out=scores.near)
-            torch.baddbmm(zero, grads, v.narrow(1, near, width).mT, out=slope.near)
+            torch.baddbmm(zero, grads, v.narrow(1, near, width).mT, out=d_scores.near)
             if far:
                 far_keys = far_k.narrow(1, 0, far)
                 torch.baddbmm(sums, queries, far_keys.mT, alpha=scale * BASE2, out=scores.far)
-                torch.baddbmm(zero, grads, far_v.narrow(1, 0, far).mT, out=slope.far)
+                torch.baddbmm(zero, grads, far_v.narrow(1, 0, far).mT, out=d_scores.far)
             work.hide(scores)
-            scores.whole.exp2_()
+            scores.all.exp2_()
             if dropout:
-                keep = dropout.next(scores.whole)
-                slope.whole.mul_(keep)
-                slope.near.add_(h.narrow(1, first, rows))
-                slope.far.add_(h.narrow(1, first, rows))
-            slope.whole.mul_(scores.whole)
+                keep = dropout.next(scores.all)
+                d_scores.all.mul_(keep)
+                d_scores.near.add_(h.narrow(1, first, rows))
+                d_scores.far.add_(h.narrow(1, first, rows))
+            d_scores.all.mul_(scores.all)
             if dropout:
-                scores.whole.mul_(keep)
-            sloped = torch.bmm(slope.near, keys)
-            dk.narrow(1, near, width).baddbmm_(slope.near.mT, queries, alpha=scale)
+                scores.all.mul_(keep)
+            d_rows = torch.bmm(d_scores.near, keys)
+            dk.narrow(1, near, width).baddbmm_(d_scores.near.mT, queries, alpha=scale)
             dv.narrow(1, near, width).baddbmm_(scores.near.mT, grads)
             if far:
-                sloped.baddbmm_(slope.far, far_keys, alpha=ratio)
-                far_dk.narrow(1, 0, far).baddbmm_(slope.far.mT, queries, alpha=ratio * scale)
+                d_rows.baddbmm_(d_scores.far, far_keys, alpha=ratio)
+                far_dk.narrow(1, 0, far).baddbmm_(d_scores.far.mT, queries, alpha=ratio * scale)
                 far_dv.narrow(1, 0, far).baddbmm_(scores.far.mT, grads, alpha=ratio)
-            torch.mul(sloped, scale, out=to)
+            torch.mul(d_rows, scale, out=to)
     layout.scatter(d_key, d_far_key)
     layout.scatter(d_value, d_far_value)
     return d_query, d_key, d_value

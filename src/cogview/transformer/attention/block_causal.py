@@ -1,7 +1,7 @@
-"""Blocks that are read both ways, one after the other: every query sees the keys before its block's end.
+"""Block-causal attention: every query sees the keys up to the end of its block.
 
-CogView2's release fills holes of an image so: the text sees the text, the known part of the image sees
-text and known part, what is drawn sees what was before it.
+CogView2's release uses it for infilling: the text sees the text, the known part of the image sees the text
+and itself, and generated tokens see all tokens before them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch import Tensor
 from cogview.transformer.attention.pattern import Visibility
 
 
-class Staircase(Visibility):
-    """reach: int64 (length,) or (batch, length): query i sees the keys j < reach[i]; each sees itself."""
+class BlockCausal(Visibility):
+    """reach: int64 (length,) or (batch, length): query i sees the keys j < reach[i], where reach[i] > i."""
 
     def __init__(self, reach: Tensor) -> None:
         self.reach = reach.reshape(-1, reach.shape[-1])
         if (self.reach <= torch.arange(reach.shape[-1], device=reach.device)).any():
-            raise ValueError("every query sees itself, so reach[i] is larger than i")
+            raise ValueError("reach[i] must be larger than i: every query sees itself")
 
     @classmethod
-    def of_blocks(cls, *lengths: int) -> Staircase:
-        """Blocks of ``size`` tokens; blocks of one are causal."""
+    def of_blocks(cls, *lengths: int) -> BlockCausal:
+        """Consecutive blocks of these lengths; blocks of one token are causal."""
         ends = torch.tensor(lengths).cumsum(0)
         return cls(ends.repeat_interleave(torch.tensor(lengths)))
 

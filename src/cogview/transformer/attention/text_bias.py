@@ -1,7 +1,7 @@
-"""Upweighted text (CogView2, section 4.2): a constant added to every attention score towards the text.
+"""Text attention bias (CogView2, section 4.2): a constant added to every attention score towards the text.
 
-The image then follows its caption more closely; c below 3 does not hurt it. The constant is added before
-what is hidden is hidden, in every layer and head, from every query; the release uses 1.4.
+The image then follows its caption more closely; the paper finds c below 3 harmless. The constant is added
+before masking, in every layer and head and for every query; the release uses 1.4.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from cogview.transformer.attention.pattern import View, Visibility
 
 
-class Emphasis(Visibility):
+class TextAttentionBias(Visibility):
     """Another pattern with ``constant`` added to the scores of its first ``columns`` keys.
 
     columns: one number, or (batch,) int64.
