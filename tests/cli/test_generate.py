@@ -201,7 +201,7 @@ def test_memory_that_runs_out_while_painting_loses_no_finished_picture(
 
     monkeypatch.setattr(ImageTokenizer, "decode", limited)
     assert run("a red circle", "-n", 4, "--seed", 7) == 2
-    assert "out of memory on cpu while painting 4 x 4 codes" in capsys.readouterr().err
+    assert "out of memory on cpu while decoding 4 x 4 codes" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 

@@ -96,5 +96,5 @@ def test_what_is_no_text_is_an_error() -> None:
 
 def test_a_model_without_a_line_break_is_refused(tmp_path: Path) -> None:
     TextTokenizer.train(["a cat", "a dog on the hill"] * 9, 270).save(tmp_path / "text.model")
-    with pytest.raises(CogViewError, match="no piece '<n>'"):
+    with pytest.raises(CogViewError, match="no token '<n>'"):
         IceTokenizer.from_file(tmp_path / "text.model")

@@ -99,5 +99,5 @@ def test_pictures_too_small_for_the_network_are_refused(network: Network, depth:
     if network == "alexnet" or depth > 1:
         with pytest.raises(RuntimeError):  # what the refusal stands before
             lpips.features(picture[..., 1:])
-    with pytest.raises(CogViewError, match=f"{smallest} pixels or more"):
+    with pytest.raises(CogViewError, match=f"at least {smallest} pixels"):
         lpips(picture[..., 1:], picture[..., 1:])

@@ -156,7 +156,7 @@ def test_bad_models_are_one_line(tmp_path: Path, trained: TextTokenizer) -> None
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(CogViewError, match="cannot be read"):
             TextTokenizer.from_file(path)
-    with pytest.raises(CogViewError, match="no piece '<n>'"):
+    with pytest.raises(CogViewError, match="no token '<n>'"):
         TextTokenizer(trained.model, newline="<n>")
 
 

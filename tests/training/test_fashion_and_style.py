@@ -54,7 +54,7 @@ def test_the_fashion_configuration_on_meta(
         images = ImageTokenizer(first.model)
         vectors = images.features(torch.empty(1, 3, size, size))
         assert vectors.shape == (1, side, side, first.model.code_dim)
-        assert images.paint(vectors).shape == (1, 3, size, size)
+        assert images.decode_vectors(vectors).shape == (1, 3, size, size)
     vocabulary = Vocabulary(image_codes=first.model.codes, text_pieces=50_000)
     form = SequenceFormat(
         vocabulary=vocabulary, grid=first.model.grid, **second.format.model_dump(exclude={"window"})

@@ -39,7 +39,7 @@ def test_the_image_tokenizer_is_the_papers() -> None:
     with torch.device("meta"):
         images = ImageTokenizer(found.model)
         vectors = images.features(torch.empty(1, 3, 256, 256))
-        assert vectors.shape == (1, 32, 32, 256) and images.paint(vectors).shape == (1, 3, 256, 256)
+        assert vectors.shape == (1, 32, 32, 256) and images.decode_vectors(vectors).shape == (1, 3, 256, 256)
     state = images.state_dict()
     count = sum(tensor.numel() for name, tensor in state.items() if not name.endswith("usage"))
     assert count == 23_237_379  # the release's, whose codebook does not count how often codes are used

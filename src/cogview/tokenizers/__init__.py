@@ -1,1 +1,1 @@
-"""Texts and images to tokens and back: SentencePiece, and vector-quantised autoencoders."""
+"""Tokenizers for text (SentencePiece) and images (vector-quantised autoencoders)."""

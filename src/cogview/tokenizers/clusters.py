@@ -1,7 +1,7 @@
-"""Clusters of image codes, for cluster sampling (CogView2, section 4.1): K-means of the codebook.
+"""Clusters of image codes for cluster sampling (CogView2, section 4.1): k-means on the codebook.
 
-CogView2 groups its 20,000 codes into 500 clusters. Labels are made once and stored with the model
-(``clusters.safetensors``), or read from a file someone else made (``.npy``).
+CogView2 groups its 20,000 codes into 500 clusters. Labels are computed once and stored with the model
+(``clusters.safetensors``), or read from another file (``.npy``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cogview.tensors import load_tensors
 
 FILE = "clusters.safetensors"
 MAX_BYTES = 64 << 20
-COUNT = 500  # of 20,000 codes
+COUNT = 500  # clusters of 20,000 codes
 ROUNDS = 100
 
 
@@ -33,18 +33,17 @@ def kmeans(
     rounds: int = ROUNDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Labels (n,) int64 of vectors (n, d) in ``count`` clusters; none is empty.
+    """Labels (n,) int64 of vectors (n, d) in ``count`` non-empty clusters.
 
-    Lloyd's algorithm from k-means++ centres, until nothing moves or for a number of rounds; the same vectors,
-    count and seed give the same labels. ``progress`` is called with the rounds done, and the most there will
-    be.
+    Lloyd's algorithm from k-means++ centres, until it converges or for ``rounds`` rounds; deterministic for
+    the same vectors, count and seed. ``progress`` is called with the number of rounds done and the maximum.
 
-    Raises CogViewError where there are fewer different vectors than clusters.
+    Raises CogViewError if there are fewer distinct vectors than clusters.
     """
     x = vectors.detach().double().cpu()
-    different = len(torch.unique(x, dim=0))
-    if not 1 <= count <= different:
-        raise CogViewError(f"{count} clusters of {different} different codes: ask for as many at most")
+    distinct = len(torch.unique(x, dim=0))
+    if not 1 <= count <= distinct:
+        raise CogViewError(f"{count} clusters of {distinct} different codes: give at most as many")
     centres, labels = _spread(x, count, seed), torch.full((len(x),), -1)
     for done in range(rounds):
         distances = _distances(x, centres)
@@ -64,23 +63,23 @@ def _distances(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _spread(x: Tensor, count: int, seed: int) -> Tensor:
-    """k-means++ (Arthur and Vassilvitskii): each centre a vector drawn by its distance to the others."""
+    """k-means++ (Arthur and Vassilvitskii): centres sampled in proportion to their squared distances."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = [int(torch.randint(len(x), (), generator=generator))]
-    nearest = (x - x[chosen[0]]).square().sum(1)
-    while len(chosen) < count:
-        chosen.append(int(nearest.multinomial(1, generator=generator)))
-        nearest = torch.minimum(nearest, (x - x[chosen[-1]]).square().sum(1))
-    return x[chosen]
+    centres = [int(torch.randint(len(x), (), generator=generator))]
+    nearest = (x - x[centres[0]]).square().sum(1)
+    while len(centres) < count:
+        centres.append(int(nearest.multinomial(1, generator=generator)))
+        nearest = torch.minimum(nearest, (x - x[centres[-1]]).square().sum(1))
+    return x[centres]
 
 
 def _without_empty(distances: Tensor) -> Tensor:
-    """The nearest centre of each; a centre without any gets the vector that lies worst in a shared one."""
+    """The nearest centre of each vector; an empty cluster gets the vector farthest from its shared centre."""
     labels = distances.argmin(1)
     sizes = labels.bincount(minlength=distances.shape[1])
     for cluster in (sizes == 0).nonzero()[:, 0].tolist():
-        own = distances.gather(1, labels[:, None])[:, 0].masked_fill(sizes[labels] < 2, -1)
-        moved = int(own.argmax())
+        to_centre = distances.gather(1, labels[:, None])[:, 0].masked_fill(sizes[labels] < 2, -1)
+        moved = int(to_centre.argmax())
         sizes[labels[moved]] -= 1
         labels[moved], sizes[cluster] = cluster, 1
         distances[moved] = torch.inf
@@ -94,9 +93,9 @@ def write_labels(labels: Tensor, path: Path | str) -> None:
 
 
 def read_labels(path: Path | str, codes: int) -> Tensor:
-    """Labels (codes,) int64 from a ``.safetensors`` or a ``.npy`` file of integers.
+    """Read labels (codes,) int64 from a ``.safetensors`` or ``.npy`` file of integers.
 
-    Raises CogViewError for a file that is missing, damaged or made for another codebook.
+    Raises CogViewError if the file is missing, damaged or belongs to another codebook.
     """
     try:
         if Path(path).suffix == ".npy":
@@ -116,11 +115,11 @@ def read_labels(path: Path | str, codes: int) -> Tensor:
 
 
 def _npy_items(data: bytes) -> int:
-    """How many numbers a ``.npy`` says that it holds, without reading them; ValueError."""
+    """The number of elements according to the header of a ``.npy`` file; raises ValueError."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return math.prod(read(file)[0])
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return math.prod(header(file)[0])
 
 
 def cluster_codebook(
@@ -129,10 +128,11 @@ def cluster_codebook(
     count: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Group a codebook (codes, d), store the labels at ``path`` and return them.
+    """Cluster a codebook (codes, d), store the labels at ``path`` and return them.
 
-    For those who import or train a tokenizer: the family then names the file (``clusters``). Without a
-    ``count`` there are ``COUNT`` clusters, or as many as codes; CogViewError for more than there are codes.
+    For imported or trained tokenizers; the family's configuration names the file (``clusters``). The default
+    ``count`` is ``COUNT``, or the number of codes if smaller. Raises CogViewError for more clusters than
+    codes.
     """
     labels = kmeans(vectors, min(COUNT, len(vectors)) if count is None else count, progress=progress)
     write_labels(labels, path)

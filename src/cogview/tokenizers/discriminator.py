@@ -1,7 +1,7 @@
-"""A patch discriminator for tokenizers trained with an adversarial term (VQGAN; CogView, section 3.4).
+"""A patch discriminator for tokenizers trained with an adversarial loss (VQGAN; CogView, section 3.4).
 
-The generator's adversarial weight adapts to the ratio of gradients at the decoder's last layer (Esser et al.,
-2021, equation 7) and starts late, when reconstructions already look like images.
+The weight of the adversarial loss adapts to the ratio of gradients at the decoder's last layer (Esser et al.,
+2021, equation 7), and the loss starts late, when reconstructions already look like images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class PatchDiscriminator(nn.Module):
-    """One score for every patch: ``(batch, 3, H, W)`` in [0, 1] to ``(batch, 1, h, w)``."""
+    """One score per patch: ``(batch, 3, H, W)`` in [0, 1] to ``(batch, 1, h, w)``."""
 
     def __init__(self, channels: int = 64, layers: int = 2) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Discriminator loss: real scores above 1, fake ones below -1 cost nothing."""
+    """The discriminator's hinge loss: zero for real scores above 1 and fake scores below -1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
@@ -41,13 +41,13 @@ def adaptive_weight(
     adversarial: Tensor,
     last_layer: Tensor,
     limit: float = 10.0,
-    whole: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+    total: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Tensor:
     """|d reconstruction / d last| / |d adversarial / d last|, clamped to [0, limit], without gradient.
 
-    whole: makes of a gradient over this process's rows that over the whole batch.
+    total: sums the gradient of this process's rows over all processes.
     """
-    wanted = whole(torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0])
-    given = whole(torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0])
-    weight: Tensor = (wanted.norm() / (given.norm() + 1e-4)).clamp(0, limit).detach()
+    d_reconstruction = total(torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0])
+    d_adversarial = total(torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0])
+    weight: Tensor = (d_reconstruction.norm() / (d_adversarial.norm() + 1e-4)).clamp(0, limit).detach()
     return weight

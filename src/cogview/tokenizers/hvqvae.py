@@ -1,11 +1,11 @@
 """CogView2's image tokenizer: one codebook, three scales of codes (CogView2, section 3; icetk's HVQVAE).
 
-An encoder halves the image twice; two samplers halve its result once and twice more, so that a code covers
-4, 8 or 16 pixels a side. All three scales share one codebook of 20,000 codes, and each has a decoder of its
-own. CogView2 draws with 8 pixels a code: 160 px are 20 x 20 codes, 480 px are 60 x 60.
+An encoder halves the image twice; two samplers halve its output once and twice more, so that a code covers
+4, 8 or 16 pixels a side. All three scales share one codebook of 20,000 codes, and each has its own decoder.
+CogView2 generates with 8 pixels a code: 160 px are 20 x 20 codes, 480 px are 60 x 60.
 
-Encoder and decoders are VQGAN's (Esser et al., 2021): residual blocks with group norm and swish, attention
-over all positions in the middle. Down-sampling pads on the right and below only. Shapes: images
+Encoder and decoders are VQGAN's (Esser et al., 2021): residual blocks with group norm and swish, and global
+attention in the middle. Downsampling pads only on the right and at the bottom. Shapes: images
 ``(batch, 3, H, W)`` in [0, 1]; codes ``(batch, h * w)`` int64, row by row.
 """
 
@@ -25,21 +25,21 @@ from torch.nn import functional as F
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import MovingAverageQuantizer, Quantized
-from cogview.tokenizers.saving import CONFIG, kept_fingerprint, load_weights, save_weights
+from cogview.tokenizers.saving import CONFIG, load_weights, save_weights, stored_fingerprint
 from cogview.tokenizers.vqvae import MAX_SIDE, RELEASED_MEAN, RELEASED_STD, Finite, Positive
 
 Levels = tuple[Annotated[int, Field(ge=1, le=64)], ...]
 Attending = Annotated[tuple[Annotated[int, Field(ge=0, le=16)], ...], Field(max_length=16)]
-ROWS = 1024  # vectors whose distances to all codes are held at a time
+ROWS = 1024  # vectors whose distances to all codes are computed at a time
 
 
 class HierarchicalConfig(Config):
-    """Everything that fixes a hierarchical tokenizer's weights and codes; the defaults are the release's.
+    """Architecture and normalisation of a hierarchical tokenizer; the defaults are the release's.
 
-    rate: pixels a side of a code, where a method is not given another; channels times an entry of
-    ``multipliers`` is a level's width, finest first; blocks: residual blocks a level of the encoder (the
-    decoders have one). decoders: multipliers of each scale's decoder, coarsest scale first; attention: its
-    levels that attend to all positions. features: width of the encoder's result; groups: of the norms.
+    rate: default pixels a side of a code; channels times an entry of ``multipliers`` is a level's width,
+    finest first; blocks: residual blocks per level of the encoder (the decoders have one). decoders:
+    multipliers of each scale's decoder, coarsest scale first; attention: the levels of each decoder with
+    global attention. features: width of the encoder's output; groups: of the group norms.
     """
 
     architecture: Literal["hierarchical"] = "hierarchical"
@@ -77,18 +77,18 @@ class HierarchicalConfig(Config):
 
     @property
     def rates(self) -> tuple[int, ...]:
-        """Pixels a side of a code at every scale, finest first."""
+        """Pixels a side of a code at each scale, finest first."""
         first = len(self.multipliers) - 1
         return tuple(2 ** (first + scale) for scale in range(len(self.decoders)))
 
     @property
     def factor(self) -> int:
-        """Pixels a side of a code where a method is not given another rate."""
+        """Pixels a side of a code at the default rate."""
         return self.rate
 
 
 class ResnetBlock(nn.Module):
-    """shortcut(x) + conv(swish(norm(conv(swish(norm(x)))))); a 1x1 shortcut where the width changes."""
+    """shortcut(x) + conv(swish(norm(conv(swish(norm(x)))))); a 1x1 shortcut if the width changes."""
 
     def __init__(self, width: int, out: int, groups: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention of one head over all positions of a feature map, as a residual."""
+    """Single-head self-attention over all positions of a feature map, with a residual."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size by a convolution; the image is padded by one on the right and below."""
+    """Halve the size with a strided convolution, padded by one pixel on the right and at the bottom."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size: every value four times, then a convolution."""
+    """Double the size: nearest-neighbour upsampling, then a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Upsample(nn.Module):
 
 
 class Sampler(nn.Module):
-    """Half the size again: the mean of four vectors, and a convolution added to it."""
+    """Halve the size of the features: 2x2 average pooling plus a strided convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, attention after each where it has any, then a change of size."""
+    """One resolution: residual blocks, optionally with attention after each, then a change of size."""
 
     def __init__(self, width: int, out: int, blocks: int, groups: int, attends: bool = False) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (b, 3, H, W), normalised, to (b, features, H / first rate, W / first rate)."""
+    """Normalised images (b, 3, H, W) to features (b, features, H / first rate, W / first rate)."""
 
     def __init__(self, config: HierarchicalConfig) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class Decoder(nn.Module):
 
 
 class ProjectedQuantizer(MovingAverageQuantizer):
-    """The codebook all scales share, behind a 1x1 projection of what the encoder says."""
+    """The codebook shared by all scales, after a 1x1 projection of the encoder's output."""
 
     def __init__(self, config: HierarchicalConfig) -> None:
         super().__init__(config.codes, config.code_dim, config.commitment)
@@ -249,9 +249,9 @@ class ProjectedQuantizer(MovingAverageQuantizer):
 
 
 class HierarchicalTokenizer(nn.Module):
-    """Encoder, samplers, one codebook, and a decoder a scale; see the module's docstring for shapes.
+    """Encoder, samplers, one codebook, and a decoder per scale; see the module's docstring for shapes.
 
-    A method's ``rate`` (pixels a side of a code: 4, 8, 16 in the release) chooses the scale; None is the
+    The argument ``rate`` (pixels a side of a code: 4, 8, 16 in the release) selects the scale; None is the
     configuration's.
     """
 
@@ -271,26 +271,26 @@ class HierarchicalTokenizer(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the images this tokenizer is used for."""
+        """Default side of images in pixels."""
         return self.config.image_size
 
     def grid(self, size: int | None = None, rate: int | None = None) -> tuple[int, int]:
-        """Codes (rows, columns) of a square image of ``size`` pixels (default: the tokenizer's own)."""
+        """Codes (rows, columns) of a square image of ``size`` pixels (default: ``image_size``)."""
         side = (self.config.image_size if size is None else size) // (rate or self.config.rate)
         return side, side
 
     def features(self, images: Tensor, rate: int | None = None) -> Tensor:
-        """Vectors (batch, h, w, code_dim) of images (batch, 3, H, W) in [0, 1], before quantisation."""
+        """Encoder outputs (batch, h, w, code_dim), not quantised, of images (batch, 3, H, W) in [0, 1]."""
         return self._project(self._sampled(self._encoded(images), self._scale(rate, images)))
 
     def all_features(self, images: Tensor) -> list[Tensor]:
         """:meth:`features` at every scale, finest first, with one pass of the encoder."""
-        z, found = self._encoded(images), []
+        z, features = self._encoded(images), []
         for scale in range(len(self.decoders)):
             self._scale(self.config.rates[scale], images)
             z = z if scale == 0 else self.samplers[scale - 1](z)
-            found.append(self._project(z))
-        return found
+            features.append(self._project(z))
+        return features
 
     @torch.no_grad()
     def encode(self, images: Tensor, rate: int | None = None) -> Tensor:
@@ -307,9 +307,9 @@ class HierarchicalTokenizer(nn.Module):
             grid = (side, side)
         if grid[0] * grid[1] != codes.shape[1]:
             raise CogViewError(f"{codes.shape[1]} codes do not fill a grid of {grid[0]} x {grid[1]}")
-        return self.paint(self.quantizer.lookup(codes).view(codes.shape[0], *grid, -1), rate)
+        return self.decode_vectors(self.quantizer.lookup(codes).view(codes.shape[0], *grid, -1), rate)
 
-    def paint(self, vectors: Tensor, rate: int | None = None) -> Tensor:
+    def decode_vectors(self, vectors: Tensor, rate: int | None = None) -> Tensor:
         """Images (batch, 3, H, W) of quantised vectors (batch, h, w, code_dim)."""
         images = self.decoder(rate)(vectors.permute(0, 3, 1, 2).contiguous())
         return cast(Tensor, images * self._per_channel(images, "std") + self._per_channel(images, "mean"))
@@ -321,10 +321,10 @@ class HierarchicalTokenizer(nn.Module):
     def forward(self, images: Tensor, rate: int | None = None) -> tuple[Tensor, Quantized]:
         """Reconstructions (batch, 3, H, W) and the quantizer's result, for training."""
         quantized = cast(Quantized, self.quantizer(self.features(images, rate)))
-        return self.paint(quantized.vectors, rate), quantized
+        return self.decode_vectors(quantized.vectors, rate), quantized
 
     def _scale(self, rate: int | None, images: Tensor | None = None) -> int:
-        """The index of a rate, finest first; CogViewError for another rate or images it does not divide."""
+        """The index of a rate, finest first; raises CogViewError for an unknown rate or unsuitable images."""
         rate, rates = rate or self.config.rate, self.config.rates
         if rate not in rates:
             raise CogViewError(
@@ -336,8 +336,8 @@ class HierarchicalTokenizer(nn.Module):
         return rates.index(rate)
 
     def _encoded(self, images: Tensor) -> Tensor:
-        normal = (images - self._per_channel(images, "mean")) / self._per_channel(images, "std")
-        return cast(Tensor, self.encoder(normal))
+        normalised = (images - self._per_channel(images, "mean")) / self._per_channel(images, "std")
+        return cast(Tensor, self.encoder(normalised))
 
     def _sampled(self, z: Tensor, scale: int) -> Tensor:
         for sampler in list(self.samplers)[:scale]:
@@ -352,24 +352,24 @@ class HierarchicalTokenizer(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over all that decides codes: equal fingerprints give equal codes.
+        """16 hex digits of a hash of all that determines codes: equal fingerprints mean equal codes.
 
-        The decoders are left out on purpose: they may be improved without touching stored tokens. Weights
-        are read as float16; one that was stored as int8 keeps the fingerprint it had before.
+        The decoders are excluded on purpose: they may be improved without invalidating stored tokens. Weights
+        are hashed as float16; a tokenizer stored as int8 keeps its original fingerprint.
         """
         if self.rounded_from is not None:
             return self.rounded_from
-        facts = [self.config.mean, self.config.std, self.config.rate]
-        digest = hashlib.sha256(json.dumps(facts).encode())
+        settings = [self.config.mean, self.config.std, self.config.rate]
+        digest = hashlib.sha256(json.dumps(settings).encode())
         for name, tensor in sorted(self._stored().items()):
             if not name.startswith("decoders."):
                 digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (what inference needs) as ``dtype``, or int8."""
-        kept = self.fingerprint if dtype == torch.int8 else self.rounded_from
-        save_weights(directory, self.config, self._stored(), dtype, kept)
+        """Write ``config.json`` and ``model.safetensors`` (weights for inference, in ``dtype`` or int8)."""
+        original = self.fingerprint if dtype == torch.int8 else self.rounded_from
+        save_weights(directory, self.config, self._stored(), dtype, original)
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> HierarchicalTokenizer:
@@ -380,20 +380,20 @@ class HierarchicalTokenizer(nn.Module):
         """
         with torch.device("meta"):
             model = cls(read_json(HierarchicalConfig, Path(directory) / CONFIG))
-        model.rounded_from = kept_fingerprint(directory)
+        model.rounded_from = stored_fingerprint(directory)
         return model.load(load_weights(directory, model._stored()))
 
     def load(self, state: dict[str, Tensor]) -> HierarchicalTokenizer:
-        """Take all weights from ``state``, in float32; the moving averages start as the codebook."""
-        whole = {name: tensor.float() for name, tensor in state.items()}
-        book = whole["quantizer.codebook"]
-        whole["quantizer.average"] = whole.get("quantizer.average", book.clone())
+        """Load all weights from ``state`` in float32; the moving averages default to the codebook."""
+        weights = {name: tensor.float() for name, tensor in state.items()}
+        book = weights["quantizer.codebook"]
+        weights["quantizer.average"] = weights.get("quantizer.average", book.clone())
         for name in ("quantizer.cluster_size", "quantizer.usage"):
-            whole[name] = whole.get(name, torch.ones(len(book)))
-        self.load_state_dict(whole, assign=True)
+            weights[name] = weights.get(name, torch.ones(len(book)))
+        self.load_state_dict(weights, assign=True)
         return self.eval()
 
     def _stored(self) -> dict[str, Tensor]:
-        """What inference needs."""
+        """The weights that inference needs."""
         training = ("quantizer.average", "quantizer.cluster_size", "quantizer.usage")
         return {name: tensor for name, tensor in self.state_dict().items() if name not in training}

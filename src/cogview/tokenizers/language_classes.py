@@ -1,8 +1,8 @@
-"""What text tokens are written in, and a vocabulary sorted by it (CogView2, section 3.2).
+"""The language class of text tokens, and tokenizers sorted by it (CogView2, section 3.2).
 
 icetk's authors "classify them as Chinese, English, Common or Rare Symbols, so that we can specify the
-generated language via a sampling mask": its tokens lie in four runs, and a language is a range of ids.
-``sorted_by_class`` puts any model's tokens in such an order; texts are cut into the same tokens.
+generated language via a sampling mask": its tokens form four runs, and a language is a range of ids.
+``sorted_by_class`` sorts any model's tokens in this order; texts are still split into the same tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTROL = re.compile("<(unk|s|/s|pad|n)>")
 
 
 class Pieces(Protocol):
-    """The part of a text tokenizer that says how its tokens are written."""
+    """The part of a text tokenizer's interface that returns tokens as strings."""
 
     @property
     def pieces(self) -> int: ...
@@ -30,12 +30,12 @@ class Pieces(Protocol):
 
 
 def is_chinese(text: str) -> bool:
-    """Whether there is a Chinese character in a text; punctuation belongs to no language."""
+    """Whether a text contains a Chinese character; punctuation belongs to no language."""
     return _HAN.search(text) is not None
 
 
 def writing_of(piece: str) -> set[str]:
-    """What a piece is written in, some of ``zh``, ``en`` (Latin letters), ``other``; empty: common to all."""
+    """The scripts of a token: a subset of ``zh``, ``en`` (Latin letters), ``other``; empty: common to all."""
     if _BYTE.fullmatch(piece) or CONTROL.fullmatch(piece):
         return {"other"}
     return {_writing(character) for character in piece} - {""}
@@ -50,12 +50,12 @@ def _writing(character: str) -> str:
 
 
 def belongs(writing: set[str], language: str) -> bool:
-    """Chinese may hold a Latin letter within a word (T恤), not words of them."""
+    """Whether a token of these scripts is of a language; a Chinese word may contain a Latin letter (T恤)."""
     return writing <= {language} or (language == "zh" and writing == {"zh", "en"})
 
 
 def class_of(piece: str) -> str:
-    """One of ``CLASSES``; single bytes and other scripts are rare."""
+    """The class of a token, one of ``CLASSES``; single bytes and other scripts are rare."""
     writing = writing_of(piece)
     if not writing:
         return COMMON
@@ -63,24 +63,24 @@ def class_of(piece: str) -> str:
 
 
 def sorted_by_class(text: TextTokenizer) -> TextTokenizer:
-    """The same tokens in the order of ``CLASSES``, behind the unknown one; within a class as they were."""
+    """The tokenizer with its tokens, after the unknown token, stably sorted in the order of ``CLASSES``."""
     fields = split_fields(text.model)
     pieces = [content for number, content in fields if number == 1]  # ModelProto.pieces
-    places = sorted(range(1, len(pieces)), key=lambda number: CLASSES.index(class_of(text.piece(number))))
-    order = iter([pieces[0], *(pieces[place] for place in places)])
-    moved = [(number, next(order) if number == 1 else content) for number, content in fields]
-    return TextTokenizer(join_fields(moved), text.newline)
+    order = sorted(range(1, len(pieces)), key=lambda index: CLASSES.index(class_of(text.piece(index))))
+    ordered = iter([pieces[0], *(pieces[index] for index in order)])
+    sorted_fields = [(number, next(ordered) if number == 1 else content) for number, content in fields]
+    return TextTokenizer(join_fields(sorted_fields), text.newline)
 
 
 def class_runs(text: Pieces) -> tuple[tuple[str, int, int], ...]:
-    """Name, first piece and the one after the last of each class's run; empty where they are not sorted."""
-    names = [class_of(text.piece(number)) for number in range(1, text.pieces)]
-    numbers = [CLASSES.index(name) for name in names]
-    if numbers != sorted(numbers) or len(set(numbers)) < 2:
+    """Name, first token and end (exclusive) of each class's run; empty if the tokens are not sorted."""
+    names = [class_of(text.piece(index)) for index in range(1, text.pieces)]
+    classes = [CLASSES.index(name) for name in names]
+    if classes != sorted(classes) or len(set(classes)) < 2:
         return ()
-    found, first = [], 1
+    runs, first = [], 1
     for name in CLASSES:
         end = first + names.count(name)
-        found.append((name, first, end))
+        runs.append((name, first, end))
         first = end
-    return tuple(found)
+    return tuple(runs)

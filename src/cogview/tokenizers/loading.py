@@ -1,4 +1,4 @@
-"""Whichever image tokenizer a directory holds, and its two ways: an image to codes, codes to an image."""
+"""Load an image tokenizer of either kind, encode an image to codes and decode codes to an image."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ AnyImageTokenizer = ImageTokenizer | HierarchicalTokenizer
 
 
 def read_image_tokenizer(directory: str | Path) -> AnyImageTokenizer:
-    """The image tokenizer in a directory, of the kind that its ``config.json`` names; CogViewError."""
-    facts = load_json(Path(directory) / CONFIG)
-    several = isinstance(facts, dict) and facts.get("architecture") == "hierarchical"
-    return (HierarchicalTokenizer if several else ImageTokenizer).from_directory(directory)
+    """Load the image tokenizer in a directory, of the kind named in ``config.json``; raises CogViewError."""
+    config = load_json(Path(directory) / CONFIG)
+    hierarchical = isinstance(config, dict) and config.get("architecture") == "hierarchical"
+    return (HierarchicalTokenizer if hierarchical else ImageTokenizer).from_directory(directory)
 
 
 @torch.inference_mode()
 def encode_image(tokenizer: AnyImageTokenizer, image: Image.Image | NDArray[np.uint8]) -> Ids:
-    """Codes (rows * columns,) of an RGB image, or of pixels (height, width, 3) uint8, of the right size."""
+    """Codes (rows * columns,) of an RGB image, or of pixels (height, width, 3) uint8, of a suitable size."""
     device = next(tokenizer.parameters()).device
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     codes: Ids = tokenizer.encode(pixels.to(device))[0].cpu().numpy()
@@ -37,7 +37,7 @@ def encode_image(tokenizer: AnyImageTokenizer, image: Image.Image | NDArray[np.u
 
 @torch.inference_mode()
 def decode_image(tokenizer: AnyImageTokenizer, codes: Ids, grid: Grid) -> Image.Image:
-    """The RGB image of codes (rows * columns,), clamped; one at a time, so that batches do not matter.
+    """The RGB image of codes (rows * columns,), clamped; decoded alone, so that it does not depend on others.
 
     Raises OutOfMemory.
     """
@@ -47,7 +47,7 @@ def decode_image(tokenizer: AnyImageTokenizer, codes: Ids, grid: Grid) -> Image.
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        here = f"out of memory on {device} while painting {grid[0]} x {grid[1]} codes"
-        raise OutOfMemory(here, "close other programs") from error
+        message = f"out of memory on {device} while decoding {grid[0]} x {grid[1]} codes"
+        raise OutOfMemory(message, "close other programs") from error
     pixels: NDArray[np.uint8] = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels)

@@ -1,7 +1,7 @@
-"""LPIPS: the perceptual distance used to train and to judge image tokenizers (Zhang et al., 2018).
+"""LPIPS: the perceptual distance used to train and evaluate image tokenizers (Zhang et al., 2018).
 
 The network (VGG16 or AlexNet convolutions and the learned linear heads) is read from one safetensors file
-made by ``cogview import lpips``; nothing is downloaded and no image library is needed.
+written by ``cogview import lpips``; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALEXNET = (
 )  # out, kernel, stride, pad
 
 
-# Pixels that leave one after the strides of the first 1, 2, ... groups.
+# Smallest side that leaves one pixel after the strides of the first 1, 2, ... groups.
 SMALLEST = {"vgg16": (1, 2, 4, 8, 16), "alexnet": (7, 15, 31, 31, 31)}
 
 
@@ -57,8 +57,8 @@ class LPIPS(nn.Module):
     """Perceptual distance between images in [0, 1], ``(batch, 3, H, W)`` each, to ``(batch,)``; 0 is equal.
 
     Args:
-        network: ``vgg16`` (the usual judge) or ``alexnet`` (13 times cheaper).
-        depth: how many of the five groups to compare; fewer is cheaper, five is LPIPS.
+        network: ``vgg16`` (the usual choice) or ``alexnet`` (13 times cheaper).
+        depth: how many of the five groups are compared; fewer are cheaper, five are LPIPS.
     """
 
     shift: Tensor
@@ -89,21 +89,21 @@ class LPIPS(nn.Module):
             raise CogViewError(f"cannot read {network} LPIPS weights: {error}") from None
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Activations of each compared group, every position scaled to unit length over its channels."""
+        """Activations of each compared group, normalised to unit length over the channels."""
         x = (images * 2 - 1 - self.shift) / self.scale
-        found = []
+        activations = []
         for group in list(self.groups)[: self.depth]:
             x = group(x)
-            found.append(x * torch.rsqrt(x.pow(2).sum(1, keepdim=True) + 1e-10))
-        return found
+            activations.append(x * torch.rsqrt(x.pow(2).sum(1, keepdim=True) + 1e-10))
+        return activations
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         smallest = SMALLEST[self.network][self.depth - 1]
         if min(a.shape[-2:]) < smallest:
             side = min(a.shape[-2:])
             raise CogViewError(
-                f"LPIPS with {self.network} needs pictures of {smallest} pixels or more a side, not {side}; "
-                "choose larger pictures or the network vgg16, which takes 16"
+                f"LPIPS with {self.network} needs images of at least {smallest} pixels a side, not {side}; "
+                "use larger images, or the network vgg16, which takes 16"
             )
         total = a.new_zeros(a.shape[0])
         with torch.no_grad():

@@ -1,18 +1,18 @@
-"""The codebook of the image tokenizer: five ways to train one interface.
+"""Vector quantizers of the image tokenizer: five training methods with one interface.
 
-CogView, section 2.2, compares the first four and finds them evenly matched (Figure 2):
+CogView, section 2.2, compares the first four and finds them equally good (Figure 2):
 
 - ``nearest``         nearest code, straight-through estimator, codebook learned by gradient (VQ-VAE);
-- ``gumbel``          a Gumbel-softmax sample over negative squared distances, temperature lowered to 0;
+- ``gumbel``          a Gumbel-softmax sample over negative squared distances, with annealed temperature;
 - ``moving_average``  nearest code, each code the moving average of its vectors (the paper's choice);
-- ``fixed``           nearest code, codebook never changed after initialisation;
+- ``fixed``           nearest code, codebook fixed after initialisation;
 - ``finite_scalar``   every coordinate is bounded and rounded to one of a few levels, so that the codebook is
-                      the grid of all combinations and nothing is learned (FSQ, Mentzer et al., 2023; bounded
-                      by the scaled sigmoid of iFSQ, arXiv 2601.17124, which uses the levels evenly).
+                      the grid of all combinations and is not learned (FSQ, Mentzer et al., 2023; bounded by
+                      the scaled sigmoid of iFSQ, arXiv 2601.17124, which uses the levels evenly).
 
-All take vectors ``(..., dim)`` and give back quantised vectors, codes and a loss. Usage and perplexity are
-measured on every training batch; codes that fell out of use can be restarted from the current batch.
-Where several processes train one codebook, ``total`` adds up what each has counted in its part of the batch.
+All map vectors ``(..., dim)`` to quantised vectors, codes and a loss. Usage and perplexity are measured on
+every training batch; unused codes can be restarted from the current batch. If several processes train one
+codebook, ``total`` sums their statistics over all parts of the batch.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer returns.
+    """The result of a quantizer.
 
-    vectors: (..., dim), carrying the straight-through gradient; codes: (...) int64; loss: scalar to add to
-    the reconstruction loss (commitment, and the codebook's own term where it is learned by gradient).
+    vectors: (..., dim), with the straight-through gradient; codes: (...) int64; loss: scalar to add to the
+    reconstruction loss (commitment, and the codebook loss if it is learned by gradient).
     """
 
     vectors: Tensor
@@ -56,27 +56,27 @@ class Quantized:
 
 
 def codebook_perplexity(counts: Tensor) -> Tensor:
-    """exp(entropy) of the histogram ``counts`` (codes,): 1 when one code does all, ``codes`` when uniform."""
+    """exp(entropy) of the histogram ``counts`` (codes,): 1 if only one code is used, ``codes`` if uniform."""
     p = counts.float() / counts.sum().clamp(min=1)
     return torch.exp(-(p * (p + 1e-20).log()).sum())
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel noise of the shape and type of ``like``, from torch's generator."""
+    """Standard Gumbel noise of the shape and dtype of ``like``, from torch's generator."""
     noise: Tensor = -torch.empty_like(like).exponential_().log()
     return noise
 
 
 class Quantizer(nn.Module):
-    """Nearest-code lookup, shared by the four methods; subclasses say how the codebook learns.
+    """Nearest-code lookup, shared by four of the methods; subclasses define how the codebook is trained.
 
     Args:
         codes: number of codes K.
         dim: width of a code.
-        commitment: weight of the term that pulls the encoder to its code (van den Oord et al.; released: 1).
+        commitment: weight of the commitment loss (van den Oord et al.; released: 1).
 
     Attributes:
-        total: makes of counts or sums over this process's vectors those over the whole batch.
+        total: sums counts or sums over this process's vectors over all processes.
     """
 
     codebook: Tensor
@@ -85,17 +85,17 @@ class Quantizer(nn.Module):
     def __init__(self, codes: int, dim: int, commitment: float = 1.0) -> None:
         super().__init__()
         self.codes, self.dim, self.commitment = codes, dim, commitment
-        self.total: Callable[[Tensor], Tensor] = lambda counted: counted
+        self.total: Callable[[Tensor], Tensor] = lambda values: values
         self.register_buffer("usage", torch.ones(codes))
 
     def initial_codebook(self) -> Tensor:
-        """(codes, dim): Xavier uniform with the gain of tanh, as Appendix A and the release."""
+        """(codes, dim): Xavier uniform with the gain of tanh, as in Appendix A and the release."""
         return nn.init.xavier_uniform_(torch.empty(self.codes, self.dim), gain=nn.init.calculate_gain("tanh"))
 
     def distances(self, z: Tensor) -> Tensor:
         """Squared distances (n, codes) of vectors (n, dim) to every code, in float32 under autocast too."""
         z, book = z.float(), self.codebook.float()
-        with no_autocast(z.device):  # with bfloat16 products a quarter of all codes would be others
+        with no_autocast(z.device):  # bfloat16 products would change a quarter of all codes
             return z.pow(2).sum(1, keepdim=True) - 2 * z @ book.t() + book.pow(2).sum(1)
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ class Quantizer(nn.Module):
         book = self.codebook.float().t()
         norms = book.pow(2).sum(0)
         rows = z.reshape(-1, self.dim).float()
-        # |z|^2 is the same for every code; parts of 1024 rows keep the distances in the cache.
+        # |z|^2 is the same for every code; chunks of 1024 rows keep the distances in the cache.
         with no_autocast(z.device):
             parts = [torch.addmm(norms, part, book, alpha=-2).argmin(1) for part in torch.split(rows, 1024)]
         return torch.cat(parts).view(z.shape[:-1])
@@ -125,22 +125,25 @@ class Quantizer(nn.Module):
         return self.commitment * F.mse_loss(vectors.detach(), z)
 
     def learn(self, z: Tensor, codes: Tensor) -> None:
-        """Move the codebook by vectors (n, dim) and their codes (n,), where no gradient does."""
+        """Update a codebook that is not trained by gradient from vectors (n, dim) and their codes (n,)."""
 
     @torch.no_grad()
     def count(self, codes: Tensor) -> None:
-        """Fold this batch's histogram into the running usage (decay 0.99)."""
+        """Update the running usage with this batch's histogram (decay 0.99)."""
         counts = self.total(torch.bincount(codes.reshape(-1), minlength=self.codes).to(self.usage.dtype))
         self.usage.mul_(0.99).add_(counts, alpha=0.01)
 
     @torch.no_grad()
     def restart(self, z: Tensor, below: float = 0.05) -> int:
-        """Move codes used less than ``below`` a batch onto random rows of ``z`` (n, dim); how many."""
+        """Reset codes used less than ``below`` times a batch to random rows of ``z`` (n, dim).
+
+        Returns how many were reset.
+        """
         dead = (self.usage < below).nonzero().squeeze(1)
         dead = dead[: z.shape[0]]
         if len(dead) and not isinstance(self, FixedQuantizer):
-            chosen = torch.randperm(z.shape[0], device=z.device)[: len(dead)]
-            self.assign(dead, z[chosen].float())
+            rows = torch.randperm(z.shape[0], device=z.device)[: len(dead)]
+            self.assign(dead, z[rows].float())
             self.usage[dead] = 1.0
             return len(dead)
         return 0
@@ -152,16 +155,16 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, vectors: Tensor) -> None:
-        """Set the whole codebook to ``vectors`` (codes, dim), as if each had just been used once a batch."""
+        """Set the codebook to ``vectors`` (codes, dim), and the usage of each code to once a batch."""
         self.usage.fill_(1.0)
         self.assign(torch.arange(self.codes, device=self.codebook.device), vectors)
 
     def progress(self, fraction: float) -> None:
-        """Receives how far training is (0 to 1), for schedules."""
+        """Set the progress of training (0 to 1), for schedules."""
 
 
 class NearestQuantizer(Quantizer):
-    """Straight-through nearest code; the codebook moves by its own squared-distance loss."""
+    """Straight-through nearest code; the codebook is trained by a squared-distance loss."""
 
     def __init__(self, codes: int, dim: int, commitment: float = 0.25) -> None:
         super().__init__(codes, dim, commitment)
@@ -172,7 +175,7 @@ class NearestQuantizer(Quantizer):
 
 
 class FixedQuantizer(Quantizer):
-    """The codebook stays as initialised; only encoder and decoder learn."""
+    """The codebook stays as initialised; only encoder and decoder are trained."""
 
     def __init__(self, codes: int, dim: int, commitment: float = 1.0) -> None:
         super().__init__(codes, dim, commitment)
@@ -218,10 +221,10 @@ class MovingAverageQuantizer(Quantizer):
 
 
 class GumbelQuantizer(Quantizer):
-    """A sample argmax(g - |v - x|^2 / tau), straight-through a softmax; tau falls from ``start`` to ``end``.
+    """A sample argmax(g - |v - x|^2 / tau), straight-through a softmax; tau decays from ``start`` to ``end``.
 
-    In evaluation it is the nearest code, like the others. The KL term towards the uniform prior
-    (``sum q log(q K)``) keeps the codes in use. ``noise`` gives g for logits (n, codes).
+    In evaluation mode it takes the nearest code, like the others. The KL divergence from the uniform prior
+    (``sum q log(q K)``) keeps the codes in use. ``noise`` returns g for logits (n, codes).
     """
 
     codebook: Tensor
@@ -242,7 +245,7 @@ class GumbelQuantizer(Quantizer):
         self.noise: Callable[[Tensor], Tensor] = gumbel_noise
 
     def progress(self, fraction: float) -> None:
-        """Temperature by the cosine from ``start`` to ``end`` over the first three quarters of training."""
+        """Cosine decay of the temperature from ``start`` to ``end`` over three quarters of the training."""
         t = min(1.0, max(0.0, fraction) / 0.75)
         self.temperature = self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * t))
 
@@ -251,9 +254,9 @@ class GumbelQuantizer(Quantizer):
             return super().forward(z)
         logits = -self.distances(z.reshape(-1, self.dim)) / self.temperature  # (n, codes)
         soft = (logits + self.noise(logits)).softmax(1)
-        drawn = soft.argmax(1)
-        one_hot = F.one_hot(drawn, self.codes).to(soft.dtype) - soft.detach() + soft
-        codes = drawn.view(z.shape[:-1])
+        sampled = soft.argmax(1)
+        one_hot = F.one_hot(sampled, self.codes).to(soft.dtype) - soft.detach() + soft
+        codes = sampled.view(z.shape[:-1])
         self.count(codes)
         q = logits.softmax(1)
         kl = (q * (q * self.codes + 1e-20).log()).sum(1).mean()
@@ -262,13 +265,13 @@ class GumbelQuantizer(Quantizer):
 
 
 class FiniteScalarQuantizer(Quantizer):
-    """Rounds each coordinate to evenly spaced levels in [-1, 1]; the codebook is their grid, never learned.
+    """Rounds each coordinate to evenly spaced levels in [-1, 1]; their grid is the fixed codebook.
 
-    A coordinate z becomes ``2 sigmoid(1.6 z) - 1``, which a normal distribution fills evenly, and is rounded
-    to the nearest of its levels with a straight-through gradient. The last coordinate changes fastest.
+    A coordinate z becomes ``2 sigmoid(1.6 z) - 1``, which maps a normal distribution to a nearly uniform one,
+    and is rounded to the nearest level with a straight-through gradient. The last coordinate changes fastest.
 
     Raises:
-        ValueError: no levels are known for this number of codes, or ``dim`` is not their number.
+        ValueError: no levels are known for this number of codes, or ``dim`` does not fit them.
     """
 
     def __init__(self, codes: int, dim: int, commitment: float = 0.0) -> None:
@@ -285,7 +288,7 @@ class FiniteScalarQuantizer(Quantizer):
         return torch.cartesian_prod(*(torch.linspace(-1, 1, count) for count in self.levels))
 
     def bounded(self, z: Tensor) -> Tensor:
-        """Vectors (..., dim) squashed into (-1, 1), float32."""
+        """Vectors (..., dim) mapped to (-1, 1), float32."""
         return 2 * torch.sigmoid(1.6 * z.float()) - 1
 
     @torch.no_grad()
@@ -307,7 +310,7 @@ class FiniteScalarQuantizer(Quantizer):
         return 0
 
     def initialise(self, vectors: Tensor) -> None:
-        """Nothing to set: the grid is the codebook."""
+        """Does nothing: the codebook is fixed."""
 
 
 METHODS: dict[Method, type[Quantizer]] = {
@@ -319,14 +322,14 @@ METHODS: dict[Method, type[Quantizer]] = {
 
 
 def make_quantizer(method: Method, codes: int, dim: int, commitment: float | None = None) -> Quantizer:
-    """A quantizer by the name of its method; ``commitment`` None takes the method's own default."""
+    """Build the quantizer of a method; ``commitment`` None uses the method's default."""
     kind = FiniteScalarQuantizer if method == "finite_scalar" else METHODS[method]
     return kind(codes, dim) if commitment is None else kind(codes, dim, commitment)
 
 
 @torch.no_grad()
 def kmeans(vectors: Tensor, clusters: int, iterations: int = 10) -> Tensor:
-    """Centres (clusters, dim) by Lloyd's algorithm from random members; empty clusters take a member."""
+    """Centres (clusters, dim) by Lloyd's algorithm; initial ones and those of empty clusters are random."""
     n = vectors.shape[0]
     centres = vectors[torch.randperm(n)[:clusters]].clone()
     if n < clusters:

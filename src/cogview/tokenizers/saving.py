@@ -1,4 +1,4 @@
-"""An image tokenizer on disk: ``config.json`` and ``model.safetensors``, compared before it is read."""
+"""Saved image tokenizers: ``config.json`` and ``model.safetensors``, compared before weights are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cogview.tensors import SCALE, load_tensors, open_tensors, pack_int8, shape_
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FINGERPRINT = "fingerprint"  # in a file's metadata
-CONVOLUTIONS = (4,)  # dimensions of their weights
+CONVOLUTIONS = (4,)  # numbers of dimensions of their weights
 
 
 def save_weights(
@@ -25,10 +25,10 @@ def save_weights(
     dtype: torch.dtype,
     fingerprint: str | None = None,
 ) -> None:
-    """Write both files; the weights, as ``dtype``, appear whole or not at all.
+    """Write both files; the weights, in ``dtype``, are written atomically.
 
-    torch.int8 rounds the convolutions (:mod:`cogview.tensors`). ``fingerprint`` is kept in the file: that of
-    the tokenizer before it was rounded, whose codes these are.
+    torch.int8 quantizes the convolutions (:mod:`cogview.tensors`). ``fingerprint``, of the tokenizer before
+    it was rounded to int8, is stored in the file.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -43,34 +43,34 @@ def save_weights(
 
 
 def load_weights(directory: str | Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in a directory, floats; their names and shapes are those of ``expected``.
+    """Load the weights in a directory as floats; names and shapes must be those of ``expected``.
 
     Raises:
-        CogViewError: missing, damaged, or another model's; said before any weight is read.
+        CogViewError: missing, damaged, or another model's; raised before any weight is read.
     """
     path = Path(directory) / WEIGHTS
     with open_tensors(path) as file:
-        there = shapes(file)
+        stored = shapes(file)
     scales = {
         name + SCALE: x.flatten(1)[:, 0]
         for name, x in expected.items()
-        if x.ndim in CONVOLUTIONS and name + SCALE in there
+        if x.ndim in CONVOLUTIONS and name + SCALE in stored
     }
-    if wrong := shape_mismatch(there, {**expected, **scales}):
-        raise CogViewError(f"{path} does not fit its {CONFIG}: {wrong}")
-    found = load_tensors(path)
-    for name, x in found.items():
+    if mismatch := shape_mismatch(stored, {**expected, **scales}):
+        raise CogViewError(f"{path} does not fit its {CONFIG}: {mismatch}")
+    weights = load_tensors(path)
+    for name, x in weights.items():
         rounded = name + SCALE in scales
         if not (x.dtype == torch.int8 if rounded else x.is_floating_point()):
-            raise CogViewError(f"{path}: {name} holds no {'int8 numbers' if rounded else 'floats'}")
+            raise CogViewError(f"{path}: {name} does not hold {'int8 numbers' if rounded else 'floats'}")
     for scale in scales:
         name = scale.removesuffix(SCALE)
-        found[name] = unpack_int8(found[name], found.pop(scale))
-    return found
+        weights[name] = unpack_int8(weights[name], weights.pop(scale))
+    return weights
 
 
-def kept_fingerprint(directory: str | Path) -> str | None:
-    """The fingerprint that is stored beside rounded weights, None where there is none."""
+def stored_fingerprint(directory: str | Path) -> str | None:
+    """The fingerprint stored with weights rounded to int8, or None."""
     with open_tensors(Path(directory) / WEIGHTS) as file:
-        facts: dict[str, str] | None = file.metadata()  # type: ignore[no-untyped-call]
-    return (facts or {}).get(FINGERPRINT)
+        metadata: dict[str, str] | None = file.metadata()  # type: ignore[no-untyped-call]
+    return (metadata or {}).get(FINGERPRINT)

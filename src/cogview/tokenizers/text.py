@@ -1,8 +1,8 @@
-"""Text tokenizer: sentences to tokens and back, by SentencePiece (CogView, section 2.1; CogView2, section 3).
+"""The text tokenizer, based on SentencePiece (CogView, section 2.1; CogView2, section 3).
 
-Loads any SentencePiece model, CogView's (BPE, 50,000 tokens) and icetk's (unigram, 130,000) among them, and
-trains new ones. Ids are the tokenizer's own, from 0; :class:`~cogview.vocabulary.Vocabulary` gives them their
-place among the image codes and the control tokens.
+Loads any SentencePiece model, including CogView's (BPE, 50,000 tokens) and icetk's (unigram, 130,000), and
+trains new ones. Its token ids start at 0; :class:`~cogview.vocabulary.Vocabulary` maps them to ids of the
+joint vocabulary with image codes and control tokens.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from cogview.files import read_bytes, write_file
 from cogview.vocabulary import MOST
 
 MAX_MODEL_BYTES = 32 << 20
-SPELLS_ALL = 1000  # tokens; fewer are letters and syllables mostly
-MAX_LINE_BYTES = 1 << 16  # longer training texts are left out
+SPELLS_ALL = 1000  # tokens; a smaller vocabulary consists mostly of letters and syllables
+MAX_LINE_BYTES = 1 << 16  # longer training texts are skipped
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 Normalization = Literal["nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"]
 
 
 class TextTokenizer:
-    """Text to piece ids and back.
+    """Converts text to token ids and back.
 
     Args:
         model: the serialised SentencePiece model.
-        newline: the piece that stands for a line break, where the model has one (icetk: ``<n>``); ``decode``
-            turns it into a line break, ``encode`` uses it when asked to keep line breaks.
-        where: what to call the model in an error.
+        newline: the token for a line break, if the model has one (icetk: ``<n>``); ``decode`` turns it into a
+            line break, ``encode`` uses it to keep line breaks.
+        where: the model's name in error messages.
 
-    Raises CogViewError when ``model`` is damaged, something else, or larger than 32 MiB.
+    Raises CogViewError if ``model`` is damaged, no SentencePiece model, or larger than 32 MiB.
     """
 
     def __init__(self, model: bytes, newline: str | None = None, where: str = "text tokenizer") -> None:
@@ -55,35 +55,35 @@ class TextTokenizer:
         if not loaded or not self.pieces:
             raise CogViewError(f"{where}: not a SentencePiece model, or a damaged one")
         if newline is not None and self.piece_id(newline) is None:
-            raise CogViewError(f"{where}: has no piece {newline!r} for line breaks")
+            raise CogViewError(f"{where}: has no token {newline!r} for line breaks")
 
     def __reduce__(self) -> tuple[type[TextTokenizer], tuple[bytes, str | None]]:
         return type(self), (self.model, self.newline)
 
     @classmethod
     def from_file(cls, path: Path | str, newline: str | None = None) -> TextTokenizer:
-        """The tokenizer in a SentencePiece ``.model`` file."""
+        """Load a SentencePiece ``.model`` file."""
         return cls(read_bytes(path, MAX_MODEL_BYTES), newline, where=str(path))
 
     def save(self, path: Path | str) -> None:
-        """Write the model; ``from_file`` reads it back to an equal one. Appears whole or not at all."""
+        """Write the model atomically; ``from_file`` loads an equal one."""
         write_file(Path(path), self.model)
 
     def extended(self, pieces: Iterable[str]) -> TextTokenizer:
-        """This tokenizer with more ordinary tokens of score 0 after its own, as icetk adds its controls.
+        """This tokenizer with appended normal tokens of score 0, as icetk adds its control tokens.
 
-        Raises CogViewError for a piece that is there already.
+        Raises CogViewError for a token that already exists.
         """
         added = bytearray()
         for piece in pieces:
             if self.piece_id(piece) is not None:
-                raise CogViewError(f"the text tokenizer has a piece {piece!r} already")
+                raise CogViewError(f"the text tokenizer already has a token {piece!r}")
             added += _field(1, _field(1, _utf8(piece)))  # ModelProto.pieces, SentencePiece.piece
         return type(self)(self.model + bytes(added), self.newline)
 
     @cached_property
     def pieces(self) -> int:
-        """How many tokens there are; ids are 0 ... ``pieces`` - 1."""
+        """The number of tokens; ids are 0 ... ``pieces`` - 1."""
         return int(self._processor.GetPieceSize())
 
     @cached_property
@@ -93,42 +93,42 @@ class TextTokenizer:
 
     @property
     def unknown(self) -> int:
-        """The id of the piece for what the model cannot spell."""
+        """The id of the unknown token."""
         return int(self._processor.unk_id())
 
     def piece(self, piece_id: int) -> str:
-        """How a piece is written; a leading ``▁`` stands for a space."""
+        """The string of a token; a leading ``▁`` stands for a space."""
         self._check([piece_id])
         return str(self._processor.IdToPiece(piece_id))
 
     def piece_id(self, piece: str) -> int | None:
-        """The id of the piece written ``piece``, None if there is none."""
-        found = int(self._processor.PieceToId(piece))
-        return found if self._processor.IdToPiece(found) == piece else None
+        """The id of the token with string ``piece``, or None if it does not exist."""
+        piece_id = int(self._processor.PieceToId(piece))
+        return piece_id if self._processor.IdToPiece(piece_id) == piece else None
 
     def encode(self, text: str, keep_newlines: bool = False) -> list[int]:
-        """Piece ids of ``text``, without marks for its start and end; empty for an empty text.
+        """Token ids of ``text``, without start and end tokens; empty for an empty text.
 
-        Line breaks count as spaces unless ``keep_newlines`` and the model has a piece for them.
+        Line breaks count as spaces unless ``keep_newlines`` is set and the model has a token for them.
         """
         return list(self._processor.EncodeAsIds(self._bytes(text, keep_newlines)))
 
     def split(self, text: str, keep_newlines: bool = False) -> list[str]:
-        """The strings that :meth:`encode` sees one piece each in, unknown ones as they are written."""
+        """The tokens of :meth:`encode` as strings; unknown ones as written in the text."""
         return list(map(str, self._processor.EncodeAsPieces(self._bytes(text, keep_newlines))))
 
     def unfamiliar(self, text: str) -> list[str]:
-        """The words of a text that were hardly seen in training: spelled in bytes, or by less than two Latin
-        letters a piece. None where the tokenizer is so small that it spells all words."""
-        found = list[str]()
+        """The words of a text that were rare in training: spelled in bytes, or with fewer than two Latin
+        letters a token. Empty if the vocabulary is so small that all words are spelled."""
+        words = list[str]()
         if self.pieces < SPELLS_ALL:
-            return found
+            return words
         for word in re.findall(r"[^\W\d_]+", text):
             pieces = self.split(word)
             latin = all(ord(letter) < 0x250 for letter in word)
             if any(_BYTE.fullmatch(piece) for piece in pieces) or (latin and len(word) < 2 * len(pieces) > 4):
-                found.append(word)
-        return found
+                words.append(word)
+        return words
 
     def _bytes(self, text: str, keep_newlines: bool) -> bytes:
         if keep_newlines and self.newline is not None:
@@ -136,7 +136,7 @@ class TextTokenizer:
         return _utf8(text)
 
     def decode(self, ids: ArrayLike) -> str:
-        """The text of piece ids (n,); CogViewError for an id this tokenizer does not have."""
+        """The text of token ids (n,); raises CogViewError for an id outside the vocabulary."""
         pieces = np.asarray(ids, dtype=np.int64).ravel().tolist()
         self._check(pieces)
         text = str(self._processor.DecodeIds(pieces)) if pieces else ""
@@ -145,7 +145,7 @@ class TextTokenizer:
     def _check(self, ids: Iterable[int]) -> None:
         for piece_id in ids:
             if not 0 <= piece_id < self.pieces:
-                raise CogViewError(f"piece {piece_id} is outside the text tokenizer's {self.pieces}")
+                raise CogViewError(f"token {piece_id} is outside the text tokenizer's {self.pieces}")
 
     @classmethod
     def train(
@@ -160,23 +160,23 @@ class TextTokenizer:
         user_defined: Iterable[str] = (),
         threads: int = 1,
     ) -> TextTokenizer:
-        """Learn a tokenizer from ``texts``, one sentence each, or from the lines of a UTF-8 file.
+        """Train a tokenizer on ``texts``, one sentence each, or on the lines of a UTF-8 file.
 
-        The same texts in the same order give the same bytes. Piece 0 is the unknown one; there are no tokens
-        for start, end or padding, which are control tokens.
+        The same texts in the same order give the same bytes. Token 0 is the unknown token; there are no
+        start, end or padding tokens, which are control tokens of the vocabulary.
 
         Args:
-            pieces: how many to learn, the 256 bytes of ``byte_fallback`` and ``user_defined`` included.
-            byte_fallback: spell what is not covered in UTF-8 bytes, so that every text survives.
-            character_coverage: share of the characters seen that get a piece of their own.
-            normalization: SentencePiece's rule; all but ``identity`` make full-width forms plain (NFKC).
-            user_defined: strings that always stay one piece.
+            pieces: number of tokens, including the 256 bytes of ``byte_fallback`` and ``user_defined``.
+            byte_fallback: spell uncovered characters in UTF-8 bytes, so that no text loses information.
+            character_coverage: fraction of the characters in the texts that get a token.
+            normalization: SentencePiece's rule; all but ``identity`` normalise full-width characters (NFKC).
+            user_defined: strings that always stay one token.
             threads: of the trainer; the result may depend on their number.
 
-        Raises CogViewError where the texts do not suffice for this many tokens or cannot be read.
+        Raises CogViewError if the texts do not suffice for this many tokens or cannot be read.
         """
         if not 1 <= pieces <= MOST:
-            raise CogViewError(f"text tokenizer of {pieces} pieces: take 1 to {MOST:,}", field="pieces")
+            raise CogViewError(f"text tokenizer of {pieces} pieces: give 1 to {MOST:,}", field="pieces")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.Train(
@@ -202,18 +202,18 @@ class TextTokenizer:
         return cls(model.getvalue())
 
 
-def _reason(said: str) -> str:
-    """What SentencePiece says, for people."""
-    if most := re.search(r"value <= (\d+)", said):
+def _reason(message: str) -> str:
+    """SentencePiece's error message in plain words."""
+    if most := re.search(r"value <= (\d+)", message):
         return f"the texts suffice for {most[1]} at most"
-    if least := re.search(r"required_chars\. \d+ vs (\d+)", said):
+    if least := re.search(r"required_chars\. \d+ vs (\d+)", message):
         return f"their characters alone need {least[1]}"
-    plain = re.sub(r"(?s)^.*\] |^INTERNAL: (\w+: )?|\n.*$", "", said).strip()
+    plain = re.sub(r"(?s)^.*\] |^INTERNAL: (\w+: )?|\n.*$", "", message).strip()
     return plain or "there are no texts to learn from"
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited protocol-buffer field; appended to a message it extends a repeated field."""
+    """A length-delimited protocol-buffer field; appending it to a message extends a repeated field."""
     head, length = bytearray([number << 3 | 2]), len(content)
     while length > 0x7F:
         head.append(length & 0x7F | 0x80)
@@ -222,9 +222,9 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def split_fields(message: bytes) -> list[tuple[int, bytes]]:
-    """A protocol-buffer message's fields in order: number and content, of length-delimited ones alone.
+    """The length-delimited fields of a protocol-buffer message in order, as (number, content).
 
-    CogViewError where there are others; a SentencePiece model has none.
+    Raises CogViewError if there are other fields; a SentencePiece model has none.
     """
     fields, at = list[tuple[int, bytes]](), 0
     try:
@@ -241,12 +241,12 @@ def split_fields(message: bytes) -> list[tuple[int, bytes]]:
 
 
 def join_fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
-    """The message of such fields."""
+    """The message of these fields, the inverse of :func:`split_fields`."""
     return b"".join(_field(number, content) for number, content in fields)
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends; IndexError where the message does before."""
+    """A varint of seven bits a byte, and its end; raises IndexError if the message ends before it."""
     value = shift = 0
     while True:
         byte = message[at]
@@ -259,13 +259,11 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise CogViewError(
-            f"{text[:40]!r}: not valid Unicode, half of a surrogate pair stands alone"
-        ) from error
+        raise CogViewError(f"{text[:40]!r}: not valid Unicode, it contains an unpaired surrogate") from error
 
 
 def _lines(texts: Iterable[str] | Path) -> Iterator[bytes]:
-    """The training texts in UTF-8, one a line."""
+    """The training texts in UTF-8, one per line."""
     if isinstance(texts, Path):
         try:
             with texts.open(encoding="utf-8") as file:

@@ -2,13 +2,14 @@
 
 Two architectures behind one class:
 
-- ``paper``     Appendix A: three 4x4 stride-2 convolutions of 512 channels with ReLU and a 1x1 to the code's
-                width; the decoder mirrors it with transposed convolutions (23.2 M parameters).
-- ``residual``  the default model's: pixels are folded into channels (no work at full resolution), residual
-                blocks at each level and one attention block at the code grid, mirrored in the decoder.
+- ``paper``     Appendix A: three 4x4 stride-2 convolutions of 512 channels with ReLU and a 1x1 convolution to
+                the code's width; the decoder mirrors it with transposed convolutions (23.2 M parameters).
+- ``residual``  the default model's: pixels are folded into channels (no computation at full resolution),
+                residual blocks at each level and one attention block at the code grid, mirrored in the
+                decoder.
 
-Encoder and decoder need not be mirrors: the encoder may read images reduced by ``reduce`` while the decoder,
-wider and with steps of its own, returns them at full size. A new decoder does not change any code.
+Encoder and decoder need not mirror each other: the encoder may read images reduced by ``reduce``, while a
+wider decoder with different steps reconstructs them at full size. A new decoder does not change any codes.
 
 Shapes: images ``(batch, 3, H, W)`` in [0, 1]; codes ``(batch, h * w)`` int64, row by row, with
 ``h = H / factor``.
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.tokenizers.quantizers import Method, Quantized, make_quantizer
-from cogview.tokenizers.saving import CONFIG, kept_fingerprint, load_weights, save_weights
+from cogview.tokenizers.saving import CONFIG, load_weights, save_weights, stored_fingerprint
 
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
@@ -45,7 +46,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _check_widths(channels: tuple[int, ...], attention: bool) -> None:
-    """ValueError for a width that norms (8 groups) or attention (heads of about 64) cannot divide."""
+    """Raise ValueError if group norm (8 groups) or attention (heads of about 64) does not divide a width."""
     odd = next((width for width in channels if width % 8), None)
     if odd is not None:
         raise ValueError(f"channels {odd} is not a multiple of 8")
@@ -54,12 +55,12 @@ def _check_widths(channels: tuple[int, ...], attention: bool) -> None:
 
 
 class ImageTokenizerConfig(Config):
-    """Everything that fixes an image tokenizer's weights and codes.
+    """Architecture, quantizer and normalisation of an image tokenizer.
 
-    ``factors`` are the encoder's downsampling steps, first to last; ``channels`` and ``blocks`` give the
-    width and the residual blocks after each step. ``reduce`` shrinks images by a box filter before the
-    encoder reads them. ``decoder_factors``, ``decoder_channels`` and ``decoder_blocks`` say the same of the
-    decoder, from the image inwards (None: as the encoder); its steps multiply to ``factor``.
+    ``factors`` are the encoder's downsampling steps, first to last; ``channels`` and ``blocks`` are the
+    width and the number of residual blocks after each step. ``reduce`` shrinks images with a box filter
+    before the encoder. ``decoder_factors``, ``decoder_channels`` and ``decoder_blocks`` are those of the
+    decoder, from the image inwards (None: as the encoder); its factors multiply to ``factor``.
     """
 
     architecture: Literal["paper", "residual"] = "residual"
@@ -114,12 +115,12 @@ class ImageTokenizerConfig(Config):
 
     @property
     def _steps(self) -> int:
-        """What the encoder's steps make an image smaller by, without ``resize``."""
+        """The encoder's downsampling factor, without ``resize``."""
         return self.reduce * math.prod(self.factors)
 
     @property
     def resized(self) -> bool:
-        """Whether feature maps are resized on the way to the code grid."""
+        """Whether feature maps are resized between two steps."""
         return self.resize != (1, 1)
 
     @property
@@ -129,7 +130,7 @@ class ImageTokenizerConfig(Config):
 
     @property
     def multiple(self) -> int:
-        """What an image's sides must be multiples of, in pixels."""
+        """The number of pixels of which an image's sides must be multiples."""
         return math.lcm(self.factor.numerator, self.reduce * self.factors[0] * self.resize[1])
 
     @property
@@ -143,7 +144,7 @@ class ImageTokenizerConfig(Config):
 
     @property
     def normalisation(self) -> tuple[float, ...]:
-        """Mean and deviation that the encoder's input is scaled by."""
+        """Mean and standard deviation that normalise the encoder's input."""
         return (*self.mean, *self.std)
 
     @property
@@ -169,7 +170,7 @@ class ImageTokenizerConfig(Config):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), the second convolution starting at zero."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the second convolution initialised to zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -185,7 +186,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions of a feature map, heads of 64, as a residual."""
+    """Self-attention over all positions of a feature map, with heads of 64 channels and a residual."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ class AttentionBlock(nn.Module):
 
 
 class Resize(nn.Module):
-    """Feature maps (batch, c, h, w) resized by ``ratio``, linearly between pixels."""
+    """Resize feature maps (batch, c, h, w) by ``ratio``, with bilinear interpolation."""
 
     def __init__(self, ratio: Fraction) -> None:
         super().__init__()
@@ -216,7 +217,7 @@ class Resize(nn.Module):
 
 
 def paper_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
-    """Appendix A: [conv 4x4 stride 2, ReLU] for every step, then 1x1 to the code's width."""
+    """Appendix A: [conv 4x4 stride 2, ReLU] for every step, then a 1x1 convolution to the code's width."""
     layers: list[nn.Module] = []
     width = 3
     for channels in config.channels:
@@ -226,7 +227,7 @@ def paper_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
 
 
 def paper_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
-    """The encoder mirrored: [transposed conv 4x4 stride 2, ReLU] for every step, then 1x1 to RGB."""
+    """The mirrored encoder: [transposed conv 4x4 stride 2, ReLU] for every step, then 1x1 to RGB."""
     layers: list[nn.Module] = []
     width = config.code_dim
     for channels in reversed(config.channels):
@@ -236,7 +237,7 @@ def paper_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
 
 
 def residual_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
-    """Fold, residual blocks, fold, … to the code grid; the last level may attend globally."""
+    """Pixel-unshuffle and residual blocks, repeated down to the code grid, with optional attention there."""
     layers: list[nn.Module] = []
     width = 3
     for i, (factor, channels, blocks) in enumerate(
@@ -253,7 +254,7 @@ def residual_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
 
 
 def residual_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
-    """From the code grid outwards, each step unfolding channels into pixels."""
+    """From the code grid outwards, with a pixel-shuffle at each step."""
     steps = list(zip(*config.decoder_steps, strict=True))[::-1]
     width = steps[0][1]
     layers: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1)]
@@ -261,10 +262,10 @@ def residual_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
         layers += [ResidualBlock(width), AttentionBlock(width)]
     for i, (factor, channels, blocks) in enumerate(steps):
         layers += [ResidualBlock(channels) for _ in range(blocks)]
-        after = steps[i + 1][1] if i + 1 < len(steps) else 3
-        if after == 3:
+        out = steps[i + 1][1] if i + 1 < len(steps) else 3
+        if out == 3:
             layers += [nn.GroupNorm(8, channels), nn.SiLU()]
-        layers += [nn.Conv2d(channels, after * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
+        layers += [nn.Conv2d(channels, out * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
         if i == 0 and config.resized:
             layers.append(Resize(1 / Fraction(*config.resize)))
     return nn.Sequential(*layers)
@@ -298,12 +299,12 @@ class ImageTokenizer(nn.Module):
         return self.config.image_size
 
     def grid(self, size: int | None = None) -> tuple[int, int]:
-        """Codes (rows, columns) of a square image of ``size`` pixels (default: the tokenizer's own)."""
+        """Codes (rows, columns) of a square image of ``size`` pixels (default: ``image_size``)."""
         side = int((self.config.image_size if size is None else size) / self.config.factor)
         return side, side
 
     def features(self, images: Tensor) -> Tensor:
-        """Vectors (batch, h, w, code_dim) of images (batch, 3, H, W) in [0, 1], before quantisation."""
+        """Encoder outputs (batch, h, w, code_dim), not quantised, of images (batch, 3, H, W) in [0, 1]."""
         if images.shape[-1] % self.config.multiple or images.shape[-2] % self.config.multiple:
             size = f"{images.shape[-1]}x{images.shape[-2]}"
             raise CogViewError(
@@ -330,9 +331,9 @@ class ImageTokenizer(nn.Module):
             grid = (side, side)
         if grid[0] * grid[1] != codes.shape[1]:
             raise CogViewError(f"{codes.shape[1]} codes do not fill a grid of {grid[0]} x {grid[1]}")
-        return self.paint(self.quantizer.lookup(codes).view(codes.shape[0], *grid, -1))
+        return self.decode_vectors(self.quantizer.lookup(codes).view(codes.shape[0], *grid, -1))
 
-    def paint(self, vectors: Tensor) -> Tensor:
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
         """Images (batch, 3, H, W) of quantised vectors (batch, h, w, code_dim)."""
         images = self.decoder(vectors.permute(0, 3, 1, 2).contiguous())
         return cast(Tensor, images * self.std.to(images.dtype) + self.mean.to(images.dtype))
@@ -340,15 +341,15 @@ class ImageTokenizer(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
         """Reconstructions (batch, 3, H, W) and the quantizer's result, for training."""
         quantized = cast(Quantized, self.quantizer(self.features(images)))
-        return self.paint(quantized.vectors), quantized
+        return self.decode_vectors(quantized.vectors), quantized
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over encoder, codebook and normalisation: equal fingerprints give equal codes.
+        """16 hex digits of a hash of encoder, codebook and normalisation; if equal, codes are equal.
 
-        The decoder is left out on purpose: it may be improved without touching stored tokens. Weights are
-        read as float16, the form they are kept in. One that was stored as int8 keeps the fingerprint it had
-        before: about one code in a hundred differs, no more than a trained model minds.
+        The decoder is excluded on purpose: it may be improved without invalidating stored tokens. Weights are
+        hashed as float16, in which they are stored. A tokenizer stored as int8 keeps its original
+        fingerprint: about one code in a hundred differs, which does not affect a trained model.
         """
         if self.rounded_from is not None:
             return self.rounded_from
@@ -361,12 +362,12 @@ class ImageTokenizer(nn.Module):
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (what inference needs) as ``dtype``.
+        """Write ``config.json`` and ``model.safetensors`` (the weights for inference, in ``dtype``).
 
-        torch.int8 stores each output of a convolution as rounded numbers and a scale, half of float16.
+        torch.int8 stores convolutions as int8 with a scale per output channel, half the size of float16.
         """
-        kept = self.fingerprint if dtype == torch.int8 else self.rounded_from
-        save_weights(directory, self.config, self._stored(), dtype, kept)
+        original = self.fingerprint if dtype == torch.int8 else self.rounded_from
+        save_weights(directory, self.config, self._stored(), dtype, original)
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> ImageTokenizer:
@@ -376,16 +377,16 @@ class ImageTokenizer(nn.Module):
             CogViewError: files missing, damaged, or of another architecture.
         """
         config = read_json(ImageTokenizerConfig, Path(directory) / CONFIG)
-        with torch.device("meta"):  # what the configuration asks for is compared before it takes memory
+        with torch.device("meta"):  # shapes are compared before any memory is allocated
             expected = cls(config)._stored()
         state = load_weights(directory, expected)
         model = cls(config)
         model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-        model.rounded_from = kept_fingerprint(directory)
-        # Channels last in memory: convolutions on a CPU run twice as fast.
+        model.rounded_from = stored_fingerprint(directory)
+        # Convolutions on a CPU are twice as fast with channels last.
         return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def _stored(self) -> dict[str, Tensor]:
-        """What inference needs."""
-        kept = ("encoder.", "decoder.", "quantizer.codebook")
-        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(kept)}
+        """The weights that inference needs."""
+        prefixes = ("encoder.", "decoder.", "quantizer.codebook")
+        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(prefixes)}

@@ -104,7 +104,7 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
         for rate, (vectors, codebook) in zip(
             self.recipe.model.rates, self._vectors_and_losses(tokenizer, images, step), strict=True
         ):
-            painted = tokenizer.paint(vectors, rate)
+            painted = tokenizer.decode_vectors(vectors, rate)
             total, metrics = self._compare(cast(TokenizerTraining, model), batch, painted, codebook, step)
             losses.append(total)
             report |= {f"{name}_{rate}": value for name, value in metrics.items()}

@@ -256,14 +256,14 @@ class ImageTokenizerTask(Task):
         if self.recipe.frozen:
             with torch.no_grad():
                 vectors = model.quantizer.lookup(model.encode(images))
-            return model.paint(
+            return model.decode_vectors(
                 vectors.view(len(images), *model.grid(images.shape[-1]), -1)
             ), images.new_zeros(())
         z = model.features(images)
         if step <= self.recipe.warmup_steps:
-            return model.paint(z), 0.01 * z.pow(2).mean()
+            return model.decode_vectors(z), 0.01 * z.pow(2).mean()
         quantized = cast(Quantized, model.quantizer(z))
-        return model.paint(quantized.vectors), quantized.loss
+        return model.decode_vectors(quantized.vectors), quantized.loss
 
     def _compare(
         self,
@@ -286,7 +286,7 @@ class ImageTokenizerTask(Task):
             verdict = -training.discriminator(painted).mean()
             last = [p for p in training.tokenizer.decoder.parameters() if p.ndim > 1][-1]
             part = len(batch["items"]) / batch["whole"]
-            scale = adaptive_weight(total, verdict, last, whole=lambda mine: self.ranks.total(mine * part))
+            scale = adaptive_weight(total, verdict, last, total=lambda mine: self.ranks.total(mine * part))
             total = total + weights.adversarial * scale * verdict
             metrics["adversarial"] = verdict.detach()
         return total + weights.quantizer * codebook_loss, metrics
