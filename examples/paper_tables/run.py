@@ -82,7 +82,7 @@ def sets(
         texts = [text or "" for text in data.first(language)]
         if not all(texts):
             raise CogViewError(f"{args.corpus}: a picture has no caption in {language!r}; see --languages")
-        yield Set(f"real, {language}", data.pictures, texts)
+        yield Set(f"real, {language}", data.images, texts)
         for drawer in drawers:
             for best_of in (1, args.best_of)[: 1 + (args.best_of > 1 and has_captions(drawer))]:
                 title = f"{drawer.name}{f', best of {best_of}' if best_of > 1 else ''}, {language}"
@@ -194,7 +194,7 @@ def main(words: Sequence[str] | None = None) -> None:
     shape = Preprocessing(size=args.size, resample="box")
     both = read_captioned(args.corpus, shape, args.split or None, args.source, 2 * args.n)
     data, others = both.rows(range(args.n)), both.rows(range(args.n, 2 * args.n))
-    real, rows = as_set("reference", others.pictures), dict[str, Row]()
+    real, rows = as_set("reference", others.images), dict[str, Row]()
     with bars() as progress:
         for found in sets(args, data, judge, progress):
             rows[found.name] = row(found, real, judge, extractor, args.work / "features")

@@ -130,7 +130,7 @@ def test_batches_hold_each_picture_once_and_every_other_is_of_one_source(corpus:
     data = read_captioned(corpus, SHAPE, "train")
     data = data.rows(list(range(100)))
     mixed = type(data)(
-        data.pictures, data.keys, ["ab"[i % 2] for i in range(100)], data.texts, data.languages
+        data.images, data.keys, ["ab"[i % 2] for i in range(100)], data.texts, data.languages
     )
     found = list(batches(mixed, 6, ScorerTraining(batch=20)))
     assert all(len(set(rows)) == 20 for rows, _ in found)
@@ -150,7 +150,7 @@ def test_it_learns_and_real_is_far_above_shuffled(corpus: Path, scorer: DualEnco
     scorer.save(tmp_path)
     again = DualEncoder.from_directory(tmp_path)
     assert again.fingerprint == scorer.fingerprint
-    assert np.array_equal(again.encode_image(data.pictures), scorer.encode_image(data.pictures))
+    assert np.array_equal(again.encode_image(data.images), scorer.encode_image(data.images))
 
 
 def test_a_text_does_not_depend_on_its_batch(scorer: DualEncoder) -> None:
@@ -184,7 +184,7 @@ def test_the_nearest_training_picture_shares_the_words(corpus: Path, text: TextT
         prompt = data.texts[i][1]  # word for word a training caption
         assert row[drawer.records[drawer.nearest(prompt)].key] == i
         picture = drawer.generate([prompt], 0, {})[0].resize((toy.SIZE,) * 2, Image.Resampling.BOX)
-        assert np.array_equal(np.asarray(picture), data.pictures[i])
+        assert np.array_equal(np.asarray(picture), data.images[i])
     found = drawer.records[drawer.nearest("blue square")].captions
     assert any(caption.text.startswith("blue square") for caption in found)
 
@@ -237,7 +237,7 @@ def test_bad_input_is_one_line(corpus: Path, scorer: DualEncoder, tmp_path: Path
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.new("RGB", (9, 9)).save(folder / "a.png")
-    with pytest.raises(CogViewError, match="1 captioned pictures"):
+    with pytest.raises(CogViewError, match="1 captioned images"):
         read_captioned(folder, SHAPE)
     Image.new("RGB", (9, 9)).save(folder / "b.png")
     with pytest.raises(CogViewError, match=r"a\.png: no caption; write one beside"):
@@ -247,9 +247,9 @@ def test_bad_input_is_one_line(corpus: Path, scorer: DualEncoder, tmp_path: Path
     with pytest.raises(CogViewError, match="not all the same"):
         evaluate_alignment(AlignmentPlan(languages=("en",)), read_captioned(folder, SHAPE), scorer)
     (folder / "b.png").write_bytes(b"broken")
-    with pytest.raises(CogViewError, match=r"b\.png: the picture is broken"):
+    with pytest.raises(CogViewError, match=r"b\.png: the image is broken"):
         read_captioned(folder, SHAPE)
-    with pytest.raises(CogViewError, match="less than one batch"):
+    with pytest.raises(CogViewError, match="fewer than one batch"):
         train_scorer(
             scorer.config, scorer.text, read_captioned(corpus, SHAPE, count=3), ScorerTraining(batch=4)
         )
@@ -260,7 +260,7 @@ def test_foreign_scorers_are_refused(scorer: DualEncoder, tmp_path: Path) -> Non
         DualEncoder.from_directory(tmp_path)
     scorer.save(tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(CogViewError, match="damaged or foreign scorer"):
+    with pytest.raises(CogViewError, match="damaged or not a scorer"):
         DualEncoder.from_directory(tmp_path)
     TextTokenizer.train(toy.COLOURS.values(), pieces=264).save(tmp_path / "text.model")
     with pytest.raises(CogViewError, match="not the tokenizer the scorer was trained with"):

@@ -137,7 +137,7 @@ def test_selected_combinations_are_new_to_training(
         and captions.isdisjoint(r.captions.values())
     ]
     seen = TrainingCombinations(rows, attributes)
-    assert [r.key for r in rows if r.split == "test_comp" and seen.new(r)] == [r.key for r in able]
+    assert [r.key for r in rows if r.split == "test_comp" and seen.unseen(r)] == [r.key for r in able]
     count = min(4, len({(r.style, r.captions["en"]) for r in able}))
     if count:
         chosen = select(rows, attributes, count, seed=3).keys
@@ -209,5 +209,5 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     rows = toy.rows(4)
     rows[2]["image"] = rows[2]["image"][:60]
     corpus = toy.write(tmp_path, rows)
-    with pytest.raises(CogViewError, match="picture 'blot/2' is broken: truncated"):
+    with pytest.raises(CogViewError, match="image 'blot/2' is broken: truncated"):
         dict(read_images(corpus, ["blot/0", "blot/2"], Preprocessing(size=8)))

@@ -54,7 +54,7 @@ def test_accuracy_counts_absence_too(corpus: Path, reader: AttributeClassifier) 
         wrong.append(Avatar(a.key, a.style, a.split, a.captions, values))
     blots = sum(a.style == "blot" for a in wrong)
     assert right == 1.0
-    assert accuracy(reader, LabelledImages(data.pictures, wrong)) == pytest.approx(
+    assert accuracy(reader, LabelledImages(data.images, wrong)) == pytest.approx(
         1 - blots / (2 * len(wrong) + blots)
     )
 
@@ -111,7 +111,7 @@ def test_held_out_rows_are_refused(corpus: Path, reader: AttributeClassifier) ->
 
 def test_too_little_data_is_refused(corpus: Path, reader: AttributeClassifier) -> None:
     few = [avatar for avatar in read_avatars(corpus) if avatar.split == "train"][:15]
-    with pytest.raises(CogViewError, match="15 training pictures are less than one batch of 16"):
+    with pytest.raises(CogViewError, match="15 training images are fewer than one batch of 16"):
         train_reader(reader.config, load_labelled(corpus, few, reader.config.preprocessing), SHORT)
 
 
@@ -135,12 +135,12 @@ def test_damaged_classifiers_are_named(reader: AttributeClassifier, tmp_path: Pa
     reader.save(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-1000])
-    with pytest.raises(CogViewError, match="damaged or foreign classifier"):
+    with pytest.raises(CogViewError, match="damaged or not a classifier"):
         AttributeClassifier.from_directory(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "widths": [8, 16, 32]}))
-    with pytest.raises(CogViewError, match="damaged or foreign classifier"):
+    with pytest.raises(CogViewError, match="damaged or not a classifier"):
         AttributeClassifier.from_directory(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "colour": 1}))
     with pytest.raises(CogViewError, match="colour: no such key"):
@@ -150,7 +150,7 @@ def test_damaged_classifiers_are_named(reader: AttributeClassifier, tmp_path: Pa
 def test_foreign_pictures_are_refused(reader: AttributeClassifier) -> None:
     with pytest.raises(CogViewError, match="does not know style 'moon'"):
         reader.read(torch.rand(1, 3, toy.SIZE, toy.SIZE), ["moon"])
-    with pytest.raises(CogViewError, match="reads pictures of 24 x 24"):
+    with pytest.raises(CogViewError, match="reads images of 24 x 24"):
         reader.read(torch.rand(1, 3, 30, 30), ["flag"])
 
 

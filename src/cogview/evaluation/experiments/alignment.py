@@ -164,8 +164,8 @@ def evaluate_alignment(
     """
     plan = plan.model_copy(update={"languages": plan.languages or _languages(data)})
     sets: dict[str, Alignment] = {}
-    texts_of, pictures, facts = dict[str, str](), {"real": data.pictures}, dict[str, str | int | float]()
-    seen_all, waiting = scorer.encode_image(data.pictures), False
+    texts_of, pictures, facts = dict[str, str](), {"real": data.images}, dict[str, str | int | float]()
+    seen_all, waiting = scorer.encode_image(data.images), False
     for language in plan.languages:
         rows, texts = _texts(data, language)
         texts_of[language] = hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""The networks that judge generated images, none of them seen by a generator, and their trainings."""
+"""Networks that judge generated images, and their training; no generator is ever trained against them."""

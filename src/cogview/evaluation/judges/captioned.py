@@ -1,7 +1,6 @@
-"""Pictures with their texts, from whatever people have: what alignment is trained on and measured with.
+"""Captioned images from any source that ``cogview data`` reads, for training and measuring alignment.
 
-Anything ``cogview data`` reads. A file that ``cogview generate`` generated holds its prompt, so a folder of
-such needs no caption files.
+A file that ``cogview generate`` wrote holds its prompt, so a folder of such files needs no caption files.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures (n, size, size, 3) uint8; of each its key, source and the texts that are true of it.
+    """Images (n, size, size, 3) uint8 with their keys, sources and captions.
 
-    ``languages``: of each text, "zh", "en" or another tag; ``styled``: it names the drawing style too.
+    ``languages``: the language of each text, "zh", "en" or another tag.
     """
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     keys: Sequence[str]
     sources: Sequence[str]
     texts: Sequence[Sequence[str]]
@@ -41,16 +40,16 @@ class Captioned:
         return len(self.keys)
 
     def first(self, language: str) -> list[str | None]:
-        """Each image's first text in a language, None where it has none."""
+        """Each image's first text in a language; None if it has none."""
         return [
-            next((text for text, own in zip(texts, tags, strict=True) if own == language), None)
+            next((text for text, tag in zip(texts, tags, strict=True) if tag == language), None)
             for texts, tags in zip(self.texts, self.languages, strict=True)
         ]
 
     def rows(self, rows: Sequence[int]) -> Captioned:
-        """Some of them, in this order."""
+        """The images of ``rows``, in this order."""
         return Captioned(
-            self.pictures[list(rows)],
+            self.images[list(rows)],
             [self.keys[row] for row in rows],
             [self.sources[row] for row in rows],
             [self.texts[row] for row in rows],
@@ -60,14 +59,14 @@ class Captioned:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over keys, texts and pixels."""
-        whole = hashlib.sha256()
-        for key, texts, picture in zip(self.keys, self.texts, self.pictures, strict=True):
-            whole.update("\0".join([key, *texts]).encode() + hashlib.sha256(picture.tobytes()).digest())
-        return whole.hexdigest()[:16]
+        digest = hashlib.sha256()
+        for key, texts, image in zip(self.keys, self.texts, self.images, strict=True):
+            digest.update("\0".join([key, *texts]).encode() + hashlib.sha256(image.tobytes()).digest())
+        return digest.hexdigest()[:16]
 
 
 def language_of(text: str, tag: str = "") -> str:
-    """A text's language: as it is tagged, else Chinese where it has Chinese characters, else English."""
+    """A text's language: its tag, else Chinese if it has Chinese characters, else English."""
     return tag.split("-")[0] if tag else ("zh" if is_chinese(text) else "en")
 
 
@@ -80,15 +79,16 @@ def read_captioned(
     styled: bool = False,
     progress: Progress | None = None,
 ) -> Captioned:
-    """The captioned images at ``place``; keywords are left out.
+    """Read the captioned images at ``place``; keyword captions are left out.
 
     Args:
         split, source: which records; None for all.
-        count: the number of images, in an order that the keys decide and that mixes sources.
-        styled: with the captions that name the style, where a table has styles.
+        count: the number of images; their order follows from hashes of the keys and mixes sources.
+        styled: include captions that name the drawing style, if a table has them.
 
     Raises:
-        CogViewError: an image without a caption or a broken one (its place is named), or fewer than two.
+        CogViewError: an image has no caption or is broken (the message names its place), or there are fewer
+            than two.
     """
     records = [
         record
@@ -98,43 +98,43 @@ def read_captioned(
     if count is not None:
         records.sort(key=lambda record: hashlib.sha256(record.key.encode()).digest())
         if len(records) < count:
-            raise CogViewError(f"{place}: {len(records)} pictures there, not {count}; lower the number")
+            raise CogViewError(f"{place}: {len(records)} images there, not {count}; lower the number")
         records = records[:count]
     if len(records) < 2:
         raise CogViewError(
-            f"{place}: {len(records)} captioned pictures of split {split or 'any'!r}; 2 or more are needed"
+            f"{place}: {len(records)} captioned images of split {split or 'any'!r}; 2 or more are needed"
         )
-    pictures = np.zeros((len(records), shape.size, shape.size, 3), dtype=np.uint8)
+    images = np.zeros((len(records), shape.size, shape.size, 3), dtype=np.uint8)
     texts, languages = [], []
     for row, record in enumerate(records):
-        own = texts_of(record, styled)
-        texts.append([text for text, _ in own])
-        languages.append([language for _, language in own])
-        pictures[row] = _pixels(record, shape)
+        captions = texts_of(record, styled)
+        texts.append([text for text, _ in captions])
+        languages.append([language for _, language in captions])
+        images[row] = _pixels(record, shape)
         if progress and (row % 100 == 99 or row + 1 == len(records)):
-            progress("reading pictures", row + 1, len(records))
+            progress("reading images", row + 1, len(records))
     keys, sources = [record.key for record in records], [record.source for record in records]
-    return Captioned(pictures, keys, sources, texts, languages)
+    return Captioned(images, keys, sources, texts, languages)
 
 
 def texts_of(record: Record, styled: bool) -> list[tuple[str, str]]:
-    """(text, language) of a record's captions; of a drawn image without any its prompt."""
+    """(text, language) of a record's captions; for a generated image without captions, its prompt."""
     kinds = ("plain", "styled") if styled else ("plain",)
     captions = [(c.text, language_of(c.text, c.language)) for c in record.captions if c.kind in kinds]
     if not captions and isinstance(record.image, Path) and not record.problem:
-        told = read_provenance(record.image) if record.image.suffix.lower() == ".png" else None
-        captions = [(told.prompt, language_of(told.prompt))] if told and told.prompt.strip() else []
+        made = read_provenance(record.image) if record.image.suffix.lower() == ".png" else None
+        captions = [(made.prompt, language_of(made.prompt))] if made and made.prompt.strip() else []
     if not captions:
         raise CogViewError(
-            f"{record.place}: {record.problem or 'no caption'}; write one beside the picture (NAME.txt)"
+            f"{record.place}: {record.problem or 'no caption'}; write one beside the image (NAME.txt)"
         )
     return list(dict.fromkeys(captions))
 
 
 def _pixels(record: Record, shape: Preprocessing) -> NDArray[np.uint8]:
     if record.image is None:
-        raise CogViewError(f"{record.place}: {record.problem or 'no picture'}; take it out")
+        raise CogViewError(f"{record.place}: {record.problem or 'no image'}; remove it")
     try:
         return square(decode(record.image).image, shape)
     except BadImage as error:
-        raise CogViewError(f"{record.place}: the picture is broken: {error}; take it out") from None
+        raise CogViewError(f"{record.place}: the image is broken: {error}; remove it") from None

@@ -1,9 +1,9 @@
-"""The attribute reader: a small convolutional network that says what an image shows.
+"""The attribute classifier: a small convolutional network that predicts the attributes of an image.
 
-One trunk for all styles; for each style a head that looks at the trunk's map through a few learned spatial
-weights per attribute (the avatars of a style are aligned, so where to look is as telling as what is seen)
-and ends in one linear layer per attribute. It judges generated images, so it is trained on real training
-images only (``classifier_training.py``) and no generator is ever trained against it.
+One trunk is shared by all styles. Each style has a head that pools the trunk's feature map with a few learned
+spatial weightings per attribute (the avatars of a style are aligned, so position is informative) and ends in
+one linear layer per attribute. The classifier judges generated images, so it is trained on real training
+images only (``classifier_training.py``), and no generator is ever trained against it.
 
 Images are ``(batch, 3, H, W)`` in [0, 1], H = W = ``image_size``.
 """
@@ -28,7 +28,10 @@ from cogview.evaluation.judges.attribute_corpus import Attribute
 
 
 class ClassifierConfig(Config):
-    """What fixes the network: the attributes it reads, width and residual blocks after each halving."""
+    """The network's configuration: the attributes, and width and residual blocks of each resolution.
+
+    looks: spatial weightings per attribute.
+    """
 
     format: Literal[1] = 1
     attributes: tuple[Attribute, ...] = Field(min_length=1)
@@ -46,11 +49,11 @@ class ClassifierConfig(Config):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the images it reads."""
+        """Side of the input images, in pixels."""
         return self.preprocessing.size
 
     def of_style(self, style: str) -> tuple[Attribute, ...]:
-        """The attributes of one style, in the order of its answers."""
+        """The attributes of one style, in the order of the head's outputs."""
         return tuple(attribute for attribute in self.attributes if attribute.style == style)
 
 
@@ -71,20 +74,23 @@ class Residual(nn.Module):
 
 
 def make_trunk(widths: Sequence[int], blocks: Sequence[int]) -> nn.Sequential:
-    """Halve, widen, refine; (batch, 3, H, W) to (batch, widths[-1], H / 2^n, W / 2^n), rounded up."""
+    """A stride-2 convolution and residual blocks for each of n widths.
+
+    (batch, 3, H, W) to (batch, widths[-1], H / 2^n, W / 2^n), rounded up.
+    """
     layers: list[nn.Module] = []
-    before = 3
+    channels = 3
     for i, (width, depth) in enumerate(zip(widths, blocks, strict=True)):
         kernel = 5 if i == 0 else 3
-        layers += [nn.Conv2d(before, width, kernel, stride=2, padding=kernel // 2, bias=False)]
+        layers += [nn.Conv2d(channels, width, kernel, stride=2, padding=kernel // 2, bias=False)]
         layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         layers += [Residual(width) for _ in range(depth)]
-        before = width
+        channels = width
     return nn.Sequential(*layers)
 
 
 class StyleHead(nn.Module):
-    """The answers of one style: ``looks`` spatial weightings per attribute, then a linear layer each."""
+    """Classification head of one style: ``looks`` spatial weightings and a linear layer per attribute."""
 
     def __init__(self, sizes: Mapping[str, int], width: int, places: int, looks: int) -> None:
         super().__init__()
@@ -94,18 +100,16 @@ class StyleHead(nn.Module):
         self.answers = nn.ModuleList([nn.Linear(width * looks, size) for size in sizes.values()])
 
     def forward(self, maps: Tensor) -> dict[str, Tensor]:
-        seen = torch.einsum("bcp,alp->abcl", maps.flatten(2), self.looks).flatten(
-            2
-        )  # (attributes, batch, c * looks)
-        seen = self.drop(seen)
+        pooled = torch.einsum("bcp,alp->abcl", maps.flatten(2), self.looks)
+        pooled = self.drop(pooled.flatten(2))  # (attributes, batch, c * looks)
         return {
-            name: answer(seen[i])
+            name: answer(pooled[i])
             for i, (name, answer) in enumerate(zip(self.sizes, self.answers, strict=True))
         }
 
 
 class AttributeClassifier(nn.Module):
-    """Reads the attributes of images whose style is known; see the module's docstring."""
+    """Predicts the attributes of images whose style is known; see the module's docstring."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -121,31 +125,31 @@ class AttributeClassifier(nn.Module):
         )
 
     def forward(self, images: Tensor, styles: Sequence[str]) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-        """Logits by style: the rows of the batch in it, and by attribute (rows, classes).
+        """Logits by style: the batch rows of that style, and by attribute their logits (rows, classes).
 
-        Only the heads of the styles present are computed.
+        Only the heads of styles in the batch are computed.
         """
         maps = self.trunk(images * 2 - 1)
-        found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        logits: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         for style, head in zip(self.styles, self.heads, strict=True):
-            rows = torch.tensor([i for i, own in enumerate(styles) if own == style], dtype=torch.long)
+            rows = torch.tensor([i for i, name in enumerate(styles) if name == style], dtype=torch.long)
             if len(rows):
-                found[style] = rows, head(maps[rows])
-        return found
+                logits[style] = rows, head(maps[rows])
+        return logits
 
     @torch.no_grad()
     def read(self, images: Tensor, styles: Sequence[str], batch: int = 64) -> list[dict[str, int]]:
-        """Each image's class in every attribute of its style.
+        """Predict each image's class for every attribute of its style.
 
         Raises:
-            CogViewError: a style this reader does not know, images of another size.
+            CogViewError: an unknown style, or images of another size.
         """
         self._check(images, styles)
         self.eval()
         answers: list[dict[str, int]] = [{} for _ in styles]
         for first in range(0, len(styles), batch):
-            found = self(images[first : first + batch], styles[first : first + batch])
-            for rows, logits in found.values():
+            by_style = self(images[first : first + batch], styles[first : first + batch])
+            for rows, logits in by_style.values():
                 for name, values in logits.items():
                     for row, label in zip(rows.tolist(), values.argmax(1).tolist(), strict=True):
                         answers[first + row][name] = label
@@ -158,7 +162,7 @@ class AttributeClassifier(nn.Module):
         side = self.config.image_size
         if tuple(images.shape[1:]) != (3, side, side):
             raise CogViewError(
-                f"the classifier reads pictures of {side} x {side}, not {tuple(images.shape[1:])}"
+                f"the classifier reads images of {side} x {side}, not {tuple(images.shape[1:])}"
             )
 
     @property
@@ -167,7 +171,7 @@ class AttributeClassifier(nn.Module):
         return weights.fingerprint(self.config, self)
 
     def save(self, directory: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``, the weights first and under a temporary name."""
+        """Write ``config.json`` and ``model.safetensors``."""
         weights.save(self.config, self, directory)
 
     @classmethod
@@ -175,7 +179,7 @@ class AttributeClassifier(nn.Module):
         """Read a classifier written by :meth:`save`.
 
         Raises:
-            CogViewError: files missing, damaged, of another format or not fitting each other.
+            CogViewError: files are missing, damaged, of another format or do not fit each other.
         """
         weights.require(directory, "classifier", "cogview eval train-classifier")
         config = read_json(ClassifierConfig, directory / weights.CONFIG)

@@ -1,9 +1,9 @@
 """Training of the attribute classifier: a task of the trainer (``task: attribute_classifier``).
 
-Real images of split "train" are slightly spoiled. Generated images and tokenizer reconstructions are
-softer than real ones; so that the classifier judges what is shown and not how crisp it is, training images
-are shifted, blurred, coarsened, tinted and made noisy, each a little. Every seed is fixed, so equal data and
-threads give equal weights.
+The training data are real images of split "train", slightly degraded. Generated images and tokenizer
+reconstructions are softer than real ones. So that the classifier judges the content and not the sharpness,
+training images are shifted, blurred, compressed, tinted and made noisy, each a little. Every seed is fixed:
+equal data and thread counts give equal weights.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from cogview.training.task import Metrics, State, Task
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Pictures (n, size, size, 3) uint8 with the facts they come with."""
+    """Images (n, size, size, 3) uint8 with their metadata."""
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     avatars: Sequence[Avatar]
 
     def __post_init__(self) -> None:
-        assert len(self.pictures) == len(self.avatars)
+        assert len(self.images) == len(self.avatars)
 
     def tensor(self, rows: Sequence[int] | slice = slice(None)) -> Tensor:
         """The images as float (n, 3, size, size) in [0, 1]."""
-        return torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 255
 
 
 class AttributeClassifierRecipe(Recipe):
-    """A run: ``data`` is the folder of Parquet files with avatars and their attributes.
+    """Recipe of a run; ``data`` is the folder of Parquet files with avatars and their attributes.
 
-    source: rows of it, "" for all; rare: values with fewer training images are skipped; size: side of the
-    images it reads, in pixels.
+    source: only rows of this source, "" for all; rare: attribute values with fewer training images are
+    skipped; size: side of the input images, in pixels; spoil: degrade training images.
     """
 
     task: Literal["attribute_classifier"]
@@ -75,7 +75,7 @@ class AttributeClassifierRecipe(Recipe):
 class AttributeClassifierTask(Task):
     """Trains an :class:`AttributeClassifier`, on images of split "train" only.
 
-    config, data: what it reads and learns from, where that is not to be found in the recipe's data.
+    config, data: the network's configuration and training images, instead of those of the recipe's data.
     """
 
     recipe_class: ClassVar[type[Recipe]] = AttributeClassifierRecipe
@@ -101,30 +101,33 @@ class AttributeClassifierTask(Task):
 
     @cached_property
     def config(self) -> ClassifierConfig:
-        """What the captions of split "train" state; CogViewError where they state nothing."""
+        """A configuration with the attributes that captions of split "train" state.
+
+        Raises CogViewError if they state none.
+        """
         attributes = find_attributes(self.members["train"], self.recipe.rare)
         if not attributes:
-            where = self.recipe.data
-            raise CogViewError(f"{where}: no caption of split 'train' states an attribute of the meta column")
+            data = self.recipe.data
+            raise CogViewError(f"{data}: no caption of split 'train' states an attribute of the meta column")
         shape = Preprocessing(size=self.recipe.size, resample="box")
         return ClassifierConfig(attributes=attributes, preprocessing=shape)
 
     @cached_property
     def data(self) -> LabelledImages:
         """The training images."""
-        return self._pictures("train")
+        return self._load("train")
 
-    def _pictures(self, split: str) -> LabelledImages:
+    def _load(self, split: str) -> LabelledImages:
         return load_labelled(self.recipe.data, self.members[split], self.config.preprocessing)
 
     @cached_property
     def labels(self) -> dict[str, dict[str, Tensor]]:
-        """By style and attribute, every image's class."""
+        """The class of every image, by style and attribute."""
         styles = dict.fromkeys(attribute.style for attribute in self.config.attributes)
         return {style: _labels(self.config.of_style(style), self.data.avatars) for style in styles}
 
     def build(self) -> nn.Module:
-        """The network; CogViewError for an image of another split, or fewer images than a batch."""
+        """Build the network; CogViewError for an image of another split, or fewer images than a batch."""
         avatars, batch = self.data.avatars, self.recipe.batch_size
         foreign = next((avatar.key for avatar in avatars if avatar.split != "train"), None)
         if foreign is not None:
@@ -132,13 +135,13 @@ class AttributeClassifierTask(Task):
                 f"the classifier may only be trained on split 'train', but {foreign!r} is not in it"
             )
         if len(avatars) < batch:
-            raise CogViewError(f"{len(avatars)} training pictures are less than one batch of {batch}")
+            raise CogViewError(f"{len(avatars)} training images are fewer than one batch of {batch}")
         return AttributeClassifier(self.config)
 
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[list[int], State]]:
-        """Batches of row numbers, a fresh shuffle each pass."""
+        """Batches of row indices, shuffled again in each epoch."""
         first = (state or {}).get("batch", 0)
         batches = _batches(len(self.data.avatars), self.recipe.batch_size, self.recipe.seed)
         for number, rows in enumerate(itertools.islice(batches, first, None), first + 1):
@@ -147,36 +150,36 @@ class AttributeClassifierTask(Task):
     def loss(
         self, model: nn.Module, batch: list[int], step: int, phase: str
     ) -> tuple[Tensor, Metrics] | None:
-        """Mean cross-entropy over all labels of the batch, every label counting the same."""
+        """Mean cross-entropy over all labels of the batch, equally weighted."""
         images = self.data.tensor(batch)
         if self.recipe.spoil:
             images = spoil(images)
         styles = [self.data.avatars[row].style for row in batch]
-        found = model(images.contiguous(memory_format=torch.channels_last), styles)
+        by_style = model(images.contiguous(memory_format=torch.channels_last), styles)
         index, smoothing = torch.tensor(batch), self.recipe.smoothing
         total, count = torch.zeros(()), 0
-        for style, (own, logits) in found.items():
+        for style, (rows, logits) in by_style.items():
             for name, values in logits.items():
-                wanted = self.labels[style][name][index[own]]
+                labels = self.labels[style][name][index[rows]]
                 total = total + F.cross_entropy(
-                    values, wanted, reduction="sum", ignore_index=-100, label_smoothing=smoothing
+                    values, labels, reduction="sum", ignore_index=-100, label_smoothing=smoothing
                 )
-                count += int((wanted >= 0).sum())
+                count += int((labels >= 0).sum())
         return total / max(1, count), {}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The share of labels that are read right off real images of split "val", if there are any."""
+        """The accuracy over all labels of real images of split "val", if there are any."""
         reader, recipe = cast(AttributeClassifier, model), self.recipe
         facts: dict[str, Any] = {"pictures": len(self.data.avatars), "steps": recipe.steps}
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if self.members:
             facts |= {"corpus": self.corpus, "source": recipe.source or "", "rare": recipe.rare}
         if self.members.get("val"):
-            held_out = self._pictures("val")
-            found = {"val_accuracy": round(accuracy(reader, held_out), 4)}
-            facts |= {"val_pictures": len(held_out.avatars), **found}
+            held_out = self._load("val")
+            metrics = {"val_accuracy": round(accuracy(reader, held_out), 4)}
+            facts |= {"val_pictures": len(held_out.avatars), **metrics}
         reader.config = reader.config.model_copy(update={"facts": facts})
-        return found
+        return metrics
 
     def export(self, model: nn.Module, directory: Path) -> None:
         cast(AttributeClassifier, model).save(directory)
@@ -188,7 +191,7 @@ def train_reader(
     """Train on ``data``, which must be of split "train" only.
 
     Raises:
-        CogViewError: there is an image of another split, or fewer images than a batch.
+        CogViewError: an image is of another split, or there are fewer images than a batch.
     """
     recipe = _recipe(Path(), training, len(data.avatars))
     return cast(AttributeClassifier, fit(AttributeClassifierTask(recipe, config, data)))
@@ -202,80 +205,82 @@ def train_from_corpus(
     rare: int = 20,
     run: Path | None = None,
 ) -> AttributeClassifier:
-    """Learn what the captions of split "train" state and train a classifier of it on their images.
+    """Find the attributes that captions of split "train" state, and train a classifier of them.
 
-    The classifier's ``facts`` hold the settings, the corpus's fingerprint, and the share it reads right on
-    split "val" where there is one. ``run``: where a training that was stopped goes on.
+    The classifier's ``facts`` hold the settings, the corpus's fingerprint, and the accuracy on split "val" if
+    there is one. ``run``: the run's directory, where an interrupted training resumes.
 
     Raises:
-        CogViewError: the corpus cannot be used (see ``avatars.read_avatars``) or states nothing.
+        CogViewError: the corpus cannot be read (see :func:`read_avatars`) or its captions state no attribute.
     """
-    started, own = time.monotonic(), {"size": size, "source": source, "rare": rare}
+    started, fields = time.monotonic(), {"size": size, "source": source, "rare": rare}
     count = sum(avatar.split == "train" for avatar in read_avatars(corpus, source))
-    task = AttributeClassifierTask(_recipe(corpus, training, count, **own))
+    task = AttributeClassifierTask(_recipe(corpus, training, count, **fields))
     reader = cast(AttributeClassifier, fit(task, run))
     facts = {**reader.config.facts, "seconds": round(time.monotonic() - started, 1)}
     reader.config = reader.config.model_copy(update={"facts": {**training.model_dump(), **facts}})
     return reader
 
 
-def _recipe(corpus: Path, training: ClassifierTraining, count: int, **own: Any) -> AttributeClassifierRecipe:
+def _recipe(
+    corpus: Path, training: ClassifierTraining, count: int, **fields: Any
+) -> AttributeClassifierRecipe:
     """The recipe of ``training`` with ``count`` images."""
-    own |= {"data": corpus, "smoothing": training.smoothing, "spoil": training.spoil}
-    return judge_recipe(AttributeClassifierRecipe, training, count, clip=5.0, **own)
+    fields |= {"data": corpus, "smoothing": training.smoothing, "spoil": training.spoil}
+    return judge_recipe(AttributeClassifierRecipe, training, count, clip=5.0, **fields)
 
 
 def _batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of row numbers, a fresh shuffle each pass."""
+    """Infinite batches of row indices, shuffled again when too few are left for a batch."""
     generator = torch.Generator().manual_seed(seed)
-    waiting: list[int] = []
+    remaining: list[int] = []
     while True:
-        if len(waiting) < batch:
-            waiting = torch.randperm(count, generator=generator).tolist()
-        yield waiting[:batch]
-        waiting = waiting[batch:]
+        if len(remaining) < batch:
+            remaining = torch.randperm(count, generator=generator).tolist()
+        yield remaining[:batch]
+        remaining = remaining[batch:]
 
 
 def _labels(attributes: Sequence[Attribute], avatars: Sequence[Avatar]) -> dict[str, Tensor]:
-    """By attribute, every avatar's class; -100 (ignored by the loss) for other styles and unread values."""
-    found: dict[str, Tensor] = {}
+    """The class of every avatar, by attribute; -100 (ignored by the loss) for other styles and values."""
+    by_attribute: dict[str, Tensor] = {}
     for attribute in attributes:
         labels = [attribute.label(a) if a.style == attribute.style else None for a in avatars]
-        found[attribute.name] = torch.tensor([-100 if label is None else label for label in labels])
-    return found
+        by_attribute[attribute.name] = torch.tensor([-100 if label is None else label for label in labels])
+    return by_attribute
 
 
 def spoil(images: Tensor) -> Tensor:
-    """Slightly spoiled copies of (batch, 3, H, W) in [0, 1]."""
+    """Slightly degraded copies of images (batch, 3, H, W) in [0, 1]."""
     images = _shift(images, 2)
     parts = torch.tensor_split(images, 4)
-    soft = [parts[0], _blur(parts[1], 0.4), _blur(parts[2], 0.8), _coarse(parts[3])]
-    images = torch.cat([part for part in soft if len(part)])
+    degraded = [parts[0], _blur(parts[1], 0.4), _blur(parts[2], 0.8), _coarse(parts[3])]
+    images = torch.cat([part for part in degraded if len(part)])
     batch = len(images)
     gain = 1 + 0.03 * torch.randn(batch, 3, 1, 1)
     noise = torch.randn_like(images) * (0.03 * torch.rand(batch, 1, 1, 1))
     return (images * gain + noise).clamp(0, 1)
 
 
-def _shift(images: Tensor, most: int) -> Tensor:
-    """Each image moved by up to ``most`` pixels in both directions, its border repeated."""
+def _shift(images: Tensor, limit: int) -> Tensor:
+    """Shift each image by up to ``limit`` pixels in both directions, repeating its border."""
     side = images.shape[-1]
-    wide = F.pad(images, (most,) * 4, mode="replicate")
-    places = torch.randint(0, 2 * most + 1, (len(images), 2)).tolist()
-    moved = [picture[:, y : y + side, x : x + side] for picture, (y, x) in zip(wide, places, strict=True)]
-    return torch.stack(moved)
+    padded = F.pad(images, (limit,) * 4, mode="replicate")
+    offsets = torch.randint(0, 2 * limit + 1, (len(images), 2)).tolist()
+    shifted = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, offsets, strict=True)]
+    return torch.stack(shifted)
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of 5 x 5 pixels."""
+    """Gaussian blur with a kernel of 5 x 5 pixels."""
     line = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma) ** 2)
     kernel = torch.outer(line, line) / line.sum() ** 2
-    wide = F.pad(images, (2,) * 4, mode="replicate")
-    return F.conv2d(wide, kernel.expand(3, 1, 5, 5), groups=3)
+    padded = F.pad(images, (2,) * 4, mode="replicate")
+    return F.conv2d(padded, kernel.expand(3, 1, 5, 5), groups=3)
 
 
 def _coarse(images: Tensor) -> Tensor:
-    """What strong JPEG does: half the colour resolution and blocks of 8 whose fine detail is weakened."""
+    """An imitation of strong JPEG compression: half the colour resolution, weakened luminance detail."""
     grey = images.mean(1, keepdim=True)
     side = tuple(images.shape[-2:])
     colour = F.interpolate(F.avg_pool2d(images - grey, 2), side, mode="bilinear")
@@ -284,39 +289,39 @@ def _coarse(images: Tensor) -> Tensor:
 
 
 def load_labelled(corpus: Path, avatars: Sequence[Avatar], preprocessing: Preprocessing) -> LabelledImages:
-    """The images of ``avatars``, in their order."""
+    """Load the images of ``avatars``, in their order."""
     row = {avatar.key: i for i, avatar in enumerate(avatars)}
-    pictures = np.zeros((len(avatars), preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
-    for key, picture in read_images(corpus, row, preprocessing):
-        pictures[row[key]] = picture
-    return LabelledImages(pictures, avatars)
+    images = np.zeros((len(avatars), preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
+    for key, image in read_images(corpus, row, preprocessing):
+        images[row[key]] = image
+    return LabelledImages(images, avatars)
 
 
 def up_to_date(
     directory: Path, corpus: Path, training: ClassifierTraining, size: int, source: str | None, rare: int = 20
 ) -> bool:
-    """Whether ``directory`` already holds the reader that these settings and this corpus would give."""
+    """Whether ``directory`` already holds the classifier that these settings and this corpus would give."""
     if not (directory / "model.safetensors").is_file():
         return False
     config = AttributeClassifier.from_directory(directory).config
-    wanted = {**training.model_dump(), "source": source or "", "rare": rare}
+    expected = {**training.model_dump(), "source": source or "", "rare": rare}
     same = config.image_size == size and all(
-        config.facts.get(name) == value for name, value in wanted.items()
+        config.facts.get(name) == value for name, value in expected.items()
     )
     return same and config.facts.get("corpus") == corpus_fingerprint(read_avatars(corpus, source))
 
 
 def accuracy(reader: AttributeClassifier, data: LabelledImages, batch: int = 128) -> float:
-    """The share of labels (absence included) that ``reader`` reads right off real images."""
+    """The share of labels (absence included) that ``reader`` predicts correctly on real images."""
     right = total = 0
     for first in range(0, len(data.avatars), batch):
         avatars = data.avatars[first : first + batch]
         rows = slice(first, first + batch)
-        for avatar, read in zip(
+        for avatar, predicted in zip(
             avatars, reader.read(data.tensor(rows), [a.style for a in avatars]), strict=True
         ):
-            wanted = {a.name: a.label(avatar) for a in reader.config.of_style(avatar.style)}
-            known = [name for name, label in wanted.items() if label is not None]
-            right += sum(read[name] == wanted[name] for name in known)
+            labels = {a.name: a.label(avatar) for a in reader.config.of_style(avatar.style)}
+            known = [name for name, label in labels.items() if label is not None]
+            right += sum(predicted[name] == labels[name] for name in known)
             total += len(known)
     return right / max(1, total)

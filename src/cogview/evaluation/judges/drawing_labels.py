@@ -1,4 +1,4 @@
-"""What labelled images show: ``labels.jsonl`` beside an image cache, one line an image."""
+"""Labels of images: ``labels.jsonl`` beside an image cache, one line per image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = "labels.jsonl"
 
 
 class LabelledThing(Config):
-    """One thing in an image: its key, its box in parts of the image, the colour it was given."""
+    """One thing in an image: its name, its box in fractions of the image, and its colour if known."""
 
     thing: str
     box: Box | None = None
@@ -26,7 +26,7 @@ class LabelledThing(Config):
 
 
 class Label(Config):
-    """What the image of a key shows."""
+    """The things that the image ``key`` shows."""
 
     key: str
     things: tuple[LabelledThing, ...]
@@ -39,7 +39,7 @@ def write_labels(directory: Path, labels: Iterable[Label]) -> None:
 
 
 def read_labels(cache: ImageCache) -> list[Label]:
-    """The labels of a cache's images, in their order.
+    """Read the labels of a cache's images, in their order.
 
     Raises:
         CogViewError: the file is missing or damaged, or an image has no label.
@@ -47,15 +47,15 @@ def read_labels(cache: ImageCache) -> list[Label]:
     path = cache.directory / LABELS
     try:
         lines = path.read_text("utf-8").splitlines()
-        found = {label.key: label for label in map(Label.model_validate_json, lines)}
+        by_key = {label.key: label for label in map(Label.model_validate_json, lines)}
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise CogViewError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-    missing = [key for key in cache.keys if key not in found]
+    missing = [key for key in cache.keys if key not in by_key]
     if missing:
         raise CogViewError(f"{path}: no label for {missing[0]!r} and {len(missing) - 1} others")
-    return [found[key] for key in cache.keys]
+    return [by_key[key] for key in cache.keys]
 
 
 def thing_ids(labels: Iterable[Label], things: dict[str, int]) -> np.ndarray:
-    """The number of the first thing of each label, int64; -1 for one that is not in ``things``."""
+    """The index of the first thing of each label, int64; -1 if it is not in ``things``."""
     return np.array([things.get(label.things[0].thing, -1) for label in labels], dtype=np.int64)

@@ -1,7 +1,7 @@
-"""The trainer for small networks that judge images: a recipe of few settings, a run that is removed after.
+"""Training of the two small judges in one call: a recipe from a few settings, and a temporary run.
 
-Both small judges, the attribute classifier and the alignment scorer, are trained so by ``cogview eval
-train-classifier`` and ``train-scorer``; ``cogview train`` takes their recipes too.
+``cogview eval train-classifier`` and ``train-scorer`` train the attribute classifier and the alignment scorer
+this way; ``cogview train`` takes their recipes too.
 """
 
 from __future__ import annotations
@@ -27,46 +27,46 @@ R = TypeVar("R", bound=Recipe)
 
 
 def judge_recipe(
-    kind: type[R], training: ClassifierTraining | ScorerTraining, count: int, clip: float, **own: Any
+    kind: type[R], training: ClassifierTraining | ScorerTraining, count: int, clip: float, **more: Any
 ) -> R:
-    """The recipe of ``training`` with ``count`` images: AdamW, a fifth of the steps up, a cosine to 0.
+    """The recipe of ``training`` with ``count`` images: AdamW, warmup over a fifth of the steps, cosine to 0.
 
-    own: the recipe's other fields.
+    more: the recipe's other fields.
     """
     steps = math.ceil(training.epochs * max(1, count // training.batch))
-    decay = {"lr": training.rate, "betas": (0.9, 0.98), "weight_decay": training.weight_decay}
+    adamw = {"lr": training.rate, "betas": (0.9, 0.98), "weight_decay": training.weight_decay}
     fields = {
         "task": kind.model_fields["task"].annotation.__args__[0],  # type: ignore[union-attr]
         "name": "judge",
         "seed": training.seed,
         "steps": steps,
         "batch_size": training.batch,
-        "optimizer": {"kind": "adamw", **decay},
+        "optimizer": {"kind": "adamw", **adamw},
         "schedule": {"kind": "cosine", "warmup": 0.2, "floor": 0.0},
         "clip": clip,
         "intervals": {"log": max(1, steps // 20), "evaluate": steps, "sample": 0, "checkpoint": 500},
         "keep": 1,
     }
-    return validate(kind, fields | own, kind.__name__)
+    return validate(kind, fields | more, kind.__name__)
 
 
 def fit(task: Task, run: Path | None = None) -> nn.Module:
-    """Train, and return the network in eval mode; KeyboardInterrupt where a signal stopped it.
+    """Train, and return the network in eval mode; raises KeyboardInterrupt if a signal stopped training.
 
-    run: the run's directory, where a training with this recipe that was stopped goes on; it is removed at the
-    end. None: one that nobody sees, and no word on the terminal.
+    run: the run's directory, in which an interrupted training with the same recipe resumes; it is removed at
+    the end. None: a temporary directory, and no output on the terminal.
     """
     recipe = task.recipe
     with contextlib.ExitStack() as stack:
-        place = run or Path(stack.enter_context(TemporaryDirectory())) / "run"
-        saved = place / "recipe.yaml"
-        go_on = saved.is_file() and read_yaml(type(recipe), saved) == recipe
-        if not go_on:
-            shutil.rmtree(place, ignore_errors=True)
-        prepare_directory(recipe, place, go_on)
-        trainer = Trainer(task, recipe, place, Console(stderr=True, quiet=run is None))
-        outcome = trainer.fit(go_on)
+        directory = run or Path(stack.enter_context(TemporaryDirectory())) / "run"
+        saved = directory / "recipe.yaml"
+        resume = saved.is_file() and read_yaml(type(recipe), saved) == recipe
+        if not resume:
+            shutil.rmtree(directory, ignore_errors=True)
+        prepare_directory(recipe, directory, resume)
+        trainer = Trainer(task, recipe, directory, Console(stderr=True, quiet=run is None))
+        outcome = trainer.fit(resume)
         if outcome.stopped:
             raise KeyboardInterrupt
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
     return trainer.model.eval()

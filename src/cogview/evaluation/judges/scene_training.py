@@ -1,9 +1,9 @@
 """Training of the reader of scenes: a task of the trainer (``task: scene_reader``).
 
-The data are composed scenes with the box of every thing (``examples/pictogram/judges.py`` makes them). Only
-the head that finds boxes is trained, by CenterNet's focal loss on a map of centres (Zhou et al., 2019,
-equation 1) and the overlap of boxes near a centre (GIoU: Rezatofighi et al., 2019). The thresholds of its
-scores are chosen on the validation scenes.
+The data are composed scenes with the box of every thing (``examples/pictogram/judges.py`` writes them). Only
+the box head is trained, with CenterNet's focal loss on a heatmap of centres (Zhou et al., 2019, equation 1)
+and the GIoU loss of boxes near a centre (Rezatofighi et al., 2019). The score threshold is chosen on the
+validation scenes.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from cogview.evaluation.metrics.scene_rules import Detection, Rules
 from cogview.training.recipe import Recipe
 from cogview.training.task import Metrics, State, Task
 
-SPREAD = 0.12  # standard deviation of a centre's bump on the map, in shorter sides of its box
-NEAR = 0.4  # cells with that much of a bump learn its box
-GRID = 40  # thresholds tried
+SPREAD = 0.12  # standard deviation of a centre's Gaussian on the heatmap, relative to the box's shorter side
+NEAR = 0.4  # cells with at least this value of a Gaussian learn its box
+GRID = 40  # number of steps in the search for the threshold
 
 
 class SceneReaderRecipe(Recipe):
-    """A run: ``data`` is an image cache with labels and boxes, ``reader`` a reader of things.
+    """Recipe of a run; ``data`` is an image cache with labels and boxes, ``reader`` a reader of things.
 
-    ``width``: of the head; ``box``: the weight of the boxes' loss beside that of the centres.
+    ``width``: of the head; ``box``: weight of the box loss, relative to the loss of the centres.
     """
 
     task: Literal["scene_reader"]
@@ -72,17 +72,17 @@ class SceneReaderTask(Task):
 
     @cached_property
     def labels(self) -> list[Label]:
-        """What each image shows; CogViewError where a thing has no box."""
-        found = read_labels(self.cache)
-        bare = next((label.key for label in found for one in label.things if one.box is None), None)
-        if bare is not None:
-            raise CogViewError(f"{self.recipe.data}: {bare} has a thing without a box")
-        return found
+        """The labels of all images; CogViewError if a thing has no box."""
+        labels = read_labels(self.cache)
+        missing = next((label.key for label in labels for thing in label.things if thing.box is None), None)
+        if missing is not None:
+            raise CogViewError(f"{self.recipe.data}: {missing} has a thing without a box")
+        return labels
 
     @cached_property
     def boxes(self) -> list[Tensor]:
-        """The boxes (n, 4) in each image, in parts of it."""
-        return [torch.tensor([one.box for one in label.things]).view(-1, 4) for label in self.labels]
+        """The boxes (n, 4) of each image, in fractions of it."""
+        return [torch.tensor([thing.box for thing in label.things]).view(-1, 4) for label in self.labels]
 
     def build(self) -> nn.Module:
         things = ThingReader.from_directory(self.recipe.reader)
@@ -91,8 +91,8 @@ class SceneReaderTask(Task):
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """The head's."""
-        return ((name, own) for name, own in model.named_parameters() if name.startswith("head."))
+        """The parameters of the head."""
+        return ((name, p) for name, p in model.named_parameters() if name.startswith("head."))
 
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
@@ -104,7 +104,7 @@ class SceneReaderTask(Task):
         )
 
     def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
-        """By the images that are this rank's own."""
+        """The number of images of this rank."""
         return {"loss": float(len(batch["items"]))}
 
     def loss(
@@ -118,22 +118,25 @@ class SceneReaderTask(Task):
                 batch["images"].float() / 255, (size, size), mode="bilinear", antialias=True
             )
             images = spoil(images, zoom=0).contiguous(memory_format=torch.channels_last)
-        answers = network(images)
+        outputs = network(images)
         boxes = [self.boxes[item] for item in batch["items"] or [0]]
-        centres, overlaps = detection_loss(answers.float(), boxes)
-        total = centres + self.recipe.box * overlaps
-        return total, {"centres": centres.detach(), "boxes": overlaps.detach()}
+        centre_loss, box_loss = detection_loss(outputs.float(), boxes)
+        total = centre_loss + self.recipe.box * box_loss
+        return total, {"centres": centre_loss.detach(), "boxes": box_loss.detach()}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Scenes of which exactly the right things are found, at the best threshold; it becomes the rules."""
+        """The share of scenes in which exactly the right things are detected, at the best threshold.
+
+        The threshold is stored in the network's configuration.
+        """
         split, known = self.recipe.validation, self.cache.splits
         items = self.cache.select([split] if split in known else [])[: self.recipe.validation_images]
         if not len(items):
             return {}
         network = cast(SceneNetwork, model)
-        read = SceneReader(network).read(self.cache.pixels[items])
-        shown = [Counter(one.thing for one in self.labels[item].things) for item in items]
-        threshold, exact = best_threshold(read, shown)
+        detections = SceneReader(network).read(self.cache.pixels[items])
+        expected = [Counter(thing.thing for thing in self.labels[item].things) for item in items]
+        threshold, exact = best_threshold(detections, expected)
         facts: dict[str, Any] = {"val_exact": round(exact, 4), "val_pictures": len(items)}
         rules = Rules(found=threshold, counted=threshold)
         network.config = network.config.model_copy(update={"rules": rules, "facts": facts})
@@ -143,51 +146,54 @@ class SceneReaderTask(Task):
         SceneReader(cast(SceneNetwork, model)).save(directory)
 
 
-def best_threshold(read: Sequence[Sequence[Detection]], shown: Sequence[Counter[str]]) -> tuple[float, float]:
-    """The score at which most images have exactly the things that are shown, and their share."""
+def best_threshold(
+    detections: Sequence[Sequence[Detection]], expected: Sequence[Counter[str]]
+) -> tuple[float, float]:
+    """The score threshold at which most images have exactly the expected things, and the share of these."""
     shares = []
     for step in range(1, GRID):
-        kept = [Counter(one.thing for one in own if one.score >= step / GRID) for own in read]
-        shares.append((sum(a == b for a, b in zip(kept, shown, strict=True)) / len(shown), step / GRID))
+        kept = [Counter(d.thing for d in of_image if d.score >= step / GRID) for of_image in detections]
+        exact = sum(a == b for a, b in zip(kept, expected, strict=True))
+        shares.append((exact / len(expected), step / GRID))
     best = max(share for share, _ in shares)
     reaching = [threshold for share, threshold in shares if share == best]
     return reaching[len(reaching) // 2], best
 
 
-def detection_loss(answers: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The focal loss of the centres and 1 - GIoU of the boxes, of maps (b, 5, H, W), each a thing's mean."""
-    heat, box = zip(*(targets(own.to(answers), *answers.shape[-2:]) for own in boxes), strict=True)
-    bumps, wanted = torch.stack(heat), torch.stack(box)
-    count = max(1, sum(len(own) for own in boxes))
-    scores = answers[:, 0].float().sigmoid().clamp(1e-5, 1 - 1e-5)
-    at = bumps == 1
-    right = ((1 - scores) ** 2 * scores.log())[at].sum()
-    wrong = ((1 - bumps) ** 4 * scores**2 * (1 - scores).log())[~at].sum()
-    near = bumps * (bumps >= NEAR)
-    apart = 1 - giou(decode_boxes(answers[:, 1:].float()), wanted)
-    return -(right + wrong) / count, (near * apart).sum() / near.sum().clamp(min=1)
+def detection_loss(outputs: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Focal loss of the centres per thing, and mean 1 - GIoU of boxes near a centre; maps (b, 5, H, W)."""
+    pairs = (targets(of_image.to(outputs), *outputs.shape[-2:]) for of_image in boxes)
+    heatmap, target_boxes = map(torch.stack, zip(*pairs, strict=True))
+    count = max(1, sum(len(of_image) for of_image in boxes))
+    scores = outputs[:, 0].float().sigmoid().clamp(1e-5, 1 - 1e-5)
+    positive = heatmap == 1
+    positives = ((1 - scores) ** 2 * scores.log())[positive].sum()
+    negatives = ((1 - heatmap) ** 4 * scores**2 * (1 - scores).log())[~positive].sum()
+    near = heatmap * (heatmap >= NEAR)
+    box_loss = 1 - giou(decode_boxes(outputs[:, 1:].float()), target_boxes)
+    return -(positives + negatives) / count, (near * box_loss).sum() / near.sum().clamp(min=1)
 
 
 def targets(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The bumps (H, W), 1 in the cells of centres, and the box that is nearest to each cell (4, H, W)."""
+    """The heatmap (H, W), 1 in the cells of centres, and the box nearest to each cell (4, H, W)."""
     if not len(boxes):
         return boxes.new_zeros(height, width), boxes.new_zeros(4, height, width)
     size = boxes[:, 2:] - boxes[:, :2]
     cells = boxes.new_tensor([width, height])
     centres = ((boxes[:, :2] + boxes[:, 2:]) / 2 * cells).long().clamp(min=0)
     centres = (torch.minimum(centres, cells.long() - 1) + 0.5) / cells
-    away = (cell_centres(height, width).to(boxes)[None] - centres[:, :, None, None]).square().sum(1)
+    distances = (cell_centres(height, width).to(boxes)[None] - centres[:, :, None, None]).square().sum(1)
     spread = (SPREAD * size.min(1).values).clamp(min=0.5 / max(height, width))
-    bumps = (-away / (2 * spread[:, None, None] ** 2)).exp()
-    highest, owner = bumps.max(0)
-    return highest, boxes[owner].permute(2, 0, 1)
+    gaussians = (-distances / (2 * spread[:, None, None] ** 2)).exp()
+    heatmap, nearest = gaussians.max(0)
+    return heatmap, boxes[nearest].permute(2, 0, 1)
 
 
 def giou(first: Tensor, second: Tensor) -> Tensor:
-    """Generalised intersection over union of boxes (b, 4, H, W), (b, H, W)."""
+    """Generalized intersection over union of boxes (b, 4, H, W), as (b, H, W)."""
     (a, b), (c, d) = ((box[:, :2], box[:, 2:]) for box in (first, second))
-    inside = (torch.minimum(b, d) - torch.maximum(a, c)).clamp(min=0).prod(1)
-    union = (b - a).prod(1) + (d - c).prod(1) - inside
-    around = (torch.maximum(b, d) - torch.minimum(a, c)).prod(1)
-    found: Tensor = inside / union.clamp(min=1e-6) - (around - union) / around.clamp(min=1e-6)
-    return found
+    intersection = (torch.minimum(b, d) - torch.maximum(a, c)).clamp(min=0).prod(1)
+    union = (b - a).prod(1) + (d - c).prod(1) - intersection
+    hull = (torch.maximum(b, d) - torch.minimum(a, c)).prod(1)
+    values: Tensor = intersection / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)
+    return values

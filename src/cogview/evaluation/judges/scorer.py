@@ -1,10 +1,9 @@
-"""The alignment scorer: images and sentences, in Chinese or English, as vectors that can be compared.
+"""The alignment scorer: a dual encoder of images and sentences, in Chinese or English.
 
 Two towers trained together (``scorer_training.py``), as in CLIP (Radford et al., 2021): a small convolutional
-network looks at the image, a small transformer reads the text's tokens; the cosine of their vectors says
-how well they fit. It stands where the paper has CLIP (CogView, section 4.1) and judges by retrieval and
-R-precision (``alignment.py``). It is trained on real images only, and no generator is ever trained against
-it.
+network encodes the image, a small transformer the text; the cosine of their embeddings measures how well they
+match. It takes the place of CLIP in the paper (CogView, section 4.1), for retrieval and R-precision
+(``alignment.py``). It is trained on real images only, and no generator is ever trained against it.
 """
 
 from __future__ import annotations
@@ -33,10 +32,11 @@ Vectors = NDArray[np.float64]
 
 
 class ScorerConfig(Config):
-    """What fixes the network.
+    """The network's configuration.
 
-    pieces: of the text tokenizer; length: the most of them that are read of a text; widths, blocks: of the
-    image tower, as in ``make_trunk``; hidden, layers, heads: of the text tower; size: of the vectors.
+    pieces: vocabulary size of the text tokenizer; length: texts are truncated to this many tokens; widths,
+    blocks: of the image tower, as in ``make_trunk``; hidden, layers, heads: of the text tower; size: of the
+    embeddings.
     """
 
     format: Literal[1] = 1
@@ -62,7 +62,10 @@ class ScorerConfig(Config):
 
 
 class ImageTower(nn.Module):
-    """(batch, 3, H, W) in [0, 1] to (batch, size): a trunk, linear layers over its places and its mean."""
+    """Images (batch, 3, H, W) in [0, 1] to (batch, size).
+
+    A convolutional trunk, then the sum of two linear layers: over its positions and over its mean.
+    """
 
     def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
@@ -76,13 +79,13 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.trunk((images * 2 - 1).contiguous(memory_format=torch.channels_last))
-        where: Tensor = self.places(self.narrow(maps).flatten(1))
-        what: Tensor = self.mean(maps.mean((2, 3)))
-        return where + what
+        by_position: Tensor = self.places(self.narrow(maps).flatten(1))
+        by_mean: Tensor = self.mean(maps.mean((2, 3)))
+        return by_position + by_mean
 
 
 class TextTower(nn.Module):
-    """Pieces (batch, length) int64, filled up with -1, to (batch, size): a transformer, then the mean."""
+    """Text tokens (batch, length) int64, padded with -1, to (batch, size): a transformer, then the mean."""
 
     def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
@@ -97,67 +100,69 @@ class TextTower(nn.Module):
         self.norm = nn.LayerNorm(config.hidden)
         self.out = nn.Linear(config.hidden, config.size)
 
-    def forward(self, pieces: Tensor) -> Tensor:
-        there = pieces >= 0
-        places = torch.arange(pieces.shape[1], device=pieces.device)
-        x = self.words(pieces.clamp_min(0)) + self.positions(places)
-        x = self.norm(self.layers(x, src_key_padding_mask=~there))  # (batch, length, hidden)
-        kept = there.unsqueeze(-1).to(x.dtype)
-        y: Tensor = self.out((x * kept).sum(1) / kept.sum(1))
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = tokens >= 0
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.words(tokens.clamp_min(0)) + self.positions(positions)
+        x = self.norm(self.layers(x, src_key_padding_mask=~mask))  # (batch, length, hidden)
+        weights = mask.unsqueeze(-1).to(x.dtype)
+        y: Tensor = self.out((x * weights).sum(1) / weights.sum(1))
         return y
 
 
 class DualEncoder(nn.Module):
-    """Both towers, the text tokenizer they belong to, and how sharply they were compared in training."""
+    """Both towers, their text tokenizer, and the learned temperature (``sharpness``: log of its inverse)."""
 
     def __init__(self, config: ScorerConfig, text: TextTokenizer) -> None:
         super().__init__()
         self.config, self.text = config, text
         self.picture_tower, self.text_tower = ImageTower(config), TextTower(config)
-        self.sharpness = nn.Parameter(torch.tensor(2.659))  # log of 1 / 0.07, as CLIP starts
+        self.sharpness = nn.Parameter(torch.tensor(2.659))  # log(1 / 0.07), as in CLIP
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the images it reads."""
+        """Side of the input images, in pixels."""
         return self.config.preprocessing.size
 
-    def pieces(self, texts: Sequence[str]) -> Tensor:
-        """Pieces of texts (n, longest), filled up with -1; what is over ``length`` is not read.
+    def text_tokens(self, texts: Sequence[str]) -> Tensor:
+        """Text tokens (n, longest), padded with -1 and truncated to ``length``.
 
         Raises:
             CogViewError: a text is empty.
         """
         encoded = [self.text.encode(text)[: self.config.length] for text in texts]
         if not all(encoded):
-            raise CogViewError("a text is empty; every picture needs one that says what it shows")
-        rows = torch.full((len(texts), max(map(len, encoded), default=1)), -1)
-        for row, own in enumerate(encoded):
-            rows[row, : len(own)] = torch.tensor(own)
-        return rows
+            raise CogViewError("a text is empty; every image needs a caption")
+        padded = torch.full((len(texts), max(map(len, encoded), default=1)), -1)
+        for row, tokens in enumerate(encoded):
+            padded[row, : len(tokens)] = torch.tensor(tokens)
+        return padded
 
-    def forward(self, images: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of length 1 of images and of texts, (batch, size) each."""
-        return F.normalize(self.picture_tower(images), dim=1), F.normalize(self.text_tower(pieces), dim=1)
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit-norm embeddings of images and of texts, (batch, size) each."""
+        return F.normalize(self.picture_tower(images), dim=1), F.normalize(self.text_tower(tokens), dim=1)
 
     @torch.inference_mode()
-    def encode_image(self, pictures: NDArray[np.uint8]) -> Vectors:
-        """Vectors (n, size) of images (n, H, W, 3), H = W = :attr:`image_size`; float64, of length 1."""
+    def encode_image(self, images: NDArray[np.uint8]) -> Vectors:
+        """Unit-norm embeddings (n, size) of images (n, H, W, 3), H = W = :attr:`image_size`; float64."""
         side = self.image_size
-        if pictures.shape[1:] != (side, side, 3):
-            raise CogViewError(f"the scorer reads pictures of {side} x {side}, not {pictures.shape[1:]}")
+        if images.shape[1:] != (side, side, 3):
+            raise CogViewError(f"the scorer reads images of {side} x {side}, not {images.shape[1:]}")
         self.eval()
-        found = [
-            self.picture_tower(torch.from_numpy(pictures[i : i + CHUNK]).permute(0, 3, 1, 2).float() / 255)
-            for i in range(0, len(pictures), CHUNK)
+        embeddings = [
+            self.picture_tower(torch.from_numpy(images[i : i + CHUNK]).permute(0, 3, 1, 2).float() / 255)
+            for i in range(0, len(images), CHUNK)
         ]
-        return _unit(torch.cat(found))
+        return _normalized(torch.cat(embeddings))
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (n, size) of texts; float64, of length 1."""
+        """Unit-norm embeddings (n, size) of texts; float64."""
         self.eval()
-        found = [self.text_tower(self.pieces(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)]
-        return _unit(torch.cat(found))
+        embeddings = [
+            self.text_tower(self.text_tokens(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)
+        ]
+        return _normalized(torch.cat(embeddings))
 
     @property
     def fingerprint(self) -> str:
@@ -175,7 +180,7 @@ class DualEncoder(nn.Module):
         """Read a scorer written by :meth:`save`.
 
         Raises:
-            CogViewError: files missing, damaged, of another network or not fitting each other.
+            CogViewError: files are missing, damaged, of another network or do not fit each other.
         """
         weights.require(directory, "scorer", "cogview eval train-scorer")
         config = read_json(ScorerConfig, directory / weights.CONFIG)
@@ -185,10 +190,10 @@ class DualEncoder(nn.Module):
         return weights.load(lambda: cls(config, text), directory, "scorer").eval()
 
 
-def _unit(vectors: Tensor) -> Vectors:
+def _normalized(vectors: Tensor) -> Vectors:
     array = vectors.double().numpy()
-    unit: Vectors = array / np.linalg.norm(array, axis=1, keepdims=True)
-    return unit
+    normalized: Vectors = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return normalized
 
 
 __getattr__ = renamed(__name__, AlignmentScorer="DualEncoder")

@@ -1,11 +1,11 @@
 """Training of the alignment scorer: a task of the trainer (``task: alignment_scorer``).
 
-InfoNCE over real images and their captions in all languages. Every batch is compared with itself, images
-with texts and texts with images (Radford et al., 2021). Texts that are true of several images of a batch
-("red apple", drawn in five styles) count as right for each of them. Every other batch is of one source only,
-so that the scorer has to distinguish avatars from avatars and not from flags. Images are spoiled a little
-as the attribute classifier's are (``classifier_training.py``), so that soft ones are read too. Every seed is
-fixed: equal data and threads give equal weights.
+InfoNCE over real images and their captions in all languages, within a batch and in both directions (Radford
+et al., 2021). A caption that several images of a batch share ("red apple", drawn in five styles) is positive
+for each of them. Every other batch is of one source only, so that the scorer learns to distinguish avatars
+from avatars and not only from flags. Images are slightly degraded as for the attribute classifier
+(``classifier_training.py``), so that the scorer also reads soft images. Every seed is fixed: equal data and
+thread counts give equal weights.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ MOST_SHARP = math.log(100.0)
 
 
 class AlignmentScorerRecipe(Recipe):
-    """A run: ``data`` are images with captions, of which ``limit`` of a split are used (None: all).
+    """Recipe of a run; ``data`` are captioned images, of which ``limit`` of a split are used (None: all).
 
-    text: a family, whose text tokenizer is used, or a SentencePiece file; size: side of the images it
-    reads, in pixels.
+    text: a family whose text tokenizer is used, or a SentencePiece file; size: side of the input images, in
+    pixels; spoil: degrade training images.
     """
 
     task: Literal["alignment_scorer"]
@@ -59,14 +59,14 @@ class AlignmentScorerRecipe(Recipe):
 
 
 class AlignmentScorerTask(Task):
-    """Trains an :class:`DualEncoder`.
+    """Trains a :class:`DualEncoder`.
 
-    config, text, data: what it is and learns from, where that is not to be found by the recipe.
+    config, text, data: the network's configuration, text tokenizer and data, instead of the recipe's.
     """
 
     recipe_class: ClassVar[type[Recipe]] = AlignmentScorerRecipe
     name: ClassVar[str] = "alignment_scorer"
-    parallel: ClassVar[tuple[str, ...]] = ()  # a loss is of a whole batch
+    parallel: ClassVar[tuple[str, ...]] = ()  # the loss needs the whole batch in one process
     unit = "images"
     recipe: AlignmentScorerRecipe
 
@@ -91,7 +91,7 @@ class AlignmentScorerTask(Task):
 
     @cached_property
     def config(self) -> ScorerConfig:
-        """The scorer's sizes."""
+        """The scorer's configuration."""
         shape = Preprocessing(size=self.recipe.size, resample="box")
         text = self.text
         return ScorerConfig(pieces=text.pieces, text_tokenizer=text.fingerprint, preprocessing=shape)
@@ -103,10 +103,10 @@ class AlignmentScorerTask(Task):
         return read_captioned(recipe.data, shape, recipe.split, count=recipe.limit, styled=True)
 
     def build(self) -> nn.Module:
-        """The scorer; CogViewError for fewer images than a batch."""
+        """Build the scorer; CogViewError for fewer images than a batch."""
         if len(self.data) < self.recipe.batch_size:
             raise CogViewError(
-                f"{len(self.data)} training pictures are less than one batch of {self.recipe.batch_size}"
+                f"{len(self.data)} training images are fewer than one batch of {self.recipe.batch_size}"
             )
         scorer = DualEncoder(self.config, self.text)
         scorer.picture_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -117,22 +117,24 @@ class AlignmentScorerTask(Task):
     ) -> Iterator[tuple[tuple[list[int], list[int]], State]]:
         """Batches of :func:`batches`."""
         first, recipe = (state or {}).get("batch", 0), self.recipe
-        found = batches(self.data, None, ScorerTraining(batch=recipe.batch_size, seed=recipe.seed))
-        for number, batch in enumerate(itertools.islice(found, first, None), first + 1):
+        infinite = batches(self.data, None, ScorerTraining(batch=recipe.batch_size, seed=recipe.seed))
+        for number, batch in enumerate(itertools.islice(infinite, first, None), first + 1):
             yield batch, {"batch": number}
 
     def loss(
         self, model: nn.Module, batch: tuple[list[int], list[int]], step: int, phase: str
     ) -> tuple[Tensor, Metrics] | None:
         scorer, (rows, choices) = cast(DualEncoder, model), batch
-        images = torch.from_numpy(self.data.pictures[rows]).permute(0, 3, 1, 2).float() / 255
+        images = torch.from_numpy(self.data.images[rows]).permute(0, 3, 1, 2).float() / 255
         texts = [self.data.texts[row][choice] for row, choice in zip(rows, choices, strict=True)]
-        seen, read = scorer(spoil(images) if self.recipe.spoil else images, scorer.pieces(texts))
-        true = caption_matches(texts, [self.data.texts[row] for row in rows])
-        return contrastive_loss(scorer.sharpness.exp() * seen @ read.T, torch.from_numpy(true).T), {}
+        images = spoil(images) if self.recipe.spoil else images
+        image_embeddings, text_embeddings = scorer(images, scorer.text_tokens(texts))
+        positives = caption_matches(texts, [self.data.texts[row] for row in rows])
+        logits = scorer.sharpness.exp() * image_embeddings @ text_embeddings.T
+        return contrastive_loss(logits, torch.from_numpy(positives).T), {}
 
     def after_step(self, model: nn.Module, step: int) -> Metrics:
-        """The sharpness is bounded."""
+        """Clamp the sharpness."""
         with torch.no_grad():
             cast(DualEncoder, model).sharpness.clamp_(max=MOST_SHARP)
         return {}
@@ -151,69 +153,73 @@ def train_scorer(
     """Train on ``data``.
 
     Raises:
-        CogViewError: fewer images than a batch, or an empty text.
+        CogViewError: there are fewer images than a batch, or a text is empty.
     """
     recipe = _recipe(Path(), training, len(data))
     return cast(DualEncoder, fit(AlignmentScorerTask(recipe, text, data, config)))
 
 
-def _recipe(place: Path, training: ScorerTraining, count: int, **own: Any) -> AlignmentScorerRecipe:
+def _recipe(place: Path, training: ScorerTraining, count: int, **fields: Any) -> AlignmentScorerRecipe:
     """The recipe of ``training`` with ``count`` images."""
-    own |= {"data": place, "spoil": training.spoil}
-    return judge_recipe(AlignmentScorerRecipe, training, count, clip=1.0, **own)
+    fields |= {"data": place, "spoil": training.spoil}
+    return judge_recipe(AlignmentScorerRecipe, training, count, clip=1.0, **fields)
 
 
 def batches(
     data: Captioned, steps: int | None, training: ScorerTraining
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Batches of (rows, which of its texts each); every other one of one source. steps: None for no end."""
-    chance = np.random.default_rng(training.seed)
+    """``steps`` batches (None: infinite) of rows and the index of the text used for each row.
+
+    Every other batch is of one source.
+    """
+    rng = np.random.default_rng(training.seed)
     sources = {
-        name: [i for i, own in enumerate(data.sources) if own == name] for name in sorted(set(data.sources))
+        name: [i for i, source in enumerate(data.sources) if source == name]
+        for name in sorted(set(data.sources))
     }
     large = {name: rows for name, rows in sources.items() if len(rows) >= training.batch}
     shares = np.array([len(rows) for rows in large.values()], dtype=np.float64)
-    everything = _Shuffled(range(len(data)), chance)
-    own = [_Shuffled(rows, chance) for rows in large.values()]
+    all_rows = _Shuffled(range(len(data)), rng)
+    by_source = [_Shuffled(rows, rng) for rows in large.values()]
     for step in itertools.count() if steps is None else range(steps):
         if step % 2 and len(large) > 1:
-            rows = own[chance.choice(len(own), p=shares / shares.sum())].take(training.batch)
+            rows = by_source[rng.choice(len(by_source), p=shares / shares.sum())].take(training.batch)
         else:
-            rows = everything.take(training.batch)
-        yield rows, [int(chance.integers(len(data.texts[row]))) for row in rows]
+            rows = all_rows.take(training.batch)
+        yield rows, [int(rng.integers(len(data.texts[row]))) for row in rows]
 
 
 class _Shuffled:
     """Rows without repetition, shuffled again when too few are left."""
 
-    def __init__(self, rows: Sequence[int], chance: np.random.Generator) -> None:
-        self.rows, self.chance = np.array(rows), chance
-        self.waiting: list[int] = []
+    def __init__(self, rows: Sequence[int], rng: np.random.Generator) -> None:
+        self.rows, self.rng = np.array(rows), rng
+        self.remaining: list[int] = []
 
     def take(self, count: int) -> list[int]:
-        if len(self.waiting) < count:
-            self.waiting = self.chance.permutation(self.rows).tolist()
-        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        if len(self.remaining) < count:
+            self.remaining = self.rng.permutation(self.rows).tolist()
+        taken, self.remaining = self.remaining[:count], self.remaining[count:]
         return taken
 
 
-def caption_matches(texts: Sequence[str], own: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-    """(texts, images): whether a text is among an image's own."""
-    places: dict[str, list[int]] = {}
-    for column, found in enumerate(own):
-        for text in set(found):
-            places.setdefault(text, []).append(column)
-    table = np.zeros((len(texts), len(own)), dtype=np.bool_)
+def caption_matches(texts: Sequence[str], captions: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+    """Whether a text is one of an image's captions, (texts, images)."""
+    columns: dict[str, list[int]] = {}
+    for column, of_image in enumerate(captions):
+        for text in set(of_image):
+            columns.setdefault(text, []).append(column)
+    table = np.zeros((len(texts), len(captions)), dtype=np.bool_)
     for row, text in enumerate(texts):
-        table[row, places.get(text, [])] = True
+        table[row, columns.get(text, [])] = True
     return table
 
 
-def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
-    """InfoNCE of (images, texts) in both directions; several right answers share the weight equally."""
-    wanted = true.to(logits.dtype)
-    rows = -(wanted / wanted.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
-    columns = -(wanted / wanted.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+def contrastive_loss(logits: Tensor, positives: Tensor) -> Tensor:
+    """InfoNCE over (images, texts) in both directions; several positives share the weight equally."""
+    targets = positives.to(logits.dtype)
+    rows = -(targets / targets.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    columns = -(targets / targets.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
     return (rows + columns) / 2
 
 
@@ -227,18 +233,18 @@ def train_from_data(
     progress: Progress | None = None,
     run: Path | None = None,
 ) -> DualEncoder:
-    """Train a scorer on the captioned images of a split, read at ``size`` pixels.
+    """Train a scorer on the captioned images of a split, resized to ``size`` pixels.
 
-    The scorer's ``facts`` hold the settings and the hash of what it was trained on. ``run``: where a training
-    that was stopped goes on.
+    The scorer's ``facts`` hold the settings and the fingerprint of the data. ``run``: the run's directory,
+    where an interrupted training resumes.
 
     Raises:
-        CogViewError: nothing to read, an image without a caption, fewer images than a batch.
+        CogViewError: there are no images or fewer than a batch, or an image has no caption.
     """
     started, shape = time.monotonic(), Preprocessing(size=size, resample="box")
     data = read_captioned(place, shape, split, count=limit, styled=True, progress=progress)
-    own = {"size": size, "split": split, "limit": limit, "text": text.fingerprint}
-    recipe = _recipe(place, training, len(data), **own)
+    fields = {"size": size, "split": split, "limit": limit, "text": text.fingerprint}
+    recipe = _recipe(place, training, len(data), **fields)
     scorer = cast(DualEncoder, fit(AlignmentScorerTask(recipe, text, data), run))
     facts = {**scorer.config.facts, "seconds": round(time.monotonic() - started, 1)}
     facts |= {"data": data_fingerprint(place), "split": split, "limit": limit or 0}
@@ -247,7 +253,7 @@ def train_from_data(
 
 
 def data_fingerprint(place: Path) -> str:
-    """16 hex digits that change with the data's files."""
+    """16 hex digits that change with the files of the data."""
     return open_source(place).fingerprint()[:16]
 
 
@@ -258,6 +264,6 @@ def up_to_date(
     if not (directory / "model.safetensors").is_file():
         return False
     config = DualEncoder.from_directory(directory).config
-    wanted = {**training.model_dump(), "data": data_fingerprint(place), "split": split, "limit": limit or 0}
-    same = all(config.facts.get(name) == value for name, value in wanted.items())
+    expected = {**training.model_dump(), "data": data_fingerprint(place), "split": split, "limit": limit or 0}
+    same = all(config.facts.get(name) == value for name, value in expected.items())
     return same and config.preprocessing.size == size

@@ -1,7 +1,7 @@
-"""The reader of things: which of the everyday things an image shows.
+"""The reader of things: a classifier of the everyday thing that an image shows.
 
-An ImageNet network (EfficientNet-Lite0) whose last blocks are trained on drawings in many styles, and one
-linear layer. It counts only with its ceiling, its accuracy on drawings of withheld pairs of thing and style.
+An ImageNet network (EfficientNet-Lite0) whose last blocks are fine-tuned on drawings in many styles, and one
+linear layer. Its results are reported with its ceiling: its accuracy on held-out pairs of thing and style.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WHAT, VERB = "reader of things", "cogview train"
 
 
 class ThingReaderConfig(Config):
-    """The things that it distinguishes, in the order of its answers, and the side of what it reads in pixels.
+    """The classes, in the order of the logits, and the side of the input images in pixels.
 
     ``facts``: how it was trained, and its ceiling: ``ceiling_first`` and ``ceiling_five``.
     """
@@ -51,7 +51,8 @@ class ThingReader(nn.Module):
     def features(self, images: Tensor, frozen: int = 0) -> Tensor:
         """Pooled features (b, 1280). ``frozen``: this many blocks get no gradient.
 
-        Under autocast only these are computed in half precision, which pays for a forward pass alone.
+        Under autocast only the frozen blocks run in half precision, which is faster only without a backward
+        pass.
         """
         network = self.network
         x = (images - network.get_buffer("mean")) / network.get_buffer("std")
@@ -70,22 +71,23 @@ class ThingReader(nn.Module):
     @torch.no_grad()
     def read(
         self,
-        pictures: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
         batch: int = 32,
         progress: Progress | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Features (n, 1280) and probabilities (n, things) of images (side, side, 3) of any sizes."""
         self.eval()
-        device, features, found = self.network.classes.weight.device, list[Tensor](), list[Tensor]()
-        for first in range(0, len(pictures), batch):
-            images = [resized(one, self.config.size) for one in pictures[first : first + batch]]
-            own = self.features(torch.cat(images).to(device))
-            features.append(own.cpu())
-            found.append(self.network.classes(own).float().softmax(1).cpu())
+        device = self.network.classes.weight.device
+        features, probabilities = list[Tensor](), list[Tensor]()
+        for first in range(0, len(images), batch):
+            inputs = [resized(image, self.config.size) for image in images[first : first + batch]]
+            pooled = self.features(torch.cat(inputs).to(device))
+            features.append(pooled.cpu())
+            probabilities.append(self.network.classes(pooled).float().softmax(1).cpu())
             if progress:
-                progress(min(first + batch, len(pictures)), len(pictures))
+                progress(min(first + batch, len(images)), len(images))
         empty = torch.zeros(0, FEATURES), torch.zeros(0, len(self.config.things))
-        return torch.cat(features or [empty[0]]).numpy(), torch.cat(found or [empty[1]]).numpy()
+        return torch.cat(features or [empty[0]]).numpy(), torch.cat(probabilities or [empty[1]]).numpy()
 
     @property
     def fingerprint(self) -> str:
@@ -98,21 +100,21 @@ class ThingReader(nn.Module):
 
     @classmethod
     def from_directory(cls, directory: Path) -> ThingReader:
-        """Read what :meth:`save` wrote; CogViewError where it is missing, damaged or another network."""
+        """Read what :meth:`save` wrote; CogViewError if it is missing, damaged or another network."""
         weights.require(directory, WHAT, VERB)
         config = read_json(ThingReaderConfig, directory / weights.CONFIG)
         return weights.load(lambda: cls(config), directory, WHAT).eval()
 
 
-def resized(picture: NDArray[np.uint8], size: int) -> Tensor:
-    """An image (H, W, 3) as (1, 3, size, size) in [0, 1], reduced by area or enlarged linearly."""
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+def resized(image: NDArray[np.uint8], size: int) -> Tensor:
+    """An image (H, W, 3) as (1, 3, size, size) in [0, 1], resized bilinearly with antialiasing."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     if pixels.shape[-2:] == (size, size):
         return pixels
     return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def in_top_k(probabilities: NDArray[np.float32], wanted: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Whether each wanted answer (n,) is among the ``count`` most probable of (n, things), equals first."""
-    own = probabilities[np.arange(len(wanted)), wanted]
-    return np.asarray((probabilities >= own[:, None]).sum(1) <= count)
+def in_top_k(probabilities: NDArray[np.float32], targets: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Whether each target (n,) is among the k most probable of (n, things); ties count against it."""
+    of_target = probabilities[np.arange(len(targets)), targets]
+    return np.asarray((probabilities >= of_target[:, None]).sum(1) <= k)

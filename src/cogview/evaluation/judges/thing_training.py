@@ -1,8 +1,8 @@
 """Training of the reader of things: a task of the trainer (``task: thing_reader``).
 
-The data are drawings in all styles with labels (``labels.py``; ``examples/pictogram/judges.py`` makes them),
-spoiled as generated images are (``spoiling.py``). The network starts from its ImageNet weights; its first
-blocks keep them.
+The data are labelled drawings in all styles (``drawing_labels.py``; ``examples/pictogram/judges.py`` writes
+them), degraded to look like generated images (``spoiling.py``). The network starts from its ImageNet weights;
+its first blocks are frozen.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from cogview.training.task import Metrics, State, Task
 
 
 class ThingReaderRecipe(Recipe):
-    """A run: ``data`` is an image cache with labels, ``network`` what ``cogview import lite0`` wrote.
+    """Recipe of a run; ``data``: a labelled image cache, ``network``: the file of ``cogview import lite0``.
 
-    ``frozen``: this many of the network's 16 blocks keep their weights; ``ceiling``: the split of withheld
-    drawings, from which the reader's ceiling is taken; ``weights``: how often each source is drawn.
+    ``frozen``: this many of the network's 16 blocks keep their weights; ``ceiling``: the split of held-out
+    drawings on which the reader's ceiling is measured; ``weights``: sampling weights of the sources.
     """
 
     task: Literal["thing_reader"]
@@ -69,8 +69,8 @@ class ThingReaderTask(Task):
         return tuple(sorted({labels[item].things[0].thing for item in trained}))
 
     @cached_property
-    def wanted(self) -> NDArray[np.int64]:
-        """The number of what each image of the cache shows."""
+    def targets(self) -> NDArray[np.int64]:
+        """The class of each image of the cache; -1 for unknown things."""
         return thing_ids(read_labels(self.cache), {name: i for i, name in enumerate(self.things)})
 
     def build(self) -> nn.Module:
@@ -85,11 +85,11 @@ class ThingReaderTask(Task):
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """All but those of the frozen blocks and what is before them."""
-        kept = [f"network.blocks.{number}." for number in range(self.recipe.frozen)]
-        kept += ["network.stem."] if kept else []
+        """All parameters but those of the frozen blocks and the stem before them."""
+        frozen = [f"network.blocks.{number}." for number in range(self.recipe.frozen)]
+        frozen += ["network.stem."] if frozen else []
         for name, parameter in model.named_parameters():
-            if not name.startswith(tuple(kept) or ("-",)):
+            if not name.startswith(tuple(frozen) or ("-",)):
                 yield name, parameter
 
     def loader(
@@ -110,7 +110,7 @@ class ThingReaderTask(Task):
         )
 
     def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
-        """By the images that are this rank's own."""
+        """The number of images of this rank."""
         return {"loss": float(len(batch["items"]))}
 
     def loss(
@@ -123,32 +123,32 @@ class ThingReaderTask(Task):
         with torch.autocast(batch["images"].device.type, enabled=False):
             images = spoil(batch["images"].float() / 255).contiguous(memory_format=torch.channels_last)
         logits = reader(images, frozen)
-        wanted = torch.from_numpy(self.wanted[batch["items"] or [0]]).to(logits.device)
-        loss = F.cross_entropy(logits, wanted, label_smoothing=self.recipe.smoothing)
-        return loss, {"right": (logits.argmax(1) == wanted).float().mean().detach()}
+        targets = torch.from_numpy(self.targets[batch["items"] or [0]]).to(logits.device)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
+        return loss, {"right": (logits.argmax(1) == targets).float().mean().detach()}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Right at first guess and among five, on validation images and withheld ones."""
+        """Top-1 and top-5 accuracy on validation images and on held-out ones."""
         recipe = self.recipe
         parts = {"val": (recipe.validation, None), "ceiling": (recipe.ceiling, [recipe.ceiling_source])}
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for name, (split, sources) in parts.items():
             known = split in self.cache.splits and set(sources or ()) <= set(self.cache.sources)
             items = self.cache.select([split], sources) if known else np.zeros(0, np.int64)
-            items = items[self.wanted[items] >= 0]
+            items = items[self.targets[items] >= 0]
             if len(items):
-                found |= self._accuracy(cast(ThingReader, model), items, name)
+                metrics |= self._accuracy(cast(ThingReader, model), items, name)
         reader = cast(ThingReader, model)
-        facts: dict[str, Any] = {**found, "steps": recipe.steps, "batch": recipe.batch_size}
+        facts: dict[str, Any] = {**metrics, "steps": recipe.steps, "batch": recipe.batch_size}
         reader.config = reader.config.model_copy(
             update={"facts": facts | {"data": self.cache.fingerprint[:16]}}
         )
-        return found
+        return metrics
 
     def _accuracy(self, reader: ThingReader, items: NDArray[np.int64], name: str) -> dict[str, float]:
         _, probabilities = reader.read([self.cache.pixels[item] for item in items])
         rates = {"first": 1, "five": 5}
-        right = {word: in_top_k(probabilities, self.wanted[items], count) for word, count in rates.items()}
+        right = {word: in_top_k(probabilities, self.targets[items], k) for word, k in rates.items()}
         shares = {f"{name}_{word}": round(float(hits.mean()), 4) for word, hits in right.items()}
         return shares | {f"{name}_pictures": float(len(items))}
 

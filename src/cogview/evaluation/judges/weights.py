@@ -1,4 +1,4 @@
-"""The networks that judge images, on disk: ``config.json``, ``model.safetensors``; their fingerprint."""
+"""Saving, loading and fingerprinting of the judges: ``config.json`` and ``model.safetensors``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cogview.tensors import load_module
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 M = TypeVar("M", bound=nn.Module)
-# Of the networks' configurations: what a larger one asks for is something else.
+# Bounds for configurations that are read from files.
 Widths = Annotated[tuple[Annotated[int, Field(ge=2, le=1 << 13)], ...], Field(min_length=1, max_length=10)]
 Depths = Annotated[tuple[Annotated[int, Field(ge=0, le=64)], ...], Field(min_length=1, max_length=10)]
 
 
 def fingerprint(config: Config, model: nn.Module, more: bytes = b"") -> str:
-    """16 hex digits over the configuration but its ``facts``, ``more``, and all weights."""
+    """16 hex digits over the configuration without its ``facts``, ``more``, and all weights."""
     digest = hashlib.sha256(config.model_dump_json(exclude={"facts"}).encode() + more)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -41,14 +41,14 @@ def save(config: Config, model: nn.Module, directory: Path) -> None:
 
 
 def require(directory: Path, what: str, verb: str) -> None:
-    """Raise CogViewError where there are no weights. what: the network; verb: the command that makes one."""
+    """Raise CogViewError if there are no weights. what: the network; verb: the command that trains it."""
     if not (directory / WEIGHTS).is_file():
-        raise CogViewError(f"{directory}: no {what} here; make one with `{verb}`")
+        raise CogViewError(f"{directory}: no {what} here; train one with `{verb}`")
 
 
 def load(make: Callable[[], M], directory: Path, what: str) -> M:
-    """The network with the weights that :func:`save` wrote; CogViewError where they do not fit."""
+    """Load the network with the weights that :func:`save` wrote; CogViewError if they do not fit."""
     try:
         return load_module(make, directory / WEIGHTS, what)
     except CogViewError as error:
-        raise CogViewError(f"{directory}: damaged or foreign {what}: {error}") from None
+        raise CogViewError(f"{directory}: damaged or not a {what}: {error}") from None

@@ -105,7 +105,7 @@ class SceneReader(Protocol):
         """The thresholds that its scores are made for, chosen on held-out scenes."""
         ...
 
-    def read(self, pictures: NDArray[np.uint8]) -> list[list[Detection]]:
+    def read(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """The detections in each image (n, side, side, 3), by falling score, with their colours named."""
         ...
 
