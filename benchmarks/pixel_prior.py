@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from cogview import CogView
-from cogview.evaluation.experiments.windowed_upscaling import Pixels, Plan, held_out
+from cogview.evaluation.experiments.windowed_upscaling import Pixels, held_out
 from cogview.evaluation.metrics.reconstruction import fidelity, measure
+from cogview.evaluation.plans import UpscalingPlan
 from cogview.generation.pixel_prior import KNOWN, PAINTED
 from cogview.generation.upscaling import Original, Upscaler
 from cogview.generation.window_super_resolution import Small, enlarge
@@ -63,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     model, judge = CogView.from_pretrained(options.model), LPIPS.from_file(options.lpips)
     upscaler, side = model.super_resolution.upscaler, 2 * model.image_tokenizer.image_size
-    pictures, captions = held_out(options.corpus, Plan(limit=options.n), side)
+    pictures, captions = held_out(options.corpus, UpscalingPlan(limit=options.n), side)
     rows: dict[str, list[Pixels]] = {}
     for pixels, caption in zip(pictures.pixels, captions, strict=True):
         half = (side // 2, side // 2)

@@ -88,7 +88,7 @@ def test_mistakes_are_one_line(
     wrong = ("train-classifier", "--corpus", corpus, "--out", tmp_path / "x", "--rate", "-1")
     assert "rate: " in failure(*wrong)
     judged = ("tokenizer", "--tokenizer", tokenizer, "--data", corpus)
-    assert "no readable picture of split 'best'" in failure(*judged, "--split", "best")
+    assert "no readable image of split 'best'" in failure(*judged, "--split", "best")
     assert "resample" in failure(*judged, "--resample", "magic")
     assert "none.safetensors: cannot be read" in failure(*judged, "--lpips", tmp_path / "none.safetensors")
     assert "config.json" in failure("tokenizer", "--tokenizer", tmp_path, "--data", corpus)

@@ -129,9 +129,7 @@ def test_contrast_is_cross_entropy_and_shares_equal_texts() -> None:
 def test_batches_hold_each_picture_once_and_every_other_is_of_one_source(corpus: Path) -> None:
     data = read_captioned(corpus, SHAPE, "train")
     data = data.rows(list(range(100)))
-    mixed = type(data)(
-        data.images, data.keys, ["ab"[i % 2] for i in range(100)], data.texts, data.languages
-    )
+    mixed = type(data)(data.images, data.keys, ["ab"[i % 2] for i in range(100)], data.texts, data.languages)
     found = list(batches(mixed, 6, ScorerTraining(batch=20)))
     assert all(len(set(rows)) == 20 for rows, _ in found)
     assert [len({mixed.sources[row] for row in rows}) for rows, _ in found] == [2, 1, 2, 1, 2, 1]

@@ -92,7 +92,7 @@ def test_resampled_things_by_hand() -> None:
 def test_copies_are_nearer_than_styles(squares: Path, tmp_path: Path) -> None:
     """Images that are training drawings are nearer than any two drawings; distances by brute force."""
     chance = np.random.default_rng(0)
-    rows = things.unit(chance.standard_normal((6, 5)).astype(np.float32))
+    rows = things.normalized(chance.standard_normal((6, 5)).astype(np.float32))
     names = ["a", "a", "b", "b", "b", "c"]
     expected = sorted(1 - rows[i] @ rows[j] for i in range(6) for j in range(i) if names[i] == names[j])
     assert sorted(things.style_distances(rows, names)) == pytest.approx(expected, abs=1e-6)

@@ -120,7 +120,7 @@ def test_as_it_is_typed(
     for wrong, message in (
         ([*words, "--lpips", str(folder / "0.png")], "LPIPS weights"),
         ([*words, *more, "--resample", "nearest"], "--resample"),
-        ([*words, *more, "--split", "test"], "no readable picture of split 'test'"),
+        ([*words, *more, "--split", "test"], "no readable image of split 'test'"),
         ([*words, *more, "--model", str(tiny.write(tmp_path))], "it has base, no super_resolution"),
     ):
         assert main(wrong) == 2

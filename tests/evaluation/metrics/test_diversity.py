@@ -114,5 +114,5 @@ def test_the_speed_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     report = SpeedReport.model_validate(json.loads(capsys.readouterr().out))
     assert [own.pictures for own in report.timings] == [1, 3] and report.tokens == 16
     assert all(own.seconds > 0 and own.fastest <= own.seconds <= own.slowest for own in report.timings)
-    assert main(line) == 0 and "3 at a time" in capsys.readouterr().out
+    assert main(line) == 0 and "batch of 3" in capsys.readouterr().out
     assert main([*line, "--batches", "x"]) == 2 and "batches" in capsys.readouterr().err

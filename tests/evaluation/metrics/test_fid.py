@@ -134,7 +134,7 @@ def test_blur_smooths_and_shape_is_square(rng: np.random.Generator) -> None:
 def test_sets_that_cannot_be_measured(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(CogViewError, match="no such folder"):
         open_set(tmp_path / "nowhere")
-    with pytest.raises(CogViewError, match="10 pictures there, not 11"):
+    with pytest.raises(CogViewError, match="10 images there, not 11"):
         open_set(folders[0], count=11)
     (folders[0] / "5.png").write_bytes(b"broken")
     with pytest.raises(CogViewError, match=r"5\.png' is broken"):

@@ -148,7 +148,7 @@ def test_pictures_of_a_split_broken_ones_counted(tmp_path: Path) -> None:
     assert found.pixels.shape[1:] == (12, 12, 3) and set(found.sources) == {"dice"}
     assert len(load_images(corpus, None, shape).pixels) == 39
     assert len(load_images(corpus, None, shape, limit=7).pixels) == 7
-    with pytest.raises(CogViewError, match="no readable picture of split 'best'"):
+    with pytest.raises(CogViewError, match="no readable image of split 'best'"):
         load_images(corpus, "best", shape)
 
 

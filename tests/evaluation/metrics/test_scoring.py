@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogview.evaluation.metrics.accuracy import Answers, draws, figure, floor, group_of, macro, overall, score
+from cogview.evaluation.metrics.accuracy import (
+    Answers,
+    bootstrap_weights,
+    figure,
+    floor,
+    group_of,
+    macro,
+    overall,
+    score,
+)
 
 NAMES = {"a": ("eyes", "top"), "b": ("eyes", "pot_color", "hill")}
 
@@ -68,7 +77,7 @@ def test_weights_are_repeated_pictures() -> None:
     stated = [{name: int(chance.integers(2)) for name in NAMES[s] if chance.random() < 0.7} for s in styles]
     read = [{name: int(chance.integers(2)) for name in NAMES[s]} for s in styles]
     given = Answers(styles, stated, read)
-    weights = draws(styles, 5, seed=1)
+    weights = bootstrap_weights(styles, 5, seed=1)
     for row in weights:
         rows = [i for i, k in enumerate(row) for _ in range(int(k))]
         copy = Answers([styles[i] for i in rows], [stated[i] for i in rows], [read[i] for i in rows])
@@ -82,7 +91,7 @@ def test_interval_is_that_of_a_share() -> None:
     """400 pictures with one statement each, 30 % right: the normal approximation is good to a few percent."""
     right = [i % 10 < 3 for i in range(400)]
     given = Answers(["a"] * 400, [{"eyes": 1}] * 400, [{"eyes": int(hit)} for hit in right])
-    found = figure(overall(given, draws(given.styles, 4000, 0)))
+    found = figure(overall(given, bootstrap_weights(given.styles, 4000, 0)))
     half = 1.96 * math.sqrt(0.3 * 0.7 / 400)
     assert found.value == pytest.approx(0.3)
     assert found.low == pytest.approx(0.3 - half, abs=0.006)

@@ -100,9 +100,7 @@ def held_out(data: Path, plan: UpscalingPlan, size: int) -> tuple[ImageArrays, l
         except BadImage as error:
             skipped[error.reason] = skipped.get(error.reason, 0) + 1
     if not found:
-        raise CogViewError(
-            f"{data}: no readable picture of split {plan.split!r}; choose another with --split"
-        )
+        raise CogViewError(f"{data}: no readable image of split {plan.split!r}; choose another with --split")
     pictures = ImageArrays(np.stack([p for p, _ in found]), [record.source for _, record in found], skipped)
     return pictures, [record.captions[0].text if record.captions else "" for _, record in found]
 

@@ -105,8 +105,8 @@ class TextTower(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.words(tokens.clamp_min(0)) + self.positions(positions)
         x = self.norm(self.layers(x, src_key_padding_mask=~mask))  # (batch, length, hidden)
-        weights = mask.unsqueeze(-1).to(x.dtype)
-        y: Tensor = self.out((x * weights).sum(1) / weights.sum(1))
+        valid = mask.unsqueeze(-1).to(x.dtype)
+        y: Tensor = self.out((x * valid).sum(1) / valid.sum(1))
         return y
 
 

@@ -1,9 +1,9 @@
-"""The arithmetic of attribute accuracy: shares of stated attributes read right, floors, bootstrap intervals.
+"""Attribute accuracy: the share of stated attributes that are read correctly, with floor and intervals.
 
-Two figures per set of images. *Overall*: right ÷ stated over all statements. *Macro*: the mean over every
-(style, attribute) of that share, so that rare attributes weigh as much as common ones. Both stand next to a
-ceiling (the same of the real images) and a floor (every caption asked of every other image of its style:
-the expectation of shuffled prompts, without the shuffle's noise).
+Two figures per set of images. *Overall*: right ÷ stated over all statements. *Macro*: the mean of that share
+over every (style, attribute), so that rare attributes weigh as much as common ones. Both are reported next to
+a ceiling (the accuracy of the real images) and a floor (every caption against every other image of its style:
+the expectation of shuffled prompts, without the noise of a shuffle).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GROUPS = {
 
 
 def group_of(name: str) -> str:
-    """The group an attribute is reported in; ``other`` where its name is none of the usual ones."""
+    """The group of an attribute in reports; ``other`` for an unknown name."""
     if name.endswith(COLOUR):
         return "background colour" if name.startswith("background") else "colour of a part"
     return next((group for group, names in GROUPS.items() if name in names), "other")
@@ -43,19 +43,19 @@ class Figure(Config):
 
 
 class Share(Config):
-    """Right answers out of statements."""
+    """Right answers and their total."""
 
     right: int
     stated: int
 
     @property
     def value(self) -> float:
-        """right ÷ stated; 0 where nothing is stated."""
+        """right ÷ stated; 0 if nothing is stated."""
         return self.right / self.stated if self.stated else 0.0
 
 
 class Accuracy(Config):
-    """What was read off one set of images. ``floor`` is None where no style has two images."""
+    """The accuracy of one set of images. ``floor`` is None if no style has two images."""
 
     overall: Figure
     macro: Figure
@@ -69,7 +69,7 @@ class Accuracy(Config):
 
 @dataclass(frozen=True)
 class Answers:
-    """A set of images: what each one's caption states and what was read, both attribute to class."""
+    """A set of images: the classes that each caption states and those read from the image, by attribute."""
 
     styles: Sequence[str]
     stated: Sequence[Mapping[str, int]]
@@ -80,13 +80,13 @@ class Answers:
 
     @cached_property
     def cells(self) -> list[tuple[str, str]]:
-        """Every (style, attribute) that some caption states, sorted."""
+        """Every (style, attribute) that a caption states, sorted."""
         pairs = zip(self.styles, self.stated, strict=True)
         return sorted({(style, name) for style, stated in pairs for name in stated})
 
     @cached_property
     def counts(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Right answers and statements, (images, cells) each, of zeros and ones."""
+        """Right answers and statements as zeros and ones, (images, cells) each."""
         column = {cell: i for i, cell in enumerate(self.cells)}
         right, total = (np.zeros((len(self.styles), len(column))) for _ in range(2))
         for row, (style, stated) in enumerate(zip(self.styles, self.stated, strict=True)):
@@ -96,52 +96,52 @@ class Answers:
         return right, total
 
     def shares(self, names: Sequence[str]) -> dict[str, Share]:
-        """The cells added up by ``names``, one name a cell."""
-        found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        """The sums of cells with the same name; ``names``: one name per cell."""
+        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for name, right, stated in zip(names, *(matrix.sum(0) for matrix in self.counts), strict=True):
-            found[name][0] += int(right)
-            found[name][1] += int(stated)
-        return {name: Share(right=right, stated=stated) for name, (right, stated) in sorted(found.items())}
+            sums[name][0] += int(right)
+            sums[name][1] += int(stated)
+        return {name: Share(right=right, stated=stated) for name, (right, stated) in sorted(sums.items())}
 
 
 def floor(answers: Answers) -> float | None:
-    """Overall accuracy when every caption is asked of every *other* image of its style."""
+    """Overall accuracy of every caption against every *other* image of its style; None if there is none."""
     right = total = 0
     for style in set(answers.styles):
-        rows = [row for row, own in enumerate(answers.styles) if own == style]
-        for asked in rows:
-            for name, label in answers.stated[asked].items():
-                hits = [answers.read[row].get(name) == label for row in rows if row != asked]
+        rows = [row for row, other in enumerate(answers.styles) if other == style]
+        for caption in rows:
+            for name, label in answers.stated[caption].items():
+                hits = [answers.read[row].get(name) == label for row in rows if row != caption]
                 right += sum(hits)
                 total += len(hits)
     return right / total if total else None
 
 
 def bootstrap_weights(styles: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:
-    """Bootstrap weights (times + 1, images): how often each is drawn, styles keeping their number.
+    """Bootstrap weights (times + 1, images): how often each is sampled, stratified by style.
 
-    The first row is all ones: the sample itself.
+    The first row is all ones: the original sample.
     """
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     weights = np.ones((times + 1, len(styles)))
     for style in sorted(set(styles)):
-        rows = [row for row, own in enumerate(styles) if own == style]
-        weights[1:, rows] = generator.multinomial(len(rows), [1 / len(rows)] * len(rows), size=times)
+        rows = [row for row, other in enumerate(styles) if other == style]
+        weights[1:, rows] = rng.multinomial(len(rows), [1 / len(rows)] * len(rows), size=times)
     return weights
 
 
 def overall(answers: Answers, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Right ÷ stated for each row of weights; NaN where nothing is stated."""
+    """Right ÷ stated for each row of weights; NaN if nothing is stated."""
     right, stated = (weights @ matrix.sum(1) for matrix in answers.counts)
     return _divide(right, stated)
 
 
 def macro(answers: Answers, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over (style, attribute) for each row of weights; cells not drawn are left out."""
+    """The mean over (style, attribute) for each row of weights, without cells of weight zero."""
     right, stated = (weights @ matrix for matrix in answers.counts)
     shares = _divide(right, stated)
-    kept = ~np.isnan(shares)
-    return _divide(np.where(kept, shares, 0).sum(1), kept.sum(1).astype(np.float64))
+    valid = ~np.isnan(shares)
+    return _divide(np.where(valid, shares, 0).sum(1), valid.sum(1).astype(np.float64))
 
 
 def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,7 +149,7 @@ def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np
 
 
 def figure(samples: NDArray[np.float64]) -> Figure:
-    """The first sample, between the 2.5th and the 97.5th percentile of the others."""
+    """The first sample as the value, and the 2.5th and 97.5th percentile of the others as its interval."""
     value = 0.0 if np.isnan(samples[0]) else float(samples[0])
     rest = samples[1:][~np.isnan(samples[1:])]
     low, high = np.percentile(rest, (2.5, 97.5)) if len(rest) else (value, value)
@@ -157,25 +157,25 @@ def figure(samples: NDArray[np.float64]) -> Figure:
 
 
 def score(sets: Mapping[str, Answers], ceiling: str, times: int = 2000, seed: int = 0) -> dict[str, Accuracy]:
-    """The accuracy of each set; those of the same captions as ``ceiling`` are also given relative to it.
+    """The accuracy of each set, and relative to the set ``ceiling``; all sets have the same captions.
 
-    The same images are drawn for numerator and denominator of a ratio, so its interval is that of pairs.
+    Numerator and denominator of a ratio are resampled together, so its interval is a paired one.
     """
-    top = sets[ceiling]
-    weights = bootstrap_weights(top.styles, times, seed)
-    best, best_macro = overall(top, weights), macro(top, weights)
-    found: dict[str, Accuracy] = {}
+    reference = sets[ceiling]
+    weights = bootstrap_weights(reference.styles, times, seed)
+    best, best_macro = overall(reference, weights), macro(reference, weights)
+    accuracies: dict[str, Accuracy] = {}
     for name, answers in sets.items():
-        assert list(answers.styles) == list(top.styles)
-        own, own_macro = overall(answers, weights), macro(answers, weights)
-        found[name] = Accuracy(
-            overall=figure(own),
-            macro=figure(own_macro),
+        assert list(answers.styles) == list(reference.styles)
+        values, macro_values = overall(answers, weights), macro(answers, weights)
+        accuracies[name] = Accuracy(
+            overall=figure(values),
+            macro=figure(macro_values),
             floor=floor(answers),
-            of_ceiling=None if name == ceiling else figure(_divide(own, best)),
-            macro_of_ceiling=None if name == ceiling else figure(_divide(own_macro, best_macro)),
+            of_ceiling=None if name == ceiling else figure(_divide(values, best)),
+            macro_of_ceiling=None if name == ceiling else figure(_divide(macro_values, best_macro)),
             by_group=answers.shares([group_of(attribute) for _, attribute in answers.cells]),
             by_style=answers.shares([style for style, _ in answers.cells]),
             by_attribute=answers.shares([f"{style}/{attribute}" for style, attribute in answers.cells]),
         )
-    return found
+    return accuracies

@@ -1,7 +1,7 @@
-"""The colour of a thing in an image, named from the pixels of its box.
+"""Names the colour of a thing in an image from the pixels of its box.
 
-Names follow one rule of hue, lightness and chroma (HLS). Inside a box, pixels like those around it are the
-background and do not count; the name that most of the others have is the thing's colour.
+A pixel's colour name follows from its hue, lightness and chroma (HLS). Pixels in the box that resemble those
+around it are background and ignored; the most common name among the others is the thing's colour.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ NAMES = (
     "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "white", "gray",
 )  # fmt: skip
 Pixels = NDArray[np.uint8]
-LEVELS = 64  # a channel, in the table of names
-RING = 3  # pixels around a box, whose colours are the background
-COMMON = 0.08  # share of the ring from which a colour is background
-ALIKE = 30.0  # RGB distance below which a pixel is background
-LEAST = 0.12  # share of the box; with less foreground than that, all of it counts
+LEVELS = 64  # levels per channel in the lookup table
+RING = 3  # width in pixels of the ring around a box that defines the background
+COMMON = 0.08  # minimum share of the ring for a background colour
+ALIKE = 30.0  # maximum RGB distance of a pixel to a background colour
+LEAST = 0.12  # minimum share of foreground in the box; below it, all pixels count
 
 
 def name_numbers(pixels: Pixels) -> NDArray[np.uint8]:
-    """The place in NAMES of each pixel's colour; (..., 3) to (...)."""
+    """The index in NAMES of each pixel's colour; (..., 3) to (...)."""
     rgb = pixels.astype(np.float64) / 255
     high, low = rgb.max(-1), rgb.min(-1)
     chroma, lightness = high - low, (high + low) / 2
@@ -56,7 +56,7 @@ def name_numbers(pixels: Pixels) -> NDArray[np.uint8]:
 def _hue(
     rgb: NDArray[np.float64], high: NDArray[np.float64], chroma: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Degrees, 0 where there is none."""
+    """Hue in degrees, 0 for greys."""
     safe = np.where(chroma == 0, 1, chroma)
     red, green, blue = (rgb[..., channel] for channel in range(3))
     sector = np.select(
@@ -69,37 +69,37 @@ def _hue(
 
 @cache
 def _table() -> NDArray[np.uint8]:
-    """Name numbers by colour, (LEVELS, LEVELS, LEVELS)."""
+    """Lookup table from colours to indices in NAMES, (LEVELS, LEVELS, LEVELS)."""
     levels = np.round((np.arange(LEVELS) + 0.5) * 256 / LEVELS).astype(np.uint8)
     return name_numbers(np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1))
 
 
 def shares(pixels: Pixels) -> dict[str, float]:
-    """Each name's share of the pixels (n, 3), the largest first."""
+    """The share of each colour name among pixels (n, 3), the largest first."""
     cells = pixels // (256 // LEVELS)
     counts = np.bincount(_table()[cells[:, 0], cells[:, 1], cells[:, 2]], minlength=len(NAMES))
     order = np.argsort(-counts, kind="stable")
     return {NAMES[n]: float(counts[n]) / max(1, len(pixels)) for n in order if counts[n]}
 
 
-def box_colour(picture: Pixels, box: tuple[float, float, float, float]) -> str | None:
-    """The colour of what a box holds in an image (height, width, 3); None for a box without pixels.
+def box_colour(image: Pixels, box: tuple[float, float, float, float]) -> str | None:
+    """The colour of the thing in a box of an image (height, width, 3); None for a box without pixels.
 
-    ``box``: left, top, right, bottom in pixels; parts outside the image are cut off.
+    ``box``: left, top, right, bottom in pixels, clipped to the image.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(width, round(box[2])), min(height, round(box[3]))
     if left >= right or top >= bottom:
         return None
-    inner = picture[top:bottom, left:right].reshape(-1, 3)
-    solid = inner[~_background(inner, _ring(picture, left, top, right, bottom))]
-    return next(iter(shares(solid if len(solid) >= LEAST * len(inner) else inner)))
+    inner = image[top:bottom, left:right].reshape(-1, 3)
+    foreground = inner[~_background(inner, _ring(image, left, top, right, bottom))]
+    return next(iter(shares(foreground if len(foreground) >= LEAST * len(inner) else inner)))
 
 
-def _ring(picture: Pixels, left: int, top: int, right: int, bottom: int) -> Pixels:
-    """The pixels close around a box, inside the image; those of its own edge where there are none."""
-    outer = picture[max(0, top - RING) : bottom + RING, max(0, left - RING) : right + RING]
+def _ring(image: Pixels, left: int, top: int, right: int, bottom: int) -> Pixels:
+    """The pixels directly around a box; if there are too few in the image, those of the box's edge."""
+    outer = image[max(0, top - RING) : bottom + RING, max(0, left - RING) : right + RING]
     mask = np.ones(outer.shape[:2], bool)
     y, x = min(RING, top), min(RING, left)
     mask[y : y + bottom - top, x : x + right - left] = False
@@ -110,10 +110,10 @@ def _ring(picture: Pixels, left: int, top: int, right: int, bottom: int) -> Pixe
 
 
 def _background(pixels: Pixels, ring: Pixels) -> NDArray[np.bool_]:
-    """Which pixels (n, 3) are like the colours common in the ring (m, 3)."""
-    _, place, counts = np.unique(ring >> 4, axis=0, return_inverse=True, return_counts=True)
-    alike = np.zeros(len(pixels), bool)
+    """Which pixels (n, 3) resemble a common colour of the ring (m, 3)."""
+    _, cluster, counts = np.unique(ring >> 4, axis=0, return_inverse=True, return_counts=True)
+    background = np.zeros(len(pixels), bool)
     for number in np.flatnonzero(counts >= COMMON * len(ring)):
-        mean = ring[place.reshape(-1) == number].mean(0)
-        alike |= np.sqrt(((pixels - mean) ** 2).sum(-1)) < ALIKE
-    return alike
+        mean = ring[cluster.reshape(-1) == number].mean(0)
+        background |= np.sqrt(((pixels - mean) ** 2).sum(-1)) < ALIKE
+    return background

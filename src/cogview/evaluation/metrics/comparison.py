@@ -1,4 +1,4 @@
-"""Reports side by side: only where everything but the images is equal, else the field is named."""
+"""Comparison of reports, which requires that everything but the images is equal."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ KINDS: dict[str, type[Report]] = {"alignment": AlignmentReport, "coco": CocoRepo
 
 
 def read_report(path: Path) -> Report:
-    """A report of ``eval pictures``, ``eval alignment`` or ``eval coco``; CogViewError for anything else."""
+    """Read a report of ``eval pictures``, ``alignment`` or ``coco``; CogViewError for anything else."""
     data = load_json(path)
     kind = data.get("kind", "pictures") if isinstance(data, dict) else "pictures"
     return validate(KINDS.get(kind, DistributionReport), data, str(path))
 
 
 def read_reports(paths: Sequence[Path]) -> dict[str, Report]:
-    """Reports by their file's name, after checking that their manifests are equal.
+    """Read reports, by file name, and check that their manifests are equal.
 
     Raises:
-        CogViewError: two are of different kinds, or their manifests differ; names the first field that does.
+        CogViewError: two reports are of different kinds, or their manifests differ; names the first such
+            field.
     """
     reports = {str(path): read_report(path) for path in paths}
     first, *others = reports
@@ -43,15 +44,15 @@ def read_reports(paths: Sequence[Path]) -> dict[str, Report]:
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> str | None:
-    """The first field in which two manifests differ and both values; ``where`` of a set may differ."""
+    """The first field in which two manifests differ, with both values; ``where`` of a set may differ."""
     for key in sorted({*a, *b}):
         left, right, name = a.get(key), b.get(key), f"{path}{key}"
         if key == "where" or left == right:
             continue
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            deeper = difference(left, right, f"{name}.")
-            if deeper:
-                return deeper
+            nested = difference(left, right, f"{name}.")
+            if nested:
+                return nested
             continue
         return f"{name} is {right!r} in the one and {left!r} in the other"
     return None
@@ -61,14 +62,15 @@ def figures(report: Report) -> dict[str, Value]:
     """A report's figures by name."""
     if isinstance(report, DistributionReport):
         return report.figures
-    return {f"{name}: {what}": value for name, own in report.sets.items() for what, value in _shares(own)}
+    sets = report.sets.items()
+    return {f"{name}: {metric}": value for name, result in sets for metric, value in _metrics(result)}
 
 
-def _shares(own: Alignment) -> list[tuple[str, Value]]:
-    found = [("R-precision", own.r_precision), ("cosine", own.cosine)]
-    found += [(f"text@{k}", figure) for k, figure in own.text_recall.items()]
-    found += [(f"picture@{k}", figure) for k, figure in own.picture_recall.items()]
-    return [(name, _value(figure)) for name, figure in found]
+def _metrics(result: Alignment) -> list[tuple[str, Value]]:
+    metrics = [("R-precision", result.r_precision), ("cosine", result.cosine)]
+    metrics += [(f"text@{k}", figure) for k, figure in result.text_recall.items()]
+    metrics += [(f"picture@{k}", figure) for k, figure in result.picture_recall.items()]
+    return [(name, _value(figure)) for name, figure in metrics]
 
 
 def _value(figure: Figure) -> Value:

@@ -1,9 +1,9 @@
-"""How different are images from each other: of one prompt, and altogether.
+"""Diversity of images: within a prompt, across prompts, and of the whole set.
 
-Images are compared by the cosine distance of a network's features. A model that draws the same for every
-seed has no distance within a prompt; one that draws the same for every prompt none across. The Vendi score
-(Friedman and Dieng, 2023) is how many different images a set is worth: exp of the entropy of the
-eigenvalues of the matrix of cosines, 1 for n equal images, n for n that have nothing in common.
+Images are compared by the cosine distance of a network's features. The distance within a prompt is zero for a
+model that ignores the seed, the distance across prompts is zero for one that ignores the prompt. The Vendi
+score (Friedman and Dieng, 2023) is the effective number of different images: exp of the entropy of the
+eigenvalues of the matrix of cosines, 1 for n equal images, n for n orthogonal ones.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Array = NDArray[np.float64]
 
 
 class DiversityReport(Config):
-    """What was found. Distances are 1 - cosine, within: of two images of a prompt, across: of two prompts.
+    """The result. Distances are 1 - cosine; within: between images of a prompt, across: between prompts.
 
-    None where no prompt has two images, or there is one prompt only.
+    ``within`` is None if no prompt has two images, ``across`` if there is only one prompt.
     """
 
     format: Literal[1] = 1
@@ -49,32 +49,32 @@ class DiversityReport(Config):
 
 
 def evaluate_diversity(
-    pictures: ImageSet,
+    images: ImageSet,
     extractor: Extractor,
     plan: DiversityPlan,
     work: Path,
     progress: Progress | None = None,
     prompts: Sequence[str] | None = None,
 ) -> DiversityReport:
-    """Measure a set; which images are of one prompt is read from what made them, or given.
+    """Measure a set. The prompts of the images come from their metadata unless ``prompts`` is given.
 
     Raises:
-        CogViewError: fewer than two images, or a broken one.
+        CogViewError: there are fewer than two images, or one is broken.
     """
-    if len(pictures) < 2:
-        raise CogViewError(f"{pictures.where}: {len(pictures)} picture; diversity needs 2 or more")
+    if len(images) < 2:
+        raise CogViewError(f"{images.where}: {len(images)} image; diversity needs 2 or more")
     shape = Shape(plan.canvas, extractor.size, resample=plan.resample)
-    described = describe(pictures, extractor, shape, work, progress)
-    assert described is not None
-    vectors = normalized(described.features)
+    extracted = describe(images, extractor, shape, work, progress)
+    assert extracted is not None
+    vectors = normalized(extracted.features)
     if prompts is None:
-        prompts = [made.prompt for made in pictures.provenances()]
+        prompts = [provenance.prompt for provenance in images.provenances()]
     within, across = distances(vectors, prompts) if prompts else (np.zeros(0), np.zeros(0))
     return DiversityReport(
         plan=plan,
         extractor=extractor.name,
         extractor_fingerprint=extractor.fingerprint,
-        pictures=set_facts(pictures),
+        pictures=set_facts(images),
         prompts=len(set(prompts)),
         within=mean_figure(within, plan.bootstrap, plan.seed) if len(within) else None,
         across=mean_figure(across, plan.bootstrap, plan.seed) if len(across) else None,
@@ -83,41 +83,41 @@ def evaluate_diversity(
     )
 
 
-def column(place: Path, pictures: ImageSet, name: str) -> list[str]:
-    """What the column ``name`` of the corpus at ``place`` says of each image.
+def column(place: Path, images: ImageSet, name: str) -> list[str]:
+    """The text of each image in the column ``name`` of the corpus at ``place``.
 
     Raises:
-        CogViewError: no corpus of Parquet files, or without such a column.
+        CogViewError: there is no corpus of Parquet files, or it has no such column.
     """
     texts = {row["key"]: str(row[name] or "") for row in read_rows(place, ("key", name))}
-    return [texts[key] for key, _ in pictures.entries]
+    return [texts[key] for key, _ in images.entries]
 
 
 def normalized(features: NDArray[np.float32]) -> Array:
-    """Features (n, d) at length 1, float64; a vector of zeros stays one."""
-    wide = features.astype(np.float64)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    found: Array = wide / np.where(length > 0, length, 1)
-    return found
+    """Features (n, d) scaled to unit norm, float64; zero vectors stay zero."""
+    double = features.astype(np.float64)
+    norms = np.linalg.norm(double, axis=1, keepdims=True)
+    unit: Array = double / np.where(norms > 0, norms, 1)
+    return unit
 
 
 def distances(vectors: Array, prompts: Sequence[str]) -> tuple[Array, Array]:
-    """Mean distances: of each prompt's images from each other; of each image from other prompts'."""
+    """Mean distances: between the images of each prompt; from each image to those of other prompts."""
     names = np.array(prompts)
     within, across = [], []
     for name in dict.fromkeys(prompts):
-        own, others = vectors[names == name], vectors[names != name]
-        n = len(own)
-        if n > 1:  # all pairs at once, by the length of the sum
-            total = float((own.sum(0) ** 2).sum()) - float((own**2).sum())
+        same, others = vectors[names == name], vectors[names != name]
+        n = len(same)
+        if n > 1:  # the sum over all pairs, from the norm of the sum
+            total = float((same.sum(0) ** 2).sum()) - float((same**2).sum())
             within.append(1 - total / (n * (n - 1)))
         if len(others):
-            across += (1 - own @ others.mean(0)).tolist()
+            across += (1 - same @ others.mean(0)).tolist()
     return np.array(within), np.array(across)
 
 
 def vendi(vectors: Array) -> float:
-    """The Vendi score of vectors (n, d) of length 1; from 1 to n."""
+    """The Vendi score of unit vectors (n, d); from 1 to n."""
     n, d = vectors.shape
     matrix = vectors @ vectors.T if n <= d else vectors.T @ vectors
     shares = np.clip(np.linalg.eigvalsh(matrix / n), 0, None)

@@ -1,12 +1,12 @@
-"""How near two sets of images are: FID-k, KID-k and Inception Score, each with a manifest.
+"""Distances between two sets of images: FID-k, KID-k and Inception Score, each with a manifest.
 
-CogView (section 4.1) blurs real and drawn images by a Gaussian of radius 0, 1, 2, 4 and 8 before FID, as
-DALL-E's authors did: a model of tokens should not be judged by the details its tokenizer cannot draw.
-Features come from a pluggable network and the mathematics, in float64, from torchmetrics. A metric's name
-says the network: ``Lite0-FID-0`` is not the papers' FID.
+CogView (section 4.1) blurs real and generated images with a Gaussian of radius 0, 1, 2, 4 and 8 before FID,
+as DALL-E's authors did: a token model should not be judged by details that its tokenizer cannot represent.
+Features come from a pluggable network; torchmetrics computes the metrics, in float64. A metric's name
+includes the network: ``Lite0-FID-0`` is not the papers' FID.
 
-Features are kept chunk by chunk in a work folder, so a stopped run goes on, and several processes may each
-compute a part of the chunks; the figures do not depend on who computed what.
+Features are stored in chunks in a work folder, so that an interrupted run resumes and several processes can
+divide the chunks between them, with the same figures.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from cogview.files import replacing
 from cogview.tensors import open_tensors
 
 CHUNK = 64
-TOGETHER = 4  # images in a forward: what it needs then is kept by the allocator, not mapped again each time
+TOGETHER = 4  # images per forward pass: its memory is then reused by the allocator instead of mapped again
 Progress = Callable[[str, int, int], None]
 
 
 class Extractor(Protocol):
-    """A network that describes images. ``fingerprint``: SHA-256 of its weights."""
+    """A network that extracts features from images. ``fingerprint``: SHA-256 of its weights."""
 
     name: str
     fingerprint: str
@@ -50,8 +50,8 @@ class Extractor(Protocol):
     @property
     def model(self) -> nn.Module: ...
 
-    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Pictures (n, size, size, 3) to features (n, d) and class probabilities (n, c)."""
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Images (n, size, size, 3) to features (n, d) and class probabilities (n, c)."""
         ...
 
 
@@ -65,9 +65,9 @@ class Lite0Extractor:
         self.fingerprint = hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
     @torch.inference_mode()
-    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.model.classes.weight.device)
-        parts = [self.model(some.float() / 255) for some in torch.split(images, TOGETHER)]
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        inputs = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.model.classes.weight.device)
+        parts = [self.model(batch.float() / 255) for batch in torch.split(inputs, TOGETHER)]
         features, probabilities = zip(*parts, strict=True)
         return torch.cat(features).cpu().numpy(), torch.cat(probabilities).cpu().numpy()
 
@@ -78,12 +78,12 @@ def open_extractor(
     preprocessing: str = "pytorch-fid",
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """The network in a file that ``cogview import lite0`` or ``cogview import inception`` wrote.
+    """Load the network from a file that ``cogview import lite0`` or ``cogview import inception`` wrote.
 
-    ``canvas`` and ``preprocessing`` are Inception's, which resizes images itself.
+    ``canvas`` and ``preprocessing`` apply to Inception only, which resizes images itself.
 
     Raises:
-        CogViewError: no such file, or another network's; an unknown preprocessing.
+        CogViewError: the file is missing or of another network, or the preprocessing is unknown.
     """
     try:
         with open_tensors(path) as file:
@@ -93,8 +93,8 @@ def open_extractor(
     if "fc.weight" not in names and "Conv2d_1a_3x3.conv.weight" not in names:
         return _on(Lite0Extractor(path), device)
     if preprocessing not in get_args(InceptionInput):
-        there = ", ".join(get_args(InceptionInput))
-        raise CogViewError(f"--preprocessing {preprocessing}: there are {there}")
+        known = ", ".join(get_args(InceptionInput))
+        raise CogViewError(f"--preprocessing {preprocessing}: there are {known}")
     return _on(InceptionExtractor(path, canvas, cast(InceptionInput, preprocessing)), device)
 
 
@@ -104,9 +104,9 @@ def _on(extractor: Extractor, device: torch.device | str) -> Extractor:
 
 
 class SetFacts(Config):
-    """A set of images: where, how many, the hash of names and contents, the first few sizes ("72 x 72").
+    """A set of images: source, count, fingerprint of names and contents, first sizes (such as "72 x 72").
 
-    Of drawn images that say so themselves: hash of the sorted prompts, and models, seeds and settings.
+    For generated images with metadata also the hash of the sorted prompts, and models, seeds and settings.
     """
 
     where: str
@@ -120,7 +120,7 @@ class SetFacts(Config):
 
 
 class Manifest(Config):
-    """All that a number hangs on besides the images measured: equal manifests make figures comparable."""
+    """Everything that determines a metric apart from the images: equal manifests make figures comparable."""
 
     plan: DistributionPlan
     extractor: str
@@ -132,9 +132,9 @@ class Manifest(Config):
 
 
 class Value(Config):
-    """A figure and its 95 % interval (``intervals.py``).
+    """A metric and its 95 % interval (``intervals.py``).
 
-    ``spread``: standard deviation over KID's subsets or the score's splits.
+    ``spread``: standard deviation over KID's subsets or the Inception Score's splits.
     """
 
     value: float
@@ -143,12 +143,12 @@ class Value(Config):
     high: float | None = None
 
     def within(self, interval: tuple[float, float]) -> Value:
-        """The same with an interval."""
+        """A copy with an interval."""
         return self.model_copy(update={"low": interval[0], "high": interval[1]})
 
 
 class DistributionReport(Config):
-    """What was found: ``figures`` by name, such as ``Lite0-KID-0``."""
+    """The results: ``figures`` by name, such as ``Lite0-KID-0``."""
 
     format: Literal[1] = 1
     kind: Literal["pictures", "coco"] = "pictures"
@@ -158,12 +158,12 @@ class DistributionReport(Config):
 
     @property
     def count(self) -> int:
-        """How many images were judged."""
+        """The number of images under evaluation."""
         return self.drawn.count
 
 
 @dataclass(frozen=True)
-class Described:
+class SetFeatures:
     """Features (n, d) and class probabilities (n, c) of a set, float32."""
 
     features: NDArray[np.float32]
@@ -171,34 +171,35 @@ class Described:
 
 
 def describe(
-    pictures: ImageSet,
+    images: ImageSet,
     extractor: Extractor,
     shape: Shape,
     work: Path,
     progress: Progress | None = None,
     part: tuple[int, int] = (0, 1),
-) -> Described | None:
-    """Features of a set from the work folder, computed where they are not there yet.
+) -> SetFeatures | None:
+    """The features of a set; chunks that are not in the work folder yet are computed.
 
-    ``part`` (i, n): compute only chunks i, i + n, i + 2 n …; returns None while chunks of others are missing.
+    ``part`` (i, n): compute only chunks i, i + n, i + 2 n …; returns None while chunks of other parts are
+    missing.
     """
-    key = [pictures.fingerprint, extractor.name, extractor.fingerprint, *map(str, vars(shape).values())]
+    key = [images.fingerprint, extractor.name, extractor.fingerprint, *map(str, vars(shape).values())]
     folder = work / hashlib.sha256("\n".join([*key, str(CHUNK)]).encode()).hexdigest()[:20]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "what.json").write_text(json.dumps(key))
-    parts = list(chunks(len(pictures), CHUNK))
-    files = [folder / f"{number:06d}.npz" for number in range(len(parts))]
-    for number, rows in enumerate(parts):
+    ranges = list(chunks(len(images), CHUNK))
+    files = [folder / f"{number:06d}.npz" for number in range(len(ranges))]
+    for number, rows in enumerate(ranges):
         if number % part[1] == part[0] and not files[number].is_file():
-            features, probabilities = extractor(stacked(pictures, rows, shape))
+            features, probabilities = extractor(stacked(images, rows, shape))
             _save(files[number], features, probabilities)
         if progress:
-            progress(f"blur {shape.blur:g}: {pictures.where}", rows.stop, len(pictures))
+            progress(f"blur {shape.blur:g}: {images.where}", rows.stop, len(images))
     if not all(file.is_file() for file in files):
         return None
     loaded = [_load(file) for file in files]
     features, probabilities = (np.concatenate(arrays) for arrays in zip(*loaded, strict=True))
-    return Described(features, probabilities)
+    return SetFeatures(features, probabilities)
 
 
 def _save(file: Path, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> None:
@@ -217,8 +218,8 @@ def _load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 # ---------------------------------------------------------------------------------------------- figures
 
 
-class _Given(nn.Module):
-    """Stands where torchmetrics expects a network: the features are given."""
+class _Precomputed(nn.Module):
+    """Takes the place of torchmetrics' network: its input is the features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -229,7 +230,7 @@ class _Given(nn.Module):
 
 
 def _metric(name: str, width: int, **settings: Any) -> Any:
-    """A metric of torchmetrics over given features, in float64."""
+    """A metric of torchmetrics over precomputed features, in float64."""
     try:
         from torchmetrics.image import fid, inception, kid
     except ImportError:
@@ -242,8 +243,8 @@ def _metric(name: str, width: int, **settings: Any) -> Any:
         "is": inception.InceptionScore,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that features are kept: they are few, and were given
-        metric = kinds[name](feature=_Given(width), **settings)
+        warnings.simplefilter("ignore")  # about the memory for stored features, which are few
+        metric = kinds[name](feature=_Precomputed(width), **settings)
     metric.set_dtype(torch.float64)
     return metric
 
@@ -259,7 +260,9 @@ def fid(real: NDArray[Any], drawn: NDArray[Any]) -> float:
 def kid(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
     """Unbiased squared MMD, cubic kernel: mean and deviation over subsets (Binkowski et al., 2018)."""
     size = min(plan.subset_size, len(real), len(drawn))
-    subsets = 1 if size == len(real) == len(drawn) else plan.subsets  # all would be the whole sets
+    subsets = (
+        1 if size == len(real) == len(drawn) else plan.subsets
+    )  # otherwise all subsets are the full sets
     metric = _metric("kid", real.shape[1], subsets=subsets, subset_size=size)
     metric.update(_double(real), real=True)
     metric.update(_double(drawn), real=False)
@@ -270,7 +273,7 @@ def kid(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Valu
 
 
 def inception_score(probabilities: NDArray[Any], plan: DistributionPlan) -> Value:
-    """exp of the mean divergence of an image's classes from all images' (Salimans et al., 2016)."""
+    """exp of the mean KL divergence of an image's classes from the marginal (Salimans et al., 2016)."""
     splits = min(plan.splits, len(probabilities))
     metric = _metric("is", probabilities.shape[1], splits=splits)
     metric.update(_double(probabilities).clamp_min(1e-30).log())
@@ -297,26 +300,26 @@ def compare_pictures(
     part: tuple[int, int] = (0, 1),
     any_size: bool = False,
 ) -> DistributionReport | None:
-    """All figures of a plan; None where other parts are still to be computed (:func:`describe`).
+    """Compute all metrics of a plan; None while other parts are missing (see :func:`describe`).
 
     Raises:
-        CogViewError: fewer than two images on a side, a broken one, or, unless ``any_size``, drawn images
-            of several sizes, which one model does not draw.
+        CogViewError: a set has fewer than two images or a broken one, or, unless ``any_size``, ``drawn`` has
+            images of several sizes, so that they are not of one model.
     """
-    for pictures in (reference, drawn):
-        if len(pictures) < 2:
-            raise CogViewError(f"{pictures.where}: {len(pictures)} picture; a distribution needs 2 or more")
-    if len(found := drawn.sizes) > 1 and not any_size:
+    for images in (reference, drawn):
+        if len(images) < 2:
+            raise CogViewError(f"{images.where}: {len(images)} image; a distribution needs 2 or more")
+    if len(sizes := drawn.sizes) > 1 and not any_size:
         raise CogViewError(
-            f"{drawn.where}: pictures of several sizes ({found[0]}, {found[1]}), which no one model draws; "
-            "take the others out, or allow it with --any-size"
+            f"{drawn.where}: images of several sizes ({sizes[0]}, {sizes[1]}), so not of one model; "
+            "remove the others, or allow it with --any-size"
         )
-    described = {}
+    extracted = {}
     for blur in plan.blurs:
         shape = Shape(plan.canvas, extractor.size, blur, plan.resample)
-        described[blur] = [describe(s, extractor, shape, work, progress, part) for s in (reference, drawn)]
+        extracted[blur] = [describe(s, extractor, shape, work, progress, part) for s in (reference, drawn)]
     figures: dict[str, Value] = {}
-    for blur, (real, other) in described.items():
+    for blur, (real, other) in extracted.items():
         if real is None or other is None:
             return None
         figures |= _figures(real, other, plan, extractor.name, f"{blur:g}")
@@ -328,23 +331,23 @@ def compare_pictures(
         reference=set_facts(reference),
         drawn_count=facts.count,
         prompts=facts.prompts,
-        versions=versions() | _own_version(),
+        versions=versions() | _torchmetrics_version(),
     )
     return DistributionReport(manifest=manifest, drawn=facts, figures=figures)
 
 
 def _figures(
-    real: Described, drawn: Described, plan: DistributionPlan, name: str, blur: str
+    real: SetFeatures, drawn: SetFeatures, plan: DistributionPlan, name: str, blur: str
 ) -> dict[str, Value]:
-    found = {}
+    figures = {}
     if "fid" in plan.metrics:
-        found[f"{name}-FID-{blur}"] = _fid_value(real.features, drawn.features, plan)
+        figures[f"{name}-FID-{blur}"] = _fid_value(real.features, drawn.features, plan)
     if "kid" in plan.metrics:
-        found[f"{name}-KID-{blur}"] = _kid_value(real.features, drawn.features, plan)
+        figures[f"{name}-KID-{blur}"] = _kid_value(real.features, drawn.features, plan)
     if "is" in plan.metrics and blur == "0":
-        found[f"{name}-IS"] = _score_value(drawn.probabilities, plan)
-        found[f"{name}-IS of the reference"] = _score_value(real.probabilities, plan)
-    return found
+        figures[f"{name}-IS"] = _score_value(drawn.probabilities, plan)
+        figures[f"{name}-IS of the reference"] = _score_value(real.probabilities, plan)
+    return figures
 
 
 def _fid_value(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
@@ -368,25 +371,25 @@ def _score_value(probabilities: NDArray[Any], plan: DistributionPlan) -> Value:
     return value.within(intervals.inception_interval(probabilities, value.value, plan.bootstrap, plan.seed))
 
 
-def _own_version() -> dict[str, str]:
+def _torchmetrics_version() -> dict[str, str]:
     import torchmetrics
 
     return {"torchmetrics": str(torchmetrics.__version__)}
 
 
-def set_facts(pictures: ImageSet) -> SetFacts:
-    """A set's facts, with what drawn images carry inside them."""
-    made = pictures.provenances()
-    prompts = hashlib.sha256("\n".join(sorted(p.prompt for p in made)).encode()).hexdigest()
+def set_facts(images: ImageSet) -> SetFacts:
+    """The facts of a set, including the metadata of generated images."""
+    provenances = images.provenances()
+    prompts = hashlib.sha256("\n".join(sorted(p.prompt for p in provenances)).encode()).hexdigest()
     return SetFacts(
-        where=pictures.where,
-        count=len(pictures),
-        fingerprint=pictures.fingerprint,
-        sizes=pictures.sizes[:8],
-        prompts=prompts if made else None,
-        models=tuple(sorted({f"{p.model} {p.model_hash}" for p in made})),
-        seeds=tuple(sorted({p.seed for p in made}))[:16],
-        settings=tuple(sorted({json.dumps(p.settings, sort_keys=True) for p in made}))[:16],
+        where=images.where,
+        count=len(images),
+        fingerprint=images.fingerprint,
+        sizes=images.sizes[:8],
+        prompts=prompts if provenances else None,
+        models=tuple(sorted({f"{p.model} {p.model_hash}" for p in provenances})),
+        seeds=tuple(sorted({p.seed for p in provenances}))[:16],
+        settings=tuple(sorted({json.dumps(p.settings, sort_keys=True) for p in provenances}))[:16],
     )
 
 

@@ -1,7 +1,7 @@
-"""Sets of images to be compared: a folder of files, or the rows of a Parquet corpus.
+"""Sets of images to compare: a folder of files, or the rows of a Parquet corpus.
 
-A set is read in a fixed order and known by the hash of its files' bytes, so that two people can tell whether
-they measured the same thing.
+A set has a fixed order and a fingerprint over the bytes of its files, so that two measurements can be
+compared only if they are of the same images.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures by key, in order; each as the bytes of a file.
+    """Images by key, in order, each as a file or its bytes.
 
-    where: for messages and the manifest; entries: (key, path or bytes).
+    where: the source, for messages and the manifest; entries: (key, path or bytes).
     """
 
     where: str
@@ -43,75 +43,75 @@ class ImageSet:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over keys and contents."""
-        whole = hashlib.sha256()
+        digest = hashlib.sha256()
         for key, entry in self.entries:
             content = entry if isinstance(entry, bytes) else entry.read_bytes()
-            whole.update(f"{key}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-        return whole.hexdigest()
+            digest.update(f"{key}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+        return digest.hexdigest()
 
     def image(self, index: int) -> Image.Image:
-        """An image in RGB; CogViewError where it is broken."""
+        """An image in RGB; CogViewError if it is broken."""
         key, entry = self.entries[index]
         try:
             return decode(entry).image
         except BadImage as error:
-            raise CogViewError(f"{self.where}: picture {key!r} is broken: {error}; take it out") from None
+            raise CogViewError(f"{self.where}: image {key!r} is broken: {error}; remove it") from None
 
     @cached_property
     def sizes(self) -> tuple[str, ...]:
-        """The different sizes, "72 x 72", by how often; files that are no images are passed over."""
-        found: Counter[str] = Counter()
+        """The different sizes, such as "72 x 72", most common first; files that are no images are ignored."""
+        counts: Counter[str] = Counter()
         for _, entry in self.entries:
             with (
-                contextlib.suppress(Exception),  # readers of damaged headers raise anything
+                contextlib.suppress(Exception),  # image readers raise any exception on damaged headers
                 open_image(entry) as image,
             ):
-                found[f"{image.width} x {image.height}"] += 1
-        return tuple(size for size, _ in found.most_common())
+                counts[f"{image.width} x {image.height}"] += 1
+        return tuple(size for size, _ in counts.most_common())
 
     def provenances(self) -> list[Provenance]:
-        """What the images say of their making; [] unless all of them do."""
-        found = [read(entry) for _, entry in self.entries]
-        return [fact for fact in found if fact is not None] if all(found) else []
+        """The provenance of each image; [] unless all images have it."""
+        read_all = [read(entry) for _, entry in self.entries]
+        return [provenance for provenance in read_all if provenance is not None] if all(read_all) else []
 
 
 def open_set(
     place: Path, split: str | None = None, source: str | None = None, count: int | None = None
 ) -> ImageSet:
-    """The images of a folder (with its folders), or of a corpus of Parquet files.
+    """The images of a folder and its subfolders, or of a corpus of Parquet files.
 
     Args:
         split, source: which rows of a corpus; None for all.
-        count: the number of images, the first in an order that keys decide and that mixes sources and styles.
+        count: the number of images; their order follows from hashes of the keys and mixes sources and styles.
 
     Raises:
-        CogViewError: no image there, or fewer than ``count``.
+        CogViewError: there are no images, or fewer than ``count``.
     """
     if place.is_file() or (place.is_dir() and any(place.glob("*.parquet"))):
         rows = read_rows(place, ("key", "image", "split", "source"))
-        found: list[tuple[str, Path | bytes]] = [
+        entries: list[tuple[str, Path | bytes]] = [
             (row["key"], row["image"] or b"")
             for row in rows
             if split in (None, row["split"]) and source in (None, row["source"])
         ]
     elif place.is_dir():
         files = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        found = [(path.relative_to(place).as_posix(), path) for path in files]
+        entries = [(path.relative_to(place).as_posix(), path) for path in files]
     else:
-        raise CogViewError(f"{place}: no such folder; give one with pictures or Parquet files")
-    if not found or (count or 0) > len(found):
-        wanted = f", not {count}" if count else ""
-        raise CogViewError(f"{place}: {len(found)} pictures there{wanted}; check folder, split and source")
-    found.sort(key=lambda entry: hashlib.sha256(entry[0].encode()).digest() if count else entry[0].encode())
-    return ImageSet(str(place), tuple(found[:count]))
+        raise CogViewError(f"{place}: no such folder; give one with images or Parquet files")
+    if not entries or (count or 0) > len(entries):
+        expected = f", not {count}" if count else ""
+        raise CogViewError(f"{place}: {len(entries)} images there{expected}; check folder, split and source")
+    entries.sort(key=lambda entry: hashlib.sha256(entry[0].encode()).digest() if count else entry[0].encode())
+    return ImageSet(str(place), tuple(entries[:count]))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How an image reaches a network: squared to ``canvas`` pixels, blurred, resized to ``size``.
+    """Preprocessing for a network: crop to a square of ``canvas`` pixels, blur, resize to ``size``.
 
-    The blur is Pillow's Gaussian of ``blur`` pixels on the canvas (CogView, section 4.1: FID-k blurs both
-    sides at 256 pixels); ``resample`` names the kernel of both resizings.
+    The blur is Pillow's Gaussian of radius ``blur`` on the canvas (CogView, section 4.1: FID-k blurs both
+    sets at 256 pixels); ``resample`` is the kernel of both resizings.
     """
 
     canvas: int
@@ -120,7 +120,7 @@ class Shape:
     resample: str = "bicubic"
 
     def array(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8."""
+        """The preprocessed image, (size, size, 3) uint8."""
         kernel = RESAMPLE[self.resample]
         image = centre_crop(resize_shorter(image, self.canvas, kernel), self.canvas)
         if self.blur:
@@ -130,11 +130,11 @@ class Shape:
         return np.asarray(image, dtype=np.uint8)
 
 
-def stacked(pictures: ImageSet, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
-    """(rows, size, size, 3) uint8."""
-    return np.stack([shape.array(pictures.image(row)) for row in rows])
+def stacked(images: ImageSet, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
+    """The preprocessed images of ``rows``, (rows, size, size, 3) uint8."""
+    return np.stack([shape.array(images.image(row)) for row in rows])
 
 
 def chunks(count: int, size: int) -> Iterator[range]:
-    """Ranges of at most ``size`` that cover 0 … count - 1."""
+    """Consecutive ranges of at most ``size`` that cover 0 … count - 1."""
     return (range(start, min(start + size, count)) for start in range(0, count, size))

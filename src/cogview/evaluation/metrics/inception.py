@@ -1,14 +1,14 @@
-"""Inception v3 as FID was defined with it (Heusel et al., 2017; Szegedy et al., 2016), from a user's file.
+"""The Inception v3 with which FID is defined (Heusel et al., 2017; Szegedy et al., 2016), from a user's file.
 
 The network is that of TensorFlow's file inception-2015-12-05, which differs from the Inception v3 of
-torchvision: mean pooling does not count the border, the last block pools by maximum, and there are 1,008
+torchvision: average pooling does not count the padding, the last block uses max pooling, and there are 1,008
 classes. Its weights were ported to PyTorch as ``pt_inception-2015-12-05-6726825d.pth`` (pytorch-fid,
-torch-fidelity); ``cogview import inception`` checks such a file and keeps it as safetensors, with the same
+torch-fidelity); ``cogview import inception`` checks such a file and converts it to safetensors with the same
 names.
 
-Preprocessing decides digits, so there are two, each named after the implementation whose bits it gives:
+Preprocessing affects the figures, so there are two, each bit-exact with the implementation it is named after:
 ``pytorch-fid`` (half-pixel bilinear resizing of [0, 1]) and ``tensorflow`` (the resizing inside the original
-graph, as in torch-fidelity). The Inception Score takes the classes without the bias, as the original code.
+graph, as in torch-fidelity). The Inception Score uses the logits without the bias, as the original code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cogview.tensors import load_tensors
 
 Preprocessing = Literal["pytorch-fid", "tensorflow"]
 SIZE, FEATURES, CLASSES = 299, 2048, 1008
-PUBLISHED = "6726825d"  # what the SHA-256 of the published file begins with
+PUBLISHED = "6726825d"  # first digits of the published file's SHA-256
 Pair = tuple[int, int]
 
 
@@ -40,7 +40,7 @@ Pair = tuple[int, int]
 class Conv:
     """A convolution by its published name: output channels, kernel (height, width), stride.
 
-    With stride 1 it keeps the size; a ``bare`` one and one with stride 2 have no border added.
+    With stride 1 it keeps the size; ``bare`` ones and those with stride 2 have no padding.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Conv:
 
     def module(self, inputs: int) -> nn.Sequential:
         """Convolution, norm, ReLU: (b, inputs, H, W) to (b, width, H', W')."""
-        none = self.bare or self.stride > 1
-        padding = (0, 0) if none else (self.kernel[0] // 2, self.kernel[1] // 2)
+        unpadded = self.bare or self.stride > 1
+        padding = (0, 0) if unpadded else (self.kernel[0] // 2, self.kernel[1] // 2)
         layer = nn.Sequential()
         layer.add_module("conv", nn.Conv2d(inputs, self.width, self.kernel, self.stride, padding, bias=False))
         layer.add_module("bn", nn.BatchNorm2d(self.width, eps=0.001))
@@ -62,7 +62,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Branch:
-    """Perhaps a pooling, a chain of convolutions, then perhaps two side by side on what the chain gives."""
+    """An optional pooling, a chain of convolutions, optionally two parallel ones on the chain's output."""
 
     chain: tuple[Conv, ...]
     fork: tuple[Conv, ...] = ()
@@ -167,7 +167,7 @@ def _halved(x: Tensor) -> Tensor:
 
 
 class Mixed(nn.Module):
-    """Branches beside each other, their channels one after the other."""
+    """Parallel branches whose channels are concatenated."""
 
     def __init__(self, inputs: int, branches: tuple[Branch, ...]) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class Mixed(nn.Module):
 
 
 class Inception(nn.Module):
-    """Pictures (b, 3, 299, 299) in [-1, 1] to features (b, 2048) and class probabilities (b, 1008)."""
+    """Images (b, 3, 299, 299) in [-1, 1] to features (b, 2048) and class probabilities (b, 1008)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class Inception(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Inception:
-        """Read what ``cogview import inception`` wrote; CogViewError where it is missing or another file."""
+        """Read the file of ``cogview import inception``; CogViewError if it is missing or another one."""
         model = cls()
         try:
             state = load_tensors(path)
@@ -234,44 +234,46 @@ class Inception(nn.Module):
         return model.eval()
 
 
-def _names() -> dict[str, Tensor]:
-    """Every weight of the network on no device, but the counters that norms keep in training."""
+def _expected() -> dict[str, Tensor]:
+    """Every weight of the network on the meta device, without the counters of batch norms."""
     with torch.device("meta"):
         model = Inception()
     return {name: x for name, x in model.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
 def _checked(state: object, where: str) -> dict[str, Tensor]:
-    """The network's weights in ``state``; CogViewError says in what it is another network's."""
+    """The network's weights in ``state``; a CogViewError names the first difference."""
     given = state if isinstance(state, dict) else {}
     found = {
         str(name): x
         for name, x in given.items()
         if isinstance(x, Tensor) and not str(name).endswith("num_batches_tracked")
     }
-    wanted = _names()
-    foreign = next((name for name in found if name not in wanted), None)
-    missing = next((name for name in wanted if name not in found), None)
-    shaped = next((n for n in wanted if n in found and found[n].shape != wanted[n].shape), None)
-    why = None
+    expected = _expected()
+    unknown = next((name for name in found if name not in expected), None)
+    missing = next((name for name in expected if name not in found), None)
+    misshapen = next((n for n in expected if n in found and found[n].shape != expected[n].shape), None)
+    reason = None
     if missing:
-        why = f"it has no {missing}"
-    elif foreign:
-        why = f"it has {foreign}, as torchvision's Inception v3" if "Aux" in foreign else f"it has {foreign}"
-    elif shaped:
-        why = f"{shaped} is {tuple(found[shaped].shape)}, not {tuple(wanted[shaped].shape)}"
-    if why:
+        reason = f"it has no {missing}"
+    elif unknown:
+        reason = f"it has {unknown}"
+        reason += ", as torchvision's Inception v3" if "Aux" in unknown else ""
+    elif misshapen:
+        reason = f"{misshapen} is {tuple(found[misshapen].shape)}, not {tuple(expected[misshapen].shape)}"
+    if reason:
         raise CogViewError(
-            f"{where}: not the Inception network of FID ({why}); get pt_inception-2015-12-05-{PUBLISHED}.pth"
+            f"{where}: not the Inception network of FID ({reason}); "
+            f"get pt_inception-2015-12-05-{PUBLISHED}.pth"
         )
     return {name: x.float().contiguous() for name, x in found.items()}
 
 
 def import_inception(source: str | Path, out: str | Path) -> bool:
-    """Write a published file as safetensors; whether it is, by its hash, the very file that was published.
+    """Write a published file as safetensors; returns whether its hash is that of the published file.
 
     Raises:
-        CogViewError: missing, unsafe, or another network's.
+        CogViewError: the file is missing, unsafe, or of another network.
     """
     source = Path(source)
     if source.suffix == ".safetensors":
@@ -289,49 +291,49 @@ def import_inception(source: str | Path, out: str | Path) -> bool:
 # ------------------------------------------------------------------------------------------- preprocessing
 
 
-def prepare(pictures: NDArray[np.uint8], way: Preprocessing) -> Tensor:
-    """Pictures (n, H, W, 3) as the network reads them, (n, 3, 299, 299), bit for bit as ``way`` does."""
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
-    if way == "tensorflow":
+def prepare(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+    """Images (n, H, W, 3) as network input (n, 3, 299, 299), bit-exact with the named implementation."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    if preprocessing == "tensorflow":
         return (_tensorflow_bilinear(x, SIZE) - 128) / 128
     return 2 * F.interpolate(x / 255, (SIZE, SIZE), mode="bilinear", align_corners=False) - 1
 
 
 def _tensorflow_bilinear(x: Tensor, size: int) -> Tensor:
-    """TensorFlow 1's resize_bilinear: output pixel i lies at i * in / out, no half pixel, no antialiasing."""
-    top, bottom, down = _places(x.shape[2], size)
-    left, right, along = _places(x.shape[3], size)
+    """TensorFlow 1's resize_bilinear: output pixel i is at i * in / out, no half pixel, no antialiasing."""
+    top, bottom, down = _neighbours(x.shape[2], size)
+    left, right, across = _neighbours(x.shape[3], size)
 
-    def row(place: Tensor) -> Tensor:
-        own = x[:, :, place]
-        return own[..., left] + (own[..., right] - own[..., left]) * along
+    def row(index: Tensor) -> Tensor:
+        pixels = x[:, :, index]
+        return pixels[..., left] + (pixels[..., right] - pixels[..., left]) * across
 
     upper, lower = row(top), row(bottom)
     return upper + (lower - upper) * down[:, None]
 
 
-def _places(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each output pixel its two inputs and how far it lies from the first towards the second."""
-    at = torch.arange(size, dtype=torch.float32) * torch.tensor(count / size, dtype=torch.float32)
-    first = at.floor().long()
-    return first, (first + 1).clamp_max(count - 1), at - first
+def _neighbours(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each output pixel its two input pixels, and the interpolation weight of the second."""
+    position = torch.arange(size, dtype=torch.float32) * torch.tensor(count / size, dtype=torch.float32)
+    first = position.floor().long()
+    return first, (first + 1).clamp_max(count - 1), position - first
 
 
 class InceptionExtractor:
-    """The network as an extractor (``fid.Extractor``) of images of ``size`` pixels a side.
+    """The network as a feature extractor (``fid.Extractor``) of images of ``size`` pixels a side.
 
-    It resizes them itself, as ``preprocessing`` says.
+    It resizes them itself, by ``preprocessing``.
     """
 
     def __init__(
         self, path: str | Path, size: int = 256, preprocessing: Preprocessing = "pytorch-fid"
     ) -> None:
-        self.model, self.size, self.way = Inception.from_file(path), size, preprocessing
+        self.model, self.size, self.preprocessing = Inception.from_file(path), size, preprocessing
         self.name = "Inception" if preprocessing == "pytorch-fid" else f"Inception-{preprocessing}"
         self.fingerprint = hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
     @torch.inference_mode()
-    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        images = prepare(pictures, self.way).to(self.model.fc.weight.device)
-        features, probabilities = self.model(images)
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        inputs = prepare(images, self.preprocessing).to(self.model.fc.weight.device)
+        features, probabilities = self.model(inputs)
         return features.cpu().numpy(), probabilities.cpu().numpy()

@@ -1,15 +1,15 @@
-"""How sure is a figure? 95 % bootstrap intervals of FID, KID, Inception Score and of means over images.
+"""95 % bootstrap intervals of FID, KID, Inception Score and of means over images.
 
-Images are drawn again with replacement, so a resampled set is the same images with other weights: how
-often each was drawn. Every figure is written as a closed form of such weights, in float64:
+Images are resampled with replacement, so a resampled set is the same images with other weights: the number of
+times each was sampled. Every metric is a closed form of such weights, in float64:
 
 - Fréchet distance: tr (S T)^(1/2) of two covariances S = X'X, T = Y'Y is the nuclear norm of X Y' (the sum of
-  its singular values), so no matrix root is taken and few images cost little;
-- squared MMD: the unbiased U-statistic, pairs of an image with itself left out however often it was drawn;
+  its singular values), so no matrix root is needed and small sets are cheap;
+- squared MMD: the unbiased U-statistic without pairs of an image with itself, however often it was sampled;
 - Inception Score: exp of the difference of two entropies.
 
-The distance of resampled sets is biased, since images are repeated; so intervals of FID and KID are those
-of the deviations from the resampled mean, laid around the figure itself.
+The distance of resampled sets is biased because images are repeated; so the intervals of FID and KID are the
+deviations from the resampled mean, centred on the metric of the original sets.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ BLOCK = 1024  # rows of a kernel matrix at a time
 
 
 def mean_figure(values: Array, times: int = 1000, seed: int = 0) -> Figure:
-    """The mean of values of images (n,) with its bootstrap interval."""
+    """The mean of per-image values (n,) with its bootstrap interval."""
     return figure(resampled_means(values, times, seed))
 
 
 def resampled_means(values: Array, times: int, seed: int) -> Array:
     """The mean of values (n,), then the means of ``times`` resampled sets; (times + 1,)."""
-    chance, n = np.random.default_rng(seed), len(values)
-    drawn = [values[chance.integers(0, n, n)].mean() for _ in range(times)]
-    return np.array([values.mean(), *drawn], dtype=np.float64)
+    rng, n = np.random.default_rng(seed), len(values)
+    means = [values[rng.integers(0, n, n)].mean() for _ in range(times)]
+    return np.array([values.mean(), *means], dtype=np.float64)
 
 
 def weights(count: int, times: int, seed: int) -> NDArray[np.float64]:
-    """How often each of ``count`` images is drawn, (times, count)."""
+    """Bootstrap weights: how often each of ``count`` images is sampled, (times, count)."""
     return bootstrap_weights(["-"] * count, times, seed)[1:]
 
 
 def around(value: float, samples: Array, least: float = -np.inf) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the samples' deviations from their mean, laid around ``value``.
+    """The 2.5th and 97.5th percentile of the samples' deviations from their mean, centred on ``value``.
 
-    Samples that are not numbers, sets of one image drawn again and again, are left out.
+    Samples that are NaN (sets of one repeated image) are left out; ``least`` bounds the lower end.
     """
     samples = samples[np.isfinite(samples)]
     low, high = np.percentile(samples - samples.mean(), (2.5, 97.5))
@@ -58,21 +58,21 @@ def around(value: float, samples: Array, least: float = -np.inf) -> tuple[float,
 def frechet(
     real: Array, drawn: Array, real_weights: Array | None = None, drawn_weights: Array | None = None
 ) -> float:
-    """Squared Fréchet distance of the Gaussians of two sets of features (n, d), (m, d), perhaps weighted."""
-    (mean, spread), (other_mean, other) = _moments(real, real_weights), _moments(drawn, drawn_weights)
-    common = np.linalg.svd(spread @ other.T, compute_uv=False).sum()
-    distance = ((mean - other_mean) ** 2).sum() + (spread**2).sum() + (other**2).sum() - 2 * common
+    """Squared Fréchet distance of Gaussians fitted to features (n, d) and (m, d), optionally weighted."""
+    (mean, root), (other_mean, other) = _moments(real, real_weights), _moments(drawn, drawn_weights)
+    common = np.linalg.svd(root @ other.T, compute_uv=False).sum()
+    distance = ((mean - other_mean) ** 2).sum() + (root**2).sum() + (other**2).sum() - 2 * common
     return float(max(0.0, distance))
 
 
-def _moments(features: Array, own: Array | None) -> tuple[Array, Array]:
+def _moments(features: Array, weights: Array | None) -> tuple[Array, Array]:
     """The mean (d,) and a root R (at most d, d) of the unbiased covariance R'R."""
-    own = np.ones(len(features)) if own is None else own
-    kept = own > 0
-    features, own = np.asarray(features, np.float64)[kept], own[kept]
-    total = own.sum()
-    mean: Array = own @ features / total
-    root: Array = np.sqrt(own / (total - 1))[:, None] * (features - mean)
+    weights = np.ones(len(features)) if weights is None else weights
+    positive = weights > 0
+    features, weights = np.asarray(features, np.float64)[positive], weights[positive]
+    total = weights.sum()
+    mean: Array = weights @ features / total
+    root: Array = np.sqrt(weights / (total - 1))[:, None] * (features - mean)
     return mean, root if len(root) <= root.shape[1] else np.asarray(np.linalg.qr(root, mode="r"))
 
 
@@ -87,8 +87,8 @@ def frechet_interval(real: Array, drawn: Array, value: float, times: int, seed: 
 
 def kernel(a: Array, b: Array) -> Array:
     """The cubic kernel (x.y / d + 1)^3 of Binkowski et al. (2018), (n, m)."""
-    found: Array = (a @ b.T / a.shape[1] + 1) ** 3
-    return found
+    values: Array = (a @ b.T / a.shape[1] + 1) ** 3
+    return values
 
 
 def mmd(
@@ -105,16 +105,16 @@ def mmd(
     return _within(real, a) + _within(drawn, b) - 2 * between
 
 
-def _within(features: Array, own: Array) -> Array:
-    """The mean kernel of two different images of a set, for each row of weights; nan where it has one."""
-    total = np.zeros(len(own))
+def _within(features: Array, weights: Array) -> Array:
+    """The mean kernel over pairs of different images, for each row of weights; NaN for sets of one image."""
+    total = np.zeros(len(weights))
     for rows in _blocks(len(features)):
-        part = kernel(features[rows], features)
-        itself = part[np.arange(len(part)), np.arange(rows.start, rows.stop)]
-        total += ((own[:, rows] @ part) * own).sum(1) - own[:, rows] ** 2 @ itself
+        block = kernel(features[rows], features)
+        diagonal = block[np.arange(len(block)), np.arange(rows.start, rows.stop)]
+        total += ((weights[:, rows] @ block) * weights).sum(1) - weights[:, rows] ** 2 @ diagonal
     with np.errstate(invalid="ignore"):
-        found: Array = total / (own.sum(1) ** 2 - (own**2).sum(1))
-    return found
+        means: Array = total / (weights.sum(1) ** 2 - (weights**2).sum(1))
+    return means
 
 
 def _blocks(count: int) -> Iterator[slice]:
@@ -131,20 +131,20 @@ def mmd_interval(real: Array, drawn: Array, value: float, times: int, seed: int)
 # ------------------------------------------------------------------------------------------------- IS
 
 
-def inception(probabilities: Array, own: Array | None = None) -> float:
-    """exp of the mean divergence of an image's classes (n, c) from those of all, perhaps weighted."""
+def inception(probabilities: Array, weights: Array | None = None) -> float:
+    """exp of the mean KL divergence of each image's classes (n, c) from the marginal, optionally weighted."""
     probabilities = np.asarray(probabilities, np.float64)
-    own = np.ones(len(probabilities)) if own is None else own
-    share = own / own.sum()
-    return float(np.exp(share @ _negentropy(probabilities) - _negentropy(share @ probabilities)))
+    weights = np.ones(len(probabilities)) if weights is None else weights
+    shares = weights / weights.sum()
+    return float(np.exp(shares @ _negentropy(probabilities) - _negentropy(shares @ probabilities)))
 
 
 def _negentropy(p: Array) -> Array:
-    found: Array = (p * np.log(np.maximum(p, 1e-30))).sum(-1)
-    return found
+    values: Array = (p * np.log(np.maximum(p, 1e-30))).sum(-1)
+    return values
 
 
 def inception_interval(probabilities: Array, value: float, times: int, seed: int) -> tuple[float, float]:
     """The interval of an Inception Score."""
     rows = weights(len(probabilities), times, seed)
-    return around(value, np.array([inception(probabilities, own) for own in rows]), 1.0)
+    return around(value, np.array([inception(probabilities, row) for row in rows]), 1.0)

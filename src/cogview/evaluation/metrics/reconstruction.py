@@ -1,10 +1,10 @@
-"""How much an image tokenizer loses: PSNR, SSIM and LPIPS of reconstructions; how its codebook is used.
+"""Reconstruction quality of an image tokenizer: PSNR, SSIM and LPIPS; usage of its codebook.
 
-Reconstructions are clamped and rounded to 8 bits first, as a user would get them. PSNR is given twice: the
-mean over images, and pooled (of the mean squared error over all pixels of all images), which is lower.
-SSIM is that of Wang et al. (2004): Gaussian window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, windows
-wholly inside the image, mean over the three colours. Codebook perplexity is exp of the entropy of the
-codes used.
+Reconstructions are clamped and rounded to 8 bits first, as in image files. PSNR is reported twice: as the
+mean over images, and pooled (from the mean squared error over all pixels of all images), which is lower. SSIM
+is that of Wang et al. (2004): Gaussian window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, windows
+completely inside the image, mean over the three channels. Codebook perplexity is exp of the entropy of the
+code usage.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from cogview.tokenizers.loading import AnyImageTokenizer
 from cogview.tokenizers.perceptual import LPIPS
 
 Progress = Callable[[str, int, int], None]
-LEAST_ERROR = 1e-10  # of the mean square: an exact reconstruction counts as 100 dB
+LEAST_ERROR = 1e-10  # lower bound of the mean squared error: an exact reconstruction counts as 100 dB
 
 
 class Fidelity(Config):
-    """Means over ``pictures`` images. PSNR in dB; ``lpips`` is None without its weights.
+    """Means over ``pictures`` images. PSNR in dB; ``lpips`` is None if it was not measured.
 
-    ``intervals``: each figure by its name with its 95 % bootstrap interval over images.
+    ``intervals``: each metric by its name, with its 95 % bootstrap interval over images.
     """
 
     pictures: int
@@ -50,7 +50,7 @@ class Fidelity(Config):
 
 
 class CodebookUse(Config):
-    """How many of ``codes`` the images use, and exp of the entropy of their use (at most ``codes``)."""
+    """How many of ``codes`` codes the images use, and the perplexity of their usage (at most ``codes``)."""
 
     codes: int
     used: int
@@ -60,7 +60,7 @@ class CodebookUse(Config):
 
 
 class ReconstructionReport(Config):
-    """Everything ``cogview eval tokenizer`` measures and what it was measured with."""
+    """The results of ``cogview eval tokenizer`` and the facts behind them."""
 
     format: Literal[1] = 1
     overall: Fidelity
@@ -72,7 +72,7 @@ class ReconstructionReport(Config):
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """Pictures (n, size, size, 3) uint8, the source of each, and how many were left out and why."""
+    """Images (n, size, size, 3) uint8, the source of each, and the number of skipped ones by reason."""
 
     pixels: NDArray[np.uint8]
     sources: list[str]
@@ -81,7 +81,7 @@ class ImageArrays:
 
 @dataclass(frozen=True)
 class Errors:
-    """Per image, (n,) float64: mean squared error of values in [0, 1], SSIM, LPIPS if asked for."""
+    """Per image, (n,) float64: mean squared error of values in [0, 1], SSIM, and LPIPS if measured."""
 
     square: NDArray[np.float64]
     ssim: NDArray[np.float64]
@@ -91,33 +91,33 @@ class Errors:
 def load_images(
     data: Path, split: str | None, preprocessing: Preprocessing, limit: int | None = None
 ) -> ImageArrays:
-    """The images of one split (None: all) of a folder or table; broken ones are counted and left out.
+    """Load the images of one split (None: all) of a folder or table; broken ones are skipped and counted.
 
-    With a ``limit``, that many evenly spaced ones of the split.
+    With a ``limit``, that many evenly spaced images of the split.
 
     Raises:
-        CogViewError: nothing to read there, or no usable image of that split.
+        CogViewError: there is no usable image of that split.
     """
     records = [r for r in open_source(data).records() if split is None or r.split == split]
     if limit is not None and limit < len(records):
         records = [records[i * len(records) // limit] for i in range(limit)]
-    found: list[NDArray[np.uint8]] = []
+    images: list[NDArray[np.uint8]] = []
     sources: list[str] = []
     skipped: dict[str, int] = {}
     for record in records:
         try:
-            found.append(square(decode(record.image or b"").image, preprocessing))
+            images.append(square(decode(record.image or b"").image, preprocessing))
             sources.append(record.source)
         except BadImage as error:
             skipped[error.reason] = skipped.get(error.reason, 0) + 1
-    if not found:
-        raise CogViewError(f"{data}: no readable picture of split {split!r}; choose another with --split")
-    return ImageArrays(np.stack(found), sources, skipped)
+    if not images:
+        raise CogViewError(f"{data}: no readable image of split {split!r}; choose another with --split")
+    return ImageArrays(np.stack(images), sources, skipped)
 
 
-def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """(n, size, size, 3) uint8 to (n, 3, size, size) float in [0, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
@@ -129,19 +129,19 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
 @torch.no_grad()
 def reconstruct(
     tokenizer: AnyImageTokenizer,
-    pictures: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
     batch: int = 32,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.uint8], Tensor]:
-    """Pictures after encoding and decoding, (n, size, size, 3) uint8, and their codes (n, h * w) int64."""
-    images, codes, device = [], [], next(tokenizer.parameters()).device
-    for first in range(0, len(pictures), batch):
-        own = tokenizer.encode(to_tensor(pictures[first : first + batch]).to(device))
-        images.append(to_pixels(tokenizer.decode(own).cpu()))
-        codes.append(own.cpu())
+    """Encode and decode images: reconstructions (n, size, size, 3) uint8, and codes (n, h * w) int64."""
+    copies, codes, device = [], [], next(tokenizer.parameters()).device
+    for first in range(0, len(pixels), batch):
+        batch_codes = tokenizer.encode(to_tensor(pixels[first : first + batch]).to(device))
+        copies.append(to_pixels(tokenizer.decode(batch_codes).cpu()))
+        codes.append(batch_codes.cpu())
         if progress:
-            progress("reconstructing", min(first + batch, len(pictures)), len(pictures))
-    return np.concatenate(images), torch.cat(codes)
+            progress("reconstructing", min(first + batch, len(pixels)), len(pixels))
+    return np.concatenate(copies), torch.cat(codes)
 
 
 @torch.no_grad()
@@ -152,16 +152,18 @@ def measure(
     batch: int = 16,
     progress: Progress | None = None,
 ) -> Errors:
-    """The errors of every image of (n, size, size, 3) uint8 against its copy."""
+    """The errors of each copy against its original, (n, size, size, 3) uint8 each."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(originals), batch):
-        a, b = (to_tensor(pictures[first : first + batch]) for pictures in (originals, copies))
-        far = torch.zeros(len(a)) if lpips is None else lpips(*(x.to(lpips.shift.device) for x in (a, b)))
-        parts.append(((a - b).double().square().mean((1, 2, 3)), ssim(a, b), far.cpu()))
+        a, b = (to_tensor(pixels[first : first + batch]) for pixels in (originals, copies))
+        distance = (
+            torch.zeros(len(a)) if lpips is None else lpips(*(x.to(lpips.shift.device) for x in (a, b)))
+        )
+        parts.append(((a - b).double().square().mean((1, 2, 3)), ssim(a, b), distance.cpu()))
         if progress:
             progress("measuring", min(first + batch, len(originals)), len(originals))
-    square, similar, distance = (torch.cat(values).double().numpy() for values in zip(*parts, strict=True))
-    return Errors(square, similar, distance if lpips else None)
+    square, similarity, distances = (torch.cat(v).double().numpy() for v in zip(*parts, strict=True))
+    return Errors(square, similarity, distances if lpips else None)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -175,10 +177,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.double(), b.double()
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
-    both = mean(a * b) - mean_a * mean_b
-    low, high = 0.01**2, 0.03**2
-    luminance = (2 * mean_a * mean_b + low) / (mean_a**2 + mean_b**2 + low)
-    structure = (2 * both + high) / (var_a + var_b + high)
+    covariance = mean(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    structure = (2 * covariance + c2) / (var_a + var_b + c2)
     return (luminance * structure).mean((1, 2, 3))
 
 
@@ -188,7 +190,7 @@ def fidelity(errors: Errors, rows: Sequence[int] | slice = slice(None), bootstra
     values = {"psnr": -10 * np.log10(square), "ssim": errors.ssim[rows]}
     if errors.lpips is not None:
         values["lpips"] = errors.lpips[rows]
-    intervals = {name: mean_figure(own, bootstrap) for name, own in values.items()} if bootstrap else {}
+    intervals = {name: mean_figure(v, bootstrap) for name, v in values.items()} if bootstrap else {}
     if bootstrap:
         intervals["psnr_pooled"] = figure(-10 * np.log10(resampled_means(square, bootstrap, 0)))
     return Fidelity(
@@ -214,22 +216,22 @@ def codebook_use(codes: Tensor, size: int) -> CodebookUse:
 
 def evaluate_tokenizer(
     tokenizer: AnyImageTokenizer,
-    pictures: ImageArrays,
+    images: ImageArrays,
     lpips: LPIPS | None = None,
     progress: Progress | None = None,
 ) -> tuple[ReconstructionReport, NDArray[np.uint8]]:
-    """Measure ``tokenizer`` on ``pictures`` of its own size; the report and the reconstructions."""
-    copies, codes = reconstruct(tokenizer, pictures.pixels, progress=progress)
-    errors = measure(pictures.pixels, copies, lpips, progress=progress)
+    """Measure ``tokenizer`` on ``images`` of its size; returns the report and the reconstructions."""
+    copies, codes = reconstruct(tokenizer, images.pixels, progress=progress)
+    errors = measure(images.pixels, copies, lpips, progress=progress)
     rows = {
-        name: [i for i, own in enumerate(pictures.sources) if own == name]
-        for name in sorted(set(pictures.sources))
+        name: [i for i, source in enumerate(images.sources) if source == name]
+        for name in sorted(set(images.sources))
     }
     report = ReconstructionReport(
         overall=fidelity(errors),
-        by_source={name: fidelity(errors, own) for name, own in rows.items()},
+        by_source={name: fidelity(errors, of_source) for name, of_source in rows.items()},
         codebook=codebook_use(codes, tokenizer.codes),
-        skipped=pictures.skipped,
+        skipped=images.skipped,
         facts={
             "tokenizer": tokenizer.fingerprint,
             "image_size": tokenizer.image_size,
@@ -240,8 +242,8 @@ def evaluate_tokenizer(
 
 
 def spread(sources: Sequence[str], count: int) -> list[int]:
-    """``count`` row numbers that take turns over the sources, evenly spaced within each."""
-    pools = {name: [i for i, own in enumerate(sources) if own == name] for name in sorted(set(sources))}
+    """``count`` row indices, divided evenly over the sources and evenly spaced within each."""
+    pools = {name: [i for i, source in enumerate(sources) if source == name] for name in sorted(set(sources))}
     turns = list(_turns([len(pool) for pool in pools.values()], min(count, len(sources))))
     return [
         pool[i * len(pool) // share]
@@ -251,10 +253,10 @@ def spread(sources: Sequence[str], count: int) -> list[int]:
 
 
 def _turns(sizes: Sequence[int], count: int) -> Iterator[int]:
-    """``count`` pool numbers, one after the other, skipping pools that are used up."""
-    left = list(sizes)
+    """``count`` indices of pools in round-robin order, skipping exhausted pools."""
+    remaining = list(sizes)
     while count:
-        for i, size in enumerate(left):
+        for i, size in enumerate(remaining):
             if size and count:
-                left[i], count = size - 1, count - 1
+                remaining[i], count = size - 1, count - 1
                 yield i

@@ -1,12 +1,11 @@
-"""Whether an image shows the scene that its prompt asks for, given what a reader of scenes detects in it.
+"""Rules that decide from detections whether an image shows the scene of its prompt.
 
 The six tasks and the rules are those of GenEval (Ghosh et al., 2023, section 3): one thing, two things,
-counting, the colour of one thing, the position of two and a colour for each of two. A prompt is right only
-where everything it asks for is found; figures are shares of right prompts, a task at a time and their mean.
+counting, the colour of one thing, the position of two and a colour for each of two. An image is right only if
+it shows everything that the prompt asks for; figures are the shares of right images, by task and their mean.
 
-Differences from GenEval: a count is asked of the confident detections only, as there, but a colour is named
-from the pixels of a box (``colours.py``) instead of by CLIP; ``on`` and ``behind`` are added to the four
-positions.
+Differences from GenEval: a colour is named from the pixels of a box (``colours.py``) instead of by CLIP, and
+``on`` and ``behind`` are added to the four positions.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 Task = Literal["one", "two", "count", "colour", "position", "colours"]
 Relation = Literal["left", "right", "above", "below", "on", "behind"]
 TASKS: tuple[Task, ...] = ("one", "two", "count", "colour", "position", "colours")
-MARGIN = 0.1  # of the summed sizes of two boxes: centres nearer than that have no position (GenEval)
-OBLIQUE = 0.5  # a direction counts where it is this much of the distance between the centres (GenEval)
+MARGIN = 0.1  # centres nearer than this share of the boxes' summed sizes have no position (GenEval)
+OBLIQUE = 0.5  # minimum share of a direction in the distance between the centres (GenEval)
 
 
 class Target(Config):
-    """A thing that a prompt asks for: how many of it and, where said, in which colour."""
+    """A thing that a prompt asks for: its count and, if stated, its colour."""
 
     thing: str
     count: int = Field(1, ge=1)
@@ -39,9 +38,9 @@ class Target(Config):
 
 
 class ScenePrompt(Config):
-    """A prompt in both languages and what an image of it must show.
+    """A prompt in both languages, and what its image must show.
 
-    ``relation`` is the first thing's to the second, ``place`` a landscape that is said but not scored.
+    ``relation``: of the first thing to the second; ``place``: a landscape in the prompt that is not scored.
     """
 
     id: str
@@ -62,9 +61,10 @@ class ScenePrompt(Config):
 
 
 class Rules(Config):
-    """How confident a detection must be to count: to be found at all, and to be counted exactly.
+    """Score thresholds of detections: for presence (``found``) and for exact counts (``counted``).
 
-    GenEval's values (0.3 and 0.9) are for its Mask2Former; a reader sets its own by its held-out scenes.
+    GenEval's values (0.3 and 0.9) are for its Mask2Former; a reader's thresholds are chosen on held-out
+    scenes.
     """
 
     found: float = Field(0.3, ge=0, le=1)
@@ -73,10 +73,10 @@ class Rules(Config):
 
 @dataclass(frozen=True)
 class Detection:
-    """A thing that a reader sees: its key in the list of things, where, how surely (0 to 1) and its colour.
+    """A detected thing: its name in the list of things, its box, its score (0 to 1) and its colour.
 
-    ``box`` is in pixels or in parts of the image, with the y axis downwards; ``colour`` is one of
-    ``colours.NAMES`` or None where it was not asked for.
+    ``box`` is in pixels or in fractions of the image, with the y axis downwards; ``colour`` is one of
+    ``colours.NAMES``, or None if it is unknown.
     """
 
     thing: str
@@ -86,33 +86,32 @@ class Detection:
 
 
 class SceneReader(Protocol):
-    """What reads scenes off images.
+    """Detects things in images.
 
-    A reader never sees an image that the judged model drew, nor the model's tokenizer, in its training. It
-    is trained on composed scenes of the split ``train`` and of drawings in other styles, and it counts only
-    with its own ceiling: :func:`judge` over the true images of withheld combinations, at most a tenth of
-    which may fail. Boxes of one thing must not be given twice: suppress overlapping detections of the same
-    thing before they are returned.
+    A reader must not be trained on images of the model under evaluation or of its tokenizer. It is trained on
+    composed scenes of the split ``train`` and on drawings in other styles, and its results are only
+    meaningful with its ceiling: :func:`judge` over the true images of held-out combinations, of which at most
+    a tenth may fail. Overlapping detections of the same thing must be suppressed before they are returned.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the detections would; a kept run is gone on with only where it is the same."""
+        """Changes when the detections would; a run resumes only with the same fingerprint."""
         ...
 
     @property
     def rules(self) -> Rules:
-        """The thresholds that its scores are made for, chosen on held-out scenes."""
+        """The thresholds for its scores, chosen on held-out scenes."""
         ...
 
     def read(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
-        """The detections in each image (n, side, side, 3), by falling score, with their colours named."""
+        """The detections in each image (n, side, side, 3), by descending score, with their colours."""
         ...
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an image is right and, where it is not, what is wrong with it first."""
+    """Whether an image is right and, if not, the first reason."""
 
     right: bool
     wrong: Literal["", "missing", "count", "colour", "position"] = ""
@@ -123,10 +122,10 @@ def _centre(box: Box) -> tuple[float, float]:
 
 
 def directions(first: Box, second: Box) -> frozenset[Relation]:
-    """Where the first box lies, seen from the second: none, one or two of left, right, above, below.
+    """The position of the first box relative to the second: none, one or two of left, right, above, below.
 
-    Of the offset of the centres, a tenth of the two boxes' summed sizes is taken off along each axis; what
-    is left must be more than half of the whole distance (GenEval, section 3.2).
+    A tenth of the boxes' summed sizes is subtracted from the offset of the centres along each axis; the rest
+    must be more than half of the full distance (GenEval, section 3.2).
     """
     (x1, y1), (x2, y2) = _centre(first), _centre(second)
     across, down = x1 - x2, y1 - y2
@@ -135,25 +134,25 @@ def directions(first: Box, second: Box) -> frozenset[Relation]:
         return frozenset()
     width = first[2] - first[0] + second[2] - second[0]
     height = first[3] - first[1] + second[3] - second[1]
-    found: set[Relation] = set()
+    relations: set[Relation] = set()
     if abs(across) - MARGIN * width > OBLIQUE * distance:
-        found.add("left" if across < 0 else "right")
+        relations.add("left" if across < 0 else "right")
     if abs(down) - MARGIN * height > OBLIQUE * distance:
-        found.add("above" if down < 0 else "below")
-    return frozenset(found)
+        relations.add("above" if down < 0 else "below")
+    return frozenset(relations)
 
 
 def is_on(first: Box, second: Box) -> bool:
-    """Whether the first box stands on the second: over it, with its foot at its top or a little lower."""
-    middle, (_, height) = _centre(first)[0], _centre(first)
+    """Whether the first box stands on the second: above it, with its bottom at the second's top or lower."""
+    x, y = _centre(first)
     slack = MARGIN * (first[3] - first[1] + second[3] - second[1])
-    inside = second[0] <= middle <= second[2]
+    inside = second[0] <= x <= second[2]
     touches = second[1] - slack <= first[3] <= _centre(second)[1] + slack
-    return inside and touches and height < _centre(second)[1]
+    return inside and touches and y < _centre(second)[1]
 
 
 def is_behind(first: Box, second: Box) -> bool:
-    """Whether the first box is partly covered by the second, which reaches further down."""
+    """Whether the first box overlaps the second, which extends further down."""
     overlap = min(first[2], second[2]) > max(first[0], second[0]) and min(first[3], second[3]) > max(
         first[1], second[1]
     )
@@ -161,7 +160,7 @@ def is_behind(first: Box, second: Box) -> bool:
 
 
 def related(relation: Relation, first: Box, second: Box) -> bool:
-    """Whether the first box is ``relation`` of the second."""
+    """Whether ``relation`` holds between the first box and the second."""
     if relation == "on":
         return is_on(first, second)
     return is_behind(first, second) if relation == "behind" else relation in directions(first, second)
@@ -170,22 +169,22 @@ def related(relation: Relation, first: Box, second: Box) -> bool:
 def judge(prompt: ScenePrompt, detections: Sequence[Detection], rules: Rules | None = None) -> Verdict:
     """Whether the detections in an image are what the prompt asks for.
 
-    A thing must be detected at least as often as asked, in the task ``count`` exactly as often. Of more
-    detections than asked for, the most confident are looked at: as many must have the colour asked for, and
-    every one of the first thing must lie as asked to every one of the second.
+    A thing must be detected at least as often as requested, in the task ``count`` exactly as often. Of more
+    detections than requested only the most confident are used: each must have the requested colour, and every
+    one of the first thing must have the requested position relative to every one of the second.
     """
     rules = rules or Rules()
     exact = prompt.task == "count"
-    least = rules.counted if exact else rules.found
-    seen = sorted((one for one in detections if one.score >= least), key=lambda one: -one.score)
+    threshold = rules.counted if exact else rules.found
+    confident = sorted((d for d in detections if d.score >= threshold), key=lambda d: -d.score)
     groups: list[list[Detection]] = []
-    for asked in prompt.asked:
-        group = [one for one in seen if one.thing == asked.thing]
-        if len(group) < asked.count or (exact and len(group) != asked.count):
-            return Verdict(False, "count" if group and asked.count > 1 else "missing")
-        groups.append(group[: asked.count])
-    for asked, group in zip(prompt.asked, groups, strict=True):
-        if asked.colour and any(one.colour != asked.colour for one in group):
+    for target in prompt.asked:
+        group = [detection for detection in confident if detection.thing == target.thing]
+        if len(group) < target.count or (exact and len(group) != target.count):
+            return Verdict(False, "count" if group and target.count > 1 else "missing")
+        groups.append(group[: target.count])
+    for target, group in zip(prompt.asked, groups, strict=True):
+        if target.colour and any(detection.colour != target.colour for detection in group):
             return Verdict(False, "colour")
     if prompt.relation:
         pairs = [(first.box, second.box) for first in groups[0] for second in groups[1]]
@@ -195,15 +194,15 @@ def judge(prompt: ScenePrompt, detections: Sequence[Detection], rules: Rules | N
 
 
 def shares(prompts: Sequence[ScenePrompt], verdicts: Sequence[Verdict]) -> dict[Task, Share]:
-    """Right prompts of each task that occurs, in GenEval's order."""
-    found: dict[Task, Share] = {}
+    """The share of right images of each task that occurs, in GenEval's order."""
+    by_task: dict[Task, Share] = {}
     for task in TASKS:
-        right = [one.right for prompt, one in zip(prompts, verdicts, strict=True) if prompt.task == task]
+        right = [v.right for prompt, v in zip(prompts, verdicts, strict=True) if prompt.task == task]
         if right:
-            found[task] = Share(right=sum(right), stated=len(right))
-    return found
+            by_task[task] = Share(right=sum(right), stated=len(right))
+    return by_task
 
 
-def overall(found: Mapping[Task, Share]) -> float:
-    """The mean of the tasks' shares, each weighing the same (GenEval's overall score)."""
-    return sum(share.value for share in found.values()) / len(found) if found else 0.0
+def overall(by_task: Mapping[Task, Share]) -> float:
+    """The mean of the tasks' shares, equally weighted (GenEval's overall score)."""
+    return sum(share.value for share in by_task.values()) / len(by_task) if by_task else 0.0
