@@ -128,8 +128,8 @@ def engine_step(decoder: Decoder, token: int, batch: int) -> Callable[[], Any]:
     streams = Streams([(7, index) for index in range(batch)], 1, "cpu")
 
     def action() -> None:
-        logits = sampling.restrict(decode_step(decoder, ids, positions, cache), SETTINGS)
-        sampling.draw(logits, streams.gumbel(0, logits.shape[-1]))
+        logits = sampling.filter_logits(decode_step(decoder, ids, positions, cache), SETTINGS)
+        sampling.gumbel_sample(logits, streams.gumbel(0, logits.shape[-1]))
         cache.reset(length)
 
     return action

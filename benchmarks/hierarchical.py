@@ -34,7 +34,7 @@ from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.hierarchical import Upscaler, direct_super_resolution, iterative_super_resolution
 from cogview.generation.loop import SequenceRequest
-from cogview.generation.window_super_resolution import Small, enlarge
+from cogview.generation.window_super_resolution import SmallImage, upscale_codes
 from cogview.generation.windows import sliding_windows
 from cogview.sequences import CogLMFormat, ImageFormat, SequenceFormat
 from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, upscaler_config
@@ -89,8 +89,8 @@ def sliding(
         start = clock()
         drawn = first_stage(first, base, pictures)
         middle = clock()
-        small = [Small(TEXT, drawn[i].reshape(half, half), 0, n) for i, n in enumerate(pictures)]
-        found = dict(enlarge(second, large, small, SETTINGS))
+        small = [SmallImage(TEXT, drawn[i].reshape(half, half), 0, n) for i, n in enumerate(pictures)]
+        found = dict(upscale_codes(second, large, small, SETTINGS))
         assert all(codes.shape == (side, side) for codes in found.values())
         return {"first stage": middle - start, "large": clock() - middle}
 

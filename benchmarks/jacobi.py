@@ -98,7 +98,7 @@ def margin(
         if batch.guided:
             conditional, unconditional = hidden.chunk(2)
             hidden = sampling.guide(conditional, unconditional, params.guidance_scale)
-        logits = sampling.restrict(batch.decoder.head(hidden).float(), params)
+        logits = sampling.filter_logits(batch.decoder.head(hidden).float(), params)
         noisy = (logits + batch.noise.gumbel(place, logits.shape[-1]))[0]
         found.append(abs(float(noisy[one[place]] - noisy[other[place]])))
 

@@ -22,9 +22,9 @@ from cogview import CogView
 from cogview.evaluation.experiments.windowed_upscaling import Pixels, held_out
 from cogview.evaluation.metrics.reconstruction import fidelity, measure
 from cogview.evaluation.plans import UpscalingPlan
-from cogview.generation.pixel_prior import KNOWN, PAINTED
+from cogview.generation.pixel_prior import DECODED, KNOWN
 from cogview.generation.upscaling import Original, Upscaler
-from cogview.generation.window_super_resolution import Small, enlarge
+from cogview.generation.window_super_resolution import SmallImage, upscale_codes
 from cogview.pipelines.base import encode_caption
 from cogview.tokenizers.perceptual import LPIPS
 from cogview.types import SamplingParams
@@ -40,14 +40,16 @@ def ways(upscaler: Upscaler, original: Original, text: list[int], slope: float) 
         painted = upscaler.images.decode(codes, grid)[0].clamp(0, 1)
         pixels = painted.cpu() if original.pixels is None else original.pixels
         prior = upscaler.pixel_prior.likelihood(pixels, 2, slope)
-    alone = Small(text, original.codes, 0, 0)
+    alone = SmallImage(text, original.codes, 0, 0)
     settings = SamplingParams(top_k=1)
     found = {
         "pixel prior": upscaler.images.quantizer.encode(prior.vectors).numpy(),
-        "transformer": dict(enlarge(upscaler.engine, upscaler.form, [alone], settings))[0],
-        "both": dict(enlarge(upscaler.engine, upscaler.form, [replace(alone, pixels=prior)], settings))[0],
+        "transformer": dict(upscale_codes(upscaler.engine, upscaler.format, [alone], settings))[0],
+        "both": dict(
+            upscale_codes(upscaler.engine, upscaler.format, [replace(alone, pixels=prior)], settings)
+        )[0],
     }
-    made = {name: np.asarray(upscaler.paint(codes, original, 2)) for name, codes in found.items()}
+    made = {name: np.asarray(upscaler.decode(codes, original, 2)) for name, codes in found.items()}
     small = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
     large = small.resize((2 * small.width, 2 * small.height), Image.Resampling.BICUBIC)
     return {"bicubic": np.asarray(large)} | made
@@ -69,8 +71,8 @@ def main() -> None:
     for pixels, caption in zip(pictures.pixels, captions, strict=True):
         half = (side // 2, side // 2)
         known = upscaler.read(Image.fromarray(pixels).resize(half, Image.Resampling.BOX), 2)
-        text = list(encode_caption(model.components, caption, upscaler.form.text_limit))
-        for start, original, slope in (("pixels", known, KNOWN), ("codes", Original(known.codes), PAINTED)):
+        text = list(encode_caption(model.components, caption, upscaler.format.text_limit))
+        for start, original, slope in (("pixels", known, KNOWN), ("codes", Original(known.codes), DECODED)):
             for name, made in ways(upscaler, original, text, slope).items():
                 rows.setdefault(f"from {start}: {name}", []).append(made)
     found = {}

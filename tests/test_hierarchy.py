@@ -131,7 +131,7 @@ def test_the_speed_of_a_model_of_several_steps(
 
 def test_a_model_of_one_step_has_no_such_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "a cat", "--first-stage-only", "-o", str(tmp_path)]) == 2
-    assert "draws in one step" in capsys.readouterr().err
+    assert "generates in one step" in capsys.readouterr().err
 
 
 def test_the_steps_that_enlarge_have_settings_of_their_own(tiny: CogView2, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_command(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_progress_ends_with_the_last_step_and_never_falls(model: CogView2) -> None:
     """All that is drawn counts, small and large; it was full before super-resolution began."""
-    small, large = model.text_to_image.format.codes, model.super_resolution.direct.form.codes
+    small, large = model.text_to_image.format.codes, model.super_resolution.direct.format.codes
     told: list[tuple[int, int]] = []
 
     def note(done: int, total: int) -> None:

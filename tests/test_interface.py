@@ -89,10 +89,10 @@ def test_every_method_answers_or_says_it_cannot(name: str, model: CogView, image
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (lambda m, i: m.generate(7), "7 is no prompt"),
-        (lambda m, i: m.generate(None), "None is no prompt"),
+        (lambda m, i: m.generate(7), "7 is not a valid prompt"),
+        (lambda m, i: m.generate(None), "None is not a valid prompt"),
         (lambda m, i: m.generate([]), "there is no prompt"),
-        (lambda m, i: m.generate(["a", 7]), "7 is no text"),
+        (lambda m, i: m.generate(["a", 7]), "7 is not a text"),
         (lambda m, i: m.generate("a", n=0), "n is 0"),
         (lambda m, i: m.generate("a", n=1.5), "n is 1.5; give a whole number"),
         (lambda m, i: m.generate("a", seed="x"), "seed is 'x'"),
@@ -100,21 +100,21 @@ def test_every_method_answers_or_says_it_cannot(name: str, model: CogView, image
         (lambda m, i: m.generate("a", best_of=0), "best_of is 0"),
         (lambda m, i: m.generate("a", order="sideways"), "order"),
         (lambda m, i: m.generate("a", warmth=1.0), "warmth"),
-        (lambda m, i: m.captioning.best_of([], 1), "there are 0 pictures"),
+        (lambda m, i: m.captioning.best_of([], 1), "there are 0 images"),
         (lambda m, i: m.captioning.best_of([], 0), "keep is 0"),
         (lambda m, i: m.score(i, []), "there is no text to score"),
-        (lambda m, i: m.score([], "a"), "there is no picture"),
-        (lambda m, i: m.score(7, "a"), "7 is no picture"),
+        (lambda m, i: m.score([], "a"), "there is no image"),
+        (lambda m, i: m.score(7, "a"), "7 is not a valid image"),
         (lambda m, i: m.score(i, "a", batch_size=0), "batch_size is 0"),
         (lambda m, i: m.caption(i, n=0), "n is 0"),
-        (lambda m, i: m.caption(None), "None is no picture"),
-        (lambda m, i: m.caption(i, n=10**12), "1,000,000,000,000 captions are asked for; at most 1,024"),
+        (lambda m, i: m.caption(None), "None is not a valid image"),
+        (lambda m, i: m.caption(i, n=10**12), "1,000,000,000,000 captions requested; at most 1,024"),
         (lambda m, i: m.caption(i, beams=10**12), "at most 1,024 at a time"),
-        (lambda m, i: m.generate("a", 10**12), "1,000,000,000,000 images are asked for; at most 100,000"),
-        (lambda m, i: m.generate(["a"] * 1000, 101), "101,000 images are asked for"),
-        (lambda m, i: m.generate("a", best_of=10**12), "images are asked for; at most 100,000 at a time"),
-        (lambda m, i: m.rerank("a", []), "there is no picture"),
-        (lambda m, i: m.upscale([]), "there is no picture"),
+        (lambda m, i: m.generate("a", 10**12), "1,000,000,000,000 images requested; at most 100,000"),
+        (lambda m, i: m.generate(["a"] * 1000, 101), "101,000 images requested"),
+        (lambda m, i: m.generate("a", best_of=10**12), "images requested; at most 100,000 at a time"),
+        (lambda m, i: m.rerank("a", []), "there is no image"),
+        (lambda m, i: m.upscale([]), "there is no image"),
     ],
 )
 def test_what_makes_no_sense_is_one_line_from_both(
@@ -133,10 +133,10 @@ def test_what_makes_no_sense_is_one_line_from_both(
         (lambda m, i: m.edit(i, "a", boxes=(0.5, 0, 9, 9)), "is not four whole numbers"),
         (lambda m, i: m.edit(i, "a", boxes=[(0, 0, 9)]), "is not four whole numbers"),
         (lambda m, i: m.edit(i, "a", boxes=[(0, 0, 9, "x")]), "is not four whole numbers"),
-        (lambda m, i: m.edit(i, 7, boxes=(0, 0, 9, 9)), "7 is no prompt"),
-        (lambda m, i: m.edit(i, "a", boxes=(0, 0, 9, 9), n=10**12), "images are asked for; at most 100,000"),
+        (lambda m, i: m.edit(i, 7, boxes=(0, 0, 9, 9)), "7 is not a valid prompt"),
+        (lambda m, i: m.edit(i, "a", boxes=(0, 0, 9, 9), n=10**12), "images requested; at most 100,000"),
         (lambda m, i: m.edit(i, "a", boxes=(0, 0, 9, 9), best_of=10**12), "at most 100,000 at a time"),
-        (lambda m, i: m.vary(i, "a", n=10**12), "images are asked for; at most 100,000"),
+        (lambda m, i: m.vary(i, "a", n=10**12), "images requested; at most 100,000"),
         (lambda m, i: m.edit(i, "a", boxes=(0, 0, 9, 9), n=0), "n is 0"),
         (lambda m, i: m.vary(i, "a", batch_size=0), "batch_size is 0"),
         (lambda m, i: m.vary(i, "a", batch_size=-1), "batch_size is -1"),
@@ -160,12 +160,12 @@ def test_a_box_of_whole_floats_is_a_box(image: Image.Image) -> None:
 
 
 def test_settings_that_would_do_nothing_are_refused(image: Image.Image) -> None:
-    with pytest.raises(CogViewError, match="lora_strength is of an adapter"):
+    with pytest.raises(CogViewError, match="lora_strength needs an adapter"):
         CogView.from_pretrained("pictogram", lora_strength=0.5)
     model = CogView.from_pretrained("pictogram")
-    with pytest.raises(CogViewError, match="detail is of the faithful way"):
+    with pytest.raises(CogViewError, match="detail needs faithful=True"):
         model.upscale(image, faithful=False, detail=0.5)
-    with pytest.raises(CogViewError, match="draws in one step"):
+    with pytest.raises(CogViewError, match="generates in one step"):
         model.generate("a", first_stage_only=True)
 
 

@@ -40,10 +40,10 @@ def test_a_task_names_its_errors(name: str) -> None:
 def test_arrays_and_numbers_have_shapes_and_units() -> None:
     """What is not an image says what its axes and numbers are."""
     for name, parts in {
-        "score": ("(images, texts)", "nats a token"),
-        "edit": ("(left, top, right, bottom) in pixels", "feather: pixels"),
-        "upscale": ("shorter side of this many pixels",),
-        "caption": ("``n`` captions each", "text tokens"),
+        "score": ("(images, texts)", "nats per token"),
+        "edit": ("(left, top, right, bottom) in pixels", "feather: width in pixels"),
+        "upscale": ("shorter side to this many pixels",),
+        "caption": ("``n`` captions for each image", "text tokens"),
         "image_tokenizer": ("(b, 3, height, width)",),
     }.items():
         text = " ".join((inspect.getdoc(getattr(Pipeline, name)) or "").split())

@@ -238,7 +238,7 @@ def test_a_role_that_does_not_draw(damaged: Path) -> None:
     config["roles"]["base"]["sequences"]["kind"] = "image_to_text"
     (damaged / "family.json").write_text(json.dumps(config))
     assert ModelBundle(damaged).role("base").sequences.kind == "image_to_text"
-    refuses(damaged, "does not draw")
+    refuses(damaged, "does not generate images")
 
 
 # ------------------------------------------------------------------------------------------ captions, scores
@@ -317,11 +317,11 @@ def test_scores_and_ranks(speaker: CogView) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.caption([]), "there is no picture"),
+        (lambda m: m.caption([]), "there is no image"),
         (lambda m: m.caption("none.png"), "none.png: "),
         (lambda m: m.caption(Image.new("RGB", (9, 9)), 0), "n is 0"),
         (lambda m: m.caption(Image.new("RGB", (9, 9)), 3, beams=2), "3 captions need at least 3 beams"),
-        (lambda m: m.caption(Image.new("RGB", (9, 9)), beams=2, seed=1), "exclude each other"),
+        (lambda m: m.caption(Image.new("RGB", (9, 9)), beams=2, seed=1), "cannot be combined"),
         (lambda m: m.caption(Image.new("RGB", (9, 9)), language="fr"), "no language 'fr'"),
         (
             lambda m: m.caption(Image.new("RGB", (9, 9)), max_length=99),

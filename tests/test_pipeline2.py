@@ -157,10 +157,10 @@ def by_hand(model: CogView2, picture: GeneratedImage, text: str, language: str) 
 def test_wrong_requests_are_one_line(model: CogView2, tmp_path: Path) -> None:
     image = photo()
     for options, said in (
-        ({"boxes": (0, 0, 41, 5)}, "does not lie in the picture of 40 x 30"),
+        ({"boxes": (0, 0, 41, 5)}, "is not inside the image of 40 x 30"),
         ({"mask": np.ones((40, 30))}, "has 30 x 40 pixels"),
         ({"mask": np.zeros((30, 40))}, "is empty"),
-        ({"boxes": "0,0,100%,100%"}, "whole picture"),
+        ({"boxes": "0,0,100%,100%"}, "whole image"),
         ({}, "nothing is masked"),
         ({"boxes": "0,0,5,5", "n": 0}, "n is 0"),
         ({"boxes": "0,0,5,5", "seed": -1}, "seed"),
@@ -183,7 +183,7 @@ def test_wrong_requests_are_one_line(model: CogView2, tmp_path: Path) -> None:
 
 
 def test_a_family_that_only_draws_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CogViewError, match="only draws"):
+    with pytest.raises(CogViewError, match="only generates"):
         CogView2.from_pretrained(tiny.write(tmp_path))
 
 

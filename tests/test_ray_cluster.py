@@ -150,8 +150,8 @@ def test_the_command_goes_on_where_it_was_stopped(
     assert whole(tmp_path / "out") == before and len(times) < len(before)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     for more, why in (
-        (["--seed", str(said["seed"] + 1)], "other images were begun there"),
-        (["--top-k", "3"], "other images were begun there"),
+        (["--seed", str(said["seed"] + 1)], "it holds other images"),
+        (["--top-k", "3"], "it holds other images"),
         (["--grid"], "a contact sheet is not made with --ray"),
     ):
         assert main([*command, *more]) == 2 and why in capsys.readouterr().err

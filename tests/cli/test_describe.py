@@ -119,7 +119,7 @@ def test_best_of_is_told_in_the_file(run: Callable[..., list[str]], tmp_path: Pa
     [
         (["caption"], "give the pictures"),
         (["caption", "none.png"], "none.png: "),
-        (["caption", "IMAGE", "--beams", "2", "--seed", "1"], "exclude each other"),
+        (["caption", "IMAGE", "--beams", "2", "--seed", "1"], "cannot be combined"),
         (["caption", "IMAGE", "--max-length", "99"], "99 tokens; this model writes 1 to 30"),
         (["caption", "TEXT"], "text.txt: "),
         (["score", "IMAGE"], "give a text"),

@@ -180,8 +180,8 @@ def test_max_batch_auto_tells_the_plan_and_what_did_not_fit(
     plan, *halved, _ = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"memory: weights .+ free; 7 at a time, .+ MB each \(.+ of it cache\)", plan)
     assert halved == [
-        "out of memory with 7 at a time; going on with 4",
-        "out of memory with 4 at a time; going on with 2",
+        "out of memory with 7 at a time; continuing with 4",
+        "out of memory with 4 at a time; continuing with 2",
     ]
     before, after = (sorted((tmp_path / name).glob("*.png")) for name in ("room", "none"))
     assert [path.name for path in before] == [path.name for path in after]

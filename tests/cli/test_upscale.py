@@ -108,7 +108,7 @@ def test_a_prompt_too_long_to_enlarge_is_refused_before_drawing(
     config["roles"]["super_resolution"]["sequences"]["text_slots"] -= 8
     (tmp_path / "family" / "family.json").write_text(json.dumps(config))
     cogview = CogView.from_pretrained(tmp_path / "family")
-    less, more = cogview.super_resolution.upscaler.form.text_limit, cogview.text_to_image.format.text_limit
+    less, more = cogview.super_resolution.upscaler.format.text_limit, cogview.text_to_image.format.text_limit
     prompt = next(p for p in ("a" * k for k in range(1, 99)) if len(cogview.text_tokenizer.encode(p)) > less)
     assert less < len(cogview.text_tokenizer.encode(prompt)) <= more
     words = ["generate", prompt, "--model", str(tmp_path / "family"), "-o", str(tmp_path / "out")]
@@ -126,12 +126,12 @@ def test_a_prompt_too_long_to_enlarge_is_refused_before_drawing(
         ("bomb", (), "too many pixels"),
         ((16, 16), ("--times", 3), "times is 3"),
         ((16, 16), ("--times", "two"), "--times"),
-        ((16, 16), ("--size", 2), "size is 2; this model reads pictures of"),
+        ((16, 16), ("--size", 2), "size is 2; this model reads images of"),
         ((16, 16), ("--size", 0), "--size"),
         ((16, 16), ("--size", 10**12), "px"),
         ((16, 16), ("--size", 10**400), "px"),
-        ((16, 16), ("--size", 65_536), "read it smaller"),
-        ((900, 700), (), "read it smaller"),
+        ((16, 16), ("--size", 65_536), "use size "),
+        ((900, 700), (), "use size "),
         ((16, 16), ("--model", "nothing-like-it"), "no model"),
     ],
 )

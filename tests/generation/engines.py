@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
-from cogview.generation.sampling import Streams, draw, guide, restrict
+from cogview.generation.sampling import Streams, filter_logits, guide, gumbel_sample
 from cogview.sequences import Prompt
 from cogview.transformer.model import Transformer
 from cogview.types import SamplingParams
@@ -60,5 +60,5 @@ def by_hand(model: Transformer, job: SequenceRequest, settings: SamplingParams) 
         scores = logits(job.prompt)
         if job.negative_prompt is not None:
             scores = guide(scores, logits(job.negative_prompt), settings.guidance_scale)
-        found.append(int(draw(restrict(scores, settings), streams.gumbel(step, tiny.CODES))))
+        found.append(int(gumbel_sample(filter_logits(scores, settings), streams.gumbel(step, tiny.CODES))))
     return found

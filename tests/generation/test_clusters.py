@@ -12,7 +12,7 @@ from cogview.errors import CogViewError
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
-from cogview.generation.sampling import Streams, by_cluster, draw, restrict
+from cogview.generation.sampling import Streams, by_cluster, filter_logits, gumbel_sample
 from cogview.transformer.attention import Prefix, TextAttentionBias
 from cogview.types import SamplingParams
 from tests.generation import tiny, tiny2
@@ -64,7 +64,9 @@ def test_drawing_with_clusters_and_emphasis(guidance: float) -> None:
         for step in range(16):
             logits = [scores(model, words, codes, 1.4) for words in (text, [])]
             mixed = logits[1] + guidance * (logits[0] - logits[1])
-            codes.append(int(draw(restrict(mixed, asked, LABELS), streams.gumbel(step, tiny.CODES))))
+            codes.append(
+                int(gumbel_sample(filter_logits(mixed, asked, LABELS), streams.gumbel(step, tiny.CODES)))
+            )
         assert found[number].tolist() == codes
 
 

@@ -11,13 +11,13 @@ from PIL import Image
 from cogview.errors import CogViewError
 from cogview.generation import editing
 from cogview.generation.editing import (
-    checked,
-    frame,
+    checked_mask,
+    crop_region,
     mask_of_boxes,
     mask_of_image,
     paste,
     read_box,
-    released_frame,
+    released_crop_region,
     soften,
 )
 
@@ -38,7 +38,7 @@ def masks(draw: st.DrawFn) -> np.ndarray:
 def test_the_part_holds_the_mask_and_lies_in_the_picture(
     mask: np.ndarray, crop: editing.Crop, smallest: int
 ) -> None:
-    area = frame(mask, crop, smallest)
+    area = crop_region(mask, crop, smallest)
     top, left, bottom, right = area.box
     assert 0 <= top < bottom <= mask.shape[0] and 0 <= left < right <= mask.shape[1]
     assert mask[top:bottom, left:right].sum() == mask.sum()
@@ -53,7 +53,7 @@ def test_the_part_holds_the_mask_and_lies_in_the_picture(
 @given(mask=masks(), rows=st.integers(1, 12), columns=st.integers(1, 12))
 @settings(max_examples=150, deadline=None)
 def test_a_token_is_masked_if_any_of_its_pixels_is(mask: np.ndarray, rows: int, columns: int) -> None:
-    found = frame(mask, "whole").grid_mask((rows, columns))
+    found = crop_region(mask, "whole").grid_mask((rows, columns))
     height, width = mask.shape
     for i in range(rows):
         for j in range(columns):
@@ -74,7 +74,7 @@ def test_a_token_is_masked_if_any_of_its_pixels_is(mask: np.ndarray, rows: int, 
 def test_outside_nothing_changes_and_inside_something_does(mask: np.ndarray, feather: int) -> None:
     rng = np.random.default_rng(int(mask.sum()))
     old = Image.fromarray(rng.integers(0, 100, (*mask.shape, 3), dtype=np.uint8))
-    area = frame(mask, "tight")
+    area = crop_region(mask, "tight")
     new = Image.new("RGB", area.shape[::-1], (200, 200, 200))
     result = np.asarray(paste(old, new, area, feather))
     assert (result[~mask] == np.asarray(old)[~mask]).all()
@@ -93,7 +93,7 @@ def test_transparent_pictures_keep_what_is_not_masked() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 4), dtype=np.uint8)
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:6] = True
-    area = frame(mask, "whole")
+    area = crop_region(mask, "whole")
     result = np.asarray(paste(Image.fromarray(pixels), Image.new("RGB", (8, 8), "red"), area, 1))
     assert (result[~mask] == pixels[~mask]).all() and (result[mask] == (255, 0, 0, 255)).all()
 
@@ -119,22 +119,22 @@ def test_a_box_that_cannot_be_read(text: str) -> None:
 
 @pytest.mark.parametrize("box", [(0, 0, 11, 5), (-1, 0, 5, 5), (5, 5, 5, 9), (6, 2, 4, 4)])
 def test_a_box_outside(box: tuple[int, int, int, int]) -> None:
-    with pytest.raises(CogViewError, match="does not lie in the picture of 10 x 8"):
+    with pytest.raises(CogViewError, match="is not inside the image of 10 x 8"):
         mask_of_boxes([box], (10, 8))
 
 
 def test_masks_that_make_no_sense() -> None:
-    with pytest.raises(CogViewError, match=r"mask\.png has 3 x 2 pixels, the picture 2 x 3"):
-        checked(np.ones((2, 3)), (2, 3), where="mask.png")
+    with pytest.raises(CogViewError, match=r"mask\.png has 3 x 2 pixels, the image 2 x 3"):
+        checked_mask(np.ones((2, 3)), (2, 3), where="mask.png")
     with pytest.raises(CogViewError, match="empty"):
-        checked(np.zeros((2, 3)), (3, 2))
-    with pytest.raises(CogViewError, match="whole picture"):
-        checked(np.ones((2, 3)), (3, 2))
+        checked_mask(np.zeros((2, 3)), (3, 2))
+    with pytest.raises(CogViewError, match="whole image"):
+        checked_mask(np.ones((2, 3)), (3, 2))
 
 
 def test_the_releases_frame_centres_on_the_last_masked_pixel() -> None:
     """Rows 100 to 199 and columns 10 to 110 of 480: a side of 144, the middles 149.5 and 60."""
-    found = released_frame((100 / 480, 10 / 480, 200 / 480, 111 / 480))
+    found = released_crop_region((100 / 480, 10 / 480, 200 / 480, 111 / 480))
     assert found.inner == (100, 10, 200, 111)
     side = int(101 * 20 / 14)
     top, left = (100 + 199 - side) // 2, max(0, (10 + 110 - side) // 2)
@@ -145,7 +145,9 @@ def test_the_releases_frame_centres_on_the_last_masked_pixel() -> None:
 def test_the_releases_frame_against_its_arithmetic(seed: int) -> None:
     rng = np.random.default_rng(seed)
     (top, bottom), (left, right) = (sorted(rng.choice(480, 2, replace=False).tolist()) for _ in range(2))
-    found = released_frame((top / 480 + 1e-9, left / 480 + 1e-9, bottom / 480 + 1e-9, right / 480 + 1e-9))
+    found = released_crop_region(
+        (top / 480 + 1e-9, left / 480 + 1e-9, bottom / 480 + 1e-9, right / 480 + 1e-9)
+    )
     side = max(int((bottom - top) * 20 / 14), int((right - left) * 20 / 14))
     if side >= 480:
         assert found.box == (0, 0, 480, 480)

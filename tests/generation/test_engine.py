@@ -154,7 +154,7 @@ def test_what_did_not_fit_once_is_not_tried_again(
     assert np.array_equal(tokens(make_engine(), jobs, batch_size=8), expected)
     assert [small.asked.count(size) for size in (8, 4, 3, 2)] == [1, 1, 0, 12]
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"out of memory with {a} at a time; going on with {b}" for a, b in ((8, 4), (4, 2))]
+    assert said == [f"out of memory with {a} at a time; continuing with {b}" for a, b in ((8, 4), (4, 2))]
 
 
 @pytest.mark.parametrize("where", ["half way through a picture", "reading a prompt"])

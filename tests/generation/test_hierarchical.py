@@ -76,11 +76,11 @@ def test_layers_in_half_precision_err_by_its_digits(
     for name, parameter in model.named_parameters():
         if name.startswith("blocks.") and "norm" not in name:
             parameter.data = parameter.to(dtype)
-    light = Upscaler(model, whole.form, precision=precision)
+    light = Upscaler(model, whole.format, precision=precision)
     small = pictures(6 if make is direct else 54)
     hidden = [] if make is direct else [torch.ones(5, 54, dtype=torch.bool)]
     with torch.inference_mode():
-        made = whole.form.inputs(TEXTS, small, *hidden)
+        made = whole.format.inputs(TEXTS, small, *hidden)
         exact, found = (each.head(each.states(made)) for each in (whole, light))
     error = (found - exact).norm() / exact.norm()
     assert found.dtype == torch.float32 and 0 < error < 8 * torch.finfo(dtype).eps
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_told_in_a_line() -> None:
         direct_super_resolution(direct(), [[1] * 5], pictures(6)[:1])
     with pytest.raises(CogViewError, match="an image has 5 codes, this model takes 6"):
         direct_super_resolution(direct(), [[]], pictures(5)[:1])
-    with pytest.raises(CogViewError, match="2 texts and 1 seeds for 1 pictures"):
+    with pytest.raises(CogViewError, match="2 texts and 1 seeds for 1 images"):
         direct_super_resolution(direct(), [[], []], pictures(6)[:1])
     with pytest.raises(CogViewError, match="outside the vocabulary's 30"):
         iterative_super_resolution(iterative(), [[]], np.full((1, 54), 30))

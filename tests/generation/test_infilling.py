@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from cogview.errors import CogViewError
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
-from cogview.generation.infilling import Hole, Order, Style, arrange, fill, prompt_of
-from cogview.generation.sampling import Streams, draw, restrict
+from cogview.generation.infilling import InfillRequest, Order, Style, arrange, fill, prompt_of
+from cogview.generation.sampling import Streams, filter_logits, gumbel_sample
 from cogview.sequences.masks import runs
 from cogview.transformer.attention import Dense
 from cogview.types import SamplingParams
@@ -79,7 +79,7 @@ def by_hand(mask: np.ndarray, order: Order, style: Style, seed: int, emphasis: f
                 hidden = model(ids[None], positions[None], Dense(seen, bias))
                 logits = model.logits(hidden[:, -1], slice(0, tiny.CODES))
                 noise = streams.gumbel(drawn + step, tiny.CODES)
-                codes[place] = int(draw(restrict(logits, SETTINGS), noise))
+                codes[place] = int(gumbel_sample(filter_logits(logits, SETTINGS), noise))
             items.append(("new", 25 + place, int(codes[place])))
         drawn, done = drawn + len(tail), done | now
     return [int(code) for code in codes]
@@ -90,7 +90,7 @@ def by_hand(mask: np.ndarray, order: Order, style: Style, seed: int, emphasis: f
 @pytest.mark.parametrize("name", MASKS)
 def test_filling_is_that_of_a_plain_loop(name: str, order: Order, style: Style) -> None:
     mask = mask_of(MASKS[name])
-    [found] = fill(engine(), FORM, [Hole(text(), CODES, 5, 0)], mask, SETTINGS, order, style)
+    [found] = fill(engine(), FORM, [InfillRequest(text(), CODES, 5, 0)], mask, SETTINGS, order, style)
     assert found.tolist() == by_hand(mask, order, style, 5, 1.4)
     assert (found[~mask.ravel()] == CODES[~mask.ravel()]).all()
 
@@ -116,7 +116,11 @@ def test_every_place_is_read_once(cells: list[bool], style: Style) -> None:
 def test_an_empty_prompt_and_several_pictures() -> None:
     """Results do not depend on what else is filled; without a text it works too."""
     mask = mask_of(MASKS["middle"])
-    holes = [Hole(text(), CODES, 5, 0), Hole(text()[:0], CODES[::-1].copy(), 5, 1), Hole(text(), CODES, 5, 2)]
+    holes = [
+        InfillRequest(text(), CODES, 5, 0),
+        InfillRequest(text()[:0], CODES[::-1].copy(), 5, 1),
+        InfillRequest(text(), CODES, 5, 2),
+    ]
     together = fill(engine(), FORM, holes, mask, SETTINGS)
     for hole, expected in zip(holes, together, strict=True):
         assert fill(engine(), FORM, [hole], mask, SETTINGS)[0].tolist() == expected.tolist()
@@ -130,7 +134,7 @@ def test_guidance_and_progress() -> None:
     fill(
         engine(),
         FORM,
-        [Hole(text(), CODES, 5, 0)],
+        [InfillRequest(text(), CODES, 5, 0)],
         mask,
         guided,
         "one_by_one",
@@ -140,7 +144,7 @@ def test_guidance_and_progress() -> None:
 
 
 def test_nothing_to_fill_is_refused() -> None:
-    with pytest.raises(CogViewError, match="nothing of the picture is masked"):
-        fill(engine(), FORM, [Hole(text(), CODES, 5, 0)], np.zeros(16), SETTINGS)
+    with pytest.raises(CogViewError, match="no part of the image is masked"):
+        fill(engine(), FORM, [InfillRequest(text(), CODES, 5, 0)], np.zeros(16), SETTINGS)
     with pytest.raises(CogViewError, match="mask of 9 codes"):
-        fill(engine(), FORM, [Hole(text(), CODES, 5, 0)], np.ones(9), SETTINGS)
+        fill(engine(), FORM, [InfillRequest(text(), CODES, 5, 0)], np.ones(9), SETTINGS)

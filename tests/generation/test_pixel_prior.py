@@ -73,7 +73,7 @@ def test_an_overwhelming_likelihood_gives_the_codes_of_the_enlargement(
 
 
 def test_a_picture_of_codes_alone_is_its_own_prior(model: CogView, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscaling, "PAINTED", 1e6)
+    monkeypatch.setattr(upscaling, "DECODED", 1e6)
     upscaler, codes = model.super_resolution.upscaler, np.arange(16).reshape(4, 4) % tiny.CODES
     request = upscaling.Request(upscaling.Original(codes), (), 5, 0)
     _, drawn, image = next(iter(upscaler.run([request], 2, SamplingParams())))

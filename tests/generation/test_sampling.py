@@ -15,11 +15,11 @@ from torch import Tensor
 
 from cogview.generation.sampling import (
     Streams,
-    draw,
+    filter_logits,
     guide,
+    gumbel_sample,
     keep_top_k,
     keep_top_p,
-    restrict,
 )
 from cogview.types import MAX_SEED, SamplingParams
 
@@ -53,7 +53,7 @@ def test_settings_that_keep_everything() -> None:
         SamplingParams(top_k=20),
         SamplingParams(top_k=100),
     ):
-        assert torch.equal(restrict(logits, settings), logits)
+        assert torch.equal(filter_logits(logits, settings), logits)
 
 
 def test_the_released_operator() -> None:
@@ -64,7 +64,7 @@ def test_the_released_operator() -> None:
 
 def test_temperature_comes_first_and_top_p_sees_what_top_k_leaves() -> None:
     logits = torch.tensor([[4.0, 2.0, 1.0, 0.0]])
-    kept = restrict(logits, SamplingParams(temperature=2.0, top_k=3, top_p=0.6))
+    kept = filter_logits(logits, SamplingParams(temperature=2.0, top_k=3, top_p=0.6))
     # softmax(2, 1, 0.5) = 0.63, 0.23, 0.14: the first alone is more than 0.6; of all four it would be 0.58
     assert torch.isfinite(kept).tolist() == [[True, False, False, False]]
     assert kept[0, 0] == 2.0
@@ -83,7 +83,7 @@ def test_guidance_is_a_power_of_the_ratio(scale: float) -> None:
 def tokens_drawn(logits: Tensor, pairs: list[tuple[int, int]], steps: int) -> Tensor:
     """(steps, pairs) from the same logits (v,) everywhere."""
     streams, size = Streams(pairs, steps, "cpu"), logits.shape[0]
-    return torch.stack([draw(logits, streams.gumbel(step, size)) for step in range(steps)])
+    return torch.stack([gumbel_sample(logits, streams.gumbel(step, size)) for step in range(steps)])
 
 
 @pytest.mark.parametrize("varied", ["seed", "index", "step"])

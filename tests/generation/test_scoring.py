@@ -114,7 +114,7 @@ def test_when_memory_runs_out_the_batch_halves(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_planned_batch_grows_with_memory() -> None:
-    sizes = [scorer(free=lambda _, free=free: free)._size(None, 20) for free in (0, 3_000_000, 10**12)]
+    sizes = [scorer(free=lambda _, free=free: free)._batch_size(None, 20) for free in (0, 3_000_000, 10**12)]
     assert sizes[0] == 1 < sizes[1] < sizes[2] == 16
 
 

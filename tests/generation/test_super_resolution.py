@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from cogview.errors import CogViewError
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
-from cogview.generation.sampling import Streams, draw, guide, restrict
-from cogview.generation.window_super_resolution import Small, enlarge
+from cogview.generation.sampling import Streams, filter_logits, guide, gumbel_sample
+from cogview.generation.window_super_resolution import SmallImage, upscale_codes
 from cogview.generation.windows import STREAMS, Size, sliding_windows
 from cogview.sequences import SequenceFormat
 from cogview.transformer.config import TransformerConfig
@@ -59,16 +59,19 @@ def engine(**options: Any) -> Engine:
     return Engine(pack(model(), slice(0, VOCABULARY.image_codes)), **options)
 
 
-def picture(rows: int, columns: int, index: int = 0, text: Sequence[int] = (3, 9)) -> Small:
+def picture(rows: int, columns: int, index: int = 0, text: Sequence[int] = (3, 9)) -> SmallImage:
     codes = np.random.default_rng([rows, columns, index]).integers(0, VOCABULARY.image_codes, (rows, columns))
-    return Small(text, codes, 7, index)
+    return SmallImage(text, codes, 7, index)
 
 
 def enlarged(
-    pictures: Sequence[Small], sampling: SamplingParams, wanted: SequenceFormat | None = None, **options: Any
+    pictures: Sequence[SmallImage],
+    sampling: SamplingParams,
+    wanted: SequenceFormat | None = None,
+    **options: Any,
 ) -> list[NDArray[np.int64]]:
     batch = options.pop("batch_size", None)
-    found = dict(enlarge(engine(**options), wanted or form(), pictures, sampling, batch))
+    found = dict(upscale_codes(engine(**options), wanted or form(), pictures, sampling, batch))
     return [found[number] for number in range(len(pictures))]
 
 
@@ -134,7 +137,7 @@ def test_few_turns() -> None:
 # ---------------------------------------------------------------------------------------------- references
 
 
-def magnified(small: Small, order: Sequence[tuple[int, int, int]], step: int) -> NDArray[np.int64]:
+def magnified(small: SmallImage, order: Sequence[tuple[int, int, int]], step: int) -> NDArray[np.int64]:
     """The released ``magnify`` written plainly: one sequence with blanks a window, each filled on its own."""
     control, side = VOCABULARY.control, form().grid[0]
     begin = [control("[ROI1]"), *(np.array(small.text) + VOCABULARY.texts.start), control("[BASE]")]
@@ -168,7 +171,7 @@ def test_greedy_is_the_released_magnification() -> None:
 
 
 @torch.inference_mode()
-def plain(small: Small, sampling: SamplingParams, form: SequenceFormat) -> NDArray[np.int64]:
+def plain(small: SmallImage, sampling: SamplingParams, form: SequenceFormat) -> NDArray[np.int64]:
     """Window after window, token after token, the whole sequence read anew for each."""
     scale, (height, width) = form.grid[0] // form.context_grid[0], form.grid  # type: ignore[index]
     out = np.full((scale * small.codes.shape[0], scale * small.codes.shape[1]), -1)
@@ -190,7 +193,7 @@ def plain(small: Small, sampling: SamplingParams, form: SequenceFormat) -> NDArr
                 scores.append(model().logits(hidden, slice(0, VOCABULARY.image_codes)))
             noise = Streams([(small.seed, stream)], w.rows * width, "cpu").gumbel(place, 32)
             guided = guide(scores[0], scores[1], sampling.guidance_scale)
-            out[at] = int(draw(restrict(guided, sampling), noise))
+            out[at] = int(gumbel_sample(filter_logits(guided, sampling), noise))
     return out
 
 
@@ -225,8 +228,8 @@ def test_pictures_do_not_depend_on_their_company() -> None:
 
 def test_an_index_and_a_stage_are_streams_of_their_own() -> None:
     sampling, codes = SamplingParams(), picture(4, 4).codes
-    by_index = [enlarged([Small((), codes, 7, index)], sampling)[0] for index in (0, 1)]
-    second = dict(enlarge(engine(), form(), [Small((), codes, 7, 0)], sampling, stage=1))[0]
+    by_index = [enlarged([SmallImage((), codes, 7, index)], sampling)[0] for index in (0, 1)]
+    second = dict(upscale_codes(engine(), form(), [SmallImage((), codes, 7, 0)], sampling, stage=1))[0]
     assert not np.array_equal(by_index[0], by_index[1])
     assert not np.array_equal(by_index[0], second)
 
@@ -234,7 +237,7 @@ def test_an_index_and_a_stage_are_streams_of_their_own() -> None:
 def test_progress_reaches_its_total() -> None:
     seen: list[tuple[int, int]] = []
     small = [picture(4, 4), picture(2, 2)]
-    list(enlarge(engine(), form(), small, SamplingParams(), 1, lambda *now: seen.append(now)))
+    list(upscale_codes(engine(), form(), small, SamplingParams(), 1, lambda *now: seen.append(now)))
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 
@@ -243,11 +246,11 @@ def test_progress_reaches_its_total() -> None:
     [
         (picture(1, 4), form(), "1 x 4 codes"),
         (picture(4, 4, text=range(9)), form(), "9 tokens and 7 fit"),
-        (Small((), np.full((2, 2), 99), 0, 0), form(), "outside the vocabulary"),
-        (picture(4, 4), form(grid=(4, 5)), "whole number of times"),
-        (picture(4, 4), SequenceFormat(vocabulary=VOCABULARY, grid=(4, 4)), "does not enlarge"),
+        (SmallImage((), np.full((2, 2), 99), 0, 0), form(), "outside the vocabulary"),
+        (picture(4, 4), form(grid=(4, 5)), "the same integer factor"),
+        (picture(4, 4), SequenceFormat(vocabulary=VOCABULARY, grid=(4, 4)), "does not upscale"),
     ],
 )
-def test_what_cannot_be_enlarged(small: Small, given_form: SequenceFormat, message: str) -> None:
+def test_what_cannot_be_enlarged(small: SmallImage, given_form: SequenceFormat, message: str) -> None:
     with pytest.raises(CogViewError, match=message):
-        list(enlarge(engine(), given_form, [small], GREEDY))
+        list(upscale_codes(engine(), given_form, [small], GREEDY))

@@ -68,8 +68,8 @@ def test_rules_are_the_same(name: str) -> None:
         logits = logits_of(seed)
         noise = draws.Streams([(seed, i) for i in range(3)], 1).gumbel_of([0, 1, 2], [0, 0, 0], TOKENS)
         tensors = torch.from_numpy(logits), torch.from_numpy(noise)
-        kept = sampling.restrict(tensors[0], params, torch.from_numpy(labels))
-        np.testing.assert_allclose(draws.restrict(logits, params, labels), kept, rtol=2e-5, atol=2e-5)
+        kept = sampling.filter_logits(tensors[0], params, torch.from_numpy(labels))
+        np.testing.assert_allclose(draws.filter_logits(logits, params, labels), kept, rtol=2e-5, atol=2e-5)
         expected = sampling.sample(*tensors, params, torch.from_numpy(labels))
         assert draws.sample(logits, noise, params, labels).tolist() == expected.tolist()
 

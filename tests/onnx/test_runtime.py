@@ -123,7 +123,7 @@ def test_two_stages_upscale_any_image(two: tuple[Pipeline, Path]) -> None:
         expected = two[0].upscale(image, words, seed=4)[0]
         assert found.codes.tolist() == expected.codes.tolist()
         assert found.image.size == (48, 48)
-    with pytest.raises(CogViewError, match="enlarges 3 times"):
+    with pytest.raises(CogViewError, match="upscales 3 times"):
         load(two[1], 1).upscale(noise, times=2)
 
 
@@ -414,7 +414,7 @@ def test_a_damaged_export_is_one_line(
         (["generate", "nowhere", "a"], "no manifest.json"),
         (["caption", "FOLDER", "nothing.png"], "nothing.png"),
         (["score", "FOLDER", "PICTURE", "--text", " "], "nothing to score"),
-        (["upscale", "FOLDER", "PICTURE", "--times", "3"], "enlarges 2 or 4 times"),
+        (["upscale", "FOLDER", "PICTURE", "--times", "3"], "upscales 2 or 4 times"),
     ],
 )
 def test_bad_input_is_one_line(

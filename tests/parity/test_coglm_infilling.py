@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cogview.generation.decoder import pack
-from cogview.generation.editing import released_frame
+from cogview.generation.editing import released_crop_region
 from cogview.generation.engine import Engine
-from cogview.generation.infilling import Hole, arrange, fill, prompt_of
+from cogview.generation.infilling import InfillRequest, arrange, fill, prompt_of
 from cogview.transformer.attention import BlockCausal, TextAttentionBias
 from cogview.types import SamplingParams
 from tests.parity.cogview2 import coglm, facts, form, recorded
@@ -42,7 +42,7 @@ def whole_pattern() -> BlockCausal:
 def test_the_hole_is_filled_as_the_release_fills_it() -> None:
     engine = Engine(pack(coglm(), slice(0, 20_000)))
     settings = SamplingParams(top_k=1, emphasis=1.4)
-    [codes] = fill(engine, form(), [Hole(TEXT, CODES, 0, 0)], MASK, settings, style="released")
+    [codes] = fill(engine, form(), [InfillRequest(TEXT, CODES, 0, 0)], MASK, settings, style="released")
     assert np.array_equal(codes, RUN["block.image_tokens"][0].numpy())
 
 
@@ -56,7 +56,7 @@ def test_states_of_the_filled_sequence() -> None:
 @pytest.mark.parametrize("case", FACTS["geometry"], ids=["large", "small"])
 def test_what_is_cut_out(case: dict[str, object]) -> None:
     """Of a 480 px picture, a rectangle as the script takes it: rows first."""
-    frame = released_frame(case["coords"], size=480)  # type: ignore[arg-type]
+    frame = released_crop_region(case["coords"], size=480)  # type: ignore[arg-type]
     assert int(frame.mask.sum()) == case["mask_nonzero"]
     assert list(frame.box) == case["crop_box"]
     rows = ["".join(str(int(cell)) for cell in row) for row in frame.grid_mask((20, 20), "released")]

@@ -28,7 +28,7 @@ def test_columns_make_about_a_square_and_sizes_are_one() -> None:
 
 
 def test_what_is_wrong_is_said() -> None:
-    with pytest.raises(CogViewError, match="no picture"):
+    with pytest.raises(CogViewError, match="no image"):
         contact_sheet([])
     with pytest.raises(CogViewError, match="at least 1"):
         contact_sheet([Image.new("RGB", (8, 8))], columns=0)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cogview.errors import CogViewError
-from cogview.generation.sampling import restrict
+from cogview.generation.sampling import filter_logits
 from cogview.transformer.cache import KVCache
 from cogview.transformer.model import Transformer
 from cogview.types import SamplingParams
@@ -153,7 +153,7 @@ def _draw(
     logits: Tensor, settings: SamplingParams, beams: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Tokens (n, 1) and their log-probabilities (n,); one row of logits becomes ``beams``."""
-    probabilities = restrict(logits, settings.model_copy(update={"temperature": 1.0})).softmax(-1)
+    probabilities = filter_logits(logits, settings.model_copy(update={"temperature": 1.0})).softmax(-1)
     if len(logits) == 1 and beams > 1:
         tokens = torch.multinomial(probabilities, beams, replacement=True, generator=generator).T
         probabilities = probabilities.expand(beams, -1)

@@ -158,7 +158,7 @@ def test_pictures_of_many_kinds_are_read(site: Site, kind: str, mode: str) -> No
 @pytest.mark.parametrize(
     ("path", "fields", "files", "words"),
     [
-        (EDITS, {"prompt": "a red circle", "box": "0,0,900,9"}, ["image"], "does not lie in the picture"),
+        (EDITS, {"prompt": "a red circle", "box": "0,0,900,9"}, ["image"], "is not inside the image"),
         (EDITS, {"prompt": " ", "box": "0,0,5,5"}, ["image"], "the prompt is empty"),
         (EDITS, {"prompt": "red " * 60, "box": "0,0,5,5"}, ["image"], "tokens and the model reads"),
         (EDITS, {"prompt": "a", "box": "0,0,5,5", "order": "random"}, ["image"], "'together' or"),
@@ -173,7 +173,7 @@ def test_pictures_of_many_kinds_are_read(site: Site, kind: str, mode: str) -> No
         (UPSCALES, {"detail": "nan"}, ["image"], "detail"),
         (CAPTIONS, {"language": "fr"}, ["image"], "'zh' or 'en'"),
         (CAPTIONS, {"n": 5, "beams": 2}, ["image"], "need at least 5 beams"),
-        (CAPTIONS, {"beams": 2, "seed": 1}, ["image"], "exclude each other"),
+        (CAPTIONS, {"beams": 2, "seed": 1}, ["image"], "cannot be combined"),
         (SCORES, {}, ["image"], "'prompt' is missing"),
         (SCORES, {"prompt": "red " * 60}, ["image"], "tokens"),
     ],

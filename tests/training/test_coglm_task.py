@@ -12,7 +12,7 @@ from cogview.config import dump_yaml
 from cogview.errors import CogViewError
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
-from cogview.generation.infilling import Hole, fill
+from cogview.generation.infilling import InfillRequest, fill
 from cogview.generation.loop import SequenceRequest
 from cogview.sequences import CogLMFormat
 from cogview.training.launch import prepare_directory
@@ -52,7 +52,7 @@ def test_one_model_draws_fills_and_describes(trained: tuple[Transformer, CogLMFo
             words = list(caption(kind, language).pieces)
             [(_, drawn)] = engine.generate([SequenceRequest(form.image_prompt(words), 0, 0)], GREEDY)
             assert drawn.tolist() == codes.tolist()
-            hole = Hole(form.text_ids(words), codes, 0, 0)
+            hole = InfillRequest(form.text_ids(words), codes, 0, 0)
             [filled] = fill(engine, form, [hole], [[False, True], [True, True]], GREEDY)
             assert filled.tolist() == codes.tolist()
             asked = form.caption_prompt(codes, language)

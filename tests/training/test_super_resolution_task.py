@@ -26,7 +26,7 @@ from cogview.data.shards import (
 from cogview.errors import CogViewError
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
-from cogview.generation.window_super_resolution import Small, enlarge
+from cogview.generation.window_super_resolution import SmallImage, upscale_codes
 from cogview.sequences import SequenceFormat
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
@@ -102,7 +102,7 @@ def test_learns_to_enlarge(data: Path, tmp_path: Path) -> None:
     assert (form.kind, form.grid, form.context_grid) == ("super_resolution", (4, 4), (2, 2))
     engine = Engine(pack(Transformer.from_directory(run / "model"), slice(0, 8)))
     small = np.random.default_rng(9).integers(0, 8, (3, 5))
-    drawn = dict(enlarge(engine, form, [Small((), small, 0, 0)], SamplingParams(top_k=1)))[0]
+    drawn = dict(upscale_codes(engine, form, [SmallImage((), small, 0, 0)], SamplingParams(top_k=1)))[0]
     assert (drawn == large(small)).mean() > 0.97
 
 

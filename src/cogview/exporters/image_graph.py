@@ -15,7 +15,7 @@ from onnx import TensorProto
 from torch import nn
 
 from cogview.exporters.graph import Array, Graph, Matrix, WeightFile
-from cogview.generation.pixel_prior import KNOWN, PAINTED, WIDTH, neighbour_distance
+from cogview.generation.pixel_prior import DECODED, KNOWN, WIDTH, neighbour_distance
 from cogview.generation.upscaling import ROUNDS
 from cogview.onnx.manifest import ImageFiles, UpscalingFacts, Weights
 from cogview.tokenizers.quantizers import FiniteScalarQuantizer
@@ -44,7 +44,7 @@ def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path, precision: We
         multiple=config.multiple,
         codes=config.codes,
         upscaling=UpscalingFacts(
-            known=KNOWN, painted=PAINTED, width=WIDTH * neighbour_distance(tokenizer.quantizer), rounds=ROUNDS
+            known=KNOWN, painted=DECODED, width=WIDTH * neighbour_distance(tokenizer.quantizer), rounds=ROUNDS
         ),
     )
 

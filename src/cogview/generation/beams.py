@@ -1,4 +1,4 @@
-"""Beam search by a model: ``without_model.py`` says which texts are followed."""
+"""Beam search with a transformer; the search itself is in ``without_model.py``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cogview.generation.decoder import Decoder, prefill
 from cogview.generation.engine import TokenConstraint
-from cogview.generation.without_model import Beam, Scores, follow
+from cogview.generation.without_model import Beam, Scores, beam_search
 from cogview.transformer.cache import KVCache
 from cogview.types import Ids
 
@@ -18,24 +18,25 @@ from cogview.types import Ids
 def search(
     decoder: Decoder, hidden: Tensor, cache: KVCache, positions: Ids, constraint: TokenConstraint, beams: int
 ) -> list[Beam]:
-    """The best texts after a prompt, up to ``beams`` of them, the best first.
+    """The best continuations of a prompt, up to ``beams`` of them, the best first.
 
     Args:
-        hidden: (1, h), the state after the prompt; cache: of the prompt, batch 1; it is not changed.
-        positions: (n,) int64, of the tokens to be written, at most n.
+        hidden: (1, h), the hidden state after the prompt.
+        cache: of the prompt, batch 1; it is not modified.
+        positions: (n,) int64, positions of the tokens to generate, at most n.
     """
-    allow, held = constraint.filter(decoder.rows), cache.expand(1, cache.length + len(positions))
+    allow, beam_cache = constraint.filter(decoder.rows), cache.expand(1, cache.length + len(positions))
 
     def score(step: int, parents: Sequence[int], tokens: Sequence[int]) -> Scores:
-        nonlocal hidden, held
+        nonlocal hidden, beam_cache
         if step:
-            held = held.select(torch.tensor(parents, device=decoder.device))
-            new = torch.tensor([[token] for token in tokens], device=decoder.device)
-            places = torch.full_like(new, int(positions[step - 1]))
-            hidden = prefill(decoder, new, places, held)
+            beam_cache = beam_cache.select(torch.tensor(parents, device=decoder.device))
+            ids = torch.tensor([[token] for token in tokens], device=decoder.device)
+            step_positions = torch.full_like(ids, int(positions[step - 1]))
+            hidden = prefill(decoder, ids, step_positions, beam_cache)
         logits = decoder.head(hidden).float()
-        scores = allow(logits, range(len(logits)), [step] * len(logits)).log_softmax(-1)
-        found: Scores = scores.double().cpu().numpy()
-        return found
+        log_probs = allow(logits, range(len(logits)), [step] * len(logits)).log_softmax(-1)
+        scores: Scores = log_probs.double().cpu().numpy()
+        return scores
 
-    return follow(score, len(positions), decoder.rows.start, constraint.stop, beams)
+    return beam_search(score, len(positions), decoder.rows.start, constraint.stop, beams)

@@ -1,8 +1,8 @@
-"""Captions for images: text generated after an image's codes (CogView, section 3.2).
+"""Captioning: text generated after an image's codes (CogView, section 3.2).
 
-The sequence is the caption model's and ends at its end token; the release has none and always writes 20
-tokens. Captions are sampled like images, one random stream each, or found by beam search. A caption does not
-depend on the other images of its batch.
+A caption ends at the end token of the model's sequence format; the released format has none and always
+generates 20 tokens. Captions are sampled like images, each with its own random stream, or found by beam
+search. A caption does not depend on the other images of its batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from cogview.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A caption: its text, its tokens (n,) int64, and for beams the mean log-probability of its tokens."""
+    """A caption: its text, its text tokens (n,) int64, and with beam search its mean log-probability per
+    token."""
 
     text: str
     pieces: Ids
@@ -34,29 +35,30 @@ class Draft:
 
 
 def text_rows(vocabulary: Vocabulary, rows: int) -> slice:
-    """The rows of an output matrix of ``rows`` that are no image codes: text, control tokens and padding."""
+    """The rows of an output matrix of ``rows`` that are not image codes: text, control tokens, padding."""
     return slice(vocabulary.texts.start, rows)
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """A caption model: an engine over :func:`text_rows`, its sequences, and the text tokenizer."""
+    """A caption model: an engine over :func:`text_rows`, its sequence format, and the text tokenizer."""
 
     engine: Engine
     format: CaptionFormat
     text: TextTokenizer
 
     def prompt(self, codes: Ids, length: int | None = None, language: str | None = None) -> Prompt:
-        """The prompt for up to ``length`` tokens about an image (default: what fits)."""
+        """The prompt for a caption of up to ``length`` tokens (default: the model's limit)."""
         prompt = self.format.caption_prompt(codes, language)
         return replace(prompt, decode_positions=prompt.decode_positions[: self.steps(length)])
 
     def steps(self, length: int | None) -> int:
-        """Tokens to write at most; CogViewError for a ``length`` that the model does not reach."""
+        """The largest number of tokens to generate; raises CogViewError if ``length`` exceeds the model's
+        limit."""
         return caption_length(self.format, length)
 
     def constraint(self, language: str | None) -> TokenConstraint:
-        """What may come: the language's tokens, and the end of the caption."""
+        """Allows only the language's tokens and the end token."""
         rows, vocabulary = self.engine.decoder.rows, self.format.vocabulary
         allowed = torch.zeros(rows.stop - rows.start, dtype=torch.bool)
         allowed[: vocabulary.text_pieces] = torch.from_numpy(allowed_pieces(self.text, vocabulary, language))
@@ -68,34 +70,40 @@ class Captioner:
     def sample(
         self,
         images: Sequence[Ids],
-        wanted: Sequence[tuple[int, int, int]],
+        samples: Sequence[tuple[int, int, int]],
         params: SamplingParams,
         language: str | None = None,
         length: int | None = None,
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> Iterator[tuple[int, Draft]]:
-        """Sampled captions, as (number in ``wanted``, caption), as they are done.
+        """Sample captions; yields (number in ``samples``, caption) as soon as each is finished.
 
         Args:
-            images: codes (rows * columns,) of each; each is read once.
-            wanted: (number of its image, seed, index) of each caption.
+            images: codes (rows * columns,) of each image, which is prefilled once.
+            samples: (number of the image, seed, index) of each caption.
         """
         prompts = [self.prompt(codes, length, language) for codes in images]
-        requests = [SequenceRequest(prompts[image], seed, index) for image, seed, index in wanted]
-        plain = SamplingParams(guidance_scale=1.0).over(params)
-        found = self.engine.generate(requests, plain, batch_size, progress, self.constraint(language))
-        return ((number, self._draft(ids)) for number, ids in found)
+        requests = [SequenceRequest(prompts[image], seed, index) for image, seed, index in samples]
+        unguided = SamplingParams(guidance_scale=1.0).over(params)
+        results = self.engine.generate(requests, unguided, batch_size, progress, self.constraint(language))
+        return ((number, self._draft(ids)) for number, ids in results)
 
     def beams(
         self, codes: Ids, n: int, beams: int, language: str | None = None, length: int | None = None
     ) -> list[Draft]:
-        """The ``n`` best captions of one image found with ``beams``, the best first."""
+        """The ``n`` best captions of one image by a search of width ``beams``, the best first."""
         prompt, constraint = self.prompt(codes, length, language), self.constraint(language)
-        read = self.engine.prefill(prompt)
-        decoder = self.engine.decoder
-        found = search(decoder, read.hidden, read.cache, prompt.decode_positions, constraint, beams)
-        return [self._draft(np.array(beam.ids, dtype=np.int64), beam) for beam in found[:n]]
+        prefilled = self.engine.prefill(prompt)
+        results = search(
+            self.engine.decoder,
+            prefilled.hidden,
+            prefilled.cache,
+            prompt.decode_positions,
+            constraint,
+            beams,
+        )
+        return [self._draft(np.array(beam.ids, dtype=np.int64), beam) for beam in results[:n]]
 
     def _draft(self, ids: Ids, beam: Beam | None = None) -> Draft:
         tokens = ids - self.format.vocabulary.texts.start

@@ -1,18 +1,21 @@
-"""The transformer for inference: the same function as ``Transformer.forward`` with a cache, laid out for
+"""The transformer for inference: the same function as ``Transformer.forward`` with a cache, optimised for
 speed.
 
-A step at batch 1 is a few hundred small operations around one pass over the weights, so the layers are plain
-functions over packed weights, rows are kept two-dimensional, and the output matrix is cut to
-the rows that can come (while an image is drawn, its codes: 14 % of CogView's vocabulary).
+A decoding step at batch 1 is a few hundred small operations around one pass over the weights. The layers are
+therefore plain functions over packed weights, activations are two-dimensional (rows, features), and the
+output matrix is restricted to the rows that can be generated (for images their codes: 14 % of CogView's
+vocabulary).
 
-Linear layers are functions (rows, inputs) -> (rows, outputs), packed once for the processor, in four forms:
+Linear layers are functions (rows, inputs) -> (rows, outputs), packed once for the processor, in four
+variants:
 
 - ``plain``      the weights as they are, on any device and in any dtype
-- ``prepacked``  oneDNN's own layout, on a CPU: twice as fast as ``plain`` from two rows on, and the result of
-                 a row does not depend on how many there are
-- ``half``       one of the first two in bfloat16 or float16: inputs are rounded, results stay so
-- ``int8``       weights of a byte, one scale an output; inputs rounded to a byte, one scale a *row*, so that
-                 rows stay independent (PyTorch's dynamic quantisation has one scale for the whole batch)
+- ``prepacked``  oneDNN's layout, on a CPU: twice as fast as ``plain`` from two rows on, and the result of a
+                 row does not depend on the number of rows
+- ``half``       one of the first two in bfloat16 or float16: inputs are rounded, results are not converted
+                 back
+- ``int8``       8-bit weights with one scale per output; inputs rounded to 8 bits with one scale per *row*,
+                 so that rows stay independent (PyTorch's dynamic quantisation has one scale per batch)
 """
 
 from __future__ import annotations
@@ -41,12 +44,12 @@ from cogview.types import Precision
 Linear = Callable[[Tensor], Tensor]
 Attention = Callable[[Tensor, int], Tensor]  # query, key and value (t, 3h) of a layer -> (t, h)
 
-ROWS = 16  # rows that weights are packed for; oneDNN's layout for fewer is slower, even for those
+ROWS = 16  # rows that weights are packed for; oneDNN's layouts for fewer rows are slower even for those
 INT8 = 127
 
 
 def computing(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Where a model whose layers are kept so can be called: float32 inputs are rounded for its products."""
+    """A context for calling a model whose layers are stored in ``precision``: autocast for half precision."""
     if precision not in HALF_DTYPES:
         return nullcontext()
     return torch.autocast(device.type, dtype=HALF_DTYPES[precision])
@@ -60,9 +63,9 @@ def plain(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Lin
 
 
 def prepacked(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
-    """The same with the weights in oneDNN's layout, which takes as much memory again.
+    """:func:`plain` with a copy of the weights in oneDNN's layout.
 
-    One row is computed twice: for one alone oneDNN adds up in another order.
+    A single row is computed twice, since oneDNN sums in another order for a batch of one.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
     product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
@@ -79,14 +82,14 @@ def prepacked(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) ->
 def half(
     weight: Tensor, bias: Tensor | None = None, gelu: bool = False, *, dtype: torch.dtype, packed: bool
 ) -> Linear:
-    """The same with weights, inputs and result in ``dtype``."""
-    form = prepacked if packed else plain
-    linear = form(weight.to(dtype), None if bias is None else bias.to(dtype), gelu)
+    """:func:`plain` or :func:`prepacked` with weights, inputs and result in ``dtype``."""
+    variant = prepacked if packed else plain
+    linear = variant(weight.to(dtype), None if bias is None else bias.to(dtype), gelu)
     return lambda x: linear(x.to(dtype))
 
 
 def int8(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Linear:
-    """The same in integers: exact sums of products of bytes, scaled back by row and by output."""
+    """:func:`plain` in 8-bit integers with exact 32-bit sums, rescaled by row and by output."""
     scale = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8  # (outputs,)
     quantized = (weight / scale[:, None]).round().to(torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(quantized, [ROWS, weight.shape[1]])
@@ -108,16 +111,17 @@ def int8(weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Line
 
 
 def _levels() -> int:
-    """Steps on each side of 0 for inputs; without VNNI pairs of products must fit into 16 bits: 7 bits do."""
+    """Quantisation levels on each side of 0 for inputs: without VNNI, pairs of products must fit into 16
+    bits, which needs 7-bit inputs."""
     return INT8 if adds_bytes_exactly() else INT8 // 2
 
 
 def choose_linear(precision: Precision, device: torch.device, dtype: torch.dtype) -> Callable[..., Linear]:
-    """The form for a precision, device and the weights' dtype; CogViewError where there is none."""
+    """The variant for a precision, device and weight dtype; raises CogViewError if there is none."""
     cpu = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if precision == "int8":
         if not cpu:
-            raise CogViewError("int8 needs an x86 CPU with oneDNN; use the precision fp32")
+            raise CogViewError("int8 needs an x86 CPU with oneDNN; use precision fp32")
         return int8
     if precision in HALF_DTYPES:
         packed = cpu and precision == "bf16" and multiplies_bf16()
@@ -127,7 +131,7 @@ def choose_linear(precision: Precision, device: torch.device, dtype: torch.dtype
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: the LayerNorms around its two branches, and four linear layers."""
+    """One layer: the LayerNorms of its two branches, and four linear layers."""
 
     attention: Branch
     mlp: Branch
@@ -139,8 +143,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A transformer's weights, packed. tokens (vocab_size, h), positions (max_positions, h); ``head`` gives
-    the logits of the vocabulary's ``rows``; size: bytes of all of it; precision: of the layers"""
+    """A transformer's packed weights.
+
+    tokens: (vocab_size, h); positions: (max_positions, h); head: returns the logits of the vocabulary's
+    ``rows``; size: of all weights, in bytes; precision: of the layers.
+    """
 
     config: TransformerConfig
     tokens: Tensor
@@ -154,26 +161,26 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.tokens.device
 
     @property
     def rounds(self) -> bool:
-        """Whether layers round what they read (on a CPU), which makes of a last bit a larger difference."""
+        """Whether layers round their inputs (on a CPU), which amplifies differences in the last bit."""
         return self.precision != "fp32" and self.device.type == "cpu"
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the cache."""
+        """The dtype of the cache."""
         return HALF_DTYPES.get(self.precision, self.tokens.dtype)
 
 
 def pack(model: Transformer, rows: slice | None = None, precision: Precision = "fp32") -> Decoder:
     """The weights of ``model`` as a decoder that gives logits of the vocabulary's ``rows`` (default: all).
 
-    On a CPU the linear layers are copies, so ``model`` can be dropped; elsewhere they share its weights.
-    Attention is always computed with scores in float32, where equation 4 changes nothing. In half precision
-    the layers' products are; what layers add up, LayerNorms and logits are float32.
+    On a CPU the linear layers are copies, so ``model`` can be freed; elsewhere they share its weights.
+    Attention scores are always float32, for which equation 4 makes no difference. In half precision only the
+    linear layers are rounded; the residual stream, LayerNorms and logits are float32.
     """
     table = model.tokens.weight.detach()
     rows = slice(0, len(table)) if rows is None else rows
@@ -193,23 +200,23 @@ def pack(model: Transformer, rows: slice | None = None, precision: Precision = "
 
 
 def _size(model: Transformer, rows: slice, precision: Precision, copied: bool) -> int:
-    """Bytes of the packed weights; ``copied``: the head has rows of its own, not those of the table."""
+    """Bytes of the packed weights; ``copied``: the head is a copy of the table's rows."""
     inside = sum(x.numel() for x in model.blocks.parameters())
-    head = model.tokens.weight[rows].numel() if copied else 0
-    tables, own = model.tokens.weight.nbytes + model.positions.weight.nbytes, model.tokens.weight.itemsize
+    tokens = model.tokens.weight
+    head = tokens[rows].numel() if copied else 0
+    tables, itemsize = tokens.nbytes + model.positions.weight.nbytes, tokens.itemsize
     if precision == "int8":
         return tables + inside + head
-    return (
-        tables + inside * (HALF_DTYPES[precision].itemsize if precision in HALF_DTYPES else own) + head * own
-    )
+    layer_itemsize = HALF_DTYPES[precision].itemsize if precision in HALF_DTYPES else itemsize
+    return tables + inside * layer_itemsize + head * itemsize
 
 
 @dataclass(frozen=True)
 class Segment:
     """Consecutive tokens of some sequences, read in one forward.
 
-    rows: the sequences, of the cache; start: the tokens before these, in each; queries: the tokens of each;
-    views: for each layer whom they see, one view of all queries, or one of each.
+    rows: the rows of the cache; start: number of preceding tokens in each row; queries: number of tokens in
+    each row; views: the attention mask for each layer, one view for all queries or one per query.
     """
 
     rows: slice
@@ -227,10 +234,10 @@ def segment(
     rows: slice = slice(None),
     start: int | None = None,
 ) -> Segment:
-    """``queries`` tokens for sequences of a cache, by default of all, after what it holds.
+    """A segment of ``queries`` new tokens in rows of a cache (default: all rows), after its contents.
 
-    exact: attention is computed for each query by itself, so that its result is the same bit for bit whatever
-    is read with it.
+    exact: attention is computed for each query separately, so that its result does not depend on the other
+    queries, bit for bit.
     """
     start = cache.length if start is None else start
     lengths = [(1, start + i + 1) for i in range(queries)] if exact else [(queries, start + queries)]
@@ -251,16 +258,16 @@ def prefill(
     visibility: Visibility | None = None,
     exact: bool = False,
 ) -> Tensor:
-    """Read tokens into the cache; the hidden state of the last one of each row, after the last LayerNorm.
+    """Read tokens into the cache.
 
     Args:
         ids: (b, q) int64, the tokens that the cache does not hold yet.
         positions: (b, q) int64.
-        visibility: over all tokens, held and new; causal by default.
+        visibility: over all tokens, cached and new; causal by default.
         exact: as in :func:`segment`.
 
     Returns:
-        (b, h)
+        (b, h), the hidden state of the last token of each row, after the last LayerNorm.
     """
     x = _read(decoder, ids, positions, cache, visibility, exact)[:, -1]
     return x if decoder.norm is None else normalise(x, decoder.norm)
@@ -269,7 +276,7 @@ def prefill(
 def hidden_states(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
 ) -> Tensor:
-    """:func:`prefill`, but the hidden states of all new tokens (b, q, h)."""
+    """Like :func:`prefill`, but returns the hidden states of all new tokens (b, q, h)."""
     x = _read(decoder, ids, positions, cache, visibility)
     return x if decoder.norm is None else normalise(x, decoder.norm)
 
@@ -297,30 +304,33 @@ def read_segments(
     positions: Tensor,
     cache: KVCache,
     segments: Sequence[Segment],
-    wanted: Tensor,
+    outputs: Tensor,
 ) -> Tensor:
-    """Read segments of several lengths in one forward; what the cache counts as filled stays.
+    """Read segments of several lengths in one forward; the length of the cache does not change.
 
     Args:
         ids, positions: (t,) int64, segment after segment, in each row after row.
-        wanted: (m,) int64, the tokens whose hidden states are returned, after the last LayerNorm: (m, h).
+        outputs: (m,) int64, the tokens whose hidden states are returned.
+
+    Returns:
+        (m, h), after the last LayerNorm.
     """
     x = _forward(decoder, ids, positions, partial(_attend, decoder.config, cache, segments))
-    x = x.index_select(0, wanted)
+    x = x.index_select(0, outputs)
     return x if decoder.norm is None else normalise(x, decoder.norm)
 
 
 def read_window(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, places: Tensor, bias: Tensor
 ) -> Tensor:
-    """Read as many tokens of every row, each row at a place of its own; the cache's length stays.
+    """Read q tokens of every row, each row at its own offset in the cache, whose length does not change.
 
-    All shapes are the same wherever the rows stand, and nothing waits for the device, so that a CUDA graph
-    can hold the call.
+    Shapes do not depend on the offsets and nothing synchronizes with the device, so that the call can be
+    captured in a CUDA graph.
 
     Args:
         ids, positions: (b, q) int64.
-        places: (b, q) int64, where in the cache the tokens stand.
+        places: (b, q) int64, indices of the tokens in the cache.
         bias: (b, 1, q, k) of the cache's dtype, added to the scores of the cache's first k tokens.
 
     Returns:
@@ -332,7 +342,7 @@ def read_window(
 
 
 def _forward(decoder: Decoder, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-    """Hidden states (t, h) of tokens ids and positions (t,), before the last LayerNorm."""
+    """Hidden states (t, h) before the last LayerNorm; ids and positions: (t,)."""
     x = F.embedding(ids, decoder.tokens).add_(F.embedding(positions, decoder.positions))
     for index, layer in enumerate(decoder.layers):
         x = _layer(layer, index, x, attention)
@@ -342,7 +352,7 @@ def _forward(decoder: Decoder, ids: Tensor, positions: Tensor, attention: Attent
 def decode_step(
     decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, visibility: Visibility | None = None
 ) -> Tensor:
-    """Read one token a row, ids and positions (b,); the logits (b, rows) of what follows it."""
+    """Read one token per row, ids and positions (b,); returns the logits (b, rows) of the next token."""
     return decoder.head(prefill(decoder, ids[:, None], positions[:, None], cache, visibility))
 
 
@@ -359,40 +369,40 @@ def _attend(
     config: TransformerConfig, cache: KVCache, segments: Sequence[Segment], qkv: Tensor, index: int
 ) -> Tensor:
     """Attention from (t, 3h) to (t, h), segment by segment."""
-    found, first = list[Tensor](), 0
+    outputs, first = list[Tensor](), 0
     for part in segments:
         rows = len(range(*part.rows.indices(cache.batch)))
-        own = qkv[first : first + rows * part.queries]
-        first += len(own)
-        parts = own.view(rows, part.queries, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
-        held = cache.update(index, parts[1:], part.rows, part.start)  # (2, rows, heads, k, head_dim)
-        attended = attend_in_parts(parts[0], held[0], held[1], part.views[index])
-        found.append(attended.transpose(1, 2).reshape(-1, config.hidden))
-    return found[0] if len(found) == 1 else torch.cat(found)
+        packed = qkv[first : first + rows * part.queries]
+        first += len(packed)
+        parts = packed.view(rows, part.queries, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
+        key, value = cache.update(index, parts[1:], part.rows, part.start)  # (rows, heads, k, head_dim) each
+        attended = attend_in_parts(parts[0], key, value, part.views[index])
+        outputs.append(attended.transpose(1, 2).reshape(-1, config.hidden))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _attend_window(
     config: TransformerConfig, cache: KVCache, places: Tensor, bias: Tensor, qkv: Tensor, index: int
 ) -> Tensor:
-    """Attention from (t, 3h) to (t, h), every row at its places."""
+    """Attention from (t, 3h) to (t, h), each row at its offset in the cache."""
     rows, queries = places.shape
     parts = qkv.view(rows, queries, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
-    held, new = cache.entries[:, index], parts[1:]  # (2, rows, heads, n, head_dim)
-    held.scatter_(3, places[None, :, None, :, None].expand_as(new), new)
-    key, value = held[..., : bias.shape[-1], :]
+    entries, new = cache.entries[:, index], parts[1:]  # (2, rows, heads, n, head_dim)
+    entries.scatter_(3, places[None, :, None, :, None].expand_as(new), new)
+    key, value = entries[..., : bias.shape[-1], :]
     attended = F.scaled_dot_product_attention(parts[0], key, value, bias)
     return attended.transpose(1, 2).reshape(-1, config.hidden)
 
 
 def _join(x: Tensor, y: Tensor, branch: Branch) -> Tensor:
-    """The residual stream with a branch's output added."""
+    """Add a branch's output to the residual stream."""
     if branch.norm_out is None:
         return x + y
     return normalise(x + y, branch.norm_out) if branch.after_sum else x + normalise(y, branch.norm_out)
 
 
 def normalise(x: Tensor, norm: LayerNorm) -> Tensor:
-    """``norm(x)`` in fewer operations, of the norm's dtype."""
+    """``norm(x)`` in fewer operations, in the norm's dtype."""
     x = x.to(norm.weight.dtype)
     if norm.relax == "token":
         x = x / x.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)

@@ -1,8 +1,8 @@
-"""Editing in pixels: what is cut out for the model, and how its result goes back (CogView2, section 3.1).
+"""Pixel operations of inpainting: cropping for the model and pasting its result (CogView2, section 3.1).
 
-A mask of any shape is True where the image is generated again. A small region in a large image is cut
-out with its surroundings, enlarged to the size the model knows, filled and pasted back. Pixels outside the
-mask stay what they were, bit for bit; inside, the new pixels set in over a few pixels' width.
+A mask of any shape is True where the image is generated again. A small region of a large image is cropped
+with its surroundings, upscaled to the model's size, filled and pasted back. Pixels outside the mask stay
+unchanged, bit for bit; inside, old and new pixels are blended over a margin of a few pixels.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from PIL import Image, ImageFilter
 from cogview.errors import CogViewError
 from cogview.types import FEATHER
 
-MARGIN = 20 / 14  # side of what is cut out, over that of the masked part
-WHITE = 128  # a mask's grey from which it counts as white
+MARGIN = 20 / 14  # side of the crop, relative to that of the masked part
+WHITE = 128  # smallest grey level of a mask that counts as white
 
 Mask = NDArray[np.bool_]
 Crop = Literal["auto", "whole", "tight"]
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """A mask (height, width) and the part of the image that the model sees.
+class CropRegion:
+    """A mask (height, width) and the crop of the image that the model reads.
 
-    box and inner: (top, left, bottom, right) of that part, and of the masked pixels.
+    box, inner: (top, left, bottom, right) of the crop, and of the masked pixels.
     """
 
     mask: Mask
@@ -39,25 +39,25 @@ class Frame:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of the part."""
+        """Height and width of the crop."""
         return self.box[2] - self.box[0], self.box[3] - self.box[1]
 
     def cut(self, image: Image.Image) -> Image.Image:
-        """The part of an image."""
+        """Crop an image."""
         top, left, bottom, right = self.box
         return image.crop((left, top, right, bottom))
 
     def grid_mask(self, grid: tuple[int, int], style: Literal["covered", "released"] = "covered") -> Mask:
-        """The mask (rows, columns) of the part's tokens.
+        """The mask (rows, columns) of the crop's tokens.
 
-        ``covered``: every token with a masked pixel in it. ``released``: by the pixel at its upper left.
+        ``covered``: every token with a masked pixel. ``released``: decided by the token's upper left pixel.
         """
         top, left, bottom, right = self.box
         part = self.mask[top:bottom, left:right]
         (rows, columns), (height, width) = grid, part.shape
         if style == "released":
-            chosen: Mask = part[np.arange(rows) * height // rows][:, np.arange(columns) * width // columns]
-            return chosen
+            corners: Mask = part[np.arange(rows) * height // rows][:, np.arange(columns) * width // columns]
+            return corners
         sums = np.zeros((height + 1, width + 1), dtype=np.int64)
         sums[1:, 1:] = part.cumsum(0).cumsum(1)
         tops, bottoms = _edges(rows, height)
@@ -68,7 +68,7 @@ class Frame:
 
 
 def _edges(tokens: int, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first pixel of every token and the one after its last; neighbours may share one."""
+    """The first pixel of every token and the one after its last; neighbouring tokens may share a pixel."""
     index = np.arange(tokens, dtype=np.int64)
     return index * pixels // tokens, -(-(index + 1) * pixels // tokens)
 
@@ -79,13 +79,14 @@ def inner_box(mask: Mask) -> tuple[int, int, int, int]:
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
-def frame(mask: Mask, crop: Crop = "auto", smallest: int = 1, to_last: bool = False) -> Frame:
-    """What the model sees of an image with this mask.
+def crop_region(mask: Mask, crop: Crop = "auto", smallest: int = 1, to_last: bool = False) -> CropRegion:
+    """The crop that the model reads of an image with this mask.
 
-    ``tight``: a square of the masked part's longer side times 20/14, around its middle, moved inside the
-    image. ``auto``: the same, but no side below ``smallest``, so that nothing is enlarged. ``whole``: all.
-    Where the square does not fit, the image's own side is taken. to_last: the middle is that between the
-    first and the last masked pixel, as in the release, which may be one pixel further up and left.
+    ``tight``: a square of 20/14 times the masked part's longer side, centred on it and shifted into the
+    image. ``auto``: the same, but with sides of at least ``smallest``, so that nothing is upscaled.
+    ``whole``: the entire image. If the square is larger than the image in one dimension, the image's side is
+    used there. to_last: the centre is that between the first and the last masked pixel, as in the released
+    code, which may be one pixel further up and left.
     """
     height, width = mask.shape
     inner = inner_box(mask)
@@ -94,44 +95,48 @@ def frame(mask: Mask, crop: Crop = "auto", smallest: int = 1, to_last: bool = Fa
     if crop == "auto":
         side = max(side, smallest)
     if crop == "whole" or side >= max(height, width):
-        return Frame(mask, (0, 0, height, width), inner)
+        return CropRegion(mask, (0, 0, height, width), inner)
     (top, bottom), (left, right) = (
         _centred(inner[i], inner[i + 2] - to_last, side, limit) for i, limit in ((0, height), (1, width))
     )
-    return Frame(mask, (top, left, bottom, right), inner)
+    return CropRegion(mask, (top, left, bottom, right), inner)
 
 
 def _centred(first: int, end: int, side: int, limit: int) -> tuple[int, int]:
-    """A run of ``side`` around the middle of another, moved into 0 ... ``limit``."""
+    """An interval of length ``side``, centred on another and shifted into 0 ... ``limit``."""
     side = min(side, limit)
     start = min(max(0, (first + end - side) // 2), limit - side)
     return start, start + side
 
 
-def released_frame(fractions: Sequence[float], size: int = 480) -> Frame:
-    """The release's: a rectangle (top, left, bottom, right) in fractions of a square of ``size`` pixels."""
+def released_crop_region(fractions: Sequence[float], size: int = 480) -> CropRegion:
+    """The crop of the released code, for a masked rectangle (top, left, bottom, right) in fractions of a
+    square image of ``size`` pixels."""
     top, left, bottom, right = (int(size * value) for value in fractions)
     mask = np.zeros((size, size), dtype=np.bool_)
     mask[top:bottom, left:right] = True
-    return frame(checked(mask, (size, size), allow_full=True), "tight", to_last=True)
+    return crop_region(checked_mask(mask, (size, size), allow_full=True), "tight", to_last=True)
 
 
 # ---------------------------------------------------------------------------------------------- masks
 
 
-def checked(
+def checked_mask(
     mask: ArrayLike, size: tuple[int, int], allow_full: bool = False, where: str = "the mask"
 ) -> Mask:
-    """A mask for an image of ``size`` (width, height); CogViewError for another size, nothing or all."""
-    found = np.asarray(mask, dtype=np.bool_)
-    if found.shape != size[::-1]:
-        has = " x ".join(map(str, found.shape[::-1]))
-        raise CogViewError(f"{where} has {has} pixels, the picture {size[0]} x {size[1]}; make them equal")
-    if not found.any():
-        raise CogViewError(f"{where} is empty: paint white what is to be generated again")
-    if found.all() and not allow_full:
-        raise CogViewError(f"{where} covers the whole picture: leave something, or use cogview generate")
-    return found
+    """Check a mask for an image of ``size`` (width, height).
+
+    Raises CogViewError if it has another size, is empty, or (unless ``allow_full``) covers the image.
+    """
+    array = np.asarray(mask, dtype=np.bool_)
+    if array.shape != size[::-1]:
+        actual = " x ".join(map(str, array.shape[::-1]))
+        raise CogViewError(f"{where} has {actual} pixels, the image {size[0]} x {size[1]}; make them equal")
+    if not array.any():
+        raise CogViewError(f"{where} is empty: paint the part to generate again white")
+    if array.all() and not allow_full:
+        raise CogViewError(f"{where} covers the whole image: leave a part out, or use cogview generate")
+    return array
 
 
 def mask_of_image(image: Image.Image) -> Mask:
@@ -145,13 +150,16 @@ def mask_of_image(image: Image.Image) -> Mask:
 
 
 def mask_of_boxes(boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, int]) -> Mask:
-    """True inside boxes (left, top, right, bottom) in pixels; CogViewError for one that is not inside."""
+    """A mask that is True inside boxes (left, top, right, bottom) in pixels.
+
+    Raises CogViewError for a box outside of the image.
+    """
     width, height = size
     mask = np.zeros((height, width), dtype=np.bool_)
     for left, top, right, bottom in boxes:
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise CogViewError(
-                f"the box {left},{top},{right},{bottom} does not lie in the picture of {width} x {height} "
+                f"the box {left},{top},{right},{bottom} is not inside the image of {width} x {height} "
                 "pixels (left,top,right,bottom)"
             )
         mask[top:bottom, left:right] = True
@@ -159,17 +167,17 @@ def mask_of_boxes(boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, i
 
 
 def check_boxes(image: Path, boxes: Sequence[str]) -> None:
-    """CogViewError for a box (:func:`read_box`) that does not lie in the image of a file."""
+    """Raise CogViewError for a box (:func:`read_box`) outside of the image in a file."""
     if not boxes:
         return
     with Image.open(image) as file:
-        turned = file.getexif().get(0x0112, 1) >= 5  # stored lying on its side
-        size = file.size[::-1] if turned else file.size
+        rotated = file.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap width and height
+        size = file.size[::-1] if rotated else file.size
     mask_of_boxes([read_box(box, size) for box in boxes], size)
 
 
-def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:
-    """Four whole numbers of pixels; CogViewError for anything else. 12.0 is 12."""
+def integer_box(box: Sequence[float]) -> tuple[int, int, int, int]:
+    """A box of four integers, in pixels; 12.0 counts as 12. Raises CogViewError for anything else."""
     try:
         left, top, right, bottom = (int(value) for value in box)
         if tuple(box) != (left, top, right, bottom):
@@ -182,7 +190,7 @@ def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:
 
 
 def read_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """``x0,y0,x1,y1`` in pixels, or each a percentage (``25%``) of the width or height."""
+    """Parse ``x0,y0,x1,y1`` in pixels, or as percentages (``25%``) of the width or height."""
     parts = text.replace(" ", "").split(",")
     try:
         if len(parts) != 4:
@@ -195,9 +203,9 @@ def read_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def _length(text: str, whole: int) -> int:
-    """Pixels of ``12`` or ``50%``."""
-    return round(float(text[:-1]) * whole / 100) if text.endswith("%") else int(text)
+def _length(text: str, total: int) -> int:
+    """Parse a length in pixels: ``12``, or ``50%`` of the total."""
+    return round(float(text[:-1]) * total / 100) if text.endswith("%") else int(text)
 
 
 # ---------------------------------------------------------------------------------------------- pasting
@@ -206,7 +214,7 @@ def _length(text: str, whole: int) -> int:
 def soften(mask: Mask, feather: int = FEATHER) -> NDArray[np.float32]:
     """Opacity (height, width) of the new pixels: 0 outside, rising to 1 over ``feather`` pixels inside.
 
-    At the image's own border nothing rises. A mask too thin for it is as opaque in its middle.
+    There is no ramp along the border of the image. A mask thinner than the ramp reaches 1 at its centre.
     """
     inside = Image.fromarray(mask.astype(np.uint8) * 255)
     total = np.zeros(mask.shape, dtype=np.float32)
@@ -220,16 +228,16 @@ def soften(mask: Mask, feather: int = FEATHER) -> NDArray[np.float32]:
     return opacity
 
 
-def paste(original: Image.Image, new: Image.Image, area: Frame, feather: int = FEATHER) -> Image.Image:
-    """The original (RGB, or RGBA) with new pixels (RGB, of the part's size) inside the mask.
+def paste(original: Image.Image, new: Image.Image, region: CropRegion, feather: int = FEATHER) -> Image.Image:
+    """Paste new pixels (RGB, of the crop's size) into the original (RGB or RGBA), inside the mask.
 
-    What was transparent there is opaque then.
+    Pasted pixels are opaque.
     """
-    top, left, bottom, right = area.box
+    top, left, bottom, right = region.box
     pixels = np.array(original)
-    opacity = soften(area.mask, feather)[top:bottom, left:right, None]
+    opacity = soften(region.mask, feather)[top:bottom, left:right, None]
     old = pixels[top:bottom, left:right]
-    over = np.array(new.convert(original.mode), dtype=np.float32)
-    mixed = np.rint(old + opacity * (over - old)).astype(np.uint8)
-    pixels[top:bottom, left:right] = np.where(area.mask[top:bottom, left:right, None], mixed, old)
+    pasted = np.array(new.convert(original.mode), dtype=np.float32)
+    blended = np.rint(old + opacity * (pasted - old)).astype(np.uint8)
+    pixels[top:bottom, left:right] = np.where(region.mask[top:bottom, left:right, None], blended, old)
     return Image.fromarray(pixels)

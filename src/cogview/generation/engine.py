@@ -1,13 +1,14 @@
-"""The generation engine: batches of sequence requests within the memory there is.
+"""The generation engine: runs sequence requests in batches that fit into memory.
 
-The engine knows no task. It plans batches by free memory, prefills each prompt once, and runs a decoding
-strategy (``strategies.py``); when memory still runs out, it goes on with half the batch, and what is finished
-has been handed over already.
+The engine is independent of the task. It plans batches by free memory, prefills each prompt once, and runs a
+decoding strategy (``strategies.py``). If memory runs out nevertheless, it continues with half the batch size;
+finished results have been yielded before.
 
-Request i gives the same tokens alone and in any batch, up to rounding that flips a near-tie.
-``deterministic`` removes that: every batch has ``ROWS`` rows of one prompt, image i is always in row i modulo
-``ROWS``, and each query attends by itself, so each number is computed by the same operations on the same
-operands whatever else is generated, by every strategy (on one machine, with one number of threads).
+Request i generates the same tokens alone and in any batch, up to rounding that flips a near-tie.
+``deterministic`` excludes that: every batch has ``ROWS`` rows of one prompt, image i is always in row i
+modulo ``ROWS``, and attention is computed for each query separately. So each number results from the same
+operations on the same operands whatever else is generated, with every strategy (on one machine, with one
+number of threads).
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ from cogview.types import Ids, ProgressCallback, SamplingParams, StepCallback
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH = {"cpu": 16, "cuda": 64}  # more is hardly faster, and later to show its first image
-SHARE = 0.8  # of the free memory, the rest is for what is not counted
-UNKNOWN = 1 << 30  # taken as free where the system does not say
+BATCH = {"cpu": 16, "cuda": 64}  # larger batches are hardly faster and delay the first image
+SHARE = 0.8  # of the free memory; the rest is reserved for allocations that are not counted
+UNKNOWN = 1 << 30  # free bytes assumed if the system does not report them
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a number of images (or texts) is drawn in the memory there is.
+    """How images (or texts) are generated within the available memory.
 
-    weights: bytes the model takes already; cache, work: bytes one image takes, for what attention reads and
-    for the rest; free: bytes there are; batch: images at a time.
+    weights: bytes of the model; cache, work: bytes per image, for the KV cache and for everything else; free:
+    available bytes; batch: images at a time.
     """
 
     weights: int
@@ -91,7 +92,7 @@ def _system() -> int:
 
 
 def _container(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What the control group leaves; a container's limit does not show in /proc/meminfo."""
+    """Bytes left in the control group; /proc/meminfo does not show a container's limit."""
     try:
         limit, used = ((root / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
         return max(0, int(limit) - int(used))
@@ -100,7 +101,7 @@ def _container(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def bytes_per_row(config: TransformerConfig, length: int, logits: int, dtype: torch.dtype) -> int:
-    """Bytes that one sequence of ``length`` tokens takes: its cache, and its share of the widest step."""
+    """Bytes that one sequence of ``length`` tokens needs: its cache, and its share of the largest step."""
     hidden = config.hidden * (4 + 2 * config.ffn_multiple)
     return KVCache.size_in_bytes(config, 1, length, dtype) + 4 * hidden + 40 * logits
 
@@ -113,15 +114,16 @@ def rows_that_fit(free: int, per_row: int) -> int:
 def halving(
     items: Sequence[T], size: int, run: Callable[[Sequence[T], int], R], device: torch.device, advice: str
 ) -> Iterator[tuple[Sequence[T], R]]:
-    """Batches of at most ``size`` items with what ``run`` makes of each; half as many after memory ran out.
+    """Run batches of at most ``size`` items; yields each batch with its result.
 
-    ``run`` gets the batch and the size. OutOfMemory with ``advice`` where not even one item fits.
+    After running out of memory the size is halved. ``run`` is called with the batch and the size. Raises
+    OutOfMemory with ``advice`` if not even one item fits.
     """
     first = 0
     while first < len(items):
         batch = items[first : first + size]
         try:
-            made = run(batch, size)
+            result = run(batch, size)
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
@@ -129,11 +131,11 @@ def halving(
             if size == 1:
                 raise OutOfMemory(f"out of memory on {device} with one at a time", advice) from error
             half = (size + 1) // 2
-            log.warning("out of memory with %d at a time; going on with %d", size, half)
+            log.warning("out of memory with %d at a time; continuing with %d", size, half)
             size = half
         else:
             first += len(batch)
-            yield batch, made
+            yield batch, result
             continue
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -142,15 +144,15 @@ def halving(
 log = logging.getLogger(__name__)
 
 ROWS = 4
-Numbers = list[int | None]  # requests of a batch, None for a row that only fills it
+Numbers = list[int | None]  # numbers of the requests of a batch, None for a padding row
 
 
 @dataclass(frozen=True, eq=False)
 class TokenConstraint:
-    """What a text may consist of and how it ends, for tokens whose number is not fixed.
+    """Allowed tokens and stop token of a text, whose length is not fixed.
 
-    allowed: (v,) bool over the decoder's rows, the tokens that may come; stop: the id (of the vocabulary)
-    that ends a sequence, None: nothing does, all tokens are generated; least: tokens before it may end.
+    allowed: (v,) bool over the decoder's rows; stop: the id (of the vocabulary) that ends a sequence, None:
+    all tokens are generated; least: minimum number of tokens before the stop token.
     """
 
     allowed: Tensor
@@ -158,7 +160,7 @@ class TokenConstraint:
     least: int = 1
 
     def filter(self, rows: slice) -> Filter:
-        """Puts the logits (b, v) over ``rows`` of what cannot come at -inf."""
+        """A function that sets the logits (b, v) of disallowed tokens to -inf."""
         forbidden = ~self.allowed
         at_first = forbidden.clone()
         if self.stop is not None:
@@ -171,7 +173,7 @@ class TokenConstraint:
         return forbid
 
     def ended(self, ids: Ids) -> Ids:
-        """The tokens (n,) before the one that ends them."""
+        """The tokens (n,) before the stop token."""
         if self.stop is None or self.stop not in ids:
             return ids
         return ids[: int((ids == self.stop).argmax())]
@@ -179,12 +181,12 @@ class TokenConstraint:
 
 @dataclass
 class Engine:
-    """Generates sequences with a decoder; only tokens of the decoder's ``rows`` can come.
+    """Generates sequences with a decoder; only tokens of the decoder's ``rows`` are generated.
 
-    free: free bytes of a device; for tests and for those who share a machine. clusters: (rows,) int64, the
-    cluster of each of the decoder's rows, for cluster sampling. sparse: three-region sparse attention; None:
-    every token sees all before it. strategy: how a batch is decoded; each gives the same tokens. next_tokens:
-    guesses for texts, which decide how fast they are decoded.
+    free: returns the free bytes of a device; replaced in tests and on shared machines. clusters: (rows,)
+    int64, the cluster of each of the decoder's rows, for cluster sampling. sparse: three-region sparse
+    attention; None: causal attention. strategy: how a batch is decoded; all strategies generate the same
+    tokens. next_tokens: guesses for texts, which only affect speed.
     """
 
     decoder: Decoder
@@ -206,45 +208,45 @@ class Engine:
         first: int = 0,
         step_callback: StepCallback | None = None,
     ) -> Iterator[tuple[int, Ids]]:
-        """The tokens of every request, as (its number, ids (n,) of the vocabulary), as its batch is done.
+        """Generate the tokens of every request; yields (its number, ids (n,) of the vocabulary) by batch.
 
-        All requests have the same number of tokens; with ``constraint`` it is the most.
+        All requests have the same number of tokens; with ``constraint`` it is the maximum.
 
         Args:
-            batch_size: the most requests at a time (default: what fits, at most 16 on a CPU).
+            batch_size: the largest batch (default: what fits into memory, at most 16 on a CPU).
             progress: called with the tokens generated so far and their total.
             first: how many numbers of each random stream were used before.
             step_callback: called after each token with the numbers of the requests in the batch and their
-                tokens so far (requests, tokens). What either callback raises ends the generation.
+                tokens so far (requests, tokens). An exception in either callback ends the generation.
 
         Raises:
-            OutOfMemory: even one request does not fit. CogViewError: clusters are asked for and there are
-            none.
+            OutOfMemory: even one request does not fit.
+            CogViewError: cluster sampling is requested for a model without clusters, or a text attention bias
+                with sparse attention.
         """
         if params.text_attention_bias and self.sparse:
-            raise CogViewError("emphasis does not go with sparse attention; draw with emphasis 0")
+            raise CogViewError("emphasis cannot be combined with sparse attention; use emphasis 0")
         if params.clusters and self.clusters is None:
-            raise CogViewError(
-                "this model has no clusters of image codes; draw with clusters 0", field="clusters"
-            )
+            raise CogViewError("this model has no clusters of image codes; use clusters 0", field="clusters")
         total, done = sum(len(one.prompt.decode_positions) for one in requests), 0
         waiting = set(range(len(requests)))
 
         def run(batch: Sequence[Numbers], size: int) -> tuple[Numbers, Ids]:
-            rows = [number for part in batch for number in part]
+            rows = [number for group in batch for number in group]
             report = _reporter(progress, step_callback, rows, done, total)
             try:
-                chosen = [requests[i] for i in _filled(rows)]
-                return rows, self._run(chosen, params, report, constraint, first).T.cpu().numpy()
+                batch_requests = [requests[i] for i in _padded(rows)]
+                tokens = self._run(batch_requests, params, report, constraint, first)
+                return rows, tokens.T.cpu().numpy()
             except (RuntimeError, MemoryError):
                 self._prefilled.clear()
                 raise
 
-        way = "leave the deterministic mode" if self.deterministic else "close other programs"
-        advice, parts = f"{way}, or take a smaller model", self._parts(requests)
+        remedy = "turn off deterministic mode" if self.deterministic else "close other programs"
+        advice, groups = f"{remedy}, or use a smaller model", self._groups(requests)
         size = 1 if self.deterministic else self._batch_size(requests, batch_size)
         try:
-            for _, (rows, tokens) in halving(parts, size, run, self.decoder.device, advice):
+            for _, (rows, tokens) in halving(groups, size, run, self.decoder.device, advice):
                 present = [(row, number) for row, number in enumerate(rows) if number is not None]
                 done += len(present) * tokens.shape[1]
                 waiting -= {number for _, number in present}
@@ -268,7 +270,7 @@ class Engine:
         prompts = [one.prompt for one in requests]
         if guided:
             negative = [one.negative_prompt for one in requests if one.negative_prompt is not None]
-            assert len(negative) == len(requests), "guidance needs a prompt to move away from"
+            assert len(negative) == len(requests), "guidance needs a negative prompt for every request"
             prompts += negative
         hidden, cache, visibility = loop.fan_out(
             decoder, prompts, [self._prefill(p, bias) for p in prompts], bias
@@ -281,12 +283,12 @@ class Engine:
             )
         tokens = torch.from_numpy(loop.known_tokens(requests)).to(decoder.device)
         positions = torch.stack([torch.from_numpy(p.decode_positions) for p in prompts], 1).to(decoder.device)
-        likely = loop.likelihood_filter(requests)
+        likelihoods = loop.likelihood_filter(requests)
         batch = Batch(
             decoder, params, tokens, positions, hidden, cache, visibility,
             noise=Streams(streams, len(tokens), decoder.device, first),
             guided=guided,
-            filter=likely if constraint is None else constraint.filter(decoder.rows),
+            filter=likelihoods if constraint is None else constraint.filter(decoder.rows),
             clusters=self.clusters,
             stop=None if constraint is None else constraint.stop,
             exact=self.sparse is None and (self.deterministic or decoder.rounds),
@@ -297,11 +299,11 @@ class Engine:
         return batch.tokens
 
     def prefill(self, prompt: Prompt) -> Prefilled:
-        """A prompt's state and cache, for those who decode by themselves."""
+        """A prompt's hidden state and cache, for callers with their own decoding loop."""
         return loop.prefill(self.decoder, prompt)
 
     def _prefill(self, prompt: Prompt, bias: float) -> Prefilled:
-        """The same, once for each prompt."""
+        """The same, cached for each prompt."""
         if prompt not in self._prefilled:
             self._prefilled[prompt] = loop.prefill(self.decoder, prompt, bias)
         return self._prefilled[prompt]
@@ -309,10 +311,10 @@ class Engine:
     def _forget(self, waiting: Sequence[SequenceRequest]) -> None:
         """Drop the caches of prompts that no waiting request needs."""
         needed = {prompt for one in waiting for prompt in one.prompts}
-        self._prefilled = {prompt: read for prompt, read in self._prefilled.items() if prompt in needed}
+        self._prefilled = {prompt: done for prompt, done in self._prefilled.items() if prompt in needed}
 
     def plan(self, requests: Sequence[SequenceRequest], batch_size: int | None = None) -> MemoryPlan:
-        """How much memory the requests take, and how many of them run at a time."""
+        """How much memory the requests need, and how many of them run at a time."""
         decoder = self.decoder
         longest = max(len(p.ids) + len(p.decode_positions) for one in requests for p in one.prompts)
         rows = max(len(one.prompts) for one in requests)
@@ -320,8 +322,8 @@ class Engine:
         row = bytes_per_row(decoder.config, longest, logits, decoder.dtype)
         cache = KVCache.size_in_bytes(decoder.config, 1, longest, decoder.dtype)
         free = self.free(decoder.device)
-        asked = batch_size or BATCH.get(decoder.device.type, BATCH["cpu"])
-        fitting = min(asked, rows_that_fit(free, row * rows), len(requests))
+        largest = batch_size or BATCH.get(decoder.device.type, BATCH["cpu"])
+        fitting = min(largest, rows_that_fit(free, row * rows), len(requests))
         batch = ROWS if self.deterministic else fitting
         return MemoryPlan(decoder.size, cache * rows, (row - cache) * rows, free, batch)
 
@@ -332,9 +334,9 @@ class Engine:
         log.info("%s", plan)
         return plan.batch
 
-    def _parts(self, requests: Sequence[SequenceRequest]) -> list[Numbers]:
-        """Requests that cannot be parted: each by itself; in deterministic mode a whole batch, each in its
-        row."""
+    def _groups(self, requests: Sequence[SequenceRequest]) -> list[Numbers]:
+        """Requests that must run together: single requests; in deterministic mode whole batches, with each
+        request in its row."""
         if not self.deterministic:
             return [[number] for number in range(len(requests))]
         batches: dict[tuple[Prompt, Prompt | None, bytes, int, int], Numbers] = {}
@@ -345,8 +347,8 @@ class Engine:
         return list(batches.values())
 
 
-def _filled(rows: Numbers) -> list[int]:
-    """A request for every row: rows without one repeat another's, whose tokens are dropped."""
+def _padded(rows: Numbers) -> list[int]:
+    """A request for every row; padding rows repeat another request, and their tokens are dropped."""
     present = next(number for number in rows if number is not None)
     return [present if number is None else number for number in rows]
 
@@ -354,9 +356,9 @@ def _filled(rows: Numbers) -> list[int]:
 def _reporter(
     progress: ProgressCallback | None, callback: StepCallback | None, rows: Numbers, done: int, total: int
 ) -> OnStep:
-    """Calls both after ``steps`` of a batch's tokens (n, rows) are known."""
+    """Calls both callbacks once ``steps`` tokens of a batch (n, rows) are known."""
     numbers = [number for number in rows if number is not None]
-    kept = [place for place, number in enumerate(rows) if number is not None]
+    kept = [row for row, number in enumerate(rows) if number is not None]
 
     def report(steps: int, tokens: Tensor) -> None:
         if progress is not None:

@@ -1,8 +1,8 @@
-"""The two upper steps of CogView2's hierarchy (section 3.3): from small codes to large, and the large again.
+"""CogView2's two super-resolution stages (section 3.3), on codes.
 
-``direct_super_resolution`` draws all codes of the large image at once, each by itself;
-``iterative_super_resolution`` draws most of them again in a few forwards (:mod:`local_parallel`), so that
-neighbours agree. One random stream an image: it is the same alone and in any batch.
+``direct_super_resolution`` samples all codes of the large image in one forward, independently of each other;
+``iterative_super_resolution`` generates most of them again in a few forwards (:mod:`local_parallel`), so that
+neighbours are consistent. Each image has its own random stream, so it is the same alone and in any batch.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ from cogview.transformer.model import Transformer
 from cogview.types import Ids, Precision, ProgressCallback, SamplingParams
 
 Pairs = Sequence[tuple[int, int]]
-Form = TypeVar("Form", DirectFormat, IterativeFormat)
+Format = TypeVar("Format", DirectFormat, IterativeFormat)
 
 BATCH = {"cpu": 4, "cuda": 16}
 
 
 @dataclass(frozen=True)
-class Upscaler(Generic[Form]):
-    """A super-resolution model, what it reads, the clusters of its codes (v,) int64, if it has any, and how
-    its layers are computed."""
+class Upscaler(Generic[Format]):
+    """A super-resolution model, its sequence format, the clusters (v,) int64 of its codes, if it has any, and
+    the precision of its layers."""
 
     transformer: Transformer
-    form: Form
+    format: Format
     clusters: Tensor | None = None
     precision: Precision = "fp32"
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.transformer.tokens.weight.device
 
-    def states(self, made: Inputs) -> Tensor:
-        """Last states (b, codes, h) of the large images; one forward."""
-        made = made.to(self.device)
+    def states(self, inputs: Inputs) -> Tensor:
+        """Last hidden states (b, codes, h) of the large images; one forward."""
+        inputs = inputs.to(self.device)
         with computing(self.precision, self.device):
-            hidden: Tensor = self.transformer(made.ids, made.positions, made.visibility)
-        return hidden[:, -self.form.codes :]
+            hidden: Tensor = self.transformer(inputs.ids, inputs.positions, inputs.visibility)
+        return hidden[:, -self.format.codes :]
 
     def head(self, states: Tensor) -> Tensor:
-        """Logits (m, image codes) of states (m, h)."""
+        """Logits (m, image codes) of hidden states (m, h)."""
         table = self.transformer.tokens.weight
-        return self.transformer.logits(states.to(table.dtype), slice(0, self.form.vocabulary.image_codes))
+        return self.transformer.logits(states.to(table.dtype), slice(0, self.format.vocabulary.image_codes))
 
 
 def direct_super_resolution(
@@ -80,34 +80,35 @@ def direct_super_resolution(
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Ids:
-    """Large images from small ones, in one forward.
+    """Generate the codes of large images from those of small ones, in one forward.
 
     Args:
         model: its transformer in evaluation mode.
-        text_ids: for each image the tokens of its text (0-based); they may be empty.
+        text_ids: the text tokens of each image (0-based); they may be empty.
         codes: (b, small rows * columns) or (b, rows, columns).
-        pairs: (seed, index) of each image; by default seed 0 and their numbers.
-        settings: by default the release's cluster sampling, or temperature 1 where there are no clusters.
+        pairs: (seed, index) of each image; default: seed 0 and the images' numbers.
+        settings: default: the release's cluster sampling, or temperature 1 without clusters.
         likelihoods: the pixel prior of each image.
-        batch_size: the most images at a time; it does not change them.
-        progress: called with the number of forwards done, and their total.
+        batch_size: the largest batch; it does not change results.
+        progress: called with the number of finished forwards, and their total.
 
     Returns:
         (b, rows * columns) int64.
 
     Raises:
-        CogViewError: a text or an image that the model does not take.
+        CogViewError: a text or an image does not fit the model.
     """
     settings = settings or (DIRECT if model.clusters is not None else SamplingParams())
-    made = model.form.image_ids(codes, model.form.small[0] * model.form.small[1])
+    small = model.format.image_ids(codes, model.format.small[0] * model.format.small[1])
 
-    def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
-        states = model.states(model.form.inputs(text_ids[chosen], made[chosen]))
+    def generate(batch: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
+        states = model.states(model.format.inputs(text_ids[batch], small[batch]))
         report()
-        known = _known(likelihoods, chosen)
-        return torch.stack([_draw(model, row, settings, streams, i, known) for i, row in enumerate(states)])
+        priors = _likelihoods(likelihoods, batch)
+        rows = [_sample(model, row, settings, streams, i, priors) for i, row in enumerate(states)]
+        return torch.stack(rows)
 
-    return _in_batches(model, text_ids, made, pairs, batch_size, progress, ("direct", 1), draw)
+    return _in_batches(model, text_ids, small, pairs, batch_size, progress, ("direct", 1), generate)
 
 
 def iterative_super_resolution(
@@ -123,55 +124,56 @@ def iterative_super_resolution(
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Ids:
-    """Large images, most of their codes drawn again in as many forwards as ``order`` has turns.
+    """Generate most codes of large images again, in as many forwards as ``order`` has turns.
 
     Args:
-        model, text_ids, pairs, likelihoods, batch_size, progress: as for :func:`direct_super_resolution`; of
-            a text the first tokens are read.
+        model, text_ids, pairs, likelihoods, batch_size, progress: as for :func:`direct_super_resolution`;
+            long texts are truncated.
         codes: (b, rows * columns) or (b, rows, columns).
         order: a name of ``ORDERS``, or an order.
-        settings: of all turns, or one for each; by default temperature 1 and the release's top-k.
-        region: bool, of the codes' shape: outside of it nothing changes.
+        settings: for all turns, or one for each; default: temperature 1 and the release's top-k.
+        region: bool, of the codes' shape: the codes that may change.
 
     Returns:
         (b, rows * columns) int64.
 
     Raises:
-        CogViewError: an image that the model does not take, or another number of settings than turns.
+        CogViewError: an image does not fit the model, or the number of settings is not that of the turns.
     """
     order = find_order(order) if isinstance(order, str) else order
-    form, made = model.form, model.form.image_ids(codes, model.form.codes)
+    format, large = model.format, model.format.image_ids(codes, model.format.codes)
     settings = settings or [SamplingParams(top_k=top_k_of(t + 1, order.turns)) for t in range(order.turns)]
-    open_ = None if region is None else torch.as_tensor(region).bool().reshape(len(made), -1)
-    if open_ is not None and open_.shape != made.shape:
-        raise CogViewError(f"a region of {open_.shape[1]} codes does not fit the picture's {form.codes}")
+    mask = None if region is None else torch.as_tensor(region).bool().reshape(len(large), -1)
+    if mask is not None and mask.shape != large.shape:
+        raise CogViewError(f"a region of {mask.shape[1]} codes does not fit the image's {format.codes}")
 
-    def draw(chosen: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
-        start = made[chosen].to(model.device)
-        inside = None if open_ is None else open_[chosen].to(model.device)
-        known = _known(likelihoods, chosen)
-        state = LocalParallel(order, form.grid, start, streams, settings, inside, model.clusters, known)
+    def generate(batch: slice, streams: Streams, report: Callable[[], None]) -> Tensor:
+        start = large[batch].to(model.device)
+        inside = None if mask is None else mask[batch].to(model.device)
+        priors = _likelihoods(likelihoods, batch)
+        state = LocalParallel(order, format.grid, start, streams, settings, inside, model.clusters, priors)
         while not state.done:
-            made_now = form.inputs(text_ids[chosen], state.codes.cpu(), state.hidden.cpu())
-            state.step(model.states(made_now), model.head)
+            inputs = format.inputs(text_ids[batch], state.codes.cpu(), state.hidden.cpu())
+            state.step(model.states(inputs), model.head)
             report()
         return state.codes
 
-    return _in_batches(model, text_ids, made, pairs, batch_size, progress, ("iterative", order.turns), draw)
+    stage = ("iterative", order.turns)
+    return _in_batches(model, text_ids, large, pairs, batch_size, progress, stage, generate)
 
 
-Draw = Callable[[slice, Streams, Callable[[], None]], Tensor]
+Generate = Callable[[slice, Streams, Callable[[], None]], Tensor]
 
 
-def _known(likelihoods: Sequence[PixelLikelihood] | None, chosen: slice) -> Likelihoods | None:
+def _likelihoods(likelihoods: Sequence[PixelLikelihood] | None, batch: slice) -> Likelihoods | None:
     """The likelihoods of a batch, or None."""
     if likelihoods is None:
         return None
-    own = likelihoods[chosen]
-    return lambda image, places: own[image].at(places)
+    selected = likelihoods[batch]
+    return lambda image, places: selected[image].at(places)
 
 
-def _draw(
+def _sample(
     model: Upscaler[DirectFormat],
     states: Tensor,
     settings: SamplingParams,
@@ -179,56 +181,58 @@ def _draw(
     image: int,
     likelihoods: Likelihoods | None = None,
 ) -> Tensor:
-    """The codes (n,) of one image, each by itself, from its states (n, h)."""
-    drawn = []
+    """Sample the codes (n,) of one image independently, from its hidden states (n, h)."""
+    sampled = []
     for places in torch.split(torch.arange(len(states), device=states.device), ROWS):
         logits = model.head(states[places]).float()
         if likelihoods is not None:
             logits = logits + likelihoods(image, places)
         noise = streams.gumbel_of(image, places, logits.shape[1])
-        drawn.append(sampling.sample(logits, noise, settings, model.clusters))
-    return torch.cat(drawn)
+        sampled.append(sampling.sample(logits, noise, settings, model.clusters))
+    return torch.cat(sampled)
 
 
 @torch.inference_mode()
 def _in_batches(
-    model: Upscaler[Form],
+    model: Upscaler[Format],
     texts: Sequence[ArrayLike],
-    pictures: Tensor,
+    images: Tensor,
     pairs: Pairs | None,
     batch_size: int | None,
     progress: ProgressCallback | None,
     stage: tuple[str, int],
-    draw: Draw,
+    generate: Generate,
 ) -> Ids:
-    """All images, ``size`` at a time, the last ones too; ``draw`` makes those of a slice."""
-    given = [(0, i) for i in range(len(pictures))] if pairs is None else list(pairs)
-    if not len(texts) == len(given) == len(pictures):
-        raise CogViewError(f"{len(texts)} texts and {len(given)} seeds for {len(pictures)} pictures")
+    """Generate all images in batches; ``generate`` returns the codes of a slice; stage: name and turns."""
+    pairs = [(0, i) for i in range(len(images))] if pairs is None else list(pairs)
+    if not len(texts) == len(pairs) == len(images):
+        raise CogViewError(f"{len(texts)} texts and {len(pairs)} seeds for {len(images)} images")
     name, turns = stage
     if batch_size is not None and batch_size < 1:
         raise CogViewError(f"batch_size is {batch_size}; give 1 or more")
-    own = [stage_stream(seed, index, name) for seed, index in given]
+    stage_pairs = [stage_stream(seed, index, name) for seed, index in pairs]
     large, done = list[Tensor](), 0
 
     def run(batch: Sequence[int], size: int) -> Tensor:
         part = slice(batch[0], batch[-1] + 1)
-        count = _counter(progress, done, done + turns * -(-(len(pictures) - batch[0]) // size))
-        steps = (turns + 1) * model.form.codes  # the last turn's: what an order keeps at random
-        streams = Streams(own[part], steps, model.device)
-        return draw(part, streams, partial(next, count))
+        count = _counter(progress, done, done + turns * -(-(len(images) - batch[0]) // size))
+        steps = (turns + 1) * model.format.codes  # one more turn, for orders that keep codes at random
+        streams = Streams(stage_pairs[part], steps, model.device)
+        return generate(part, streams, partial(next, count))
 
     size = batch_size or BATCH.get(model.device.type, BATCH["cpu"])
-    advice = "close other programs, or leave pictures small (--first-stage-only)"
-    for _, codes in halving(range(len(pictures)), size, run, model.device, advice):
+    advice = "close other programs, or keep the images small (--first-stage-only)"
+    for _, codes in halving(range(len(images)), size, run, model.device, advice):
         large.append(codes)
         done += turns
-    found: Ids = torch.cat(large).cpu().numpy() if large else np.empty((0, model.form.codes), dtype=np.int64)
-    return found
+    result: Ids = (
+        torch.cat(large).cpu().numpy() if large else np.empty((0, model.format.codes), dtype=np.int64)
+    )
+    return result
 
 
 def _counter(progress: ProgressCallback | None, done: int, total: int) -> Iterator[None]:
-    """Tells ``progress`` at each ``next`` that one more forward is done, after ``done`` of ``total``."""
+    """Reports one more finished forward to ``progress`` at each ``next``, after ``done`` of ``total``."""
     for now in range(done + 1, total + 1):
         if progress is not None:
             progress(now, total)

@@ -1,5 +1,5 @@
-"""Images with holes: the order in which a CogLM reads what is known and fills the rest (CogView2, section
-3.1), without PyTorch. :mod:`cogview.generation.infilling` describes it.
+"""The token order in which a CogLM reads the known part of an image and fills the masked part (CogView2,
+section 3.1), without PyTorch. See :mod:`cogview.generation.infilling`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ Generate = Callable[[list[Job], int, ProgressCallback | None], Iterator[tuple[in
 
 @dataclass(frozen=True)
 class Arrangement:
-    """An image with holes in the order in which it is read and filled.
+    """The order in which a masked image is read and filled.
 
-    context: (n,) places (of codes) that are read first; filled: (m,) places after them, of which
-    ``moved`` (m,) bool are known and start a region; begins: [BOI] is moved too, to the very first.
+    context: (n,) places (of codes) that are read first; filled: (m,) places after them; moved: (m,) bool,
+    those of them that are known and start a region; begins: [BOI] is moved as well, since the first code is
+    masked.
     """
 
     context: Ids
@@ -44,51 +45,59 @@ def arrange(mask: ArrayLike, style: Style = "paper", absent: ArrayLike | None = 
 
     Args:
         mask: bool (rows, columns), True where a code is to be generated.
-        absent: the same size, True where a code is neither known nor to be generated now.
+        absent: the same size, True where a code is neither known nor generated now.
     """
-    hole = np.asarray(mask, dtype=np.bool_)
-    flat = hole.ravel()
-    gone = np.zeros_like(flat) if absent is None else np.asarray(absent, dtype=np.bool_).ravel()
+    masked = np.asarray(mask, dtype=np.bool_)
+    flat = masked.ravel()
+    excluded = np.zeros_like(flat) if absent is None else np.asarray(absent, dtype=np.bool_).ravel()
     if not flat.any():
-        raise CogViewError("nothing of the picture is masked; mark what is to be generated again")
-    follows = np.zeros_like(hole)  # the next code is masked
+        raise CogViewError("no part of the image is masked; mask the part to generate again")
+    next_masked = np.zeros_like(masked)
     if style == "released":
-        follows[:, :-1] = hole[:, 1:]
+        next_masked[:, :-1] = masked[:, 1:]
     else:
-        follows.reshape(-1)[:-1] = flat[1:]
-    moved = follows.ravel() & ~flat & ~gone
+        next_masked.reshape(-1)[:-1] = flat[1:]
+    moved = next_masked.ravel() & ~flat & ~excluded
     filled = np.flatnonzero(flat | moved)
-    context = np.flatnonzero(~(flat | moved | gone))
+    context = np.flatnonzero(~(flat | moved | excluded))
     return Arrangement(context, filled, moved[filled], style == "paper" and bool(flat[0]))
 
 
-def laid_out(
-    form: CogLMFormat, text: Ids, codes: Ids, order: Arrangement, style: Style = "paper"
+def lay_out(
+    format: CogLMFormat, text: Ids, codes: Ids, order: Arrangement, style: Style = "paper"
 ) -> tuple[Prompt, tuple[int, ...], Ids]:
-    """What is read, the lengths of its blocks, each of which sees itself and those before it, and the tokens
-    after it: known ones, and -1 where one is to be generated.
+    """The prompt, the lengths of its blocks, and the tokens that follow (-1 for those to generate).
+
+    Each block attends to itself and the blocks before it.
 
     Args:
-        text: (n,) ids of the vocabulary. The released script's end with [BOI], which then comes twice.
-        codes: (rows * columns,); masked ones do not matter.
+        text: (n,) ids of the vocabulary. Those of the released script end with [BOI], which then comes twice.
+        codes: (rows * columns,); masked codes are ignored.
     """
-    places, words = form.code_positions(), len(text)
-    first = np.arange(words), text
-    begin = np.array([form.begin_position]), np.array([form.begin_id])
-    context = places[order.context], codes[order.context]
-    parts = (first, context, begin) if order.begins else (first, begin, context)
+    code_positions, text_length = format.code_positions(), len(text)
+    words = np.arange(text_length), text
+    begin = np.array([format.begin_position]), np.array([format.begin_id])
+    context = code_positions[order.context], codes[order.context]
+    parts = (words, context, begin) if order.begins else (words, begin, context)
     positions, ids = (np.concatenate([part[i] for part in parts]).astype(np.int64) for i in (0, 1))
-    seen = len(ids) - order.begins  # what is read both ways
-    blocks = (words, 1, len(order.context)) if style == "released" else (seen, len(ids) - seen)
+    bidirectional = len(ids) - order.begins
+    blocks = (
+        (text_length, 1, len(order.context))
+        if style == "released"
+        else (bidirectional, len(ids) - bidirectional)
+    )
     known = np.where(order.moved, codes[order.filled], -1)
-    prompt = Prompt(ids, positions, places[order.filled], text_length=words)
+    prompt = Prompt(ids, positions, code_positions[order.filled], text_length=text_length)
     return prompt, tuple(length for length in blocks if length), known
 
 
 @dataclass(frozen=True, eq=False)
-class Hole:
-    """An image to be completed: text ids (n,) of the vocabulary, its codes (rows * columns,), the random
-    stream of what is generated, and the text ids that guidance moves away from."""
+class InfillRequest:
+    """An image to fill in.
+
+    text: (n,) ids of the vocabulary; codes: (rows * columns,); seed, index: the random stream; negative:
+    the text ids that guidance moves away from.
+    """
 
     text: Ids
     codes: Ids
@@ -97,77 +106,77 @@ class Hole:
     negative: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
-def filled(
+def fill_masked(
     generate: Generate,
     see: See,
-    form: CogLMFormat,
-    holes: Sequence[Hole],
+    format: CogLMFormat,
+    requests: Sequence[InfillRequest],
     mask: ArrayLike,
     guided: bool,
     order: Order,
     style: Style,
     progress: ProgressCallback | None = None,
 ) -> list[Ids]:
-    """The codes (rows * columns,) of every image, the masked ones generated.
+    """Generate the masked codes of every image; returns all codes (rows * columns,).
 
     Args:
-        generate: jobs, how many numbers of each random stream were used before, progress -> (number of the
-            job, tokens).
-        see: gives a prompt the visibility of its blocks.
+        generate: called with jobs, how many numbers of each random stream were used before, and progress;
+            yields (number of the job, tokens).
+        see: returns a prompt with the visibility of its blocks.
         mask: bool (rows, columns), for all images.
-        guided: whether prompts that guidance moves away from are needed.
+        guided: whether negative prompts are needed.
     """
-    whole = form.checked_mask(mask)
-    codes = [form.image_ids(np.where(whole, 0, hole.codes)) for hole in holes]
-    steps = [whole] if order == "together" else [_only(region, whole.size) for region in runs(whole)]
-    absent, drawn, total = whole.copy(), 0, int(whole.sum()) * len(holes)
-    for now in steps or [whole]:
-        absent &= ~now
-        plan = arrange(now.reshape(form.grid), style, absent)
-        jobs = _jobs(form, holes, codes, plan, see, guided, style)
-        report = _after(progress, int((whole & ~now & ~absent).sum()) * len(holes), total)
-        for number, tokens in generate(jobs, drawn, report):
+    full_mask = format.checked_mask(mask)
+    codes = [format.image_ids(np.where(full_mask, 0, request.codes)) for request in requests]
+    steps = [full_mask] if order == "together" else [_only(run, full_mask.size) for run in runs(full_mask)]
+    absent, used, total = full_mask.copy(), 0, int(full_mask.sum()) * len(requests)
+    for step_mask in steps or [full_mask]:
+        absent &= ~step_mask
+        plan = arrange(step_mask.reshape(format.grid), style, absent)
+        jobs = _jobs(format, requests, codes, plan, see, guided, style)
+        report = _after(progress, int((full_mask & ~step_mask & ~absent).sum()) * len(requests), total)
+        for number, tokens in generate(jobs, used, report):
             codes[number] = codes[number].copy()
             codes[number][plan.filled] = tokens
-        drawn += len(plan.filled)
+        used += len(plan.filled)
     return codes
 
 
 def _jobs(
-    form: CogLMFormat,
-    holes: Sequence[Hole],
+    format: CogLMFormat,
+    requests: Sequence[InfillRequest],
     codes: Sequence[Ids],
     plan: Arrangement,
     see: See,
     guided: bool,
     style: Style,
 ) -> list[Job]:
-    """A job for every image; those that read the same share a prompt."""
+    """A job for every image; images with the same text and codes share a prompt."""
 
-    def read(text: Ids, picture: Ids) -> tuple[Prompt, Ids]:
-        prompt, blocks, known = laid_out(form, text, picture, plan, style)
+    def read(text: Ids, image: Ids) -> tuple[Prompt, Ids]:
+        prompt, blocks, known = lay_out(format, text, image, plan, style)
         return see(prompt, blocks), known
 
     prompts: dict[tuple[bytes, bytes], tuple[Prompt, Ids, Prompt | None]] = {}
     jobs = []
-    for hole, picture in zip(holes, codes, strict=True):
-        key = hole.text.tobytes(), picture.tobytes()
+    for request, image in zip(requests, codes, strict=True):
+        key = request.text.tobytes(), image.tobytes()
         if key not in prompts:
-            prompt, known = read(hole.text, picture)
-            prompts[key] = prompt, known, read(hole.negative, picture)[0] if guided else None
-        prompt, known, plain = prompts[key]
-        jobs.append((prompt, hole.seed, hole.index, plain, known))
+            prompt, known = read(request.text, image)
+            prompts[key] = prompt, known, read(request.negative, image)[0] if guided else None
+        prompt, known, negative = prompts[key]
+        jobs.append((prompt, request.seed, request.index, negative, known))
     return jobs
 
 
 def _after(progress: ProgressCallback | None, before: int, total: int) -> ProgressCallback | None:
-    """Progress in all regions from that in one; moved tokens count little, so they are not counted apart."""
+    """Progress over all regions, from that in one; the few moved tokens are not distinguished."""
     if progress is None:
         return None
     return lambda done, _: progress(min(total, before + done), total)
 
 
-def _only(region: tuple[int, int], size: int) -> Mask:
+def _only(run: tuple[int, int], size: int) -> Mask:
     mask = np.zeros(size, dtype=np.bool_)
-    mask[slice(*region)] = True
+    mask[slice(*run)] = True
     return mask

@@ -1,7 +1,7 @@
-"""Which text tokens belong to which language, so that a caption can be kept to one (CogView2, section 3).
+"""The text tokens of each language, to restrict captions to one (CogView2, section 3).
 
-CogView2's vocabulary is sorted by language; any other tokenizer is sorted here by what its tokens are
-written in. Digits, punctuation and spaces are common to all.
+CogView2's vocabulary is sorted by language; tokens of other tokenizers are classified by their script.
+Digits, punctuation and spaces belong to all languages.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
 
 def language(text: str) -> Language:
-    """``zh`` for a text with a Chinese character in it, else ``en``."""
+    """``zh`` for a text with at least one Chinese character, else ``en``."""
     return "zh" if is_chinese(text) else "en"
 
 
 def allowed_pieces(
     text: TextTokenizer, vocabulary: Vocabulary, language: str | None = None
 ) -> NDArray[np.bool_]:
-    """bool (text_pieces,): the tokens that a text in ``language`` may have; None: in any language.
+    """bool (text_pieces,): the tokens that are allowed in a text in ``language``; None: in any language.
 
-    In a language, what its tokens cannot spell does not come; in any, single bytes may. Pieces that stand
-    for nothing never come. Raises CogViewError for a language that it cannot recognise.
+    Byte tokens are allowed only without a language, control tokens never. Raises CogViewError for an unknown
+    language.
     """
     if language is not None and language not in LANGUAGES:
-        raise CogViewError(f"no language {language!r}; there are {' and '.join(LANGUAGES)}")
+        raise CogViewError(f"no language {language!r}; use {' or '.join(LANGUAGES)}")
     if language is not None and vocabulary.languages:
         allowed = np.zeros(vocabulary.text_pieces, dtype=np.bool_)
         for ids in vocabulary.language_ids(language):

@@ -1,9 +1,10 @@
-"""What every decoding strategy is made of: prefill prompts, read tokens, sample.
+"""The building blocks of all decoding strategies: prefill prompts, read tokens, sample.
 
-A prompt is prefilled once, alone; its cache is copied to the row of every request that has it. Prompts of
-several lengths are padded on the left, so all rows stand at the same column. With guidance a second half of
-the rows has the negative prompts. Noise is a function of (seed, index, step, token): :class:`Batch` gives the
-token for any step and state, so that strategies (``strategies.py``) differ in speed, not in the result.
+A prompt is prefilled once, alone; its cache is copied to the rows of all requests with this prompt. Prompts
+of different lengths are padded on the left, so that all rows end in the same column. With guidance, the
+second half of the rows holds the negative prompts. Noise is a function of (seed, index, step, token), so
+:class:`Batch` samples the same token for a step and state in any order: strategies (``strategies.py``) differ
+in speed, not in the result.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from cogview.transformer.cache import KVCache
 from cogview.types import Ids, SamplingParams
 
 Filter = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]  # logits (m, v), requests, steps -> logits
-OnStep = Callable[[int, Tensor], None]  # tokens that are known, all tokens (n, requests)
+OnStep = Callable[[int, Tensor], None]  # number of known tokens, all tokens (n, requests)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,8 @@ class SequenceRequest:
     """One sequence to generate.
 
     negative_prompt: the prompt that guidance moves away from. known_tokens: (n,) int64 ids of the vocabulary,
-    -1 for those to be generated; None: all are. likelihoods: log-likelihoods (rows,) of the decoder's rows
-    for new token i, by which the model's probabilities are multiplied.
+    -1 for those to generate; None: all are generated. likelihoods: returns log-likelihoods (rows,) of the
+    decoder's rows for new token i, which are added to the model's logits.
     """
 
     prompt: Prompt
@@ -48,13 +49,13 @@ class SequenceRequest:
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """Both prompts, where there are two."""
+        """The prompt, and the negative prompt if there is one."""
         return (self.prompt,) if self.negative_prompt is None else (self.prompt, self.negative_prompt)
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A prompt that was read: its last hidden state (1, h) and its cache, batch 1."""
+    """The result of prefilling a prompt: its last hidden state (1, h) and its cache, batch 1."""
 
     hidden: Tensor
     cache: KVCache
@@ -62,12 +63,12 @@ class Prefilled:
 
 @dataclass
 class Batch:
-    """A batch on its way.
+    """The state of a batch during decoding.
 
     tokens: (n, requests), -1 where one is to be generated; positions: (n, rows); hidden: (rows, h), the state
-    after the tokens that ``cache`` holds; rows: the requests, with ``guided`` their negative prompts after
-    them. exact: every number is the same bit for bit in whatever company it is computed. ordered: the
-    pattern of attention has random numbers that are drawn token by token. next_tokens: guesses for a text.
+    after the tokens that ``cache`` holds; the rows are the requests, with ``guided`` followed by their
+    negative prompts. exact: results do not depend on the rest of the batch, bit for bit. ordered: the
+    attention pattern is random and must be sampled token by token. next_tokens: guesses for a text.
     """
 
     decoder: Decoder
@@ -93,12 +94,12 @@ class Batch:
 
     @property
     def columns(self) -> int:
-        """Tokens that can come, the width of logits and noise."""
+        """Number of tokens to choose from: the width of logits and noise."""
         count: int = self.decoder.rows.stop - self.decoder.rows.start
         return count
 
     def rows(self, request: int) -> slice:
-        """The rows of a request: its own, and with guidance that of its negative prompt."""
+        """The rows of a request: one, and with guidance that of its negative prompt."""
         return slice(request, None, self.requests)
 
     def read(self, first: int, end: int) -> None:
@@ -110,14 +111,15 @@ class Batch:
     def sample(
         self, hidden: Tensor, requests: Sequence[int], steps: Sequence[int], noise: Tensor | None = None
     ) -> Tensor:
-        """The tokens (m,) that follow states: guide, filter, restrict, add noise, argmax.
+        """Sample the tokens (m,) that follow hidden states.
 
-        The head is linear, so that states are guided in place of logits.
+        Guidance, filter, temperature and top-k or top-p, then the argmax with Gumbel noise. The head is
+        linear, so guidance is applied to hidden states instead of logits.
 
         Args:
-            hidden: (m, h), with guidance those after the negative prompts follow: (2m, h).
+            hidden: (m, h), with guidance followed by those of the negative prompts: (2m, h).
             requests, steps: of each token; for filter and noise.
-            noise: (m, v), of the requests at these steps, where it was drawn already.
+            noise: (m, v), of the requests at these steps, if it is already known.
         """
         if self.guided:
             conditional, unconditional = hidden.chunk(2)
@@ -136,7 +138,7 @@ Strategy = Callable[[Batch, OnStep], None]
 
 @torch.inference_mode()
 def prefill(decoder: Decoder, prompt: Prompt, bias: float = 0.0) -> Prefilled:
-    """Read a prompt, with ``bias`` on the attention towards its text."""
+    """Read a prompt, with ``bias`` added to the attention scores towards its text."""
     cache = KVCache.allocate(decoder.config, 1, len(prompt.ids), decoder.dtype, decoder.device)
     ids, positions = (torch.from_numpy(x)[None].to(decoder.device) for x in (prompt.ids, prompt.positions))
     visibility = prompt.visibility or Prefix(prompt.prefix)
@@ -155,9 +157,9 @@ def fan_out(
     cache = KVCache.allocate(decoder.config, len(prompts), capacity, decoder.dtype, decoder.device)
     for row, one in enumerate(prefilled):
         start = longest - one.cache.length
-        own = cache.entries[:, :, row]  # (2, layers, heads, capacity, head_dim)
-        own[..., :start, :] = 0
-        own[..., start:longest, :] = one.cache.entries[:, :, 0]
+        entries = cache.entries[:, :, row]  # (2, layers, heads, capacity, head_dim)
+        entries[..., :start, :] = 0
+        entries[..., start:longest, :] = one.cache.entries[:, :, 0]
     cache.advance(longest)
     padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
     text = torch.tensor([prompt.text_length for prompt in prompts], device=decoder.device)
@@ -167,27 +169,27 @@ def fan_out(
 
 
 def known_tokens(requests: Sequence[SequenceRequest]) -> Ids:
-    """(n, requests) int64: the known tokens, -1 for those to be generated."""
+    """(n, requests) int64: the known tokens, -1 for those to generate."""
     blank = np.full(len(requests[0].prompt.decode_positions), -1, dtype=np.int64)
     return np.stack([blank if one.known_tokens is None else one.known_tokens for one in requests], 1)
 
 
 def likelihood_filter(requests: Sequence[SequenceRequest]) -> Filter | None:
-    """Adds the requests' log-likelihoods to the logits; None where no request has any."""
+    """A filter that adds the requests' log-likelihoods to the logits; None if no request has any."""
     if all(one.likelihoods is None for one in requests):
         return None
 
     @functools.lru_cache(maxsize=64 * len(requests))
     def of(request: int, step: int) -> Tensor | None:
-        found = requests[request].likelihoods
-        return None if found is None else found(step)
+        likelihoods = requests[request].likelihoods
+        return None if likelihoods is None else likelihoods(step)
 
     def add(logits: Tensor, numbers: Sequence[int], steps: Sequence[int]) -> Tensor:
         added = torch.zeros_like(logits)
         for row, (number, step) in enumerate(zip(numbers, steps, strict=True)):
-            found = of(number, step)
-            if found is not None:
-                added[row] = found
+            likelihood = of(number, step)
+            if likelihood is not None:
+                added[row] = likelihood
         return logits + added
 
     return add

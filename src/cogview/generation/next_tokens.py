@@ -1,9 +1,10 @@
-"""Guesses for the next token of a text: what most often followed the two tokens before, in training.
+"""Guesses for the next token of a text: the token that most often followed the two before in training.
 
-A sampled caption is decoded in windows of guesses (``strategies.py``), which decide the number of forwards,
-never the result. A repeated token, the guess for image codes, is hardly ever right in a text. Such a table of
-n-grams is the cheapest draft of speculative decoding (Fu et al., *Lookahead Decoding*, arXiv 2402.02057, have
-one of the model's own text); it lies beside a caption model's weights, written when that was trained.
+A sampled caption is decoded in windows of guesses (``strategies.py``), which affect the number of forwards,
+never the result. Repeating the last token, the guess for image codes, is hardly ever right in a text. A table
+of n-grams is the cheapest draft model for speculative decoding (Fu et al., *Lookahead Decoding*, arXiv
+2402.02057, collect one from the model's output). It is written at the end of the training of a caption model
+and stored beside its weights.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ from cogview.errors import CogViewError
 from cogview.tensors import load_tensors
 
 FILE = "next_tokens.safetensors"
-START, ANY = -1, -2  # before the first token; whatever token
+START, ANY = -1, -2  # before the first token; any token
 MOST = 1 << 15  # contexts that are kept, 400 kB
-LEAST = 2  # times that a continuation was seen
+LEAST = 2  # minimum count of a continuation
 Context = tuple[int, int]
 
 
 class NextTokens:
-    """A table from the two tokens before, or the one (``ANY`` stands for the other), to the next."""
+    """A table from the two preceding tokens, or only the last one (after ``ANY``), to the next token."""
 
     def __init__(self, table: Mapping[Context, int]) -> None:
         self.table = table
 
     @classmethod
     def learn(cls, texts: Iterable[Sequence[int]], most: int = MOST) -> Self:
-        """The commonest continuations, with the ``most`` commonest contexts; texts end with their end token.
+        """Count continuations and keep the most common one of each of the ``most`` most common contexts.
 
-        Of equally common ones the smallest, so that the order of the texts does not matter.
+        Texts include their end token. Ties go to the smallest token, so that the order of the texts does not
+        matter.
         """
         seen: dict[Context, Counter[int]] = defaultdict(Counter)
         for text in texts:
@@ -46,8 +48,8 @@ class NextTokens:
                 seen[before, last][token] += 1
                 seen[ANY, last][token] += 1
         best = {
-            context: min(found.items(), key=lambda pair: (-pair[1], pair[0]))
-            for context, found in seen.items()
+            context: min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+            for context, counts in seen.items()
         }
         common = sorted(
             (-count, context, token) for context, (token, count) in best.items() if count >= LEAST
@@ -55,7 +57,7 @@ class NextTokens:
         return cls({context: token for _, context, token in common[:most]})
 
     def after(self, tokens: Sequence[int]) -> int | None:
-        """The token to guess after ``tokens``; None where nothing like their end was seen."""
+        """The guess for the token after ``tokens``; None for an unknown context."""
         before, last = (START, START, *tokens[-2:])[-2:]
         return self.table.get((before, last), self.table.get((ANY, last)))
 
@@ -67,11 +69,11 @@ class NextTokens:
 
     @classmethod
     def read(cls, path: Path, tokens: int) -> Self | None:
-        """The table in a file, None where there is none; CogViewError for one of other tokens."""
+        """Read a table, None if there is no file; raises CogViewError if its tokens do not fit the model."""
         if not path.is_file():
             return None
-        found = load_tensors(path)
-        contexts, following = found.get("contexts"), found.get("tokens")
+        tensors = load_tensors(path)
+        contexts, following = tensors.get("contexts"), tensors.get("tokens")
         if (
             contexts is None
             or following is None
@@ -80,6 +82,6 @@ class NextTokens:
             or not ((contexts >= ANY) & (contexts < tokens)).all()
             or not ((following >= 0) & (following < tokens)).all()
         ):
-            raise CogViewError(f"{path}: not a table of next tokens of this model; remove it or restore it")
+            raise CogViewError(f"{path}: not a table of next tokens of this model; delete or restore it")
         pairs = [(before, last) for before, last in contexts.tolist()]
         return cls(dict(zip(pairs, following.tolist(), strict=True)))

@@ -1,12 +1,13 @@
-"""From logits to a token: guidance, temperature, clusters, top-k, top-p, and one random stream an image.
+"""From logits to tokens: guidance, temperature, clusters, top-k, top-p, and one random stream per image.
 
-Cluster sampling (CogView2, section 4.1): codes that look alike are kept or dropped together, first a cluster
-is drawn, then a code in it. Both draws are one here, from the product of their probabilities.
+Cluster sampling (CogView2, section 4.1): similar codes are kept or dropped together; first a cluster is
+sampled, then a code in it. Both are sampled in one step here, from the product of their probabilities.
 
-Top-k keeps ties and top-p keeps the token that crosses p, as in the released code. Chance is a function of
-(seed, image, step, token), computed by counters: image i gets the same numbers alone and in any batch, after
-a retry and on any device, and nothing waits for the device. A token is drawn by adding Gumbel noise to the
-logits and taking the largest; then rounding changes a token only where two are nearly tied.
+Top-k keeps ties and top-p keeps the token that crosses p, as in the released code. Noise is a function of
+(seed, image, step, token) from a counter-based generator: image i gets the same numbers alone and in any
+batch, after a retry and on any device, without synchronizing with the device. A token is sampled with the
+Gumbel-max trick, the argmax of the logits plus Gumbel noise, so rounding changes a token only if two are
+nearly tied.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from cogview.types import SamplingParams
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Logits moved away from those without the prompt: u + scale (c - u); any shape."""
+    """Classifier-free guidance: u + scale (c - u); any shape."""
     return torch.lerp(unconditional, conditional, scale)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (b, v) with all below the k-th largest of their row at -inf; ties with it stay; 0 keeps all."""
+    """Set logits (b, v) below the k-th largest of their row to -inf; ties are kept; 0 keeps all."""
     if k <= 0 or k >= logits.shape[-1]:
         return logits
     least = logits.topk(k, dim=-1).values[:, -1:]
@@ -36,7 +37,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits (b, v) with -inf after the first tokens, by falling probability, that add up to more than p.
+    """Keep the most likely tokens whose probabilities first sum to more than p; set other logits (b, v) to
+    -inf.
 
     p of 0 or 1 keeps all.
     """
@@ -50,12 +52,12 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def by_cluster(logits: Tensor, labels: Tensor, k: int, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities (b, v) of cluster sampling, but for a constant a row.
+    """Log-probabilities (b, v) of cluster sampling, up to a constant per row.
 
     Args:
-        logits: (b, v), divided by the temperature already.
+        logits: (b, v), already divided by the temperature.
         labels: (v,) int64, the cluster of each token, from 0.
-        k: how many clusters are kept, by the sum of their tokens' probabilities (0: all).
+        k: number of clusters to keep, by the sum of their tokens' probabilities (0: all).
         temperature: divides the logits inside a cluster.
     """
     index, count = labels.expand(logits.shape), _clusters(labels)
@@ -65,20 +67,20 @@ def by_cluster(logits: Tensor, labels: Tensor, k: int, temperature: float = 1.0)
     largest = empty.scatter_reduce(1, index, inside, "amax").clamp(min=torch.finfo(logits.dtype).min)
     shifted = inside - largest.gather(1, index)
     sums = logits.new_zeros(empty.shape).scatter_add(1, index, shifted.exp())
-    chance = keep_top_k(masses.log(), k) - sums.log()
-    return (chance.gather(1, index) + shifted).masked_fill(logits == -torch.inf, -torch.inf)
+    offsets = keep_top_k(masses.log(), k) - sums.log()
+    return (offsets.gather(1, index) + shifted).masked_fill(logits == -torch.inf, -torch.inf)
 
 
 @lru_cache(maxsize=8)
 def _clusters(labels: Tensor) -> int:
-    """How many clusters there are; counted once, since the answer is waited for."""
+    """The number of clusters; cached, since reading it synchronizes with the device."""
     return int(labels.max()) + 1
 
 
-def restrict(logits: Tensor, sampling: SamplingParams, labels: Tensor | None = None) -> Tensor:
-    """Temperature, clusters (if any), top-k, then top-p of what that leaves, over logits (b, v).
+def filter_logits(logits: Tensor, sampling: SamplingParams, labels: Tensor | None = None) -> Tensor:
+    """Apply temperature, clusters (if any), top-k and then top-p to logits (b, v).
 
-    labels: (v,) the clusters; not needed where ``sampling.clusters`` is 0.
+    labels: (v,) the clusters; not needed if ``sampling.clusters`` is 0.
     """
     logits = logits / sampling.temperature
     if sampling.clusters:
@@ -87,23 +89,23 @@ def restrict(logits: Tensor, sampling: SamplingParams, labels: Tensor | None = N
     return keep_top_p(keep_top_k(logits, sampling.top_k), sampling.top_p)
 
 
-def draw(logits: Tensor, noise: Tensor) -> Tensor:
-    """One token a row (b,) int64 from softmax(logits (b, v)), given Gumbel noise (b, v)."""
+def gumbel_sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """Sample one token per row (b,) int64 from softmax(logits (b, v)), given Gumbel noise (b, v)."""
     return (logits + noise).argmax(-1)
 
 
 def sample(logits: Tensor, noise: Tensor, sampling: SamplingParams, labels: Tensor | None = None) -> Tensor:
-    """``draw(restrict(logits, ...), noise)``, mostly without the search for the k-th largest logit: a token
-    that wins among all is the one where fewer than k logits are larger than its own."""
+    """Filter, then sample: mostly without finding the k-th largest logit, since the argmax over all tokens is
+    the result if fewer than k logits are larger than its logit."""
     k = sampling.top_k
     if sampling.clusters or 0 < sampling.top_p < 1 or not 0 < k < logits.shape[-1] or logits.is_cuda:
-        return draw(restrict(logits, sampling, labels), noise)
+        return gumbel_sample(filter_logits(logits, sampling, labels), noise)
     scaled = logits / sampling.temperature
-    found = draw(scaled, noise)
-    beyond = (scaled > scaled.gather(1, found[:, None])).sum(-1) >= k
-    if bool(beyond.any()):
-        found[beyond] = draw(keep_top_k(scaled[beyond], k), noise[beyond])
-    return found
+    tokens = gumbel_sample(scaled, noise)
+    outside = (scaled > scaled.gather(1, tokens[:, None])).sum(-1) >= k
+    if bool(outside.any()):
+        tokens[outside] = gumbel_sample(keep_top_k(scaled[outside], k), noise[outside])
+    return tokens
 
 
 class Streams:
@@ -111,15 +113,15 @@ class Streams:
 
     Args:
         pairs: (seed, index) of each image, both in [0, 2^63).
-        steps: tokens to be drawn for each.
-        first: how many were drawn before.
+        steps: number of tokens to sample for each.
+        first: number of tokens sampled before.
     """
 
     def __init__(
         self, pairs: Sequence[tuple[int, int]], steps: int, device: torch.device | str, first: int = 0
     ) -> None:
-        drawn = stream_keys(pairs, first + steps)[first:]
-        keys = drawn.view(np.uint32).astype(np.int32).reshape(steps, len(pairs), 2, 1)
+        bits = stream_keys(pairs, first + steps)[first:]
+        keys = bits.view(np.uint32).astype(np.int32).reshape(steps, len(pairs), 2, 1)
         self.keys = torch.from_numpy(keys).to(device)  # (steps, b, 2, 1)
 
     def gumbel(self, step: int, tokens: int) -> Tensor:
@@ -129,8 +131,8 @@ class Streams:
     def gumbel_of(
         self, images: int | Sequence[int] | Tensor, steps: Sequence[int] | Tensor, tokens: int
     ) -> Tensor:
-        """Gumbel noise float32 (n, tokens) for n steps of one image, or each of its own image; for tensors of
-        any shapes that broadcast (..., tokens)."""
+        """Gumbel noise float32 (n, tokens) for n steps, of one image or of one image each; for tensors that
+        broadcast, (..., tokens)."""
         return self._noise(self.keys[steps, images], tokens)
 
     def _noise(self, keys: Tensor, tokens: int) -> Tensor:
@@ -150,7 +152,8 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _to_gumbel(bits: Tensor) -> Tensor:
-    """-log(-log(1 - u)), u in (0, 1) from int32 bits, finest near 0, where the largest values come from."""
+    """-log(-log(1 - u)), u in (0, 1) from int32 bits, with the finest resolution near 0, where the largest
+    values come from."""
     scale = (1 - 2.0**-24) * 2.0**-31  # keeps u below 1 after rounding
     u = (bits & 0x7FFFFFFF).to(torch.float32).mul_(-scale).sub_(scale / 2)
     return u.log1p_().neg_().log_().neg_()

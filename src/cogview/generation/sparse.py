@@ -1,10 +1,10 @@
-"""Drawing with three-region sparse attention: the released inference form (``is_sparse=2``).
+"""Generation with three-region sparse attention, as in the released inference code (``is_sparse=2``).
 
-A new token sees the last window * times tokens; of those further back all of the text and image tokens drawn
-at random, again for every layer and token: of m tokens that are no text, m times pivots / positions. Pivots
-count for themselves only. As everywhere, chance is a stream for each image, so that it does not depend on
-the batch; the released code takes the number of pivots from the longest text of a batch, here each row has
-its own, which is the same for rows of one prompt.
+A new token attends to the last window * times tokens; of earlier tokens, to all of the text and to random
+image tokens (pivots), sampled again for every layer and token: of m image tokens, m * pivots / positions.
+Each image has its own random stream, so that the result does not depend on the batch. The released code
+computes the number of pivots from the longest text of a batch; here each row has its own number, which is the
+same for rows of one prompt.
 """
 
 from __future__ import annotations
@@ -22,30 +22,29 @@ from cogview.transformer.attention import Recent, View, Visibility
 from cogview.transformer.config import ThreeRegionConfig, TransformerConfig
 
 
-def sample_recent_pivots(text: Tensor, image: Tensor, ratio: float, chance: Tensor) -> tuple[Tensor, Tensor]:
-    """Pivots before the window.
+def sample_recent_pivots(text: Tensor, image: Tensor, ratio: float, random: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample pivots among the tokens before the window.
 
     Args:
-        text, image: bool (b, left), what each token is; neither for padding.
-        ratio: pivots for each token that is not text.
-        chance: (layers, b, left) random numbers in [0, 1).
+        text, image: bool (b, left), the type of each token; both are False for padding.
+        ratio: number of pivots per image token.
+        random: (layers, b, left) random numbers in [0, 1).
 
     Returns:
-        (layers, b, n) int64, and bool of the same shape: rows with fewer pivots than n end with some that
-        are none.
+        (layers, b, n) int64, and a bool mask of the same shape: rows with fewer than n pivots are padded.
     """
     texts, images = text.sum(-1), image.sum(-1)
     counts = texts + (images.double() * ratio).long()  # (b,)
     n = int(counts.max())
-    ranked = chance.masked_fill(text, 2.0).masked_fill(~(text | image), -1.0)
-    pivots = ranked.topk(n, dim=-1).indices
-    seen = torch.arange(n, device=text.device) < counts[:, None]
-    return pivots, seen.expand(len(chance), -1, -1)
+    ranks = random.masked_fill(text, 2.0).masked_fill(~(text | image), -1.0)
+    pivots = ranks.topk(n, dim=-1).indices
+    valid = torch.arange(n, device=text.device) < counts[:, None]
+    return pivots, valid.expand(len(random), -1, -1)
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """What an engine must know to draw with sparse attention: the pattern, and the number of image codes."""
+    """The engine's settings for sparse attention: the pattern, and the number of image codes."""
 
     config: ThreeRegionConfig
     image_codes: int
@@ -54,30 +53,37 @@ class Sparse:
         self,
         prompts: Sequence[NDArray[np.int64]],
         pairs: Sequence[tuple[int, int]],
-        drawn: slice,
+        generated: slice,
         capacity: int,
         base: Visibility,
         model: TransformerConfig,
         device: torch.device,
     ) -> Visibility:
-        """Of a batch: ``prompts`` the ids (n,) of each row, padded in front to the longest, then tokens of
-        the vocabulary's rows ``drawn`` up to ``capacity``; the others as in :class:`SparseDrawing`."""
-        draws_image = drawn.stop <= self.image_codes
-        image = torch.full((len(prompts), capacity), draws_image, device=device)
+        """The attention pattern of a batch.
+
+        Args:
+            prompts: the ids (n,) of each row, which are padded on the left to the longest.
+            generated: the vocabulary's rows of the tokens that follow, up to ``capacity``.
+            pairs, base: as in :class:`SparsePattern`.
+        """
+        generates_image = generated.stop <= self.image_codes
+        image = torch.full((len(prompts), capacity), generates_image, device=device)
         text, longest = ~image, max(map(len, prompts))
         for row, ids in enumerate(prompts):
-            given = torch.from_numpy(ids).to(device) < self.image_codes
+            is_code = torch.from_numpy(ids).to(device) < self.image_codes
             text[row, :longest], image[row, :longest] = False, False
-            text[row, longest - len(ids) : longest], image[row, longest - len(ids) : longest] = ~given, given
-        pairs = [pairs[row % len(pairs)] for row in range(len(prompts))]  # guidance has two rows an image
-        return SparseDrawing(self.config, text, image, base, pairs, model.layers, model.max_positions)
+            span = slice(longest - len(ids), longest)
+            text[row, span], image[row, span] = ~is_code, is_code
+        pairs = [pairs[row % len(pairs)] for row in range(len(prompts))]  # guidance has two rows per image
+        return SparsePattern(self.config, text, image, base, pairs, model.layers, model.max_positions)
 
 
-class SparseDrawing(Visibility):
-    """The pattern of a batch while it is drawn.
+class SparsePattern(Visibility):
+    """The attention pattern of a batch during generation.
 
-    text, image: bool (b, capacity), what each token is or will be; neither is padding, which ``base`` hides.
-    base: who sees whom while the window holds all. pairs: (seed, index) of each row's random stream.
+    text, image: bool (b, capacity), the type of each token, also of those to come; both are False for
+    padding, which ``base`` hides. base: the attention mask while all tokens fit into the window. pairs:
+    (seed, index) of each row's random stream.
     """
 
     def __init__(
@@ -92,40 +98,40 @@ class SparseDrawing(Visibility):
     ) -> None:
         self.span, self.ratio = config.span, min(1.0, config.pivots / positions)
         self.text, self.image, self.base, self.layers = text, image, base, layers
-        self.start = (~(text | image)).cumprod(-1).sum(-1).tolist()  # padding stands before everything
+        self.start = (~(text | image)).cumprod(-1).sum(-1).tolist()  # length of the left padding
         keys = stream_keys(pairs, 1)[0]
         self.generators = [torch.Generator().manual_seed(int(key) >> 1) for key in keys]
-        self._keys, self._form = -1, Recent(self.span, torch.empty(0, 0, dtype=torch.int64))
+        self._keys, self._pattern = -1, Recent(self.span, torch.empty(0, 0, dtype=torch.int64))
 
     @property
     def varies_by_layer(self) -> bool:
         return True
 
-    def form(self, keys: int) -> Recent:
-        """The pattern at this length, with pivots drawn the first time it is asked for."""
+    def pattern(self, keys: int) -> Recent:
+        """The pattern at this length; its pivots are sampled at the first call and cached."""
         if keys != self._keys:
             left = keys - self.span
-            chance = torch.zeros(self.layers, len(self.start), left)
+            random = torch.zeros(self.layers, len(self.start), left)
             for row, (start, generator) in enumerate(zip(self.start, self.generators, strict=True)):
                 if start < left:
-                    chance[:, row, start:] = torch.rand(self.layers, left - start, generator=generator)
+                    random[:, row, start:] = torch.rand(self.layers, left - start, generator=generator)
             text, image = self.text[:, :left], self.image[:, :left]
-            pivots, seen = sample_recent_pivots(text, image, self.ratio, chance.to(text.device))
-            ragged = not bool(seen.all())
-            self._keys, self._form = keys, Recent(self.span, pivots, seen if ragged else None)
-        return self._form
+            pivots, valid = sample_recent_pivots(text, image, self.ratio, random.to(text.device))
+            ragged = not bool(valid.all())
+            self._keys, self._pattern = keys, Recent(self.span, pivots, valid if ragged else None)
+        return self._pattern
 
     def dense_mask(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
         if keys <= self.span or queries > self.span:
             return self.base.dense_mask(queries, keys, device)
-        return self.form(keys).at(0).dense_mask(queries, keys, device)
+        return self.pattern(keys).at(0).dense_mask(queries, keys, device)
 
     def dense_view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
         if keys <= self.span or queries > self.span:
             return self.base.dense_view(queries, keys, device, layer)
-        return self.form(keys).dense_view(queries, keys, device, layer)
+        return self.pattern(keys).dense_view(queries, keys, device, layer)
 
     def view(self, queries: int, keys: int, device: torch.device | None = None, layer: int = 0) -> View:
         if keys <= self.span or queries > self.span:
             return self.base.view(queries, keys, device, layer)
-        return self.form(keys).view(queries, keys, device, layer)
+        return self.pattern(keys).view(queries, keys, device, layer)

@@ -1,10 +1,10 @@
-"""Decoding in windows of one size, all on the device: on a GPU one CUDA graph holds a whole step.
+"""Decoding in windows of fixed size, entirely on the device: on a GPU each step is one CUDA graph.
 
 A step reads a window of tokens in every row, samples the token after each with its own noise, and accepts
-those that follow true tokens only, as ``strategies.py`` says; a window of one token is decoding token by
-token. What differs is where the numbers are: every buffer keeps its place and its shape, and how far a
-request has come is a tensor, so that a step can be captured once and replayed. Attention reads the cache up
-to a multiple of ``SPAN`` tokens; each such length has a graph of its own, in the same memory.
+those that follow correct tokens only, as in ``strategies.py``; a window of one token is sequential decoding.
+All buffers have a fixed address and shape, and the progress of each request is a tensor, so that a step can
+be captured once and replayed. Attention reads the cache up to a multiple of ``SPAN`` tokens; there is one
+graph for each such length, in a shared memory pool.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from cogview.generation.decoder import read_window
 from cogview.generation.loop import Batch, OnStep
 from cogview.transformer.attention import LeftPadded
 
-SPAN = 256  # keys that attention may read in vain, so that few graphs are captured
-WARM = 3  # steps before the first graph, in which libraries allocate what they keep
+SPAN = 256  # granularity of the number of keys: larger means fewer graphs and more masked keys
+WARM = 3  # eager steps before the first capture, in which libraries allocate their workspaces
 
 
 def suits(batch: Batch) -> bool:
-    """Whether steps of one shape give the batch's tokens: neither logits nor attention are changed by the
-    step, and no end is waited for. The bits of ``exact`` are those of other operations."""
+    """Whether a batch can be decoded by steps of one shape: it has no filter, no special attention pattern
+    and no stop token. ``exact`` batches need other operations for the same bits."""
     plain = batch.visibility is None or isinstance(batch.visibility, LeftPadded)
     return plain and batch.filter is None and batch.stop is None and not batch.exact and len(batch.tokens) > 1
 
 
 def windowed(batch: Batch, on_step: OnStep, size: int) -> None:
-    """Decode a batch that :func:`suits` in windows of ``size`` tokens, on a GPU as CUDA graphs.
+    """Decode a batch that :func:`suits` in windows of ``size`` tokens, on a GPU with CUDA graphs.
 
-    The loop waits for the device only to learn how many tokens were accepted, so with a window of one never.
+    The loop synchronizes with the device only to read the number of accepted tokens, so with a window of one
+    never.
     """
     count, first = len(batch.tokens), _read_known(batch)
     if first == count:
@@ -51,7 +52,7 @@ def windowed(batch: Batch, on_step: OnStep, size: int) -> None:
 
 
 def _read_known(batch: Batch) -> int:
-    """Read the tokens before the first that any request is to generate, and return its number."""
+    """Read the tokens before the first step that any request has to generate; returns that step."""
     is_open = (batch.tokens < 0).any(1).tolist()
     first: int = is_open.index(True) if True in is_open else len(is_open)
     if 0 < first < len(is_open):
@@ -60,24 +61,25 @@ def _read_known(batch: Batch) -> int:
 
 
 class Window:
-    """The buffers of a batch and the step over them.
+    """The buffers of a batch and the decoding step over them.
 
-    at: (requests,) int64, true tokens of each request; tokens: (requests, n), true ones, then guesses, a view
-    of the batch's. The cache holds what was read of both; what is wrong is written over before it is seen.
+    at: (requests,) int64, number of correct tokens of each request; tokens: (requests, n), correct tokens
+    followed by guesses, a view of the batch's tokens. Wrong guesses in the cache are overwritten before any
+    token attends to them.
     """
 
     def __init__(self, batch: Batch, first: int, size: int) -> None:
         self.batch, self.size = batch, size
-        self.base = batch.cache.length - first  # tokens of the prompt
-        batch.cache.entries[..., batch.cache.length :, :] = 0  # hidden, but 0 times what is no number is none
+        self.base = batch.cache.length - first  # length of the prompt
+        batch.cache.entries[..., batch.cache.length :, :] = 0  # masked, but 0 * NaN would be NaN
         self.tokens, self.positions = batch.tokens.T, batch.positions.T.contiguous()
         self.known, device = self.tokens >= 0, batch.tokens.device
         self.offsets = torch.arange(size, device=device)
         self.steps = torch.arange(len(batch.tokens), device=device)
         self.requests = torch.arange(batch.requests, device=device)[:, None]
         self.places = torch.arange(batch.cache.capacity, device=device)
-        pattern = batch.visibility  # (rows or 1, capacity), what is added to the scores of each key:
-        self.hidden = (
+        pattern = batch.visibility
+        self.hidden = (  # (rows or 1, capacity), added to the scores of each key
             pattern.hidden
             if isinstance(pattern, LeftPadded)
             else self.places.new_zeros(1, len(self.places), dtype=torch.float32)
@@ -86,34 +88,34 @@ class Window:
         self._begin(first)
 
     def _begin(self, first: int) -> None:
-        """Sample the token that follows the prompt; it is the first guess for all others, too."""
+        """Sample the token that follows the prompt; it is also the first guess for all others."""
         noise = self.batch.noise.gumbel(first, self.batch.columns)
         sampled = self.batch.sample(self.batch.hidden, (), (), noise)
         guess = torch.where(self.known[:, first], self.tokens[:, first], sampled)
         self.tokens.copy_(torch.where(self.known, self.tokens, guess[:, None]))
 
     def keys(self, farthest: int) -> int:
-        """Tokens of the cache that a step reads when no request has come farther."""
+        """The number of keys that a step reads if no request has more than ``farthest`` tokens."""
         needed = self.base + min(farthest - 1 + self.size, len(self.batch.tokens) - 1)
         return min(-(-needed // SPAN) * SPAN, len(self.places))
 
     def step(self, keys: int) -> None:
-        """Read a window of every request, and the cache's first ``keys`` tokens; sample, accept, guess."""
-        # A window at the end begins with tokens that are true already, so that it is full.
+        """Read a window of every request with the cache's first ``keys`` tokens; sample, accept and guess."""
+        # The last window starts earlier, with known tokens, so that it has the full size.
         start = (self.at - 1).clamp(max=len(self.steps) - 1 - self.size)
         read = start[:, None] + self.offsets  # (requests, size)
         steps = read + 1
         guesses = self.tokens.gather(1, steps)
-        settled = self.known.gather(1, steps) | (steps < self.at[:, None])
-        sampled = torch.where(settled, guesses, self._sample(read, steps, keys))
-        right = (sampled == guesses)[:, :-1].cumprod(1).sum(1)
-        self.at.copy_(start + 2 + right)
+        final = self.known.gather(1, steps) | (steps < self.at[:, None])
+        sampled = torch.where(final, guesses, self._sample(read, steps, keys))
+        correct = (sampled == guesses)[:, :-1].cumprod(1).sum(1)
+        self.at.copy_(start + 2 + correct)
         self.tokens.scatter_(1, steps, sampled)
         fresh = (self.steps > steps[:, -1:]) & ~self.known
         self.tokens.copy_(torch.where(fresh, sampled[:, -1:], self.tokens))
 
     def _sample(self, read: Tensor, steps: Tensor, keys: int) -> Tensor:
-        """The tokens (requests, size) at ``steps``, after those at ``read``."""
+        """Sample the tokens (requests, size) at ``steps``, which follow those at ``read``."""
         batch, copies = self.batch, 1 + self.batch.guided
         rows = read.repeat(copies, 1)  # (rows, size)
         places = self.base + rows
@@ -135,13 +137,13 @@ class Graphs:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def __call__(self, keys: int) -> None:
-        """:meth:`Window.step`."""
+        """Run :meth:`Window.step`, from its graph after the warm-up."""
         if self.cold:
             self.cold -= 1
             return self.window.step(keys)
         if keys not in self.graphs:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):  # nothing is computed yet
+            with torch.cuda.graph(graph, pool=self.pool):  # records without computing
                 self.window.step(keys)
             self.graphs[keys] = graph
         self.graphs[keys].replay()

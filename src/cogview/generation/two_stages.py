@@ -1,5 +1,5 @@
-"""What both runtimes know of CogView2's two super-resolution stages (section 3.3), without PyTorch: the
-released order and its top-k, the released sampling, and the random streams."""
+"""Constants of CogView2's two super-resolution stages (section 3.3), shared by the runtimes with and without
+PyTorch: the released order with its top-k, the released sampling, and the random streams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cogview.types import MAX_SEED, SamplingParams
 
 TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six turns
 DIRECT = SamplingParams(clusters=100, cluster_temperature=0.89)  # the release's; it needs clusters
-STREAMS = {"direct": 1, "iterative": 2}  # apart from each other and from the first stage
+STREAMS = {"direct": 1, "iterative": 2}  # distinct from each other and from the first stage
 RELEASED_TURNS = (
     (-1, 0, 1, 2, 3, 4),
     (0, -1, 2, -1, -2, 5),
@@ -21,10 +21,10 @@ RELEASED_TURNS = (
 
 
 def top_k_of(turn: int, turns: int, steps: Sequence[int] = TOP_K) -> int:
-    """The release's top-k for a turn, counted from 1, stretched over any number of turns."""
+    """The release's top-k for a turn (counted from 1), scaled to any number of turns."""
     return steps[(turn - 1) * len(steps) // turns]
 
 
 def stage_stream(seed: int, index: int, stage: str) -> tuple[int, int]:
-    """Seed and index of an image's random stream in a stage."""
+    """(seed, index) of an image's random stream in a stage."""
     return seed, (index * 4 + STREAMS[stage] + (1 << 60)) % (MAX_SEED + 1)

@@ -1,7 +1,8 @@
-"""Super-resolution of codes: a large image drawn window by window over a small one (CogView, section 3.1).
+"""Super-resolution of codes: the codes of a large image are generated window by window, conditioned on those
+of the small one (CogView, section 3.1).
 
-Which windows there are and in which order they are drawn is said in ``windows.py``. All windows that are
-ready, of all images, are drawn together.
+``windows.py`` defines the windows and their order. Windows of all images that do not depend on each other are
+generated in one batch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from cogview.types import Ids, ProgressCallback, SamplingParams
 
 
 @dataclass(frozen=True, eq=False)
-class Small:
-    """An image to enlarge.
+class SmallImage:
+    """A small image to upscale.
 
-    text: (n,) tokens; codes: (rows, columns) int64; seed, index: as for images generated from text; pixels:
-    what they say of the large image's codes, where they are known; negative: tokens that guidance moves away
-    from.
+    text: (n,) tokens; codes: (rows, columns) int64; seed, index: its random stream; pixels: the likelihoods
+    of the large image's codes, if there are any; negative: tokens that guidance moves away from.
     """
 
     text: Sequence[int]
@@ -36,60 +36,65 @@ class Small:
     negative: Sequence[int] = ()
 
 
-def enlarge(
+def upscale_codes(
     engine: Engine,
-    form: SequenceFormat,
-    pictures: Sequence[Small],
+    format: SequenceFormat,
+    images: Sequence[SmallImage],
     settings: SamplingParams,
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
     stage: int = 0,
 ) -> Iterator[tuple[int, Ids]]:
-    """Codes (rows * scale, columns * scale) int64 of every image, as (its number, codes), in order.
+    """Upscale; yields (number, codes (rows * scale, columns * scale) int64) of every image, in order.
 
     Args:
         engine: of a super-resolution model.
-        form: that model's sequences.
-        batch_size: the most windows at a time; it does not change the images.
+        format: the model's sequence format.
+        batch_size: the largest number of windows at a time; it does not change results.
         progress: called with the number of tokens read or sampled, and their total.
-        stage: which enlargement in a row this is; each has random streams of its own.
+        stage: number of this pass in a chain of upscaling passes; each has its own random streams.
 
     Raises:
-        CogViewError: an image smaller than the model's small image, or codes or text that do not fit.
+        CogViewError: an image is smaller than the model's context, or codes or text do not fit the format.
     """
-    scale = scale_of(form)
-    plans = [plan(form, picture.codes, scale) for picture in pictures]
+    scale = scale_of(format)
+    plans = [plan(format, image.codes, scale) for image in images]
     group = batch_size or BATCH.get(engine.decoder.device.type, BATCH["cpu"])
-    total = sum(window.rows for plan in plans for window in plan) * form.grid[1]
+    total = sum(window.rows for plan in plans for window in plan) * format.grid[1]
     done = 0
-    for first in range(0, len(pictures), group):
-        numbers = range(first, min(first + group, len(pictures)))
-        canvases = {n: np.full([side * scale for side in pictures[n].codes.shape], -1) for n in numbers}
+    for first in range(0, len(images), group):
+        numbers = range(first, min(first + group, len(images)))
+        canvases = {n: np.full([side * scale for side in images[n].codes.shape], -1) for n in numbers}
         for ready in turns({n: plans[n] for n in numbers}):
-            views = [view(canvases[n], window, form.grid[1]) for n, window in ready]
-            jobs = [
-                _job(form, pictures[n], window, own, settings, stage)
-                for (n, window), own in zip(ready, views, strict=True)
+            views = [view(canvases[n], window, format.grid[1]) for n, window in ready]
+            requests = [
+                _request(format, images[n], window, known, settings, stage)
+                for (n, window), known in zip(ready, views, strict=True)
             ]
             report = None if progress is None else _after(progress, done, total)
-            for number, tokens in engine.generate(jobs, settings, batch_size, report):
+            for number, tokens in engine.generate(requests, settings, batch_size, report):
                 views[number][...] = tokens.reshape(views[number].shape)
-            done += sum(own.size for own in views)
+            done += sum(codes.size for codes in views)
         yield from canvases.items()
 
 
-def _job(
-    form: SequenceFormat, picture: Small, window: Window, known: Ids, settings: SamplingParams, stage: int
+def _request(
+    format: SequenceFormat,
+    image: SmallImage,
+    window: Window,
+    known: Ids,
+    settings: SamplingParams,
+    stage: int,
 ) -> SequenceRequest:
-    """The engine's request for one window; ``known`` (rows, columns) is -1 where nothing is drawn yet."""
-    small = under(form, picture.codes, window)
-    prompt = form.image_prompt(picture.text, small.ravel(), known.size)
+    """The engine's request for one window; ``known`` (rows, columns) is -1 for codes to generate."""
+    small = under(format, image.codes, window)
+    prompt = format.image_prompt(image.text, small.ravel(), known.size)
     guided = settings.guidance_scale != 1
-    negative = form.image_prompt(picture.negative, small.ravel(), known.size) if guided else None
-    stream = stream_of(picture.index, stage, window.number)
+    negative = format.image_prompt(image.negative, small.ravel(), known.size) if guided else None
+    stream = stream_of(image.index, stage, window.number)
     place = (window.top, window.left, *known.shape)
-    likelihood = None if picture.pixels is None else picture.pixels.part(*place)
-    return SequenceRequest(prompt, picture.seed, stream, negative, known.flatten(), likelihood)
+    likelihood = None if image.pixels is None else image.pixels.part(*place)
+    return SequenceRequest(prompt, image.seed, stream, negative, known.flatten(), likelihood)
 
 
 def _after(progress: ProgressCallback, done: int, total: int) -> ProgressCallback:

@@ -87,7 +87,7 @@ def _sums(values: Floats, labels: Ids) -> Floats:
     return np.stack([np.bincount(labels, row, count) for row in values]).astype(np.float32)
 
 
-def restrict(logits: Floats, params: SamplingParams, labels: Ids | None = None) -> Floats:
+def filter_logits(logits: Floats, params: SamplingParams, labels: Ids | None = None) -> Floats:
     """Temperature, clusters (if any), top-k, then top-p of what that leaves, over logits (b, v)."""
     logits = logits / np.float32(params.temperature)
     if params.clusters:
@@ -104,7 +104,7 @@ def sample(logits: Floats, noise: Floats, params: SamplingParams, labels: Ids | 
     """
     k = params.top_k
     if params.clusters or 0 < params.top_p < 1 or not 0 < k < logits.shape[-1]:
-        return _largest(restrict(logits, params, labels) + noise)
+        return _largest(filter_logits(logits, params, labels) + noise)
     scaled = logits / np.float32(params.temperature)
     found = _largest(scaled + noise)
     beyond = (scaled > np.take_along_axis(scaled, found[:, None], -1)).sum(-1) >= k

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cogview.data.images import to_rgb
 from cogview.generation import editing
-from cogview.generation.editing import Frame
-from cogview.generation.holes import Hole, Job, Order, filled
+from cogview.generation.editing import CropRegion
+from cogview.generation.holes import InfillRequest, Job, Order, fill_masked
 from cogview.onnx.decoding import Engine, Request
 from cogview.onnx.hierarchy import Settings, TwoStages
 from cogview.onnx.sessions import Exported
@@ -27,7 +27,7 @@ from cogview.types import Ids, ProgressCallback, SamplingParams
 def fill(
     engine: Engine,
     form: CogLMFormat,
-    holes: Sequence[Hole],
+    holes: Sequence[InfillRequest],
     mask: ArrayLike,
     params: SamplingParams,
     order: Order,
@@ -40,7 +40,9 @@ def fill(
         requests = [Request(*job) for job in jobs]
         return engine.generate(requests, params, batch_size, report, first=first)
 
-    return filled(generate, _seen, form, holes, mask, params.guidance_scale != 1, order, "paper", progress)
+    return fill_masked(
+        generate, _seen, form, holes, mask, params.guidance_scale != 1, order, "paper", progress
+    )
 
 
 def _seen(prompt: Prompt, blocks: tuple[int, ...]) -> Prompt:
@@ -68,14 +70,14 @@ class Editor:
         image = self.exported.manifest.image
         return image.image_size * self.form.grid[0] // image.grid[0]
 
-    def upper(self, area: Frame) -> TwoStages | None:
+    def upper(self, area: CropRegion) -> TwoStages | None:
         """What enlarges a part that is larger than what the CogLM generates."""
         return None if max(area.shape) <= self.size else self.stages
 
     def run(
         self,
         original: Image.Image,
-        area: Frame,
+        area: CropRegion,
         codes: Ids,
         tokens: Sequence[int],
         negative: Ids,
@@ -97,7 +99,7 @@ class Editor:
         text, count = self.form.text_ids(tokens), len(streams)
         large = 0 if stages is None else stages.stages * stages.form.codes
         parts = ProgressParts(progress, count * (self.form.codes + large))
-        holes = [Hole(text, codes, *stream, negative) for stream in streams]
+        holes = [InfillRequest(text, codes, *stream, negative) for stream in streams]
         grid, report = area.grid_mask(self.form.grid), parts.part(count * self.form.codes)
         found = fill(self.engine, self.form, holes, grid, params, order, batch_size, report)
         for own, stream in zip(found, streams, strict=True):
@@ -113,7 +115,7 @@ class Editor:
     def _larger(
         self,
         original: Image.Image,
-        area: Frame,
+        area: CropRegion,
         codes: Ids,
         tokens: Sequence[int],
         stream: tuple[int, int],

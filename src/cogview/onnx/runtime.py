@@ -29,24 +29,24 @@ from cogview.onnx.sessions import Exported
 from cogview.onnx.texts import Texts
 from cogview.onnx.upscaler import Original, Upscaler, image_of
 from cogview.pipelines.base import (
-    MOST_CAPTIONS,
-    MOST_IMAGES,
+    MAX_CAPTIONS,
+    MAX_IMAGES,
     AnyImage,
     Caption,
     GeneratedImage,
     ProgressParts,
     Ranked,
-    at_least_one,
     caption_for,
     check_captions,
+    check_count,
     check_first,
+    check_positive,
     checked_seed,
-    described,
     encode_caption,
+    image_facts,
     image_list,
-    not_too_many,
-    opened,
-    pixels_of,
+    open_rgb,
+    prompt_and_caption,
     text_for_each,
     text_list,
 )
@@ -77,7 +77,7 @@ class OnnxModel:
     """
 
     def __init__(self, folder: Path | str, threads: int | None = None, decoding: Decoding = "auto") -> None:
-        at_least_one(threads=threads)
+        check_positive(threads=threads)
         if decoding not in get_args(Decoding):
             known = ", ".join(get_args(Decoding))
             raise CogViewError(f"unknown decoding {decoding!r}; there are {known}", field="decoding")
@@ -188,9 +188,9 @@ class OnnxModel:
         """
         self._require("generate")
         texts, seed = text_list(prompt), checked_seed(seed)
-        at_least_one(n=n, best_of=best_of, batch_size=batch_size)
+        check_positive(n=n, best_of=best_of, batch_size=batch_size)
         check_first(first, n * best_of)
-        not_too_many("images", len(texts) * n * best_of, MOST_IMAGES)
+        check_count("images", len(texts) * n * best_of, MAX_IMAGES)
         if best_of > 1:
             self._require("score")
         resolved = self._params("generate", params, style, negative_prompt, sampling)
@@ -289,7 +289,7 @@ class OnnxModel:
         """An image's codes (rows * columns,) for the caption model; a generated one has them already."""
         if isinstance(image, GeneratedImage) and len(image.codes) == self._texts.format.codes:
             return image.codes
-        return self._fitted(image.image if isinstance(image, GeneratedImage) else opened(image)[0])
+        return self._fitted(image.image if isinstance(image, GeneratedImage) else open_rgb(image)[0])
 
     def _fitted(self, shown: Image.Image) -> Ids:
         """Codes (rows * columns,) of an RGB image, made the square that the model reads."""
@@ -316,8 +316,8 @@ class OnnxModel:
         """``n`` captions of each image: found by ``beams``, or sampled with a seed or sampling parameters."""
         self._require("caption")
         items = image_list(images)
-        at_least_one(n=n, beams=beams)
-        not_too_many("captions", max(n, beams or 1), MOST_CAPTIONS)
+        check_positive(n=n, beams=beams)
+        check_count("captions", max(n, beams or 1), MAX_CAPTIONS)
         if beams is not None and (seed is not None or params is not None):
             raise CogViewError(
                 "beams and a seed or sampling settings exclude each other; give one of them", field="beams"
@@ -378,7 +378,7 @@ class OnnxModel:
         """Generate what is masked again, by a sentence; pixels outside stay as they are. Arguments as those
         of :meth:`cogview.pipelines.model.Pipeline.edit`."""
         self._require("edit")
-        at_least_one(n=n, batch_size=batch_size)
+        check_positive(n=n, batch_size=batch_size)
         resolved = self._params("edit", params, style, negative_prompt, sampling)
         original, (engine, form) = upright(image), self._coglm
         hole = mask_of(mask, boxes, original.size)
@@ -389,7 +389,7 @@ class OnnxModel:
         streams = [(first, index) for index in range(n)]
         settings = self._stage_params()
         editor = Editor(engine, form, self.exported, self._fitted, self._stages, settings)
-        area = editing.frame(hole, crop, editor.size)
+        area = editing.crop_region(hole, crop, editor.size)
         upper = None if first_stage_only else editor.upper(area)
         whole = area.shape == hole.shape
         codes = self.codes_of(image) if whole else self._fitted(to_rgb(area.cut(original))[0])
@@ -462,13 +462,13 @@ class OnnxModel:
         """Images upscaled in two stages: those generated as small ones from their codes."""
         made, parts = [], ProgressParts(None, 0)
         for item, text in zip(items, words, strict=True):
-            prompt, caption = described(self.family, item, text)
+            prompt, caption = prompt_and_caption(self.family, item, text)
             if isinstance(item, GeneratedImage) and len(item.codes) == np.prod(stages.form.small):
                 own = item.seed if seed is None else checked_seed(seed)
                 small = replace(item, seed=own, prompt=prompt, caption=caption)
             else:
-                shown = item.image if isinstance(item, GeneratedImage) else opened(item)[0]
-                facts = {**self._facts, "task": "upscale", "source": pixels_of(shown)}
+                shown = item.image if isinstance(item, GeneratedImage) else open_rgb(item)[0]
+                facts = {**self._facts, "task": "upscale", "source": image_facts(shown)}
                 codes = self._fitted(shown)
                 small = self._image(shown, codes, prompt, caption, checked_seed(seed), 0, facts)
             style = small.settings.get("style")
@@ -479,7 +479,7 @@ class OnnxModel:
         self, item: AnyImage, text: str | None, seed: int | None, times: int
     ) -> tuple[Original, str, str, int, int, dict[str, Any]]:
         """An image to upscale, its prompt and caption, seed and index, and what provenance says of it."""
-        prompt, caption = described(self.family, item, text)
+        prompt, caption = prompt_and_caption(self.family, item, text)
         if isinstance(item, GeneratedImage):
             told = {"seed": item.seed, "index": item.index, "settings": item.settings}
             grid = self._format(BASE).grid if BASE in self.family.roles else (0, 0)
@@ -488,9 +488,9 @@ class OnnxModel:
                 return Original(item.codes.reshape(grid)), prompt, caption, own_seed, item.index, told
             image, where = item.image, "picture"
         else:
-            image, where = opened(item)
+            image, where = open_rgb(item)
         try:
             original = self._upscaler.read(image, times)
         except CogViewError as error:
             raise CogViewError(f"{where}: {error}") from None
-        return original, prompt, caption, checked_seed(seed), 0, pixels_of(image)
+        return original, prompt, caption, checked_seed(seed), 0, image_facts(image)

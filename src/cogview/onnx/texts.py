@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogview.generation.languages import allowed_pieces
-from cogview.generation.without_model import Scores, follow
+from cogview.generation.without_model import Scores, beam_search
 from cogview.onnx.cached_rows import prefill
 from cogview.onnx.decoding import Constraint, Engine, Request
 from cogview.onnx.draws import log_softmax
@@ -78,7 +78,7 @@ class Texts:
             logits = constraint.filter(session.logits(head, hidden), [], [step] * len(hidden))
             return log_softmax(logits).astype(np.float64)
 
-        found = follow(score, steps, constraint.first_id, constraint.stop, beams)
+        found = beam_search(score, steps, constraint.first_id, constraint.stop, beams)
         return [self._caption(np.array(beam.ids, dtype=np.int64), beam.score) for beam in found[:n]]
 
     def losses(

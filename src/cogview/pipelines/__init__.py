@@ -1,5 +1,5 @@
-"""Pipelines: the tasks of the papers, each a part of its own, composed into the models that people use.
+"""Pipelines: one class for each task of the papers, composed into the models that users load.
 
 ``text_to_image``, ``captioning``, ``super_resolution`` and ``inpainting`` implement the tasks;
-``cogview`` and ``cogview2`` say which parts a family has; ``model`` is what all of them offer.
+``cogview`` and ``cogview2`` select the tasks that a family supports; ``model`` is their common interface.
 """

@@ -1,8 +1,8 @@
-"""Removal of an even background, so that art on a plain ground becomes a cut-out with an alpha channel.
+"""Removal of a uniform background: artwork on a plain background becomes a cut-out with an alpha channel.
 
-The ground is the colour of most of the border; what of it is connected to the border becomes transparent.
-At edges, where pixels mix both, colour and opacity are separated so that over the old ground the image looks
-as before.
+The background colour is the most common colour of the border; the pixels of that colour that are connected
+to the border become transparent. At edges, where pixels mix foreground and background, colour and opacity are
+separated so that the cut-out over the old background looks like the original.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-NEAR = 16  # largest difference of a channel, of 255, between the ground and what still belongs to it
-SHARE = 0.6  # of the border that has to be ground
-EDGE = 5  # pixels, width of the window around an edge pixel in which the unmixed colour is looked for
+NEAR = 16  # largest difference in any channel, out of 255, from the background colour
+SHARE = 0.6  # of the border that must have the background colour
+EDGE = 5  # pixels, width of the window around an edge pixel in which the foreground colour is searched
 Bools = NDArray[np.bool_]
 
 
 def ground_colour(image: Image.Image) -> tuple[int, int, int] | None:
-    """The colour of most of the border; None where there is no such colour."""
+    """The background colour: that of most of the border; None if there is no such colour."""
     pixels = np.asarray(image.convert("RGB")).astype(np.int16)  # (height, width, 3)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = np.median(border, axis=0).astype(np.int16)
@@ -29,7 +29,7 @@ def ground_colour(image: Image.Image) -> tuple[int, int, int] | None:
 
 
 def without_background(image: Image.Image) -> Image.Image | None:
-    """The image with its ground transparent, RGBA; None where it has no even ground."""
+    """The image (RGBA) with a transparent background; None if its background is not uniform."""
     colour = ground_colour(image)
     if colour is None:
         return None
@@ -43,8 +43,8 @@ def without_background(image: Image.Image) -> Image.Image | None:
     alpha[outside] = 0
     share = np.maximum(alpha, 1 / 255)[..., None]
     colours = np.clip((pixels - (1 - share) * ground) / share, 0, 255)
-    made = np.concatenate([colours, alpha[..., None] * 255], axis=2)
-    return Image.fromarray(made.round().astype(np.uint8), "RGBA")
+    rgba = np.concatenate([colours, alpha[..., None] * 255], axis=2)
+    return Image.fromarray(rgba.round().astype(np.uint8), "RGBA")
 
 
 def _largest_nearby(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -52,19 +52,20 @@ def _largest_nearby(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _connected_to_border(near: Bools) -> Bools:
-    """Pixels of ``near`` that a path of such pixels joins with the border, by sweeps in all directions."""
-    found = np.zeros_like(near)
-    found[[0, -1]], found[:, [0, -1]] = near[[0, -1]], near[:, [0, -1]]
+    """Pixels of ``near`` that are connected to the border within ``near``, found by sweeps in four
+    directions."""
+    reached = np.zeros_like(near)
+    reached[[0, -1]], reached[:, [0, -1]] = near[[0, -1]], near[:, [0, -1]]
     count = -1
-    while count != (count := int(found.sum())):
-        for turned in (0, 1, 2, 3):
-            found = np.rot90(_swept(np.rot90(found, turned), np.rot90(near, turned)), -turned)
-    return found
+    while count != (count := int(reached.sum())):
+        for turns in (0, 1, 2, 3):
+            reached = np.rot90(_sweep(np.rot90(reached, turns), np.rot90(near, turns)), -turns)
+    return reached
 
 
-def _swept(found: Bools, near: Bools) -> Bools:
-    """``found`` spread to the right along rows, as far as ``near`` goes."""
-    place = np.arange(near.shape[1])
-    start = np.maximum.accumulate(np.where(found, place, -1), axis=1)
-    stop = np.maximum.accumulate(np.where(near, -1, place), axis=1)
+def _sweep(reached: Bools, near: Bools) -> Bools:
+    """``reached`` spread to the right along rows, within ``near``."""
+    column = np.arange(near.shape[1])
+    start = np.maximum.accumulate(np.where(reached, column, -1), axis=1)
+    stop = np.maximum.accumulate(np.where(near, -1, column), axis=1)
     return near & (start > stop)

@@ -1,4 +1,4 @@
-"""What all pipelines share: what they return, checks of their arguments, captions from prompts.
+"""Shared by all pipelines: result types, argument checks, and the conversion of prompts to captions.
 
 Nothing here imports PyTorch: the runtime without it (``cogview.onnx``) checks the same arguments.
 """
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 
 ImageCallback = Callable[["GeneratedImage"], None]
 OutputType = Literal["image", "pil", "np", "pt", "codes"]
-MOST_IMAGES, MOST_CAPTIONS = 100_000, 1_024  # of one call; captions of an image, or beams
+MAX_IMAGES, MAX_CAPTIONS = 100_000, 1_024  # limits of one call; captions: per image, also of beams
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A generated image and what made it.
+    """A generated image and everything that determines it.
 
-    codes: (rows * columns,) int64, of the image tokenizer; prompt: as it was given; caption: what the model
-    read, with the style; index: which image of its prompt (0-based); settings: all else that matters.
+    codes: (rows * columns,) int64, of the image tokenizer; prompt: as passed by the caller; caption: the text
+    that the model read, style included; index: number of the image among those of its prompt (0-based);
+    settings: all other inputs that affect the result.
     """
 
     image: Image.Image
@@ -53,7 +54,7 @@ class GeneratedImage:
 
     @property
     def provenance(self) -> Provenance:
-        """What is written into the file."""
+        """The metadata that is written into the file."""
         return Provenance(
             software=software(),
             prompt=self.prompt,
@@ -65,15 +66,15 @@ class GeneratedImage:
         )
 
     def png(self) -> bytes:
-        """The PNG file, with the provenance inside."""
+        """The PNG file, with the provenance in its metadata."""
         return png_bytes(self.image, self.provenance)
 
     def _repr_png_(self) -> bytes:
-        """As notebooks show it."""
+        """The PNG that notebooks display."""
         return self.png()
 
     def save(self, path: str | Path) -> None:
-        """Write a PNG file with the provenance inside; CogViewError where the place is not writable."""
+        """Write a PNG file with the provenance in its metadata; raises CogViewError if that fails."""
         save_png(self.image, path, self.provenance)
 
 
@@ -81,8 +82,8 @@ class GeneratedImage:
 class Caption:
     """A caption of an image.
 
-    pieces: (n,) int64, tokens of the text tokenizer; score: mean log-probability of a token where beams found
-    it; seed and index: its random stream where it was sampled.
+    pieces: (n,) int64, tokens of the text tokenizer; score: mean log-probability per token, if it was found
+    by beam search; seed, index: its random stream, if it was sampled.
     """
 
     text: str
@@ -94,23 +95,23 @@ class Caption:
 
 @dataclass(frozen=True)
 class Ranked:
-    """An image's place in an order: its number as it was given, and its caption loss (or released score)."""
+    """An entry of a ranking: the image's position in the input, and its caption loss (or released score)."""
 
     number: int
     score: float
 
 
 def check_output(kind: str) -> None:
-    """CogViewError for an output type that there is not."""
+    """Raise CogViewError for an unknown output type."""
     if kind not in get_args(OutputType):
         known = ", ".join(get_args(OutputType))
-        raise CogViewError(f"unknown output_type {kind!r}; there are {known}", field="output_type")
+        raise CogViewError(f"unknown output_type {kind!r}; use one of {known}", field="output_type")
 
 
 def as_output(images: Sequence[GeneratedImage], kind: OutputType) -> Any:
-    """The images as they are (``image``), as Pillow images (``pil``), as float32 in [0, 1], (n, height,
-    width, 3) NumPy (``np``) or (n, 3, height, width) PyTorch (``pt``), or as their ``codes`` (n, rows *
-    columns) int64."""
+    """Convert images: unchanged (``image``), Pillow images (``pil``), float32 in [0, 1] as NumPy (n, height,
+    width, 3) (``np``) or PyTorch (n, 3, height, width) (``pt``), or their ``codes`` (n, rows * columns)
+    int64."""
     if kind == "image":
         return list(images)
     if kind == "pil":
@@ -125,40 +126,41 @@ def as_output(images: Sequence[GeneratedImage], kind: OutputType) -> Any:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def collected(
-    made: Iterable[GeneratedImage], callback: ImageCallback | None, kind: OutputType
+def collect(
+    generated: Iterable[GeneratedImage], callback: ImageCallback | None, kind: OutputType
 ) -> list[GeneratedImage]:
-    """All images as ``output_type`` says, each given to ``callback`` as soon as it is ready."""
+    """All images, converted to the output type; ``callback`` is called with each as soon as it is ready."""
     images = []
-    for image in made:
+    for image in generated:
         images.append(image)
         if callback is not None:
             callback(image)
-    found: list[GeneratedImage] = as_output(images, kind)  # what the other types are, callers know
-    return found
+    output: list[GeneratedImage] = as_output(images, kind)  # callers know the types of the other kinds
+    return output
 
 
 AnyImage = GeneratedImage | Image.Image | str | Path
 
 
 def pipeline_class(bundle: ModelBundle) -> Any:
-    """The class that runs a family: CogView2 where its base model is a CogLM, else CogView."""
+    """The pipeline class of a family: CogView2 if its base model is a CogLM, else CogView."""
     base = bundle.config.roles.get(BASE)
     name = "CogView2" if base is not None and base.sequences.kind == "coglm" else "CogView"
     return getattr(import_module(f"cogview.pipelines.{name.lower()}"), name)
 
 
 class HasTextTokenizer(Protocol):
-    """What has a family's text tokenizer."""
+    """Anything that provides a family's text tokenizer."""
 
     @property
     def text_tokenizer(self) -> TextTokenizer: ...
 
 
 class ProgressParts:
-    """Parts of one piece of work that is ``total`` large, in any unit, done one after the other or in turns.
+    """Combines the progress of several parts of a task into one; ``total`` is the size of the whole task.
 
-    What is reported of each part, done of its own total, is passed on to ``progress`` with all of the others.
+    Parts may run in sequence or interleaved, and report in units of their own; ``progress`` is called with
+    the sum over all parts.
     """
 
     def __init__(self, progress: ProgressCallback | None, total: int) -> None:
@@ -166,7 +168,7 @@ class ProgressParts:
         self.done: list[float] = []
 
     def part(self, size: float) -> ProgressCallback | None:
-        """The callback of a part that is ``size`` large; None where nobody listens."""
+        """A callback for a part of this size; None if there is no ``progress``."""
         if self.progress is None:
             return None
         number, callback = len(self.done), self.progress
@@ -183,87 +185,87 @@ class ProgressParts:
 
 
 def image_list(images: AnyImage | Sequence[AnyImage]) -> list[AnyImage]:
-    """One image or several as a list; CogViewError for none, and for what is none."""
-    items = [images] if isinstance(images, AnyImage) else _items(images, "picture")
+    """One or several images as a list; raises CogViewError for an empty list or anything but images."""
+    items = [images] if isinstance(images, AnyImage) else _items(images, "image")
     if not items:
-        raise CogViewError("there is no picture", field="image")
+        raise CogViewError("there is no image; pass at least one", field="image")
     for item in items:
         if not isinstance(item, AnyImage):
-            raise CogViewError(f"{item!r:.60} is no picture; give a file or a Pillow image", field="image")
+            raise CogViewError(f"{item!r:.60} is not an image; pass a file or a Pillow image", field="image")
     return items
 
 
 def text_list(texts: str | Sequence[str], what: str = "prompt") -> list[str]:
-    """One text or several as a list; CogViewError for none, and for what is none."""
+    """One or several texts as a list; raises CogViewError for an empty list or anything but texts."""
     items = [texts] if isinstance(texts, str) else _items(texts, what)
     if not items:
-        raise CogViewError(f"there is no {what}", field="prompt")
+        raise CogViewError(f"there is no {what}; pass at least one", field="prompt")
     for item in items:
         if not isinstance(item, str):
-            raise CogViewError(f"{item!r:.60} is no text; give a {what}, or a list of them", field="prompt")
+            raise CogViewError(f"{item!r:.60} is not a text; pass a {what} or a list of them", field="prompt")
     return items
 
 
 def text_for_each(texts: str | Sequence[str] | None, count: int) -> list[str | None]:
-    """One text for each of ``count`` images."""
+    """One text for each of ``count`` images; a single text is repeated."""
     if texts is None or isinstance(texts, str):
         return [texts] * count
     if len(texts) != count:
-        raise CogViewError(f"there are {count} pictures and {len(texts)} prompts; give one, or one for each")
+        raise CogViewError(f"there are {count} images and {len(texts)} prompts; pass one, or one per image")
     return list(texts)
 
 
-def _items(given: Any, what: str) -> list[Any]:
+def _items(value: Any, what: str) -> list[Any]:
     try:
-        return list(given)
+        return list(value)
     except TypeError:
-        raise CogViewError(f"{given!r:.60} is no {what}, nor a list of them") from None
+        raise CogViewError(f"{value!r:.60} is not a valid {what}; pass one or a list of them") from None
 
 
-def whole_number(name: str, value: int) -> int:
-    """A whole number; CogViewError for anything else."""
+def as_integer(name: str, value: int) -> int:
+    """The value as an int; raises CogViewError for anything but an integer."""
     try:
         return operator.index(value)
     except TypeError:
         raise CogViewError(f"{name} is {value!r:.60}; give a whole number", field=name) from None
 
 
-def at_least_one(**counts: int | None) -> None:
-    """CogViewError for a number below 1; None is no number asked for."""
+def check_positive(**counts: int | None) -> None:
+    """Raise CogViewError for a number below 1; None is allowed."""
     for name, value in counts.items():
-        if value is not None and whole_number(name, value) < 1:
+        if value is not None and as_integer(name, value) < 1:
             raise CogViewError(f"{name} is {value}; it must be at least 1", field=name)
 
 
-def not_too_many(what: str, count: int, most: int) -> None:
-    """CogViewError for more results (``what``) than one call may have."""
+def check_count(what: str, count: int, most: int) -> None:
+    """Raise CogViewError for more results (``what``) than one call may return."""
     if count > most:
-        raise CogViewError(f"{count:,} {what} are asked for; at most {most:,} at a time", field="n")
+        raise CogViewError(f"{count:,} {what} requested; at most {most:,} at a time", field="n")
 
 
 def check_first(first: int, n: int) -> None:
-    """CogViewError for indices of images that are out of range."""
-    if not 0 <= whole_number("first", first) <= MAX_SEED - n:
-        raise CogViewError(f"first is {first}; pictures are counted from 0", field="first")
+    """Raise CogViewError for image indices out of range."""
+    if not 0 <= as_integer("first", first) <= MAX_SEED - n:
+        raise CogViewError(f"first is {first}; images are counted from 0", field="first")
 
 
 def checked_seed(seed: int | None) -> int:
-    """The seed, a new one for None; CogViewError out of range."""
-    return secrets.randbits(32) if seed is None else check_seed(whole_number("seed", seed))
+    """The seed, or a random one for None; raises CogViewError if it is out of range."""
+    return secrets.randbits(32) if seed is None else check_seed(as_integer("seed", seed))
 
 
-def opened(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
-    """The image in RGB, and what to call it in an error."""
+def open_rgb(item: Image.Image | str | Path) -> tuple[Image.Image, str]:
+    """The image in RGB, and its name for error messages."""
     if isinstance(item, Image.Image):
-        return to_rgb(item)[0], "picture"
+        return to_rgb(item)[0], "image"
     try:
         return decode(Path(item)).image, str(item)
     except BadImage as error:
         raise CogViewError(f"{item}: {error}", field="image") from error
 
 
-def pixels_of(image: Image.Image) -> dict[str, Any]:
-    """What provenance says of an image that was given."""
+def image_facts(image: Image.Image) -> dict[str, Any]:
+    """The provenance entry of an input image: hash and size."""
     digest = hashlib.sha256(image.tobytes()).hexdigest()
     return {"sha256": digest, "width": image.width, "height": image.height}
 
@@ -272,44 +274,45 @@ def pixels_of(image: Image.Image) -> dict[str, Any]:
 
 
 def caption_for(config: FamilyConfig, prompt: str, style: str | None = None) -> str:
-    """What the model reads for a prompt, a style in the prompt's language (CogView, section 4.2).
+    """The caption that the model reads for a prompt, with the style's words in the prompt's language
+    (CogView, section 4.2).
 
-    CogViewError for an empty prompt, an unknown style, or one without words in that language.
+    Raises CogViewError for an empty prompt, an unknown style, or a style without words in that language.
     """
     [prompt] = text_list(prompt)
     prompt = prompt.strip()
     if not prompt:
-        raise CogViewError("the prompt is empty; say what to draw", field="prompt")
+        raise CogViewError("the prompt is empty; describe the image", field="prompt")
     if style is None:
         return prompt
-    phrases, templates, spoken = config.style(style), config.templates, language(prompt)
-    if spoken not in phrases or spoken not in templates:
-        message = f"this style has no words in the prompt's language ({spoken})"
+    phrases, templates, code = config.style(style), config.templates, language(prompt)
+    if code not in phrases or code not in templates:
+        message = f"this style has no words in the prompt's language ({code})"
         raise CogViewError(message, field="style")
-    return templates[spoken].replace("{style}", phrases[spoken]).replace("{caption}", prompt)
+    return templates[code].replace("{style}", phrases[code]).replace("{caption}", prompt)
 
 
-def described(config: FamilyConfig, item: AnyImage, prompt: str | None = None) -> tuple[str, str]:
-    """Prompt and caption of an image: ``prompt`` where it is given, else those that it was generated with, as
-    far as its file says so; empty for any other image."""
+def prompt_and_caption(config: FamilyConfig, item: AnyImage, prompt: str | None = None) -> tuple[str, str]:
+    """Prompt and caption of an image: from ``prompt`` if there is one, else those the image was generated
+    with, if its metadata has them; empty strings for any other image."""
     if prompt is not None:
         return prompt, prompt.strip()
     if isinstance(item, GeneratedImage):
         return item.prompt, item.caption
     try:
-        found = None if isinstance(item, Image.Image) else read_provenance(item)
-    except CogViewError:  # an image with a damaged entry is an image
-        found = None
-    if found is None or not found.prompt.strip():
+        provenance = None if isinstance(item, Image.Image) else read_provenance(item)
+    except CogViewError:  # an image with damaged metadata is still an image
+        provenance = None
+    if provenance is None or not provenance.prompt.strip():
         return "", ""
-    style, words = found.settings.get("style"), found.settings.get("fairness")
-    text = words.get("text") if isinstance(words, dict) else None
+    style, fairness = provenance.settings.get("style"), provenance.settings.get("fairness")
+    text = fairness.get("text") if isinstance(fairness, dict) else None
     known = style if isinstance(style, str) and style in config.styles else None
-    return found.prompt, caption_for(config, text if isinstance(text, str) else found.prompt, known)
+    return provenance.prompt, caption_for(config, text if isinstance(text, str) else provenance.prompt, known)
 
 
 def encode_caption(components: HasTextTokenizer, caption: str, limit: int) -> list[int]:
-    """A caption's text tokens; CogViewError where they are more than ``limit``."""
+    """A caption's text tokens; raises CogViewError if there are more than ``limit``."""
     tokens = components.text_tokenizer.encode(caption)
     if len(tokens) > limit:
         shown = caption if len(caption) <= 40 else caption[:40] + "…"
@@ -321,12 +324,12 @@ def encode_caption(components: HasTextTokenizer, caption: str, limit: int) -> li
 
 
 def check_captions(components: HasTextTokenizer, captions: Iterable[str], limit: int) -> None:
-    """CogViewError for a caption that is longer than what super-resolution reads."""
+    """Raise CogViewError for a caption that is too long for super-resolution."""
     for caption in captions:
-        found = len(components.text_tokenizer.encode(caption))
-        if found > limit:
+        count = len(components.text_tokenizer.encode(caption))
+        if count > limit:
             raise CogViewError(
-                f"the prompt has {found} tokens and super-resolution reads {limit}; "
-                "shorten it, have it cut (--truncate), or leave pictures small (--first-stage-only)",
+                f"the prompt has {count} tokens and super-resolution reads {limit}; "
+                "shorten it, have it cut (--truncate), or keep the images small (--first-stage-only)",
                 field="prompt",
             )

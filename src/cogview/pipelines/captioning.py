@@ -1,6 +1,6 @@
-"""Captions, caption losses and ranks of images: a caption model's tasks (CogView, section 3.2).
+"""Captioning, caption loss and reranking of images: the tasks of a caption model (CogView, section 3.2).
 
-Images are files, Pillow images or what ``generate`` returned, whose codes are then used as they are.
+Images are files, Pillow images or results of ``generate``, whose codes are used directly.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from cogview.generation.engine import Engine
 from cogview.generation.languages import language as language_of
 from cogview.generation.scoring import Scorer
 from cogview.pipelines.base import (
-    MOST_CAPTIONS,
+    MAX_CAPTIONS,
     AnyImage,
     Caption,
     GeneratedImage,
     Ranked,
-    at_least_one,
+    check_count,
+    check_positive,
     checked_seed,
     image_list,
-    not_too_many,
     text_list,
 )
 from cogview.sequences.protocols import CaptionFormat, check_text
@@ -38,11 +38,10 @@ ReleasedScore = Callable[[Ids, Sequence[int]], float]
 
 
 class Captioning:
-    """The caption model of a family, read at first use.
+    """The caption model of a family, loaded at first use.
 
     Attributes:
-        format: its sequences.
-        image_codes: an image's codes (rows * columns,) for this model.
+        format: its sequence format.
     """
 
     def __init__(
@@ -58,17 +57,17 @@ class Captioning:
 
     @cached_property
     def captioner(self) -> Captioner:
-        """The model, ready to write."""
+        """The model with its sequence format and text tokenizer."""
         return Captioner(self._load(), self.format, self.components.text_tokenizer)
 
     def image_codes(self, image: AnyImage) -> Ids:
-        """An image's codes (rows * columns,); a generated one has them already."""
+        """An image's codes (rows * columns,); those of a generated image are reused."""
         if isinstance(image, GeneratedImage) and len(image.codes) == self.format.codes:
             return image.codes
         codes = self._encode(image)
         if len(codes) != self.format.codes:
             raise CogViewError(
-                f"the tokenizer gives {len(codes)} codes and the caption model reads {self.format.codes}"
+                f"the image tokenizer returns {len(codes)} codes, the caption model reads {self.format.codes}"
             )
         return codes
 
@@ -89,10 +88,10 @@ class Captioning:
         items = image_list(images)
         if beams is not None and (seed is not None or params is not None):
             raise CogViewError(
-                "beams and a seed or sampling settings exclude each other; give one of them", field="beams"
+                "beams cannot be combined with a seed or sampling settings; give one of them", field="beams"
             )
-        at_least_one(n=n, beams=beams, batch_size=batch_size)
-        not_too_many("captions", max(n, beams or 1), MOST_CAPTIONS)
+        check_positive(n=n, beams=beams, batch_size=batch_size)
+        check_count("captions", max(n, beams or 1), MAX_CAPTIONS)
         if beams is not None and beams < n:
             raise CogViewError(f"{n} captions need at least {n} beams, not {beams}", field="beams")
         if self.format.languages:
@@ -105,22 +104,22 @@ class Captioning:
         captioner.constraint(language)
         codes = [self.image_codes(item) for item in items]
         if seed is None and params is None:
-            found = self._searched(codes, n, beams or max(BEAMS, n), language, max_length, progress)
+            groups = self._beam_search(codes, n, beams or max(BEAMS, n), language, max_length, progress)
         else:
             seed = checked_seed(seed)
-            wanted = [(image, seed, index) for image in range(len(items)) for index in range(n)]
+            samples = [(image, seed, index) for image in range(len(items)) for index in range(n)]
             drafts = captioner.sample(
-                codes, wanted, config.sampling("caption", params), language, max_length, batch_size, progress
+                codes, samples, config.sampling("caption", params), language, max_length, batch_size, progress
             )
-            found = _in_groups((_caption(draft, seed, wanted[i][2]) for i, draft in drafts), n)
-        made = []
-        for own in found:
-            made.append(own)
+            groups = _in_groups((_caption(draft, seed, samples[i][2]) for i, draft in drafts), n)
+        captions = []
+        for group in groups:
+            captions.append(group)
             if callback is not None:
-                callback(own)
-        return made
+                callback(group)
+        return captions
 
-    def _searched(
+    def _beam_search(
         self,
         codes: Sequence[Ids],
         n: int,
@@ -130,8 +129,8 @@ class Captioning:
         progress: ProgressCallback | None,
     ) -> Iterator[list[Caption]]:
         """The best captions of each image."""
-        for done, own in enumerate(codes, 1):
-            yield [_caption(draft) for draft in self.captioner.beams(own, n, beams, language, length)]
+        for done, image in enumerate(codes, 1):
+            yield [_caption(draft) for draft in self.captioner.beams(image, n, beams, language, length)]
             if progress is not None:
                 progress(done, len(codes))
 
@@ -144,20 +143,24 @@ class Captioning:
         progress: ProgressCallback | None = None,
     ) -> NDArray[np.float64]:
         """(images, texts): caption losses; see :meth:`cogview.pipelines.model.Pipeline.score`."""
-        items, words = image_list(images), text_list(texts, "text to score")
-        at_least_one(batch_size=batch_size)
-        tokens = [self.encode(text) for text in words]
+        items, texts = image_list(images), text_list(texts, "text to score")
+        check_positive(batch_size=batch_size)
+        tokens = [self.encode(text) for text in texts]
         codes = [self.image_codes(item) for item in items]
         if released and self._released is not None:
             return np.array([[self._released(image, text) for text in tokens] for image in codes])
-        losses = np.empty((len(items), len(words)))
-        spoken = [self._language(text) for text in words]
-        for language in dict.fromkeys(spoken):
-            own = [number for number, one in enumerate(spoken) if one == language]
-            found = self._scorer(language).score(
-                codes, [tokens[i] for i in own], released=released, batch_size=batch_size, progress=progress
+        losses = np.empty((len(items), len(texts)))
+        languages = [self._language(text) for text in texts]
+        for language in dict.fromkeys(languages):
+            columns = [number for number, other in enumerate(languages) if other == language]
+            scores = self._scorer(language).score(
+                codes,
+                [tokens[i] for i in columns],
+                released=released,
+                batch_size=batch_size,
+                progress=progress,
             )
-            losses[:, own] = found.reshape(len(items), len(own))
+            losses[:, columns] = scores.reshape(len(items), len(columns))
         return losses
 
     def rerank(
@@ -168,53 +171,54 @@ class Captioning:
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[Ranked]:
-        """Images by how well ``prompt`` describes them, the best first."""
+        """Rank images by how well ``prompt`` describes them, the best first."""
         scores = self.score(images, prompt, released, batch_size, progress)[:, 0]
         order = np.argsort(-scores if released else scores, kind="stable")
         return [Ranked(int(number), float(scores[number])) for number in order]
 
     def best_of(self, images: Sequence[GeneratedImage], keep: int) -> list[GeneratedImage]:
-        """Of one prompt's images the ``keep`` with the lowest caption loss, the best first.
+        """The ``keep`` images of one prompt with the lowest caption loss, the best first.
 
-        CogViewError where there are no images, or fewer than ``keep``.
+        Raises CogViewError if there are fewer images than ``keep``.
         """
-        at_least_one(keep=keep)
+        check_positive(keep=keep)
         if len(images) < keep:
-            raise CogViewError(f"there are {len(images)} pictures; {keep} of them cannot be kept")
+            raise CogViewError(f"there are {len(images)} images, fewer than keep ({keep})")
         caption = images[0].caption
         scorer = self._scorer(self._language(caption))
         losses = scorer.score([image.codes for image in images], [self.encode(caption)])
-        chosen = []
+        best = []
         for rank, number in enumerate(np.argsort(losses, kind="stable")[:keep].tolist()):
             facts = {"of": len(images), "rank": rank, "caption_loss": round(float(losses[number]), 5)}
             settings = {**images[number].settings, "best_of": facts}
-            chosen.append(replace(images[number], settings=settings))
-        return chosen
+            best.append(replace(images[number], settings=settings))
+        return best
 
     def best_of_each(
-        self, captions: Sequence[str], made: Iterator[GeneratedImage], keep: int, best_of: int
+        self, captions: Sequence[str], images: Iterator[GeneratedImage], keep: int, best_of: int
     ) -> Iterator[GeneratedImage]:
-        """Of each run of ``keep * best_of`` images of one caption the best ``keep``, as soon as all are made.
+        """The best ``keep`` of each ``keep * best_of`` consecutive images, which have the same caption.
 
-        captions: of all images, in order; one that cannot be scored is refused before any image is made.
+        captions: of all images, in order. They are checked first: a caption that cannot be scored raises
+        CogViewError before any image is generated.
         """
         for caption in dict.fromkeys(captions):
             self.encode(caption)
 
-        def choose() -> Iterator[GeneratedImage]:
-            while run := list(itertools.islice(made, keep * best_of)):
-                yield from self.best_of(run, keep)
+        def select() -> Iterator[GeneratedImage]:
+            while candidates := list(itertools.islice(images, keep * best_of)):
+                yield from self.best_of(candidates, keep)
 
-        return choose()
+        return select()
 
     def encode(self, text: str) -> list[int]:
-        """A text's tokens; CogViewError where it is empty or longer than the caption model reads."""
+        """A text's tokens; raises CogViewError if it is empty or longer than the caption model reads."""
         tokens = self.components.text_tokenizer.encode(text.strip())
         check_text(self.format, text, tokens)
         return tokens
 
     def _language(self, text: str) -> str | None:
-        """The language that a text's prompt names; None where one prompt serves all."""
+        """The language of a text for the caption prompt; None if the prompt does not depend on it."""
         return language_of(text) if self.format.languages else None
 
     def _scorer(self, language: str | None) -> Scorer:
@@ -226,6 +230,6 @@ def _caption(draft: Draft, seed: int | None = None, index: int = 0) -> Caption:
 
 
 def _in_groups(captions: Iterator[Caption], n: int) -> Iterator[list[Caption]]:
-    """``n`` at a time."""
+    """Group captions, ``n`` at a time."""
     for first in captions:
         yield [first, *(next(captions) for _ in range(n - 1))]

@@ -1,5 +1,5 @@
-"""What one CogLM does: generate, inpaint, caption and score, by masking different parts of a sequence
-(CogView2, section 3.1)."""
+"""The tasks of a CogLM: generating, inpainting, captioning and scoring, each with a different mask over the
+sequence (CogView2, section 3.1)."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from cogview.types import Ids
 
 
 class CogLM:
-    """The CogLM of a family, read at first use.
+    """The CogLM of a family, loaded at first use.
 
     Attributes:
-        role: which of the family's roles it is.
-        format: its sequences.
+        role: its role in the family.
+        format: its sequence format.
     """
 
     def __init__(self, components: Components, role: str = BASE) -> None:
         self.components, self.role = components, role
-        found = of_type(components.bundle.role(role).sequences, CogLMFormat)
-        assert found is not None
-        self.format = found
+        format = of_type(components.bundle.role(role).sequences, CogLMFormat)
+        assert format is not None
+        self.format = format
 
     @cached_property
     def model(self) -> Transformer:
@@ -45,7 +45,7 @@ class CogLM:
 
     @cached_property
     def text_to_image(self) -> TextToImage:
-        """The part that generates."""
+        """The text-to-image task."""
         rows = slice(0, self.components.bundle.config.vocabulary.image_codes)
 
         def load() -> Engine:
@@ -55,12 +55,12 @@ class CogLM:
 
     @cached_property
     def captioning(self) -> Captioning:
-        """The part that captions and scores."""
+        """The captioning and scoring task."""
 
         def load() -> Engine:
             rows = text_rows(self.format.vocabulary, self.model.config.vocab_size)
-            known = read_next_tokens(self.components, self.role)
-            return make_engine(self.components, self.model, rows, next_tokens=known)
+            next_tokens = read_next_tokens(self.components, self.role)
+            return make_engine(self.components, self.model, rows, next_tokens=next_tokens)
 
         def released(codes: Ids, text: Sequence[int]) -> float:
             return released_score(self.model, self.format, codes, np.array(text), self.components.precision)
@@ -68,9 +68,9 @@ class CogLM:
         return Captioning(self.components, self.format, load, self.image_codes, released)
 
     def inpainting(self, upper: TwoStageSuperResolution | None) -> Inpainting:
-        """The part that edits; ``upper`` enlarges what is larger than the CogLM's images."""
+        """The inpainting task; ``upper`` upscales parts that are larger than the CogLM's images."""
         return Inpainting(self.components, self.format, lambda: self.text_to_image.engine, upper)
 
     def image_codes(self, image: AnyImage) -> Ids:
-        """An image's codes (rows * columns,): over white, as a square."""
+        """An image's codes (rows * columns,): composited over white and resized to a square."""
         return square_codes(self.components, self.format, image)

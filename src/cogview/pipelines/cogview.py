@@ -1,5 +1,5 @@
-"""CogView's composition: a text-to-image transformer, and what else its family has of captioning and
-super-resolution, each a transformer of its own (section 3), or a CogLM beside it, which edits as well."""
+"""CogView's composition: a text-to-image transformer and, if the family has them, separate transformers for
+captioning and super-resolution (section 3), or a CogLM, which also edits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cogview.errors import CogViewError
 from cogview.generation.caption_decoding import text_rows
 from cogview.generation.engine import Engine
 from cogview.generation.sparse import Sparse
-from cogview.pipelines.base import AnyImage, GeneratedImage, opened
+from cogview.pipelines.base import AnyImage, GeneratedImage, open_rgb
 from cogview.pipelines.captioning import Captioning
 from cogview.pipelines.coglm import CogLM
 from cogview.pipelines.engines import make_engine, read_next_tokens
@@ -26,24 +26,24 @@ from cogview.types import Ids
 
 
 class CogView(Pipeline):
-    """A family of CogView's kind. Made by :meth:`from_pretrained`, which opens families of any kind."""
+    """A family whose base model is a CogView. Created by :meth:`from_pretrained`, which opens any family."""
 
     def _check(self) -> None:
         for role, kind, does in (
-            (BASE, "text_to_image", "draw"),
-            (CAPTION, "image_to_text", "describe pictures"),
-            (COGLM, "coglm", "edit pictures"),
+            (BASE, "text_to_image", "generate images"),
+            (CAPTION, "image_to_text", "caption images"),
+            (COGLM, "coglm", "edit images"),
         ):
             if role in self.bundle.config.roles and self.bundle.role(role).sequences.kind != kind:
                 other = self.bundle.role(role).sequences.kind
                 raise CogViewError(f"the {role} role of {self.bundle.config.name} does not {does} ({other})")
         if self.components.lora is not None:
-            self.text_to_image.engine  # noqa: B018  (an adapter that does not fit is refused at once)
+            self.text_to_image.engine  # noqa: B018  (raises at once if the adapter does not fit)
 
     def _format(self, role: str) -> SequenceFormat:
-        found = of_type(self.bundle.role(role).sequences, SequenceFormat)
-        assert found is not None
-        return found
+        format = of_type(self.bundle.role(role).sequences, SequenceFormat)
+        assert format is not None
+        return format
 
     @cached_property
     def text_to_image(self) -> TextToImage:
@@ -76,29 +76,30 @@ class CogView(Pipeline):
 
         def load() -> Engine:
             model = self.components.transformer(CAPTION)
-            known = read_next_tokens(self.components, CAPTION)
-            return make_engine(self.components, model, text_rows(format.vocabulary, rows), next_tokens=known)
+            text = text_rows(format.vocabulary, rows)
+            next_tokens = read_next_tokens(self.components, CAPTION)
+            return make_engine(self.components, model, text, next_tokens=next_tokens)
 
         return Captioning(self.components, format, load, self._image_codes)
 
     def _image_codes(self, image: AnyImage) -> Ids:
-        """Codes of an image for the other models: the centre square, resized as its training did."""
-        shown = image.image if isinstance(image, GeneratedImage) else opened(image)[0]
-        described = CAPTION in self.bundle.config.roles
-        released = described and self.bundle.check(CAPTION).numerics == "released"
+        """Codes of an image for the other models: the centre square, resized as in their training."""
+        pixels = image.image if isinstance(image, GeneratedImage) else open_rgb(image)[0]
+        has_captions = CAPTION in self.bundle.config.roles
+        released = has_captions and self.bundle.check(CAPTION).numerics == "released"
         size = self.image_tokenizer.image_size
         preprocessing = Preprocessing(size=size, resample="bilinear" if released else "box")
-        return encode_image(self.image_tokenizer, square(shown, preprocessing))
+        return encode_image(self.image_tokenizer, square(pixels, preprocessing))
 
     @cached_property
     def super_resolution(self) -> WindowedSuperResolution | TwoStageSuperResolution:
         self.bundle.config.require("upscale", UPSCALING)
         if UPSCALING not in self.bundle.config.roles:
             return self.two_stages
-        found = self.bundle.role(UPSCALING).sequences
-        if found.kind != "super_resolution":
+        sequences = self.bundle.role(UPSCALING).sequences
+        if sequences.kind != "super_resolution":
             name = self.bundle.config.name
-            raise CogViewError(f"the {UPSCALING} role of {name} does not enlarge pictures ({found.kind})")
+            raise CogViewError(f"the {UPSCALING} role of {name} does not upscale images ({sequences.kind})")
         return WindowedSuperResolution(self.components, self._format(UPSCALING))
 
     @cached_property

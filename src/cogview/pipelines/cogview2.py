@@ -1,5 +1,5 @@
-"""CogView2's composition: one CogLM does all that it can (section 3.1); two more models upscale what it
-generates (section 3.3)."""
+"""CogView2's composition: one CogLM generates, edits and captions (section 3.1); two further models upscale
+its images (section 3.3)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from cogview.pipelines.text_to_image import TextToImage
 
 
 class CogView2(Pipeline):
-    """A family whose base model is a CogLM. Made by :meth:`from_pretrained`."""
+    """A family whose base model is a CogLM. Created by :meth:`from_pretrained`."""
 
     _opens_any = False
 
     def _check(self) -> None:
         if self.bundle.role(BASE).sequences.kind != "coglm":
-            raise self.bundle.config.unsupported("edit", f": its {BASE} model only draws")
+            raise self.bundle.config.unsupported("edit", f": its {BASE} model only generates")
         if self.components.sparse is not None:
             raise CogViewError(
-                f"the model {self.bundle.config.name} is a CogLM, which draws without sparse attention; "
-                "leave it out"
+                f"the model {self.bundle.config.name} is a CogLM, which does not support sparse attention; "
+                "leave out sparse"
             )
         if self.components.lora is not None:
-            self._coglm.model  # noqa: B018  (an adapter that does not fit is refused at once)
+            self._coglm.model  # noqa: B018  (raises at once if the adapter does not fit)
 
     @cached_property
     def _coglm(self) -> CogLM:

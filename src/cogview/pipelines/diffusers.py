@@ -1,7 +1,7 @@
-"""A pipeline that is called as those of diffusers are, for code that was written for them.
+"""A pipeline with the calling convention of diffusers, for code that was written for that library.
 
-The names of its arguments, its generators, its callback and its output are diffusers'; it does not need that
-library. What has no meaning for an autoregressive model is named in a warning.
+Arguments, generators, callback and output follow diffusers, which need not be installed. Arguments without a
+meaning for an autoregressive model raise a warning.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ class _Interrupted(Exception):
 
 
 class DiffusersPipeline:
-    """A text-to-image pipeline with diffusers' call. Made by :meth:`from_pretrained`, or around a model.
+    """A text-to-image pipeline that is called like those of diffusers.
+
+    Created by :meth:`from_pretrained`, or from a model.
 
     Attributes:
-        interrupt: set to True by a callback to stop; what is finished is returned.
+        interrupt: a callback sets it to True to stop; the finished images are returned.
     """
 
     def __init__(self, model: Pipeline) -> None:
@@ -62,7 +64,7 @@ class DiffusersPipeline:
     ) -> DiffusersPipeline:
         """Open a family; ``options`` are those of :meth:`.Pipeline.from_pretrained`."""
         if torch_dtype not in PRECISIONS:
-            raise CogViewError(f"torch_dtype {torch_dtype}: there are {', '.join(map(str, PRECISIONS))}")
+            raise CogViewError(f"torch_dtype {torch_dtype}: use one of {', '.join(map(str, PRECISIONS))}")
         return cls(
             Pipeline.from_pretrained(
                 pretrained_model_name_or_path, precision=PRECISIONS[torch_dtype], **options
@@ -87,18 +89,18 @@ class DiffusersPipeline:
         """Generate images.
 
         Args:
-            height, width: what the model's own images are brought to; default: their own size.
-            num_inference_steps: of no meaning here; a warning says so.
-            generator: its first seed is the seed; a list has one for each image.
+            height, width: images are resized to this size; default: the model's size.
+            num_inference_steps: ignored, with a warning.
+            generator: its initial seed is the seed; a list has one generator per image.
             callback_on_step_end: called with (pipeline, token, tokens left, {}) after each step.
             options: those of :meth:`cogview.pipelines.model.Pipeline.generate`, such as ``style``.
         """
         if num_inference_steps is not None:
             warnings.warn("num_inference_steps has no meaning here: each token is one step", stacklevel=2)
         if output_type not in OUTPUTS:
-            raise CogViewError(f"output_type {output_type!r}: there are {', '.join(OUTPUTS)}")
+            raise CogViewError(f"output_type {output_type!r}: use one of {', '.join(OUTPUTS)}")
         self.interrupt = False
-        made: list[GeneratedImage] = []
+        generated: list[GeneratedImage] = []
 
         def progress(done: int, total: int) -> None:
             if callback_on_step_end is not None:
@@ -110,7 +112,7 @@ class DiffusersPipeline:
             "guidance_scale": guidance_scale,
             "negative_prompt": negative_prompt,
             "progress": progress,
-            "callback": made.append,
+            "callback": generated.append,
             **options,
         }
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -119,15 +121,15 @@ class DiffusersPipeline:
                 self.model.generate(texts, n, seed, **common)
         except _Interrupted:
             pass
-        images = [_sized(one, width, height) for one in made]
-        found = as_output(images, OUTPUTS[output_type])
-        return ImagePipelineOutput(found) if return_dict else (found,)
+        images = [_resized(one, width, height) for one in generated]
+        output = as_output(images, OUTPUTS[output_type])
+        return ImagePipelineOutput(output) if return_dict else (output,)
 
 
 def _calls(
     prompts: list[str], n: int, generator: torch.Generator | Sequence[torch.Generator] | None
 ) -> list[tuple[list[str], int, int | None]]:
-    """(prompts, images of each, seed) of each call of the model."""
+    """(prompts, images per prompt, seed) of each call of the model."""
     if generator is None or isinstance(generator, torch.Generator):
         seed = None if generator is None else _seed(generator)
         return [(prompts, n, seed)]
@@ -143,6 +145,6 @@ def _seed(generator: torch.Generator) -> int:
     return generator.initial_seed() & MAX_SEED
 
 
-def _sized(made: GeneratedImage, width: int | None, height: int | None) -> GeneratedImage:
-    size = width or height or made.image.width, height or width or made.image.height
-    return made if made.image.size == size else dataclasses.replace(made, image=fitted(made.image, size))
+def _resized(one: GeneratedImage, width: int | None, height: int | None) -> GeneratedImage:
+    size = width or height or one.image.width, height or width or one.image.height
+    return one if one.image.size == size else dataclasses.replace(one, image=fitted(one.image, size))

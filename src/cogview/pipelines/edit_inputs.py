@@ -1,4 +1,4 @@
-"""Images to edit and their masks, in every form in which they are given. PyTorch is not imported."""
+"""Reads images to edit and their masks from all supported input types. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ Box = tuple[int, int, int, int] | str
 
 
 def upright(item: AnyImage) -> Image.Image:
-    """The image upright: RGBA where it is transparent anywhere, else RGB; CogViewError for no image."""
+    """The image with its EXIF orientation applied: RGBA if it has transparency, else RGB.
+
+    Raises CogViewError if it is not an image.
+    """
     if isinstance(item, GeneratedImage):
         return item.image
     if isinstance(item, Image.Image):
         image = item
     else:
         try:
-            rgb = decode(Path(item)).image  # refuses what is dangerous or broken
+            rgb = decode(Path(item)).image  # raises for dangerous or damaged files
         except BadImage as error:
             raise CogViewError(f"{item}: {error}", field="image") from error
         with open_image(item) as file:
@@ -39,21 +42,23 @@ def upright(item: AnyImage) -> Image.Image:
 
 
 def mask_of(mask: AnyMask | None, boxes: Box | Sequence[Box], size: tuple[int, int]) -> editing.Mask:
-    """All that is masked, checked."""
-    given = _boxes(boxes)
-    if mask is None and not given:
+    """The union of a mask and boxes, checked."""
+    box_list = _boxes(boxes)
+    if mask is None and not box_list:
         raise CogViewError("nothing is masked; give a mask or a box", field="mask")
-    read = [editing.read_box(box, size) if isinstance(box, str) else editing.whole_box(box) for box in given]
-    whole = editing.mask_of_boxes(read, size)
+    parsed = [
+        editing.read_box(box, size) if isinstance(box, str) else editing.integer_box(box) for box in box_list
+    ]
+    boxed = editing.mask_of_boxes(parsed, size)
     if mask is None:
-        return editing.checked(whole, size, where="the box")
+        return editing.checked_mask(boxed, size, where="the box")
     where = str(mask) if isinstance(mask, str | Path) else "the mask"
-    painted = _mask_pixels(mask)
-    return editing.checked(editing.checked(painted, size, where=where) | whole, size)
+    pixels = _mask_pixels(mask)
+    return editing.checked_mask(editing.checked_mask(pixels, size, where=where) | boxed, size)
 
 
 def _mask_pixels(mask: AnyMask) -> editing.Mask:
-    """bool (height, width) of a mask in any form."""
+    """A mask of any supported type as bool (height, width)."""
     if isinstance(mask, str | Path):
         mask = upright(mask)
     if isinstance(mask, Image.Image):
@@ -61,10 +66,10 @@ def _mask_pixels(mask: AnyMask) -> editing.Mask:
     return np.asarray(mask, dtype=np.bool_)
 
 
-def _boxes(given: Box | Sequence[Box]) -> list[Box]:
+def _boxes(boxes: Box | Sequence[Box]) -> list[Box]:
     """One box or several as a list."""
-    if isinstance(given, str):
-        return [given]
-    items = list(given)
+    if isinstance(boxes, str):
+        return [boxes]
+    items = list(boxes)
     one = len(items) == 4 and not any(isinstance(item, str | Sequence) for item in items)
     return [cast(Box, tuple(items))] if one else cast(list[Box], items)

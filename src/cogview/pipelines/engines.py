@@ -1,4 +1,4 @@
-"""The engine of a family's transformer."""
+"""Creates the generation engine of a family's transformer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_engine(
     sparse: Sparse | None = None,
     next_tokens: NextTokens | None = None,
 ) -> Engine:
-    """An engine over a transformer of a family that generates tokens of the vocabulary's ``rows``."""
+    """The engine of a family's transformer; it generates only tokens of the vocabulary's ``rows``."""
     decoder = pack(model, rows, components.precision)
     return Engine(
         decoder,
@@ -34,7 +34,7 @@ def make_engine(
 
 
 def read_next_tokens(components: Components, role: str) -> NextTokens | None:
-    """The table of next tokens of a role that writes captions, where it has one."""
+    """The next-token table of a caption model's role; None if it has none."""
     entry = components.bundle.role(role)
-    place = components.bundle.directory / entry.directory
-    return NextTokens.read(place / FILE, entry.sequences.vocabulary.size)
+    directory = components.bundle.directory / entry.directory
+    return NextTokens.read(directory / FILE, entry.sequences.vocabulary.size)

@@ -1,5 +1,5 @@
-"""Inpainting by a CogLM: part of an image is generated again by a sentence, or patches at random (CogView2,
-section 3.1). Pixels outside the mask stay as they are, bit for bit."""
+"""Inpainting with a CogLM: part of an image, or random patches, are generated again from a prompt (CogView2,
+section 3.1). Pixels outside the mask stay unchanged, bit for bit."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cogview.checkpoints.components import Components
 from cogview.data.images import to_rgb
 from cogview.errors import CogViewError
 from cogview.generation import editing
-from cogview.generation.editing import Crop, Frame
+from cogview.generation.editing import Crop, CropRegion
 from cogview.generation.engine import Engine
-from cogview.generation.holes import Hole, Order
+from cogview.generation.holes import InfillRequest, Order
 from cogview.generation.infilling import fill
 from cogview.pipelines.base import (
-    MOST_IMAGES,
+    MAX_IMAGES,
     AnyImage,
     GeneratedImage,
     ProgressParts,
-    at_least_one,
     caption_for,
+    check_count,
+    check_positive,
     checked_seed,
     encode_caption,
-    not_too_many,
     text_list,
 )
 from cogview.pipelines.edit_inputs import AnyMask, Box, mask_of, upright
@@ -40,8 +40,8 @@ from cogview.types import Ids, ProgressCallback, SamplingParams
 
 @dataclass(frozen=True, kw_only=True)
 class VaryRequest:
-    """What edits and variations share (:meth:`cogview.pipelines.model.Pipeline.vary`); ``n`` counts
-    candidates."""
+    """Arguments shared by edits and variations (:meth:`cogview.pipelines.model.Pipeline.vary`); ``n`` is the
+    number of candidates."""
 
     prompt: str
     n: int
@@ -56,7 +56,7 @@ class VaryRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class EditRequest(VaryRequest):
-    """What is edited, and how (:meth:`cogview.pipelines.model.Pipeline.edit`)."""
+    """Arguments of :meth:`cogview.pipelines.model.Pipeline.edit`."""
 
     mask: AnyMask | None
     boxes: Box | Sequence[Box]
@@ -66,7 +66,7 @@ class EditRequest(VaryRequest):
 
 
 class Inpainting:
-    """A family's CogLM, with super-resolution for what is larger than the CogLM's images, if there is any."""
+    """A family's CogLM, with super-resolution, if there is any, for parts larger than the CogLM's images."""
 
     def __init__(
         self,
@@ -80,101 +80,101 @@ class Inpainting:
 
     @property
     def size(self) -> int:
-        """Pixels of the square that the model sees."""
+        """Side in pixels of the square image that the model reads."""
         return image_size(self.components, self.format)
 
-    def edit(self, image: AnyImage, asked: EditRequest) -> Iterator[GeneratedImage]:
-        """The edited images; everything is checked before the first is generated."""
-        at_least_one(n=asked.n, batch_size=asked.batch_size)
-        not_too_many("images", asked.n, MOST_IMAGES)
+    def edit(self, image: AnyImage, request: EditRequest) -> Iterator[GeneratedImage]:
+        """The edited images; all arguments are checked before the first is generated."""
+        check_positive(n=request.n, batch_size=request.batch_size)
+        check_count("images", request.n, MAX_IMAGES)
         original = upright(image)
-        hole = mask_of(asked.mask, asked.boxes, original.size)
-        text, negative = self._text(asked.prompt, asked.style), self._negative(asked.negative_prompt)
-        streams = _streams(asked.n, asked.seed)
-        area = editing.frame(hole, asked.crop, self.size)
-        whole = area.shape == hole.shape
-        codes = self.image_codes(image) if whole else self._encode(area.cut(to_rgb(original)[0]))
-        holes = [Hole(text, codes, *stream, negative) for stream in streams]
-        upper = None if asked.first_stage_only else self._upper(area.shape)
+        mask = mask_of(request.mask, request.boxes, original.size)
+        text, negative = self._text(request.prompt, request.style), self._negative(request.negative_prompt)
+        streams = _streams(request.n, request.seed)
+        region = editing.crop_region(mask, request.crop, self.size)
+        is_full = region.shape == mask.shape
+        codes = self.image_codes(image) if is_full else self._encode(region.cut(to_rgb(original)[0]))
+        infills = [InfillRequest(text, codes, *stream, negative) for stream in streams]
+        upper = None if request.first_stage_only else self._upper(region.shape)
         large = 0 if upper is None else len(upper.stages) * upper.format.codes
-        parts = ProgressParts(asked.progress, asked.n * (self.format.codes + large))
-        grid, report = area.grid_mask(self.format.grid), parts.part(asked.n * self.format.codes)
+        parts = ProgressParts(request.progress, request.n * (self.format.codes + large))
+        grid, report = region.grid_mask(self.format.grid), parts.part(request.n * self.format.codes)
         filled = fill(
             self._load(),
             self.format,
-            holes,
+            infills,
             grid,
-            asked.params,
-            asked.order,
-            batch_size=asked.batch_size,
+            request.params,
+            request.order,
+            batch_size=request.batch_size,
             progress=report,
         )
-        facts: dict[str, Any] = {"task": "edit", "order": asked.order, "crop": asked.crop}
-        facts |= {"feather": asked.feather, "box": list(area.box)}
+        facts: dict[str, Any] = {"task": "edit", "order": request.order, "crop": request.crop}
+        facts |= {"feather": request.feather, "box": list(region.box)}
         facts |= {} if upper is None else {"super_resolution": " and ".join(upper.stages)}
-        facts |= {} if asked.negative_prompt is None else {"negative_prompt": asked.negative_prompt}
-        for found, stream in zip(filled, streams, strict=True):
-            part = self._part(original, found, area, asked, stream, upper, parts)
-            pasted = editing.paste(original, part, area, asked.feather)
-            if not whole:
-                found = self._encode(to_rgb(pasted)[0])  # of the whole, as of every image
-            yield self._image(pasted, found, asked, stream, facts)
+        facts |= {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}
+        for generated, stream in zip(filled, streams, strict=True):
+            part = self._part(original, generated, region, request, stream, upper, parts)
+            pasted = editing.paste(original, part, region, request.feather)
+            if not is_full:
+                generated = self._encode(to_rgb(pasted)[0])  # codes of the entire image, not of the crop
+            yield self._image(pasted, generated, request, stream, facts)
 
-    def vary(self, image: AnyImage, mask_ratio: float, asked: VaryRequest) -> Iterator[GeneratedImage]:
-        """The variations, each with patches of its own."""
+    def vary(self, image: AnyImage, mask_ratio: float, request: VaryRequest) -> Iterator[GeneratedImage]:
+        """Variations, each with its own random patches."""
         if not 0 < mask_ratio <= 1:
-            raise CogViewError(f"share is {mask_ratio}; it lies between 0 and 1", field="mask_ratio")
-        at_least_one(n=asked.n, batch_size=asked.batch_size)
-        not_too_many("images", asked.n, MOST_IMAGES)
+            raise CogViewError(f"share is {mask_ratio}; give a number above 0, up to 1", field="mask_ratio")
+        check_positive(n=request.n, batch_size=request.batch_size)
+        check_count("images", request.n, MAX_IMAGES)
         original = upright(image)
-        text = self._text(asked.prompt, asked.style, empty=True)
-        negative = self._negative(asked.negative_prompt)
-        codes, made = self.image_codes(image), list[GeneratedImage]()
+        text = self._text(request.prompt, request.style, empty=True)
+        negative = self._negative(request.negative_prompt)
+        codes, images = self.image_codes(image), list[GeneratedImage]()
         patch = max(1, min(PATCH, min(self.format.grid) // 3))
-        upper = None if asked.first_stage_only else self._upper((original.height, original.width))
+        upper = None if request.first_stage_only else self._upper((original.height, original.width))
         large = 0 if upper is None else len(upper.stages) * upper.format.codes
-        parts = ProgressParts(asked.progress, asked.n * (self.format.codes + large))
+        parts = ProgressParts(request.progress, request.n * (self.format.codes + large))
         facts: dict[str, Any] = {"task": "vary", "share": mask_ratio}
-        facts |= {} if asked.negative_prompt is None else {"negative_prompt": asked.negative_prompt}
-        for stream in _streams(asked.n, asked.seed):
+        facts |= {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}
+        for stream in _streams(request.n, request.seed):
             mask = sample_mask(self.format.grid, np.random.default_rng(stream), mask_ratio, patch)
-            hole, report = Hole(text, codes, *stream, negative), parts.part(self.format.codes)
-            [found] = fill(self._load(), self.format, [hole], mask, asked.params, progress=report)
-            decoded = decode_image(self.components.image_tokenizer, found, self.format.grid)
-            made.append(self._image(decoded, found, asked, stream, facts))
-        larger = made if upper is None else upper.enlarge(made, ORDER, asked.batch_size, parts)
-        for big, small in zip(larger, made, strict=True):
-            resized = big.image.resize(original.size, Image.Resampling.BICUBIC)
-            yield replace(big, image=resized, codes=small.codes)
+            infill, report = InfillRequest(text, codes, *stream, negative), parts.part(self.format.codes)
+            [generated] = fill(self._load(), self.format, [infill], mask, request.params, progress=report)
+            decoded = decode_image(self.components.image_tokenizer, generated, self.format.grid)
+            images.append(self._image(decoded, generated, request, stream, facts))
+        upscaled = images if upper is None else upper.upscale(images, ORDER, request.batch_size, parts)
+        for result, small in zip(upscaled, images, strict=True):
+            resized = result.image.resize(original.size, Image.Resampling.BICUBIC)
+            yield replace(result, image=resized, codes=small.codes)
 
     def image_codes(self, image: AnyImage) -> Ids:
-        """An image's codes (rows * columns,); a generated one has them already."""
+        """An image's codes (rows * columns,); those of a generated image are reused."""
         if isinstance(image, GeneratedImage) and len(image.codes) == self.format.codes:
             return image.codes
         return square_codes(self.components, self.format, image)
 
     def _upper(self, shape: tuple[int, int]) -> TwoStageSuperResolution | None:
-        """What enlarges a part of (height, width) pixels, where it is larger than what the CogLM
-        generates."""
+        """Super-resolution for a part of (height, width) pixels; None if the CogLM's images are large
+        enough."""
         return None if max(shape) <= self.size else self.super_resolution
 
     def _part(
         self,
         original: Image.Image,
         codes: Ids,
-        area: Frame,
-        asked: VaryRequest,
+        region: CropRegion,
+        request: VaryRequest,
         stream: tuple[int, int],
         upper: TwoStageSuperResolution | None,
         parts: ProgressParts,
     ) -> Image.Image:
-        """The part of the image that was generated, at the part's size."""
+        """Decode the generated part of the image, and upscale or resize it to the part's size."""
         if upper is None:
             part = decode_image(self.components.image_tokenizer, codes, self.format.grid)
         else:
-            known, tokens = to_rgb(area.cut(original))[0], self._tokens(asked.prompt, asked.style)
-            part = upper.inpaint(codes, known, area.grid_mask, tokens, stream, parts)
-        height, width = area.shape
+            known, tokens = to_rgb(region.cut(original))[0], self._tokens(request.prompt, request.style)
+            part = upper.inpaint(codes, known, region.grid_mask, tokens, stream, parts)
+        height, width = region.shape
         return part.resize((width, height), Image.Resampling.BICUBIC)
 
     def _tokens(self, prompt: str, style: str | None) -> list[int]:
@@ -182,7 +182,7 @@ class Inpainting:
         return encode_caption(self.components, caption, self.format.text_limit)
 
     def _text(self, prompt: str, style: str | None, empty: bool = False) -> Ids:
-        """Ids of a prompt; CogViewError for one too long, and for an empty one unless it may be."""
+        """Ids of a prompt; raises CogViewError if it is too long, or empty without ``empty``."""
         [prompt] = text_list(prompt)
         blank = empty and not prompt.strip() and style is None
         return self.format.text_ids(() if blank else self._tokens(prompt, style))
@@ -191,7 +191,7 @@ class Inpainting:
         return self._text(prompt or "", None, empty=True)
 
     def _encode(self, image: Image.Image) -> Ids:
-        """Codes of an RGB image made a square of the model's size."""
+        """Codes of an RGB image, resized to a square of the model's size."""
         side = self.size
         return encode_image(
             self.components.image_tokenizer, image.resize((side, side), Image.Resampling.BILINEAR)
@@ -201,11 +201,11 @@ class Inpainting:
         self,
         image: Image.Image,
         codes: Ids,
-        asked: VaryRequest,
+        request: VaryRequest,
         stream: tuple[int, int],
         facts: Mapping[str, Any],
     ) -> GeneratedImage:
-        config, prompt, style = self.components.bundle.config, asked.prompt, asked.style
+        config, prompt, style = self.components.bundle.config, request.prompt, request.style
         return GeneratedImage(
             image=image,
             codes=codes,
@@ -213,20 +213,20 @@ class Inpainting:
             caption=caption_for(config, prompt, style) if prompt.strip() else "",
             seed=stream[0],
             index=stream[1],
-            settings={**asked.params.model_dump(), "style": style, **self.components.facts, **facts},
+            settings={**request.params.model_dump(), "style": style, **self.components.facts, **facts},
             model=config.name,
             model_hash=self.components.bundle.hash,
         )
 
 
 def image_size(components: Components, format: CogLMFormat) -> int:
-    """Pixels of the square that a CogLM sees."""
+    """Side in pixels of the square image that a CogLM reads."""
     tokenizer = components.image_tokenizer
     return tokenizer.image_size * format.grid[0] // tokenizer.grid()[0]
 
 
 def square_codes(components: Components, format: CogLMFormat, image: AnyImage) -> Ids:
-    """An image's codes for a CogLM: over white, as a square."""
+    """An image's codes for a CogLM: composited over white and resized to a square."""
     side = image_size(components, format)
     square = to_rgb(upright(image))[0].resize((side, side), Image.Resampling.BILINEAR)
     return encode_image(components.image_tokenizer, square)

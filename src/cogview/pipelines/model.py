@@ -1,7 +1,7 @@
-"""What every model family offers: ``from_pretrained(name)``, then one method for each task.
+"""The interface of every model family: ``from_pretrained(name)``, then one method per task.
 
-Every image carries what made it (prompt, seed, index, settings, model and its hash), and the same facts make
-the same image again, alone or in any batch.
+Every image carries its provenance (prompt, seed, index, settings, model and its hash), from which the same
+image can be generated again, alone or in any batch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from cogview.pipelines.base import (
     OutputType,
     ProgressParts,
     Ranked,
-    at_least_one,
     check_captions,
     check_output,
-    collected,
+    check_positive,
+    collect,
     image_list,
     pipeline_class,
     text_for_each,
@@ -55,24 +55,25 @@ DEFAULT = "pictogram"
 
 
 class Pipeline(HubMixin):
-    """A model family in memory, its transformers read at first use. Made by :meth:`from_pretrained`.
+    """A loaded model family; its transformers are read at first use. Created by :meth:`from_pretrained`.
 
     Arguments that all tasks share:
 
-    - ``params``, or its fields one by one (``temperature=0.7``), which come first: how tokens are sampled
-      (:class:`~cogview.types.SamplingParams`). What is left open takes its value from the style, then the
-      task, then the family.
-    - ``style``: one of :attr:`styles`, by its name or by its words.
-    - ``negative_prompt``: what guidance moves away from; it needs a ``guidance_scale`` other than 1.
-    - ``seed``: with the index of the result it decides the result; default: a new one.
-    - ``batch_size``: the most to compute at a time; it does not change results.
+    - ``params``: sampling parameters (:class:`~cogview.types.SamplingParams`). They can also be passed one by
+      one (``temperature=0.7``), which takes precedence. Parameters that are not set take their value from the
+      style, then the task, then the family.
+    - ``style``: one of :attr:`styles`, by its name or by its phrase.
+    - ``negative_prompt``: the prompt that guidance moves away from; it needs a ``guidance_scale`` other
+      than 1.
+    - ``seed``: together with the index of a result it determines the result; default: a random one.
+    - ``batch_size``: the largest batch; it does not change results.
     - ``progress``: called with (done, total) tokens of all steps. ``callback``: called with each result as
-      soon as it is ready. What either raises cancels the call.
+      soon as it is ready. An exception in either cancels the call.
     - ``output_type``: ``image`` (:class:`~cogview.pipelines.base.GeneratedImage`), ``pil``, ``np``, ``pt``
       or ``codes`` (:func:`~cogview.pipelines.base.as_output`).
 
-    A wrong argument is a CogViewError with its ``field``; a task that the family does not have an
-    UnsupportedTask, which names the families that have it.
+    A wrong argument raises a CogViewError with the argument's name as ``field``; a task that the family does
+    not support raises an UnsupportedTask, which names the families that support it.
     """
 
     def __init__(self, components: Components) -> None:
@@ -80,7 +81,7 @@ class Pipeline(HubMixin):
         self._check()
 
     def _check(self) -> None:
-        """CogViewError where the family is not of this kind."""
+        """Raise CogViewError if this class cannot run the family."""
         raise NotImplementedError
 
     @classmethod
@@ -99,32 +100,33 @@ class Pipeline(HubMixin):
         lora_strength: float = 1.0,
         sparse: ThreeRegionConfig | None = None,
     ) -> Pipeline:
-        """Open a family by name (in the package or the user's models), by its directory, or from a hub.
+        """Load a family by name (from the package or the user's models), by its directory, or from a hub.
 
         Args:
-            name: ``organisation/name`` is fetched from the hub (extra ``hub``), into its client's cache, and
-                checked (:func:`cogview.checkpoints.hub.fetch`).
-            revision: a branch, tag or commit of such a repository; token: to read it with; local_files_only:
-                take it from the cache and ask nobody.
-            device: where to compute; a GPU if there is one, else the CPU.
-            precision: ``fp32``; ``bf16`` or ``fp16`` for half the memory, for GPUs and (bf16) processors that
-                have instructions for it; ``int8`` for weights of a byte on a CPU. All but the first are
-                slightly different.
+            name: ``organisation/name`` is downloaded from the hub (extra ``hub``) into its client's cache and
+                verified (:func:`cogview.checkpoints.hub.fetch`).
+            revision: a branch, tag or commit of such a repository.
+            token: access token for the repository.
+            local_files_only: use the cache only, without network access.
+            device: default: a GPU if there is one, else the CPU.
+            precision: ``fp32``; ``bf16`` or ``fp16`` for half the memory, on GPUs and (bf16) on processors
+                with bfloat16 instructions; ``int8`` for 8-bit weights on a CPU. Results differ slightly from
+                those of ``fp32``.
             deterministic: exactly the same tokens in any batch, at some cost; otherwise rounding may change a
-                token where two were nearly tied.
+                token where two are nearly tied.
             decoding: ``sequential``, token by token; ``jacobi``, several tokens in one forward; ``auto``,
-                what is faster for the batch. The tokens are the same, as in any batch.
-            lora: one of the family's adapters of its base model by name, or the directory of one (a run of
+                the faster one for the batch. All generate the same tokens.
+            lora: an adapter of the family's base model by name, or an adapter's directory (a run of
                 `cogview train`).
-            lora_strength: how much of it; 0 is the model itself.
-            sparse: generate with three-region sparse attention, the released inference form of CogView
-                (appendix B); default: every token sees all before it.
+            lora_strength: scale of the adapter; 0 is the model without it.
+            sparse: generate with three-region sparse attention, as the released inference code of CogView
+                does (appendix B); default: causal attention to all preceding tokens.
 
         Raises:
-            CogViewError: no such model, or a file is missing, damaged or foreign.
+            CogViewError: there is no such model, or a file is missing, damaged or of another model.
         """
         if lora is None and lora_strength != 1.0:
-            raise CogViewError("lora_strength is of an adapter; name one with lora", field="lora_strength")
+            raise CogViewError("lora_strength needs an adapter; name one with lora", field="lora_strength")
         if revision or token or local_files_only:
             name = hub.fetch(str(name), revision, token=token, local_files_only=local_files_only)
         bundle = ModelBundle.find(name)
@@ -133,7 +135,7 @@ class Pipeline(HubMixin):
         kind: type[Pipeline] = pipeline_class(bundle) if cls._opens_any else cls
         return kind(Components(bundle, device, precision, deterministic, adapter, sparse, decoding))
 
-    _opens_any = True  # families of any kind, each with the class for it
+    _opens_any = True  # opens families of any kind, each with its own pipeline class
 
     @property
     def bundle(self) -> ModelBundle:
@@ -142,23 +144,23 @@ class Pipeline(HubMixin):
 
     @property
     def text_tokenizer(self) -> TextTokenizer:
-        """The text tokenizer: ``encode`` a text into tokens, ``decode`` them."""
+        """The text tokenizer: ``encode`` a text into tokens, ``decode`` tokens into a text."""
         return self.components.text_tokenizer
 
     @property
     def image_tokenizer(self) -> AnyImageTokenizer:
-        """The image tokenizer: ``encode`` images (b, 3, height, width) into codes, ``decode`` them."""
+        """The image tokenizer: ``encode`` images (b, 3, height, width) into codes, ``decode`` codes."""
         return self.components.image_tokenizer
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """The tasks that the family has: ``generate``, ``edit``, ``vary``, ``upscale``, ``caption``,
-        ``score`` and ``rerank``, as far as it has them."""
+        """The tasks that the family supports, out of ``generate``, ``edit``, ``vary``, ``upscale``,
+        ``caption``, ``score`` and ``rerank``."""
         return self.bundle.config.capabilities
 
     @property
     def styles(self) -> dict[str, dict[str, str]]:
-        """The styles to choose from: name to {language: phrase}."""
+        """The available styles: name to {language: phrase}."""
         return self.bundle.config.styles
 
     @property
@@ -168,40 +170,42 @@ class Pipeline(HubMixin):
 
     @property
     def text_to_image(self) -> TextToImage:
-        """The part that generates; UnsupportedTask where the family has none."""
+        """The text-to-image task; raises UnsupportedTask if the family does not support it."""
         raise self.bundle.config.unsupported("generate")
 
     @property
     def captioning(self) -> Captioning:
-        """The part that captions and scores; UnsupportedTask where the family has none."""
+        """The captioning and scoring task; raises UnsupportedTask if the family does not support it."""
         raise self.bundle.config.unsupported("caption")
 
     @property
     def super_resolution(self) -> WindowedSuperResolution | TwoStageSuperResolution:
-        """The part that upscales; UnsupportedTask where the family has none."""
+        """The super-resolution task; raises UnsupportedTask if the family does not support it."""
         raise self.bundle.config.unsupported("upscale")
 
     @property
     def two_stages(self) -> TwoStageSuperResolution:
-        """The part that upscales in two stages (CogView2); UnsupportedTask where the family has none."""
+        """Two-stage super-resolution (CogView2); raises UnsupportedTask if the family does not support it."""
         raise self.bundle.config.unsupported("upscale", ": it has no direct model")
 
     @property
     def _inpainting(self) -> Inpainting:
-        """The part that edits; UnsupportedTask where the family has none."""
+        """The inpainting task; raises UnsupportedTask if the family does not support it."""
         raise self.bundle.config.unsupported("edit")
 
     def _params(
-        self, task: str, params: SamplingParams | None, style: str | None, negative: str | None, given: Any
+        self, task: str, params: SamplingParams | None, style: str | None, negative: str | None, keywords: Any
     ) -> SamplingParams:
-        """Complete parameters of a task; the one place where those of a call are resolved."""
-        call = SamplingParams.given(**given)
-        found = self.bundle.config.sampling(task, call if params is None else call.over_given(params), style)
-        if negative is not None and found.guidance_scale == 1:
+        """Complete sampling parameters of a call: keywords over ``params`` over style, task and family."""
+        call = SamplingParams.given(**keywords)
+        resolved = self.bundle.config.sampling(
+            task, call if params is None else call.over_given(params), style
+        )
+        if negative is not None and resolved.guidance_scale == 1:
             raise CogViewError(
                 "negative_prompt needs guidance; give a guidance_scale other than 1", field="negative_prompt"
             )
-        return found
+        return resolved
 
     def generate(
         self,
@@ -227,31 +231,32 @@ class Pipeline(HubMixin):
         """Generate ``n`` images for each prompt, in the order of the prompts.
 
         Args:
-            prompt: Chinese or English, one or several.
-            first: index of the first image; to generate image 3 of a prompt alone, ``n=1, first=3``.
-            best_of: generate this many for each image wanted and keep the n of a prompt that the family's
-                caption model finds the prompt describes best, the best first (CogView, section 3.2).
-            first_stage_only: of a family that upscales what it generates, the low-resolution images.
-            order: of the iterative stage of such a family (a name of ``ORDERS``: ``released``, ``paper``, …).
-            truncate: cut a prompt that is too long; otherwise it is an error.
+            prompt: one or several, Chinese or English.
+            first: index of the first image; to generate only image 3 of a prompt, ``n=1, first=3``.
+            best_of: generate this many candidates per image and keep the ``n`` of a prompt with the lowest
+                caption loss, the best first (CogView, section 3.2).
+            first_stage_only: return the low-resolution images of a family with super-resolution stages.
+            order: generation order of the iterative stage of such a family (a name of ``ORDERS``:
+                ``released``, ``paper``, …).
+            truncate: truncate a prompt that is too long; otherwise it is an error.
             fairness: a table of proportions (its file, or ``world``) by which words about people are added to
                 prompts that lack them (CogView, appendix D). With ``best_of``, each image is then the best of
                 its own candidates, which share their words.
 
         Raises:
-            CogViewError: an empty or too long prompt, an unknown style, a parameter out of range, a stage
-                that the family does not have.
+            CogViewError: the prompt is empty or too long, the style is unknown, a parameter is out of range,
+                or the family lacks a requested stage.
         """
         check_output(output_type)
         part, name = self.text_to_image, self.bundle.config.name
         upper: TwoStageSuperResolution | None = None
         if first_stage_only and order is not None:
-            raise CogViewError("order is of the step that first_stage_only leaves out; give one of them")
+            raise CogViewError("order belongs to the stage that first_stage_only skips; give one of them")
         if self.bundle.config.two_stage and not first_stage_only:
             upper = self.two_stages
             upper.check_order(order)
         elif not self.bundle.config.two_stage and (first_stage_only or order is not None):
-            raise CogViewError(f"{name} draws in one step; leave out first_stage_only and order")
+            raise CogViewError(f"{name} generates in one step; leave out first_stage_only and order")
         texts = text_list(prompt)
         if truncate:
             texts = [part.truncated(text, style) for text in texts]
@@ -262,18 +267,18 @@ class Pipeline(HubMixin):
         )  # fmt: skip
         if upper is not None and not truncate:
             check_captions(self.components, [one.caption for one in requests], upper.format.text_limit)
-        at_least_one(batch_size=batch_size)
+        check_positive(batch_size=batch_size)
         generated = len(requests) * part.format.codes
-        large = 0 if upper is None else len(texts) * n * upper.format.codes * len(upper.stages)
-        parts = ProgressParts(progress, generated + large)
+        upscaled = 0 if upper is None else len(texts) * n * upper.format.codes * len(upper.stages)
+        parts = ProgressParts(progress, generated + upscaled)
         report = progress if upper is None else parts.part(generated)
-        made = part.run(requests, resolved, batch_size, report)
+        images = part.run(requests, resolved, batch_size, report)
         if best_of > 1:
             captions = [one.caption for one in requests]
-            made = self.captioning.best_of_each(captions, made, n if fairness is None else 1, best_of)
+            images = self.captioning.best_of_each(captions, images, n if fairness is None else 1, best_of)
         if upper is not None:
-            made = upper.enlarge(made, order or "released", batch_size, parts)
-        return collected(made, callback, output_type)
+            images = upper.upscale(images, order or "released", batch_size, parts)
+        return collect(images, callback, output_type)
 
     def edit(
         self,
@@ -298,40 +303,43 @@ class Pipeline(HubMixin):
         output_type: OutputType = "image",
         **sampling: Unpack[SamplingOptions],
     ) -> list[GeneratedImage]:
-        """Inpaint: generate what is masked again, by a sentence; pixels outside stay as they are, bit for
-        bit.
+        """Inpaint: generate the masked pixels again from a prompt; pixels outside the mask stay unchanged,
+        bit for bit.
 
         Args:
-            image: a file, a Pillow image, or what :meth:`generate` returned; of any size.
-            prompt: what the whole image shall show.
+            image: a file, a Pillow image, or a result of :meth:`generate`; of any size.
+            prompt: describes the entire image, not only the masked part.
             mask: white (True) where the image is generated again; of the image's size.
             boxes: rectangles (left, top, right, bottom) in pixels, or as text, also in percent
-                ("25%,0,75%,50%"); with a mask, both count.
-            n: how many results.
-            order: all masked regions ``together``, or ``one_by_one`` with all else in view; slower.
-            crop: what the model sees: ``auto`` a part at the model's size around the mask where the image is
-                larger, ``tight`` an enlarged one for small regions too, ``whole`` the image.
-            feather: pixels inside the mask over which the new ones set in.
-            first_stage_only: do not upscale what is generated; what is pasted is then less sharp.
-            best_of: generate this many for each result and keep the n that the prompt describes best.
+                ("25%,0,75%,50%"); they are added to the mask.
+            n: number of results.
+            order: all masked regions ``together``, or ``one_by_one``, each conditioned on all other pixels;
+                slower.
+            crop: what the model sees: ``auto``: if the image is larger than the model's size, a crop of that
+                size around the mask; ``tight``: a crop that is upscaled for small regions; ``whole``: the
+                entire image.
+            feather: width in pixels, inside the mask, over which old and new pixels are blended.
+            first_stage_only: do not upscale the generated part, which is then less sharp.
+            best_of: generate this many candidates per result and keep the ``n`` with the lowest caption loss.
 
         Raises:
-            UnsupportedTask: the family has no CogLM. CogViewError: a mask of another size, empty or full, a
-                box outside, a prompt too long.
+            UnsupportedTask: the family has no CogLM.
+            CogViewError: the mask has another size or is empty or full, a box is outside the image, or the
+                prompt is too long.
         """
         check_output(output_type)
-        at_least_one(n=n, best_of=best_of)
+        check_positive(n=n, best_of=best_of)
         from cogview.pipelines.inpainting import EditRequest
 
         part, resolved = self._inpainting, self._params("edit", params, style, negative_prompt, sampling)
-        made = part.edit(image, EditRequest(
+        images = part.edit(image, EditRequest(
             prompt=prompt, n=n * best_of, seed=seed, params=resolved, style=style, mask=mask, boxes=boxes,
             negative_prompt=negative_prompt, order=cast("Order", order), crop=cast("Crop", crop),
             feather=feather, first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
         ))  # fmt: skip
         if best_of > 1:
-            made = iter(self.captioning.best_of(list(made), n))
-        return collected(made, callback, output_type)
+            images = iter(self.captioning.best_of(list(images), n))
+        return collect(images, callback, output_type)
 
     def vary(
         self,
@@ -351,12 +359,12 @@ class Pipeline(HubMixin):
         output_type: OutputType = "image",
         **sampling: Unpack[SamplingOptions],
     ) -> list[GeneratedImage]:
-        """Variations: patches at random, another ``mask_ratio`` of the image each time, are generated again.
+        """Variations: random patches that cover ``mask_ratio`` of the image are generated again; each result
+        has its own patches.
 
-        The results are wholly the model's: as large as the original, but squares of the model's sharpness (of
-        super-resolution where the family has it, the original is larger than what the CogLM generates, and
-        unless ``first_stage_only``). Each has patches of its own; ``batch_size`` is the most to upscale at a
-        time.
+        The model reads the image as a square and decodes every pixel of a result, which is then resized to
+        the original's size. Results are upscaled if the family has super-resolution and the original is
+        larger than the CogLM's images, unless ``first_stage_only``; ``batch_size`` applies to that stage.
 
         Raises:
             UnsupportedTask: the family has no CogLM.
@@ -365,11 +373,11 @@ class Pipeline(HubMixin):
         resolved = self._params("vary", params, style, negative_prompt, sampling)
         from cogview.pipelines.inpainting import VaryRequest
 
-        made = self._inpainting.vary(image, mask_ratio, VaryRequest(
+        images = self._inpainting.vary(image, mask_ratio, VaryRequest(
             prompt=prompt, n=n, seed=seed, params=resolved, style=style, negative_prompt=negative_prompt,
             first_stage_only=first_stage_only, batch_size=batch_size, progress=progress,
         ))  # fmt: skip
-        return collected(made, callback, output_type)
+        return collect(images, callback, output_type)
 
     def upscale(
         self,
@@ -390,41 +398,42 @@ class Pipeline(HubMixin):
         output_type: OutputType = "image",
         **sampling: Unpack[SamplingOptions],
     ) -> list[GeneratedImage]:
-        """Upscale images, generating the detail that they do not show (CogView, section 3.1; CogView2, 3.3).
+        """Upscale images; the model generates the missing detail (CogView, section 3.1; CogView2, 3.3).
 
         Args:
-            images: one or several; files, Pillow images, or what :meth:`generate` returned, whose codes and
-                caption are then used as they are.
-            prompt: what they show, one for all or one each; default: the provenance of a file made here.
-            seed: default: a generated image's own, else a new one.
-            times: how much longer sides get, 2 (the default) or 4 where the model doubles sides; of a family
-                whose super-resolution has two stages, its own scale.
-            size: read an image with its shorter side of this many pixels; default: at its own size, or
-                enlarged to the tokenizer's if that is larger. Without it results are ``times`` as large.
-            faithful: use the input's pixels as a likelihood term, and correct results until they are the
-                input again when shrunk; False: what the model generates from codes alone.
-            detail: then how much of what was generated to show, from 0 (a bicubic enlargement) to 1.
-            order: of the iterative stage, where there is one (``released``, ``paper``, …); with it a family
-                that also upscales window by window uses its two stages.
+            images: one or several files, Pillow images, or results of :meth:`generate`, whose codes and
+                caption are used directly.
+            prompt: describes the images, one for all or one per image; default: the one in the image's
+                provenance, if any.
+            seed: default: that of a generated image, else a random one.
+            times: scale factor of the sides: 2 (the default) or 4 if the model's scale is 2; a family with
+                two-stage super-resolution has a fixed scale.
+            size: resize the input first, its shorter side to this many pixels; default: its own size, or the
+                tokenizer's if that is larger. Without ``size`` results are ``times`` as large as the input.
+            faithful: use the input pixels as a likelihood term, and correct results until they downscale to
+                the input; False: generate from the codes alone.
+            detail: with ``faithful``, the weight of the generated detail, from 0 (bicubic) to 1.
+            order: generation order of the iterative stage (``released``, ``paper``, …); selects two-stage
+                super-resolution in a family that also has a windowed model.
 
         Raises:
-            UnsupportedTask: the family has no super-resolution. CogViewError: a file that is no image, one
-                too large, or parameters out of range.
+            UnsupportedTask: the family has no super-resolution.
+            CogViewError: a file is not an image or too large, or a parameter is out of range.
         """
         check_output(output_type)
         items = image_list(images)
-        at_least_one(batch_size=batch_size)
+        check_positive(batch_size=batch_size)
         part = self.two_stages if order is not None and self.bundle.config.stages else self.super_resolution
         resolved = self._params("upscale", params, None, negative_prompt, sampling)
         from cogview.pipelines.super_resolution import UpscaleRequest
 
-        asked = UpscaleRequest(
+        request = UpscaleRequest(
             times=times, seed=seed, size=size, faithful=faithful, detail=detail, order=order,
             negative_prompt=negative_prompt,
         )  # fmt: skip
         texts = text_for_each(prompt, len(items))
-        made = part.run(items, texts, resolved, asked, batch_size, progress)
-        return collected(made, callback, output_type)
+        upscaled = part.run(items, texts, resolved, request, batch_size, progress)
+        return collect(upscaled, callback, output_type)
 
     def caption(
         self,
@@ -441,26 +450,26 @@ class Pipeline(HubMixin):
         callback: Callable[[list[Caption]], None] | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[list[Caption]]:
-        """Describe images, ``n`` captions each.
+        """Generate ``n`` captions for each image.
 
-        Beam search gives the best captions first; with a seed or a sampling parameter captions are sampled,
-        and caption i of a seed is always the same one.
+        Beam search returns the best captions first. With a seed or a sampling parameter, captions are sampled
+        instead; caption i of a seed is always the same.
 
         Args:
-            language: ``zh`` or ``en``; default: whichever comes (CogView), English (CogView2).
-            beams: followed at once, at least n (default: 4, or n).
-            max_length: the most text tokens; default: as many as the model reads.
+            language: ``zh`` or ``en``; default: either (CogView), English (CogView2).
+            beams: beam width, at least ``n`` (default: 4, or ``n``).
+            max_length: largest number of text tokens; default: the model's limit.
             params: default: temperature 1, all tokens.
 
         Raises:
-            UnsupportedTask: the family has no caption model. CogViewError: a file that is no image,
-                parameters out of range.
+            UnsupportedTask: the family has no caption model.
+            CogViewError: a file is not an image, or a parameter is out of range.
         """
         call = SamplingParams.given(**sampling)
         call = call if params is None else call.over_given(params)
-        chosen = call if call.model_fields_set else None
+        sampled = call if call.model_fields_set else None
         return self.captioning.caption(
-            images, n, language, beams, seed, chosen, max_length, batch_size, progress, callback
+            images, n, language, beams, seed, sampled, max_length, batch_size, progress, callback
         )
 
     def score(
@@ -472,18 +481,18 @@ class Pipeline(HubMixin):
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> NDArray[np.float64]:
-        """How well each text describes each image: the caption loss in nats a token, the lower the better.
+        """How well each text describes each image: the caption loss in nats per token; lower is better.
 
         Args:
-            released: as the released code has it, the higher the better: the sum of log p (CogView), or the
-                mean of log p among all tokens (CogView2).
+            released: the score of the released code instead, higher is better: the sum of log p (CogView), or
+                the mean of log p over the entire vocabulary (CogView2).
 
         Returns:
             (images, texts)
 
         Raises:
-            UnsupportedTask: the family has no caption model. CogViewError: a file that is no image, an empty
-                or too long text.
+            UnsupportedTask: the family has no caption model.
+            CogViewError: a file is not an image, or a text is empty or too long.
         """
         return self.captioning.score(images, texts, released, batch_size, progress)
 
@@ -496,5 +505,5 @@ class Pipeline(HubMixin):
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[Ranked]:
-        """Images by how well ``prompt`` describes them, the best first; arguments as for :meth:`score`."""
+        """Rank images by how well ``prompt`` describes them, best first; arguments as for :meth:`score`."""
         return self.captioning.rerank(prompt, images, released, batch_size, progress)

@@ -11,26 +11,26 @@ SECONDS = 0.1  # between two updates
 
 
 class NotebookProgress:
-    """A bar in a notebook's output: ``model.generate(..., progress=NotebookProgress())``.
+    """A progress bar in a notebook: ``model.generate(..., progress=NotebookProgress())``.
 
-    It shows the share that is done and the seconds that are left, of one call after the other. CogViewError
-    outside of IPython.
+    Shows the percentage done and the seconds left; each call gets a new bar. Raises CogViewError outside of
+    IPython.
     """
 
     def __init__(self) -> None:
         try:
             from IPython.display import display
         except ImportError:
-            raise CogViewError("there is no IPython here; leave progress out, or give a function") from None
+            raise CogViewError("IPython is not installed; leave out progress, or pass a function") from None
         self._display: Any = display
         self._handle: Any = None
         self._started = self._shown = 0.0
         self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """As tasks call it: ``done`` of ``total`` tokens."""
+        """The progress callback: ``done`` of ``total`` tokens."""
         now = time.monotonic()
-        if done < self._done:  # another call
+        if done < self._done:  # a new call
             self._handle = None
         self._done = done
         if self._handle is None:

@@ -1,13 +1,13 @@
-"""Images for more prompts than one process should generate: in parts, by any number of workers.
+"""Generates images for many prompts in parts, distributed over any number of workers.
 
 ::
 
-    OUT/generation.json     what is generated (:class:`Plan`)
+    OUT/generation.json     the plan (:class:`Plan`)
     OUT/part-000012/        the images of some prompts, 0000768-00.png (number of the prompt, which of n), and
-                            images.jsonl, a line for each with its prompt, caption, seed and index
+                            images.jsonl, one line per image with its prompt, caption, seed and index
 
-A part is written under a name of its own and renamed, so it is there whole or not at all, whoever wrote it
-and whatever was killed; what is there is not generated again.
+A part is written under a temporary name and renamed, so it is either complete or absent, even after a crash.
+Existing parts are not generated again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from cogview.pipelines.task_requests import GenerateRequest
 from cogview.types import ProgressCallback
 
 PLAN, LINES = "generation.json", "images.jsonl"
-IMAGES = 64  # of a part, at least, unless there are fewer in all; what a killed worker can lose
+IMAGES = 64  # in a part, at least, unless there are fewer in total; a killed worker loses at most one part
 
 
 class Part(NamedTuple):
-    """Some of the prompts; ``first``: the number of the first one."""
+    """Consecutive prompts; ``first``: the number of the first one."""
 
     number: int
     first: int
@@ -44,14 +44,15 @@ class Part(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its directory."""
+        """The name of its directory."""
         return f"part-{self.number:06d}"
 
 
 class Plan(Config):
-    """``generation.json``: the seed, images a prompt, prompts in all and in a part.
+    """``generation.json``.
 
-    settings: a hash of everything else that decides the images.
+    n: images per prompt; prompts: in total; size: prompts per part; settings: a hash of everything else that
+    determines the images.
     """
 
     version: Literal[1] = 1
@@ -63,35 +64,35 @@ class Plan(Config):
 
     @property
     def images(self) -> int:
-        """In all."""
+        """The total number of images."""
         return self.prompts * self.n
 
     def missing(self, folder: Path, texts: Sequence[str]) -> list[Part]:
-        """The parts that are not there yet."""
+        """The parts that do not exist yet."""
         firsts = range(0, self.prompts, self.size)
         parts = (Part(i, first, tuple(texts[first : first + self.size])) for i, first in enumerate(firsts))
         return [part for part in parts if not (folder / part.name).is_dir()]
 
 
 def begin(folder: Path, texts: Sequence[str], request: GenerateRequest, facts: Mapping[str, Any]) -> Plan:
-    """The plan for a folder, which is made: what was begun there, or a new one.
+    """The plan of a folder: the one that is stored there, or a new one; the folder is created.
 
-    facts: what decides the images besides prompts and request, for JSON.
+    facts: what determines the images besides prompts and request, as JSON values.
 
     Raises:
-        CogViewError: other images were begun there.
+        CogViewError: the folder has a plan for other images.
     """
-    asked = request.model_dump(mode="json", exclude={"seed"}) | {"facts": facts, "prompts": list(texts)}
-    settings = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    content = request.model_dump(mode="json", exclude={"seed"}) | {"facts": facts, "prompts": list(texts)}
+    settings = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     path = folder / PLAN
     if path.is_file():
-        found = read_json(Plan, path)
-        if found.settings != settings or request.seed not in (None, found.seed):
+        stored = read_json(Plan, path)
+        if stored.settings != settings or request.seed not in (None, stored.seed):
             raise CogViewError(
-                f"{folder}: other images were begun there (other prompts, settings or model, or the seed "
-                f"{found.seed}); give another -o"
+                f"{folder}: it holds other images (other prompts, settings or model, or the seed "
+                f"{stored.seed}); give another -o"
             )
-        return found
+        return stored
     size = max(1, IMAGES // request.n)
     seed = checked_seed(request.seed)
     plan = Plan(settings=settings, seed=seed, n=request.n, prompts=len(texts), size=size)
@@ -104,8 +105,8 @@ def begin(folder: Path, texts: Sequence[str], request: GenerateRequest, facts: M
 class PartWriter:
     """Generates parts into a folder; called once in each worker.
 
-    open: the pipeline, opened in the worker. request: with a seed. times: how much each image is upscaled, 0:
-    not at all.
+    open: loads the pipeline in the worker. request: with a seed. times: the factor by which each image is
+    upscaled; 0: not at all.
     """
 
     folder: Path
@@ -118,27 +119,27 @@ class PartWriter:
         return partial(self.write, self.open())
 
     def write(self, pipeline: Pipeline, part: Part) -> int:
-        """Generate a part, unless it is there; returns how many images it has."""
-        place, n, lines = self.folder / part.name, self.request.n, list[str]()
-        if place.is_dir():
+        """Generate a part unless it exists; returns its number of images."""
+        target, n, lines = self.folder / part.name, self.request.n, list[str]()
+        if target.is_dir():
             return len(part.texts) * n
         images = pipeline.generate(list(part.texts), **dict(self.request), batch_size=self.batch_size)
         if self.times:
             images = pipeline.upscale(images, times=self.times, batch_size=self.batch_size)
         assert len(images) == len(part.texts) * n
-        fresh = spare_name(place)
-        fresh.mkdir()
+        temporary = spare_name(target)
+        temporary.mkdir()
         try:
             for number, image in enumerate(images):
                 name = f"{part.first + number // n:07d}-{number % n:02d}.png"
-                self.keep(fresh / name, image)
-                told: dict[str, Any] = {"file": name, "prompt": image.prompt, "caption": image.caption}
-                told |= {"seed": image.seed, "index": image.index}
-                lines.append(json.dumps(told, ensure_ascii=False))
-            (fresh / LINES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-            _publish(fresh, place)
+                self.keep(temporary / name, image)
+                record: dict[str, Any] = {"file": name, "prompt": image.prompt, "caption": image.caption}
+                record |= {"seed": image.seed, "index": image.index}
+                lines.append(json.dumps(record, ensure_ascii=False))
+            (temporary / LINES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            _publish(temporary, target)
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         return len(images)
 
     def keep(self, path: Path, image: GeneratedImage) -> None:
@@ -146,16 +147,16 @@ class PartWriter:
         path.write_bytes(image.png())
 
 
-def _publish(fresh: Path, place: Path) -> None:
-    """Give a part its name; one that another worker wrote meanwhile stays."""
+def _publish(temporary: Path, target: Path) -> None:
+    """Rename a finished part, unless another worker has written it in the meantime."""
     try:
-        fresh.rename(place)
+        temporary.rename(target)
     except OSError:
-        if not place.is_dir():
+        if not target.is_dir():
             raise
 
 
-Spread = Callable[[PartWriter, Sequence[Part]], Iterable[int]]  # images of parts, as these are done
+Spread = Callable[[PartWriter, Sequence[Part]], Iterable[int]]  # yields the image count of each finished part
 
 
 def generate_parts(
@@ -165,9 +166,9 @@ def generate_parts(
     spread: Spread,
     progress: ProgressCallback,
 ) -> Plan:
-    """Generate the images of all prompts, or those that are missing.
+    """Generate the images of all prompts; existing parts are kept.
 
-    facts: as for :func:`begin`. spread: has the writer called with every part, somewhere.
+    facts: as for :func:`begin`. spread: distributes the parts over workers that run the writer.
     """
     plan = begin(work.folder, texts, work.request, facts)
     work = replace(work, request=work.request.model_copy(update={"seed": plan.seed}))
@@ -181,6 +182,6 @@ def generate_parts(
 
 
 def clean(folder: Path) -> None:
-    """Remove what killed workers left of parts that others wrote."""
+    """Remove the temporary directories of killed workers."""
     for left in folder.glob(".*.part"):
         shutil.rmtree(left, ignore_errors=True)

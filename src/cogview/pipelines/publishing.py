@@ -10,7 +10,7 @@ from cogview.checkpoints.bundle import ModelBundle
 
 
 class HubMixin:
-    """For a class with a ``bundle``."""
+    """Publishing methods for a class with a ``bundle``."""
 
     @property
     def bundle(self) -> ModelBundle:
@@ -18,10 +18,11 @@ class HubMixin:
         raise NotImplementedError
 
     def save_pretrained(self, directory: str | Path, **metadata: Any) -> Path:
-        """Write the family as :meth:`push_to_hub` pushes it: its files, ``README.md``, ``SHA256SUMS``.
+        """Write the family to a directory, as :meth:`push_to_hub` uploads it: its files, ``README.md`` and
+        ``SHA256SUMS``.
 
-        ``metadata`` are entries of the card, such as ``license="apache-2.0"`` or ``base_model="a/b"``.
-        CogViewError where ``directory`` holds something else than a family.
+        ``metadata`` are entries of the model card, such as ``license="apache-2.0"`` or ``base_model="a/b"``.
+        Raises CogViewError if ``directory`` holds anything but a family.
         """
         return hub.save(self.bundle, directory, metadata).directory
 
@@ -35,15 +36,16 @@ class HubMixin:
         token: str | None = None,
         **metadata: Any,
     ) -> str:
-        """Push the family to ``organisation/name`` on the hub of ``HF_ENDPOINT``; the address of the commit.
+        """Upload the family to ``organisation/name`` on the hub at ``HF_ENDPOINT``; returns the commit's URL.
 
         Args:
-            branch: default: the main one.
-            token: default: the one that the hub's own client is logged in with.
-            metadata: entries of the card, such as ``license="apache-2.0"``.
+            branch: default: the main branch.
+            token: default: the one stored by the hub's client.
+            metadata: entries of the model card, such as ``license="apache-2.0"``.
 
         Raises:
-            CogViewError: the extra ``hub`` is missing, nobody answers, or the hub refuses.
+            CogViewError: the extra ``hub`` is not installed, the hub cannot be reached, or it rejects the
+                upload.
         """
         return hub.push(
             self.bundle,

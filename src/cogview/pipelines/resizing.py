@@ -1,4 +1,4 @@
-"""An image brought to a size of any shape without distortion."""
+"""Resizes images to any aspect ratio without distortion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Size = tuple[int, int]  # width, height
 
 
 def fitted(image: Image.Image, size: Size) -> Image.Image:
-    """The image at this size, undistorted: on its own ground where it has one, else cut at the sides."""
+    """The image at this size, undistorted: padded with its background if that is uniform, else cropped."""
     if image.size == size:
         return image
     (width, height), (wide, high) = image.size, size
@@ -19,13 +19,13 @@ def fitted(image: Image.Image, size: Size) -> Image.Image:
     scale = choose(wide / width, high / height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = (wide - inner[0]) // 2, (high - inner[1]) // 2
-    if ground is None:  # what lies outside is never computed
+    if ground is None:  # only the visible box is resampled
         box = (-left / scale, -top / scale, (wide - left) / scale, (high - top) / scale)
         box = max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3])
         return image.resize(size, Image.Resampling.LANCZOS, box=box)
-    enlarged = image.resize(inner, Image.Resampling.LANCZOS)
+    resized = image.resize(inner, Image.Resampling.LANCZOS)
     if inner == size:
-        return enlarged
-    page = Image.new(image.mode, size, ground)
-    page.paste(enlarged, (left, top))
-    return page
+        return resized
+    canvas = Image.new(image.mode, size, ground)
+    canvas.paste(resized, (left, top))
+    return canvas

@@ -1,8 +1,8 @@
 """Super-resolution: CogView's, window by window (section 3.1), and CogView2's in two stages (section 3.3).
 
-Both read a low-resolution image as codes and give the pixels they know of it, or what its codes decode to, to
-the model as a prior. Images are files, Pillow images or what ``generate`` returned, whose codes and caption
-are then used as they are.
+Both read a low-resolution image as codes. Its pixels, if they are known, or else the decoded codes, serve as
+a pixel prior. Images are files, Pillow images or results of ``generate``, whose codes and caption are used
+directly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler as Stage
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
 from cogview.generation.local_parallel import find_order
-from cogview.generation.pixel_prior import PAINTED, PixelLikelihood, PixelPrior
+from cogview.generation.pixel_prior import DECODED, PixelLikelihood, PixelPrior
 from cogview.generation.two_stages import DIRECT as RELEASED_DIRECT
 from cogview.generation.two_stages import top_k_of
 from cogview.generation.upscaling import Original, Request, Upscaler
@@ -33,12 +33,12 @@ from cogview.pipelines.base import (
     GeneratedImage,
     ImageCallback,
     ProgressParts,
-    at_least_one,
+    check_positive,
     checked_seed,
-    described,
     encode_caption,
-    opened,
-    pixels_of,
+    image_facts,
+    open_rgb,
+    prompt_and_caption,
 )
 from cogview.pipelines.engines import make_engine
 from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat, of_type
@@ -49,13 +49,13 @@ if TYPE_CHECKING:
     from cogview.pipelines.model import Pipeline
 
 ORDER = "released"
-TOGETHER = 4  # images enlarged at a time, where nothing else is asked for
+BATCH_SIZE = 4  # images upscaled at a time, by default
 QUEUED = 8  # generated images that are upscaled together
 
 
 @dataclass(frozen=True)
 class _Source:
-    """An image to upscale, its words and random stream, and what the result's provenance says of it."""
+    """An image to upscale, its prompt, caption and random stream, and its provenance entry."""
 
     original: Original
     prompt: str
@@ -67,7 +67,7 @@ class _Source:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleRequest:
-    """How images are upscaled (:meth:`cogview.pipelines.model.Pipeline.upscale`)."""
+    """Arguments of :meth:`cogview.pipelines.model.Pipeline.upscale`."""
 
     times: int | None = None
     seed: int | None = None
@@ -79,7 +79,7 @@ class UpscaleRequest:
 
 
 class WindowedSuperResolution:
-    """CogView's super-resolution model, for images of any size; read at first use."""
+    """CogView's super-resolution model, for images of any size; loaded at first use."""
 
     def __init__(self, components: Components, format: SequenceFormat) -> None:
         scale_of(format)
@@ -87,7 +87,7 @@ class WindowedSuperResolution:
 
     @cached_property
     def upscaler(self) -> Upscaler:
-        """The model."""
+        """The model with its engine and image tokenizer."""
         components = self.components
         rows = slice(0, components.bundle.config.vocabulary.image_codes)
         engine = make_engine(components, components.transformer(UPSCALING), rows)
@@ -98,20 +98,20 @@ class WindowedSuperResolution:
         images: Sequence[AnyImage],
         prompts: Sequence[str | None],
         params: SamplingParams,
-        asked: UpscaleRequest,
+        request: UpscaleRequest,
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> Iterator[GeneratedImage]:
-        """The upscaled images; everything is checked before the iterator is returned."""
-        seed, size, faithful, detail = asked.seed, asked.size, asked.faithful, asked.detail
-        negative_prompt, times = asked.negative_prompt, 2 if asked.times is None else asked.times
-        if asked.order is not None:
-            raise CogViewError("order is of super-resolution in two stages; leave it out", field="order")
+        """Upscale images; all arguments are checked before the iterator is returned."""
+        seed, size, faithful, detail = request.seed, request.size, request.faithful, request.detail
+        negative_prompt, times = request.negative_prompt, 2 if request.times is None else request.times
+        if request.order is not None:
+            raise CogViewError("order needs two-stage super-resolution; leave it out", field="order")
         if not 0 <= detail <= 1:
             raise CogViewError(f"detail is {detail}; give a number from 0 to 1", field="detail")
         if not faithful and detail != DETAIL:
             raise CogViewError(
-                "detail is of the faithful way; leave it out, or faithful=False", field="detail"
+                "detail needs faithful=True; leave out detail or faithful=False", field="detail"
             )
         self.upscaler.stages(times)
         seed = seed if seed is None else checked_seed(seed)
@@ -127,9 +127,9 @@ class WindowedSuperResolution:
         ]
         facts = {"task": "upscale", "times": times, "size": size, "faithful": faithful, "detail": detail}
         facts |= {} if negative_prompt is None else {"negative_prompt": negative_prompt}
-        made = self.upscaler.run(requests, times, params, faithful, detail, batch_size, progress)
+        results = self.upscaler.run(requests, times, params, faithful, detail, batch_size, progress)
         settings = {**params.model_dump(), **self.components.facts, **facts}
-        return (self._image(sources[n], codes, image, settings) for n, codes, image in made)
+        return (self._image(sources[n], codes, image, settings) for n, codes, image in results)
 
     def _image(
         self, source: _Source, codes: Ids, image: Image.Image, settings: dict[str, Any]
@@ -149,27 +149,27 @@ class WindowedSuperResolution:
     def _source(
         self, item: AnyImage, prompt: str | None, seed: int | None, times: int, size: int | None
     ) -> _Source:
-        """What is needed of one image."""
+        """Encode an input image and collect its prompt and provenance."""
         if isinstance(item, GeneratedImage):
             grid = self.components.bundle.role(BASE).sequences.grid
             if len(item.codes) != grid[0] * grid[1] or size is not None:
                 return self._source(item.image, item.caption if prompt is None else prompt, seed, times, size)
-            told = {"seed": item.seed, "index": item.index, "settings": item.settings}
-            words = described(self.components.bundle.config, item, prompt)
+            facts = {"seed": item.seed, "index": item.index, "settings": item.settings}
+            texts = prompt_and_caption(self.components.bundle.config, item, prompt)
             original = Original(item.codes.reshape(grid))
-            return _Source(original, *words, item.seed if seed is None else seed, item.index, told)
-        image, where = opened(item)
+            return _Source(original, *texts, item.seed if seed is None else seed, item.index, facts)
+        image, name = open_rgb(item)
         try:
             original = self.upscaler.read(image, times, size)
         except CogViewError as error:
-            raise CogViewError(f"{where}: {error}") from None
-        words = described(self.components.bundle.config, item, prompt)
-        return _Source(original, *words, checked_seed(seed), 0, pixels_of(image))
+            raise CogViewError(f"{name}: {error}") from None
+        texts = prompt_and_caption(self.components.bundle.config, item, prompt)
+        return _Source(original, *texts, checked_seed(seed), 0, image_facts(image))
 
 
 class TwoStageSuperResolution:
-    """CogView2's: the direct model generates all codes of the large image at once, the iterative model, where
-    there is one, generates most of them again. Both are read at first use."""
+    """CogView2's super-resolution: the direct model generates all codes of the large image in one forward,
+    then the optional iterative model generates most of them again. Both are loaded at first use."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class TwoStageSuperResolution:
 
     @classmethod
     def of(cls, components: Components, encode: Callable[[AnyImage], Ids]) -> TwoStageSuperResolution:
-        """That of a family with a direct model; ``encode`` gives an image's low-resolution codes."""
+        """Super-resolution of a family with a direct model; ``encode`` returns low-resolution codes."""
         roles = components.bundle.config.roles
         direct = of_type(roles[DIRECT].sequences, DirectFormat)
         iterative = of_type(roles[ITERATIVE].sequences, IterativeFormat) if ITERATIVE in roles else None
@@ -196,12 +196,12 @@ class TwoStageSuperResolution:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The models, in order."""
+        """The roles of the models, in order."""
         return (DIRECT,) if self.iterative_format is None else (DIRECT, ITERATIVE)
 
     @property
     def scale(self) -> int:
-        """How many times longer sides get."""
+        """The scale factor of the sides."""
         return self.format.grid[0] // self.format.small[0]
 
     @cached_property
@@ -213,7 +213,7 @@ class TwoStageSuperResolution:
 
     @cached_property
     def iterative(self) -> Stage[IterativeFormat] | None:
-        """The iterative model; None where the family has none."""
+        """The iterative model; None if the family has none."""
         if self.iterative_format is None:
             return None
         components = self.components
@@ -221,7 +221,7 @@ class TwoStageSuperResolution:
         return Stage(model, self.iterative_format, components.clusters, components.precision)
 
     def check_order(self, order: str | None) -> None:
-        """CogViewError for an order of the iterative stage that there is not."""
+        """Raise CogViewError for an unknown order of the iterative stage."""
         find_order(order or ORDER)
 
     def run(
@@ -229,78 +229,82 @@ class TwoStageSuperResolution:
         images: Sequence[AnyImage],
         prompts: Sequence[str | None],
         params: SamplingParams,
-        asked: UpscaleRequest,
+        request: UpscaleRequest,
         batch_size: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> Iterator[GeneratedImage]:
-        """The upscaled images; of a caption what the models read. Both stages have their own sampling."""
-        if asked.times not in (None, self.scale):
+        """Upscale images; captions are truncated to the models' limit. Both stages use their own sampling
+        parameters, not ``params``."""
+        if request.times not in (None, self.scale):
             raise CogViewError(
-                f"times is {asked.times}; this model enlarges {self.scale} times", field="times"
+                f"times is {request.times}; this model upscales {self.scale} times", field="times"
             )
-        if replace(asked, times=None, seed=None, order=None) != UpscaleRequest():
-            name, only = self.components.bundle.config.name, "size, faithful, detail and negative_prompt"
-            raise CogViewError(f"the model {name} upscales in two stages; leave out {only}")
-        self.check_order(asked.order)
-        small = [self._small(item, prompt, asked.seed) for item, prompt in zip(images, prompts, strict=True)]
+        if replace(request, times=None, seed=None, order=None) != UpscaleRequest():
+            name, extra = self.components.bundle.config.name, "size, faithful, detail and negative_prompt"
+            raise CogViewError(f"the model {name} upscales in two stages; leave out {extra}")
+        self.check_order(request.order)
+        small = [
+            self._small(item, prompt, request.seed) for item, prompt in zip(images, prompts, strict=True)
+        ]
         parts = ProgressParts(progress, len(small) * self.format.codes * len(self.stages))
-        return self.enlarge(small, asked.order or ORDER, batch_size, parts)
+        return self.upscale(small, request.order or ORDER, batch_size, parts)
 
     def _small(self, item: AnyImage, prompt: str | None, seed: int | None) -> GeneratedImage:
-        """An image with codes on the grid that the direct model reads."""
-        bundle, ready = self.components.bundle, self.format.small[0] * self.format.small[1]
-        words = described(bundle.config, item, prompt)
-        if isinstance(item, GeneratedImage) and len(item.codes) == ready:
+        """The image with low-resolution codes, on the grid that the direct model reads."""
+        bundle, small_codes = self.components.bundle, self.format.small[0] * self.format.small[1]
+        texts = prompt_and_caption(bundle.config, item, prompt)
+        if isinstance(item, GeneratedImage) and len(item.codes) == small_codes:
             seed = item.seed if seed is None else checked_seed(seed)
-            return replace(item, seed=seed, prompt=words[0], caption=words[1])
-        image = item.image if isinstance(item, GeneratedImage) else opened(item)[0]
-        settings = {**self.components.facts, "task": "upscale", "source": pixels_of(image)}
+            return replace(item, seed=seed, prompt=texts[0], caption=texts[1])
+        image = item.image if isinstance(item, GeneratedImage) else open_rgb(item)[0]
+        settings = {**self.components.facts, "task": "upscale", "source": image_facts(image)}
         codes = self._encode(item)
         return GeneratedImage(
-            image, codes, *words, checked_seed(seed), 0, settings, bundle.config.name, bundle.hash
+            image, codes, *texts, checked_seed(seed), 0, settings, bundle.config.name, bundle.hash
         )
 
-    def enlarge(
+    def upscale(
         self, images: Iterable[GeneratedImage], order: str, batch_size: int | None, parts: ProgressParts
     ) -> Iterator[GeneratedImage]:
-        """Images with low-resolution codes as large ones, each stage of each batch a part of the progress."""
-        at_least_one(batch_size=batch_size)
-        for _, alike in itertools.groupby(images, _style):
-            while some := list(itertools.islice(alike, batch_size or TOGETHER)):
-                yield from self._enlarged(some, order, parts)
+        """Upscale images with low-resolution codes; each stage of each batch is a part of the progress."""
+        check_positive(batch_size=batch_size)
+        for _, same_style in itertools.groupby(images, _style):
+            while batch := list(itertools.islice(same_style, batch_size or BATCH_SIZE)):
+                yield from self._upscale_batch(batch, order, parts)
 
-    def _enlarged(
-        self, some: Sequence[GeneratedImage], order: str, parts: ProgressParts
+    def _upscale_batch(
+        self, images: Sequence[GeneratedImage], order: str, parts: ProgressParts
     ) -> Iterator[GeneratedImage]:
+        """Upscale one batch of images of the same style."""
         tokenizer = self.components.text_tokenizer
-        texts = [tokenizer.encode(image.caption)[: self.format.text_limit] for image in some]
-        codes, size = np.stack([image.codes for image in some]), len(some) * self.format.codes
+        texts = [tokenizer.encode(image.caption)[: self.format.text_limit] for image in images]
+        small, size = np.stack([image.codes for image in images]), len(images) * self.format.codes
         shared: dict[str, Any] = {
-            "pairs": [(image.seed, image.index) for image in some],
-            "batch_size": len(some),
-            "likelihoods": self.prior([image.codes for image in some]),
+            "pairs": [(image.seed, image.index) for image in images],
+            "batch_size": len(images),
+            "likelihoods": self.prior([image.codes for image in images]),
         }
-        found = direct_super_resolution(
+        codes = direct_super_resolution(
             self.direct,
             texts,
-            codes,
-            settings=self.direct_params(_style(some[0])),
+            small,
+            settings=self.direct_params(_style(images[0])),
             progress=parts.part(size),
             **shared,
         )
         facts: dict[str, Any] = {"super_resolution": "direct"}
         if self.iterative is not None:
-            found = iterative_super_resolution(
+            codes = iterative_super_resolution(
                 self.iterative,
                 texts,
-                found,
+                codes,
                 order=order,
                 settings=self.iterative_params(order),
                 progress=parts.part(size),
                 **shared,
             )
             facts = {"super_resolution": "direct and iterative", "order": order}
-        for image, large in zip(some, found, strict=True):
+        for image, large in zip(images, codes, strict=True):
             decoded = decode_image(self.components.image_tokenizer, large, self.format.grid)
             yield replace(image, image=decoded, codes=large, settings={**image.settings, **facts})
 
@@ -313,18 +317,18 @@ class TwoStageSuperResolution:
         stream: tuple[int, int],
         parts: ProgressParts,
     ) -> Image.Image:
-        """Low-resolution ``codes`` as a large image that outside of ``region`` is ``known``.
+        """Upscale low-resolution ``codes`` to an image that equals ``known`` outside of ``region``.
 
-        The direct model enlarges the codes; outside the region the known image's own codes come back, and the
-        iterative model generates again inside it alone, in view of them. region: bool (rows, columns) of a
-        grid.
+        The direct model generates all large codes; outside the region they are replaced by the known image's
+        codes. The iterative model then generates again only inside the region, conditioned on the codes
+        around it. region: maps a grid to bool (rows, columns).
         """
         grid, tokenizer = self.format.grid, self.components.image_tokenizer
         side = grid[0] * tokenizer.image_size // tokenizer.grid()[0]
         square = known.resize((side, side), Image.Resampling.BILINEAR)
         inside, text = region(grid).ravel(), [list(tokens)[: self.format.text_limit]]
         shared: dict[str, Any] = {"pairs": [stream], "likelihoods": self.prior([codes])}
-        drawn = direct_super_resolution(
+        generated = direct_super_resolution(
             self.direct,
             text,
             codes[None],
@@ -332,7 +336,7 @@ class TwoStageSuperResolution:
             progress=parts.part(self.format.codes),
             **shared,
         )
-        large = np.where(inside, drawn, encode_image(tokenizer, square))
+        large = np.where(inside, generated, encode_image(tokenizer, square))
         if self.iterative is not None:
             large = iterative_super_resolution(
                 self.iterative,
@@ -346,43 +350,43 @@ class TwoStageSuperResolution:
         return decode_image(tokenizer, large[0], grid)
 
     def direct_params(self, style: str | None = None) -> SamplingParams:
-        """Sampling of the direct stage; default: the release's, where there are clusters."""
+        """Sampling parameters of the direct stage; default: those of the release, if there are clusters."""
         default = RELEASED_DIRECT if self.direct.clusters is not None else None
         return self.components.bundle.config.sampling(DIRECT, None, style, default)
 
     def iterative_params(self, order: str = ORDER) -> list[SamplingParams]:
-        """Sampling of every turn of the iterative stage; default: the release's top-k."""
+        """Sampling parameters of each turn of the iterative stage; default: the release's top-k."""
         config, turns = self.components.bundle.config, find_order(order).turns
         released = [SamplingParams(top_k=top_k_of(turn + 1, turns)) for turn in range(turns)]
         return [config.sampling(ITERATIVE, default=params) for params in released]
 
     @cached_property
     def pixel_prior(self) -> PixelPrior | None:
-        """What turns low-resolution images into priors; None where the tokenizer has several scales."""
+        """The pixel prior; None if the image tokenizer has several scales."""
         return PixelPrior.of(self.components.image_tokenizer)
 
     @torch.inference_mode()
     def prior(self, small: Sequence[Ids]) -> list[PixelLikelihood] | None:
-        """What low-resolution images of codes (rows * columns,), as decoded, say of the large ones' codes.
+        """Log-likelihoods of the large images' codes, given low-resolution codes (rows * columns,) each.
 
-        None where the tokenizer has several scales.
+        None if the image tokenizer has several scales.
         """
         if self.pixel_prior is None:
             return None
         codes = torch.from_numpy(np.stack(small)).to(self.components.device)
         decoded = self.components.image_tokenizer.decode(codes, self.format.small).clamp(0, 1)
-        return [self.pixel_prior.likelihood(pixels, self.scale, PAINTED) for pixels in decoded]
+        return [self.pixel_prior.likelihood(pixels, self.scale, DECODED) for pixels in decoded]
 
 
 def _style(image: GeneratedImage) -> str | None:
-    """The style an image was generated in, as its settings say."""
-    found = image.settings.get("style")
-    return found if isinstance(found, str) else None
+    """The style an image was generated in, from its settings."""
+    style = image.settings.get("style")
+    return style if isinstance(style, str) else None
 
 
 @dataclass
 class UpscaleQueue:
-    """Generated images that wait to be upscaled, ``QUEUED`` at a time; then ``keep`` gets them."""
+    """Collects generated images, upscales ``QUEUED`` at a time and passes the results to ``keep``."""
 
     pipeline: Pipeline
     times: int
@@ -392,23 +396,23 @@ class UpscaleQueue:
     waiting: list[GeneratedImage] = field(default_factory=list)
 
     def check(self, texts: list[str], style: str | None) -> None:
-        """CogViewError for a prompt that is too long for upscaling; before anything is generated."""
+        """Raise CogViewError for a prompt that is too long to upscale; call it before generating."""
         limit = self.pipeline.super_resolution.format.text_limit
         for request in self.pipeline.text_to_image.requests(texts, style=style):
             encode_caption(self.pipeline.components, request.caption, limit)
 
     def add(self, image: GeneratedImage) -> None:
-        """One more; enough are upscaled."""
+        """Add an image; a full queue is upscaled."""
         self.waiting.append(image)
         if len(self.waiting) == QUEUED:
             self.finish()
 
     def finish(self) -> None:
-        """Upscale those that wait."""
-        some, self.waiting = self.waiting, []
-        if some:
+        """Upscale the images in the queue."""
+        images, self.waiting = self.waiting, []
+        if images:
             codes = self.pipeline.text_to_image.format.codes
-            progress = self.parts.part(len(some) * codes * self.times**2)
+            progress = self.parts.part(len(images) * codes * self.times**2)
             self.pipeline.upscale(
-                some, times=self.times, batch_size=self.batch_size, progress=progress, callback=self.keep
+                images, times=self.times, batch_size=self.batch_size, progress=progress, callback=self.keep
             )

@@ -1,7 +1,7 @@
-"""What the command line asks of a pipeline: where to compute, and the options of each task.
+"""Command-line options of the pipelines: the device to compute on, and the options of each task.
 
-The fields of each request are keyword arguments of the method of :class:`~cogview.pipelines.model.Pipeline`
-that it is for. PyTorch is imported when a model is opened, not before.
+The fields of each request are keyword arguments of the corresponding method of
+:class:`~cogview.pipelines.model.Pipeline`. PyTorch is not imported until a model is loaded.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ THREADS = option(
 
 
 class Place(Config):
-    """Where and how to compute."""
+    """Device, precision and threads."""
 
     precision: Precision = option(
         "fp32",
@@ -58,7 +58,7 @@ class Place(Config):
     device: Device = option("auto", "auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")
 
     def open(self, bundle: ModelBundle, **options: Any) -> Pipeline:
-        """The pipeline of a family, on the device and with the threads that are asked for."""
+        """Load the pipeline of a family with these options."""
         from cogview.pipelines.model import Pipeline
 
         device = self.torch_device()
@@ -66,13 +66,13 @@ class Place(Config):
         return Pipeline.from_pretrained(bundle.directory, device=device, precision=self.precision, **options)
 
     def chosen_device(self) -> torch.device:
-        """The device, ``auto`` decided as pipelines do."""
+        """The device, with ``auto`` resolved as in pipelines."""
         import torch
 
         return torch.device(self.torch_device() or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def torch_device(self) -> str | None:
-        """The device for PyTorch, None for its own choice; CogViewError where there is none of that kind."""
+        """The device for PyTorch, None for ``auto``; raises CogViewError if it is not available."""
         import torch
 
         if self.device == "auto":
@@ -84,23 +84,23 @@ class Place(Config):
         return self.device
 
 
-Computing = Annotated[Place, Fields("threads", "device")]  # for networks that compute in fp32 alone
+Computing = Annotated[Place, Fields("threads", "device")]  # for networks that run only in fp32
 
 
 class Decoded(Place):
-    """Where and how to compute what is decoded token by token."""
+    """Device, precision, threads and decoding strategy, for autoregressive models."""
 
     decoding: Decoding = option(
         "auto", "Token by token, or several in one forward; auto takes the faster. The tokens are the same."
     )
 
     def open(self, bundle: ModelBundle, **options: Any) -> Pipeline:
-        """As of any place, with this decoding."""
+        """Load the pipeline of a family with these options."""
         return super().open(bundle, decoding=self.decoding, **options)
 
 
 def use_threads(threads: int | None, *models: Path) -> None:
-    """Make PyTorch compute with ``threads``, or with as many as fit the machine and the models."""
+    """Set PyTorch's number of threads; default: a number that suits the machine and the models."""
     import torch
 
     if threads is None:
@@ -110,7 +110,7 @@ def use_threads(threads: int | None, *models: Path) -> None:
 
 
 class GenerateRequest(Config):
-    """Images for prompts."""
+    """Options for generating images from prompts."""
 
     n: int = option(1, "Images for each prompt.", "-n", ge=1, le=10_000)
     seed: Seed = SEED
@@ -129,33 +129,34 @@ class GenerateRequest(Config):
     truncate: bool = option(False, "Models of several stages: cut a prompt that is too long for one.")
 
     def check(self, model: str, upscale: int | None) -> ModelBundle:
-        """The family of a model; CogViewError where it cannot do this, and upscale this many times."""
+        """The family of a model; raises CogViewError if it cannot generate with these options, or upscale by
+        this factor."""
         from cogview.generation.fairness import read_table
 
-        more = [*(["score"] if self.best_of > 1 else []), *(["upscale"] if upscale is not None else [])]
-        family = ModelBundle.find(model, "generate", *more)
+        tasks = [*(["score"] if self.best_of > 1 else []), *(["upscale"] if upscale is not None else [])]
+        family = ModelBundle.find(model, "generate", *tasks)
         family.config.style(self.style)
         if upscale is not None:
             check_times(family, upscale)
         if self.fairness is not None:
             read_table(self.fairness)
         if self.first_stage_only and not family.config.two_stage:
-            raise CogViewError(f"{model} draws in one step; leave out --first-stage-only")
+            raise CogViewError(f"{model} generates in one step; leave out --first-stage-only")
         return family
 
 
 class ResultsRequest(Config):
-    """Results of an edit or a variation."""
+    """Options for the results of an edit or a variation."""
 
-    n: int = option(1, "How many results.", "-n", ge=1)
+    n: int = option(1, "Number of results.", "-n", ge=1)
     seed: Seed = SEED
     style: str | None = STYLE
     params: AllParams = NONE_GIVEN
-    first_stage_only: bool = option(False, "Do not upscale what is generated: faster, less sharp.")
+    first_stage_only: bool = option(False, "Do not upscale the generated part: faster, less sharp.")
 
 
 class EditRequest(Config):
-    """What of an image is generated again, and how."""
+    """Options for inpainting: the masked part, and how it is generated."""
 
     mask: Annotated[Path | None, Check(check_picture)] = option(
         None, "An image of the same size: white is replaced, black stays.", metavar="FILE"
@@ -168,40 +169,40 @@ class EditRequest(Config):
         repeated=True,
     )
     order: Literal["together", "one_by_one"] = option(
-        "together", "All regions at once, or one by one, each with all else visible; slower."
+        "together", "All regions at once, or one by one, each conditioned on all other pixels; slower."
     )
     crop: Literal["auto", "whole", "tight"] = option(
         "auto",
-        "What the model sees: a part at its own size, the whole image, or for small regions an enlarged "
-        "part (tight).",
+        "What the model sees: a crop at its original size (auto), the whole image, or an upscaled crop for "
+        "small regions (tight).",
     )
     feather: int = option(FEATHER, "Pixels inside the mask over which old and new are blended.", ge=0, le=256)
     best_of: int = BEST_OF
 
     def check(self, prompt: str) -> None:
-        """CogViewError where nothing is to be replaced, or by nothing."""
+        """Raise CogViewError if nothing is masked or the prompt is empty."""
         if not (self.mask or self.boxes):
             raise CogViewError("say what to replace: --mask FILE, --box X0,Y0,X1,Y1 or --vary SHARE")
         if not prompt.strip():
-            raise CogViewError("the prompt is empty; say what the whole picture should show")
+            raise CogViewError("the prompt is empty; describe what the whole image should show")
 
     def check_unused(self) -> None:
-        """CogViewError for an option that variations do not have."""
+        """Raise CogViewError for an option that variations do not support."""
         if self.mask or self.boxes:
-            raise CogViewError("--vary chooses what to replace itself; leave --mask and --box away")
+            raise CogViewError("--vary chooses what to replace; leave out --mask and --box")
         usual = {"order": "together", "crop": "auto", "feather": FEATHER}
         names = [f"--{name}" for name, value in usual.items() if getattr(self, name) != value]
         if names:
-            raise CogViewError(f"{', '.join(names)} are of masks and boxes; leave them away with --vary")
+            raise CogViewError(f"{', '.join(names)} need a mask or a box; leave them out with --vary")
         if self.best_of > 1:
-            raise CogViewError("variations need not fit a sentence; leave --best-of away")
+            raise CogViewError("--best-of ranks images by a prompt; leave it out with --vary")
 
 
 class UpscaleRequest(Config):
-    """How images are upscaled."""
+    """Options for upscaling images."""
 
-    prompt: str | None = option(None, "What they show.", shown="the prompt stored in the picture, if any")
-    times: int = option(2, "Factor of the sides: 2 or 4.")
+    prompt: str | None = option(None, "What they show.", shown="the prompt stored in the image, if any")
+    times: int = option(2, "Scale factor of the sides: 2 or 4.")
     seed: Seed = option(
         None, "The same image, prompt and seed give the same result.", shown="a new one each time"
     )
@@ -213,7 +214,8 @@ class UpscaleRequest(Config):
     )
     faithful: bool = option(
         True,
-        "Use the given pixels as well and correct the result until it shrinks to them; or the model alone.",
+        "Use the input pixels as well and correct the result to match them when downscaled, or use the codes "
+        "alone.",
         "--faithful/--free",
     )
     detail: float = option(
@@ -223,22 +225,22 @@ class UpscaleRequest(Config):
 
 
 class CaptionRequest(Config):
-    """What captions are like: sampled, where a seed or a sampling option is given, else found by beams."""
+    """Options for captions: sampled if a seed or a sampling option is given, else found by beam search."""
 
     language: Literal["zh", "en"] | None = option(
-        None, "Only captions in this language.", "--lang", shown="whichever comes"
+        None, "Only captions in this language.", "--lang", shown="any"
     )
     n: int = option(1, "Captions for each image.", "-n", ge=1)
-    beams: int | None = option(None, "Beams of the search.", shown="4, or n", ge=1)
+    beams: int | None = option(None, "Width of the beam search.", shown="4, or n", ge=1)
     seed: Seed = option(None, "Sample; caption i of a seed is always the same.", shown="beams")
     params: CaptionParams = NONE_GIVEN
-    max_length: int | None = option(None, "Largest number of tokens.", shown="what the model reads", ge=1)
+    max_length: int | None = option(None, "Largest number of tokens.", shown="the model's limit", ge=1)
 
 
 def check_times(family: ModelBundle, times: int) -> None:
-    """CogViewError where the family's super-resolution model does not upscale this many times."""
+    """Raise CogViewError if the family's super-resolution model does not support this scale factor."""
     from cogview.generation.windows import stages_of
 
-    form = of_type(family.role("super_resolution").sequences, SequenceFormat)
-    assert form is not None
-    stages_of(form, times)
+    format = of_type(family.role("super_resolution").sequences, SequenceFormat)
+    assert format is not None
+    stages_of(format, times)

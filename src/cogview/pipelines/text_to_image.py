@@ -1,4 +1,4 @@
-"""Text to image: a caption's tokens, the codes generated after them, and the images that the codes stand for.
+"""Text-to-image generation: encode a caption, generate image codes after it, decode the codes to an image.
 
 The sequence is [ROI1] text [BASE] [BOI1] codes in CogView (section 2.1), text [BOI] codes in CogView2
 (section 3.1); a style is part of the caption. Requests of several calls can be generated in one batch.
@@ -16,14 +16,14 @@ from cogview.checkpoints.components import Components
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
 from cogview.pipelines.base import (
-    MOST_IMAGES,
+    MAX_IMAGES,
     GeneratedImage,
-    at_least_one,
     caption_for,
+    check_count,
     check_first,
+    check_positive,
     checked_seed,
     encode_caption,
-    not_too_many,
     text_list,
 )
 from cogview.sequences.protocols import ImageFormat
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One image to generate: the prompt as given, the caption that is read, its random stream, its facts.
+    """One image to generate.
 
-    negative: the caption that guidance moves away from.
+    prompt: as passed by the caller; caption: the text that the model reads; seed, index: the random stream;
+    facts: further provenance; negative: the caption that guidance moves away from.
     """
 
     prompt: str
@@ -50,10 +51,10 @@ class GenerationRequest:
 
 
 class TextToImage:
-    """The base model of a family, read at first use.
+    """The base model of a family, loaded at first use.
 
     Attributes:
-        format: its sequences.
+        format: its sequence format.
     """
 
     def __init__(self, components: Components, format: ImageFormat, load: Callable[[], Engine]) -> None:
@@ -61,7 +62,7 @@ class TextToImage:
 
     @cached_property
     def engine(self) -> Engine:
-        """The base model."""
+        """The engine of the base model."""
         return self._load()
 
     def requests(
@@ -76,37 +77,37 @@ class TextToImage:
         fairness: str | Path | FairnessTable | None = None,
         negative_prompt: str | None = None,
     ) -> list[GenerationRequest]:
-        """``n * best_of`` requests for each prompt; CogViewError for a wrong argument or too long a
-        caption."""
+        """``n * best_of`` requests for each prompt; raises CogViewError for a wrong argument or a caption
+        that is too long."""
         prompts = text_list(prompt)
-        at_least_one(n=n, best_of=best_of)
+        check_positive(n=n, best_of=best_of)
         check_first(first, n * best_of)
-        not_too_many("images", len(prompts) * n * best_of, MOST_IMAGES)
+        check_count("images", len(prompts) * n * best_of, MAX_IMAGES)
         seed, config = checked_seed(seed), self.components.bundle.config
         negative = "" if negative_prompt is None else text_list(negative_prompt, "negative_prompt")[0].strip()
         shared = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
-        replaced = _replacer(fairness, seed, best_of)
-        made = []
+        replace_words = _replacer(fairness, seed, best_of)
+        requests = []
         for text in prompts:
             for index in range(first, first + n * best_of):
-                words, facts = replaced(text, index)
+                words, facts = replace_words(text, index)
                 caption = caption_for(config, words, style)
-                made.append(
+                requests.append(
                     GenerationRequest(
                         text, caption, seed, index, {"style": style, **facts, **shared}, negative
                     )
                 )
-        for caption in dict.fromkeys(text for one in made for text in (one.caption, one.negative)):
+        for caption in dict.fromkeys(text for one in requests for text in (one.caption, one.negative)):
             self.encode(caption)
-        return made
+        return requests
 
     def encode(self, caption: str) -> list[int]:
-        """A caption's text tokens; CogViewError where they are more than the model reads."""
+        """A caption's text tokens; raises CogViewError if there are more than the model reads."""
         return encode_caption(self.components, caption, self.format.text_limit)
 
     def truncated(self, prompt: str, style: str | None = None, limit: int | None = None) -> str:
-        """A prompt cut at its end so that with its style it has at most ``limit`` text tokens; default: as
-        many as the model reads."""
+        """The prompt truncated so that with its style it has at most ``limit`` text tokens (default: the
+        model's limit)."""
         tokenizer, config = self.components.text_tokenizer, self.components.bundle.config
         limit = self.format.text_limit if limit is None else limit
         tokens = tokenizer.encode(prompt)
@@ -126,12 +127,12 @@ class TextToImage:
         progress: ProgressCallback | None = None,
         step_callback: StepCallback | None = None,
     ) -> Iterator[GeneratedImage]:
-        """The images of the requests, in order, as they are done; each caption is read once.
+        """Generate the images of the requests, in order; each is yielded as soon as it is finished.
 
-        ``step_callback`` is called after each token with numbers of requests and their codes so far (b,
-        codes).
+        ``step_callback`` is called after each token with the numbers of the requests in the batch and their
+        codes so far (b, codes).
         """
-        at_least_one(batch_size=batch_size)
+        check_positive(batch_size=batch_size)
         prompts = {
             caption: self.format.image_prompt(self.encode(caption))
             for one in requests
@@ -143,17 +144,17 @@ class TextToImage:
         ]
         components = self.components
         facts = {**params.model_dump(), "style": None, **components.facts}
-        made = self.engine.generate(sequences, params, batch_size, progress, step_callback=step_callback)
-        for number, codes in made:
-            one = requests[number]
+        results = self.engine.generate(sequences, params, batch_size, progress, step_callback=step_callback)
+        for number, codes in results:
+            request = requests[number]
             yield GeneratedImage(
                 image=decode_image(components.image_tokenizer, codes, self.format.grid),
                 codes=codes,
-                prompt=one.prompt,
-                caption=one.caption,
-                seed=one.seed,
-                index=one.index,
-                settings={**facts, **one.facts},
+                prompt=request.prompt,
+                caption=request.caption,
+                seed=request.seed,
+                index=request.index,
+                settings={**facts, **request.facts},
                 model=components.bundle.config.name,
                 model_hash=components.bundle.hash,
             )
@@ -162,7 +163,7 @@ class TextToImage:
 def _replacer(
     table: str | Path | FairnessTable | None, seed: int, best_of: int
 ) -> Callable[[str, int], tuple[str, dict[str, Any]]]:
-    """(prompt, index) -> the words that are read, and what provenance says of them (CogView, appendix D)."""
+    """(prompt, index) -> the text after word replacing (CogView, appendix D), and its provenance entry."""
     if table is None:
         return lambda prompt, index: (prompt, {})
     from cogview.generation.fairness import wording
@@ -170,7 +171,7 @@ def _replacer(
     words = wording(table, seed, best_of)
 
     def replace(prompt: str, index: int) -> tuple[str, dict[str, Any]]:
-        made = words.replace(prompt, index)
-        return made.text, words.facts(made)
+        replacement = words.replace(prompt, index)
+        return replacement.text, words.facts(replacement)
 
     return replace

@@ -104,14 +104,14 @@ def test_an_overwhelming_likelihood_gives_the_codes_of_the_enlargement(
     family: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them, those of the direct model that stay and those that the iterative one draws again."""
-    monkeypatch.setattr("cogview.pipelines.super_resolution.PAINTED", 1e6)
+    monkeypatch.setattr("cogview.pipelines.super_resolution.DECODED", 1e6)
     model = from_pretrained(family)
     assert isinstance(model, CogView2)
     [small] = model.generate("a red circle", 1, seed=5, first_stage_only=True)
     [large] = model.upscale([small])
     with torch.no_grad():
         painted = model.image_tokenizer.decode(
-            torch.from_numpy(small.codes[None]), model.super_resolution.direct.form.small
+            torch.from_numpy(small.codes[None]), model.super_resolution.direct.format.small
         )
         plain = F.interpolate(painted.clamp(0, 1), scale_factor=3, mode="bicubic").clamp(0, 1)
         expected = model.image_tokenizer.encode(plain)[0].numpy()

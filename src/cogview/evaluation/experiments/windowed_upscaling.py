@@ -191,7 +191,7 @@ def upscale_images(
     originals = [upscaler.read(Image.fromarray(pixels), 2) for pixels in small]
     requests = [
         Request(
-            original, encode_caption(model.components, caption, upscaler.form.text_limit), plan.seed, number
+            original, encode_caption(model.components, caption, upscaler.format.text_limit), plan.seed, number
         )
         for number, (original, caption) in enumerate(zip(originals, captions, strict=True))
     ]
