@@ -48,7 +48,7 @@ def test_pictures_with_their_facts_and_a_sheet(
     names = ["a-red-circle-7-00", "a-red-circle-7-01", "红色的圆-7-00", "红色的圆-7-01", "grid-7"]
     paths = [tmp_path / "out" / f"{name}.png" for name in names]
     assert printed.out.splitlines() == [str(path) for path in paths]
-    assert "4 pictures" in printed.err and "seed 7" in printed.err
+    assert "4 images" in printed.err and "seed 7" in printed.err
     told = provenance.read(paths[3])
     assert told is not None
     assert (told.prompt, told.seed, told.index, told.model_hash) == (

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from cogview.cli.output import EVERY, FIRST, Lines, bar, bars
+from cogview.cli.output import EVERY, FIRST, ProgressLines, bar, bars
 
 
 def told(times: list[float], total: int = 100) -> list[str]:
     """The lines of work whose step i of ``total`` ends at ``times[i]`` seconds."""
     clock, lines = iter([0.0, *times]), list[str]()
-    show = Lines("drawing", lambda: next(clock), lines.append)
+    show = ProgressLines("drawing", lambda: next(clock), lines.append)
     for done, _ in enumerate(times, 1):
         show(done, total)
     return lines

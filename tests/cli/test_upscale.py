@@ -69,7 +69,7 @@ def test_every_kind_of_picture(run: Callable[..., int], tmp_path: Path, capsys: 
     for path, name in zip(paths, names, strict=True):
         with Image.open(path) as made:
             assert made.size == ((2, 2) if name == "pixel.png" else (36, 32))
-    assert "9 pictures" in printed.err and "seed 3" in printed.err
+    assert "9 images" in printed.err and "seed 3" in printed.err
     told = provenance.read(paths[0])
     assert told is not None and told.settings["times"] == 2
 
@@ -157,7 +157,7 @@ def test_one_line_for_what_is_refused(
 
 def test_no_picture_and_no_role(run: Callable[..., int], tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     assert run("upscale") == 2
-    assert "give the pictures" in capsys.readouterr().err
+    assert "give the images" in capsys.readouterr().err
     Image.new("RGB", (16, 16)).save(tmp_path / "x.png")
     plain = tiny.write(tmp_path)
     assert main(["upscale", str(tmp_path / "x.png"), "--model", str(plain), "-o", str(tmp_path / "out")]) == 2

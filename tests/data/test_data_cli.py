@@ -67,7 +67,7 @@ def test_pictures_without_a_caption_are_no_fault(folder: Path, capsys: pytest.Ca
     assert main(["data", "check", str(folder)]) == 0
     printed = capsys.readouterr()
     assert "5 records: 4 good, 1 rejected" in printed.out
-    assert "1 pictures have no caption: build leaves them out, train-on calls them after" in printed.err
+    assert "1 images have no caption: build leaves them out, train-on captions them by" in printed.err
 
 
 def test_build_makes_shards_and_counts_what_is_broken(

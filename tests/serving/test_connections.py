@@ -53,7 +53,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(serve: Serve, monkeypatch: 
 def test_too_many_connections_of_an_address_are_told_when_to_come_back(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "OF_AN_ADDRESS", 3)
+    monkeypatch.setattr(connections, "MAX_PER_ADDRESS", 3)
     site = serve()
     with ExitStack() as stack:
         slow = f"POST {GENERATIONS} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

@@ -1,1 +1,1 @@
-"""The command line, one file a verb; ``app.py`` knows where each verb lives."""
+"""The command line: one file per verb; ``app.py`` lists them."""

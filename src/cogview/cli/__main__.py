@@ -1,4 +1,4 @@
-"""``python -m cogview.cli``: the command for whatever starts Python modules, such as torchrun."""
+"""``python -m cogview.cli``: the command line for launchers of Python modules, such as torchrun."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""The command line's front door: one table of verbs, each loaded only when it is called.
+"""The ``cogview`` command: a table of verbs, each imported only when it is called.
 
-A verb is one file beside this one and one line in ``VERBS``. The file exposes a function with typer's
-annotations (or a ``typer.Typer`` for a verb with verbs of its own); what it needs it imports, so ``--help``
-imports no PyTorch. Users' errors are one red line and exit code 2 (3 where training diverged), Ctrl-C one
-line and 130.
+A verb is one file in this package and one line in ``VERBS``. The file exposes a function with typer's
+annotations, or a ``typer.Typer`` for a verb with subcommands. ``--help`` imports no PyTorch, as only the
+called verb is imported. User errors print one red line and exit with code 2 (3 if training diverged); Ctrl-C
+prints one line and exits with 130.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import typer
 import typer.core
 import typer.main
 
-import cogview.threads  # noqa: F401  (begins to measure how busy the machine is)
+import cogview.threads  # noqa: F401  (starts to measure the machine's load)
 from cogview import __version__
 from cogview.errors import CogViewError
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: ``target`` is ``module:attribute`` in ``cogview.cli``, ``panel`` its heading in the help."""
+    """A verb. target: ``module:attribute`` in ``cogview.cli``; panel: its heading in the help."""
 
     name: str
     target: str
@@ -38,7 +38,7 @@ class Verb:
     panel: str
 
 
-USE, TEACH, LOOK = "Use a model", "Train a model", "Inspect and evaluate"
+USE, TRAIN, INSPECT = "Use a model", "Train a model", "Inspect and evaluate"
 VERBS = (
     Verb("generate", "generate:generate", "Generate images for a prompt, Chinese or English.", USE),
     Verb("edit", "edit:edit", "Edit part of an image by a prompt.", USE),
@@ -53,42 +53,42 @@ VERBS = (
     Verb(
         "data",
         "data:data",
-        "Check a data set; build picture caches, text tokenizers and token shards.",
-        TEACH,
+        "Check a data set; build image caches, text tokenizers and token shards.",
+        TRAIN,
     ),
-    Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TEACH),
-    Verb("train-on", "train_on:train_on", "Train a model on your images, in one command.", TEACH),
-    Verb("watch", "watch:watch", "Watch a run: losses, speed, memory, time left.", TEACH),
-    Verb("sweep", "sweep:sweep", "Train a recipe with many settings; show a table of the results.", TEACH),
-    Verb("assemble", "assemble:assemble", "Assemble trained parts into a model.", TEACH),
-    Verb("plan", "plan:plan", "Plan a training run: memory, sharding, speed, days.", TEACH),
-    Verb("import", "imports:imports", "Import published weights safely, as safetensors.", TEACH),
+    Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TRAIN),
+    Verb("train-on", "train_on:train_on", "Train a model on your images, in one command.", TRAIN),
+    Verb("watch", "watch:watch", "Watch a run: losses, speed, memory, time left.", TRAIN),
+    Verb("sweep", "sweep:sweep", "Train a recipe with many settings; show a table of the results.", TRAIN),
+    Verb("assemble", "assemble:assemble", "Assemble trained parts into a model.", TRAIN),
+    Verb("plan", "plan:plan", "Plan a training run: memory, sharding, speed, days.", TRAIN),
+    Verb("import", "imports:imports", "Import published weights safely, as safetensors.", TRAIN),
     Verb(
         "export",
         "exports:exports",
         "Export a model for other programs: ONNX, or the released layout.",
-        TEACH,
+        TRAIN,
     ),
-    Verb("eval", "eval:evaluate", "Measure a model: attribute accuracy, tokenizer fidelity.", LOOK),
-    Verb("report", "report:report", "One HTML page of runs, evaluations and samples.", LOOK),
-    Verb("inspect", "inspects:inspects", "Look inside a model: attention maps, biases, scales.", LOOK),
-    Verb("study", "study:study", "Let people compare images: a blind study in the browser.", LOOK),
-    Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", LOOK),
+    Verb("eval", "eval:evaluate", "Evaluate a model: attribute accuracy, tokenizer fidelity.", INSPECT),
+    Verb("report", "report:report", "One HTML page of runs, evaluations and samples.", INSPECT),
+    Verb("inspect", "inspects:inspects", "Look inside a model: attention maps, biases, scales.", INSPECT),
+    Verb("study", "study:study", "Let people compare images: a blind study in the browser.", INSPECT),
+    Verb("doctor", "doctor:doctor", "Check this installation: versions, device, memory, models.", INSPECT),
 )
 
 HELP = """Generate images for a prompt, Chinese or English, and train models on your own images.
 
-An image, with the model that came with this package:
+Generate images with a model of this package:
 
     cogview generate "a blue monster with round eyes, red background" -n 4 --seed 7 -o out/
 
-Your own images, each with its caption beside it (cat.png and cat.txt) or without:
+Train on your own images, with captions beside them (cat.png and cat.txt) or without:
 
     cogview train-on my-pictures/ --out models/mine --size tiny
 
 Every verb explains itself: cogview VERB --help."""
 
-MEMORY_SIGNS = (  # in the messages of PyTorch, oneDNN, the dynamic linker and the import system
+MEMORY_MESSAGES = (  # parts of messages of PyTorch, oneDNN, the dynamic linker and the import system
     "out of memory",
     "not enough memory",
     "t allocate memory",
@@ -102,7 +102,7 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def load(verb: Verb) -> Any:
-    """The click command of a verb; imports its file."""
+    """Import a verb's file; returns its click command."""
     module, _, attribute = verb.target.partition(":")
     target = getattr(importlib.import_module(f"cogview.cli.{module}"), attribute)
     if not isinstance(target, typer.Typer):
@@ -114,7 +114,7 @@ def load(verb: Verb) -> Any:
 
 
 class LazyGroup(typer.core.TyperGroup):
-    """A group that knows its verbs by name and summary and imports one when it is called."""
+    """A command group that lists its verbs from ``VERBS`` and imports a verb only when it is called."""
 
     listing = False
 
@@ -146,8 +146,8 @@ class LazyGroup(typer.core.TyperGroup):
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"cogview {__version__}")
         raise typer.Exit
 
@@ -155,23 +155,24 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
 
 
 def fail(message: str) -> None:
-    """One line on stderr, red on a terminal."""
+    """Print an error as one line on stderr, red on a terminal."""
     line = "error: " + " ".join(message.splitlines())
     colour = None if os.environ.get("NO_COLOR") else typer.colors.RED
     typer.secho(line, fg=colour, err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, an error's own (2, 3), or 130 for Ctrl-C."""
+    """Run the command line; returns the exit code: 0, that of an error (2, 3), or 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # never fail on a character the terminal lacks
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that the terminal cannot encode
             stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     try:
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fail(str(error))
         return error.exit_code
     except UsageError as error:
-        return _usage(error)
+        return _usage_error(error)
     except ValueError as error:
         if type(error).__name__ != "ValidationError":
             raise
@@ -190,51 +191,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except OSError as error:  # a full disk, a folder that vanished
+    except OSError as error:  # such as a full disk, or a folder removed meanwhile
         fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         return 2
     except (MemoryError, RuntimeError, ImportError, SystemError) as error:
-        if not _is_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        fail("out of memory; close other programs, or ask for less (--max-batch 1, smaller pictures)")
+        fail("out of memory; close other programs, or use less memory (--max-batch 1, smaller images)")
         return 2
     if code == 130:
         fail("interrupted")
     return code if isinstance(code, int) else 0
 
 
-def _is_memory(error: Exception) -> bool:
-    """Whether an error, or what it comes from, says that memory ran out."""
-    found: BaseException | None = error
-    while found is not None:
-        said = str(found).lower()
-        if isinstance(found, MemoryError) or any(sign in said for sign in MEMORY_SIGNS):
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error or one of its causes means that memory ran out."""
+    current: BaseException | None = error
+    while current is not None:
+        message = str(current).lower()
+        if isinstance(current, MemoryError) or any(part in message for part in MEMORY_MESSAGES):
             return True
-        found = found.__cause__ or found.__context__
+        current = current.__cause__ or current.__context__
     return False
 
 
-def _usage(error: Any) -> int:
-    """A wrong option or argument as one line; no arguments at all print the help, as asked for."""
+def _usage_error(error: Any) -> int:
+    """Print a usage error as one line, or the help if there are no arguments; returns the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message())
         return 0
     path = error.ctx.command_path if error.ctx else "cogview"
-    fail(f"{_what_is_wrong(error)} (see {path} --help)")
+    fail(f"{_usage_message(error)} (see {path} --help)")
     return 2
 
 
-def _what_is_wrong(error: Any) -> str:
-    """The error's message; for an unknown command or option with the nearest that there is."""
-    message: str = error.format_message().replace(": Value error, ", ": ").rstrip(".")  # pydantic's words
+def _usage_message(error: Any) -> str:
+    """The error's message; for an unknown command or option with the closest match."""
+    message: str = error.format_message().replace(": Value error, ", ": ").rstrip(".")  # pydantic's prefix
     command = error.ctx.command if error.ctx else None
     unknown = re.match(r"No such (command '(?P<command>[^']+)'|option: (?P<option>\S+))", message)
     if unknown is None or command is None:
         return message
     if unknown["command"] is not None:
-        given, known = unknown["command"], command.list_commands(error.ctx)
+        word, known = unknown["command"], command.list_commands(error.ctx)
     else:
-        given = unknown["option"]
+        word = unknown["option"]
         known = [name for option in command.params for name in (*option.opts, *option.secondary_opts)]
-    close = difflib.get_close_matches(given, [name for name in known if len(name) > 2], n=1)
+    close = difflib.get_close_matches(word, [name for name in known if len(name) > 2], n=1)
     return unknown[0] + (f"; did you mean {close[0]}?" if close else "")

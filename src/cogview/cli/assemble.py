@@ -1,4 +1,4 @@
-"""``cogview assemble``: your runs as a family directory for ``cogview generate``."""
+"""``cogview assemble``: combine runs into a family directory for ``cogview generate``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cogview.training.assembly_plan import Looks, Parts
 
 @grouped()
 def assemble(parts: Parts, looks: Looks) -> None:
-    """Put trained parts together as a family.
+    """Assemble trained parts into a family.
 
-    A run is named by its directory (runs/mine) or by the model in it (runs/mine/model). Tokenizers other than
-    those a model was trained with are refused. A run of an adapter as --base is added to the weights of the
-    family in --from; as --lora it stays apart, for cogview generate --lora NAME.
+    Give a run's directory (runs/mine) or the model in it (runs/mine/model). A model can only be assembled
+    with the tokenizers that it was trained with. An adapter given as --base is merged into the weights of the
+    family in --from; given as --lora it is stored separately, for cogview generate --lora NAME.
 
     cogview assemble models/mine --base runs/mine --image-tokenizer runs/tokenizer --text-tokenizer text.model
 

@@ -1,4 +1,4 @@
-"""``cogview caption``: what images show, in Chinese or English."""
+"""``cogview caption``: describe images in Chinese or English."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import asdict
 import typer
 
 from cogview.checkpoints.bundle import ModelBundle
-from cogview.cli.options import IMAGES, JSON, Opening, Pictures, grouped
+from cogview.cli.options import IMAGES, JSON, ImagePaths, ModelOptions, grouped
 from cogview.cli.output import bar, print_json
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.pipelines.task_requests import CaptionRequest, Decoded
 
 
-class Originals(Config):
-    """What is described."""
+class Inputs(Config):
+    """The images to describe."""
 
-    images: Pictures = IMAGES
+    images: ImagePaths = IMAGES
     as_json: bool = JSON
 
 
-class Writing(Opening):
-    """The model, and how it computes."""
+class CaptionModelOptions(ModelOptions):
+    """Which model to use, and how it computes."""
 
     place: Decoded = Decoded()
 
 
 @grouped()
-def caption(given: Originals, request: CaptionRequest, opening: Writing) -> None:
+def caption(args: Inputs, request: CaptionRequest, options: CaptionModelOptions) -> None:
     """Describe images.
 
     Examples:
@@ -37,25 +37,25 @@ def caption(given: Originals, request: CaptionRequest, opening: Writing) -> None
 
       cogview caption *.png --lang zh -n 3 --temperature 0.8 --seed 7 --json
 
-    Beam search gives the best captions first; with any sampling option captions are sampled instead.
-    The model needs a caption role. With several images, each line is an image's name, a tab and the
-    caption.
+    Beam search finds the most likely captions, the best first; with any sampling option, captions are sampled
+    instead. The model needs a caption role. With several images, each line is the name of an image, a tab
+    and a caption.
     """
-    images, batch_size = list(given.images), opening.batch_size
+    images, batch_size = list(args.images), options.batch_size
     if not images:
-        raise CogViewError("give the pictures to describe")
-    family = ModelBundle.find(opening.model, "caption")
-    pipeline = opening.place.open(family)
-    with bar("writing") as show:
-        found = pipeline.caption(images, **dict(request), batch_size=batch_size, progress=show)
-    if given.as_json:
-        own = {name: value for name, value in request if name not in ("n", "params")}
-        settings = own | {name: getattr(request.params, name) for name in request.params.model_fields_set}
-        if opening.place.decoding != "auto":
-            settings["decoding"] = opening.place.decoding
+        raise CogViewError("give the images to describe")
+    family = ModelBundle.find(options.model, "caption")
+    pipeline = options.place.open(family)
+    with bar("captioning") as show:
+        captions = pipeline.caption(images, **dict(request), batch_size=batch_size, progress=show)
+    if args.as_json:
+        settings = {name: value for name, value in request if name not in ("n", "params")}
+        settings |= {name: getattr(request.params, name) for name in request.params.model_fields_set}
+        if options.place.decoding != "auto":
+            settings["decoding"] = options.place.decoding
         pictures = [
-            {"path": str(path), "captions": [{**asdict(one), "pieces": one.pieces.tolist()} for one in own]}
-            for path, own in zip(images, found, strict=True)
+            {"path": str(path), "captions": [{**asdict(x), "pieces": x.pieces.tolist()} for x in of_image]}
+            for path, of_image in zip(images, captions, strict=True)
         ]
         print_json(
             {
@@ -66,6 +66,6 @@ def caption(given: Originals, request: CaptionRequest, opening: Writing) -> None
             }
         )
         return
-    for path, captions in zip(images, found, strict=True):
-        for one in captions:
-            typer.echo(one.text if len(images) == 1 else f"{path}\t{one.text}")
+    for path, of_image in zip(images, captions, strict=True):
+        for item in of_image:
+            typer.echo(item.text if len(images) == 1 else f"{path}\t{item.text}")

@@ -1,4 +1,4 @@
-"""``cogview data``: is a data set fit to train on, and making what training reads."""
+"""``cogview data``: check data sets, and build token shards, image caches and text tokenizers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 data = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Check a data set and build what training reads: picture caches, text tokenizers, token shards.",
+    help="Check a data set, and build inputs of training: image caches, text tokenizers, token shards.",
 )
 
 
-class Shown(Config):
+class ReportOptions(Config):
     """How a report is printed."""
 
     as_json: bool = JSON
@@ -37,37 +37,37 @@ class Shown(Config):
         typer.echo(report.model_dump_json(indent=2) if self.as_json else "\n".join(report.lines()))
 
 
-class Checking(Shown):
-    """What becomes of the report."""
+class Checking(ReportOptions):
+    """Where the report goes."""
 
-    report: Path | None = option(None, "Write the report, with every rejected record, as JSON.")
+    report: Path | None = option(None, "Write the report, with every rejected record, to a JSON file.")
 
 
 @data.command("check")
 @grouped()
 def check_command(origin: Origin, decoding: Decoding, checking: Checking) -> None:
-    """Read every record, count the usable ones and explain what is wrong with the others.
+    """Read every record, count the usable ones and list what is wrong with the others.
 
-    Exit code 2 if an image or a caption cannot be used. Images that filters leave out are only counted, and
-    so are images without a caption, for which train-on uses the file names.
+    Exits with code 2 if an image or a caption cannot be used. Images rejected by filters are only counted,
+    and so are images without a caption, for which train-on uses the file names.
     """
     from cogview.data.check import check
 
     opened = origin.open(decoding.validation)
     processes = decoding.processes(opened)
     with bar("checking", "count") as progress:
-        found = check(opened, decoding.limits, progress, processes)
+        report = check(opened, decoding.limits, progress, processes)
     if checking.report:
         with writing(checking.report):
-            found.save(checking.report)
-    checking.show(found)
-    if found.bad == found.nameless > 0:
-        told = "build leaves them out, train-on calls them after their files (--unnamed)"
-        typer.echo(f"{found.nameless:,} pictures have no caption: {told}", err=True)
-    elif broken := found.bad - found.filtered:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.rejected.items())
+            report.save(checking.report)
+    checking.show(report)
+    if report.bad == report.nameless > 0:
+        advice = "build leaves them out, train-on captions them by their file names (--unnamed)"
+        typer.echo(f"{report.nameless:,} images have no caption: {advice}", err=True)
+    elif broken := report.bad - report.filtered:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.rejected.items())
         raise CogViewError(
-            f"{origin.source}: {broken:,} of {found.records:,} records cannot be used: {reasons}"
+            f"{origin.source}: {broken:,} of {report.records:,} records cannot be used: {reasons}"
         )
 
 
@@ -80,7 +80,7 @@ def build_command(
     decoding: Decoding,
     square: Square,
     cluster: Cluster,
-    shown: Shown,
+    report: ReportOptions,
 ) -> None:
     """Encode images and captions into token shards. A stopped build continues when it is run again.
 
@@ -95,48 +95,50 @@ def build_command(
     cogview data build pets/ tokens/ --tokenizers pictogram --ray auto
     """
     with bar("encoding", "count") as progress:
-        found = build(origin, building, tokenizers, decoding, square, cluster, progress)
-    if found.report:
-        shown.show(found.report)
+        result = build(origin, building, tokenizers, decoding, square, cluster, progress)
+    if result.report:
+        report.show(result.report)
         entries = read_index(building.out).shards
         size = sum(file.bytes for entry in entries for file in entry.files.values())
-        typer.echo(f"  {found.report.sizes(size)}", err=shown.as_json)
+        typer.echo(f"  {result.report.sizes(size)}", err=report.as_json)
     else:
         share = building.share()
-        here = (
-            f"rank {share.rank} of {share.ranks}: its part is done, {found.done} of {found.blocks} shards are"
+        done = f"{result.done} of {result.blocks} shards are done"
+        typer.echo(
+            f"rank {share.rank} of {share.ranks} has finished; {done}; the last rank assembles the data set"
         )
-        typer.echo(f"{here}; the last rank puts the data set together")
 
 
 class Released(Config):
-    """What is converted."""
+    """The data to convert."""
 
     released: Existing = option(
-        ..., "A flat int32 file or an LMDB made by CogView's tools.", argument=True, metavar="FILE"
+        ..., "A flat int32 file or an LMDB written by CogView's tools.", argument=True, metavar="FILE"
     )
     out: Path = option(..., "The directory for the shards.", argument=True, metavar="OUT")
-    tokenizers: ModelName = option(..., "The imported family that the token ids belong to.", metavar="FAMILY")
+    tokenizers: ModelName = option(
+        ..., "The imported family whose tokenizers the token ids are of.", metavar="FAMILY"
+    )
     validation: float = option(VALIDATION, 'Share of the pairs for the split "val".', ge=0, le=1)
 
 
 @data.command("convert")
 @grouped()
-def convert_command(given: Released) -> None:
-    """Turn data that CogView's own tools tokenised into token shards."""
+def convert_command(args: Released) -> None:
+    """Convert data tokenized by CogView's own tools to token shards."""
     from cogview.data.convert import Conversion, convert
 
-    meaning = Conversion.of(ModelBundle.find(given.tokenizers))
+    conversion = Conversion.of(ModelBundle.find(args.tokenizers))
     with bar("converting", "count") as progress:
-        shards = convert(given.released, given.out, meaning, given.validation, progress)
-    typer.echo(f"{len(shards):,} pairs in {given.out}")
+        shards = convert(args.released, args.out, conversion, args.validation, progress)
+    typer.echo(f"{len(shards):,} pairs in {args.out}")
 
 
-class Cache(Shown):
-    """The cache that is made."""
+class Cache(ReportOptions):
+    """The cache to build."""
 
     out: Path = option(..., "The directory for the cache.", argument=True, metavar="OUT")
-    size: int = option(..., "Side of the square pictures, in pixels.", ge=1)
+    size: int = option(..., "Side of the square images, in pixels.", ge=1)
 
 
 @data.command("cache")
@@ -148,14 +150,14 @@ def cache_command(origin: Origin, cache: Cache, decoding: Decoding, square: Squa
 
     processes, shape = decoding.processes(opened), square.of(cache.size)
     with bar("decoding", "count") as progress:
-        found = build_image_cache(opened, cache.out, shape, decoding.limits, progress, processes)
-    cache.show(found.index.report)
+        built = build_image_cache(opened, cache.out, shape, decoding.limits, progress, processes)
+    cache.show(built.index.report)
 
 
 @data.command("text-tokenizer")
 @grouped()
 def text_tokenizer_command(origin: Origin, learned: Learned) -> None:
-    """Learn a text tokenizer from all captions, those with style phrases and the keywords among them.
+    """Train a text tokenizer on all captions, including those with style phrases, and the keywords.
 
     cogview data text-tokenizer pets/ work/text.model --pieces 50000 --algorithm bpe
 

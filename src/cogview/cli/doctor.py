@@ -1,4 +1,4 @@
-"""``cogview doctor``: what is installed, on which machine, and whether everything needed is there."""
+"""``cogview doctor``: check the installation, the machine and the models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     machine, ram = report["device"], report["memory"]
     present = [f"{name} {version}" for name, version in report["versions"].items() if version]
     absent = [name for name, version in report["versions"].items() if not version]
-    gain = f", products {machine['bf16_gain']:.1f} times as fast as in fp32"
+    gain = f", matrix products {machine['bf16_gain']:.1f} times as fast as in fp32"
     bf16 = f", bf16 instructions{gain}" if machine["bf16"] else ""
     lines = [
         f"versions  {', '.join(present)}",
@@ -44,7 +44,7 @@ def doctor(
 ) -> None:
     """Check this installation: versions, device, memory, installed models with their hashes, cache.
 
-    Ends with exit code 1 where something is missing.
+    Exits with code 1 if it finds a problem.
     """
     report = examine()
     if as_json:

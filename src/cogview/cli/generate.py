@@ -1,4 +1,4 @@
-"""``cogview generate``: images for prompts, each in a file of its own as soon as it is ready."""
+"""``cogview generate``: images for prompts, each written to a file as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cogview.cli.options import Decoding, Folder, grouped
-from cogview.cli.output import MAX_PROMPTS, Made, bar, check_folder, print_json
+from cogview.cli.options import DecodingOptions, OutputOptions, grouped
+from cogview.cli.output import MAX_PROMPTS, SavedImages, bar, check_folder, print_json
 from cogview.config import Config, option
 from cogview.errors import CogViewError
 from cogview.files import read_lines
@@ -24,63 +24,67 @@ if TYPE_CHECKING:
     from cogview.checkpoints.bundle import ModelBundle
     from cogview.pipelines.model import Pipeline
 
-NAME_LENGTH = 40  # characters of a prompt in a file's name
-OWN = ("best_of", "fairness")  # settings that differ from image to image
+NAME_LENGTH = 40  # characters of the prompt in a file name
+IMAGE_SETTINGS = ("best_of", "fairness")  # settings that differ between images
 
 
 class Prompts(Config):
-    """What is generated, and what is made of it."""
+    """The prompts, upscaling, and the contact sheet."""
 
     prompts: tuple[str, ...] = option(
         (), "What to generate, in Chinese or English.", argument=True, metavar="PROMPT..."
     )
-    file: Path | None = option(None, "A text file with a prompt on each line.", "--prompts", metavar="FILE")
+    file: Path | None = option(None, "A text file with one prompt per line.", "--prompts", metavar="FILE")
     upscale: int | None = option(
         None, "Upscale each image, 2 or 4 times (see cogview upscale).", metavar="TIMES"
     )
-    grid: bool = option(False, "Write a contact sheet too.")
+    grid: bool = option(False, "Also write a contact sheet.")
 
     def texts(self) -> list[str]:
-        """All prompts; CogViewError where there is none, or an empty one."""
-        found = list(self.prompts)
+        """All prompts; raises CogViewError if there is none, or an empty one."""
+        texts = list(self.prompts)
         if self.file:
-            found += read_lines(self.file, MAX_PROMPTS, "prompt")
-        if not found:
+            texts += read_lines(self.file, MAX_PROMPTS, "prompt")
+        if not texts:
             raise CogViewError("give a prompt in quotes, or a file of prompts with --prompts")
-        if not all(prompt.strip() for prompt in found):
-            raise CogViewError("the prompt is empty; say what to draw")
-        return found
+        if not all(prompt.strip() for prompt in texts):
+            raise CogViewError("the prompt is empty; describe the image to generate")
+        return texts
 
 
-class Adapted(Decoding):
-    """The model, and how it computes."""
+class GenerationOptions(DecodingOptions):
+    """The model with an optional adapter, and how it computes."""
 
     lora: str | None = option(
-        None, "An adapter: a run that trained one, or its name in the model.", metavar="DIR"
+        None, "An adapter: the directory of its training run, or its name in the model.", metavar="DIR"
     )
     lora_strength: float = option(1.0, "Strength of the adapter; 0: none.")
     sparse: str | None = option(
         None,
-        "Generate with three-region sparse attention: 128,6,768 as released.",
+        "Generate with three-region sparse attention; CogView's release uses 128,6,768.",
         metavar="WINDOW,TIMES,PIVOTS",
     )
 
     def open(self, family: ModelBundle, **options: Any) -> Pipeline:
-        """The model of a family with the adapter."""
+        """Load the pipeline of a family, with the adapter."""
         regions = None if self.sparse is None else ThreeRegionConfig.parse(self.sparse)
-        own = {"lora": self.lora, "lora_strength": self.lora_strength, "sparse": regions}
-        return super().open(family, **own, **options)
+        adapter = {"lora": self.lora, "lora_strength": self.lora_strength, "sparse": regions}
+        return super().open(family, **adapter, **options)
 
 
 @grouped()
 def generate(
-    prompts: Prompts, request: GenerateRequest, opening: Adapted, cluster: Cluster, output: Folder
+    prompts: Prompts,
+    request: GenerateRequest,
+    options: GenerationOptions,
+    cluster: Cluster,
+    output: OutputOptions,
 ) -> None:
     """Generate images.
 
-    Each is a PNG file that holds its prompt, seed, settings and model.
-    With the same seed, image i is the same, alone or in any batch.
-    If you stop early, the finished images stay.
+    Each image is a PNG file that contains its prompt, seed, settings and model.
+    With the same seed, image i is the same in any batch.
+    If you stop early, finished images are kept.
 
     Examples:
 
@@ -92,31 +96,31 @@ def generate(
 
       cogview generate --prompts million.txt --ray auto -o large/
     """
-    texts, batch_size, times = prompts.texts(), opening.batch_size, prompts.upscale or 0
+    texts, batch_size, times = prompts.texts(), options.batch_size, prompts.upscale or 0
     cluster.check()
     check_folder(output.out)
-    family = request.check(opening.model, prompts.upscale)
-    if opening.lora is not None:
-        family.adapter(opening.lora)
-    if opening.sparse is not None:
-        ThreeRegionConfig.parse(opening.sparse)
+    family = request.check(options.model, prompts.upscale)
+    if options.lora is not None:
+        family.adapter(options.lora)
+    if options.sparse is not None:
+        ThreeRegionConfig.parse(options.sparse)
     for line in family.unfamiliar(texts):
         typer.echo(line, err=True)
     if cluster.ray is not None:
-        spread(prompts, request, opening, cluster, output, family)
+        generate_on_cluster(prompts, request, options, cluster, output, family)
         return
-    made = Made(output.out)
-    pipeline = opening.open(family)
+    saved = SavedImages(output.out)
+    pipeline = options.open(family)
     from cogview.pipelines.super_resolution import UpscaleQueue
 
-    with bar() as show, made.counted():
+    with bar() as show, saved.report_interrupt():
         codes = len(texts) * request.n * pipeline.text_to_image.format.codes
         parts = ProgressParts(show, codes * (request.best_of + times**2))
 
-        def keep(picture: GeneratedImage) -> None:
-            made.keep(picture, name_for(picture))
+        def save(image: GeneratedImage) -> None:
+            saved.save(image, name_for(image))
 
-        queue = UpscaleQueue(pipeline, times, batch_size, parts, keep) if times else None
+        queue = UpscaleQueue(pipeline, times, batch_size, parts, save) if times else None
         if queue:
             queue.check(texts, request.style)
         pipeline.generate(
@@ -124,32 +128,32 @@ def generate(
             **dict(request),
             batch_size=batch_size,
             progress=parts.part(codes * request.best_of),
-            callback=queue.add if queue else keep,
+            callback=queue.add if queue else save,
         )
         if queue:
             queue.finish()
-    report(made, made.sheet(request.n) if prompts.grid else None, output.as_json)
+    report(saved, saved.sheet(request.n) if prompts.grid else None, output.as_json)
 
 
-def spread(
+def generate_on_cluster(
     prompts: Prompts,
     request: GenerateRequest,
-    opening: Adapted,
+    options: GenerationOptions,
     cluster: Cluster,
-    output: Folder,
+    output: OutputOptions,
     family: ModelBundle,
 ) -> None:
-    """Generate in parts, on the workers of a cluster; parts that are there stay."""
+    """Generate parts of the images on the workers of a cluster, skipping parts that exist."""
     from cogview.pipelines.parts import PartWriter, generate_parts
 
     if prompts.grid:
-        raise CogViewError("--grid: a contact sheet is not made with --ray; leave one of them out")
+        raise CogViewError("--grid: contact sheets are not supported with --ray; leave one of them out")
     started, texts = time.monotonic(), prompts.texts()
-    ways = {"model", "max_batch", "place"}
-    facts = opening.model_dump(mode="json", exclude=ways) | {"precision": opening.place.precision}
+    without_effect = {"model", "max_batch", "place"}  # the images do not depend on these
+    facts = options.model_dump(mode="json", exclude=without_effect) | {"precision": options.place.precision}
     facts |= {"model": family.hash, "upscale": prompts.upscale}
-    open_model = partial(opening.open, family)
-    work = PartWriter(output.out, open_model, request, prompts.upscale or 0, opening.batch_size)
+    open_model = partial(options.open, family)
+    work = PartWriter(output.out, open_model, request, prompts.upscale or 0, options.batch_size)
     with bar("generating", "count") as show:
         plan = generate_parts(work, texts, facts, cluster.results, show)
     name, seconds = family.config.name, time.monotonic() - started
@@ -158,27 +162,27 @@ def spread(
         print_json({**common, "seed": plan.seed, "pictures": plan.images, "folder": str(output.out)})
     else:
         typer.echo(output.out)
-        typer.echo(f"{plan.images:,} pictures in {seconds:.1f} s, seed {plan.seed}, model {name}", err=True)
+        typer.echo(f"{plan.images:,} images in {seconds:.1f} s, seed {plan.seed}, model {name}", err=True)
 
 
-def name_for(picture: GeneratedImage) -> str:
-    """The start of the prompt, the seed and the number, as a file name without its ending."""
-    words = re.sub(r"[\W_]+", "-", picture.prompt).strip("-")[:NAME_LENGTH].strip("-")
-    return f"{words or 'picture'}-{picture.seed}-{picture.index:02d}"
+def name_for(image: GeneratedImage) -> str:
+    """File name without suffix: the start of the prompt, the seed and the index."""
+    words = re.sub(r"[\W_]+", "-", image.prompt).strip("-")[:NAME_LENGTH].strip("-")
+    return f"{words or 'picture'}-{image.seed}-{image.index:02d}"
 
 
-def report(made: Made, sheet: Path | None, as_json: bool) -> None:
-    """Paths and a summary, or everything as JSON."""
-    first = made.pictures[0][0]
-    made.report(
+def report(saved: SavedImages, sheet: Path | None, as_json: bool) -> None:
+    """Print paths and a summary, or everything as JSON."""
+    first = saved.images[0][0]
+    saved.report(
         as_json,
         sheet,
         seed=first.seed,
-        settings={name: value for name, value in first.settings.items() if name not in OWN},
+        settings={name: value for name, value in first.settings.items() if name not in IMAGE_SETTINGS},
         pictures=[
-            {"path": str(path), "prompt": own.prompt, "caption": own.caption, "index": own.index}
-            | {name: value for name, value in own.settings.items() if name in OWN}
-            for own, path in made.pictures
+            {"path": str(path), "prompt": image.prompt, "caption": image.caption, "index": image.index}
+            | {name: value for name, value in image.settings.items() if name in IMAGE_SETTINGS}
+            for image, path in saved.images
         ],
         grid=str(sheet) if sheet else None,
     )

@@ -1,4 +1,4 @@
-"""``cogview import``: weights that others published, read safely and written as safetensors."""
+"""``cogview import``: read published weights safely and write them as safetensors."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from cogview.importers.releases import Release, Release2
 imports = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Read published weights once, safely, and keep them as safetensors.",
+    help="Read published weights once, safely, and write them as safetensors.",
 )
 
 
 @imports.callback()
 def _group() -> None:
-    """Nothing is unpickled after this step."""
+    """Nothing is unpickled after the import."""
 
 
-class New(Config):
-    """What is made."""
+class NewFamily(Config):
+    """The family to write."""
 
-    out: Path = option(..., "The new family's folder; its name is the family's.", "--out", "-o")
+    out: Path = option(..., "The new family's folder, named like the family.", "--out", "-o")
 
-    def say(self, family: ModelBundle) -> None:
-        """Say what it holds."""
+    def report(self, family: ModelBundle) -> None:
+        """Print the contents of the family."""
         names = ", ".join(family.config.roles)
         typer.echo(f"{self.out}: {names}, {family.config.vocabulary.size} tokens")
 
 
 @imports.command("cogview")
 @grouped()
-def cogview_command(release: Release, new: New) -> None:
-    """CogView's release: transformers, image tokenizer and text tokenizer become one model family.
+def cogview_command(release: Release, new: NewFamily) -> None:
+    """Import CogView's release: transformers, image tokenizer and text tokenizer become a model family.
 
-    Any of the three transformers; both layouts (Megatron's and the later toolkit's), in one file or in
-    model-parallel shards. Files that could run code are refused, and no file is ever whole in memory.
+    Supports any of the three transformers and both layouts (Megatron's and the later toolkit's), in one file
+    or in model-parallel shards. Files that could run code are refused, and no file is loaded into memory at
+    once.
 
     cogview import cogview --base cogview-base --image-tokenizer vqvae_hard_biggerset_011.pt
     --text cog-pretrain.model -o models/cogview
@@ -50,16 +51,16 @@ def cogview_command(release: Release, new: New) -> None:
     from cogview.importers.family import import_release
 
     with bar("writing", "bytes") as show:
-        new.say(import_release(release, new.out, show))
+        new.report(import_release(release, new.out, show))
 
 
 @imports.command("cogview2")
 @grouped()
-def cogview2_command(release: Release2, new: New) -> None:
-    """CogView2's release: CogLM, super-resolution and icetk's tokenizers become one model family.
+def cogview2_command(release: Release2, new: NewFamily) -> None:
+    """Import CogView2's release: CogLM, super-resolution and icetk's tokenizers become a model family.
 
-    Files that could run code are refused; other files of a training run are ignored. No checkpoint is ever
-    whole in memory.
+    Files that could run code are refused; other files of a training run are ignored. No checkpoint is loaded
+    into memory at once.
 
     cogview import cogview2 --coglm coglm --direct cogview2-dsr --iterative cogview2-itersr
     --image-tokenizer ice_image.pt --text ice_text.model --clusters cluster_label.npy -o models/cogview2
@@ -67,11 +68,11 @@ def cogview2_command(release: Release2, new: New) -> None:
     from cogview.importers.cogview2_release import import_release
 
     with bar("writing", "bytes") as show:
-        new.say(import_release(release, new.out, show))
+        new.report(import_release(release, new.out, show))
 
 
 class Judge(Config):
-    """A network that judges images, and where it goes."""
+    """Weights of a network that evaluates images, and where they are written."""
 
     source: Existing = option(
         ...,
@@ -85,40 +86,42 @@ class Judge(Config):
 
 
 class Perceptual(Judge):
-    """LPIPS."""
+    """LPIPS weights."""
 
-    network: Literal["vgg16", "alexnet"] = option(..., "Whose weights they are.")
+    network: Literal["vgg16", "alexnet"] = option(..., "The network that the weights are for.")
 
 
 @imports.command("lpips")
 @grouped()
-def lpips_command(given: Perceptual) -> None:
-    """LPIPS weights, for the perceptual loss of image tokenizers and for `cogview eval tokenizer`."""
+def lpips_command(args: Perceptual) -> None:
+    """Import LPIPS weights, for the perceptual loss of image tokenizers and for `cogview eval tokenizer`."""
     from cogview.importers.lpips import import_lpips
 
-    import_lpips(given.source, given.out, given.network)
-    typer.echo(f"{given.out}: LPIPS with {given.network}")
+    import_lpips(args.source, args.out, args.network)
+    typer.echo(f"{args.out}: LPIPS with {args.network}")
 
 
 @imports.command("lite0")
 @grouped()
-def lite0_command(given: Judge) -> None:
-    """EfficientNet-Lite0 weights, for `cogview eval pictures` (FID, KID, Inception Score)."""
+def lite0_command(args: Judge) -> None:
+    """Import EfficientNet-Lite0 weights, for `cogview eval pictures` (FID, KID, Inception Score)."""
     from cogview.evaluation.metrics.lite0 import import_lite0
 
-    import_lite0(given.source, given.out)
-    typer.echo(f"{given.out}: EfficientNet-Lite0")
+    import_lite0(args.source, args.out)
+    typer.echo(f"{args.out}: EfficientNet-Lite0")
 
 
 @imports.command("inception")
 @grouped()
-def inception_command(given: Judge) -> None:
-    """Inception v3 as FID is defined with it, for `cogview eval pictures` and `cogview eval coco`.
+def inception_command(args: Judge) -> None:
+    """Import the Inception v3 that FID is defined with, for `cogview eval pictures` and `cogview eval coco`.
 
     cogview import inception pt_inception-2015-12-05-6726825d.pth inception.safetensors
     """
     from cogview.evaluation.metrics.inception import import_inception
 
-    published = import_inception(given.source, given.out)
-    said = "the published file" if published else "not the published file; its figures are its own"
-    typer.echo(f"{given.out}: Inception v3 of FID, {said}")
+    published = import_inception(args.source, args.out)
+    source = "the published file"
+    if not published:
+        source = "not the published file, so results are not comparable with published ones"
+    typer.echo(f"{args.out}: Inception v3 of FID, {source}")

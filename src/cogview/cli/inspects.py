@@ -1,4 +1,4 @@
-"""``cogview inspect``: what goes on inside a model."""
+"""``cogview inspect``: attention maps and value ranges of a model."""
 
 from __future__ import annotations
 
@@ -21,58 +21,59 @@ inspects = typer.Typer(
 
 @inspects.callback()
 def _group() -> None:
-    """Nothing is changed in the model."""
+    """Inspect a model without changing it."""
 
 
-class Looked(Config):
-    """The model that is inspected."""
+class Inspection(Config):
+    """The model to inspect."""
 
     model: ModelName = option("pictogram", "A model's name or directory.", "--model", "-m")
-    seed: int = option(0, "Seed of the images.", ge=0)
+    seed: int = option(0, "Seed of the generated images.", ge=0)
     place: Place = Place()
 
 
-class Attention(Looked):
-    """Whose attention is shown, and where."""
+class Attention(Inspection):
+    """The prompt and words to inspect, and where the report is written."""
 
-    prompt: str = option(..., "What to generate and inspect.", argument=True, metavar="PROMPT")
+    prompt: str = option(..., "Prompt of the image to inspect.", argument=True, metavar="PROMPT")
     word: tuple[str, ...] = option(
-        (), "A part of the prompt whose heads are searched for; may be repeated.", repeated=True
+        (), "A part of the prompt; heads that attend to it are listed. May be repeated.", repeated=True
     )
-    out: Path = option(Path("attention"), "The folder to write.", "--out", "-o")
+    out: Path = option(Path("attention"), "The folder for the report.", "--out", "-o")
 
 
 @inspects.command()
 @grouped()
-def attention(given: Attention) -> None:
-    """Attention maps of every head, the heads that attend to a word, positional biases, score scales: one
-    HTML page.
+def attention(args: Attention) -> None:
+    """Write an HTML page: attention maps of every head, the heads that attend to a word, positional biases,
+    scales of attention scores.
 
     cogview inspect attention "a blue monster with round eyes, red background" --word "round eyes" -o look/
     """
     from cogview.analysis.attention_report import analyse, write
 
-    report = analyse(open_model(given.model, given.place), given.prompt, given.word, given.seed)
-    page = write(report, given.out)
+    report = analyse(open_model(args.model, args.place), args.prompt, args.word, args.seed)
+    page = write(report, args.out)
     counts = Counter(verdict.bias for verdict in report.verdicts)
     typer.echo(f"{page}: {report.layers} layers; heads: " + ", ".join(f"{n} {b}" for b, n in counts.items()))
 
 
-class Ranges(Looked):
-    """Which values are measured."""
+class Ranges(Inspection):
+    """The transformer and prompts to measure."""
 
-    role: str = option("base", "Which of its transformers.")
-    prompt: tuple[str, ...] = option((), "What is generated and read; may be repeated.", repeated=True)
+    role: str = option("base", "Role of the transformer to measure.")
+    prompt: tuple[str, ...] = option((), "Prompt of an image to generate; may be repeated.", repeated=True)
     as_json: bool = JSON
 
 
 @inspects.command()
 @grouped()
-def stability(given: Ranges) -> None:
-    """Value ranges layer by layer, and how many doublings are left before fp16 overflows.
+def stability(args: Ranges) -> None:
+    """Show the value range of every layer, and how many doublings are left before fp16 overflows.
 
-    Images are generated for the prompts and read once more with their text; the largest sizes of the residual
-    stream, the branches and the attention scores are shown (CogView, section 2.4).
+    Images are generated for the prompts, then processed together with their text in one forward pass; the
+    largest magnitudes of the residual stream, the branches and the attention scores are shown (CogView,
+    section 2.4).
 
     cogview inspect stability --model pictogram
 
@@ -81,14 +82,14 @@ def stability(given: Ranges) -> None:
     from cogview.analysis.reading import reading
     from cogview.analysis.stability import layer_ranges
 
-    family, role = open_model(given.model, given.place), given.role
+    family, role = open_model(args.model, args.place), args.role
     transformer = family.bundle.transformer(role)
-    texts = list(given.prompt) or ["a blue monster with round eyes, red background"]
-    pictures = family.generate(texts, seed=given.seed, first_stage_only=family.bundle.config.two_stage)
-    read = [reading(family, role, picture) for picture in pictures]
-    ranges = [layer_ranges(transformer, r.ids[None], r.positions, r.visibility) for r in read]
+    texts = list(args.prompt) or ["a blue monster with round eyes, red background"]
+    images = family.generate(texts, seed=args.seed, first_stage_only=family.bundle.config.two_stage)
+    sequences = [reading(family, role, image) for image in images]
+    ranges = [layer_ranges(transformer, s.ids[None], s.positions, s.visibility) for s in sequences]
     worst = [max(layer, key=lambda r: r.largest) for layer in zip(*ranges, strict=True)]
-    if given.as_json:
+    if args.as_json:
         print_json([{**vars(r), "headroom": r.headroom} for r in worst])
         return
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""``cogview mcp``: models as tools for agents (Model Context Protocol)."""
+"""``cogview mcp``: offer models as tools for agents (Model Context Protocol)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from cogview.errors import CogViewError
 from cogview.pipelines.task_requests import Place, use_threads
 
 
-class Offered(Config):
-    """Which models are offered, and to whom."""
+class Offer(Config):
+    """The models to offer, and to whom."""
 
     models: tuple[str, ...] = MODELS
-    http: bool = option(False, "Answer at http://HOST:PORT/mcp; without it over stdin and stdout.")
+    http: bool = option(False, "Serve at http://HOST:PORT/mcp instead of over stdin and stdout.")
     api_key_file: Path | None = option(
-        None, "With --http, ask for one of the keys in this file.", metavar="FILE"
+        None, "With --http, require one of the keys in this file.", metavar="FILE"
     )
-    folder: Path | None = option(None, "Save images here, and let the agent name files in it.", metavar="DIR")
+    folder: Path | None = option(
+        None, "Save images in this folder, and let the agent read images in it.", metavar="DIR"
+    )
 
 
 @grouped(port=8001)
-def mcp(offered: Offered, address: Address, place: Place) -> None:
+def mcp(offer: Offer, address: Address, place: Place) -> None:
     """Offer models to agents as tools: generate_image, edit_image, describe_image, rank_images.
 
     Examples:
@@ -35,16 +37,16 @@ def mcp(offered: Offered, address: Address, place: Place) -> None:
 
       cogview mcp --http --port 8001
     """
-    names, host = list(offered.models) or default_models(), address.host
+    names, host = list(offer.models) or default_models(), address.host
     _check_installed()
     from cogview.serving.quotas import read_keys
     from cogview.web.sockets import is_loopback, listen, url_of
 
-    if not is_loopback(host) and offered.api_key_file is None:
+    if not is_loopback(host) and offer.api_key_file is None:
         raise CogViewError(f"--host {host} lets other machines in; add --api-key-file FILE")
-    keys = [] if offered.api_key_file is None else read_keys(offered.api_key_file)
+    keys = [] if offer.api_key_file is None else read_keys(offer.api_key_file)
     families = [ModelBundle.find(name) for name in names]
-    listener = listen(host, address.port) if offered.http else None
+    listener = listen(host, address.port) if offer.http else None
     from cogview.serving import run
     from cogview.serving.app import Server
     from cogview.serving.guard import Rules
@@ -59,7 +61,7 @@ def mcp(offered: Offered, address: Address, place: Place) -> None:
     metrics = Metrics()
     loaded = Models.load(names, device=place.torch_device(), precision=place.precision)
     server = Server(loaded, Worker(metrics), metrics, Rules(run.hosts_for(host, bool(keys)), keys))
-    tools = Tools(server, offered.folder)
+    tools = Tools(server, offer.folder)
     if listener is None:
         serve_stdio(tools)
         return
@@ -68,7 +70,7 @@ def mcp(offered: Offered, address: Address, place: Place) -> None:
 
 
 def _check_installed() -> None:
-    """CogViewError where the extra is missing."""
+    """Raises CogViewError if the extra is not installed."""
     import cogview.serving  # noqa: F401
 
     try:

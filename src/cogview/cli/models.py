@@ -1,4 +1,4 @@
-"""``cogview models``: the model families there are, in the package and the user's own."""
+"""``cogview models``: list the model families of the package and of the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cogview.errors import CogViewError
 
 
 def describe(name: str, directory: Path) -> dict[str, Any]:
-    """A family's facts, or the error that reading it gives."""
+    """The description of a family, or the error if it cannot be read."""
     entry: dict[str, Any] = {"name": name, "path": str(directory)}
     try:
         family = ModelBundle(directory)
@@ -29,9 +29,9 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
 
 
 def _role(family: ModelBundle, name: str) -> dict[str, Any]:
-    """What a role does: its kind of sequence, the image's codes, the longest text in tokens."""
-    form = family.role(name).sequences
-    return {"kind": form.kind, "grid": list(form.grid), "text_limit": form.text_limit}
+    """The sequence format of a role: its kind, the grid of image codes, the longest text in tokens."""
+    sequences = family.role(name).sequences
+    return {"kind": sequences.kind, "grid": list(sequences.grid), "text_limit": sequences.text_limit}
 
 
 def _lines(entry: dict[str, Any]) -> list[str]:
@@ -52,7 +52,7 @@ def _lines(entry: dict[str, Any]) -> list[str]:
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
-    """List the models: name, size, hash, what each role does, styles."""
+    """List the models: name, size, hash, roles, styles."""
     entries = [describe(name, directory) for name, directory in installed().items()]
     if as_json:
         typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
@@ -60,4 +60,4 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
     for entry in entries:
         typer.echo("\n".join(_lines(entry)))
     if not entries:
-        typer.echo(f"no model is installed; put a family's directory into {cache_dir() / 'models'}", err=True)
+        typer.echo(f"no model is installed; copy a family's directory to {cache_dir() / 'models'}", err=True)

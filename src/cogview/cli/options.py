@@ -1,9 +1,10 @@
-"""Options of the command line, made from the fields of configurations.
+"""Command-line options, built from the fields of configurations.
 
 A verb is a function whose parameters are *groups* of options: configurations
 (:class:`~cogview.config.Config`) whose fields have a help text (:func:`cogview.config.option`).
-:func:`grouped` gives typer one option for each field, and the verb the validated groups. Name, type, default,
-bounds and help of a setting are written once, beside what it configures. Nothing here imports PyTorch.
+:func:`grouped` declares one typer option for each field, and passes the validated groups to the verb. Name,
+type, default, bounds and help of an option are defined once, in its configuration. This module does not
+import PyTorch.
 """
 
 from __future__ import annotations
@@ -31,49 +32,49 @@ if TYPE_CHECKING:
     from cogview.pipelines.model import Pipeline
 
 MODEL = partial(option, help="A model's name (see cogview models) or directory.")
-DETERMINISTIC = option(False, "Exactly the same images in any batch; slower.")
+DETERMINISTIC = option(False, "Generate bit-identical images in any batch; slower.")
 IMAGES = option((), "Images of any format and shape.", argument=True, metavar="IMAGE...")
 SET = option(
     (), "Change a field of the recipe (optimizer.lr=1e-3).", "--set", metavar="KEY=VALUE", repeated=True
 )
 JSON = option(False, "Print the result as JSON.", "--json")
 
-Pictures = Annotated[tuple[Path, ...], Check(check_picture)]
+ImagePaths = Annotated[tuple[Path, ...], Check(check_picture)]
 
 
-class Opening(Config):
-    """A model, and how it computes."""
+class ModelOptions(Config):
+    """Which model to use, and how it computes."""
 
     model: str = MODEL("pictogram")
     place: Place = Place()
     max_batch: str | None = option(
         None,
-        "Images at a time; auto: what fits, and print the plan.",
+        "Images in a batch; auto: as many as fit, and print the plan.",
         "--max-batch",
         "--batch-size",
         metavar="N|auto",
-        shown="what fits",
+        shown="as many as fit",
     )
 
     @property
     def batch_size(self) -> int | None:
-        """The most images at a time; CogViewError for a wrong ``max_batch``."""
+        """Maximum batch size, or None for as many as fit; raises CogViewError if ``max_batch`` is invalid."""
         return batch_limit(self.max_batch)
 
 
-class Decoding(Opening):
-    """A model that generates token by token, and how it computes."""
+class DecodingOptions(ModelOptions):
+    """Which generative model to use, and how it computes."""
 
     deterministic: bool = DETERMINISTIC
     place: Decoded = Decoded()
 
     def open(self, family: ModelBundle, **options: Any) -> Pipeline:
-        """The model of a family."""
+        """Load the pipeline of a model family."""
         return self.place.open(family, deterministic=self.deterministic, **options)
 
 
-class Folder(Config):
-    """Where images go, and what is printed."""
+class OutputOptions(Config):
+    """Where images are written, and what is printed."""
 
     out: Path = option(Path("out"), "The folder for the images.", "--out", "-o")
     as_json: bool = JSON
@@ -82,8 +83,8 @@ class Folder(Config):
 class Address(Config):
     """Where a server listens."""
 
-    host: str = option("127.0.0.1", "The address to listen at; the default is this machine alone.")
-    port: int = option(8000, "The port; 0 takes a free one.", ge=0, le=65535)
+    host: str = option("127.0.0.1", "Address to listen on; by default only this machine can connect.")
+    port: int = option(8000, "Port to listen on; 0: any free one.", ge=0, le=65535)
 
 
 # ------------------------------------------------------------------------------------------------- groups
@@ -96,7 +97,7 @@ Build = Callable[[dict[str, Any]], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One parameter for typer."""
+    """A parameter of a typer command."""
 
     name: str
     annotation: Any
@@ -104,21 +105,21 @@ class Option:
 
 
 def grouped(**defaults: Any) -> Callable[[Verb], Verb]:
-    """Decorates a verb for typer: each of its groups is replaced by options.
+    """Decorator of verbs: replaces each group among the parameters by its options.
 
-    Groups that have an option in common share it. ``defaults`` change those of options. A wrong value is a
-    CogViewError that names the option, before the verb runs.
+    Groups with an option of the same name share it. ``defaults`` replace the options' defaults. An invalid
+    value raises a CogViewError that names the option, before the verb runs.
     """
     return partial(_grouped, defaults=defaults)
 
 
 def _grouped(verb: Verb, defaults: dict[str, Any]) -> Verb:
-    hints, where = get_type_hints(verb, include_extras=True), verb.__name__.removesuffix("_command")
+    hints, verb_name = get_type_hints(verb, include_extras=True), verb.__name__.removesuffix("_command")
     options: dict[str, Option] = {}
     groups: dict[str, Build] = {}
     for name in inspect.signature(verb).parameters:
-        own, groups[name] = _of_group(hints[name], where.replace("_", "-"))
-        options |= {option.name: option for option in own if option.name not in options}
+        group_options, groups[name] = _group_options(hints[name], verb_name.replace("_", "-"))
+        options |= {option.name: option for option in group_options if option.name not in options}
     for name, default in defaults.items():
         options[name] = dataclasses.replace(options[name], default=default)
 
@@ -128,16 +129,20 @@ def _grouped(verb: Verb, defaults: dict[str, Any]) -> Verb:
 
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
-        inspect.Parameter(one.name, kind, default=one.default, annotation=one.annotation)
-        for one in options.values()
+        inspect.Parameter(option.name, kind, default=option.default, annotation=option.annotation)
+        for option in options.values()
     ]
     command.__dict__["__signature__"] = inspect.Signature(parameters)
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
-def _of_group(kind: Any, where: str, shown: Fields | None = None) -> tuple[list[Option], Build]:
-    """The options of a configuration, perhaps annotated, and what makes one of their values."""
+def _group_options(kind: Any, where: str, shown: Fields | None = None) -> tuple[list[Option], Build]:
+    """The options of a configuration, and a function that builds it from their values.
+
+    kind: the configuration's class, possibly annotated; where: the verb, for error messages; shown: the
+    fields to show, by default all that have a help text.
+    """
     if get_origin(kind) is Annotated:
         shown = next((mark for mark in kind.__metadata__ if isinstance(mark, Fields)), shown)
         kind = get_args(kind)[0]
@@ -149,47 +154,47 @@ def _of_group(kind: Any, where: str, shown: Fields | None = None) -> tuple[list[
         inner = next((mark for mark in field.metadata if isinstance(mark, OptionsOf)), None)
         if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
             marks = [mark for mark in field.metadata if isinstance(mark, Fields)]
-            own, builds[name] = _of_group(field.annotation, where, *marks)
-            options += own
+            inner_options, builds[name] = _group_options(field.annotation, where, *marks)
+            options += inner_options
         elif inner is not None and not shown.names:
-            own, _ = _of_group(inner.model, where, Fields(*inner.names, shown="the model's"))
-            builds[name] = partial(_mapping, tuple(option.name for option in own))
-            options += own
+            inner_options, _ = _group_options(inner.model, where, Fields(*inner.names, shown="the model's"))
+            builds[name] = partial(_sampling_values, tuple(option.name for option in inner_options))
+            options += inner_options
         elif name in shown.names or (field.description and not shown.names):
-            option, names[name] = _of_field(name, field, shown.shown, kind is not SamplingParams)
+            option, names[name] = _field_option(name, field, shown.shown, kind is not SamplingParams)
             builds[option.name] = partial(_value, option.name, field)
             options.append(option)
 
     def build(values: dict[str, Any]) -> Any:
-        found = {name: make(values) for name, make in builds.items()}
-        given = {name: value for name, value in found.items() if value is not None}
+        fields = {name: build_field(values) for name, build_field in builds.items()}
+        fields = {name: value for name, value in fields.items() if value is not None}
         if kind is SamplingParams:
-            return SamplingParams.given(**given)
-        return validate(kind, given, where, names)
+            return SamplingParams.given(**fields)
+        return validate(kind, fields, where, names)
 
     return options, build
 
 
 def _value(option: str, field: FieldInfo, values: dict[str, Any]) -> Any:
-    """What was given for a field; a text with commas as the tuple that it stands for."""
+    """The value of an option; comma-separated text of a tuple field is split into a list."""
     value = values[option]
     if _is_tuple(field) and isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     checks = [mark.check for mark in field.metadata if isinstance(mark, Check)]
-    for one in value if isinstance(value, list) else [] if value is None else [value]:
+    for item in value if isinstance(value, list) else [] if value is None else [value]:
         for check in checks:
-            check(one)
+            check(item)
     return value
 
 
-def _mapping(names: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
-    """Those sampling parameters that are given, by name, once they are checked."""
-    given = {name: values[name] for name in names if values[name] is not None}
-    SamplingParams.given(**given)
-    return given
+def _sampling_values(names: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+    """The sampling parameters that are set, by name, after validation."""
+    params = {name: values[name] for name in names if values[name] is not None}
+    SamplingParams.given(**params)
+    return params
 
 
-def _of_field(name: str, field: FieldInfo, shown: str | None, ranges: bool) -> tuple[Option, str]:
+def _field_option(name: str, field: FieldInfo, shown: str | None, ranges: bool) -> tuple[Option, str]:
     """The option of a field, and its name on the command line."""
     extra: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     shown, name = extra.get("shown") or shown, field.alias or name
@@ -200,7 +205,7 @@ def _of_field(name: str, field: FieldInfo, shown: str | None, ranges: bool) -> t
     if isinstance(default, dict):
         default = None
     if isinstance(default, tuple):
-        text = ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in default)
+        text = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
         shown, default = (text or shown, None) if repeated else (shown, text)
     if field.is_required():
         default = inspect.Parameter.empty
@@ -220,10 +225,10 @@ def _of_field(name: str, field: FieldInfo, shown: str | None, ranges: bool) -> t
 
 
 def _type_of(field: FieldInfo, repeated: bool) -> tuple[Any, str | None]:
-    """The type of a field's option, and what stands for its value; choices are left to the configuration."""
+    """The type and metavar of a field's option; the configuration validates choices."""
     kind = field.annotation
     if get_origin(kind) in (Union, UnionType):
-        [kind] = [one for one in get_args(kind) if one is not type(None)]
+        [kind] = [member for member in get_args(kind) if member is not type(None)]
     if get_origin(kind) is Literal:
         return str, "|".join(get_args(kind))
     if repeated and not _is_tuple(field) and kind not in PLAIN:

@@ -1,7 +1,7 @@
-"""What commands print and write: progress, images as they are ready, results as lines or JSON, sheets.
+"""Output of commands: progress, image files, results as lines or JSON, contact sheets.
 
-Results go to stdout, everything else to stderr. A file is whole or not there; a place that cannot be written
-is found before any work is done.
+Results go to stdout, everything else to stderr. Files are written atomically, and folders are checked before
+any work is done.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from cogview.pipelines.base import GeneratedImage
 
-FIRST, EVERY = 5.0, 15.0  # seconds until the first line, and between lines
-COLUMNS = 8  # of a contact sheet, at most
+FIRST, EVERY = 5.0, 15.0  # seconds until the first progress line, and between lines
+COLUMNS = 8  # maximum of a contact sheet
 GAP = 2  # pixels between its images
 AUTO = "auto"
 MAX_PROMPTS = 64 << 20  # bytes of a file of prompts
@@ -39,30 +39,30 @@ MAX_PROMPTS = 64 << 20  # bytes of a file of prompts
 # ------------------------------------------------------------------------------------------- progress
 
 
-class Lines:
-    """Progress for logs: what is being done, how much of it is done, and the time left.
+class ProgressLines:
+    """Progress as lines of text, for logs: the task, the percentage done, and the time left.
 
-    ``tell`` prints a line; nothing is printed for what takes less than FIRST seconds.
+    Tasks of less than FIRST seconds print nothing.
     """
 
     def __init__(
         self,
-        what: str,
+        task: str,
         clock: Callable[[], float] = time.monotonic,
-        tell: Callable[[str], None] = lambda line: typer.echo(line, err=True),
+        print_line: Callable[[str], None] = lambda line: typer.echo(line, err=True),
     ) -> None:
-        self.what, self._clock, self._tell = what, clock, tell
+        self.task, self._clock, self._print = task, clock, print_line
         self._started = clock()
         self._next = self._started + FIRST
 
     def __call__(self, done: float, total: float) -> None:
-        """``done`` of ``total`` are done."""
+        """Report that ``done`` of ``total`` are done."""
         now = self._clock()
         if now < self._next or not 0 < done < total:
             return
         self._next = now + EVERY
         left = (now - self._started) * (total - done) / done
-        self._tell(f"{self.what}: {100 * done / total:.0f} %, about {_duration(left)} left")
+        self._print(f"{self.task}: {100 * done / total:.0f} %, about {_duration(left)} left")
 
 
 def _duration(seconds: float) -> str:
@@ -77,14 +77,14 @@ def _duration(seconds: float) -> str:
 def bars(
     unit: Literal["percent", "count", "bytes"] = "count", transient: bool = False
 ) -> Iterator[Callable[[str, float, float], None]]:
-    """Yields what to call with (what, done, of how many); on a terminal everything has a bar of its own."""
+    """Yields a callback for progress, (task, done, total); on a terminal each task has its own bar."""
     from rich import progress as rich
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        lines: dict[str, Lines] = {}
-        yield lambda what, done, total: lines.setdefault(what, Lines(what))(done, total)
+        lines: dict[str, ProgressLines] = {}
+        yield lambda task, done, total: lines.setdefault(task, ProgressLines(task))(done, total)
         return
     counts: dict[str, type[rich.ProgressColumn]] = {
         "percent": rich.TaskProgressColumn,
@@ -97,43 +97,43 @@ def bars(
     ) as progress:
         tasks: dict[str, rich.TaskID] = {}
 
-        def show(what: str, done: float, total: float) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what)
-            progress.update(tasks[what], completed=done, total=total)
+        def show(task: str, done: float, total: float) -> None:
+            if task not in tasks:
+                tasks[task] = progress.add_task(task)
+            progress.update(tasks[task], completed=done, total=total)
 
         yield show
 
 
 @contextlib.contextmanager
 def bar(
-    what: str = "drawing", unit: Literal["percent", "count", "bytes"] = "percent"
+    task: str = "generating", unit: Literal["percent", "count", "bytes"] = "percent"
 ) -> Iterator[Callable[[float, float], None]]:
-    """Yields what to call with how much is done and the total."""
+    """Yields a callback for the progress of one task, (done, total)."""
     with bars(unit, transient=True) as show:
-        yield functools.partial(show, what)
+        yield functools.partial(show, task)
 
 
 # ------------------------------------------------------------------------------------------- memory
 
 
-class _Messages(logging.Handler):
-    """What generation has to say about memory, on stderr."""
+class _StderrHandler(logging.Handler):
+    """Prints the log messages of generation about memory on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         typer.echo(record.getMessage(), err=True)
 
 
 def batch_limit(text: str | None) -> int | None:
-    """The most images at a time, None for what fits; with ``auto`` every plan is printed from here on.
+    """Maximum batch size from the option ``--max-batch``; None for as many as fit.
 
-    Batches that were halved are always mentioned.
+    With ``auto``, batch plans are printed from now on. Batches that were halved are always reported.
 
     Raises:
         CogViewError: neither a number from 1 nor ``auto``.
     """
     log = logging.getLogger("cogview.generation")
-    log.handlers = [_Messages()]
+    log.handlers = [_StderrHandler()]
     log.setLevel(logging.INFO if text == AUTO else logging.WARNING)
     if text is None or text == AUTO:
         return None
@@ -147,7 +147,7 @@ def batch_limit(text: str | None) -> int | None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """The folder of a file is made; CogViewError where the file cannot be written."""
+    """Create a file's folder; raises CogViewError if the file cannot be written inside the ``with`` block."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -156,7 +156,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder, and see that a file can be written there, before any work is done."""
+    """Create a folder and check that files can be written there; raises CogViewError if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -166,9 +166,9 @@ def check_folder(folder: Path) -> None:
 
 
 def write(content: bytes, folder: Path, name: str) -> Path:
-    """Write a PNG under ``name``, or ``name-2`` and so on where another image has it; the path.
+    """Write a PNG as ``name``, or ``name-2`` and so on if that file holds another image; returns its path.
 
-    The same image is the same file: where it is there already, it stays.
+    If a file with the same content exists, it is kept.
     """
     from cogview.files import write_new
 
@@ -178,13 +178,13 @@ def write(content: bytes, folder: Path, name: str) -> Path:
     raise AssertionError
 
 
-def write_sheet(pictures: Sequence[GeneratedImage], n: int, folder: Path) -> Path:
-    """The contact sheet as a file: one row (or more, if n is large) for each prompt."""
+def write_sheet(images: Sequence[GeneratedImage], n: int, folder: Path) -> Path:
+    """Write a contact sheet, one row (or more, if n is large) for each prompt; returns its path."""
     from cogview.pipelines.sheets import contact_sheet
 
     buffer = io.BytesIO()
-    contact_sheet(pictures, min(n, COLUMNS), gap=GAP).save(buffer, "PNG")
-    return write(buffer.getvalue(), folder, f"grid-{pictures[0].seed}")
+    contact_sheet(images, min(n, COLUMNS), gap=GAP).save(buffer, "PNG")
+    return write(buffer.getvalue(), folder, f"grid-{images[0].seed}")
 
 
 def write_rows(path: Path, rows: Sequence[NDArray[np.uint8]], columns: int = 20) -> None:
@@ -197,46 +197,46 @@ def write_rows(path: Path, rows: Sequence[NDArray[np.uint8]], columns: int = 20)
 
 
 @dataclass
-class Made:
-    """The images of a command: each is a file in ``folder`` as soon as it is ready."""
+class SavedImages:
+    """The images of a command, each written to ``folder`` as soon as it is ready."""
 
     folder: Path
-    pictures: list[tuple[GeneratedImage, Path]] = field(default_factory=list)
+    images: list[tuple[GeneratedImage, Path]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
-    def keep(self, picture: GeneratedImage, name: str) -> None:
-        """One more, in a file of that name."""
-        self.pictures.append((picture, write(picture.png(), self.folder, name)))
+    def save(self, image: GeneratedImage, name: str) -> None:
+        """Write an image as ``name``."""
+        self.images.append((image, write(image.png(), self.folder, name)))
 
     @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        """When stopped by Ctrl-C, say how many images are there."""
+    def report_interrupt(self) -> Iterator[None]:
+        """On Ctrl-C, print how many images were saved."""
         try:
             yield
         except KeyboardInterrupt:
-            typer.echo(f"{len(self.pictures)} finished, in {self.folder}", err=True)
+            typer.echo(f"{len(self.images)} finished, in {self.folder}", err=True)
             raise
 
     def sheet(self, n: int) -> Path:
-        """Write the contact sheet; ``n`` images a row."""
-        return write_sheet([picture for picture, _ in self.pictures], n, self.folder)
+        """Write the contact sheet, with ``n`` images a row; returns its path."""
+        return write_sheet([image for image, _ in self.images], n, self.folder)
 
     def report(self, as_json: bool, sheet: Path | None = None, **facts: Any) -> None:
-        """Paths on stdout and a summary on stderr, or ``facts`` and what is common to all as JSON."""
-        seconds, first = time.monotonic() - self.started, self.pictures[0][0]
+        """Print paths on stdout and a summary on stderr, or ``facts`` with model and time as JSON."""
+        seconds, first = time.monotonic() - self.started, self.images[0][0]
         if as_json:
             common = {"model": first.model, "model_hash": first.model_hash, "seconds": round(seconds, 3)}
             print_json(common | facts)
             return
-        for path in [path for _, path in self.pictures] + ([sheet] if sheet else []):
+        for path in [path for _, path in self.images] + ([sheet] if sheet else []):
             typer.echo(path)
-        count = f"{len(self.pictures)} picture{'s' if len(self.pictures) > 1 else ''}"
-        seeds = ", ".join(dict.fromkeys(str(picture.seed) for picture, _ in self.pictures))
+        count = f"{len(self.images)} image{'s' if len(self.images) > 1 else ''}"
+        seeds = ", ".join(dict.fromkeys(str(image.seed) for image, _ in self.images))
         typer.echo(f"{count} in {seconds:.1f} s, seed {seeds}, model {first.model}", err=True)
 
     def report_results(self, image: Path, sheet: Path | None, as_json: bool) -> None:
-        """As :meth:`report`, of results that were made from one image."""
-        first = self.pictures[0][0]
+        """As :meth:`report`, for results that were generated from one image."""
+        first = self.images[0][0]
         self.report(
             as_json,
             sheet,
@@ -244,7 +244,7 @@ class Made:
             prompt=first.prompt,
             seed=first.seed,
             settings=first.settings,
-            pictures=[str(path) for _, path in self.pictures],
+            pictures=[str(path) for _, path in self.images],
             grid=str(sheet) if sheet else None,
         )
 
@@ -253,12 +253,12 @@ class Made:
 
 
 def print_json(data: Any) -> None:
-    """Data as JSON, on stdout."""
+    """Print data as JSON on stdout."""
     typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def show(*parts: Table | Text | str) -> None:
-    """Tables, and lines beside them."""
+    """Print tables and lines of text on stdout."""
     from rich.console import Console
 
     console = Console()

@@ -1,4 +1,4 @@
-"""``cogview page``: a web page that generates in the browser of whoever opens it."""
+"""``cogview page``: write a web page that generates images in the visitor's browser."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from cogview.config import Config, option
 
 
 class Page(Config):
-    """What is written where."""
+    """The page to write."""
 
     out: Path = option(..., "The new folder.", argument=True, metavar="OUT")
     family: str = option("pictogram", "A family's directory or name.", "--model", "-m", metavar="MODEL")
-    weights: Literal["fp32", "fp16", "int8"] = option("int8", "How weights are stored.")
+    weights: Literal["fp32", "fp16", "int8"] = option("int8", "Precision of the stored weights.")
     runtime: Path | None = option(
         None,
-        "Where onnxruntime-web was installed with npm.",
-        shown="it is fetched with npm",
+        "Folder where onnxruntime-web was installed with npm.",
+        shown="downloaded with npm",
     )
 
 
 @grouped()
-def page(given: Page) -> None:
-    """A static folder for any web host: a page that generates in the browser, without a server.
+def page(args: Page) -> None:
+    """Write a static folder for any web host: a page that generates images in the browser, without a server.
 
     cogview page site/ --model pictogram
 
-    Look at it: python -m http.server --directory site/
+    To try it: python -m http.server --directory site/
     """
     from cogview.checkpoints.bundle import ModelBundle
     from cogview.errors import CogViewError
@@ -40,8 +40,6 @@ def page(given: Page) -> None:
     except ModuleNotFoundError as error:
         raise CogViewError(f"{error.name} is not installed: pip install 'cogview[onnx]'") from error
 
-    family = ModelBundle.find(given.family)
-    size = write_page(
-        family, given.out, given.weights, given.runtime, lambda part: typer.echo(part, err=True)
-    )
-    typer.echo(f"{given.out}: a browser loads {size / 1e6:.1f} MB")
+    family = ModelBundle.find(args.family)
+    size = write_page(family, args.out, args.weights, args.runtime, lambda part: typer.echo(part, err=True))
+    typer.echo(f"{args.out}: a browser loads {size / 1e6:.1f} MB")

@@ -1,4 +1,4 @@
-"""``cogview plan``: what a recipe would take on other machines."""
+"""``cogview plan``: memory, sharding and time of a training run on other machines."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from cogview.training.machines import Machine, Sharding
 
 
 class Run(Config):
-    """What is planned."""
+    """The run to plan."""
 
     recipe: Existing = option(..., "A transformer's recipe.", argument=True, metavar="RECIPE")
     overrides: tuple[str, ...] = SET
     sharding: Sharding | None = option(
-        None, "none, zero2 or zero3: what is shared among GPUs.", shown="the least that fits"
+        None, "none, zero2 or zero3: what is sharded among GPUs.", shown="the least that fits"
     )
     as_json: bool = JSON
 
 
 @grouped()
 def plan(run: Run, machine: Machine) -> None:
-    """Memory, sharding, speed and days of a training run on machines you need not have.
+    """Estimate memory, sharding, speed and days of a training run on machines that you need not have.
 
     cogview plan recipes/cogview-paper.yaml --gpus 512 --memory 32 --flops 125
 
@@ -34,5 +34,5 @@ def plan(run: Run, machine: Machine) -> None:
     from cogview.training.planning import read_work
 
     config, work = read_work(run.recipe, run.overrides, machine.gpus)
-    found = make(config, work, machine, run.sharding)
-    typer.echo(found.model_dump_json(indent=2) if run.as_json else "\n".join(found.lines(machine.gpus)))
+    result = make(config, work, machine, run.sharding)
+    typer.echo(result.model_dump_json(indent=2) if run.as_json else "\n".join(result.lines(machine.gpus)))

@@ -1,4 +1,4 @@
-"""``cogview report``: one HTML page of runs, reports, benchmarks and sheets."""
+"""``cogview report``: one HTML page with runs, reports, benchmarks and contact sheets."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cogview.files import write_file
 
 
 class Page(Config):
-    """What is put on the page."""
+    """The page to write, and its sources."""
 
     sources: Annotated[tuple[Path, ...], Check(existing)] = option(
-        ..., "Runs, models, .json reports, pictures, or folders of these.", argument=True, metavar="RUN..."
+        ..., "Runs, models, .json reports, images, or folders of these.", argument=True, metavar="RUN..."
     )
     out: Path = option(Path("report.html"), "The page to write.", "--out", "-o")
-    title: str = option("cogview report", "Its title.")
+    title: str = option("cogview report", "Title of the page.")
     max_mb: float = option(10.0, "Largest size of the page; images are shrunk to fit.", ge=0.05)
 
 
 @grouped()
 def report(page: Page) -> None:
-    """One HTML page with plots, samples, tables and manifests, in one file that needs no network.
+    """Write one self-contained HTML file with plots, samples, tables and manifests.
 
     cogview report runs/base attributes.json best-of.json sheet.png -o report.html
     """

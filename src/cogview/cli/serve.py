@@ -1,4 +1,4 @@
-"""``cogview serve``: models over HTTP, and the studio, a page to draw with."""
+"""``cogview serve``: serve models over HTTP, with the studio in the browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cogview.serving.labelling import Labelling
     from cogview.serving.quotas import Key
 
-DEFAULT, EDITS = "pictogram", "pictogram-2"
+DEFAULT, EDITOR = "pictogram", "pictogram-2"
 MODELS = option(
     (),
     "Names (see cogview models) or directories; the first is the default.",
@@ -28,50 +28,50 @@ MODELS = option(
 
 
 class Serving(Config):
-    """Which models are served, and what the server takes on."""
+    """The models to serve, and the server's limits and features."""
 
     models: tuple[str, ...] = MODELS
     lora: str | None = option(None, "An adapter for the model (see cogview generate).", metavar="DIR")
     deterministic: bool = DETERMINISTIC
-    queue: int = option(32, "Requests that may wait.", ge=1, le=10_000)
+    queue: int = option(32, "Maximum number of waiting requests.", ge=1, le=10_000)
     timeout: float = option(
-        300, "Give a request up after this long without progress.", metavar="SECONDS", ge=1
+        300, "Cancel a request after this time without progress.", metavar="SECONDS", ge=1
     )
-    together: int = option(16, "Images of several requests to generate in one batch.", ge=1, le=1024)
+    together: int = option(16, "Maximum number of images of several requests in one batch.", ge=1, le=1024)
     alias: tuple[str, ...] = option(
         (),
-        "Another name of a model, as in dall-e-3=pictogram; may be repeated. OpenAI's names need none.",
+        "Another name for a model, as in dall-e-3=pictogram; may be repeated. OpenAI's names need none.",
         metavar="NAME=MODEL",
         repeated=True,
     )
-    max_upload: int = option(16, "The largest upload.", metavar="MB", ge=1, le=1024)
+    max_upload: int = option(16, "Maximum size of an upload.", metavar="MB", ge=1, le=1024)
     drain: float = option(
         0,
-        "After SIGTERM take requests for this long while /readyz says no, then finish the queue.",
+        "After SIGTERM, accept requests for this time while /readyz returns 503, then finish the queue.",
         metavar="SECONDS",
         ge=0,
     )
-    traces: bool = option(False, "Send OpenTelemetry traces, as OTEL_EXPORTER_OTLP_ENDPOINT says.")
+    traces: bool = option(False, "Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT.")
     train: Path | None = option(
-        None, "Let people train models on their pictures, which are kept in this folder.", metavar="DIR"
+        None, "Let users train models on uploaded images, which are stored in this folder.", metavar="DIR"
     )
-    check: bool = option(False, "Read the models, see that the port is free, and stop.")
+    check: bool = option(False, "Load the models, check that the port is free, and exit.")
 
 
 class Labels(Config):
     """How images are labelled as generated."""
 
     content_producer: str | None = option(
-        None, "Who answers for the pictures, for the AIGC label in their files.", metavar="NAME"
+        None, "Who is responsible for the images, for the AIGC label in their files.", metavar="NAME"
     )
-    visible_label: bool = option(False, "Write AI生成 on pictures of 128 pixels and more.")
+    visible_label: bool = option(False, "Write AI生成 on images of 128 pixels and more.")
     c2pa_certificate: Path | None = option(
-        None, "Sign pictures (C2PA) with this certificate, PEM.", metavar="FILE"
+        None, "Sign images (C2PA) with this certificate, PEM.", metavar="FILE"
     )
-    c2pa_key: Path | None = option(None, "Its private key, PEM.", metavar="FILE")
+    c2pa_key: Path | None = option(None, "Private key of the certificate, PEM.", metavar="FILE")
 
     def labelling(self) -> Labelling:
-        """For the server; CogViewError where a certificate or its key is missing."""
+        """The server's labelling; raises CogViewError if only one of certificate and key is given."""
         from cogview.checkpoints.provenance import Label
         from cogview.serving.labelling import Labelling
         from cogview.signing import Signer
@@ -85,22 +85,22 @@ class Labels(Config):
 
 
 class Access(Config):
-    """Who is let in."""
+    """Who may connect."""
 
     api_key_file: Path | None = option(
-        None, "Ask for one of the keys in this file: lines of KEY NAME 60/minute;1000/day.", metavar="FILE"
+        None, "Require one of the keys in this file: lines of KEY NAME 60/minute;1000/day.", metavar="FILE"
     )
-    without_key: bool = option(False, "Listen to other machines without asking for a key.")
+    without_key: bool = option(False, "Let other machines connect without a key.")
 
     def keys(self, host: str) -> list[Key]:
-        """The keys; CogViewError where other machines are let in without any, and nobody said so."""
+        """The API keys; raises CogViewError if other machines could connect without any unintentionally."""
         from cogview.serving.quotas import read_keys
         from cogview.web.sockets import is_loopback
 
         if not is_loopback(host) and self.api_key_file is None and not self.without_key:
             raise CogViewError(
-                f"--host {host} lets other machines in; add --api-key-file FILE, or --without-key if all "
-                "may draw"
+                f"--host {host} lets other machines in; add --api-key-file FILE, or --without-key if anyone "
+                "may use the server"
             )
         return [] if self.api_key_file is None else read_keys(self.api_key_file)
 
@@ -121,18 +121,18 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     """
     names, lora = list(serving.models) or default_models(), serving.lora
     if lora is not None and len(names) > 1:
-        raise CogViewError("--lora goes with one model; serve the others apart")
-    import cogview.serving  # noqa: F401  (refused at once where libraries are missing)
+        raise CogViewError("--lora needs a single model; serve the others separately")
+    import cogview.serving  # noqa: F401  (raises CogViewError at once if libraries are missing)
     from cogview.web.sockets import is_loopback, listen, url_of
 
     keys, host = access.keys(address.host), address.host
     if serving.train is not None and not keys and not is_loopback(host):
-        raise CogViewError("--train lets whoever connects fill this disk: give --api-key-file too")
+        raise CogViewError("--train lets anyone who connects fill this disk: add --api-key-file FILE")
     families = [ModelBundle.find(name) for name in names]
     if lora is not None:
         families[0].adapter(lora)
     listener, labelling = listen(host, address.port), labels.labelling()
-    typer.echo(f"loading {', '.join(names)}: some seconds, and more on a busy machine", err=True)
+    typer.echo(f"loading {', '.join(names)}: this takes some seconds, more on a busy machine", err=True)
     from cogview.serving import run
     from cogview.serving.app import Server
     from cogview.serving.guard import Rules
@@ -163,9 +163,9 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
     )
     if serving.traces:
         start_exporting()
-    start = url_of(host, listener)
-    typer.echo(f"studio  {start}/")
-    typer.echo(f"api     {start}/v1")
+    url = url_of(host, listener)
+    typer.echo(f"studio  {url}/")
+    typer.echo(f"api     {url}/v1")
     if serving.check:
         listener.close()
         return
@@ -174,5 +174,5 @@ def serve(serving: Serving, address: Address, access: Access, labels: Labels, pl
 
 
 def default_models() -> list[str]:
-    """The default model, and beside it the one that edits, where there is one."""
-    return [DEFAULT, *([EDITS] if EDITS in installed() else [])]
+    """The default model, and the one that can edit, if it is installed."""
+    return [DEFAULT, *([EDITOR] if EDITOR in installed() else [])]

@@ -1,4 +1,4 @@
-"""``cogview study``: people compare images of several models (CogView, section 4.2 and appendix E)."""
+"""``cogview study``: human comparison of several models' images (CogView, section 4.2 and appendix E)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cogview.study.create import NewStudy
 study = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Let people compare pictures of several models: make a study, serve it, report it.",
+    help="Let people compare images of several models: create a study, serve it, report the results.",
 )
 
 
 @study.callback()
 def _group() -> None:
-    """Blind, in an order of each rater's own, by the protocol of CogView's appendix E."""
+    """Blind, in a different order for each rater, by the protocol of CogView's appendix E."""
 
 
 @study.command()
@@ -29,35 +29,38 @@ def _group() -> None:
 def create(new: NewStudy) -> None:
     """Check the groups of images, and copy them under anonymous names.
 
-    Real images, or images that only went through the tokenizer, are one more model.
+    Real images, or images reconstructed by the tokenizer, can be added as one more model.
 
     cogview study create study/ --model ours=out/ours --model theirs=out/theirs --model real=photos/
-    --captions captions.csv --title "Which pictures are better?"
+    --captions captions.csv --title "Which images are better?"
     """
-    made = new.create()
-    asked = made.captions_per_rater * (made.places + 1)
+    created = new.create()
+    answers = created.captions_per_rater * (created.places + 1)
+    counts = f"{len(created.groups)} captions x {len(created.models)} models"
     typer.echo(
-        f"{new.out}: {len(made.groups)} captions x {len(made.models)} models; a rater gives {asked} answers. "
+        f"{new.out}: {counts}; a rater gives {answers} answers. "
         f"Next: cogview study serve {new.out} --raters 20"
     )
 
 
 class Raters(Config):
-    """Who is asked."""
+    """The study to serve, and the raters to invite."""
 
     folder: Path = option(..., "The study's folder.", argument=True, metavar="STUDY")
-    raters: int | None = option(None, "Total number of raters to invite.", shown="those invited before", ge=1)
+    raters: int | None = option(
+        None, "Total number of raters to invite.", shown="those already invited", ge=1
+    )
     url: str | None = option(
-        None, "Start of the links, where raters come through a proxy: https://study.example"
+        None, "Base of the links, if raters connect through a proxy: https://study.example"
     )
 
 
 @study.command()
 @grouped(port=8765)
-def serve(given: Raters, address: Address) -> None:
-    """Show the study's pages, and print a personal link for each rater.
+def serve(args: Raters, address: Address) -> None:
+    """Serve the study's pages, and print a personal link for each rater.
 
-    Links stay the same whenever it is served; every answer is saved at once. Ctrl-C stops.
+    Links stay the same when it is served again; every answer is saved at once. Ctrl-C stops the server.
 
     cogview study serve study/ --raters 20
     """
@@ -65,12 +68,12 @@ def serve(given: Raters, address: Address) -> None:
     from cogview.study.store import Store
     from cogview.web.sockets import LOOPBACK, listen, url_of
 
-    folder, host, url = given.folder, address.host, given.url
+    folder, host, url = args.folder, address.host, args.url
     server.check_address(host, url)
     store = Store.open(folder)
-    invited = store.invite(given.raters or 0)
+    invited = store.invite(args.raters or 0)
     if not invited:
-        raise CogViewError(f"{folder}: no rater is invited yet; say how many with --raters")
+        raise CogViewError(f"{folder}: no rater is invited yet; give their number with --raters")
     listener = listen(host, address.port)
     base = (url or url_of(host, listener)).rstrip("/")
     for rater in range(1, invited + 1):
@@ -80,29 +83,30 @@ def serve(given: Raters, address: Address) -> None:
     try:
         server.serve(store, listener, hosts, url)
     except KeyboardInterrupt:
-        typer.echo("stopped; serve it again to go on", err=True)
+        typer.echo("stopped; serve it again to continue", err=True)
 
 
 class Results(Config):
-    """What is reported, and where."""
+    """The study to report, and where."""
 
     folder: Path = option(..., "The study's folder.", argument=True, metavar="STUDY")
-    out: Path | None = option(None, "The folder to write.", "--out", "-o", shown="STUDY/report")
+    out: Path | None = option(None, "The folder for the report.", "--out", "-o", shown="STUDY/report")
     as_json: bool = option(False, "Print the figures as JSON.", "--json")
 
 
 @study.command()
 @grouped()
-def report(given: Results) -> None:
-    """Write all answers as CSV, and the figures as JSON, PNG and one HTML page; at any time.
+def report(args: Results) -> None:
+    """Write all answers so far as CSV, and the results as JSON, PNG and an HTML page.
 
     cogview study report study/ -o results/
     """
     from cogview.study.results import outcomes, table, write_report
     from cogview.study.store import Store
 
-    made, paths = write_report(Store.open(given.folder), given.out or given.folder / "report")
-    if given.as_json:
-        typer.echo(made.model_dump_json(indent=2))
+    results, paths = write_report(Store.open(args.folder), args.out or args.folder / "report")
+    if args.as_json:
+        typer.echo(results.model_dump_json(indent=2))
     else:
-        show(table(made), f"mean ± standard deviation; raters: {outcomes(made.figures)}", *map(str, paths))
+        raters = f"mean ± standard deviation; raters: {outcomes(results.figures)}"
+        show(table(results), raters, *map(str, paths))

@@ -1,4 +1,4 @@
-"""``cogview sweep``: many runs of one recipe, and a table of what came of them."""
+"""``cogview sweep``: many runs of one recipe, and a table of their results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Trials(Config):
-    """What is varied, and what counts."""
+    """The fields to vary, and the metric to compare."""
 
     recipe: Existing = option(..., "The YAML recipe.", argument=True, metavar="RECIPE")
     over: tuple[str, ...] = option(
         ...,
-        "What to vary: values between commas (every combination is run) or, with --search, a range "
+        "A field to vary: comma-separated values (every combination is run) or, with --search, a range "
         "LOW..HIGH. May be repeated.",
         metavar="FIELD=A,B,…",
         repeated=True,
@@ -31,22 +31,22 @@ class Trials(Config):
     search: int | None = option(
         None, "Number of trials for Optuna to choose, instead of running every combination.", ge=1
     )
-    metric: str = option("loss", "The metric that counts, of the evaluations.")
-    largest: bool = option(False, "The largest value is best, not the smallest.")
+    metric: str = option("loss", "The evaluation metric to compare.")
+    largest: bool = option(False, "The largest value of the metric is best, not the smallest.")
     seed: int = option(0, "Seed of the search.", ge=0)
-    table: bool = option(False, "Run nothing, show the table.")
+    table: bool = option(False, "Only show the table of results.")
     as_json: bool = JSON
 
 
 @grouped()
 def sweep(trials: Trials) -> None:
-    """Train a recipe with many settings, one after the other; run it on other machines too to share the work.
+    """Train a recipe with many settings, one after the other; start it on several machines to share the work.
 
     cogview sweep recipes/transformer.yaml --over lr=1e-3,3e-4 --over model.layers=4,8 --set steps=500
 
     cogview sweep recipes/transformer.yaml --over lr=1e-4..1e-2 --over optimizer.kind=adamw,muon --search 20
 
-    Stopped or killed, it continues when it is run again; machines that share the folder share the trials.
+    A stopped sweep continues when it is run again; machines that share the folder share the trials.
     """
     from rich.console import Console
 
@@ -66,14 +66,14 @@ def sweep(trials: Trials) -> None:
         largest=trials.largest,
         say=say,
     )
-    ended = trials.table or (job.search(trials.search, trials.seed) if trials.search else job.run())
+    complete = trials.table or (job.search(trials.search, trials.seed) if trials.search else job.run())
     results = job.results()
     if trials.as_json:
         print_json([result.model_dump(mode="json") for result in results])
     else:
         show(table_of(results, trials.metric))
-    if not ended:
-        say("stopped; the same command goes on")
+    if not complete:
+        say("stopped; the same command continues")
 
 
 def table_of(results: list[Result], metric: str) -> Table:
@@ -83,7 +83,8 @@ def table_of(results: list[Result], metric: str) -> Table:
     fields = list(dict.fromkeys(text.partition("=")[0] for result in results for text in result.overrides))
     table = Table(metric, "step", "seconds", *fields)
     for result in results:
-        given = dict(text.split("=", 1) for text in result.overrides)
-        value = f"{result.value:.5g}" if result.value is not None else result.error or "none"
-        table.add_row(value, str(result.step), f"{result.seconds:.0f}", *(given.get(f, "") for f in fields))
+        values = dict(text.split("=", 1) for text in result.overrides)
+        metric_text = f"{result.value:.5g}" if result.value is not None else result.error or "none"
+        cells = (values.get(field, "") for field in fields)
+        table.add_row(metric_text, str(result.step), f"{result.seconds:.0f}", *cells)
     return table

@@ -1,4 +1,4 @@
-"""``cogview watch``: a run's losses, speed, memory and time left, on the terminal."""
+"""``cogview watch``: show a run's losses, speed, memory and time left on the terminal."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from cogview.cli.output import print_json
 from cogview.config import Config, Existing, option
 
 
-class Watching(Config):
+class WatchOptions(Config):
     """The run, and how it is shown."""
 
     run: Existing = option(..., "The run's directory.", argument=True, metavar="RUN")
-    once: bool = option(False, "Show it once and exit.")
+    once: bool = option(False, "Show the state once and exit.")
     interval: float = option(2.0, "Seconds between updates.", ge=0.2)
     as_json: bool = option(False, "Print the state as JSON and exit.", "--json")
 
 
 @grouped()
-def watch(given: Watching) -> None:
-    """Losses of text and image, tokens a second, utilisation, memory, time left, last samples.
+def watch(args: WatchOptions) -> None:
+    """Show losses of text and image, tokens per second, utilisation, memory, time left and the last samples.
 
     cogview watch runs/base
 
-    It reads the run's files, on any machine that sees them, during the run or after it. Ctrl-C only ends the
-    display.
+    It reads the run's files, on any machine with access to them, during or after the run. Ctrl-C ends the
+    display, not the run.
     """
     import time
 
@@ -31,17 +31,17 @@ def watch(given: Watching) -> None:
 
     from cogview.training.view import live, read_run, render, summary
 
-    run, console = given.run, Console()
+    run, console = args.run, Console()
     view = read_run(run)
-    if given.as_json:
+    if args.as_json:
         print_json(summary(view))
         return
-    if given.once or not console.is_terminal:
+    if args.once or not console.is_terminal:
         console.print(render(view))
         return
     try:
-        with live(run, console, given.interval):
+        with live(run, console, args.interval):
             while read_run(run).state != "done":
-                time.sleep(given.interval)
+                time.sleep(args.interval)
     except KeyboardInterrupt:
         return

@@ -1,1 +1,1 @@
-"""What the image server and the human study share: sockets, connection limits, security headers, theme."""
+"""Shared by the image server and the human study: sockets, connection limits, security headers, theme."""

@@ -1,4 +1,4 @@
-"""Security headers of every answer, and the names that a server answers to."""
+"""Security headers of every response, and a check of the Host header."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ SHARED = {
 
 
 def security_headers(images: str, forms: str, referrer: str) -> dict[str, str]:
-    """Headers under which a page loads nothing from elsewhere.
+    """Headers that keep a page from loading anything from other sites.
 
-    images, forms: the sources of images and the targets of forms, as in a Content-Security-Policy.
+    images, forms: allowed sources of images and targets of forms, as in a Content-Security-Policy; referrer:
+    the Referrer-Policy.
     """
     policy = (
         f"default-src 'none'; img-src {images}; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -32,20 +33,20 @@ def security_headers(images: str, forms: str, referrer: str) -> dict[str, str]:
 
 
 def with_headers(send: Send, headers: Mapping[str, str]) -> Send:
-    """Adds ``headers`` to an answer where it has none of that name."""
+    """Wraps ``send`` to add ``headers`` to a response, except those that it already has."""
 
-    async def sending(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             present = {name.lower() for name, _ in message["headers"]}
             lines = ((name.lower().encode(), value.encode()) for name, value in headers.items())
             message["headers"] = [*message["headers"], *(line for line in lines if line[0] not in present)]
         await send(message)
 
-    return sending
+    return send_with_headers
 
 
 class SecurityMiddleware:
-    """Adds the headers; answers 400 to requests for a host that is none of ``hosts``."""
+    """ASGI middleware: adds ``headers``, and answers 400 to requests for a host that is not in ``hosts``."""
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], headers: Mapping[str, str]) -> None:
         self.app, self.hosts, self.headers = app, hosts, headers

@@ -1,4 +1,4 @@
-"""Listening sockets and host names of the servers; by default they listen at this machine alone."""
+"""Listening sockets, and checks of Host and Origin headers, for the servers."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 from cogview.errors import CogViewError
 
-ADDRESSES = "[addresses]"  # among the names a server answers to: any IP address
+ADDRESSES = "[addresses]"  # among accepted host names: any IP address
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HOST = re.compile(
     r"(?:(?P<name>[A-Za-z0-9._-]{1,255})|\[(?P<address>[0-9A-Fa-f:.]{2,45})\])(?::[0-9]{1,5})?"
 )
-THEME = Path(__file__).parent / "theme.css"  # of the pages of all
+THEME = Path(__file__).parent / "theme.css"  # shared by all pages
 
 
 def host_of(header: str) -> str | None:
-    """The name or address in a ``Host`` header, lower case; None where it is none."""
-    found = _HOST.fullmatch(header)
-    return None if found is None else (found["name"] or found["address"]).lower()
+    """The name or address in a ``Host`` header, in lower case; None if the header is invalid."""
+    match = _HOST.fullmatch(header)
+    return None if match is None else (match["name"] or match["address"]).lower()
 
 
 def answers_to(names: frozenset[str], header: str) -> bool:
-    """Whether a server that has these names ("*": any) is meant by a ``Host`` header."""
+    """Whether a ``Host`` header names one of these hosts ("*": any name; ADDRESSES: any IP address)."""
     name = host_of(header)
     if name is None:
         return False
@@ -33,7 +33,7 @@ def answers_to(names: frozenset[str], header: str) -> bool:
 
 
 def same_origin(origin: str, hosts: Collection[str]) -> bool:
-    """Whether an ``Origin`` header is of one of these hosts (with their ports)."""
+    """Whether an ``Origin`` header is that of one of these hosts, given with their ports."""
     scheme, mark, rest = origin.partition("://")
     return bool(mark) and scheme.lower() in ("http", "https") and host_of(rest) is not None and rest in hosts
 
@@ -47,25 +47,25 @@ def _is_address(name: str) -> bool:
 
 
 def url_of(host: str, listener: socket.socket) -> str:
-    """The address of a server's pages."""
+    """The URL of a server's pages, without a slash at the end."""
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; CogViewError where the address cannot be had."""
+    """A listening socket; raises CogViewError if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        why = (error.strerror or str(error)).partition(" (while")[0]
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise CogViewError(
-            f"cannot listen at {host}:{port} ({why}); give another --host or --port"
+            f"cannot listen at {host}:{port} ({reason}); give another --host or --port"
         ) from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:

@@ -1,6 +1,6 @@
-"""``cogview eval``: how faithful a model's images are, how near to real ones, and what its parts are worth.
+"""``cogview eval``: evaluate images by fidelity to prompts and closeness to real images, and a model's parts.
 
-Every verb's settings are the fields of a plan in :mod:`cogview.evaluation.plans`.
+The settings of every verb are the fields of a plan in :mod:`cogview.evaluation.plans`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cogview.cli.eval import faithfulness, judging, quality, ranking
 evaluate = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Measure a model: attribute accuracy of its pictures, fidelity of its image tokenizer.",
+    help="Evaluate a model: attribute accuracy of its images, fidelity of its image tokenizer.",
 )
 VERBS = (
     faithfulness.attributes, faithfulness.things, faithfulness.scenes, faithfulness.alignment,

@@ -1,4 +1,4 @@
-"""What the verbs of ``cogview eval`` share: how images are generated, where they are kept, the report."""
+"""Output of the ``cogview eval`` verbs: reports and contact sheets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Parts = Iterable["Table | Text | str"]
 
 
 class Report(Config):
-    """Where the report goes."""
+    """Where the report is written."""
 
-    out: Path | None = option(None, "Write the report, with every number, as JSON.")
+    out: Path | None = option(None, "Write the report, with every number, to a JSON file.")
     as_json: bool = option(False, "Print the report as JSON instead of tables.", "--json")
 
     def finish(self, report: Config, parts: Callable[[Any], Parts]) -> None:
-        """Write the report and show it, as JSON or as the tables and lines that ``parts`` makes of it."""
+        """Write and print a report, as JSON or as the tables and lines that ``parts`` returns for it."""
         from cogview.evaluation.reports import write_report
 
         if self.out:
@@ -41,39 +41,41 @@ class Report(Config):
 
 
 class Sheet(Report):
-    """A report, and a sheet of the images."""
+    """Where the report and a sheet of the images are written."""
 
-    sheet: Path | None = option(None, "Write an image of all sets, one above the other (PNG).")
+    sheet: Path | None = option(None, "Write a sheet of all sets of images, one above the other (PNG).")
 
-    def draw(self, sets: Mapping[str, NDArray[np.uint8]], shown: int, columns: int = 20) -> None:
-        """Write the sheet, if it is asked for: ``shown`` images of each set, evenly spaced."""
+    def write_sheet(self, sets: Mapping[str, NDArray[np.uint8]], shown: int, columns: int = 20) -> None:
+        """Write the sheet, if requested: ``shown`` images of each set (n, size, size, 3), evenly spaced."""
         if self.sheet:
             count = len(next(iter(sets.values())))
             rows = spaced(count, shown)
-            write_rows(self.sheet, [own[rows] for own in sets.values() if len(own) == count], columns)
+            write_rows(
+                self.sheet, [images[rows] for images in sets.values() if len(images) == count], columns
+            )
 
-    def of_files(
+    def finish_files(
         self,
-        found: tuple[Config, Mapping[str, Sequence[Path]]] | None,
+        result: tuple[Config, Mapping[str, Sequence[Path]]] | None,
         share: Share,
         shown: int,
         parts: Callable[[Any], Parts],
     ) -> None:
-        """Sheet and report of images in files; None while other processes have images to generate."""
+        """Write sheet and report. result: report and image files by set; None until all ranks are done."""
         from cogview.data.shards import Preprocessing
         from cogview.evaluation.sample_store import load_all
 
-        if found is None:
+        if result is None:
             return typer.echo(share.waiting)
-        report, sets = found
+        report, sets = result
         if self.sheet:
-            shape, most = Preprocessing(size=128, resample="box"), min(shown, *map(len, sets.values()))
-            rows = [[own[i] for i in spaced(len(own), most)] for own in sets.values()]
+            shape, count = Preprocessing(size=128, resample="box"), min(shown, *map(len, sets.values()))
+            rows = [[paths[i] for i in spaced(len(paths), count)] for paths in sets.values()]
             write_rows(self.sheet, [load_all(paths, shape) for paths in rows])
         self.finish(report, parts)
 
 
 def spaced(count: int, shown: int) -> list[int]:
-    """At most ``shown`` numbers below ``count``, evenly spaced."""
+    """At most ``shown`` indices below ``count``, evenly spaced."""
     shown = min(count, shown)
     return [i * count // shown for i in range(shown)]

@@ -1,6 +1,6 @@
 """``cogview eval attributes``, ``things``, ``scenes``, ``alignment``, ``editing``, ``fairness``.
 
-Do images show what was asked for?
+These measure whether images show what their prompts describe.
 """
 
 from __future__ import annotations
@@ -21,50 +21,51 @@ SHOWN = 60  # images of each set on a sheet
 
 @grouped(work=Path("runs/attributes"))
 def attributes(
-    given: inputs.Attributes, plan: plans.AttributePlan, way: inputs.Generation, report: Sheet
+    args: inputs.Attributes, plan: plans.AttributePlan, generation: inputs.Generation, output: Sheet
 ) -> None:
-    """How many attributes stated in unseen captions a classifier finds in the images generated for them.
+    """Attribute accuracy: a classifier checks images generated for unseen captions for the stated attributes.
 
-    Chinese and English captions are used each; real images give the ceiling, swapped prompts the floor.
+    It is measured for Chinese and for English captions; real images give the upper bound, swapped prompts the
+    lower one.
     """
     from cogview.evaluation.experiments.attributes import evaluate_attributes
     from cogview.pipelines.model import DEFAULT
     from cogview.tokenizers.loading import read_image_tokenizer
 
-    reader, text = inputs.open_classifier(given.classifier), ModelBundle.find(DEFAULT).text_tokenizer
-    own = given.model == inputs.NEAREST
-    generator = inputs.nearest(given.corpus, text(), plan.source) if own else way.by(given.model)
-    place = given.tokenizer or getattr(generator, "image_tokenizer", None)
-    tokenizer = read_image_tokenizer(place) if place else None
+    classifier, text = inputs.open_classifier(args.classifier), ModelBundle.find(DEFAULT).text_tokenizer
+    nearest = args.model == inputs.NEAREST
+    generator = inputs.nearest(args.corpus, text(), plan.source) if nearest else generation.by(args.model)
+    directory = args.tokenizer or getattr(generator, "image_tokenizer", None)
+    tokenizer = read_image_tokenizer(directory) if directory else None
     with bars() as progress:
-        found, sets = evaluate_attributes(
-            plan, given.corpus, reader, generator, way.work, tokenizer, progress
+        report, sets = evaluate_attributes(
+            plan, args.corpus, classifier, generator, generation.work, tokenizer, progress
         )
-    report.draw(sets, SHOWN)
-    report.finish(found, tables.attributes)
+    output.write_sheet(sets, SHOWN)
+    output.finish(report, tables.attributes)
 
 
 @grouped(work=Path("runs/things"))
 def things(
-    given: inputs.Things, plan: plans.ThingsPlan, judged: inputs.Judged, share: inputs.Share, report: Sheet
+    args: inputs.Things, plan: plans.ThingsPlan, judged: inputs.Judged, share: inputs.Share, output: Sheet
 ) -> None:
-    """Whether images of bare names show the thing, judged by a classifier, and whether they copy training
-    images.
+    """Whether images generated for the names of things show them, by a classifier, and whether they copy
+    training images.
 
     cogview eval things --model pictogram --reader runs/things/model -n 2000 --out things.json
     """
     from cogview.evaluation.experiments.things import evaluate_things
     from cogview.evaluation.judges.thing_reader import ThingReader
 
-    judge, generator, part = ThingReader.from_directory(given.reader), judged.generator(), share.part
+    judge, generator, part = ThingReader.from_directory(args.reader), judged.generator(), share.part
     with bars() as progress:
-        found = evaluate_things(plan, judge, generator, judged.work, given.drawings, part, progress)
-    report.of_files(found, share, SHOWN, tables.things)
+        report = evaluate_things(plan, judge, generator, judged.work, args.drawings, part, progress)
+    output.finish_files(report, share, SHOWN, tables.things)
 
 
 @grouped(work=Path("runs/scenes"))
 def scenes(
-    given: inputs.Scenes, plan: plans.ScenesPlan, judged: inputs.Judged, share: inputs.Share, report: Sheet
+    args: inputs.Scenes, plan: plans.ScenesPlan, judged: inputs.Judged, share: inputs.Share, output: Sheet
 ) -> None:
     """Whether images show the requested scene: GenEval's six tasks, judged by a detector.
 
@@ -73,24 +74,24 @@ def scenes(
     from cogview.evaluation.experiments.scenes import evaluate_scenes
     from cogview.evaluation.judges.scene_reader import SceneReader
 
-    judge, generator, part = SceneReader.from_directory(given.reader), judged.generator(), share.part
+    judge, generator, part = SceneReader.from_directory(args.reader), judged.generator(), share.part
     with bars() as progress:
-        found = evaluate_scenes(plan, judge, generator, judged.work, given.real, part, progress)
-    report.of_files(found, share, SHOWN, tables.scenes)
+        report = evaluate_scenes(plan, judge, generator, judged.work, args.real, part, progress)
+    output.finish_files(report, share, SHOWN, tables.scenes)
 
 
 @grouped(work=Path("runs/alignment"))
 def alignment(
-    given: inputs.Captioned,
+    args: inputs.Captioned,
     plan: plans.AlignmentPlan,
     rows: inputs.Rows,
-    way: inputs.Generation,
+    generation: inputs.Generation,
     share: inputs.Share,
-    report: Sheet,
+    output: Sheet,
 ) -> None:
-    """R-precision and retrieval: do images and their captions find each other?
+    """R-precision and retrieval between images and their captions, by a dual encoder.
 
-    The images of --data are the ceiling, the captions of others the floor.
+    The images of --data give the upper bound, the captions of other images the lower one.
 
     cogview eval alignment --scorer runs/scorer --data corpus --split test_comp -n 500 --model pictogram
     """
@@ -98,24 +99,24 @@ def alignment(
     from cogview.evaluation.judges.captioned import read_captioned
     from cogview.evaluation.judges.scorer import DualEncoder
 
-    judge, part = DualEncoder.from_directory(given.scorer), share.part
+    judge, part = DualEncoder.from_directory(args.scorer), share.part
     generators = [
-        inputs.nearest(given.data, judge.text, rows.source) if name == inputs.NEAREST else way.by(name)
-        for name in given.models
+        inputs.nearest(args.data, judge.text, rows.source) if name == inputs.NEAREST else generation.by(name)
+        for name in args.models
     ]
     shape = judge.config.preprocessing
     with bars() as progress:
-        captioned = read_captioned(given.data, shape, rows.split, rows.source, rows.count, progress=progress)
-        found = evaluate_alignment(plan, captioned, judge, generators, way.work, part, progress)
-    if found is None:
+        captioned = read_captioned(args.data, shape, rows.split, rows.source, rows.count, progress=progress)
+        report = evaluate_alignment(plan, captioned, judge, generators, generation.work, part, progress)
+    if report is None:
         return typer.echo(share.waiting)
-    report.draw(found[1], SHOWN)
-    report.finish(found[0], tables.alignment)
+    output.write_sheet(report[1], SHOWN)
+    output.finish(report[0], tables.alignment)
 
 
 @grouped(model="pictogram-2", work=Path("runs/editing"))
-def editing(given: inputs.Edits, plan: plans.EditingPlan, judged: inputs.Judged, report: Sheet) -> None:
-    """Edit held-out images and measure what changed: the requested attribute, the others, the pixels.
+def editing(args: inputs.Edits, plan: plans.EditingPlan, judged: inputs.Judged, output: Sheet) -> None:
+    """Edit held-out images and measure what changed: the requested attribute, other attributes, the pixels.
 
     Example:
 
@@ -124,26 +125,27 @@ def editing(given: inputs.Edits, plan: plans.EditingPlan, judged: inputs.Judged,
     from cogview.evaluation.experiments.edits import evaluate_editing
 
     ModelBundle.find(judged.model, "edit")
-    reader, editor = inputs.open_classifier(given.classifier), judged.generator()
+    classifier, editor = inputs.open_classifier(args.classifier), judged.generator()
     with bars() as progress:
-        found, sets = evaluate_editing(plan, given.tasks, reader, editor, judged.work, progress)
-    report.draw(sets, SHOWN // 3)
-    report.finish(found, tables.editing)
+        report, sets = evaluate_editing(plan, args.tasks, classifier, editor, judged.work, progress)
+    output.write_sheet(sets, SHOWN // 3)
+    output.finish(report, tables.editing)
 
 
 @grouped(work=Path("runs/fairness"))
-def fairness(given: inputs.Open, plan: plans.AuditPlan, judged: inputs.Judged, report: Report) -> None:
-    """Proportions among the images of open prompts, with Wilson intervals, with and without word replacing.
+def fairness(args: inputs.Open, plan: plans.AuditPlan, judged: inputs.Judged, output: Report) -> None:
+    """Proportions of attributes in images of open prompts, with Wilson intervals, with and without added
+    words.
 
     cogview eval fairness recipes/fairness/avatars.yaml --model pictogram --classifier runs/classifier
     """
     from cogview.evaluation.experiments.audit import evaluate_fairness, read_audit
     from cogview.evaluation.fairness_plot import plot_fairness
 
-    asked, work = read_audit(given.audit), judged.work
-    reader, generator = inputs.open_classifier(given.classifier), judged.generator()
+    audit, work = read_audit(args.audit), judged.work
+    classifier, generator = inputs.open_classifier(args.classifier), judged.generator()
     with bars() as progress:
-        found = evaluate_fairness(*asked, plan, reader, generator, work, given.corpus, progress)
-    if given.plot:
-        plot_fairness(found, given.plot)
-    report.finish(found, tables.fairness)
+        report = evaluate_fairness(*audit, plan, classifier, generator, work, args.corpus, progress)
+    if args.plot:
+        plot_fairness(report, args.plot)
+    output.finish(report, tables.fairness)

@@ -1,4 +1,4 @@
-"""``cogview eval train-classifier`` and ``train-scorer``: the networks that judge images."""
+"""``cogview eval train-classifier`` and ``train-scorer``: train the networks that evaluate images."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from cogview.pipelines.task_requests import use_threads
 
 @grouped()
 def train_classifier(
-    given: inputs.Corpus, network: inputs.Network, training: plans.ClassifierTraining
+    args: inputs.Corpus, network: inputs.Network, training: plans.ClassifierTraining
 ) -> None:
-    """Train the classifier that reads attributes off images, on real images of split "train" only."""
+    """Train the attribute classifier, on real images of split "train" only."""
     from cogview.evaluation.judges.classifier_training import train_from_corpus, up_to_date
 
-    learned, out = (given.corpus, training, network.size, given.source, given.rare), network.out
-    if not network.force and up_to_date(out, *learned):
+    settings, out = (args.corpus, training, network.size, args.source, args.rare), network.out
+    if not network.force and up_to_date(out, *settings):
         typer.echo(f"{out} is up to date; --force trains it again")
         return
     use_threads(network.threads)
-    reader = train_from_corpus(*learned, run=run_of(out))
+    classifier = train_from_corpus(*settings, run=run_of(out))
     with writing(out / "config.json"):
-        reader.save(out)
-    facts = reader.config.facts
+        classifier.save(out)
+    facts = classifier.config.facts
     accuracy = facts.get("val_accuracy")
-    right = f"{100 * accuracy:.1f} %" if isinstance(accuracy, float) else "nothing"
+    correct = f"{100 * accuracy:.1f} %" if isinstance(accuracy, float) else "nothing"
     typer.echo(
-        f"{out}: {len(reader.config.attributes)} attributes of {len(reader.styles)} styles, "
-        f"{facts['pictures']} pictures, {facts['seconds']} s, {right} of split 'val' read right"
+        f"{out}: {len(classifier.config.attributes)} attributes of {len(classifier.styles)} styles, "
+        f"{facts['pictures']} images, {facts['seconds']} s, {correct} of split 'val' read right"
     )
 
 
 def run_of(out: Path) -> Path:
-    """Where the training is kept until it is done: stopped, the same command goes on."""
+    """The run directory of an unfinished training, from which the same command resumes it."""
     return out.with_name(f"{out.name}.run")
 
 
 @grouped()
-def train_scorer(given: inputs.ScorerCorpus, network: inputs.Network, training: plans.ScorerTraining) -> None:
-    """Train the scorer of how well an image and a sentence fit, on real images and their captions.
+def train_scorer(args: inputs.ScorerCorpus, network: inputs.Network, training: plans.ScorerTraining) -> None:
+    """Train the dual encoder that scores how well a text describes an image, on real images and captions.
 
     cogview eval train-scorer --data corpus --out runs/scorer
     """
     from cogview.evaluation.judges.scorer_training import train_from_data, up_to_date
 
-    learned, out = (training, network.size, given.split, given.limit), network.out
-    if not network.force and up_to_date(out, given.data, *learned):
+    settings, out = (training, network.size, args.split, args.limit), network.out
+    if not network.force and up_to_date(out, args.data, *settings):
         typer.echo(f"{out} is up to date; --force trains it again")
         return
     use_threads(network.threads)
     with bars() as progress:
-        scorer = train_from_data(given.data, given.tokenizer(), *learned, progress, run_of(out))
+        scorer = train_from_data(args.data, args.tokenizer(), *settings, progress, run_of(out))
     with writing(out / "config.json"):
         scorer.save(out)
     facts = scorer.config.facts
-    typer.echo(f"{out}: {facts['pictures']} pictures, {facts['steps']} steps, {facts['seconds']} s")
+    typer.echo(f"{out}: {facts['pictures']} images, {facts['steps']} steps, {facts['seconds']} s")

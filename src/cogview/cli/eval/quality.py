@@ -1,6 +1,6 @@
 """``cogview eval tokenizer``, ``pictures``, ``compare``, ``coco``, ``diversity``, ``upscaling``, ``speed``.
 
-How near are images to real ones, how different from each other, and how fast are they made?
+These measure how close images are to real ones, how diverse they are, and how fast they are generated.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from cogview.types import SamplingParams
 
 
 @grouped()
-def tokenizer(given: inputs.Tokenizer, plan: plans.ReconstructionPlan, report: Sheet) -> None:
-    """PSNR, SSIM and LPIPS of reconstructions, and how the codebook is used."""
+def tokenizer(args: inputs.Tokenizer, plan: plans.ReconstructionPlan, output: Sheet) -> None:
+    """PSNR, SSIM and LPIPS of an image tokenizer's reconstructions, and its codebook usage."""
     from cogview.data.shards import Preprocessing
     from cogview.evaluation.metrics.reconstruction import evaluate_tokenizer, load_images, spread
     from cogview.evaluation.reports import versions
     from cogview.tokenizers.loading import read_image_tokenizer
     from cogview.tokenizers.perceptual import LPIPS
 
-    use_threads(given.place.threads, given.directory)
-    device = given.place.chosen_device()
-    model = read_image_tokenizer(given.directory).to(device)
-    judge = LPIPS.from_file(given.lpips).to(device) if given.lpips else None
+    use_threads(args.place.threads, args.directory)
+    device = args.place.chosen_device()
+    model = read_image_tokenizer(args.directory).to(device)
+    judge = LPIPS.from_file(args.lpips).to(device) if args.lpips else None
     shape = Preprocessing(size=model.image_size, resample=plan.resample)
-    pictures = load_images(given.data, plan.split, shape, plan.limit)
+    images = load_images(args.data, plan.split, shape, plan.limit)
     with bars() as progress:
-        found, copies = evaluate_tokenizer(model, pictures, judge, progress)
-    facts = {"data": given.data.name, "split": plan.split or "", "resample": plan.resample}
+        report, reconstructions = evaluate_tokenizer(model, images, judge, progress)
+    facts = {"data": args.data.name, "split": plan.split or "", "resample": plan.resample}
     facts |= {"lpips": "vgg16" if judge else "", **versions()}
-    if report.sheet:
-        rows = spread(pictures.sources, given.shown)
-        write_rows(report.sheet, [pictures.pixels[rows], copies[rows]], given.columns)
-    report.finish(found.model_copy(update={"facts": {**found.facts, **facts}}), tables.reconstruction)
+    if output.sheet:
+        rows = spread(images.sources, args.shown)
+        write_rows(output.sheet, [images.pixels[rows], reconstructions[rows]], args.columns)
+    output.finish(report.model_copy(update={"facts": {**report.facts, **facts}}), tables.reconstruction)
 
 
 @grouped(work=Path("runs/pictures"))
 def pictures(
-    given: inputs.Sets,
+    args: inputs.Sets,
     plan: plans.DistributionPlan,
     features: inputs.Features,
     rows: inputs.Rows,
-    report: Report,
+    output: Report,
 ) -> None:
     """How close generated images are to real ones: FID-k, KID-k, Inception Score, with a manifest.
 
-    KID is unbiased and right for hundreds of images; FID needs thousands. Figures are called after the
-    network, Lite0-FID or Inception-FID: compare those of one network with each other.
+    KID is unbiased and suits hundreds of images; FID needs thousands. Metrics are named after the network,
+    Lite0-FID or Inception-FID: only compare values of the same network.
 
     cogview eval pictures photos/ out/ --weights lite0.safetensors --blur 0,1,2,4,8
     """
@@ -66,38 +66,38 @@ def pictures(
     from cogview.evaluation.metrics.image_sets import open_set
     from cogview.evaluation.sample_store import parse_rank
 
-    part, extractor, work = parse_rank(given.part, "--part"), features.open(plan.canvas), features.work
-    real = open_set(given.reference, rows.split, rows.source, rows.count)
-    drawn = open_set(given.drawn, count=rows.count)
+    part, extractor, work = parse_rank(args.part, "--part"), features.open(plan.canvas), features.work
+    real = open_set(args.reference, rows.split, rows.source, rows.count)
+    generated = open_set(args.drawn, count=rows.count)
     with bars() as progress:
-        found = compare_pictures(real, drawn, plan, extractor, work, progress, part, given.any_size)
-    if found is None:
-        typer.echo(f"part {given.part} is done; run the same without --part when all parts are")
+        report = compare_pictures(real, generated, plan, extractor, work, progress, part, args.any_size)
+    if report is None:
+        typer.echo(f"part {args.part} is done; when all parts are, run the same command without --part")
         return
-    report.finish(found, lambda own: tables.figures({str(given.drawn): own.figures}))
+    output.finish(report, lambda report: tables.figures({str(args.drawn): report.figures}))
 
 
 @grouped()
-def compare(given: inputs.Reports) -> None:
-    """Compare reports; refused, with the field named, where they were not measured the same way."""
+def compare(args: inputs.Reports) -> None:
+    """Compare reports; they must have been measured the same way, or the first differing field is named."""
     from cogview.evaluation.metrics.comparison import figures, read_reports
 
-    if len(given.reports) < 2:
-        raise CogViewError("one report is nothing to compare; give two or more")
-    found = read_reports(given.reports)
-    show(*tables.figures({where: figures(report) for where, report in found.items()}))
+    if len(args.reports) < 2:
+        raise CogViewError("give two or more reports to compare")
+    reports = read_reports(args.reports)
+    show(*tables.figures({path: figures(report) for path, report in reports.items()}))
 
 
 @grouped(work=Path("runs/coco"), blurs=",".join(f"{blur:g}" for blur in plans.BLURS))
 def coco(
-    given: inputs.Coco,
+    args: inputs.Coco,
     plan: plans.CocoPlan,
     figures: Annotated[plans.DistributionPlan, Fields("blurs", "canvas", "seed", "bootstrap")],
     features: inputs.Features,
     share: inputs.Share,
-    report: Report,
+    output: Report,
 ) -> None:
-    """The papers' evaluation on MS-COCO: FID-k, KID-k, Inception Score and caption loss for its captions.
+    """The papers' evaluation on MS-COCO: FID-k, KID-k, Inception Score and caption loss, for COCO's captions.
 
     cogview eval coco --captions captions_val2014.json --images val2014 --model models/cogview
     --weights inception.safetensors --translate 'python translate.py' --out coco.json
@@ -108,56 +108,56 @@ def coco(
     from cogview.evaluation.experiments.coco import evaluate_coco
     from cogview.evaluation.experiments.coco_table import write_selection
 
-    wanted = plans.CocoPlan(**plans.PROTOCOLS[given.protocol] | plan.model_dump(exclude_unset=True))
+    coco_plan = plans.CocoPlan(**plans.PROTOCOLS[args.protocol] | plan.model_dump(exclude_unset=True))
     measured = figures.model_copy(update={"metrics": ("fid", "kid", "is")})
-    if given.listed:
-        count = write_selection(wanted, given.files, given.listed)
-        return typer.echo(f"{given.listed}: {count} captions")
-    if given.pictures:
-        return coco_table(given, wanted, measured, features, report)
-    if given.model is None:
+    if args.listed:
+        count = write_selection(coco_plan, args.files, args.listed)
+        return typer.echo(f"{args.listed}: {count} captions")
+    if args.pictures:
+        return coco_table(args, coco_plan, measured, features, output)
+    if args.model is None:
         raise CogViewError("give a --model to generate with, or systems as --pictures NAME=DIR")
     part, extractor = share.part, features.open(figures.canvas)
-    pipeline = inputs.open_model(given.model, given.place)
+    pipeline = inputs.open_model(args.model, args.place)
     with bars() as progress:
-        found = evaluate_coco(
-            wanted, given.files, pipeline, extractor, features.work, measured, part, progress
+        report = evaluate_coco(
+            coco_plan, args.files, pipeline, extractor, features.work, measured, part, progress
         )
-    if found is None:
+    if report is None:
         return typer.echo(share.waiting)
-    name = f"{found.facts['model']}, {found.count} captions"
-    report.finish(found, lambda own: tables.figures({name: own.figures}))
+    name = f"{report.facts['model']}, {report.count} captions"
+    output.finish(report, lambda report: tables.figures({name: report.figures}))
 
 
 def coco_table(
-    given: inputs.Coco,
+    args: inputs.Coco,
     plan: plans.CocoPlan,
     measured: plans.DistributionPlan,
     features: inputs.Features,
-    report: Report,
+    output: Report,
 ) -> None:
-    """The figures of several systems' images under one judge."""
+    """Evaluate the images of several systems with one caption model."""
     from cogview.evaluation.experiments.coco_table import evaluate_systems, read_systems
 
-    if given.judge is None or given.model is not None:
-        wrong = "--judge is missing" if given.judge is None else "--model generates; leave it out"
+    if args.judge is None or args.model is not None:
+        wrong = "--judge is missing" if args.judge is None else "--model generates; leave it out"
         raise CogViewError(f"--pictures: {wrong}: one model judges the images of all systems")
-    systems, judge = read_systems(given.pictures), inputs.open_generator(given.judge, given.place)
+    systems, judge = read_systems(args.pictures), inputs.open_generator(args.judge, args.place)
     extractor, work = features.open(measured.canvas), features.work
     with bars() as progress:
-        found = evaluate_systems(plan, given.files, systems, judge, extractor, work, measured, progress)
-    report.finish(found, lambda own: tables.figures(own.rows))
+        report = evaluate_systems(plan, args.files, systems, judge, extractor, work, measured, progress)
+    output.finish(report, lambda report: tables.figures(report.rows))
 
 
 @grouped(work=Path("runs/pictures"))
 def diversity(
-    given: inputs.Spread,
+    args: inputs.Spread,
     plan: plans.DiversityPlan,
     features: inputs.Features,
     rows: inputs.Rows,
-    report: Report,
+    output: Report,
 ) -> None:
-    """How different images are: of one prompt, of different prompts, and altogether (Vendi score).
+    """How diverse images are: of one prompt, of different prompts, and all together (Vendi score).
 
     cogview eval diversity out/ --weights lite0.safetensors
 
@@ -166,25 +166,25 @@ def diversity(
     from cogview.evaluation.metrics.diversity import column, evaluate_diversity
     from cogview.evaluation.metrics.image_sets import open_set
 
-    extractor, found = features.open(), open_set(given.pictures, rows.split, rows.source, rows.count)
-    texts = column(given.pictures, found, given.prompts) if given.prompts else None
+    extractor, images = features.open(), open_set(args.pictures, rows.split, rows.source, rows.count)
+    texts = column(args.pictures, images, args.prompts) if args.prompts else None
     with bars() as progress:
-        result = evaluate_diversity(found, extractor, plan, features.work, progress, texts)
-    report.finish(result, tables.diversity)
+        report = evaluate_diversity(images, extractor, plan, features.work, progress, texts)
+    output.finish(report, tables.diversity)
 
 
 @grouped(model="pictogram")
 def upscaling(
-    given: inputs.Upscaling,
+    args: inputs.Upscaling,
     plan: plans.UpscalingPlan,
     params: Annotated[SamplingParams, Fields("temperature", "top_k", "top_p", shown="the model's")],
-    report: Sheet,
+    output: Sheet,
 ) -> None:
-    """LPIPS, SSIM and PSNR of upscaled images to the true large ones, against bicubic and Lanczos.
+    """LPIPS, SSIM and PSNR of upscaled images against the true large ones, compared with bicubic and Lanczos.
 
-    Images of twice the model's size are halved and brought back; for a family of CogView2's kind, as many
-    times as its direct model enlarges, and from their codes. Rows of the sheet are those of the table, the
-    true images first.
+    Images of twice the model's size are reduced to half and upscaled again. For a family of CogView2's kind,
+    the factor is that of its direct model, and it upscales from image codes. Rows of the sheet are those of
+    the table, the true images first.
 
     Examples:
 
@@ -200,42 +200,42 @@ def upscaling(
     from cogview.pipelines.super_resolution import ORDER
     from cogview.tokenizers.perceptual import LPIPS
 
-    judge, pipeline = LPIPS.from_file(given.lpips, given.network), inputs.open_model(given.model, given.place)
+    judge, pipeline = LPIPS.from_file(args.lpips, args.network), inputs.open_model(args.model, args.place)
     sampling = {name: getattr(params, name) for name in params.model_fields_set}
     with bars() as progress:
         family = pipeline.bundle.config
-        if family.stages and (given.order or UPSCALING not in family.roles):
-            refuse_for_codes(sampling)
-            found, ways, sources = evaluate_two_stage_upscaling(
-                pipeline, given.data, judge, plan, given.order or (ORDER,), progress
+        if family.stages and (args.order or UPSCALING not in family.roles):
+            refuse_sampling(sampling)
+            report, sets, sources = evaluate_two_stage_upscaling(
+                pipeline, args.data, judge, plan, args.order or (ORDER,), progress
             )
         else:
-            found, ways, sources = evaluate_upscaling(pipeline, given.data, judge, plan, sampling, progress)
-    if report.sheet:
-        rows = spread(sources, given.shown)
-        write_rows(report.sheet, [pictures[rows] for pictures in ways.values()], len(rows))
-    report.finish(found.model_copy(update={"facts": {**found.facts, **versions()}}), tables.upscaling)
+            report, sets, sources = evaluate_upscaling(pipeline, args.data, judge, plan, sampling, progress)
+    if output.sheet:
+        rows = spread(sources, args.shown)
+        write_rows(output.sheet, [images[rows] for images in sets.values()], len(rows))
+    output.finish(report.model_copy(update={"facts": {**report.facts, **versions()}}), tables.upscaling)
 
 
-def refuse_for_codes(sampling: dict[str, float]) -> None:
-    """CogViewError for parameters that direct and iterative super-resolution do not have."""
+def refuse_sampling(sampling: dict[str, float]) -> None:
+    """Raises CogViewError if there are parameters, which direct and iterative super-resolution lack."""
     if sampling:
         raise CogViewError(
             f"--{next(iter(sampling)).replace('_', '-')}: families of CogView2's kind upscale with the "
-            "release's parameters; leave it away"
+            "release's parameters; leave it out"
         )
 
 
 @grouped()
-def speed(given: inputs.Timed, plan: plans.SpeedPlan, report: Report) -> None:
+def speed(args: inputs.Timed, plan: plans.SpeedPlan, output: Report) -> None:
     """How fast a model generates on this machine.
 
     cogview eval speed --model pictogram --batches 1,4,16
     """
     from cogview.evaluation.experiments.speed import measure_speed
 
-    place = given.place
-    use_threads(place.threads, ModelBundle.find(given.model).directory)
+    place = args.place
+    use_threads(place.threads, ModelBundle.find(args.model).directory)
     with bars() as progress:
-        found = measure_speed(given.model, plan, place.precision, progress, place.torch_device())
-    report.finish(found, tables.speed)
+        report = measure_speed(args.model, plan, place.precision, progress, place.torch_device())
+    output.finish(report, tables.speed)

@@ -1,4 +1,4 @@
-"""``cogview eval captions``, ``best-of``, ``order``: what the caption role is worth."""
+"""``cogview eval captions``, ``best-of``, ``order``: evaluate the caption role."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ SHOWN = 40  # images of each set on a sheet
 
 
 @grouped(work=Path("runs/captions"))
-def captions(given: inputs.Captions, plan: plans.CaptionPlan, report: Report) -> None:
+def captions(args: inputs.Captions, plan: plans.CaptionPlan, output: Report) -> None:
     """How many attributes of unseen images their generated captions name.
 
-    The true captions give the ceiling, captions of other images the floor. Also: how often an image's own
-    caption has a lower caption loss than another's.
+    The true captions give the upper bound, captions of other images the lower one. Also measures how often
+    the caption loss of an image's true caption is lower than that of another image's caption.
     """
     from cogview.evaluation.experiments.captions import evaluate_captions
 
-    model = inputs.open_generator(given.model, given.place)
+    model = inputs.open_generator(args.model, args.place)
     with bars() as progress:
-        found = evaluate_captions(plan, given.corpus, model, given.rare, progress, given.work)
-    facts = {**found.facts, "precision": given.place.precision}
-    report.finish(found.model_copy(update={"facts": facts}), tables.captions)
+        report = evaluate_captions(plan, args.corpus, model, args.rare, progress, args.work)
+    facts = {**report.facts, "precision": args.place.precision}
+    output.finish(report.model_copy(update={"facts": facts}), tables.captions)
 
 
 @grouped(work=Path("runs/best-of"))
-def best_of(given: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Judged, report: Sheet) -> None:
-    """Attribute accuracy of the best of 1, 4 and 16 images by caption loss, for unseen captions.
+def best_of(args: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Judged, output: Sheet) -> None:
+    """Attribute accuracy of the best of 1, 4 and 16 images by caption loss, for unseen captions (or --sizes).
 
     cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
     """
@@ -43,37 +43,39 @@ def best_of(given: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Jud
     from cogview.evaluation.metrics.fid import open_extractor
     from cogview.reports.plots import plot_curves
 
-    reader, generator = inputs.open_classifier(given.classifier), judged.generator()
-    others = (inputs.open_scorer(given.scorer), open_extractor(given.weights) if given.weights else None)
+    classifier, generator = inputs.open_classifier(args.classifier), judged.generator()
+    others = (inputs.open_scorer(args.scorer), open_extractor(args.weights) if args.weights else None)
     with bars() as progress:
-        found, sets = evaluate_best_of(plan, given.corpus, reader, generator, judged.work, progress, *others)
-    if given.plot:
-        plot_curves(curves(found.accuracy), "candidates", "attributes read right", given.plot)
-    report.draw(sets, SHOWN)
-    report.finish(found, tables.best_of)
+        report, sets = evaluate_best_of(
+            plan, args.corpus, classifier, generator, judged.work, progress, *others
+        )
+    if args.plot:
+        plot_curves(curves(report.accuracy), "candidates", "attributes read right", args.plot)
+    output.write_sheet(sets, SHOWN)
+    output.finish(report, tables.best_of)
 
 
 @grouped(work=Path("runs/order"))
-def order(given: inputs.Prompt, plan: plans.OrderPlan, report: Report) -> None:
-    """Generate many images of a prompt and show them in order of their caption loss (CogView, figure 6).
+def order(args: inputs.Prompt, plan: plans.OrderPlan, output: Report) -> None:
+    """Generate many images of a prompt and write a sheet in order of their caption loss (CogView, figure 6).
 
     cogview eval order "a blue monster with round eyes, red background" --model pictogram -n 60
     """
     from cogview.evaluation.experiments.order import order_sheet, rank_images
     from cogview.files import write_image
 
-    judge, pipeline = inputs.open_scorer(given.scorer), inputs.open_model(given.model, given.place)
+    judge, pipeline = inputs.open_scorer(args.scorer), inputs.open_model(args.model, args.place)
     with bars() as progress:
-        found, images = rank_images(
-            pipeline, given.prompt, plan.count, plan.seed, plan.sampling, judge, progress, given.work
+        report, images = rank_images(
+            pipeline, args.prompt, plan.count, plan.seed, plan.sampling, judge, progress, args.work
         )
-    with writing(given.sheet):
-        write_image(given.sheet, order_sheet(found, images))
+    with writing(args.sheet):
+        write_image(args.sheet, order_sheet(report, images))
 
     def line(report: OrderReport) -> list[str]:
-        losses = f"{report.order[0].loss:.3f} to {report.order[-1].loss:.3f} nats a token"
+        losses = f"{report.order[0].loss:.3f} to {report.order[-1].loss:.3f} nats per token"
         if report.agreement is not None:
             losses += f"; rank correlation with the scorer {report.agreement:.2f}"
-        return [f"{given.sheet}: caption loss from {losses}"]
+        return [f"{args.sheet}: caption loss from {losses}"]
 
-    report.finish(found, line)
+    output.finish(report, line)
