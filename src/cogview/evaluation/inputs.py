@@ -135,7 +135,7 @@ class Share(Config):
     @property
     def waiting(self) -> str:
         """The message while the shares of other processes are missing."""
-        return f"share {self.rank} is done; run the same command again when all shares are done"
+        return f"share {self.rank} is generated; run the same command again when all shares are generated"
 
 
 class Attributes(Config):

@@ -221,7 +221,7 @@ def test_a_folder_of_drawn_pictures_tells_its_prompts(scorer: DualEncoder, tmp_p
         save_png(Image.new("RGB", (30, 24), "red"), tmp_path / f"{i}.png", facts)
     found = read_captioned(tmp_path, SHAPE)
     assert found.texts == [["red circle"], ["蓝色的方块"]] and found.languages == [["en"], ["zh"]]
-    with pytest.raises(CogViewError, match="1 pictures have a caption in 'en', 2 are needed"):
+    with pytest.raises(CogViewError, match="1 images have a caption in 'en', 2 are needed"):
         evaluate_alignment(AlignmentPlan(languages=("en",)), found, scorer)
     for i, prompt in enumerate(("blue square", "green circle")):
         facts = Provenance(software="t", prompt=prompt, seed=0, model="m", model_hash="h")

@@ -45,7 +45,7 @@ class Knowing:
             self.known[pixels.tobytes()] = avatars[key]
             self.captions.setdefault(pixels.tobytes(), set()).update(avatars[key].captions.values())
 
-    def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
+    def caption(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
         return [self.say(self.known[picture.tobytes()], language) for picture in pictures]
 
     def say(self, avatar: Any, language: str) -> str:
@@ -98,7 +98,7 @@ def test_progress_and_too_few_pictures(corpus: Path) -> None:
         rare=8,
         progress=lambda *told: seen.append(told),
     )
-    assert seen == [("describing en", i, 3) for i in (1, 2, 3)]
+    assert seen == [("captioning en", i, 3) for i in (1, 2, 3)]
     with pytest.raises(CogViewError, match="held-out combinations"):
         evaluate_captions(PLAN.model_copy(update={"count": 999}), corpus, Knowing(corpus), rare=8)
 
@@ -117,7 +117,7 @@ def test_the_longest_phrase_counts() -> None:
 class Silent(Knowing):
     """Describes nothing any more."""
 
-    def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
+    def caption(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
         raise AssertionError("it was described before")
 
 

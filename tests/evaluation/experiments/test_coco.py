@@ -91,10 +91,10 @@ def test_captions_are_chosen_by_seed_and_perhaps_one_a_picture(coco: Path) -> No
     assert [own.number for own in captions] == sorted(own.number for own in captions)
     plan = CocoPlan(count=6, distinct=True)
     chosen = select(captions, plan)
-    assert len({own.picture for own in chosen}) == 6 and chosen == select(captions, plan)
+    assert len({own.image for own in chosen}) == 6 and chosen == select(captions, plan)
     assert chosen != select(captions, plan.model_copy(update={"seed": 1}))
     assert len({own.number for own in select(captions, CocoPlan(count=18))}) == 18
-    with pytest.raises(CogViewError, match="6 captions of different pictures, not 7; lower --n"):
+    with pytest.raises(CogViewError, match="6 captions of different images, not 7; lower --n"):
         select(captions, CocoPlan(count=7, distinct=True))
 
 
@@ -119,7 +119,7 @@ def test_the_best_is_kept_with_more_contrast_and_says_so(coco: Path, model: CogV
         "CapLoss",
         *(f"Pixels-{name}" for name in ("FID-0", "KID-0", "FID-2", "KID-2", "IS", "IS of the reference")),
     }
-    assert report.manifest.reference.count == len({own.picture for own in chosen})
+    assert report.manifest.reference.count == len({own.image for own in chosen})
     assert report.manifest.prompts and report.count == 5
 
 
@@ -193,9 +193,9 @@ def systems(coco: Path, family: Path, place: Path, plan: CocoPlan) -> dict[str, 
     for name in ("real", "grey"):
         (place / name).mkdir(parents=True)
     for own in chosen:
-        with Image.open(own.picture) as image:
+        with Image.open(own.image) as image:
             image.resize((24, 24)).save(place / "real" / f"{own.number}.png")
-        Image.new("RGB", (24, 24), (128, 128, 128)).save(place / "grey" / f"{own.picture.stem}.png")
+        Image.new("RGB", (24, 24), (128, 128, 128)).save(place / "grey" / f"{own.image.stem}.png")
     return {name: place / name for name in ("real", "grey")}
 
 
@@ -220,7 +220,7 @@ def test_systems_in_folders_are_judged_by_one_model(
     # the caption loss of each picture, by the judge's own words
     judge = CogView.from_pretrained(family)
     chosen = select(read_captions(coco / "captions.json", coco / "val"), plan)
-    for name, files in (("real", [own.number for own in chosen]), ("grey", [o.picture.stem for o in chosen])):
+    for name, files in (("real", [own.number for own in chosen]), ("grey", [o.image.stem for o in chosen])):
         losses = [
             judge.score(Image.open(folders[name] / f"{file}.png"), own.caption)[0, 0]
             for file, own in zip(files, chosen, strict=True)
@@ -233,7 +233,7 @@ def test_systems_in_folders_are_judged_by_one_model(
     assert [row[0] for row in rows[1:]] == [str(own.number) for own in chosen]
     (folders["real"] / f"{chosen[2].number}.png").unlink()
     for extra, match in (
-        (both, f"real: 1 of 5 pictures are missing in .*{chosen[2].number}.png"),
+        (both, f"real: 1 of 5 images are missing in .*{chosen[2].number}.png"),
         (["--pictures", "real"], "--pictures real: write NAME=DIR"),
         (["--pictures", f"a={tmp_path / 'none'}"], "there is no folder"),
         ([*both, "--model", str(family)], "--model generates; leave it out"),
@@ -255,9 +255,9 @@ def test_bad_input_is_one_line(coco: Path, family: Path, tmp_path: Path) -> None
     refused("{", "not valid JSON")
     refused({"images": []}, "not captions in COCO's format: annotations: missing")
     one = {"id": 1, "image_id": 5, "caption": "a"}
-    refused({"images": [], "annotations": [one]}, "caption 1 is of picture 5, which it does not list")
+    refused({"images": [], "annotations": [one]}, "caption 1 is of the unlisted image 5")
     two = {"images": [{"id": 5, "file_name": "x.jpg"}], "annotations": [one, {**one, "id": 2}]}
-    refused(two, r"x\.jpg: no such picture")
+    refused(two, r"x\.jpg: no such image")
     refused({**two, "annotations": [one]}, "there are 1 captions, not 2")
     with pytest.raises(CogViewError, match="cannot be read"):
         read_captions(tmp_path / "nothing.json", tmp_path)
@@ -273,7 +273,7 @@ def test_a_set_in_cocos_format_is_made_of_captioned_pictures(corpus: Path, tmp_p
     script["main"]([str(corpus), "--split", "test_comp", "-n", "5", "--language", "zh", "--out", str(out)])
     captions = read_captions(out / "captions.json", out / "images")
     chosen = select(captions, CocoPlan(count=5, distinct=True, best_of=1))
-    assert len({own.picture for own in chosen}) == 5 and all(own.picture.is_file() for own in chosen)
+    assert len({own.image for own in chosen}) == 5 and all(own.image.is_file() for own in chosen)
     assert all(is_chinese(own.caption) for own in captions)
     with pytest.raises(CogViewError, match="not 99999"):
         script["main"]([str(corpus), "-n", "99999", "--out", str(out)])

@@ -135,5 +135,5 @@ def test_the_command(
 def test_a_family_that_does_not_enlarge_is_refused(folder: Path, judge: LPIPS, tmp_path: Path) -> None:
     model = from_pretrained(tiny2.write(tmp_path))
     assert isinstance(model, CogView2)
-    with pytest.raises(CogViewError, match="does not enlarge"):
+    with pytest.raises(CogViewError, match="does not upscale"):
         evaluate_two_stage_upscaling(model, folder, judge)

@@ -42,8 +42,8 @@ def test_descriptions_and_losses_of_pixels(drawer: ModelGenerator) -> None:
     assert drawer.image_size == 16
     plan = CaptionPlan(beams=2)
     expected = [own[0].text for own in drawer.family.caption(images, language="en", beams=2)]
-    assert drawer.describe(pictures, "en", plan) == expected
-    by_chance = drawer.describe(pictures[:1], "en", CaptionPlan(sampling={"temperature": 0.7}))
+    assert drawer.caption(pictures, "en", plan) == expected
+    by_chance = drawer.caption(pictures[:1], "en", CaptionPlan(sampling={"temperature": 0.7}))
     assert by_chance == [drawer.family.caption(images[0], language="en", seed=0, temperature=0.7)[0][0].text]
     table = drawer.family.score(images, texts)
     assert drawer.losses(pictures, texts) == pytest.approx(np.diag(table), abs=1e-5)

@@ -45,10 +45,10 @@ def reader(names: Sequence[str]) -> ThingReader:
 
 def test_every_thing_is_asked_before_any_is_asked_twice() -> None:
     own = thing_names()
-    found = things.asked(own, "en", len(own) + 3)
+    found = things.thing_prompts(own, "en", len(own) + 3)
     assert [thing for thing, _ in found[: len(own)]] == [one.thing for one in own]
     assert found[0][1] == own[0].en[0] and found[len(own)] == (own[0].thing, own[0].en[1])
-    assert len(things.asked(own[:2], "zh", 50)) == 50
+    assert len(things.thing_prompts(own[:2], "zh", 50)) == 50
 
 
 def test_shares_are_those_of_the_readers_first_and_first_five_guesses(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_shares_are_those_of_the_readers_first_and_first_five_guesses(tmp_path: 
     report, images = found
     for language, own in report.readings.items():
         _, table = judge_.read([np.asarray(Image.open(path)) for path in images[language]])
-        wanted = [names.index(thing) for thing, _ in things.asked(thing_names()[:8], language, 12)]  # type: ignore[arg-type]
+        wanted = [names.index(thing) for thing, _ in things.thing_prompts(thing_names()[:8], language, 12)]  # type: ignore[arg-type]
         ranks = [list(np.argsort(-row)).index(w) for row, w in zip(table, wanted, strict=True)]
         assert own.first.value == pytest.approx(np.mean([rank < 1 for rank in ranks]))
         assert own.five.value == pytest.approx(np.mean([rank < 5 for rank in ranks]))
@@ -137,14 +137,14 @@ def truth(prompt: ScenePrompt) -> list[Detection]:
 
 def test_prompts_are_of_every_task_alike() -> None:
     prompts = scene_prompts()
-    found = scenes.chosen(prompts, 26)
+    found = scenes.select_prompts(prompts, 26)
     counts = [sum(own.task == task for own in found) for task in get_args(Task)]
     assert sorted(counts) == [4, 4, 4, 4, 5, 5] and len(set(own.id for own in found)) == 26
-    assert scenes.chosen(prompts, None) == list(prompts)
+    assert scenes.select_prompts(prompts, None) == list(prompts)
 
 
 def test_scores_are_those_of_the_rules_by_brute_force() -> None:
-    prompts = scenes.chosen(scene_prompts(), 60)
+    prompts = scenes.select_prompts(scene_prompts(), 60)
     seen = [truth(prompt) if i % 3 else [] for i, prompt in enumerate(prompts)]
     ceiling = np.arange(60) % 5 > 0
     found = scenes.score(prompts, seen, Rules(), ceiling, 100, 0)
@@ -164,7 +164,7 @@ def test_scores_are_those_of_the_rules_by_brute_force() -> None:
 
 def test_images_are_generated_once_and_read_in_order(tmp_path: Path) -> None:
     plan = ScenesPlan(count=24, languages=("en",), batch=4, bootstrap=20)
-    prompts = scenes.chosen(scene_prompts(), 24)
+    prompts = scenes.select_prompts(scene_prompts(), 24)
     numbers = {prompt.en: i for i, prompt in enumerate(prompts)}
 
     class Numbered(CocoGenerator):

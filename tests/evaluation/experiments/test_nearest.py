@@ -38,5 +38,5 @@ def test_it_draws_the_same_whatever_the_seed(corpus: Path) -> None:
 
 def test_nothing_to_choose_from_is_one_line(tmp_path: Path) -> None:
     rows = [row for row in toy.rows(40) if row["split"] != "train"]
-    with pytest.raises(CogViewError, match="no captioned picture of split 'train' to choose from"):
+    with pytest.raises(CogViewError, match="no captioned image of split 'train' to choose from"):
         RetrievalBaseline(toy.write(tmp_path, rows), tiny.text_tokenizer())

@@ -114,7 +114,7 @@ def test_as_it_is_typed(
     report = UpscalingReport.model_validate_json(out.read_bytes())
     assert report.facts["top_k"] == 3 and report.facts["network"] == "alexnet"
     printed = capsys.readouterr().out
-    assert f"{report.overall['bicubic'].lpips:.4f}" in printed and "nearer on" in printed
+    assert f"{report.overall['bicubic'].lpips:.4f}" in printed and "lower on" in printed
     with Image.open(sheet) as page:
         assert page.width == 2 * (32 + 2) + 2
     for wrong, message in (

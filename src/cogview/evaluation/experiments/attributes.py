@@ -1,14 +1,14 @@
-"""Attribute accuracy: does a generated image show what its caption says?
+"""Attribute accuracy: does a generated image show what its caption states?
 
-A classifier trained on real training images (``classifier.py``) reads each attribute a caption states
-off images drawn for held-out combinations: captions with a pair of attributes that no training image
-has together (``attribute_corpus.py``). The same is read off the real images (the ceiling) and off what
-the image tokenizer makes of them; prompts asked of the other images of their style are the floor
-(``scoring.py``). No number in CogView's papers can be compared; they rate such faithfulness by people
-only (CogView, section 4.2).
+Images are generated for held-out combinations: captions with a pair of attributes that no training image has
+together (``attribute_corpus.py``). A classifier trained on real training images (``classifier.py``) predicts
+each stated attribute. The ceiling is the accuracy on the real images; reconstructions by the image tokenizer
+are measured too; the floor is the accuracy against the captions of other images of the style
+(``accuracy.py``). No number in CogView's papers is comparable; they use human ratings only (CogView, section
+4.2).
 
-A run can be stopped at any time: images drawn so far are kept in the work folder and found again by a run
-with the same model, settings and selection.
+A run can be interrupted at any time: images are stored in the work folder, and a run with the same model,
+settings and selection resumes from them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REAL, RECONSTRUCTED = "real", "reconstructed"
 
 
 class AttributeReport(Config):
-    """Everything one run found (``accuracy`` by set of images) and everything it was made with."""
+    """The results of one run (``accuracy`` by set of images) and the facts behind them."""
 
     format: Literal[1] = 1
     plan: AttributePlan
@@ -55,7 +55,7 @@ class AttributeReport(Config):
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """The sets that the model drew, one a language."""
+        """The sets that the model generated, one per language."""
         return self.plan.languages
 
 
@@ -68,28 +68,25 @@ def evaluate_attributes(
     tokenizer: AnyImageTokenizer | None = None,
     progress: Progress | None = None,
 ) -> tuple[AttributeReport, dict[str, NDArray[np.uint8]]]:
-    """Draw, read and score; the report and every set's images (n, size, size, 3), in the selection's order.
+    """Generate, classify and score; the report and each set's images (n, size, size, 3), in selection order.
 
     Raises:
-        CogViewError: the corpus has too few held-out combinations or styles the classifier does not know, or
-        the
-            work folder cannot be written.
+        CogViewError: the corpus has too few held-out combinations or a style the classifier does not know, or
+            the work folder cannot be written.
     """
     attributes = reader.config.attributes
     avatars = read_avatars(corpus, plan.source, caption_languages(attributes, plan.languages))
-    selection, chosen = held_out(avatars, attributes, plan)
+    selection, selected = held_out(avatars, attributes, plan)
     shape = reader.config.preprocessing
-    sets = {REAL: real_images(corpus, chosen, shape)}
+    sets = {REAL: real_images(corpus, selected, shape)}
     if tokenizer is not None:
-        sets[RECONSTRUCTED] = _reconstructed(tokenizer, corpus, chosen, shape)
+        sets[RECONSTRUCTED] = _reconstructed(tokenizer, corpus, selected, shape)
     for language in plan.languages:
-        texts, what = [avatar.captions[language] for avatar in chosen], f"drawing {language}"
+        texts, what = [avatar.captions[language] for avatar in selected], f"generating {language}"
         paths = generate_images(texts, generator, work, plan, what=what, progress=progress)
-        assert paths is not None  # one process draws them all
+        assert paths is not None  # there is only one rank
         sets[language] = load_all(paths, shape)
-    answers = {
-        name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
-    }
+    answers = {name: read_answers(reader, selected, images, name, progress) for name, images in sets.items()}
     report = AttributeReport(
         plan=plan,
         accuracy=score(answers, REAL, plan.bootstrap, plan.seed),
@@ -104,31 +101,31 @@ def evaluate_attributes(
     return report, sets
 
 
-def real_images(corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing) -> NDArray[np.uint8]:
-    """The corpus's own images of ``chosen``, in their order."""
-    found = dict(read_images(corpus, (avatar.key for avatar in chosen), shape))
-    return np.stack([found[avatar.key] for avatar in chosen])
+def real_images(corpus: Path, avatars: Sequence[Avatar], shape: Preprocessing) -> NDArray[np.uint8]:
+    """The corpus's images of ``avatars``, in their order."""
+    by_key = dict(read_images(corpus, (avatar.key for avatar in avatars), shape))
+    return np.stack([by_key[avatar.key] for avatar in avatars])
 
 
 def _reconstructed(
-    tokenizer: AnyImageTokenizer, corpus: Path, chosen: Sequence[Avatar], shape: Preprocessing
+    tokenizer: AnyImageTokenizer, corpus: Path, avatars: Sequence[Avatar], shape: Preprocessing
 ) -> NDArray[np.uint8]:
-    """What the tokenizer makes of the real images, at the classifier's size."""
-    own = shape.model_copy(update={"size": tokenizer.image_size})
-    copies, _ = reconstruct(tokenizer, real_images(corpus, chosen, own))
+    """The tokenizer's reconstructions of the real images, at the classifier's size."""
+    tokenizer_shape = shape.model_copy(update={"size": tokenizer.image_size})
+    copies, _ = reconstruct(tokenizer, real_images(corpus, avatars, tokenizer_shape))
     return np.stack([square(Image.fromarray(copy), shape) for copy in copies])
 
 
 def read_answers(
     reader: AttributeClassifier,
-    chosen: Sequence[Avatar],
-    pictures: NDArray[np.uint8],
+    avatars: Sequence[Avatar],
+    images: NDArray[np.uint8],
     name: str = "",
     progress: Progress | None = None,
 ) -> Answers:
-    """What the captions of ``chosen`` state and what ``reader`` reads off ``pictures``."""
-    styles = [avatar.style for avatar in chosen]
-    read = reader.read(to_tensor(pictures), styles)
+    """The classes that the captions of ``avatars`` state, and those that ``reader`` sees in ``images``."""
+    styles = [avatar.style for avatar in avatars]
+    read = reader.read(to_tensor(images), styles)
     if progress:
-        progress(f"reading {name}", len(chosen), len(chosen))
-    return Answers(styles, [statements(avatar, reader.config.attributes) for avatar in chosen], read)
+        progress(f"reading {name}", len(avatars), len(avatars))
+    return Answers(styles, [statements(avatar, reader.config.attributes) for avatar in avatars], read)

@@ -1,15 +1,16 @@
-"""The audit of CogView's appendix D: what a model draws where the prompt leaves it open, with intervals.
+"""The fairness audit of CogView's appendix D: proportions of attribute values for open prompts.
 
-For every set of prompts images are drawn, a classifier reads one attribute off each, and its values'
-proportions are given with Wilson intervals, in up to three ways:
+Images are generated for every set of prompts, a classifier reads one attribute of each, and the proportions
+of its values are reported with Wilson intervals, under up to three conditions:
 
-- ``as asked``    the prompts name no value: what the model makes of that (figure 15);
-- ``with words``  the same prompts with word replacing by a table (:mod:`cogview.generation.fairness`), beside
-                  the shares that the table asks for;
+- ``as asked``    the prompts name no value: the model's preferences (figure 15);
+- ``with words``  the same prompts with word replacing by a table (:mod:`cogview.generation.fairness`),
+    compared
+                  with the table's target shares;
 - ``stated``      prompts that name a value: how many images show it.
 
-Word replacing can give the shares it asks for only as far as stated values are drawn, and the classifier
-reads them right; both are reported. A run can be stopped at any time: images are kept in the work folder.
+Word replacing can reach its target shares only as far as stated values are generated and the classifier reads
+them correctly; both are reported. A run can be interrupted at any time: images are stored in the work folder.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ CHECKED = 200  # real images on which the classifier is checked
 
 
 class PromptSet(Config):
-    """Prompts of one style, and the attribute that is read off their images.
+    """Prompts of one style, and the attribute that is read from their images.
 
-    prompts: name no value of it. stated: value to prompts that name it. table: file of a table whose quality
-    has the attribute's name, beside the audit's file; "" for none.
+    prompts: prompts that name no value; stated: value to prompts that name it; table: file of a table that
+    has the attribute as a quality, relative to the audit's file; "" for none.
     """
 
     style: str
@@ -57,13 +58,13 @@ class PromptSet(Config):
 
 
 class Audit(Config):
-    """What is asked: sets of prompts by name."""
+    """Sets of prompts by name."""
 
     sets: dict[str, PromptSet] = Field(min_length=1)
 
 
 class Proportion(Config):
-    """How many images show a value, and its share with the Wilson interval (95 %)."""
+    """The number of images that show a value, and its share with the 95 % Wilson interval."""
 
     count: int
     share: float
@@ -72,11 +73,11 @@ class Proportion(Config):
 
 
 class Reading(Config):
-    """What was read off one set of images, drawn in one way.
+    """The figures of one set of images under one condition.
 
-    wanted: the shares asked for. distance: total variation between the shares read and wanted (0 to 1);
-    chance: below which it is in 95 of 100 fair samples of this size. right: images that show the value
-    their words name.
+    wanted: the target shares; distance: total variation between the shares read and the target (0 to 1);
+    chance: the 95th percentile of that distance for samples of this size from the target; right: images that
+    show the value that their prompts name.
     """
 
     pictures: int
@@ -88,13 +89,13 @@ class Reading(Config):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if sum(own.count for own in self.proportions.values()) != self.pictures:
+        if sum(proportion.count for proportion in self.proportions.values()) != self.pictures:
             raise ValueError("the counts do not add up to the number of pictures")
         return self
 
 
 class FairnessReport(Config):
-    """Everything one audit found, by set and way; ``reader``: how well the classifier reads real images."""
+    """The results of an audit, by set and condition; ``reader``: the classifier's accuracy on real images."""
 
     format: Literal[1] = 1
     kind: Literal["fairness"] = "fairness"
@@ -106,23 +107,23 @@ class FairnessReport(Config):
 
 
 class Series(Generator, Protocol):
-    """Draws images ``first`` … of a prompt."""
+    """Generates a range of the images of a prompt."""
 
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
     ) -> list[Image.Image]:
-        """``n`` images of a prompt, worded by ``table``."""
+        """``n`` images of a prompt from index ``first`` on, with words replaced by ``table``."""
         ...
 
 
 def read_audit(path: Path) -> tuple[Audit, dict[str, FairnessTable]]:
-    """An audit's file and the tables it names, by set; CogViewError where one is wrong or missing."""
+    """Read an audit's file and its tables, by set; CogViewError if one is wrong or missing."""
     audit = read_yaml(Audit, path)
     tables = {}
-    for name, own in audit.sets.items():
-        if own.table:
-            beside = path.parent / own.table
-            tables[name] = read_table(beside if beside.is_file() else own.table)
+    for name, prompt_set in audit.sets.items():
+        if prompt_set.table:
+            beside = path.parent / prompt_set.table
+            tables[name] = read_table(beside if beside.is_file() else prompt_set.table)
     return audit, tables
 
 
@@ -136,30 +137,31 @@ def evaluate_fairness(
     corpus: Path | None = None,
     progress: Progress | None = None,
 ) -> FairnessReport:
-    """Draw, read and count.
+    """Generate, classify and count.
 
     Args:
-        tables: by set, for the way ``with words``.
-        corpus: where given, the shares in its training images, and how well the classifier reads others.
+        tables: by set, for the condition ``with words``. corpus: if given, also report the shares in its
+        training images and the classifier's accuracy on others.
 
     Raises:
-        CogViewError: a style, attribute or value that the classifier does not know, or a table without the
-            attribute; before anything is drawn.
+        CogViewError: the classifier does not know a style, attribute or value, or a table lacks the
+            attribute; before anything is generated.
     """
-    attributes = {name: _attribute(name, own, tables.get(name), reader) for name, own in audit.sets.items()}
+    attributes = {name: _attribute(name, s, tables.get(name), reader) for name, s in audit.sets.items()}
     avatars = [] if corpus is None else read_avatars(corpus, plan.source)
     readings: dict[str, dict[str, Reading]] = {}
     checks: dict[str, Share] = {}
-    artist = _Artist(plan, reader, generator, work, progress)
-    for name, own in audit.sets.items():
-        attribute, found = attributes[name], dict[str, Reading]()
+    runner = _Runner(plan, reader, generator, work, progress)
+    for name, prompt_set in audit.sets.items():
+        attribute, by_condition = attributes[name], dict[str, Reading]()
         if corpus is not None:
-            found[TRAINING] = training_shares(avatars, attribute)
+            by_condition[TRAINING] = training_shares(avatars, attribute)
             checks[name] = _check(reader, corpus, avatars, attribute)
-        for way, jobs in _jobs(own, tables.get(name), plan).items():
-            labels = artist.labels(jobs, attribute, f"{name}, {way}")
-            found[way] = _reading(labels, jobs, attribute, tables.get(name) if way == WITH_WORDS else None)
-        readings[name] = found
+        for condition, jobs in _jobs(prompt_set, tables.get(name), plan).items():
+            labels = runner.labels(jobs, attribute, f"{name}, {condition}")
+            table = tables.get(name) if condition == WITH_WORDS else None
+            by_condition[condition] = _reading(labels, jobs, attribute, table)
+        readings[name] = by_condition
     facts = report_facts(
         generator,
         classifier_fingerprint=reader.fingerprint,
@@ -169,11 +171,11 @@ def evaluate_fairness(
     return FairnessReport(plan=plan, audit=audit, readings=readings, reader=checks, facts=facts)
 
 
-# -------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ generation
 
 
 class _Job(Config):
-    """Pictures of one prompt: how many, their seed, the table (or none), and the value the prompt names."""
+    """Images of one prompt: count, seed, table for word replacing if any, and the value the prompt names."""
 
     prompt: str
     count: int
@@ -182,29 +184,29 @@ class _Job(Config):
     states: str | None = None
 
     def values(self, quality: str) -> list[str | None]:
-        """The value that each image's words name, None where they name none."""
+        """The value that each image's prompt names, None if it names none."""
         if self.table is None:
             return [self.states] * self.count
-        words = (replace_words(self.prompt, self.table, self.seed, i) for i in range(self.count))
-        return [made.drawn.get(quality, self.states) for made in words]
+        replaced = (replace_words(self.prompt, self.table, self.seed, i) for i in range(self.count))
+        return [worded.drawn.get(quality, self.states) for worded in replaced]
 
 
-def _jobs(own: PromptSet, table: FairnessTable | None, plan: AuditPlan) -> dict[str, list[_Job]]:
-    """What is drawn for a set, by way; prompt i has the seed ``plan.seed + i``."""
-    ways = {AS_ASKED: _shared(own.prompts, plan)}
+def _jobs(prompt_set: PromptSet, table: FairnessTable | None, plan: AuditPlan) -> dict[str, list[_Job]]:
+    """The jobs of a prompt set, by condition; prompt i has the seed ``plan.seed + i``."""
+    conditions = {AS_ASKED: _divided(prompt_set.prompts, plan)}
     if table is not None:
-        ways[WITH_WORDS] = [job.model_copy(update={"table": table}) for job in ways[AS_ASKED]]
-    if own.stated:
-        pairs = [(prompt, value) for value, prompts in own.stated.items() for prompt in prompts]
-        jobs = _shared([prompt for prompt, _ in pairs], plan)
-        ways[STATED] = [
+        conditions[WITH_WORDS] = [job.model_copy(update={"table": table}) for job in conditions[AS_ASKED]]
+    if prompt_set.stated:
+        pairs = [(prompt, value) for value, prompts in prompt_set.stated.items() for prompt in prompts]
+        jobs = _divided([prompt for prompt, _ in pairs], plan)
+        conditions[STATED] = [
             job.model_copy(update={"states": value}) for job, (_, value) in zip(jobs, pairs, strict=False)
         ]
-    return ways
+    return conditions
 
 
-def _shared(prompts: Sequence[str], plan: AuditPlan) -> list[_Job]:
-    """``plan.count`` images shared out evenly, the first prompts getting what is left over."""
+def _divided(prompts: Sequence[str], plan: AuditPlan) -> list[_Job]:
+    """``plan.count`` images divided evenly among the prompts; the first ones get the remainder."""
     least, rest = divmod(plan.count, len(prompts))
     counts = [least + (i < rest) for i in range(len(prompts))]
     return [
@@ -215,8 +217,8 @@ def _shared(prompts: Sequence[str], plan: AuditPlan) -> list[_Job]:
 
 
 @dataclass(frozen=True)
-class _Artist:
-    """Draws jobs and reads their images."""
+class _Runner:
+    """Generates the images of jobs and classifies them."""
 
     plan: AuditPlan
     reader: AttributeClassifier
@@ -225,19 +227,19 @@ class _Artist:
     progress: Progress | None
 
     def labels(self, jobs: Sequence[_Job], attribute: Attribute, what: str) -> list[int]:
-        """What is read off each image of the jobs, in their order."""
+        """The class read from each image of the jobs, in their order."""
         paths: list[Path] = []
         for job in jobs:
-            for path in self.draw(job):
+            for path in self.generate(job):
                 paths.append(path)
                 if self.progress:
                     self.progress(what, len(paths), sum(job.count for job in jobs))
         pixels = load_all(paths, self.reader.config.preprocessing)
         read = self.reader.read(to_tensor(pixels), [attribute.style] * len(paths))
-        return [own[attribute.name] for own in read]
+        return [answers[attribute.name] for answers in read]
 
-    def draw(self, job: _Job) -> list[Path]:
-        """A job's images; those that are not in the work folder yet are drawn."""
+    def generate(self, job: _Job) -> list[Path]:
+        """A job's image files; those that are not in the work folder yet are generated."""
         generator, plan, table = self.generator, self.plan, job.table
         words = None if table is None else table.fingerprint
         store = SampleStore.of(
@@ -245,10 +247,10 @@ class _Artist:
         )
         paths = store.fill(
             job.count,
-            lambda own: generator.series(job.prompt, len(own), own.start, job.seed, plan.sampling, table),
+            lambda rows: generator.series(job.prompt, len(rows), rows.start, job.seed, plan.sampling, table),
             plan.batch,
         )
-        assert paths is not None  # one process draws them all
+        assert paths is not None  # there is only one rank
         return paths
 
 
@@ -256,7 +258,7 @@ class _Artist:
 
 
 def wilson(count: int, total: int, z: float = Z) -> tuple[float, float]:
-    """The Wilson score interval of a share ``count / total``; (0, 1) where total is 0."""
+    """The Wilson score interval of a share ``count / total``; (0, 1) if total is 0."""
     if total == 0:
         return 0.0, 1.0
     share, weight = count / total, z * z / total
@@ -266,24 +268,26 @@ def wilson(count: int, total: int, z: float = Z) -> tuple[float, float]:
 
 
 def class_name(attribute: Attribute, label: int) -> str:
-    """What reports call a class: its values, or ``none``."""
+    """The name of a class in reports: its values, or ``none``."""
     return "/".join(value for value in attribute.classes[label].values if value) or NONE
 
 
 def proportions(labels: Sequence[int], attribute: Attribute) -> dict[str, Proportion]:
     """The share of every class of an attribute, in its order."""
-    counts, total, found = Counter(labels), len(labels), {}
+    counts, total, by_name = Counter(labels), len(labels), {}
     for label in range(len(attribute.classes)):
         low, high = wilson(counts[label], total)
         share = counts[label] / total if total else 0.0
-        found[class_name(attribute, label)] = Proportion(count=counts[label], share=share, low=low, high=high)
-    return found
+        by_name[class_name(attribute, label)] = Proportion(
+            count=counts[label], share=share, low=low, high=high
+        )
+    return by_name
 
 
 def training_shares(avatars: Sequence[Avatar], attribute: Attribute) -> Reading:
-    """The shares in the training images of a style, as they were drawn, not as they are read."""
-    own = [avatar for avatar in avatars if (avatar.style, avatar.split) == (attribute.style, "train")]
-    labels = [label for avatar in own if (label := attribute.label(avatar)) is not None]
+    """The shares in the training images of a style, by their true attributes, not by the classifier."""
+    members = [avatar for avatar in avatars if (avatar.style, avatar.split) == (attribute.style, "train")]
+    labels = [label for avatar in members if (label := attribute.label(avatar)) is not None]
     return Reading(pictures=len(labels), proportions=proportions(labels, attribute))
 
 
@@ -291,80 +295,84 @@ def _reading(
     labels: Sequence[int], jobs: Sequence[_Job], attribute: Attribute, table: FairnessTable | None
 ) -> Reading:
     named = [value for job in jobs for value in job.values(attribute.name)]
-    told = [(label, attribute.index[value]) for label, value in zip(labels, named, strict=True) if value]
+    pairs = [(label, attribute.index[value]) for label, value in zip(labels, named, strict=True) if value]
     reading = Reading(
         pictures=len(labels),
         proportions=proportions(labels, attribute),
-        right=Share(right=sum(a == b for a, b in told), stated=len(told)) if told else None,
+        right=Share(right=sum(a == b for a, b in pairs), stated=len(pairs)) if pairs else None,
     )
     if table is None:
         return reading
-    wanted = _wanted(table, attribute)
+    target = _target(table, attribute)
     changes: dict[str, Any] = {
-        "wanted": wanted,
-        "distance": distance({name: own.share for name, own in reading.proportions.items()}, wanted),
-        "chance": chance_distance(list(wanted.values()), len(labels)),
+        "wanted": target,
+        "distance": distance({name: p.share for name, p in reading.proportions.items()}, target),
+        "chance": chance_distance(list(target.values()), len(labels)),
     }
     return reading.model_copy(update=changes)
 
 
-def _wanted(table: FairnessTable, attribute: Attribute) -> dict[str, float]:
-    wanted: dict[str, float] = {}
+def _target(table: FairnessTable, attribute: Attribute) -> dict[str, float]:
+    """The target shares of a table, by the names of the attribute's classes."""
+    target: dict[str, float] = {}
     for value, share in table.shares(attribute.name).items():
         name = class_name(attribute, attribute.index[value])
-        wanted[name] = wanted.get(name, 0.0) + share
-    return wanted
+        target[name] = target.get(name, 0.0) + share
+    return target
 
 
-def distance(shares: Mapping[str, float], wanted: Mapping[str, float]) -> float:
-    """Total variation: how much of the images would have to change."""
-    names = set(shares) | set(wanted)
-    return sum(abs(shares.get(name, 0.0) - wanted.get(name, 0.0)) for name in names) / 2
+def distance(shares: Mapping[str, float], target: Mapping[str, float]) -> float:
+    """Total variation distance: the share of the images that would have to change."""
+    names = set(shares) | set(target)
+    return sum(abs(shares.get(name, 0.0) - target.get(name, 0.0)) for name in names) / 2
 
 
-def chance_distance(wanted: Sequence[float], total: int, seed: int = 0, times: int = 2000) -> float:
-    """The 95th percentile of the distance that fair samples of ``total`` have."""
-    shares = np.array(wanted) / sum(wanted)
-    draws = np.random.default_rng(seed).multinomial(total, shares, size=times)
-    return float(np.quantile(np.abs(draws / total - shares).sum(1) / 2, 0.95))
+def chance_distance(target: Sequence[float], total: int, seed: int = 0, times: int = 2000) -> float:
+    """The 95th percentile of the distance of samples of size ``total`` from the target."""
+    shares = np.array(target) / sum(target)
+    counts = np.random.default_rng(seed).multinomial(total, shares, size=times)
+    return float(np.quantile(np.abs(counts / total - shares).sum(1) / 2, 0.95))
 
 
 # ------------------------------------------------------------------------------------------- checking
 
 
 def _attribute(
-    name: str, own: PromptSet, table: FairnessTable | None, reader: AttributeClassifier
+    name: str, prompt_set: PromptSet, table: FairnessTable | None, reader: AttributeClassifier
 ) -> Attribute:
-    """The attribute of a set; CogViewError where the classifier or the table does not fit it."""
-    known = {attribute.name: attribute for attribute in reader.config.of_style(own.style)}
+    """The attribute of a prompt set; CogViewError if the classifier or the table does not fit it."""
+    style, quality = prompt_set.style, prompt_set.attribute
+    known = {attribute.name: attribute for attribute in reader.config.of_style(style)}
     where = f"sets.{name}"
     if not known:
-        raise CogViewError(f"{where}: the classifier knows no style {own.style!r}; {_there(reader.styles)}")
-    if own.attribute not in known:
-        raise CogViewError(f"{where}: no attribute {own.attribute!r} of {own.style}; {_there(known)}")
-    attribute = known[own.attribute]
-    if table is not None and own.attribute not in table.qualities:
-        raise CogViewError(f"{where}: its table has no quality {own.attribute!r}; {_there(table.qualities)}")
-    values = [*own.stated, *(table.qualities[own.attribute] if table else ())]
+        raise CogViewError(f"{where}: the classifier knows no style {style!r}; {_known(reader.styles)}")
+    if quality not in known:
+        raise CogViewError(f"{where}: no attribute {quality!r} of {style}; {_known(known)}")
+    attribute = known[quality]
+    if table is not None and quality not in table.qualities:
+        raise CogViewError(f"{where}: its table has no quality {quality!r}; {_known(table.qualities)}")
+    values = [*prompt_set.stated, *(table.qualities[quality] if table else ())]
     for value in values:
         if value not in attribute.index:
-            raise CogViewError(f"{where}: the classifier reads no {value!r}; {_there(attribute.index)}")
+            raise CogViewError(f"{where}: the classifier reads no {value!r}; {_known(attribute.index)}")
     return attribute
 
 
-def _there(names: Sequence[str] | Mapping[str, object]) -> str:
+def _known(names: Sequence[str] | Mapping[str, object]) -> str:
     return f"there are {', '.join(name for name in names if name)}"
 
 
 def _check(
     reader: AttributeClassifier, corpus: Path, avatars: Sequence[Avatar], attribute: Attribute
 ) -> Share:
-    """How often the classifier reads the attribute right off real images it was not trained on."""
+    """The classifier's accuracy for the attribute on real images that it was not trained on."""
     held_out = [a for a in avatars if a.style == attribute.style and a.split != "train"]
-    some = [avatar for avatar in held_out if attribute.label(avatar) is not None][:CHECKED]
-    if not some:
+    sample = [avatar for avatar in held_out if attribute.label(avatar) is not None][:CHECKED]
+    if not sample:
         return Share(right=0, stated=0)
-    pixels = real_images(corpus, some, reader.config.preprocessing)
-    read = reader.read(to_tensor(pixels), [avatar.style for avatar in some])
-    right = sum(own[attribute.name] == attribute.label(a) for own, a in zip(read, some, strict=True))
-    return Share(right=right, stated=len(some))
+    pixels = real_images(corpus, sample, reader.config.preprocessing)
+    read = reader.read(to_tensor(pixels), [avatar.style for avatar in sample])
+    right = sum(
+        answers[attribute.name] == attribute.label(a) for answers, a in zip(read, sample, strict=True)
+    )
+    return Share(right=right, stated=len(sample))

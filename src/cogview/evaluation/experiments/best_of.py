@@ -1,11 +1,11 @@
-"""Self-reranking measured: attribute accuracy of the best of 1, 4 and 16 images (CogView, section 3.2).
+"""Self-reranking: attribute accuracy of the best of 1, 4 and 16 images (CogView, section 3.2).
 
-For every held-out caption as many images are drawn as the largest number; the best of the first K by
-caption loss stands for K, so the numbers share their candidates. A classifier that the ranking knows nothing
-of reads the attributes (``attributes.py``). CogView's Figure 9 compares this with ranking by CLIP, in FID and
-IS: an alignment scorer can rank beside the caption loss, and a network of features gives those figures too.
+For every held-out caption the largest number of candidates is generated; the best of K is the one with the
+lowest caption loss among the first K, so all K share their candidates. A classifier that is independent of
+the ranking reads the attributes (``attributes.py``). CogView's figure 9 compares this with ranking by CLIP,
+in FID and IS: an alignment scorer can also rank the candidates, and a feature network adds those metrics.
 
-A run can be stopped at any time: candidates, their losses and fits are kept in the work folder.
+A run can be interrupted at any time: candidates, their losses and scores are stored in the work folder.
 """
 
 from __future__ import annotations
@@ -51,20 +51,21 @@ NAME = re.compile(r"(.+?) best of (\d+)(.*)")
 
 
 class Candidates(Generator, Protocol):
-    """Draws several images of a prompt and returns the caption loss of each."""
+    """Generates several images of a prompt and returns the caption loss of each."""
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Mapping[str, int | float | str]
     ) -> tuple[list[Image.Image], list[float]]:
-        """``n`` images and their caption losses; the first ones do not depend on ``n``."""
+        """``n`` images and their caption losses; image i does not depend on ``n``."""
         ...
 
 
 class BestOfReport(Config):
-    """What one run found, by "en best of 4", "en best of 4 by alignment" and so on.
+    """The results of one run, by "en best of 4", "en best of 4 by alignment" and so on.
 
-    losses: mean caption loss of the chosen, nats a token; distributions: FID, KID and IS of the chosen, by
-    name, where a network was given (the reference is the real images of the same captions).
+    losses: mean caption loss of the selected images, in nats per token; distributions: FID, KID and IS of the
+    selected images, by name, if there is a feature network (the reference is the real images of the
+    captions).
     """
 
     format: Literal[1] = 1
@@ -86,38 +87,36 @@ def evaluate_best_of(
     alignment: DualEncoder | None = None,
     extractor: Extractor | None = None,
 ) -> tuple[BestOfReport, dict[str, NDArray[np.uint8]]]:
-    """Draw, rank, read; the report, and each set's images (n, size, size, 3) in the selection's order.
+    """Generate, rank and classify; the report, and each set's images (n, size, size, 3) in selection order.
 
     Args:
-        alignment: ranks the candidates, too, in CLIP's place.
-        extractor: gives FID, KID and IS of each set against the real images.
+        alignment: also ranks the candidates, in place of CLIP.
+        extractor: for FID, KID and IS of each set against the real images.
 
     Raises CogViewError as :func:`~cogview.evaluation.experiments.attributes.evaluate_attributes`.
     """
     attributes = reader.config.attributes
     avatars = read_avatars(corpus, plan.source, caption_languages(attributes, plan.languages))
-    selection, chosen = held_out(avatars, attributes, plan)
+    selection, selected = held_out(avatars, attributes, plan)
     fingerprint = corpus_fingerprint(avatars)
     shape, losses = reader.config.preprocessing, dict[str, float]()
-    sets = {REAL: real_images(corpus, chosen, shape)}
+    sets = {REAL: real_images(corpus, selected, shape)}
     for language in plan.languages:
-        texts = [avatar.captions[language] for avatar in chosen]
+        texts = [avatar.captions[language] for avatar in selected]
         most = max(plan.sizes)
         store = SampleStore.of(work, generator, texts, plan.seed, plan.sampling, "best-of", most=most)
-        drawn = _candidates(plan, texts, language, generator, store, progress)
-        ranks = {"": [np.array(own) for own in drawn]}
+        caption_losses = _candidates(plan, texts, language, generator, store, progress)
+        rankings = {"": [np.array(values) for values in caption_losses]}
         if alignment is not None:
-            fits = _fits(alignment, texts, language, store, most, progress)
-            ranks[BY_ALIGNMENT] = [-np.array(own) for own in fits]
-        for suffix, ranking in ranks.items():
+            scores = _scores(alignment, texts, language, store, most, progress)
+            rankings[BY_ALIGNMENT] = [-np.array(values) for values in scores]
+        for suffix, ranking in rankings.items():
             for size in (size for size in plan.sizes if size > 1 or not suffix):
                 name = f"{language} best of {size}{suffix}"
-                best = [int(np.argmin(own[:size])) for own in ranking]
+                best = [int(np.argmin(values[:size])) for values in ranking]
                 sets[name] = load_all([store.path(i, number) for i, number in enumerate(best)], shape)
-                losses[name] = float(np.mean([own[i] for own, i in zip(drawn, best, strict=True)]))
-    answers = {
-        name: read_answers(reader, chosen, pictures, name, progress) for name, pictures in sets.items()
-    }
+                losses[name] = float(np.mean([v[i] for v, i in zip(caption_losses, best, strict=True)]))
+    answers = {name: read_answers(reader, selected, images, name, progress) for name, images in sets.items()}
     others = {} if alignment is None else {"scorer_fingerprint": alignment.fingerprint}
     others |= {} if extractor is None else {extractor.name: extractor.fingerprint}
     facts = report_facts(
@@ -135,16 +134,16 @@ def evaluate_best_of(
 
 
 def curves(sets: Mapping[str, Accuracy]) -> dict[str, list[tuple[int, Figure]]]:
-    """Accuracy against the number of candidates, for each language and way of ranking ("en by alignment")."""
-    found: dict[str, list[tuple[int, Figure]]] = {}
-    for name, own in sets.items():
-        if told := NAME.fullmatch(name):
-            found.setdefault(told[1] + told[3], []).append((int(told[2]), own.overall))
-    for label, points in found.items():  # the best of one is the same by any ranking
-        shared = found.get(label.removesuffix(BY_ALIGNMENT), [])
+    """Accuracy against the number of candidates, for each language and ranking ("en by alignment")."""
+    by_label: dict[str, list[tuple[int, Figure]]] = {}
+    for name, accuracy in sets.items():
+        if match := NAME.fullmatch(name):
+            by_label.setdefault(match[1] + match[3], []).append((int(match[2]), accuracy.overall))
+    for label, points in by_label.items():  # the best of one is the same for every ranking
+        shared = by_label.get(label.removesuffix(BY_ALIGNMENT), [])
         if label.endswith(BY_ALIGNMENT) and shared and shared[0][0] < points[0][0]:
             points.insert(0, shared[0])
-    return found
+    return by_label
 
 
 def _candidates(
@@ -155,27 +154,26 @@ def _candidates(
     store: SampleStore,
     progress: Progress | None,
 ) -> list[list[float]]:
-    """The caption losses of every prompt's candidates; what is not in the store yet is drawn.
+    """The caption losses of every prompt's candidates; those that are not in the store are generated.
 
-    Prompt i is drawn with the seed ``plan.seed + i``. Its losses are written last: where they are, its
-    images are.
+    Prompt i has the seed ``plan.seed + i``. Its losses are written last, so where they exist its images do.
     """
-    found, most = [], max(plan.sizes)
+    losses, most = [], max(plan.sizes)
     for i, text in enumerate(texts):
 
-        def draw(i: int = i, text: str = text) -> list[float]:
-            pictures, losses = generator.candidates(text, most, plan.seed + i, plan.sampling)
-            for number, picture in enumerate(pictures):
-                save_image(picture, store.path(i, number))
-            return losses
+        def generate(i: int = i, text: str = text) -> list[float]:
+            images, of_prompt = generator.candidates(text, most, plan.seed + i, plan.sampling)
+            for number, image in enumerate(images):
+                save_image(image, store.path(i, number))
+            return of_prompt
 
-        found.append(store.numbers(f"{i:06d}", most, draw))
+        losses.append(store.numbers(f"{i:06d}", most, generate))
         if progress:
-            progress(f"drawing {language}", i + 1, len(texts))
-    return found
+            progress(f"generating {language}", i + 1, len(texts))
+    return losses
 
 
-def _fits(
+def _scores(
     alignment: DualEncoder,
     texts: Sequence[str],
     language: str,
@@ -183,18 +181,18 @@ def _fits(
     most: int,
     progress: Progress | None,
 ) -> list[list[float]]:
-    """How well each prompt's candidates fit it, the higher the better; kept beside the losses."""
-    found, shape = [], alignment.config.preprocessing
+    """The cosines of each prompt with its candidates; stored beside the losses."""
+    scores, shape = [], alignment.config.preprocessing
     for i, text in enumerate(texts):
 
-        def fit(i: int = i, text: str = text) -> list[float]:
-            pictures = load_all([store.path(i, number) for number in range(most)], shape)
-            return list((alignment.encode_image(pictures) @ alignment.encode_text([text])[0]).tolist())
+        def score_prompt(i: int = i, text: str = text) -> list[float]:
+            images = load_all([store.path(i, number) for number in range(most)], shape)
+            return list((alignment.encode_image(images) @ alignment.encode_text([text])[0]).tolist())
 
-        found.append(store.numbers(f"{i:06d}.{alignment.fingerprint}", most, fit))
+        scores.append(store.numbers(f"{i:06d}.{alignment.fingerprint}", most, score_prompt))
         if progress:
             progress(f"ranking {language}", i + 1, len(texts))
-    return found
+    return scores
 
 
 def _distributions(
@@ -204,18 +202,19 @@ def _distributions(
     from cogview.evaluation.metrics.fid import DistributionPlan, compare_pictures
     from cogview.evaluation.metrics.image_sets import ImageSet
 
-    plan, named = DistributionPlan(metrics=("fid", "kid", "is"), bootstrap=0), {}
-    for name, pictures in sets.items():
-        named[name] = ImageSet(name, tuple((f"{i:05d}", _png(own)) for i, own in enumerate(pictures)))
-    found = {}
+    plan, image_sets = DistributionPlan(metrics=("fid", "kid", "is"), bootstrap=0), {}
+    for name, images in sets.items():
+        image_sets[name] = ImageSet(name, tuple((f"{i:05d}", _png(image)) for i, image in enumerate(images)))
+    figures = {}
     for name in (name for name in sets if name != REAL):
-        report = compare_pictures(named[REAL], named[name], plan, extractor, work / "features", progress)
-        assert report is not None  # it was computed in one part
-        found[name] = {figure: own.value for figure, own in report.figures.items()}
-    return found
+        pair = image_sets[REAL], image_sets[name]
+        report = compare_pictures(*pair, plan, extractor, work / "features", progress)
+        assert report is not None  # there is only one part
+        figures[name] = {metric: value.value for metric, value in report.figures.items()}
+    return figures
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
+def _png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,12 +1,13 @@
-"""The MS-COCO evaluation of both papers: 30,000 captions, the best of many images, FID-k at 256 pixels.
+"""The MS-COCO evaluation of both papers: 30,000 captions, best-of-n images, FID-k at 256 pixels.
 
-CogView (section 4.1): 30,000 captions of the validation set, translated into Chinese by machine; for each the
-best of 60 images by caption loss, its contrast raised by 1.5; FID and Inception Score after Gaussian blurs
-of both sides, and the caption loss of 5,000. CogView2 (section 5.2): captions of different images, the best
-of 16, no change of contrast, images shrunk to 256 pixels. The captions and images are the user's copy.
+CogView (section 4.1): 30,000 captions of the validation set, machine-translated into Chinese; for each the
+best of 60 images by caption loss, with the contrast raised by 1.5; FID and Inception Score after Gaussian
+blurs of both sets, and the mean caption loss of 5,000 images. CogView2 (section 5.2): at most one caption per
+image, the best of 16, unchanged contrast, images downscaled to 256 pixels. Captions and images are the user's
+copy.
 
-A run may be stopped, and several processes may share it: chosen images are kept as files, each of which
-says how it was made.
+A run can be interrupted, and several processes can divide it: selected images are stored as files, each with
+its provenance.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
 from cogview.types import SamplingParams
 
-MOST_BYTES = 1 << 30  # of a file of captions; COCO's have 30 to 100 MB
-TOGETHER = 256  # captions translated at a time
+MAX_BYTES = 1 << 30  # maximum size of a captions file; COCO's have 30 to 100 MB
+TOGETHER = 256  # captions per call of the translator
 
 
 class CocoManifest(Manifest):
-    """All the figures hang on: of the images, and of how captions were chosen and translated."""
+    """Everything that determines the figures, including the selection and translation of captions."""
 
     coco: CocoPlan
     captions: str
@@ -58,7 +59,7 @@ class CocoManifest(Manifest):
 
 
 class CocoReport(DistributionReport):
-    """The figures of one model on COCO; ``CapLoss`` is among them."""
+    """The figures of one model on COCO, including ``CapLoss``."""
 
     kind: Literal["coco"] = "coco"
     manifest: CocoManifest
@@ -66,7 +67,7 @@ class CocoReport(DistributionReport):
 
 
 class _Foreign(Config):
-    """What is read of a file whose other keys are not ours."""
+    """A part of COCO's format; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -89,11 +90,11 @@ class _Captions(_Foreign):
 
 @dataclass(frozen=True)
 class CocoCaption:
-    """One caption, the number it has in the file, and its image's file."""
+    """One caption, its id in the captions file, and the file of its image."""
 
     number: int
     caption: str
-    picture: Path
+    image: Path
 
 
 @dataclass(frozen=True)
@@ -103,71 +104,71 @@ class CocoFiles:
     captions: Path
     images: Path
 
-    def chosen(self, plan: CocoPlan) -> list[CocoCaption]:
-        """What :func:`select` gives of them."""
+    def select(self, plan: CocoPlan) -> list[CocoCaption]:
+        """The captions that :func:`select` selects."""
         return select(read_captions(self.captions, self.images), plan)
 
 
 def read_captions(path: Path, images: Path) -> list[CocoCaption]:
-    """All captions of a file in COCO's format, by their numbers; images are looked for in ``images``.
+    """Read all captions of a file in COCO's format, sorted by id; the images are in the folder ``images``.
 
     Raises:
-        CogViewError: not such a file, or a caption of an image that it does not name.
+        CogViewError: the file has another format, or a caption's image is not listed.
     """
-    data = files.load_json(path, MOST_BYTES)
-    found = validate(_Captions, data, f"{path}: not captions in COCO's format")
-    names = {image.id: image.file_name for image in found.images}
-    lost = next((a for a in found.annotations if a.image_id not in names), None)
-    if lost is not None:
-        raise CogViewError(f"{path}: caption {lost.id} is of picture {lost.image_id}, which it does not list")
+    content = validate(_Captions, files.load_json(path, MAX_BYTES), f"{path}: not captions in COCO's format")
+    names = {image.id: image.file_name for image in content.images}
+    unlisted = next((a for a in content.annotations if a.image_id not in names), None)
+    if unlisted is not None:
+        raise CogViewError(f"{path}: caption {unlisted.id} is of the unlisted image {unlisted.image_id}")
     captions = [
-        CocoCaption(a.id, " ".join(a.caption.split()), images / names[a.image_id]) for a in found.annotations
+        CocoCaption(a.id, " ".join(a.caption.split()), images / names[a.image_id])
+        for a in content.annotations
     ]
-    return sorted((own for own in captions if own.caption), key=lambda own: own.number)
+    return sorted((c for c in captions if c.caption), key=lambda caption: caption.number)
 
 
 def select(captions: Sequence[CocoCaption], plan: CocoPlan) -> list[CocoCaption]:
-    """``plan.count`` captions at random, in the order they were drawn.
+    """Sample ``plan.count`` captions at random, in random order.
 
     Raises:
         CogViewError: there are fewer, or an image is missing.
     """
     order = np.random.default_rng(plan.seed).permutation(len(captions)).tolist()
-    chosen = [captions[i] for i in order]
+    selected = [captions[i] for i in order]
     if plan.distinct:
         first: dict[Path, CocoCaption] = {}
-        for own in chosen:
-            first.setdefault(own.picture, own)
-        chosen = list(first.values())
-    if len(chosen) < plan.count:
-        kind = "captions of different pictures" if plan.distinct else "captions"
-        raise CogViewError(f"there are {len(chosen)} {kind}, not {plan.count}; lower --n")
-    chosen = chosen[: plan.count]
-    missing = next((own.picture for own in chosen if not own.picture.is_file()), None)
+        for caption in selected:
+            first.setdefault(caption.image, caption)
+        selected = list(first.values())
+    if len(selected) < plan.count:
+        kind = "captions of different images" if plan.distinct else "captions"
+        raise CogViewError(f"there are {len(selected)} {kind}, not {plan.count}; lower --n")
+    selected = selected[: plan.count]
+    missing = next((caption.image for caption in selected if not caption.image.is_file()), None)
     if missing is not None:
-        raise CogViewError(f"{missing}: no such picture; give the folder of COCO's pictures with --images")
-    return chosen
+        raise CogViewError(f"{missing}: no such image; give the folder of COCO's images with --images")
+    return selected
 
 
 def translated(
     captions: Sequence[str], command: str, folder: Path, progress: Progress | None = None
 ) -> list[str]:
-    """The captions through a command, line by line; what it gave is kept in ``folder``.
+    """Translate captions with a command, line by line; translations are cached in ``folder``.
 
     Raises:
-        CogViewError: the command fails, or does not give a text for each.
+        CogViewError: the command fails, or does not return one text per caption.
     """
     path, translate = folder / "translations.json", command_translator(command)
-    known: dict[str, str] = files.load_json(path, MOST_BYTES) if path.is_file() else {}
+    known: dict[str, str] = files.load_json(path, MAX_BYTES) if path.is_file() else {}
     new = [text for text in dict.fromkeys(captions) if text not in known]
     for first in range(0, len(new), TOGETHER):
-        some = new[first : first + TOGETHER]
-        found = [" ".join(text.split()) for text in translate(some)]
-        if len(found) != len(some) or not all(found):
+        batch = new[first : first + TOGETHER]
+        translations = [" ".join(text.split()) for text in translate(batch)]
+        if len(translations) != len(batch) or not all(translations):
             raise CogViewError(
-                f"--translate gave {sum(map(bool, found))} texts for {len(some)}, not one each"
+                f"--translate gave {sum(map(bool, translations))} texts for {len(batch)}, not one each"
             )
-        known |= dict(zip(some, found, strict=True))
+        known |= dict(zip(batch, translations, strict=True))
         write_file(path, json.dumps(known, ensure_ascii=False, indent=0) + "\n")
         if progress:
             progress("translating", min(first + TOGETHER, len(new)), len(new))
@@ -175,55 +176,55 @@ def translated(
 
 
 def prompt_texts(
-    chosen: Sequence[CocoCaption],
+    selected: Sequence[CocoCaption],
     captions: Path,
     plan: CocoPlan,
     work: Path,
     progress: Progress | None = None,
 ) -> list[str]:
-    """The texts of the chosen captions, through the plan's command if it has one."""
-    texts = [own.caption for own in chosen]
+    """The texts of the selected captions, translated by the plan's command if it has one."""
+    texts = [caption.caption for caption in selected]
     if not plan.translate:
         return texts
     facts = {"captions": _hash(captions.read_bytes()), "command": plan.translate}
     return translated(texts, plan.translate, SampleStore(work, "coco-translations", facts).folder, progress)
 
 
-def reference_of(chosen: Sequence[CocoCaption], images: Path) -> ImageSet:
-    """The photographs of the chosen captions, each once."""
-    real = dict.fromkeys(own.picture for own in chosen)
+def reference_of(selected: Sequence[CocoCaption], images: Path) -> ImageSet:
+    """The photographs of the selected captions, each once."""
+    real = dict.fromkeys(caption.image for caption in selected)
     return ImageSet(str(images), tuple((path.name, path) for path in sorted(real)))
 
 
 class CocoGenerator:
-    """A model family for COCO: the best of several images by caption loss, its contrast raised."""
+    """Generates images for COCO: the best of several by caption loss, with the plan's contrast."""
 
     def __init__(self, model: Pipeline, plan: CocoPlan) -> None:
         self.model, self.plan = model, plan
         self.name, self.precision = model.bundle.config.name, model.components.precision
         self.fingerprint = model.model_hash
         if plan.best_of > 1:
-            model.captioning  # noqa: B018  (a family that cannot rank is refused before anything is drawn)
+            model.captioning  # noqa: B018  (raises before any generation if the family cannot rank)
 
-    def draw(self, prompt: str, seed: int) -> GeneratedImage:
-        """The image, with all that made it."""
+    def generate(self, prompt: str, seed: int) -> GeneratedImage:
+        """The image of a prompt, with its provenance."""
         params = SamplingParams.given(**self.plan.sampling)
-        cut = self.model.bundle.config.two_stage
-        [picture] = self.model.generate(
-            prompt, n=1, seed=seed, best_of=self.plan.best_of, params=params, truncate=cut
+        truncate = self.model.bundle.config.two_stage
+        [output] = self.model.generate(
+            prompt, n=1, seed=seed, best_of=self.plan.best_of, params=params, truncate=truncate
         )
         if self.plan.contrast == 1:
-            return picture
-        image = ImageEnhance.Contrast(picture.image).enhance(self.plan.contrast)
-        settings = {**picture.settings, "contrast": self.plan.contrast}
-        return dataclasses.replace(picture, image=image, settings=settings)
+            return output
+        image = ImageEnhance.Contrast(output.image).enhance(self.plan.contrast)
+        settings = {**output.settings, "contrast": self.plan.contrast}
+        return dataclasses.replace(output, image=image, settings=settings)
 
 
 def caption_losses(paths: Sequence[Path]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The caption losses that drawn files tell, (n,); empty where images were not ranked."""
-    told = [read_provenance(path) for path in paths]
-    ranked = [own.settings.get("best_of") if own else None for own in told]
-    return np.array([own["caption_loss"] for own in ranked if isinstance(own, dict)], dtype=np.float64)
+    """The caption losses in the metadata of image files, (n,); images that were not ranked have none."""
+    provenances = [read_provenance(path) for path in paths]
+    rankings = [p.settings.get("best_of") if p else None for p in provenances]
+    return np.array([r["caption_loss"] for r in rankings if isinstance(r, dict)], dtype=np.float64)
 
 
 def evaluate_coco(
@@ -236,30 +237,32 @@ def evaluate_coco(
     rank: tuple[int, int] = WHOLE,
     progress: Progress | None = None,
 ) -> CocoReport | None:
-    """Choose, translate, draw, measure; None while other ranks have images to draw.
+    """Select captions, translate, generate and measure; None while images of other ranks are missing.
 
     Raises:
-        CogViewError: the data are not COCO's or not all there, the model cannot rank, a setting is wrong.
+        CogViewError: the data are incomplete or not in COCO's format, the model cannot rank, or a setting is
+            wrong.
     """
     figures = figures or DistributionPlan(metrics=("fid", "kid", "is"), blurs=BLURS)
-    chosen = data.chosen(plan)
-    painter = CocoGenerator(model, plan)
-    texts, name = prompt_texts(chosen, data.captions, plan, work, progress), model.bundle.config.name
-    kept = plan.model_dump(include={"best_of", "contrast"})
-    store = SampleStore.of(work, painter, texts, plan.seed, plan.sampling, f"coco-{name}", **kept)
+    selected = data.select(plan)
+    generator = CocoGenerator(model, plan)
+    texts, name = prompt_texts(selected, data.captions, plan, work, progress), model.bundle.config.name
+    settings = plan.model_dump(include={"best_of", "contrast"})
+    store = SampleStore.of(work, generator, texts, plan.seed, plan.sampling, f"coco-{name}", **settings)
     paths = store.fill(
         len(texts),
-        lambda own: [painter.draw(texts[i], plan.seed + i).save for i in own],
+        lambda indices: [generator.generate(texts[i], plan.seed + i).save for i in indices],
         1,
         rank,
         progress=progress,
     )
     if paths is None:
         return None
-    drawn = ImageSet(str(store.folder), tuple((path.name, path) for path in paths))
-    report = compare_pictures(reference_of(chosen, data.images), drawn, figures, extractor, work, progress)
-    assert report is not None
-    return _report(report, plan, paths, data.captions, chosen, model)
+    generated = ImageSet(str(store.folder), tuple((path.name, path) for path in paths))
+    reference = reference_of(selected, data.images)
+    report = compare_pictures(reference, generated, figures, extractor, work, progress)
+    assert report is not None  # there is only one part
+    return _report(report, plan, paths, data.captions, selected, model)
 
 
 def _report(
@@ -267,26 +270,26 @@ def _report(
     plan: CocoPlan,
     paths: Sequence[Path],
     captions: Path,
-    chosen: Sequence[CocoCaption],
+    selected: Sequence[CocoCaption],
     model: Pipeline,
 ) -> CocoReport:
-    found = dict(report.figures)
+    figures = dict(report.figures)
     losses = caption_losses(paths[: plan.losses])
     if len(losses):
         mean = mean_figure(losses, max(report.manifest.plan.bootstrap, 100), plan.seed)
-        found["CapLoss"] = Value(value=mean.value, low=mean.low, high=mean.high)
+        figures["CapLoss"] = Value(value=mean.value, low=mean.low, high=mean.high)
     manifest = CocoManifest(
         **dict(report.manifest),
         coco=plan,
         captions=_hash(captions.read_bytes()),
-        selection=_hash(json.dumps([own.number for own in chosen]).encode()),
+        selection=_hash(json.dumps([caption.number for caption in selected]).encode()),
     )
     facts: dict[str, str | int | float] = {
         "model": model.bundle.config.name,
         "model_hash": model.model_hash,
         "precision": model.components.precision,
     }
-    return CocoReport(manifest=manifest, drawn=report.drawn, figures=found, facts=facts)
+    return CocoReport(manifest=manifest, drawn=report.drawn, figures=figures, facts=facts)
 
 
 def _hash(data: bytes) -> str:

@@ -1,14 +1,14 @@
-"""Does an edit change what it is asked to, and nothing else (CogView2, section 3.1)?
+"""Does an edit change the requested attribute, and nothing else (CogView2, section 3.1)?
 
 A task is an image, a mask around one of its attributes, and a caption of the same image with another value
 of that attribute. The model fills the mask; a classifier (``classifier.py``) reads the result:
 
-- *changed*: the attribute is read as its new value;
-- *kept*: the other attributes that were read right off the original are read as before;
-- *untouched*: pixels outside the mask are the original's, bit for bit.
+- *changed*: the attribute is classified as its new value;
+- *kept*: the other attributes that were classified correctly in the original are classified as before;
+- *untouched*: pixels outside the mask are bit-identical to the original.
 
-Where a task has a true answer (the image generated again with that value), the same figures of it are the
-ceiling; the original itself is the floor, on which nothing has changed.
+The ceiling is the same figures for the true answers (the image rendered with the new value), where tasks have
+them; the floor is the original itself, in which nothing has changed.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from cogview.evaluation.plans import EditingPlan
 from cogview.evaluation.sample_store import Generator, Progress, SampleStore, load_all, report_facts
 
 FILE = "edits.jsonl"
-MAX_TASKS = 256 << 20  # bytes of the file
+MAX_TASKS = 256 << 20  # maximum size of the file, in bytes
 EDITED, ANSWER, ORIGINAL = "edited", "true answer", "original"
 
 Pixels = NDArray[np.uint8]
 
 
 class Edit(Config):
-    """One row of ``edits.jsonl``: before and after are all attributes; images are beside the file."""
+    """One row of ``edits.jsonl``: all attributes before and after; paths are relative to the file."""
 
     key: str
     style: str
@@ -56,17 +56,17 @@ class Edit(Config):
 
 
 class Editor(Generator, Protocol):
-    """What edits."""
+    """Edits images."""
 
     def edit(
-        self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
+        self, image: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
     ) -> Image.Image:
-        """The image with what is masked generated again."""
+        """The image with its masked region generated again."""
         ...
 
 
 class Outcome(Config):
-    """What was read off one set of images."""
+    """The figures of one set of images."""
 
     changed: Share
     kept: Share
@@ -74,7 +74,7 @@ class Outcome(Config):
 
 
 class EditingReport(Config):
-    """Everything ``cogview eval editing`` finds, by set of images, and what it was found with."""
+    """The results of ``cogview eval editing``, by set of images, and the facts behind them."""
 
     format: Literal[1] = 1
     plan: EditingPlan
@@ -86,34 +86,34 @@ class EditingReport(Config):
 
 @dataclass(frozen=True)
 class Task:
-    """A row with its classes: of the new value, and by attribute of the other, unchanged ones."""
+    """A row with its classes: of the new value (``target``), and of the unchanged attributes by name."""
 
     edit: Edit
-    wanted: int
+    target: int
     others: Mapping[str, int]
 
 
 def read_edits(folder: Path) -> list[Edit]:
-    """The rows of ``folder/edits.jsonl``; CogViewError where a line is no task."""
+    """Read the rows of ``folder/edits.jsonl``; CogViewError if a line is not a task."""
     path = folder / FILE
-    found = []
+    edits = []
     for number, line in enumerate(files.read_text(path, MAX_TASKS).splitlines(), 1):
-        given = files.parse_json(line, f"{path}, line {number}")
-        found.append(validate(Edit, given, f"{path}, line {number}"))
-    if not found:
+        row = files.parse_json(line, f"{path}, line {number}")
+        edits.append(validate(Edit, row, f"{path}, line {number}"))
+    if not edits:
         raise CogViewError(f"{path}: no tasks in it")
-    return found
+    return edits
 
 
 def readable_tasks(edits: Sequence[Edit], attributes: Sequence[Attribute]) -> list[Task]:
-    """The edits whose change the classifier can see: old and new value are two classes that it knows."""
+    """The edits whose change the classifier can see: old and new value are different known classes."""
     known = {(attribute.style, attribute.name): attribute for attribute in attributes}
-    found = []
+    tasks = []
     for edit in edits:
-        asked = known.get((edit.style, edit.attribute))
-        if asked is None:
+        edited = known.get((edit.style, edit.attribute))
+        if edited is None:
             continue
-        old, new = (asked.index.get(values.get(edit.attribute, "")) for values in (edit.before, edit.after))
+        old, new = (edited.index.get(values.get(edit.attribute, "")) for values in (edit.before, edit.after))
         if new is None or old is None or old == new:
             continue
         others = {
@@ -122,27 +122,27 @@ def readable_tasks(edits: Sequence[Edit], attributes: Sequence[Attribute]) -> li
             if name != edit.attribute and (edit.style, name) in known
             if (label := known[edit.style, name].index.get(value)) is not None
         }
-        found.append(Task(edit, new, others))
-    return found
+        tasks.append(Task(edit, new, others))
+    return tasks
 
 
 def judge(
     tasks: Sequence[Task], before: Sequence[Mapping[str, int]], after: Sequence[Mapping[str, int]]
 ) -> Outcome:
-    """What changed and what was kept, from the classes read off the originals and off the results."""
+    """Count what changed and what was kept, from the classes of the originals and of the results."""
     changed, kept, groups = [], [], dict[str, list[bool]]()
     for task, old, new in zip(tasks, before, after, strict=True):
-        done = new.get(task.edit.attribute) == task.wanted
-        changed.append(done)
-        groups.setdefault(group_of(task.edit.attribute), []).append(done)
+        success = new.get(task.edit.attribute) == task.target
+        changed.append(success)
+        groups.setdefault(group_of(task.edit.attribute), []).append(success)
         kept += [new.get(name) == label for name, label in task.others.items() if old.get(name) == label]
     return Outcome(
         changed=_share(changed), kept=_share(kept), by_group={k: _share(v) for k, v in sorted(groups.items())}
     )
 
 
-def _share(found: Sequence[bool]) -> Share:
-    return Share(right=sum(found), stated=len(found))
+def _share(outcomes: Sequence[bool]) -> Share:
+    return Share(right=sum(outcomes), stated=len(outcomes))
 
 
 def evaluate_editing(
@@ -153,12 +153,12 @@ def evaluate_editing(
     work: Path,
     progress: Progress | None = None,
 ) -> tuple[EditingReport, dict[str, Pixels]]:
-    """Edit, read and judge; the report and the images by set (n, size, size, 3), ``mask`` among them.
+    """Edit, classify and judge; the report and the images by set (n, size, size, 3), including ``mask``.
 
-    Results are kept in ``work``, so that a stopped run goes on.
+    Results are stored in ``work``, so that an interrupted run resumes.
 
     Raises:
-        CogViewError: no tasks, none the classifier can read, files missing, a language without a caption.
+        CogViewError: there are no tasks, or none the classifier can read, or a file or caption is missing.
     """
     edits = read_edits(folder)
     tasks = readable_tasks(edits, reader.config.attributes)
@@ -170,15 +170,15 @@ def evaluate_editing(
     sets: dict[str, list[Pixels]] = {ORIGINAL: [], "mask": [], ANSWER: []}
     untouched = []
     for path, task in zip(paths, tasks, strict=True):
-        original, mask = _picture(folder / task.edit.picture), _mask(folder / task.edit.mask)
-        untouched.append(_same_outside(original, _picture(path), mask))
+        original, mask = _image(folder / task.edit.picture), _mask(folder / task.edit.mask)
+        untouched.append(_same_outside(original, _image(path), mask))
         sets[ORIGINAL].append(square(original, shape))
         sets["mask"].append(square(Image.fromarray(mask).convert("RGB"), shape))
         if task.edit.answer is not None:
-            sets[ANSWER].append(square(_picture(folder / task.edit.answer), shape))
-    pictures = {name: np.stack(found) for name, found in sets.items() if len(found) == len(tasks)}
-    pictures[EDITED] = load_all(paths, shape)
-    return _report(plan, tasks, reader, editor, pictures, (untouched, skipped)), pictures
+            sets[ANSWER].append(square(_image(folder / task.edit.answer), shape))
+    images = {name: np.stack(members) for name, members in sets.items() if len(members) == len(tasks)}
+    images[EDITED] = load_all(paths, shape)
+    return _report(plan, tasks, reader, editor, images, (untouched, skipped)), images
 
 
 def _report(
@@ -186,16 +186,16 @@ def _report(
     tasks: Sequence[Task],
     reader: AttributeClassifier,
     editor: Editor,
-    pictures: Mapping[str, Pixels],
-    found: tuple[list[bool], int],
+    images: Mapping[str, Pixels],
+    counts: tuple[list[bool], int],
 ) -> EditingReport:
     styles = [task.edit.style for task in tasks]
-    read = {k: reader.read(to_tensor(v), styles) for k, v in pictures.items() if k != "mask"}
+    read = {k: reader.read(to_tensor(v), styles) for k, v in images.items() if k != "mask"}
     return EditingReport(
         plan=plan,
         outcomes={name: judge(tasks, read[ORIGINAL], answers) for name, answers in read.items()},
-        untouched=_share(found[0]),
-        skipped=found[1],
+        untouched=_share(counts[0]),
+        skipped=counts[1],
         facts=report_facts(editor, classifier_fingerprint=reader.fingerprint),
     )
 
@@ -208,30 +208,30 @@ def _edited(
     work: Path,
     progress: Progress | None,
 ) -> list[Path]:
-    """The results of all tasks; task i is edited with the seed ``plan.seed + i``."""
-    asked = [[task.edit.key, task.edit.attribute, task.edit.captions] for task in tasks]
-    kept = plan.model_dump(mode="json", include={"languages", "order", "best_of"})
-    store = SampleStore.of(work, editor, asked, plan.seed, plan.sampling, "editing", **kept)
+    """The result files of all tasks; task i is edited with the seed ``plan.seed + i``."""
+    prompts = [[task.edit.key, task.edit.attribute, task.edit.captions] for task in tasks]
+    settings = plan.model_dump(mode="json", include={"languages", "order", "best_of"})
+    store = SampleStore.of(work, editor, prompts, plan.seed, plan.sampling, "editing", **settings)
 
-    def edit(numbers: range) -> list[Image.Image]:
-        task, i = tasks[numbers.start].edit, numbers.start
-        original, mask = _picture(folder / task.picture), _mask(folder / task.mask)
+    def edit(indices: range) -> list[Image.Image]:
+        task, i = tasks[indices.start].edit, indices.start
+        original, mask = _image(folder / task.picture), _mask(folder / task.mask)
         prompt = _prompt(task, plan.languages[i % len(plan.languages)])
         return [editor.edit(original, prompt, mask, plan.seed + i, plan)]
 
     paths = store.fill(len(tasks), edit, what="editing", progress=progress)
-    assert paths is not None  # one process edits them all
+    assert paths is not None  # there is only one rank
     return paths
 
 
 def _prompt(edit: Edit, language: str) -> str:
     if language not in edit.captions:
-        there = ", ".join(edit.captions)
-        raise CogViewError(f"{edit.key} has no caption in {language!r}; it has {there}")
+        available = ", ".join(edit.captions)
+        raise CogViewError(f"{edit.key} has no caption in {language!r}; it has {available}")
     return edit.captions[language]
 
 
-def _picture(path: Path) -> Image.Image:
+def _image(path: Path) -> Image.Image:
     try:
         return decode(path).image
     except BadImage as error:
@@ -239,8 +239,8 @@ def _picture(path: Path) -> Image.Image:
 
 
 def _mask(path: Path) -> NDArray[np.bool_]:
-    chosen: NDArray[np.bool_] = np.asarray(_picture(path).convert("L")) >= 128
-    return chosen
+    mask: NDArray[np.bool_] = np.asarray(_image(path).convert("L")) >= 128
+    return mask
 
 
 def _same_outside(original: Image.Image, edited: Image.Image, mask: NDArray[np.bool_]) -> bool:

@@ -1,4 +1,4 @@
-"""A model family as what the experiments ask for: it draws, draws and ranks, describes."""
+"""Adapter of a model family to the experiments' interfaces: generation, ranking, editing, captioning."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Sampling = Mapping[str, int | float | str]
 
 
 def fingerprint(weights: str, precision: Precision, small: bool = False) -> str:
-    """All that images depend on beside prompts, seed and settings, as caches of images are keyed by it.
+    """Everything that determines images besides prompts, seed and settings; the key of cached images.
 
-    weights: the family's hash; precision: fp32 is not named, as most results are of it; small: of a family
-    that enlarges, the images of the first step.
+    weights: the family's hash; precision: fp32 is the default and left out; small: images of the first stage
+    of a two-stage family.
     """
-    ways = ([] if precision == "fp32" else [precision]) + (["small"] if small else [])
-    return " ".join([weights, *ways])
+    variants = ([] if precision == "fp32" else [precision]) + (["small"] if small else [])
+    return " ".join([weights, *variants])
 
 
 class ModelGenerator:
-    """The model family ``model`` (looked up as ``generate`` does) for the experiments, read at first use.
+    """The model family ``model`` (resolved as by ``cogview generate``), loaded at first use.
 
-    It generates single images (``attributes.py``), candidates (``best_of.py``), edits (``editing.py``) and
+    It generates single images (``attributes.py``), candidates (``best_of.py``), edits (``edits.py``) and
     captions (``captions.py``).
-    small: of a family that enlarges what it draws, the images of the first step.
+    small: use the images of the first stage of a two-stage family.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class ModelGenerator:
         self.directory, self.device = find(model), device
         self.name = self.directory.name
         self.precision = precision
-        self._enlarges = "direct" in load_json(self.directory / "family.json").get("roles", {})
-        self.small = small and self._enlarges
+        self._two_stage = "direct" in load_json(self.directory / "family.json").get("roles", {})
+        self.small = small and self._two_stage
 
     @cached_property
     def family(self) -> Pipeline:
-        """The models."""
+        """The pipeline."""
         from cogview.pipelines.model import Pipeline
 
         return Pipeline.from_pretrained(self.directory, device=self.device, precision=self.precision)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the family's weights and configurations, and how it computes (:func:`fingerprint`)."""
+        """SHA-256 over the family's weights and configurations, and the variant (see :func:`fingerprint`)."""
         return fingerprint(model_hash(self.directory), self.precision, self.small)
 
     @property
@@ -73,45 +73,45 @@ class ModelGenerator:
 
     @property
     def image_size(self) -> int:
-        """Side of its images, in pixels."""
+        """Side of the images, in pixels."""
         return self.family.image_tokenizer.image_size
 
     def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
         """One image for each prompt."""
-        return [picture.image for picture in self._drawn(list(prompts), 1, seed, sampling, self.small)]
+        return [output.image for output in self._generate(list(prompts), 1, seed, sampling, self.small)]
 
-    def _drawn(
+    def _generate(
         self, prompts: list[str], n: int, seed: int, sampling: Sampling, small: bool, **more: Any
     ) -> list[GeneratedImage]:
-        """``n`` images for each prompt (``best_of`` among ``sampling``), of the first step if ``small``."""
-        given: dict[str, Any] = dict(sampling)
-        more |= {"best_of": given.pop("best_of")} if "best_of" in given else {}
+        """``n`` images per prompt (``sampling`` may hold ``best_of``), of the first stage if ``small``."""
+        params: dict[str, Any] = dict(sampling)
+        more |= {"best_of": params.pop("best_of")} if "best_of" in params else {}
         return self.family.generate(
-            prompts, n, seed, params=SamplingParams.given(**given), first_stage_only=small, **more
+            prompts, n, seed, params=SamplingParams.given(**params), first_stage_only=small, **more
         )
 
     def series(
         self, prompt: str, n: int, first: int, seed: int, sampling: Sampling, table: FairnessTable | None
     ) -> list[Image.Image]:
-        """``n`` images of a prompt from index ``first`` on, worded by ``table`` (``fairness.py``)."""
-        made = self._drawn([prompt], n, seed, sampling, self.small, first=first, fairness=table)
-        return [picture.image for picture in made]
+        """``n`` images of a prompt from index ``first`` on, with words replaced by ``table``."""
+        outputs = self._generate([prompt], n, seed, sampling, self.small, first=first, fairness=table)
+        return [output.image for output in outputs]
 
     def candidates(
         self, prompt: str, n: int, seed: int, sampling: Sampling
     ) -> tuple[list[Image.Image], list[float]]:
-        """``n`` images of a prompt and their caption losses; CogViewError before any where it has none."""
-        self.family.captioning.encode(prompt)
-        pictures = self._drawn([prompt], n, seed, sampling, self._enlarges)
-        losses = self.family.score(pictures, pictures[0].caption)[:, 0]
-        return [picture.image for picture in pictures], losses.tolist()
+        """``n`` images of a prompt and their caption losses; CogViewError if the family cannot score them."""
+        self.family.captioning.encode(prompt)  # fails before images are generated
+        outputs = self._generate([prompt], n, seed, sampling, self._two_stage)
+        losses = self.family.score(outputs, outputs[0].caption)[:, 0]
+        return [output.image for output in outputs], losses.tolist()
 
     def edit(
-        self, picture: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
+        self, image: Image.Image, prompt: str, mask: NDArray[np.bool_], seed: int, plan: EditingPlan
     ) -> Image.Image:
-        """The image with what is masked generated again (``editing.py``)."""
+        """The image with its masked region generated again."""
         [edited] = self.family.edit(
-            picture,
+            image,
             prompt,
             mask=mask,
             seed=seed,
@@ -122,16 +122,16 @@ class ModelGenerator:
         )
         return edited.image
 
-    def describe(self, pictures: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
+    def caption(self, pixels: NDArray[np.uint8], language: str, plan: CaptionPlan) -> list[str]:
         """A caption of each image (n, size, size, 3)."""
-        ways: Any = {"seed": plan.seed, **plan.sampling} if plan.sampling else {"beams": plan.beams}
-        images = [Image.fromarray(picture) for picture in pictures]
-        return [own[0].text for own in self.family.caption(images, language=language, **ways)]
+        params: Any = {"seed": plan.seed, **plan.sampling} if plan.sampling else {"beams": plan.beams}
+        images = [Image.fromarray(image) for image in pixels]
+        return [captions[0].text for captions in self.family.caption(images, language=language, **params)]
 
-    def losses(self, pictures: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.float64]:
+    def losses(self, pixels: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.float64]:
         """The caption loss (n,) of each image with its text."""
-        pairs = zip(pictures, texts, strict=True)
-        return np.array([self.family.score(Image.fromarray(own), text)[0, 0] for own, text in pairs])
+        pairs = zip(pixels, texts, strict=True)
+        return np.array([self.family.score(Image.fromarray(image), text)[0, 0] for image, text in pairs])
 
 
 __getattr__ = renamed(__name__, ModelDrawer="ModelGenerator")

@@ -1,7 +1,7 @@
-"""The trivial drawer: for every prompt the training image whose caption shares most words with it.
+"""Retrieval baseline: for every prompt the training image with the most similar caption.
 
-What a model has to beat. Captions and prompts are compared by the cosine of their tokens' weights tf * idf, a
-rule that knows neither images nor any network that judges them.
+A model should be better than this. Captions and prompts are compared by the cosine of the tf-idf weights of
+their tokens, which uses neither images nor any network that judges them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ NAME = "nearest-training"
 
 
 class RetrievalBaseline:
-    """A drawer (``attributes.ImageGenerator``) over the captioned images of one split of ``data``.
+    """An :class:`ImageGenerator` that returns captioned images of one split of ``data``.
 
     Raises:
-        CogViewError: no image of that split.
+        CogViewError: there is no captioned image of that split.
     """
 
     name = NAME
@@ -43,56 +43,59 @@ class RetrievalBaseline:
         self, data: Path, text: TextTokenizer, split: str = "train", source: str | None = None
     ) -> None:
         self.text = text
-        found = open_source(data)
-        self._print = f"{found.fingerprint()} {split} {source} {text.fingerprint}"
-        kept = (r for r in found.records() if r.split == split and source in (None, r.source) and r.captions)
-        self.records: list[Record] = list(kept)
+        opened = open_source(data)
+        self._identity = f"{opened.fingerprint()} {split} {source} {text.fingerprint}"
+        records = (
+            r for r in opened.records() if r.split == split and source in (None, r.source) and r.captions
+        )
+        self.records: list[Record] = list(records)
         if not self.records:
-            raise CogViewError(f"{data}: no captioned picture of split {split!r} to choose from")
+            raise CogViewError(f"{data}: no captioned image of split {split!r} to choose from")
         pairs = [(i, text) for i, record in enumerate(self.records) for text, _ in texts_of(record, True)]
         self.owners = np.array([i for i, _ in pairs])
         self._index([text for _, text in pairs])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the images to choose from."""
-        return hashlib.sha256(self._print.encode()).hexdigest()[:16]
+        """Changes with the images and the tokenizer."""
+        return hashlib.sha256(self._identity.encode()).hexdigest()[:16]
 
     def _index(self, texts: Sequence[str]) -> None:
-        """An inverted index: for every piece the texts that have it and with which weight."""
+        """Build an inverted index: for every token the texts that contain it, with their weights."""
         bags = [Counter(self.text.encode(text)) for text in texts]
-        spread = Counter(piece for bag in bags for piece in bag)
-        self.rarity = {piece: math.log(1 + len(bags) / count) for piece, count in spread.items()}
-        found: dict[int, tuple[list[int], list[float]]] = {piece: ([], []) for piece in spread}
+        frequency = Counter(token for bag in bags for token in bag)
+        self.idf = {token: math.log(1 + len(bags) / count) for token, count in frequency.items()}
+        postings: dict[int, tuple[list[int], list[float]]] = {token: ([], []) for token in frequency}
         for i, bag in enumerate(bags):
-            for piece, weight in self._weights(bag).items():
-                found[piece][0].append(i)
-                found[piece][1].append(weight)
-        self.index = {piece: (np.array(rows), np.array(own)) for piece, (rows, own) in found.items()}
+            for token, weight in self._weights(bag).items():
+                postings[token][0].append(i)
+                postings[token][1].append(weight)
+        self.index = {token: (np.array(rows), np.array(ws)) for token, (rows, ws) in postings.items()}
         self.count = len(bags)
 
     def _weights(self, bag: Counter[int]) -> dict[int, float]:
-        raw = {piece: count * self.rarity[piece] for piece, count in bag.items() if piece in self.rarity}
-        length = math.sqrt(sum(weight**2 for weight in raw.values())) or 1.0
-        return {piece: weight / length for piece, weight in raw.items()}
+        """The tf-idf weights of a bag of tokens, scaled to unit norm."""
+        raw = {token: count * self.idf[token] for token, count in bag.items() if token in self.idf}
+        norm = math.sqrt(sum(weight**2 for weight in raw.values())) or 1.0
+        return {token: weight / norm for token, weight in raw.items()}
 
     def nearest(self, prompt: str) -> int:
-        """The number of the record whose caption is nearest, the first of equals."""
+        """The index of the record with the nearest caption, the first of equals."""
         scores: NDArray[np.float64] = np.zeros(self.count)
-        for piece, weight in self._weights(Counter(self.text.encode(prompt))).items():
-            rows, own = self.index[piece]
-            scores[rows] += weight * own
+        for token, weight in self._weights(Counter(self.text.encode(prompt))).items():
+            rows, weights = self.index[token]
+            scores[rows] += weight * weights
         return int(self.owners[int(np.argmax(scores))])
 
     def generate(self, prompts: Sequence[str], seed: int, sampling: Sampling) -> list[Image.Image]:
-        """The nearest training image of each prompt; neither seed nor settings matter."""
-        return [self._picture(self.records[self.nearest(prompt)]) for prompt in prompts]
+        """The nearest training image of each prompt; seed and settings have no effect."""
+        return [self._load(self.records[self.nearest(prompt)]) for prompt in prompts]
 
-    def _picture(self, record: Record) -> Image.Image:
+    def _load(self, record: Record) -> Image.Image:
         try:
             return decode(record.image or b"").image
         except BadImage as error:
-            raise CogViewError(f"{record.place}: the picture is broken: {error}; take it out") from None
+            raise CogViewError(f"{record.place}: the image is broken: {error}; remove it") from None
 
 
 __getattr__ = renamed(__name__, NearestTraining="RetrievalBaseline")

@@ -1,6 +1,6 @@
-"""Many images of one prompt in the order of their caption loss (CogView, figure 6).
+"""Many images of one prompt, sorted by their caption loss (CogView, figure 6).
 
-The paper shows 60: most bad ones stand last. An alignment scorer can tell how far it agrees.
+The paper shows 60 images, with most bad ones last. An alignment scorer can measure how far it agrees.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cogview.pipelines.model import Pipeline
 from cogview.types import SamplingParams
 
 COLUMNS, GAP, LINE = 10, 4, 14
-TOGETHER = 16  # images generated, then kept
-TILE = 72  # pixels: smaller images are enlarged by whole numbers to at least this
+TOGETHER = 16  # images per group, which is generated and then stored
+TILE = 72  # minimum side in pixels on the sheet; smaller images are scaled by an integer
 
 
 class Placed(Config):
-    """An image: its index, caption loss in nats a token, and the cosine with the prompt if it was read."""
+    """An image: its index, its caption loss in nats per token, and its cosine with the prompt if scored."""
 
     index: int
     loss: float
@@ -63,13 +63,13 @@ def rank_images(
     progress: Progress | None = None,
     work: Path | None = None,
 ) -> tuple[OrderReport, list[Image.Image]]:
-    """Generate ``n`` images of a prompt and sort them; the report, and the images in its order.
+    """Generate ``n`` images of a prompt and sort them; returns the report, and the images in its order.
 
-    Of a family that upscales what it generates they are the small ones, which its caption loss reads.
-    ``work``: where images are kept, so that a stopped run goes on.
-    Raises CogViewError where the family has no caption role; before anything is generated.
+    A two-stage family contributes the small images of its first stage, which its caption loss is for.
+    ``work``: folder for images, so that an interrupted run resumes.
+    Raises CogViewError if the family has no caption role, before anything is generated.
     """
-    model.captioning.encode(prompt)
+    model.captioning.encode(prompt)  # fails before images are generated
     with contextlib.ExitStack() as stack:
         folder = work or Path(stack.enter_context(TemporaryDirectory()))
         images, losses, settings = _generated(model, prompt, n, seed, sampling or {}, folder, progress)
@@ -103,32 +103,32 @@ def _generated(
     work: Path,
     progress: Progress | None,
 ) -> tuple[list[Image.Image], NDArray[np.float64], Mapping[str, Any]]:
-    """The images, their caption losses, and the settings they were made with."""
+    """The images, their caption losses, and their sampling settings."""
     precision = model.components.precision
     facts = {"model": model.model_hash, "precision": precision, "prompt": prompt, "seed": seed}
     store = SampleStore(work, f"order-{model.bundle.config.name}", facts | {"sampling": dict(sampling)})
     params = SamplingParams.given(**sampling)
 
-    def make(own: range) -> list[Save]:
-        made = model.generate(
+    def generate(indices: range) -> list[Save]:
+        outputs = model.generate(
             prompt,
-            len(own),
+            len(indices),
             seed,
             params=params,
-            first=own.start,
+            first=indices.start,
             first_stage_only=model.bundle.config.two_stage,
         )
-        losses = model.score(made, made[0].caption)[:, 0]  # of their codes, which files do not hold
-        store.numbers(f"losses-{own.start:06d}", len(own), losses.tolist)
-        return [image.save for image in made]
+        losses = model.score(outputs, outputs[0].caption)[:, 0]  # of the codes, which files do not hold
+        store.numbers(f"losses-{indices.start:06d}", len(indices), losses.tolist)
+        return [output.save for output in outputs]
 
-    paths = store.fill(n, make, TOGETHER, what="generating", progress=progress)
-    assert paths is not None  # one process makes them all
+    paths = store.fill(n, generate, TOGETHER, what="generating", progress=progress)
+    assert paths is not None  # there is only one rank
     groups = [(first, min(TOGETHER, n - first)) for first in range(0, n, TOGETHER)]
     losses = [store.numbers(f"losses-{first:06d}", count, list) for first, count in groups]
-    told = read_provenance(paths[0])
-    assert told is not None  # it was saved with it
-    return [decode(path).image for path in paths], np.concatenate(losses), told.settings
+    provenance = read_provenance(paths[0])
+    assert provenance is not None  # ``save`` writes it
+    return [decode(path).image for path in paths], np.concatenate(losses), provenance.settings
 
 
 def _fits(alignment: DualEncoder, images: Sequence[Image.Image], prompt: str) -> NDArray[np.float64]:
@@ -138,9 +138,9 @@ def _fits(alignment: DualEncoder, images: Sequence[Image.Image], prompt: str) ->
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    """The correlation of the ranks, equals sharing theirs; None where all of one are equal.
+    """Spearman's rank correlation with average ranks for ties; None if all values of one are equal.
 
-    Raises CogViewError where SciPy is not installed.
+    Raises CogViewError if SciPy is not installed.
     """
     try:
         from scipy.stats import spearmanr
@@ -152,9 +152,9 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
 
 
 def order_sheet(report: OrderReport, images: Sequence[Image.Image], columns: int = COLUMNS) -> Image.Image:
-    """The images row by row, rank and caption loss below each."""
-    times = max(1, -(-TILE // images[0].width))
-    width, height = images[0].width * times, images[0].height * times
+    """A contact sheet of the images, with rank and caption loss below each."""
+    scale = max(1, -(-TILE // images[0].width))
+    width, height = images[0].width * scale, images[0].height * scale
     across, down = width + GAP, height + GAP + LINE
     columns = min(columns, len(images))
     sheet = Image.new("RGB", (columns * across + GAP, -(-len(images) // columns) * down + GAP), "white")

@@ -1,8 +1,8 @@
-"""Does an image show the scene that was asked for? GenEval's six tasks (Ghosh et al., 2023).
+"""Does an image show the scene of its prompt? GenEval's six tasks (Ghosh et al., 2023).
 
-Prompts are of combinations that no training image shows (``prompts/scenes.jsonl``); a reader of scenes
-detects things in the images and the rules of ``metrics/scene_rules.py`` judge them. The ceiling is the same
-of the true scenes of the prompts, the floor that of the images of other prompts of the same task.
+Prompts combine things as no training image does (``prompts/scenes.jsonl``); a reader of scenes detects things
+in the images, and the rules of ``metrics/scene_rules.py`` judge them. The ceiling is the figures of the
+prompts' true scenes, the floor those of images of other prompts of the same task.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ READ = 64  # images in memory at a time
 
 
 class TaskReading(Config):
-    """The share of right images of one task (or ``overall``, the tasks' mean), its ceiling and its floor."""
+    """The share of right images of one task (or ``overall``, the mean of tasks), its ceiling and its floor.
+
+    wrong: number of wrong images by reason.
+    """
 
     images: int
     right: Figure
@@ -40,7 +43,7 @@ class TaskReading(Config):
 
 
 class ScenesReport(Config):
-    """Everything one run found, by language and task."""
+    """The results of one run, by language and task."""
 
     format: Literal[1] = 1
     plan: ScenesPlan
@@ -48,16 +51,16 @@ class ScenesReport(Config):
     facts: dict[str, str | int | float]
 
 
-def chosen(prompts: Sequence[ScenePrompt], count: int | None) -> list[ScenePrompt]:
-    """About ``count`` prompts, evenly of every task and evenly spaced within it, in their order."""
+def select_prompts(prompts: Sequence[ScenePrompt], count: int | None) -> list[ScenePrompt]:
+    """About ``count`` prompts, equally many of every task and evenly spaced within it, in their order."""
     if count is None or count >= len(prompts):
         return list(prompts)
-    found: list[ScenePrompt] = []
-    for place, task in enumerate(TASKS):
-        own = [prompt for prompt in prompts if prompt.task == task]
-        wanted = min(len(own), (count + place) // len(TASKS))
-        found += [own[i * len(own) // wanted] for i in range(wanted)]
-    return found
+    selected: list[ScenePrompt] = []
+    for index, task in enumerate(TASKS):
+        of_task = [prompt for prompt in prompts if prompt.task == task]
+        share = min(len(of_task), (count + index) // len(TASKS))
+        selected += [of_task[i * len(of_task) // share] for i in range(share)]
+    return selected
 
 
 def evaluate_scenes(
@@ -69,14 +72,14 @@ def evaluate_scenes(
     rank: tuple[int, int] = WHOLE,
     progress: Progress | None = None,
 ) -> tuple[ScenesReport, dict[str, list[Path]]] | None:
-    """Generate, read and judge; the report and each language's images. None while other ranks have work.
+    """Generate, detect and judge; the report and each language's images, or None while ranks are missing.
 
     real: an image cache of the prompts' true scenes, for the ceiling.
 
     Raises:
-        CogViewError: files cannot be read or written, a true scene is missing.
+        CogViewError: files cannot be read or written, or a true scene is missing.
     """
-    prompts, images = chosen(scene_prompts(), plan.count), dict[str, list[Path]]()
+    prompts, images = select_prompts(scene_prompts(), plan.count), dict[str, list[Path]]()
     for language in plan.languages:
         texts, what = [getattr(prompt, language) for prompt in prompts], f"generating {language}"
         paths = generate_images(texts, generator, work, plan, rank, what, progress)
@@ -86,8 +89,8 @@ def evaluate_scenes(
     ceiling = ceiling_of(prompts, reader, real, progress) if real else None
     readings = {}
     for name, paths in images.items():
-        seen = read_files(reader, paths, f"reading {name}", progress)
-        readings[name] = score(prompts, seen, reader.rules, ceiling, plan.bootstrap, plan.seed)
+        detections = read_files(reader, paths, f"reading {name}", progress)
+        readings[name] = score(prompts, detections, reader.rules, ceiling, plan.bootstrap, plan.seed)
     rules = {"found": reader.rules.found, "counted": reader.rules.counted}
     facts = report_facts(generator, reader_fingerprint=reader.fingerprint, **rules)
     return ScenesReport(plan=plan, readings=readings, facts=facts), images
@@ -96,30 +99,30 @@ def evaluate_scenes(
 def read_files(
     reader: SceneReader, paths: Sequence[Path], what: str = "", progress: Progress | None = None
 ) -> list[list[Detection]]:
-    """The detections in images of one size."""
-    found: list[list[Detection]] = []
+    """The detections in image files, all of one size."""
+    detections: list[list[Detection]] = []
     for first in range(0, len(paths), READ):
-        some = [np.asarray(decode(path).image.convert("RGB")) for path in paths[first : first + READ]]
-        found += reader.read(np.stack(some))
+        batch = [np.asarray(decode(path).image.convert("RGB")) for path in paths[first : first + READ]]
+        detections += reader.read(np.stack(batch))
         if progress:
-            progress(what, len(found), len(paths))
-    return found
+            progress(what, len(detections), len(paths))
+    return detections
 
 
 def ceiling_of(
     prompts: Sequence[ScenePrompt], reader: SceneReader, real: Path, progress: Progress | None = None
 ) -> NDArray[np.bool_]:
-    """Whether the true scene of each prompt is read right."""
+    """Whether the true scene of each prompt is judged right."""
     cache = ImageCache(real)
-    place = {key: item for item, key in enumerate(cache.keys)}
-    missing = next((prompt.id for prompt in prompts if prompt.id not in place), None)
+    items = {key: item for item, key in enumerate(cache.keys)}
+    missing = next((prompt.id for prompt in prompts if prompt.id not in items), None)
     if missing is not None:
-        raise CogViewError(f"{real}: no picture of the scene {missing}")
+        raise CogViewError(f"{real}: no image of the scene {missing}")
     right: list[bool] = []
     for first in range(0, len(prompts), READ):
-        some = prompts[first : first + READ]
-        seen = reader.read(cache.pixels[[place[prompt.id] for prompt in some]])
-        right += [judge(prompt, own, reader.rules).right for prompt, own in zip(some, seen, strict=True)]
+        batch = prompts[first : first + READ]
+        detections = reader.read(cache.pixels[[items[prompt.id] for prompt in batch]])
+        right += [judge(p, seen, reader.rules).right for p, seen in zip(batch, detections, strict=True)]
         if progress:
             progress("reading true scenes", len(right), len(prompts))
     return np.array(right)
@@ -127,42 +130,42 @@ def ceiling_of(
 
 def score(
     prompts: Sequence[ScenePrompt],
-    seen: Sequence[Sequence[Detection]],
+    detections: Sequence[Sequence[Detection]],
     rules: Rules,
     ceiling: NDArray[np.bool_] | None = None,
     times: int = 2000,
     seed: int = 0,
 ) -> dict[str, TaskReading]:
-    """The reading of every task that occurs and of ``overall``; prompts are resampled within their tasks."""
-    verdicts = [judge(prompt, own, rules) for prompt, own in zip(prompts, seen, strict=True)]
-    tasks, right = np.array([prompt.task for prompt in prompts]), np.array([one.right for one in verdicts])
-    swapped = zip(prompts, shifted(tasks, seen), strict=True)
-    floors = np.array([judge(prompt, own, rules).right for prompt, own in swapped])
+    """The figures of every task that occurs and of ``overall``; prompts are resampled within their tasks."""
+    verdicts = [judge(prompt, seen, rules) for prompt, seen in zip(prompts, detections, strict=True)]
+    tasks, right = np.array([prompt.task for prompt in prompts]), np.array([v.right for v in verdicts])
+    swapped = zip(prompts, shifted(tasks, detections), strict=True)
+    floors = np.array([judge(prompt, seen, rules).right for prompt, seen in swapped])
     weights = bootstrap_weights(list(tasks), times, seed)
-    own_tasks = [task for task in TASKS if (tasks == task).any()]
-    samples, bests, found = [], [], dict[str, TaskReading]()
-    for task in own_tasks:
-        at = tasks == task
-        samples.append(weights[:, at] @ right[at] / at.sum())
-        bests.append(None if ceiling is None else weights[:, at] @ ceiling[at] / at.sum())
-        why = [one.wrong for one, here in zip(verdicts, at, strict=True) if here and one.wrong]
-        wrong = {name: why.count(name) for name in sorted(set(why))}
-        reading = _task(samples[-1], bests[-1], float(floors[at].mean()), int(at.sum()))
-        found[task] = reading.model_copy(update={"wrong": wrong})
+    present = [task for task in TASKS if (tasks == task).any()]
+    samples, bests, readings = [], [], dict[str, TaskReading]()
+    for task in present:
+        mask = tasks == task
+        samples.append(weights[:, mask] @ right[mask] / mask.sum())
+        bests.append(None if ceiling is None else weights[:, mask] @ ceiling[mask] / mask.sum())
+        reasons = [v.wrong for v, in_task in zip(verdicts, mask, strict=True) if in_task and v.wrong]
+        wrong = {name: reasons.count(name) for name in sorted(set(reasons))}
+        reading = _task(samples[-1], bests[-1], float(floors[mask].mean()), int(mask.sum()))
+        readings[task] = reading.model_copy(update={"wrong": wrong})
     mean = np.mean(samples, 0)
-    best = None if ceiling is None else np.mean([own for own in bests if own is not None], 0)
-    floor = float(np.mean([own.floor for own in found.values()]))
-    return {"overall": _task(mean, best, floor, len(prompts)), **found}
+    best = None if ceiling is None else np.mean([values for values in bests if values is not None], 0)
+    floor = float(np.mean([reading.floor for reading in readings.values()]))
+    return {"overall": _task(mean, best, floor, len(prompts)), **readings}
 
 
-def shifted(tasks: NDArray[np.str_], seen: Sequence[Sequence[Detection]]) -> list[Sequence[Detection]]:
-    """For each prompt what was seen in the image of another prompt of its task, half the task further on."""
-    found: list[Sequence[Detection]] = [()] * len(seen)
+def shifted(tasks: NDArray[np.str_], detections: Sequence[Sequence[Detection]]) -> list[Sequence[Detection]]:
+    """For each prompt the detections of another prompt of its task, cyclically shifted by half the task."""
+    swapped: list[Sequence[Detection]] = [()] * len(detections)
     for task in set(tasks):
         rows = np.flatnonzero(tasks == task).tolist()
         for row, other in zip(rows, np.roll(rows, max(1, len(rows) // 2)).tolist(), strict=True):
-            found[row] = seen[other] if other != row else ()
-    return found
+            swapped[row] = detections[other] if other != row else ()
+    return swapped
 
 
 def _task(

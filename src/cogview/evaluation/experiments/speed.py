@@ -1,4 +1,4 @@
-"""How fast a model draws: seconds until it is ready, for the first image, and for batches of images."""
+"""Speed of generation: seconds to load the model, for the first image, and for batches of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Timing(Config):
-    """One batch: seconds (median, fastest, slowest), processor seconds (median), and what follows from it."""
+    """One batch size: seconds (median, fastest, slowest), processor seconds (median), and throughput."""
 
     pictures: int
     seconds: float
@@ -32,7 +32,7 @@ class Timing(Config):
 
 
 class SpeedReport(Config):
-    """All timings of one model on one machine; ``tokens``: of one image."""
+    """All timings of one model on one machine; ``tokens``: tokens per image."""
 
     format: Literal[1] = 1
     kind: Literal["speed"] = "speed"
@@ -57,13 +57,13 @@ def measure_speed(
     progress: Progress | None = None,
     device: str | None = None,
 ) -> SpeedReport:
-    """Read the family ``name`` and time it; CogViewError as drawing raises it."""
+    """Load the family ``name`` and time it; raises the CogViewErrors of loading and generation."""
     started = time.perf_counter()
     model = load(name, precision=precision, device=device)
     ready = time.perf_counter() - started
-    picture = model.generate(plan.prompt, n=1, seed=plan.seed)[0]
+    image = model.generate(plan.prompt, n=1, seed=plan.seed)[0]
     first = time.perf_counter() - started - ready
-    tokens, timings = len(picture.codes), list[Timing]()
+    tokens, timings = len(image.codes), list[Timing]()
     for number, batch in enumerate(plan.batches):
         runs = []
         for repeat in range(plan.repeats):
@@ -89,16 +89,16 @@ def measure_speed(
     )
 
 
-def timing(pictures: int, tokens: int, runs: Sequence[tuple[float, float]]) -> Timing:
-    """Of several runs (seconds, processor seconds), each of ``pictures`` images of ``tokens`` tokens."""
+def timing(images: int, tokens: int, runs: Sequence[tuple[float, float]]) -> Timing:
+    """Summarize runs (seconds, processor seconds), each of ``images`` images of ``tokens`` tokens."""
     walls, processors = zip(*runs, strict=True)
     seconds = statistics.median(walls)
     return Timing(
-        pictures=pictures,
+        pictures=images,
         seconds=seconds,
         fastest=min(walls),
         slowest=max(walls),
         processor=statistics.median(processors),
-        pictures_per_minute=60 * pictures / seconds,
-        tokens_per_second=pictures * tokens / seconds,
+        pictures_per_minute=60 * images / seconds,
+        tokens_per_second=images * tokens / seconds,
     )

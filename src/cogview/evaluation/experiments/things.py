@@ -1,13 +1,13 @@
-"""Does an image show the thing that was asked for by its bare name? And does it copy a training drawing?
+"""Does an image show the thing whose bare name is its prompt? And does it copy a training drawing?
 
-For every everyday thing and language the wordings that people type (``prompts/things.jsonl``) are generated;
-the reader of things names each image. *First* and *five*: its first guess, and any of its first five, is the
-thing. The ceiling is the reader's own accuracy on withheld drawings, the floor the accuracy of the images of
-other prompts. Intervals are of resampled things, since the wordings of a thing are not independent.
+Images are generated for the names that people type for everyday things (``prompts/things.jsonl``), in each
+language; the reader of things classifies them. *First* and *five* are its top-1 and top-5 accuracy. The
+ceiling is the reader's accuracy on held-out drawings, the floor the accuracy against the prompts of other
+images. Intervals resample things, because the names of a thing are not independent.
 
-Copying is measured in the reader's feature space against drawings of the training set: an image is *nearer*
-than two drawings of one thing in different styles where its distance to the nearest drawing is less than
-their median distance, *much nearer* where it is less than their 5th percentile.
+Copying is measured in the reader's feature space against drawings of the training set. The scale is the
+distances between two drawings of one thing in different styles: an image is *nearer* if its distance to the
+nearest drawing is below their median, *much nearer* if it is below their 5th percentile.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from cogview.evaluation.sample_store import (
 )
 
 Array = NDArray[np.float64]
-CEILINGS = {"first": 0.75, "five": 0.9}  # what a reader must reach on withheld drawings to count
+CEILINGS = {"first": 0.75, "five": 0.9}  # minimum accuracy of a reader on held-out drawings
 
 
 class Reading(Config):
-    """Accuracy of the images of one language. ``…_of_ceiling`` are shares of the reader's own accuracy."""
+    """Accuracy of the images of one language. ``…_of_ceiling`` are relative to the reader's own accuracy."""
 
     images: int
     first: Figure
@@ -53,7 +53,7 @@ class Reading(Config):
 
 
 class Copying(Config):
-    """Shares of images nearer to a training drawing than ``threshold`` and ``much``, cosine distances."""
+    """Shares of images nearer to a training drawing than ``threshold`` and ``much`` (cosine distances)."""
 
     threshold: float
     much: float
@@ -63,7 +63,11 @@ class Copying(Config):
 
 
 class ThingsReport(Config):
-    """Everything one run found. ``difference``: first guesses, first language less second."""
+    """The results of one run.
+
+    counts: the reader is accurate enough; difference: top-1 accuracy of the first language minus that of the
+    second.
+    """
 
     format: Literal[1] = 1
     plan: ThingsPlan
@@ -76,16 +80,16 @@ class ThingsReport(Config):
     facts: dict[str, str | int | float]
 
 
-def asked(things: Sequence[ThingNames], language: Language, count: int) -> list[tuple[str, str]]:
-    """``count`` pairs of a thing and a wording: every thing's first, then every thing's second, …, again."""
-    most = max(len(own.prompts(language)) for own in things)
-    every = [
-        (own.thing, own.prompts(language)[place])
-        for place in range(most)
-        for own in things
-        if place < len(own.prompts(language))
+def thing_prompts(things: Sequence[ThingNames], language: Language, count: int) -> list[tuple[str, str]]:
+    """``count`` pairs of a thing and a name: every thing's first name, then its second, …, cyclically."""
+    most = max(len(names.prompts(language)) for names in things)
+    pairs = [
+        (names.thing, names.prompts(language)[i])
+        for i in range(most)
+        for names in things
+        if i < len(names.prompts(language))
     ]
-    return [every[i % len(every)] for i in range(count)]
+    return [pairs[i % len(pairs)] for i in range(count)]
 
 
 def evaluate_things(
@@ -97,18 +101,18 @@ def evaluate_things(
     rank: tuple[int, int] = WHOLE,
     progress: Progress | None = None,
 ) -> tuple[ThingsReport, dict[str, list[Path]]] | None:
-    """Generate, read and score; the report and each language's images. None while other ranks have work.
+    """Generate, classify and score; the report and each language's images, or None while ranks are missing.
 
-    drawings: a labelled image cache of training drawings, for the measure of copying.
+    drawings: a labelled image cache of training drawings, to measure copying.
 
     Raises:
         CogViewError: the reader knows none of the things, or files cannot be read or written.
     """
-    number = {name: i for i, name in enumerate(reader.config.things)}
-    things = [own for own in thing_names() if own.thing in number]
+    classes = {name: i for i, name in enumerate(reader.config.things)}
+    things = [names for names in thing_names() if names.thing in classes]
     if not things:
-        raise CogViewError("the reader of things knows none of the things that are asked for")
-    prompts = {language: asked(things, language, plan.count) for language in plan.languages}
+        raise CogViewError("the reader of things knows none of the things in the prompts")
+    prompts = {language: thing_prompts(things, language, plan.count) for language in plan.languages}
     images: dict[str, list[Path]] = {}
     for language, pairs in prompts.items():
         texts, what = [text for _, text in pairs], f"generating {language}"
@@ -120,14 +124,14 @@ def evaluate_things(
     ceiling = ceilings(reader)
     for language, pairs in prompts.items():
         pixels = load_all(images[language], Preprocessing(size=reader.config.size, resample="box"))
-        own, probabilities = reader.read(pixels, progress=_told(progress, f"reading {language}"))
-        wanted = np.array([number[thing] for thing, _ in pairs])
+        vectors, probabilities = reader.read(pixels, progress=_labelled(progress, f"reading {language}"))
+        targets = np.array([classes[thing] for thing, _ in pairs])
         right[language] = {
-            word: in_top_k(probabilities, wanted, k) for word, k in (("first", 1), ("five", 5))
+            name: in_top_k(probabilities, targets, k) for name, k in (("first", 1), ("five", 5))
         }
         guesses[language] = probabilities.argmax(1)
-        features.append(own)
-        readings[language] = _reading(plan, wanted, right[language], guesses[language], ceiling)
+        features.append(vectors)
+        readings[language] = _reading(plan, targets, right[language], guesses[language], ceiling)
     report = ThingsReport(
         plan=plan,
         counts=all(ceiling.get(name, 0) >= least for name, least in CEILINGS.items()),
@@ -142,46 +146,46 @@ def evaluate_things(
 
 
 def ceilings(reader: ThingReader) -> dict[str, float]:
-    """The reader's accuracy on withheld drawings, as its training measured it."""
+    """The reader's accuracy on held-out drawings, measured at the end of its training."""
     facts = reader.config.facts
     return {name: float(facts[f"ceiling_{name}"]) for name in CEILINGS if f"ceiling_{name}" in facts}
 
 
-def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+def _labelled(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, total: progress(what, done, total)
 
 
 # ------------------------------------------------------------------------------------------- figures
 
 
-def clustered(hits: NDArray[np.bool_], owners: NDArray[np.int64], times: int, seed: int) -> Array:
-    """The share of hits (n,), then those of ``times`` sets of resampled owners; (times + 1,)."""
-    kinds, place = np.unique(owners, return_inverse=True)
+def clustered(hits: NDArray[np.bool_], clusters: NDArray[np.int64], times: int, seed: int) -> Array:
+    """The share of hits (n,), then its bootstrap samples with resampled clusters; (times + 1,)."""
+    kinds, index = np.unique(clusters, return_inverse=True)
     weights = bootstrap_weights(["-"] * len(kinds), times, seed)
-    right = np.bincount(place, hits.astype(float), len(kinds))
-    total = np.bincount(place, minlength=len(kinds))
-    found: Array = (weights @ right) / (weights @ total)
-    return found
+    right = np.bincount(index, hits.astype(float), len(kinds))
+    total = np.bincount(index, minlength=len(kinds))
+    shares: Array = (weights @ right) / (weights @ total)
+    return shares
 
 
-def floor(guesses: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
-    """The accuracy at first guess where every prompt is asked of the images of all other prompts."""
-    counts = np.bincount(guesses, minlength=int(max(guesses.max(), wanted.max())) + 1)
-    others = counts[wanted] - (guesses == wanted)
-    return float(others.mean() / (len(wanted) - 1))
+def floor(guesses: NDArray[np.int64], targets: NDArray[np.int64]) -> float:
+    """The top-1 accuracy of every image against the prompts of all other images."""
+    counts = np.bincount(guesses, minlength=int(max(guesses.max(), targets.max())) + 1)
+    others = counts[targets] - (guesses == targets)
+    return float(others.mean() / (len(targets) - 1))
 
 
 def _reading(
     plan: ThingsPlan,
-    wanted: NDArray[np.int64],
+    targets: NDArray[np.int64],
     right: dict[str, NDArray[np.bool_]],
     guesses: NDArray[np.int64],
     ceiling: dict[str, float],
 ) -> Reading:
-    samples = {name: clustered(hits, wanted, plan.bootstrap, plan.seed) for name, hits in right.items()}
+    samples = {name: clustered(hits, targets, plan.bootstrap, plan.seed) for name, hits in right.items()}
     shares = {f"{name}_of_ceiling": figure(samples[name] / best) for name, best in ceiling.items() if best}
-    figures = {name: figure(own) for name, own in samples.items()}
-    return Reading(images=len(wanted), floor=floor(guesses, wanted), **figures, **shares)
+    figures = {name: figure(values) for name, values in samples.items()}
+    return Reading(images=len(targets), floor=floor(guesses, targets), **figures, **shares)
 
 
 def _difference(
@@ -189,16 +193,16 @@ def _difference(
     prompts: dict[Language, list[tuple[str, str]]],
     right: dict[Language, dict[str, NDArray[np.bool_]]],
 ) -> Figure | None:
-    """First guesses of the first language less those of the second, the same things resampled in both."""
+    """Top-1 accuracy of the first language minus that of the second, with the same resampled things."""
     if len(prompts) != 2:
         return None
     names = sorted({thing for pairs in prompts.values() for thing, _ in pairs})
     numbers = {name: i for i, name in enumerate(names)}
     weights, shares = bootstrap_weights(["-"] * len(names), plan.bootstrap, plan.seed), []
     for language, pairs in prompts.items():
-        place = np.array([numbers[thing] for thing, _ in pairs])
-        hits = np.bincount(place, right[language]["first"].astype(float), len(names))
-        shares.append((weights @ hits) / (weights @ np.bincount(place, minlength=len(names))))
+        index = np.array([numbers[thing] for thing, _ in pairs])
+        hits = np.bincount(index, right[language]["first"].astype(float), len(names))
+        shares.append((weights @ hits) / (weights @ np.bincount(index, minlength=len(names))))
     return figure(shares[0] - shares[1])
 
 
@@ -208,33 +212,33 @@ def _by_thing(
     counts: dict[str, list[int]] = {}
     for language, pairs in prompts.items():
         for (thing, _), hit in zip(pairs, right[language]["first"], strict=True):
-            own = counts.setdefault(thing, [0, 0])
-            own[0] += int(hit)
-            own[1] += 1
-    return {name: Share(right=own[0], stated=own[1]) for name, own in sorted(counts.items())}
+            count = counts.setdefault(thing, [0, 0])
+            count[0] += int(hit)
+            count[1] += 1
+    return {name: Share(right=hits, stated=total) for name, (hits, total) in sorted(counts.items())}
 
 
 # ------------------------------------------------------------------------------------------- copying
 
 
 def normalized(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length one."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
+    """Rows scaled to unit norm."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
 def style_distances(features: NDArray[np.float32], things: Sequence[str]) -> Array:
-    """The cosine distances of all pairs of drawings (rows of length one) of the same thing."""
-    names, found = np.array(things), []
+    """The cosine distances of all pairs of drawings (unit rows) of the same thing."""
+    names, distances = np.array(things), []
     for thing in dict.fromkeys(things):
-        own = features[names == thing]
-        above = np.triu_indices(len(own), 1)
-        found.append((1 - own @ own.T)[above])
-    return np.concatenate(found).astype(np.float64)
+        drawings = features[names == thing]
+        above = np.triu_indices(len(drawings), 1)
+        distances.append((1 - drawings @ drawings.T)[above])
+    return np.concatenate(distances).astype(np.float64)
 
 
 def nearest_distances(images: NDArray[np.float32], drawings: NDArray[np.float32]) -> Array:
-    """The cosine distance of each image to its nearest drawing; rows of length one."""
+    """The cosine distance of each image to its nearest drawing; unit rows."""
     return np.array([1 - float((drawings @ image).max()) for image in images], dtype=np.float64)
 
 
@@ -245,9 +249,9 @@ def copying(
     plan: ThingsPlan,
     progress: Progress | None = None,
 ) -> Copying:
-    """How often images lie nearer to a training drawing than two styles of a thing to each other.
+    """How often images are nearer to a training drawing than two styles of a thing are to each other.
 
-    Of every drawing its first variant is taken: images of split "train" whose key ends in ``#0``.
+    Only the first variant of each drawing is used: images of split "train" whose key ends in ``#0``.
     """
     cache = ImageCache(directory)
     labels = read_labels(cache)
@@ -255,15 +259,15 @@ def copying(
     things = [labels[item].things[0].thing for item in items]
     if len(set(things)) == len(things):
         raise CogViewError(f"{directory}: no thing has two training drawings, so styles cannot be compared")
-    found, _ = reader.read(
-        [cache.pixels[item] for item in items], progress=_told(progress, "reading drawings")
+    vectors, _ = reader.read(
+        [cache.pixels[item] for item in items], progress=_labelled(progress, "reading drawings")
     )
-    known = normalized(found)
-    between, nearest = style_distances(known, things), nearest_distances(normalized(features), known)
+    drawings = normalized(vectors)
+    between, nearest = style_distances(drawings, things), nearest_distances(normalized(features), drawings)
     threshold, much = (float(np.percentile(between, q)) for q in (50, 5))
-    owners = np.arange(len(nearest))
-    hits = [nearest < most for most in (threshold, much)]
-    shares = [figure(clustered(own, owners, plan.bootstrap, plan.seed)) for own in hits]
+    clusters = np.arange(len(nearest))
+    hits = [nearest < limit for limit in (threshold, much)]
+    shares = [figure(clustered(nearer, clusters, plan.bootstrap, plan.seed)) for nearer in hits]
     return Copying(
         threshold=threshold, much=much, nearer=shares[0], much_nearer=shares[1], drawings=len(items)
     )

@@ -1,11 +1,11 @@
-"""Direct and iterative super-resolution against plain enlargement (CogView2, section 3.3).
+"""Direct and iterative super-resolution against interpolation (CogView2, section 3.3).
 
-Held-out images are shrunk to the first stage's size and brought back from their codes, which is all that an
-image the family drew has: by both models (``model``), by the direct one alone (``direct``), and by
-enlargement of the small image that the codes stand for (``bicubic``, ``lanczos``; with *of the image*: of
-the shrunk image itself, which no code can beat everywhere). Of several orders of the iterative step each is
-a way (``model, paper``), and ``direct`` is that of none. ``ceiling`` is the true large image after its
-tokenizer. Distances are to the true large image; every comparison is also made image by image.
+Held-out images are downscaled to the first stage's size and upscaled again from their codes only, as images
+that the family generates: with both models (``model``), with the direct one alone (``direct``), and by
+interpolation of the decoded small image (``bicubic``, ``lanczos``) or of the downscaled image itself
+(``bicubic of the picture``). With several orders of the iterative step each is a method (``model, paper``).
+``ceiling`` is the tokenizer's reconstruction of the true large image. Distances are to the true large image;
+methods are also compared image by image.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.tokenizers.perceptual import LPIPS
 
 MODEL, DIRECT, BICUBIC, LANCZOS = "model", "direct", "bicubic", "lanczos"
-OF_PICTURE = "bicubic of the picture"
-TOGETHER = 4
+OF_IMAGE = "bicubic of the picture"  # a name in reports
+MAX_BATCH = 4
 
 Codes = NDArray[np.int64]
 
@@ -49,36 +49,36 @@ def evaluate_two_stage_upscaling(
     orders: Sequence[str] = (ORDER,),
     progress: Progress | None = None,
 ) -> tuple[UpscalingReport, dict[str, Pixels], list[str]]:
-    """Measure a family's super-resolution; the report, all images by way (``true`` first), their sources.
+    """Measure a family's super-resolution; the report, all images by method (``true`` first), their sources.
 
-    Raises CogViewError where the family does not enlarge, or there is no usable image.
+    Raises CogViewError if the family has no two-stage super-resolution, or there is no usable image.
     """
     plan = plan or UpscalingPlan()
     part = stages_of(model)
     tokenizer = model.image_tokenizer
     size = part.format.small[0] * tokenizer.image_size // tokenizer.grid()[0]
     side = size * part.scale
-    pictures, captions = held_out(data, plan, side)
-    small = _resized(pictures.pixels, size, RESAMPLE[plan.resample])
+    images, captions = held_out(data, plan, side)
+    small = _resized(images.pixels, size, RESAMPLE[plan.resample])
     codes = _codes(model, small)
     texts = captions if plan.captions else [""] * len(captions)
-    ways = upscale_codes(model, codes, texts, plan, orders, progress)
-    drawn = [way for way in ways if way != DIRECT]
-    plain = _painted(model, codes, part.format.small)
-    ways[BICUBIC] = _resized(plain, side, Image.Resampling.BICUBIC)
-    ways[LANCZOS] = _resized(plain, side, Image.Resampling.LANCZOS)
-    ways[OF_PICTURE] = _resized(small, side, Image.Resampling.BICUBIC)
-    ways["ceiling"] = _painted(model, _codes(model, pictures.pixels), part.format.grid)
-    pairs = [(way, plainly) for way in (*drawn, DIRECT) for plainly in (BICUBIC, LANCZOS)]
-    pairs += [(way, DIRECT) for way in drawn]
+    methods = upscale_codes(model, codes, texts, plan, orders, progress)
+    iterative = [method for method in methods if method != DIRECT]
+    decoded = _decoded(model, codes, part.format.small)
+    methods[BICUBIC] = _resized(decoded, side, Image.Resampling.BICUBIC)
+    methods[LANCZOS] = _resized(decoded, side, Image.Resampling.LANCZOS)
+    methods[OF_IMAGE] = _resized(small, side, Image.Resampling.BICUBIC)
+    methods["ceiling"] = _decoded(model, _codes(model, images.pixels), part.format.grid)
+    pairs = [(method, baseline) for method in (*iterative, DIRECT) for baseline in (BICUBIC, LANCZOS)]
+    pairs += [(method, DIRECT) for method in iterative]
     facts = {**upscaling_facts(model, data, plan), "order": ", ".join(orders)}
-    return score_images(pictures, ways, pairs, judge, facts, progress)
+    return score_images(images, methods, pairs, judge, facts, progress)
 
 
 def stages_of(model: Pipeline) -> TwoStageSuperResolution:
-    """The family's models that enlarge what it draws; CogViewError where it has none."""
+    """The family's super-resolution models for its own images; CogViewError if it has none."""
     if not model.bundle.config.stages:
-        raise CogViewError(f"the model {model.bundle.config.name} does not enlarge in two stages")
+        raise CogViewError(f"the model {model.bundle.config.name} does not upscale in two stages")
     return model.two_stages
 
 
@@ -90,12 +90,12 @@ def upscale_codes(
     orders: Sequence[str] = (ORDER,),
     progress: Progress | None = None,
 ) -> dict[str, Pixels]:
-    """Small codes (n, rows * columns) as large images: by both models in each order, by the direct one."""
+    """Large images from small codes (n, rows * columns): by both models in each order, by the direct one."""
     part = stages_of(model)
     limit = part.format.text_limit
     texts = [model.text_tokenizer.encode(caption)[:limit] for caption in captions]
     pairs = [(plan.seed, number) for number in range(len(codes))]
-    size, likelihoods = min(plan.batch, TOGETHER), part.prior(list(codes))
+    size, likelihoods = min(plan.batch, MAX_BATCH), part.prior(list(codes))
     first = direct_super_resolution(
         part.direct,
         texts,
@@ -104,9 +104,9 @@ def upscale_codes(
         settings=part.direct_params(),
         likelihoods=likelihoods,
         batch_size=size,
-        progress=_told(progress, "direct"),
+        progress=_labelled(progress, "direct"),
     )
-    ways, iterative = dict[str, Pixels](), part.iterative
+    methods, iterative = dict[str, Pixels](), part.iterative
     for order in orders if iterative is not None else ():
         assert iterative is not None
         second = iterative_super_resolution(
@@ -118,33 +118,34 @@ def upscale_codes(
             settings=part.iterative_params(order),
             likelihoods=likelihoods,
             batch_size=size,
-            progress=_told(progress, f"iterative, {order}"),
+            progress=_labelled(progress, f"iterative, {order}"),
         )
         name = MODEL if len(orders) == 1 else f"{MODEL}, {order}"
-        ways[name] = _painted(model, second, part.format.grid)
-    return ways | {DIRECT: _painted(model, first, part.format.grid)}
+        methods[name] = _decoded(model, second, part.format.grid)
+    return methods | {DIRECT: _decoded(model, first, part.format.grid)}
 
 
-def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+def _labelled(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, of: progress(what, done, of)
 
 
 @torch.inference_mode()
 def _codes(model: Pipeline, pixels: Pixels) -> Codes:
     """Codes (n, rows * columns) of images (n, size, size, 3)."""
-    found = [
-        model.image_tokenizer.encode(to_tensor(one[None]).to(model.components.device)).cpu() for one in pixels
+    encoded = [
+        model.image_tokenizer.encode(to_tensor(image[None]).to(model.components.device)).cpu()
+        for image in pixels
     ]
-    codes: Codes = torch.cat(found).numpy()
+    codes: Codes = torch.cat(encoded).numpy()
     return codes
 
 
 @torch.inference_mode()
-def _painted(model: Pipeline, codes: Codes, grid: tuple[int, int]) -> Pixels:
-    """The images that codes (n, rows * columns) stand for."""
+def _decoded(model: Pipeline, codes: Codes, grid: tuple[int, int]) -> Pixels:
+    """The images decoded from codes (n, rows * columns)."""
     rows = torch.from_numpy(codes).to(model.components.device)
-    return np.concatenate([to_pixels(model.image_tokenizer.decode(one[None], grid).cpu()) for one in rows])
+    return np.concatenate([to_pixels(model.image_tokenizer.decode(row[None], grid).cpu()) for row in rows])
 
 
-def _resized(pictures: Pixels, side: int, filter: Image.Resampling) -> Pixels:
-    return np.stack([np.asarray(Image.fromarray(one).resize((side, side), filter)) for one in pictures])
+def _resized(images: Pixels, side: int, filter: Image.Resampling) -> Pixels:
+    return np.stack([np.asarray(Image.fromarray(image).resize((side, side), filter)) for image in images])
