@@ -170,7 +170,7 @@ def test_what_is_no_family_is_never_replaced(what: str, tiny: Path, parts: Path,
     else:
         place.mkdir()
         (place / (".thesis" if what == "hidden" else "thesis.txt")).write_text("x")
-    with pytest.raises(CogViewError, match="photos is"):
+    with pytest.raises(CogViewError, match="photos exists"):
         write_family(ModelBundle(tiny).config, place, sources(parts))
     kept = place if what == "file" else next(place.iterdir())
     assert kept.read_text() == "x" and list(tmp_path.glob("*.old")) == list(tmp_path.glob(".*")) == []
@@ -185,7 +185,9 @@ def test_assemble_refuses_a_users_folder_at_once(
         (tmp_path / name / "thesis.txt").write_text("x")
     assert main(["assemble", "photos", "--from", "pictogram"]) == 2
     said = capsys.readouterr().err
-    assert "photos is not empty and no model family (it holds thesis.txt)" in said and said.count("\n") == 1
+    assert (
+        "photos is not empty and not a model family (it holds thesis.txt)" in said and said.count("\n") == 1
+    )
     assert {path.parent.name for path in tmp_path.rglob("thesis.txt")} == {"photos", "photos.new"}
 
 

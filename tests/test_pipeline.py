@@ -229,7 +229,7 @@ def test_a_vocabulary_that_is_not_the_tokenizers(damaged: Path) -> None:
 def test_an_unknown_model_or_precision(family: Path) -> None:
     with pytest.raises(CogViewError, match="no model 'pictogramm'"):
         CogView.from_pretrained("pictogramm")
-    with pytest.raises(CogViewError, match="unknown precision 'fp8'; there are fp32, bf16, fp16, int8"):
+    with pytest.raises(CogViewError, match="unknown precision 'fp8'; use one of fp32, bf16, fp16, int8"):
         CogView.from_pretrained(family, precision="fp8")  # type: ignore[arg-type]
 
 
@@ -263,7 +263,7 @@ def test_models_are_read_at_first_use(speaker: CogView, damaged: Path) -> None:
     (damaged / "family.json").write_text(json.dumps(config))
     lonely = CogView.from_pretrained(damaged)
     assert len(lonely.caption(Image.new("RGB", (16, 16)))[0]) == 1
-    with pytest.raises(CogViewError, match="the model tiny cannot generate pictures"):
+    with pytest.raises(CogViewError, match="the model tiny cannot generate images"):
         lonely.generate("a red circle")
 
 
@@ -345,5 +345,5 @@ def test_a_model_that_cannot_describe_says_so(model: CogView) -> None:
         lambda: model.score(Image.new("RGB", (16, 16)), "a"),
         lambda: model.generate("a", best_of=2),
     ):
-        with pytest.raises(CogViewError, match="cannot describe pictures: it has base, no caption"):
+        with pytest.raises(CogViewError, match="cannot caption images: it has base, no caption"):
             call()

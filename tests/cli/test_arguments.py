@@ -86,12 +86,12 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["generate", "a cat", "--first-stage-only"], "generates in one step"),
     (
         ["generate", "a cat", "--upscale", "2", "--model", "pictogram-2"],
-        "cannot enlarge pictures; take --model",
+        "cannot upscale images; take --model",
     ),
-    (["upscale", "some.png", "--model", "pictogram-2"], "cannot enlarge pictures; take --model pictogram"),
+    (["upscale", "some.png", "--model", "pictogram-2"], "cannot upscale images; take --model pictogram"),
     (
         ["edit", "some.png", "a cat", "--vary", "0.5", "--model", "pictogram"],
-        "cannot edit pictures; take --model",
+        "cannot edit images; take --model",
     ),
     (["caption", "some.png", "--model", "text.txt"], "no model 'text.txt'"),
     (["serve", "pictogran"], "no model 'pictogran'"),

@@ -102,7 +102,7 @@ def test_other_verbs_take_the_same_family(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["upscale", "cat.png"], "cannot enlarge pictures; take --model pictogram"),
+        (["upscale", "cat.png"], "cannot upscale images; take --model pictogram"),
         (["caption", "cat.png", "--lang", "fr"], "must be 'zh' or 'en'"),
         (["score", "cat.png", "--text", "a circle " * 40], "shorten it"),
         (["rerank", "a circle " * 40, "cat.png"], "shorten it"),

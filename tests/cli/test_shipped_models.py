@@ -326,7 +326,7 @@ def test_data_are_built_for_finetuning(run: Run, things: Path, model: str) -> No
 # ------------------------------------------------------------------------------------------ refusals
 
 NO_ROLE = (
-    r"the model {model} has no '{role}' role; it has {there}; .*take a model with '{role}' \(`cogview models`"
+    r"the model {model} has no '{role}' role; it has {there}; .*or a model with '{role}' \(`cogview models`"
 )
 
 
@@ -350,14 +350,14 @@ def test_a_role_that_is_missing(
 @pytest.mark.parametrize(
     ("model", "words", "says"),
     [
-        (TWO, ("upscale", "tiny.png"), "cannot enlarge pictures; take --model pictogram$"),
-        (TWO, ("generate", APPLE, "--upscale", "2"), "cannot enlarge pictures; take --model pictogram$"),
+        (TWO, ("upscale", "tiny.png"), "cannot upscale images; take --model pictogram$"),
+        (TWO, ("generate", APPLE, "--upscale", "2"), "cannot upscale images; take --model pictogram$"),
         (ONE, ("edit", "small.png", APPLE, "--box", "0,0,9,9"), "cannot edit .*; take --model pictogram-2$"),
-        (ONE, ("edit", "small.png", "--vary", "0.5"), "cannot edit pictures; take --model pictogram-2$"),
+        (ONE, ("edit", "small.png", "--vary", "0.5"), "cannot edit images; take --model pictogram-2$"),
         (
             ONE,
             ("eval editing", "edits", "--classifier", "classifier"),
-            "cannot edit pictures; take --model pictogram-2$",
+            "cannot edit images; take --model pictogram-2$",
         ),
         (ONE, ("generate", APPLE, "--first-stage-only"), "pictogram generates in one step; leave out --fir"),
         (ONE, ("generate", APPLE, "--clusters", "3"), "no clusters of image codes; use clusters 0$"),

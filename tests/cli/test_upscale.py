@@ -164,6 +164,4 @@ def test_no_picture_and_no_role(run: Callable[..., int], tmp_path: Path, capsys:
     assert (
         main(["generate", "red", "--model", str(plain), "-o", str(tmp_path / "out"), "--upscale", "2"]) == 2
     )
-    assert (
-        capsys.readouterr().err.count("the model tiny cannot enlarge pictures; take --model pictogram") == 2
-    )
+    assert capsys.readouterr().err.count("the model tiny cannot upscale images; take --model pictogram") == 2

@@ -172,5 +172,5 @@ def test_the_suggested_size_can_be_read(model: CogView) -> None:
 
 
 def test_a_family_without_the_role(tmp_path: Path) -> None:
-    with pytest.raises(CogViewError, match="cannot enlarge pictures: it has base, no super_resolution"):
+    with pytest.raises(CogViewError, match="cannot upscale images: it has base, no super_resolution"):
         CogView.from_pretrained(tiny.write(tmp_path)).upscale(picture(16, 16))

@@ -164,7 +164,7 @@ def resized(key: str) -> Callable[[Path], None]:
 
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing there": (shutil.rmtree, "neither latest_checkpointed_iteration.txt nor mp_rank"),
-    "no shard": (tracker("30"), "no mp_rank_00_model_states.pt"),
+    "no shard": (tracker("30"), "it has no mp_rank_00_model_states.pt"),
     "tracker leads elsewhere": (tracker("../../etc"), "expected an iteration or 'release', found"),
     "second shard only": (
         renamed("mp_rank_01_model_states.pt"),
@@ -173,8 +173,8 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncate, "damaged, or not a PyTorch checkpoint"),
     "empty": (raw(b""), "damaged, or not a PyTorch checkpoint"),
     "not a checkpoint": (raw(b"hello " * 100), "refused|damaged"),
-    "no weights": (content({"module": {"a": 3}}), "no weights there"),
-    "a list": (content([torch.zeros(2)]), "no weights there"),
+    "no weights": (content({"module": {"a": 3}}), "it has no weights"),
+    "a list": (content([torch.zeros(2)]), "it has no weights"),
     "foreign keys": (
         content({"module": {"encoder.weight": torch.zeros(2)}}),
         "unexpected key 'encoder.weight'",
@@ -187,7 +187,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
         "blocks.1.attention_branch.norm_out.bias is missing",
     ),
     "wrong shape": (resized("transformer.final_layernorm.bias"), r"norm.bias is \(7,\), expected \(32,\)"),
-    "config is a list": (config("[]"), "keys and values"),
+    "config is a list": (config("[]"), "expected a JSON object"),
     "config's heads do not divide": (config('{"num_attention_heads": 5}'), "multiple of heads 5"),
     "config's heads are a word": (config('{"num_attention_heads": "many"}'), "heads: .*'many'"),
 }

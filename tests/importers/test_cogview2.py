@@ -27,9 +27,9 @@ from cogview.importers.cogview1 import (
     read_released,
 )
 from cogview.importers.cogview2_release import (
-    enlarging_format,
     released_format,
     released_vocabulary,
+    super_resolution_format,
 )
 from cogview.importers.releases import Release2
 from cogview.importers.upsamplers import extras
@@ -134,8 +134,8 @@ def test_the_released_sequences_are_those_of_full_size(release: Path) -> None:
     vocabulary = released_vocabulary(20_000, 130_000, config.vocab_size)
     assert released_format(given, vocabulary, config.max_positions) == CogLMFormat.cogview2()
     opened = Released((), config.model_copy(update={"extra_positions": 3600}), {})
-    assert enlarging_format(given, "direct", opened, vocabulary) == DirectFormat.cogview2()
-    assert enlarging_format(given, "iterative", opened, vocabulary) == IterativeFormat.cogview2()
+    assert super_resolution_format(given, "direct", opened, vocabulary) == DirectFormat.cogview2()
+    assert super_resolution_format(given, "iterative", opened, vocabulary) == IterativeFormat.cogview2()
 
 
 def test_the_clusters_are_the_given_ones_or_made_anew(imported: Path, release: Path, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "slots": (other(text_slots=30), "lies in the text's 30 slots"),
     "direct for iterative": (lambda place: {"iterative": place / "dsr"}, "is it the other super-resolution"),
     "iterative for direct": (lambda place: {"direct": place / "itersr"}, "is it the other super-resolution"),
-    "CogLM for iterative": (lambda place: {"iterative": place / "coglm"}, "no super-resolution model"),
+    "CogLM for iterative": (lambda place: {"iterative": place / "coglm"}, "not a super-resolution model"),
     "direct for CogLM": (lambda place: {"coglm": place / "dsr"}, "unexpected key 'mixins"),
     "another direct text": (other(direct_slots=0), "direct-slots"),
     "heads": (other(heads=3), "multiple of heads 3"),
@@ -302,7 +302,7 @@ def test_what_is_there_already_stays(
     imported: Path, release: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(options(release, imported)) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert ModelBundle(imported).transformer("base")
 
 

@@ -274,12 +274,12 @@ WRONG: dict[str, tuple[Spoil, str]] = {
         "nowhere: cannot be read",
     ),
     "no such file": (lambda place: {"image_tokenizer": str(place / "no.pt")}, "no.pt: cannot be read"),
-    "hostile": (saved("base", {"module": {}, "x": Evil()}), "refused, it wants to load"),
-    "hostile image tokenizer": (saved("image_tokenizer", Evil()), "refused, it wants to load"),
+    "hostile": (saved("base", {"module": {}, "x": Evil()}), "refused, it loads"),
+    "hostile image tokenizer": (saved("image_tokenizer", Evil()), "refused, it loads"),
     "truncated": (truncated, "damaged, or not a PyTorch checkpoint"),
     "a bit flipped": (flipped("base"), "is not what was written"),
     "a bit of the VQ-VAE": (flipped("image_tokenizer"), "is not what was written"),
-    "compressed": (compressed, "compressed inside"),
+    "compressed": (compressed, "its content is compressed"),
     "missing key": (model_with(**{FINAL.replace(".", "__"): None}), "norm.bias is missing"),
     "extra key": (model_with(lm_head=torch.zeros(2)), "unexpected key 'lm_head'"),
     "wrong shape": (model_with(**{FINAL: torch.zeros(7)}), r"norm.bias is (7,), expected (32,)"),
@@ -301,7 +301,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
         "not a SentencePiece model",
     ),
     "picture too large": (lambda place: {"grid": "64"}, "1089 positions are too few for 64 x 64 codes"),
-    "occupied": (occupied, "is there already"),
+    "occupied": (occupied, "exists already"),
 }
 
 

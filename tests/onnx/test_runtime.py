@@ -367,7 +367,7 @@ def test_the_verb(two: tuple[Pipeline, Path], tmp_path: Path, capsys: pytest.Cap
     assert "generate, caption, score, upscale, edit" in told.out and "left out" not in told.err
     assert Manifest.read(tmp_path / "out").weights == "int8"
     assert cogview_command(["export", "onnx", family, str(tmp_path / "out")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert cogview_command(["export", "onnx", family, str(tmp_path / "no"), "--weights", "int4"]) == 2
     assert "int4" in capsys.readouterr().err and not (tmp_path / "no").exists()
 

@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "site" / "runtime").mkdir()
     for name in writing.RUNTIME:
         (place / "site" / "runtime" / name).touch()
-    index = writing.index_of(place / "site", manifest)
+    index = writing.page_index(place / "site", manifest)
     (place / "site" / writing.INDEX).write_text(json.dumps(index))
     return place / "site"
 
@@ -108,5 +108,5 @@ def test_another_runtime_is_refused(site: Path, tmp_path: Path, capsys: pytest.C
         assert main(words) == 2
         assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    with pytest.raises(CogViewError, match="is there already"):
+    with pytest.raises(CogViewError, match="exists already"):
         writing.write_page(ModelBundle(family), tmp_path)

@@ -110,7 +110,7 @@ def test_foreign_keys_and_the_other_model_are_refused() -> None:
     with pytest.raises(CogViewError, match="unexpected key"):
         super_resolution_name("mixins.attention_plus.other.0.weight")
     state = {super_resolution_name(name): tensor for name, tensor in recorded("coglm_tiny").items()}
-    with pytest.raises(CogViewError, match="no super-resolution model"):
+    with pytest.raises(CogViewError, match="not a super-resolution model"):
         super_resolution_config(state, HEADS)
     found = recorded("dsr_small_layout").items()
     direct = {super_resolution_name(key): x for key, x in found if key.startswith("mixins.")}

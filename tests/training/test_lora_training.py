@@ -143,7 +143,7 @@ def test_what_cannot_work_is_said(
         fit(given(data, family, init=str(tmp_path / "nothing")), tmp_path / "none")
     for words, said in (
         (["--lora", str(tmp_path)], "no adapter"),
-        (["--lora", "ink"], "none of its own"),
+        (["--lora", "ink"], "it has none"),
     ):
         assert main(["generate", "x", "--model", str(family.directory), *words]) == 2
         error = capsys.readouterr().err

@@ -1,5 +1,5 @@
-"""Model families on disk: the directory (``bundle``), its lazily loaded components, and where an image came
-from.
+"""Model families on disk: the directory (``bundle``), its lazily loaded components, and image provenance.
 
-``family.json`` names the components of a family; ``provenance`` writes into a PNG file what made the image.
+``family.json`` names the components of a family; ``provenance`` writes an image's prompt, seed, settings and
+model into its PNG file.
 """

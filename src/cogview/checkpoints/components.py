@@ -1,4 +1,4 @@
-"""The components of a family in memory: both tokenizers, and its transformers, each read at first use."""
+"""The components of a family in memory: both tokenizers and the transformers, loaded at first use."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from cogview.types import Decoding, Precision
 
 
 def adapter_facts(adapter: tuple[Path, float], digest: str) -> dict[str, str | float]:
-    """What provenance says of an adapter: its directory's name, its hash, its strength."""
+    """The provenance entry of an adapter: its directory's name, its hash and its strength."""
     directory, strength = adapter
-    named = directory.parent if directory.name == "model" else directory
-    return {"name": named.resolve().name, "hash": digest[:16], "strength": strength}
+    run = directory.parent if directory.name == "model" else directory
+    return {"name": run.resolve().name, "hash": digest[:16], "strength": strength}
 
 
 @dataclass
 class Components:
-    """A family's components, and how they are computed.
+    """A family's components and their inference settings.
 
     lora: the directory of an adapter of the base model, and its strength; sparse: three-region sparse
     attention for the base model; decoding: how batches are decoded.
@@ -46,32 +46,32 @@ class Components:
     _lora_facts: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """CogViewError where the parts do not belong together; no transformer's weights are read."""
+        """Raise CogViewError if settings or components do not fit together; reads no transformer weights."""
         for name, value, kind in (
             ("precision", self.precision, Precision),
             ("decoding", self.decoding, Decoding),
         ):
             if value not in get_args(kind):
                 raise CogViewError(
-                    f"unknown {name} {value!r}; there are {', '.join(get_args(kind))}", field=name
+                    f"unknown {name} {value!r}; use one of {', '.join(get_args(kind))}", field=name
                 )
         if self.deterministic and self.decoding == "jacobi" and self.device.type != "cpu":
             raise CogViewError(
-                "the deterministic mode is decoded token by token on a GPU; take another decoding",
+                "deterministic mode decodes token by token on a GPU; use decoding auto or sequential",
                 field="decoding",
             )
         if self.sparse is not None and self.decoding == "jacobi":
             raise CogViewError(
-                "sparse attention is decoded token by token; take another decoding", field="decoding"
+                "sparse attention decodes token by token; use decoding auto or sequential", field="decoding"
             )
         vocabulary = self.bundle.config.vocabulary
-        for what, found, wanted in (
+        for what, actual, expected in (
             ("image codes", self.image_tokenizer.codes, vocabulary.image_codes),
             ("text pieces", self.text_tokenizer.pieces, vocabulary.text_pieces),
         ):
-            if found != wanted:
+            if actual != expected:
                 raise CogViewError(
-                    f"{self.bundle.directory}: the tokenizer has {found} {what}, family.json says {wanted}"
+                    f"{self.bundle.directory}: the tokenizer has {actual} {what}, family.json says {expected}"
                 )
         for role in self.bundle.config.roles:
             self.bundle.check(role)
@@ -88,12 +88,12 @@ class Components:
 
     @cached_property
     def clusters(self) -> torch.Tensor | None:
-        """(codes,) int64, the cluster of each image code, where the family has any."""
+        """(codes,) int64, the cluster of each image code; None if the family has no clusters."""
         name, codes = self.bundle.config.clusters, self.bundle.config.vocabulary.image_codes
         return None if name is None else read_labels(self.bundle.directory / name, codes).to(self.device)
 
     def transformer(self, role: str) -> Transformer:
-        """The transformer of a role, on the device in the precision asked for, the base with its adapter."""
+        """Load the transformer of a role in the requested precision; the base model with its adapter."""
         model = self.bundle.transformer(role, self.device, layers_dtype(self.precision))
         if self.lora is not None and role == BASE:
             directory, strength = self.lora
@@ -102,11 +102,11 @@ class Components:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How it is computed, as far as the result may depend on it; part of an image's provenance."""
-        found: dict[str, Any] = {
+        """The inference settings that may affect results; part of an image's provenance."""
+        facts: dict[str, Any] = {
             "precision": self.precision,
             "deterministic": self.deterministic,
             "decoding": self.decoding,
         }
-        found |= {} if self.sparse is None else {"sparse": self.sparse.model_dump(mode="json")}
-        return found | ({"lora": self._lora_facts} if self._lora_facts else {})
+        facts |= {} if self.sparse is None else {"sparse": self.sparse.model_dump(mode="json")}
+        return facts | ({"lora": self._lora_facts} if self._lora_facts else {})

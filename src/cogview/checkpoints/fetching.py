@@ -1,7 +1,7 @@
-"""Model families fetched from a hub that speaks Hugging Face's protocol (``hub.py`` writes and pushes them).
+"""Downloads model families from a hub with Hugging Face's protocol (``hub.py`` uploads them).
 
-A repository is a family's directory with a card (``README.md``) and ``SHA256SUMS``, which lists what every
-file has to be. Weights, configurations and texts alone are fetched, and checked before they are read.
+A repository is a family's directory with a card (``README.md``) and ``SHA256SUMS``, the checksums of all
+files. Only weights, configurations and texts are downloaded, and verified before they are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIBRARY = "cogview"
 
 
 def is_repository(name: str | Path) -> bool:
-    """Whether a name is ``organisation/name`` (perhaps ``@revision``) and not a path of this machine."""
+    """Whether a name is ``organisation/name`` (optionally ``@revision``) and not a local path."""
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
         return False
     return not Path(name.partition("/")[0]).is_dir()
@@ -37,25 +37,25 @@ def fetch(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """The directory of a repository, fetched into the hub's own cache and checked.
+    """Download a repository into the hub client's cache and verify it; returns its directory.
 
     Args:
-        name: ``organisation/name``, or with ``@revision``.
+        name: ``organisation/name``, optionally with ``@revision``.
         revision: a branch, a tag or a commit; default: the main branch.
-        local_files_only: take what is in the cache and ask nobody (also: ``HF_HUB_OFFLINE=1``).
+        local_files_only: use the cache only, without network access (also: ``HF_HUB_OFFLINE=1``).
 
     Raises:
-        CogViewError: the extra ``hub`` is missing; no such repository or revision; nobody answers and nothing
-            is in the cache; a file does not have its checksum.
+        CogViewError: the extra ``hub`` is not installed, there is no such repository or revision, the hub
+            cannot be reached and the cache is empty, or a file does not match its checksum.
     """
     hub = client()
-    found = NAME.fullmatch(name)
-    if found is None:
-        raise CogViewError(f"{name!r} is no name of a repository; give organisation/name")
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise CogViewError(f"{name!r} is not a repository's name; give organisation/name")
     try:
-        place = hub.snapshot_download(
-            found["repository"],
-            revision=revision or found["revision"],
+        directory = hub.snapshot_download(
+            match["repository"],
+            revision=revision or match["revision"],
             allow_patterns=FILES,
             token=token,
             local_files_only=local_files_only,
@@ -63,22 +63,22 @@ def fetch(
             library_name=LIBRARY,
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
-    except Exception as error:  # of the client, of HTTP, of the connection
+    except Exception as error:  # client, HTTP and connection errors
         raise CogViewError(f"{name}: {reason(error)}") from error
-    check(Path(place))
-    return Path(place)
+    check(Path(directory))
+    return Path(directory)
 
 
 def check(directory: Path) -> None:
-    """CogViewError for a file that is missing or differs from ``SHA256SUMS``, where there is such a list."""
+    """Raise CogViewError for a file that is missing or differs from ``SHA256SUMS``, if that exists."""
     if not (directory / SUMS).is_file():
         return
     for line in read_text(directory / SUMS, MAX_TEXT).splitlines():
-        wanted, _, name = line.partition("  ")
+        expected, _, name = line.partition("  ")
         if not name or ".." in Path(name).parts or Path(name).is_absolute():
-            raise CogViewError(f"{directory / SUMS}: {line!r:.80} is no line of checksums")
-        if checksum(directory / name) != wanted:
-            raise CogViewError(f"{directory / name} differs from its checksum in {SUMS}; fetch it again")
+            raise CogViewError(f"{directory / SUMS}: {line!r:.80} is not a line of checksums")
+        if checksum(directory / name) != expected:
+            raise CogViewError(f"{directory / name} differs from its checksum in {SUMS}; download it again")
 
 
 def checksum(path: Path) -> str:
@@ -88,23 +88,23 @@ def checksum(path: Path) -> str:
 
 
 def client() -> Any:
-    """The library; CogViewError where it is missing."""
+    """The module ``huggingface_hub``; raises CogViewError if it is not installed."""
     try:
         import huggingface_hub
     except ImportError:
         raise CogViewError(
-            "a repository's name needs huggingface-hub; install it with: pip install 'cogview[hub]'"
+            "hub repositories need huggingface-hub; install it with: pip install 'cogview[hub]'"
         ) from None
     return huggingface_hub
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """An error of the client as one line."""
     kind = type(error).__name__
     if "RevisionNotFound" in kind:
         return "there is no such revision"
     if "RepositoryNotFound" in kind or "GatedRepo" in kind:
         return "there is no such repository, or this token may not read it"
     if "LocalEntryNotFound" in kind or "OfflineMode" in kind:
-        return "it is not in the cache, and no hub could be asked"
+        return "it is not in the cache, and the hub cannot be reached"
     return " ".join(str(error).split())[:300] or kind

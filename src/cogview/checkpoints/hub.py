@@ -1,7 +1,7 @@
-"""Model families as repositories of a hub that speaks Hugging Face's protocol: written, and pushed.
+"""Writes model families as repositories and uploads them to a hub with Hugging Face's protocol.
 
-A repository is a family's directory with a card (``README.md``, its metadata in YAML) and ``SHA256SUMS``,
-which lists what every file has to be (``fetching.py`` fetches and checks).
+A repository is a family's directory with a card (``README.md``, with metadata in YAML) and ``SHA256SUMS``,
+the checksums of all files (``fetching.py`` downloads and verifies it).
 """
 
 from __future__ import annotations
@@ -36,44 +36,45 @@ __all__ = ["card", "check", "fetch", "is_repository", "push", "save"]
 def save(
     bundle: ModelBundle, directory: str | Path, metadata: Mapping[str, Any] | None = None
 ) -> ModelBundle:
-    """Write a family as a repository: its files, tokenizers of neighbours among them, card and checksums.
+    """Write a family as a repository: its files, including tokenizers that it shares with another family,
+    card and checksums.
 
-    metadata: of the card, over what is known (:func:`card`).
+    metadata: entries of the card, which override the defaults (:func:`card`).
     """
     config, parts = bundle.config, dict[str, Path]()
     for role in config.roles.values():
         parts[role.directory] = bundle.directory / role.directory
     for name in (*config.adapters.values(), *([config.clusters] if config.clusters else [])):
         parts[name] = bundle.directory / name
-    own = {"image_tokenizer": "image_tokenizer", "text_tokenizer": "text.model"}
-    for field, name in own.items():
+    tokenizers = {"image_tokenizer": "image_tokenizer", "text_tokenizer": "text.model"}
+    for field, name in tokenizers.items():
         parts[name] = bundle.directory / getattr(config, field)
-    made = write_family(config.model_copy(update=own), directory, parts)
+    written = write_family(config.model_copy(update=tokenizers), directory, parts)
     if (bundle.directory / "card.md").is_file():
-        shutil.copyfile(bundle.directory / "card.md", made.directory / "card.md")
-    (made.directory / CARD).write_text(card(made, metadata or {}), encoding="utf-8")
-    names = sorted(path.relative_to(made.directory).as_posix() for path in made.directory.rglob("*"))
-    files = [name for name in names if (made.directory / name).is_file() and name != SUMS]
-    lines = [f"{checksum(made.directory / name)}  {name}\n" for name in files]
-    (made.directory / SUMS).write_text("".join(lines), encoding="utf-8")
-    return made
+        shutil.copyfile(bundle.directory / "card.md", written.directory / "card.md")
+    (written.directory / CARD).write_text(card(written, metadata or {}), encoding="utf-8")
+    names = sorted(path.relative_to(written.directory).as_posix() for path in written.directory.rglob("*"))
+    files = [name for name in names if (written.directory / name).is_file() and name != SUMS]
+    lines = [f"{checksum(written.directory / name)}  {name}\n" for name in files]
+    (written.directory / SUMS).write_text("".join(lines), encoding="utf-8")
+    return written
 
 
 def card(bundle: ModelBundle, metadata: Mapping[str, Any]) -> str:
-    """The repository's card: metadata that the hub reads and checks, the family's own card, how to use it."""
+    """The repository's card: metadata that the hub validates, the family's card, and how to use it."""
     config, name = bundle.config, bundle.config.name
-    can_draw = BASE in config.roles
-    known: dict[str, Any] = {
+    generates = BASE in config.roles
+    defaults: dict[str, Any] = {
         "license": "other",
         "library_name": LIBRARY,
-        "pipeline_tag": "text-to-image" if can_draw else "image-to-text",
+        "pipeline_tag": "text-to-image" if generates else "image-to-text",
         "language": ["zh", "en"],
         "tags": [LIBRARY, "autoregressive", *sorted(config.abilities)],
     }
     text = (
         (bundle.directory / "card.md").read_text("utf-8") if (bundle.directory / "card.md").is_file() else ""
     )
-    head = yaml.safe_dump({**known, **metadata}, allow_unicode=True, sort_keys=False)
+    head = yaml.safe_dump({**defaults, **metadata}, allow_unicode=True, sort_keys=False)
     use = (
         "```python\nimport cogview\n\n"
         'model = cogview.from_pretrained("ORGANISATION/NAME")\n'
@@ -92,37 +93,40 @@ def push(
     token: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> str:
-    """Push a family as a repository, which is made where there is none; the address of the commit.
+    """Upload a family as a repository, which is created if necessary; returns the commit's URL.
 
     Raises:
-        CogViewError: the extra is missing, nobody answers, or the hub refuses.
+        CogViewError: the extra ``hub`` is not installed, the hub cannot be reached, or it rejects the upload.
     """
     import tempfile
 
     hub = client()
     if NAME.fullmatch(repository) is None or "@" in repository:
-        raise CogViewError(f"{repository!r} is no name of a repository; give organisation/name")
+        raise CogViewError(f"{repository!r} is not a repository's name; give organisation/name")
     with tempfile.TemporaryDirectory(prefix="cogview-") as folder:
-        made = save(bundle, Path(folder) / bundle.config.name, metadata)
-        page = made.directory / CARD
-        page.write_text(page.read_text("utf-8").replace("ORGANISATION/NAME", repository), encoding="utf-8")
-        _write_sum(made.directory, CARD)
+        saved = save(bundle, Path(folder) / bundle.config.name, metadata)
+        readme = saved.directory / CARD
+        text = readme.read_text("utf-8").replace("ORGANISATION/NAME", repository)
+        readme.write_text(text, encoding="utf-8")
+        _write_sum(saved.directory, CARD)
         api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token, library_name=LIBRARY)
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             if branch is not None:
                 api.create_branch(repository, branch=branch, exist_ok=True)
-            told = message or f"Upload {bundle.config.name} ({bundle.hash[:12]})"
-            done = api.upload_folder(
-                repo_id=repository, folder_path=made.directory, revision=branch, commit_message=told
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=saved.directory,
+                revision=branch,
+                commit_message=message or f"Upload {bundle.config.name} ({bundle.hash[:12]})",
             )
-        except Exception as error:  # of the client, of HTTP, of the connection
+        except Exception as error:  # client, HTTP and connection errors
             raise CogViewError(f"{repository}: {reason(error)}") from error
-    return str(done.commit_url)
+    return str(commit.commit_url)
 
 
 def _write_sum(directory: Path, name: str) -> None:
-    """Renew the checksum of one file."""
+    """Update the checksum of one file."""
     lines = (directory / SUMS).read_text("utf-8").splitlines(keepends=True)
     others = [line for line in lines if not line.endswith(f"  {name}\n")]
     new = f"{checksum(directory / name)}  {name}\n"

@@ -1,11 +1,11 @@
-"""Where an image came from, written into the image: prompt, seed, settings, model and its hash.
+"""Provenance of generated images, written into their files: prompt, seed, settings, model and its hash.
 
-The facts travel in a PNG's text: one ``cogview`` entry in JSON, which is read back, and a few entries that
-any viewer shows. There is no date in it, so the same image is the same file.
+It is stored in a PNG's text chunks: one ``cogview`` entry in JSON, which is read back, and a few entries that
+viewers display. There is no date, so the same image is the same file.
 
-Labels say that an image was generated, as laws and platforms ask for them (docs/safety.md). In the file: the
-``AIGC`` entry of GB 45438-2025, as a text chunk in PNG and in XMP everywhere, and IPTC's digital source type.
-On the image, if wanted, in a corner: AI生成. All of it depends on the facts of the image.
+Labels mark an image as generated, as required by laws and platforms (docs/safety.md). In the file: the
+``AIGC`` entry of GB 45438-2025, as a text chunk in PNG and in XMP in every format, and IPTC's digital source
+type. On the image, optionally, in a corner: AI生成. All of them are functions of the image's provenance.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from cogview.files import is_regular, open_regular, parse_json, write_file
 from cogview.image_files import open_image
 
 AIGC = "AIGC"
-XMP = "XML:com.adobe.xmp"  # the key of XMP among a PNG's texts
-PRODUCER = "COGVIEW_CONTENT_PRODUCER"  # environment variable: who answers for what is generated here
+XMP = "XML:com.adobe.xmp"  # the key of XMP in a PNG's text chunks
+PRODUCER = "COGVIEW_CONTENT_PRODUCER"  # environment variable: who is responsible for generated content
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-SHARE, LEGIBLE = 0.05, 10  # height of a visible label: of the shorter side, and at least, in pixels
-SMALLEST = 128  # pixels of the shorter side under which there is no visible label
+SHARE, LEGIBLE = 0.05, 10  # height of a visible label: share of the shorter side, minimum in pixels
+SMALLEST = 128  # pixels of the shorter side; smaller images have no visible label
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is written into files.
+    """The parties named in labels.
 
-    producer: name or registration of the service that generates; propagator, propagate_id: of one that passes
-    images on, and the number that it gives them.
+    producer: name or registration of the service that generates; propagator, propagate_id: name of a service
+    that distributes images, and its identifier for them.
     """
 
     producer: str = field(default_factory=lambda: os.environ.get(PRODUCER, ""))
@@ -48,8 +48,8 @@ class Label:
     propagate_id: str = ""
 
     def aigc(self, software: str, facts: str) -> str:
-        """The ``AIGC`` entry, JSON; ``facts`` are what the image's number is made of."""
-        told = {
+        """The ``AIGC`` entry as JSON; the image's identifier is a hash of ``facts``."""
+        entry = {
             "Label": "1",  # generated, not only possibly so (2) or suspected (3)
             "ContentProducer": self.producer or software,
             "ProduceID": hashlib.sha256(facts.encode()).hexdigest()[:32],
@@ -58,11 +58,11 @@ class Label:
             "PropagateID": self.propagate_id,
             "ReservedCode2": "",
         }
-        return json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
 
 
 def source_type(edited: bool) -> str:
-    """IPTC's digital source type: wholly generated, or a given image with generated parts."""
+    """IPTC's digital source type: entirely generated, or an input image with generated parts."""
     kind = "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
     return SOURCE_TYPES + kind
 
@@ -90,8 +90,8 @@ def xmp(aigc: str, software: str, edited: bool = False) -> str:
 
 # ---------------------------------------------------------------------------------------------- visible
 
-Stroke = tuple[tuple[int, int], ...]  # points of a line on a square of 100 units
-_GLYPHS: tuple[tuple[int, tuple[Stroke, ...]], ...] = (  # the width of each character, and its strokes
+Stroke = tuple[tuple[int, int], ...]  # points of a polyline in a square of 100 units
+_GLYPHS: tuple[tuple[int, tuple[Stroke, ...]], ...] = (  # width and strokes of each character
     (84, (((4, 96), (42, 4), (80, 96)), ((19, 64), (65, 64)))),  # A
     (24, (((12, 4), (12, 96)),)),  # I
     (100, (  # 生
@@ -109,10 +109,10 @@ _GAP, _STROKE, _TIMES = 14, 9, 4
 
 
 def with_visible_label(image: Image.Image) -> Image.Image:
-    """The image with AI生成 in its lower right corner, its letters a twentieth of the shorter side high.
+    """The image with AI生成 in its lower right corner; the height of the letters is 5 % of the shorter side.
 
-    An image whose shorter side has under 128 pixels is returned as it is: letters of that share could not be
-    read on it.
+    An image with a shorter side below 128 pixels is returned unchanged, since letters of that size would not
+    be legible.
     """
     shorter = min(image.size)
     if shorter < SMALLEST:
@@ -122,35 +122,35 @@ def with_visible_label(image: Image.Image) -> Image.Image:
     pad = max(2, height // 4)
     plate = Image.new("RGBA", (letters.width + 2 * pad, letters.height + 2 * pad), (0, 0, 0, 150))
     plate.paste((255, 255, 255, 255), (pad, pad), letters)
-    page = image.convert("RGBA")
-    page.alpha_composite(plate, (image.width - plate.width - pad, image.height - plate.height - pad))
-    return page if image.mode == "RGBA" else page.convert(image.mode)
+    labelled = image.convert("RGBA")
+    labelled.alpha_composite(plate, (image.width - plate.width - pad, image.height - plate.height - pad))
+    return labelled if image.mode == "RGBA" else labelled.convert(image.mode)
 
 
 def _letters(height: int) -> Image.Image:
     """The characters as a mask (L) of this height."""
     unit = height * _TIMES / 100
-    width = sum(wide for wide, _ in _GLYPHS) + _GAP * (len(_GLYPHS) - 1)
-    page = Image.new("L", (round(width * unit), height * _TIMES))
-    draw, left = ImageDraw.Draw(page), 0
-    for wide, strokes in _GLYPHS:
+    total = sum(width for width, _ in _GLYPHS) + _GAP * (len(_GLYPHS) - 1)
+    mask = Image.new("L", (round(total * unit), height * _TIMES))
+    draw, left = ImageDraw.Draw(mask), 0
+    for width, strokes in _GLYPHS:
         for stroke in strokes:
             points = [((left + x) * unit, y * unit) for x, y in stroke]
             draw.line(points, fill=255, width=max(_TIMES, round(_STROKE * unit)), joint="curve")
-        left += wide + _GAP
-    return page.resize((max(1, page.width // _TIMES), height), Image.Resampling.BOX)
+        left += width + _GAP
+    return mask.resize((max(1, mask.width // _TIMES), height), Image.Resampling.BOX)
 
 
 KEY = "cogview"
-EDITING = ("edit", "upscale")  # tasks whose images show what was given, too
+EDITING = ("edit", "upscale")  # tasks whose results contain parts of an input image
 MODEL_FILES = (".json", ".model", ".safetensors")
 
 
 class Provenance(Config):
-    """What made an image, and all that is needed to make it again.
+    """Everything needed to generate an image again.
 
-    index: which image of the request (0-based), since each has a random stream of its own;
-    model_hash: :func:`model_hash` of the model's directory; settings: whatever else the result depends on.
+    index: number of the image in its request (0-based), which selects its random stream; model_hash:
+    :func:`model_hash` of the model's directory; settings: all other inputs that affect the result.
     """
 
     format: int = Field(1, ge=1, le=1)
@@ -166,50 +166,50 @@ class Provenance(Config):
 def model_hash(directory: Path | str) -> str:
     """SHA-256, in hexadecimal, over the names and contents of a model's weights and configurations.
 
-    The model card and other texts do not count; tokenizers that a family uses in its neighbour do. Raises
-    CogViewError where a file cannot be read.
+    The model card and other texts are excluded; tokenizers that a family shares with another are included.
+    Raises CogViewError if a file cannot be read.
     """
-    root, whole = Path(directory), hashlib.sha256()
+    root, digest = Path(directory), hashlib.sha256()
     try:
-        found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
-        for name, path in [*sorted(found.items()), *_neighbours(root)]:
+        files = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
+        for name, path in [*sorted(files.items()), *_shared_tokenizers(root)]:
             if path.suffix in MODEL_FILES and is_regular(path):
                 with open_regular(path) as file:
                     content = hashlib.file_digest(file, "sha256").hexdigest()
-                whole.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
+                digest.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
     except OSError as error:
         raise CogViewError(f"{error.filename or root}: cannot be read ({error.strerror})") from error
-    return whole.hexdigest()
+    return digest.hexdigest()
 
 
-def _neighbours(root: Path) -> list[tuple[str, Path]]:
-    """Name and path of every file of the tokenizers that ``root``'s family.json names outside of it."""
+def _shared_tokenizers(root: Path) -> list[tuple[str, Path]]:
+    """Name and path of every file of the tokenizers outside of ``root`` that its family.json names."""
     try:
         facts = load_json(root / "family.json")
     except CogViewError:
         return []
     fields = ("image_tokenizer", "text_tokenizer")
-    places = [str(facts.get(field, "")) for field in fields] if isinstance(facts, dict) else []
-    found = []
-    for place in places:
-        if place.startswith("../") and "\0" not in place:
-            files = [root / place, *(root / place).rglob("*")]
-            found += sorted((f"{place}/{path.relative_to(root / place).as_posix()}", path) for path in files)
-    return found
+    names = [str(facts.get(field, "")) for field in fields] if isinstance(facts, dict) else []
+    entries = []
+    for name in names:
+        if name.startswith("../") and "\0" not in name:
+            files = [root / name, *(root / name).rglob("*")]
+            entries += sorted((f"{name}/{path.relative_to(root / name).as_posix()}", path) for path in files)
+    return entries
 
 
 def png_bytes(image: Image.Image, provenance: Provenance, label: Label | None = None) -> bytes:
-    """The image as a PNG file with its provenance and its label inside."""
-    facts = PngImagePlugin.PngInfo()
+    """The image as a PNG file with its provenance and label in the metadata."""
+    metadata = PngImagePlugin.PngInfo()
     aigc, packet = label_texts(provenance, label)
-    facts.add_itxt(AIGC, aigc)
-    facts.add_itxt(XMP, packet)
-    facts.add_itxt(KEY, provenance.model_dump_json(), zip=False)
-    facts.add_itxt("Software", provenance.software)
-    facts.add_itxt("Description", provenance.prompt)
-    facts.add_itxt("Source", f"generated by the model {provenance.model} ({provenance.model_hash[:12]})")
+    metadata.add_itxt(AIGC, aigc)
+    metadata.add_itxt(XMP, packet)
+    metadata.add_itxt(KEY, provenance.model_dump_json(), zip=False)
+    metadata.add_itxt("Software", provenance.software)
+    metadata.add_itxt("Description", provenance.prompt)
+    metadata.add_itxt("Source", f"generated by the model {provenance.model} ({provenance.model_hash[:12]})")
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=facts)
+    image.save(buffer, "PNG", pnginfo=metadata)
     return buffer.getvalue()
 
 
@@ -221,20 +221,20 @@ def label_texts(provenance: Provenance, label: Label | None = None) -> tuple[str
 
 
 def save_png(image: Image.Image, path: Path | str, provenance: Provenance) -> None:
-    """Write :func:`png_bytes`; CogViewError where the place is not writable."""
+    """Write :func:`png_bytes` to a file; raises CogViewError if that fails."""
     try:
         write_file(Path(path), png_bytes(image, provenance))
     except OSError as error:
         raise CogViewError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def read(picture: Path | str | bytes) -> Provenance | None:
-    """The provenance in an image (a path, or the bytes of a file), None where it carries none.
+def read(file: Path | str | bytes) -> Provenance | None:
+    """The provenance in an image (a path, or the bytes of a file); None if it has none.
 
-    Raises CogViewError for what is not an image, and for an entry that is damaged.
+    Raises CogViewError if the file is not an image, or the entry is damaged.
     """
-    where = "picture" if isinstance(picture, bytes) else str(picture)
-    text = _text(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture), where)
+    where = "image" if isinstance(file, bytes) else str(file)
+    text = _text(io.BytesIO(file) if isinstance(file, bytes) else Path(file), where)
     if text is None:
         return None
     try:
@@ -245,22 +245,22 @@ def read(picture: Path | str | bytes) -> Provenance | None:
 
 
 def _text(file: Path | io.BytesIO, where: str) -> str | None:
-    """Our entry among the text entries before the pixels; Pillow bounds their size."""
+    """The ``cogview`` entry among the text chunks before the pixels, whose size Pillow limits."""
     try:
         with open_image(file) as image:
             text = image.info.get(KEY)
     except UnidentifiedImageError as error:
-        raise CogViewError(f"{where}: not a picture") from error
+        raise CogViewError(f"{where}: not an image") from error
     except (CogViewError, MemoryError):
         raise
-    except Exception as error:  # readers of damaged headers raise anything
+    except Exception as error:  # damaged headers may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CogViewError(f"{where}: cannot be read as a picture ({reason:.300})") from error
+        raise CogViewError(f"{where}: cannot be read as an image ({reason:.300})") from error
     return str(text) if isinstance(text, str) else None
 
 
 def software() -> str:
-    """What to write as ``software``: this package and its version."""
+    """The value of ``software``: this package and its version."""
     from cogview import __version__
 
     return f"cogview {__version__}"

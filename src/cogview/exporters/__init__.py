@@ -1,1 +1,1 @@
-"""Models in forms that other programs read: ONNX graphs."""
+"""Export of models for other programs: ONNX graphs."""

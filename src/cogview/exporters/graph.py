@@ -1,8 +1,8 @@
-"""Builds ONNX graphs operator by operator, their weights in files beside them.
+"""Builds ONNX graphs operator by operator, with their weights in external files.
 
-Graphs are written with standard operators of one opset only, so that ONNX Runtime executes them on any
-processor and in a browser. Weights lie in one file that several graphs refer to: what a decoder and its head
-share is stored once.
+Graphs use only standard operators of one opset, so that ONNX Runtime executes them on any processor and in a
+browser. Several graphs can refer to one file of weights: those that a decoder and its head share are stored
+once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cogview.onnx.manifest import Weights
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 10
-ALIGNMENT = 64  # bytes, of a tensor's place in its file
-LEVELS, MIDDLE = 127, 128  # of a byte: steps on each side, and the byte for 0
+ALIGNMENT = 64  # bytes, alignment of a tensor in its file
+LEVELS, MIDDLE = 127, 128  # of 8-bit values: levels on each side of 0, and the value that stands for 0
 
 Array = NDArray[Any]
 Shape = Sequence[int | str]
@@ -30,7 +30,7 @@ Shape = Sequence[int | str]
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix in a file: its name, for int8 the name of its scales, and how many dimensions it has."""
+    """A matrix in a file: its name, the name of its scales (int8), and its number of dimensions."""
 
     name: str
     precision: Weights
@@ -43,51 +43,51 @@ class WeightFile:
 
     Args:
         path: of the file to write.
-        precision: how matrices are stored; vectors (biases, LayerNorms) are float32 always.
+        precision: of matrices; vectors (biases, LayerNorms) are always float32.
     """
 
     def __init__(self, path: Path, precision: Weights) -> None:
         self.path, self.precision = path, precision
         self._file = path.open("xb")
-        self._places: dict[str, TensorProto] = {}
+        self._entries: dict[str, TensorProto] = {}
 
     def close(self) -> None:
-        """No more tensors come."""
+        """Close the file."""
         self._file.close()
 
     def tensor(self, name: str, array: Array) -> TensorProto:
-        """The entry of a tensor; one of a known name is not stored again."""
-        if name not in self._places:
+        """Store a tensor, unless its name is known already; returns its entry."""
+        if name not in self._entries:
             self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
-            place, content = self._file.tell(), np.ascontiguousarray(array).tobytes()
+            offset, content = self._file.tell(), np.ascontiguousarray(array).tobytes()
             self._file.write(content)
-            self._places[name] = self._entry(name, array.dtype, array.shape, place, len(content))
-        return self._places[name]
+            self._entries[name] = self._entry(name, array.dtype, array.shape, offset, len(content))
+        return self._entries[name]
 
-    def rows(self, name: str, whole: str, first: int, end: int) -> TensorProto:
-        """The entry of the rows from ``first`` to ``end`` of a tensor that is stored already."""
-        entry = self._places[whole]
-        told = {one.key: one.value for one in entry.external_data}
-        row = int(told["length"]) // entry.dims[0]
+    def rows(self, name: str, stored: str, first: int, end: int) -> TensorProto:
+        """The entry of the rows from ``first`` to ``end`` of a stored tensor."""
+        entry = self._entries[stored]
+        location = {one.key: one.value for one in entry.external_data}
+        row = int(location["length"]) // entry.dims[0]
         shape = (end - first, *entry.dims[1:])
-        place = int(told["offset"]) + first * row
+        offset = int(location["offset"]) + first * row
         dtype = helper.tensor_dtype_to_np_dtype(entry.data_type)
-        return self._entry(name, dtype, shape, place, row * (end - first))
+        return self._entry(name, dtype, shape, offset, row * (end - first))
 
-    def _entry(self, name: str, dtype: Any, shape: Sequence[int], place: int, length: int) -> TensorProto:
+    def _entry(self, name: str, dtype: Any, shape: Sequence[int], offset: int, length: int) -> TensorProto:
         entry = TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
             dims=shape,
             data_location=TensorProto.EXTERNAL,
         )
-        for key, value in (("location", self.path.name), ("offset", place), ("length", length)):
+        for key, value in (("location", self.path.name), ("offset", offset), ("length", length)):
             entry.external_data.add(key=key, value=str(value))
         return entry
 
 
 class Graph:
-    """One graph on its way. Values are named by strings, as in ONNX."""
+    """A graph under construction. Values are identified by names, as in ONNX."""
 
     def __init__(self, name: str, weights: WeightFile) -> None:
         self.name, self.weights = name, weights
@@ -99,34 +99,34 @@ class Graph:
     # ---------------------------------------------------------------------------------------------- values
 
     def input(self, name: str, dtype: Any, shape: Shape) -> str:
-        """A named input; dimensions that are names may have any size."""
+        """Add an input; dimensions given by name may have any size."""
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def output(self, value: str, name: str, dtype: Any, shape: Shape) -> None:
-        """Give a value out under a name."""
+        """Add an output: a value under a name."""
         self.nodes.append(helper.make_node("Identity", [value], [name], name=f"out/{name}"))
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def constant(self, value: ArrayLike, dtype: Any = np.int64) -> str:
-        """A small constant, kept in the graph itself."""
+        """A small constant, stored in the graph."""
         array = np.asarray(value, dtype=dtype)
         name = f"c{len(self.initializers)}"
         self.initializers[name] = onnx.numpy_helper.from_array(array, name)
         return name
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """The first result of an operator."""
+        """Add an operator; returns its first result."""
         return self.ops(kind, 1, *inputs, **attributes)[0]
 
     def ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
-        """``count`` results of an operator."""
+        """Add an operator; returns its first ``count`` results."""
         number = len(self.nodes)
-        found = [f"v{number}" if count == 1 else f"v{number}.{i}" for i in range(count)]
-        self.nodes.append(helper.make_node(kind, inputs, found, name=f"{kind}/{number}", **attributes))
-        return found
+        results = [f"v{number}" if count == 1 else f"v{number}.{i}" for i in range(count)]
+        self.nodes.append(helper.make_node(kind, inputs, results, name=f"{kind}/{number}", **attributes))
+        return results
 
     # --------------------------------------------------------------------------------------------- weights
 
@@ -139,7 +139,7 @@ class Graph:
         """A weight (outputs, ...), stored in ``precision`` (default: the file's)."""
         precision, array, scale = precision or self.weights.precision, array.astype(np.float32), None
         if precision == "int8":
-            array, scales = quantized(array)
+            array, scales = quantize(array)
             scale = f"{name}.scale"
             self.initializers[scale] = self.weights.tensor(scale, scales)
         elif precision == "fp16":
@@ -147,22 +147,22 @@ class Graph:
         self.initializers[name] = self.weights.tensor(name, array)
         return Matrix(name, precision, scale, array.ndim)
 
-    def matrix_rows(self, whole: str, first: int, end: int) -> Matrix:
-        """Some rows of a matrix (outputs, inputs) that another graph of the same file has stored."""
-        names = [whole, *([f"{whole}.scale"] if self.weights.precision == "int8" else [])]
-        cut = [f"{name}.{first}-{end}" for name in names]
-        for name, new in zip(names, cut, strict=True):
-            self.initializers[new] = self.weights.rows(new, name, first, end)
-        return Matrix(cut[0], self.weights.precision, cut[1] if len(cut) > 1 else None, 2)
+    def matrix_rows(self, stored: str, first: int, end: int) -> Matrix:
+        """Some rows of a matrix (outputs, inputs) that another graph has stored in the same file."""
+        names = [stored, *([f"{stored}.scale"] if self.weights.precision == "int8" else [])]
+        parts = [f"{name}.{first}-{end}" for name in names]
+        for name, part in zip(names, parts, strict=True):
+            self.initializers[part] = self.weights.rows(part, name, first, end)
+        return Matrix(parts[0], self.weights.precision, parts[1] if len(parts) > 1 else None, 2)
 
     def dense(self, matrix: Matrix) -> str:
-        """A matrix in float32, which ONNX Runtime computes once, when it loads the graph."""
+        """A matrix in float32, which ONNX Runtime computes once when it loads the graph."""
         shape = [-1, *[1] * (matrix.dimensions - 1)]
         scale = None if matrix.scale is None else self.op("Reshape", matrix.scale, self.constant(shape))
         return self._float(matrix, matrix.name, scale)
 
     def rows_of(self, matrix: Matrix, numbers: str) -> str:
-        """Rows of a matrix (outputs, inputs) by their numbers (...): (..., inputs) float32."""
+        """Gather rows of a matrix (outputs, inputs) by index (...): (..., inputs) float32."""
         scale = None
         if matrix.scale is not None:
             scale = self.op("Gather", matrix.scale, numbers, axis=0)
@@ -170,7 +170,7 @@ class Graph:
         return self._float(matrix, self.op("Gather", matrix.name, numbers, axis=0), scale)
 
     def _float(self, matrix: Matrix, value: str, scale: str | None) -> str:
-        """Values as they are stored, in float32."""
+        """Convert stored values to float32."""
         if matrix.precision == "fp32":
             return value
         value = self.op("Cast", value, to=TensorProto.FLOAT)
@@ -179,11 +179,11 @@ class Graph:
         return self.op("Mul", self.op("Sub", value, self.constant(MIDDLE, np.float32)), scale)
 
     def linear(self, x: str, matrix: Matrix, bias: str | None = None) -> str:
-        """x (..., inputs) times a matrix (outputs, inputs) transposed, plus a bias (outputs,).
+        """x (..., inputs) times the transpose of a matrix (outputs, inputs), plus a bias (outputs,).
 
-        int8: the inputs are rounded to bytes as well, with one scale for each row, so that rows do not depend
-        on each other, and products are of integers. Bytes are unsigned, because products of signed ones
-        overflow on processors without VNNI.
+        int8: inputs are quantized as well, with one scale per row, so that rows stay independent, and
+        multiplied as integers. Values are unsigned, because products of signed ones overflow on processors
+        without VNNI.
         """
         if matrix.scale is None:
             product = self.op("MatMul", x, self.op("Transpose", self.dense(matrix), perm=[1, 0]))
@@ -193,9 +193,9 @@ class Graph:
             largest = self.op("ReduceMax", self.op("Abs", x), self.constant([-1]), keepdims=1)
             largest = self.op("Max", largest, least)
             levels = self.op("QuantizeLinear", self.op("Div", x, largest), step, middle)
-            turned = self.op("Transpose", matrix.name, perm=[1, 0])
+            transposed = self.op("Transpose", matrix.name, perm=[1, 0])
             sums = self.op(
-                "Cast", self.op("MatMulInteger", levels, turned, middle, middle), to=TensorProto.FLOAT
+                "Cast", self.op("MatMulInteger", levels, transposed, middle, middle), to=TensorProto.FLOAT
             )
             factor = self.op("Mul", matrix.scale, step)
             product = self.op("Mul", self.op("Mul", sums, largest), factor)
@@ -220,8 +220,8 @@ class Graph:
         path.write_bytes(model.SerializeToString())
 
 
-def quantized(array: Array) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """``array`` (outputs, ...) as bytes around ``MIDDLE``, and the scale (outputs,) of each output."""
+def quantize(array: Array) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Quantize ``array`` (outputs, ...) to uint8 around ``MIDDLE``; returns also the scales (outputs,)."""
     largest = np.abs(array.reshape(len(array), -1)).max(1)
     scale = np.maximum(largest, np.finfo(np.float32).tiny) / LEVELS
     levels = np.round(array / scale.reshape(-1, *[1] * (array.ndim - 1))) + MIDDLE

@@ -1,7 +1,7 @@
-"""An image tokenizer (CogView, section 2.2) as ONNX graphs: decoder, encoder, and distances to the codes.
+"""Exports an image tokenizer (CogView, section 2.2) as ONNX graphs: decoder, encoder, distances to the codes.
 
-The layers of ``tokenizers.vqvae`` are translated one by one. Sides of images and grids may have any size that
-the tokenizer takes.
+The layers of ``tokenizers.vqvae`` are translated one by one. Images and grids may have any size that the
+tokenizer supports.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cogview.tokenizers.vqvae import AttentionBlock, ImageTokenizer, ResidualBlo
 def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path, precision: Weights) -> ImageFiles:
     """Write an image tokenizer's graphs into a new folder.
 
-    Encoder and decoder have files of their own, so that who only generates loads one. Convolutions are
-    computed in float32 whatever they are stored in; the codebook is never stored in int8.
+    Encoder and decoder have separate files, so that generation loads only the decoder. Convolutions are
+    always computed in float32; the codebook is never stored in int8.
     """
     folder.mkdir(parents=True)
     files = {}
@@ -50,11 +50,11 @@ def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path, precision: We
 
 
 def _decoder(tokenizer: ImageTokenizer, weights: WeightFile) -> Graph:
-    """Images (n, 3, H, W), nominally in [0, 1], of codes (n, h, w)."""
+    """Codes (n, h, w) to images (n, 3, H, W), nominally in [0, 1]."""
     graph = Graph("decoder", weights)
     codes = graph.input("codes", np.int32, ("images", "rows", "columns"))
-    book = _codebook(graph, tokenizer)
-    x = graph.op("Transpose", graph.rows_of(book, codes), perm=[0, 3, 1, 2])
+    codebook = _codebook(graph, tokenizer)
+    x = graph.op("Transpose", graph.rows_of(codebook, codes), perm=[0, 3, 1, 2])
     x = _sequence(graph, "decoder", tokenizer.decoder, x)
     x = graph.op("Add", graph.op("Mul", x, _channels(graph, tokenizer.std)), _channels(graph, tokenizer.mean))
     graph.output(x, "images", np.float32, ("images", 3, "height", "width"))
@@ -62,7 +62,7 @@ def _decoder(tokenizer: ImageTokenizer, weights: WeightFile) -> Graph:
 
 
 def _encoder(tokenizer: ImageTokenizer, weights: WeightFile) -> Graph:
-    """Vectors (n, h, w, dim) and codes (n, h, w) of images (n, 3, H, W) in [0, 1]."""
+    """Images (n, 3, H, W) in [0, 1] to vectors (n, h, w, dim) and codes (n, h, w)."""
     graph, config = Graph("encoder", weights), tokenizer.config
     x = graph.input("images", np.float32, ("images", 3, "height", "width"))
     if config.reduce > 1:
@@ -77,47 +77,47 @@ def _encoder(tokenizer: ImageTokenizer, weights: WeightFile) -> Graph:
 
 
 def _codebook(graph: Graph, tokenizer: ImageTokenizer) -> Matrix:
-    """Vectors (codes, dim)."""
+    """The codebook (codes, dim)."""
     precision: Weights = "fp32" if graph.weights.precision == "fp32" else "fp16"
     return graph.matrix("codebook", _array(tokenizer.quantizer.codebook), precision)
 
 
 def _nearest(graph: Graph, tokenizer: ImageTokenizer, vectors: str) -> str:
-    """Codes (..., ) int32 of vectors (..., dim); the first index wins a tie."""
+    """Vectors (..., dim) to codes (...,) int32; ties go to the first index."""
     quantizer = tokenizer.quantizer
     if isinstance(quantizer, FiniteScalarQuantizer):
         return _levels(graph, quantizer, vectors)
-    book = graph.dense(_codebook(graph, tokenizer))
-    norms = graph.op("ReduceSum", graph.op("Mul", book, book), graph.constant([1]), keepdims=0)
-    product = graph.op("MatMul", vectors, graph.op("Transpose", book, perm=[1, 0]))
+    codebook = graph.dense(_codebook(graph, tokenizer))
+    norms = graph.op("ReduceSum", graph.op("Mul", codebook, codebook), graph.constant([1]), keepdims=0)
+    product = graph.op("MatMul", vectors, graph.op("Transpose", codebook, perm=[1, 0]))
     distances = graph.op("Sub", norms, graph.op("Mul", product, graph.constant(2, np.float32)))
-    found = graph.op("ArgMin", distances, axis=-1, keepdims=0)
-    return graph.op("Cast", found, to=TensorProto.INT32)
+    codes = graph.op("ArgMin", distances, axis=-1, keepdims=0)
+    return graph.op("Cast", codes, to=TensorProto.INT32)
 
 
 def _levels(graph: Graph, quantizer: FiniteScalarQuantizer, vectors: str) -> str:
-    """Codes of finite scalar quantization: each coordinate's level, the last one's changing fastest."""
+    """Finite scalar quantization: vectors to codes; the level of the last coordinate changes fastest."""
     bounded = graph.op("Sigmoid", graph.op("Mul", vectors, graph.constant(1.6, np.float32)))
     steps = np.array([count - 1 for count in quantizer.levels], dtype=np.float32)
-    places = np.cumprod([1, *quantizer.levels[:0:-1]])[::-1].astype(np.float32)
+    strides = np.cumprod([1, *quantizer.levels[:0:-1]])[::-1].astype(np.float32)
     levels = graph.op("Round", graph.op("Mul", bounded, graph.constant(steps, np.float32)))
-    summed = graph.op("Mul", levels, graph.constant(places, np.float32))
-    found = graph.op("ReduceSum", summed, graph.constant([-1]), keepdims=0)
-    return graph.op("Cast", found, to=TensorProto.INT32)
+    products = graph.op("Mul", levels, graph.constant(strides, np.float32))
+    codes = graph.op("ReduceSum", products, graph.constant([-1]), keepdims=0)
+    return graph.op("Cast", codes, to=TensorProto.INT32)
 
 
 def _distances(tokenizer: ImageTokenizer, weights: WeightFile) -> Graph:
     """Squared distances (m, codes) of vectors (m, dim) to every code, for upscaling."""
     graph, dim = Graph("distances", weights), tokenizer.config.code_dim
     vectors = graph.input("vectors", np.float32, ("vectors", dim))
-    book = graph.dense(_codebook(graph, tokenizer))
-    one = graph.constant([1])
-    norms = graph.op("ReduceSum", graph.op("Mul", book, book), one, keepdims=0)
-    own = graph.op("ReduceSum", graph.op("Mul", vectors, vectors), one, keepdims=1)
-    product = graph.op("MatMul", vectors, graph.op("Transpose", book, perm=[1, 0]))
+    codebook = graph.dense(_codebook(graph, tokenizer))
+    axis = graph.constant([1])
+    norms = graph.op("ReduceSum", graph.op("Mul", codebook, codebook), axis, keepdims=0)
+    squares = graph.op("ReduceSum", graph.op("Mul", vectors, vectors), axis, keepdims=1)
+    product = graph.op("MatMul", vectors, graph.op("Transpose", codebook, perm=[1, 0]))
     doubled = graph.op("Mul", product, graph.constant(2, np.float32))
-    found = graph.op("Add", graph.op("Sub", own, doubled), norms)
-    graph.output(found, "distances", np.float32, ("vectors", tokenizer.config.codes))
+    distances = graph.op("Add", graph.op("Sub", squares, doubled), norms)
+    graph.output(distances, "distances", np.float32, ("vectors", tokenizer.config.codes))
     return graph
 
 
@@ -160,7 +160,7 @@ def _silu(graph: Graph, name: str, layer: nn.SiLU, x: str) -> str:
 
 
 def _group_norm(graph: Graph, name: str, layer: nn.GroupNorm, x: str) -> str:
-    """GroupNorm, as instances of groups: operators of the opset that every runtime has."""
+    """GroupNorm as InstanceNormalization over groups, which all runtimes support."""
     groups = layer.num_groups
     grouped = graph.op("Reshape", x, graph.constant([0, groups, -1]))
     one, zero = graph.constant(np.ones(groups), np.float32), graph.constant(np.zeros(groups), np.float32)
@@ -195,7 +195,7 @@ def _attention(graph: Graph, name: str, layer: AttentionBlock, x: str) -> str:
 
 
 def _fold(graph: Graph, name: str, layer: nn.PixelUnshuffle, x: str) -> str:
-    """Pixels into channels, in PyTorch's order of channels."""
+    """PixelUnshuffle, in PyTorch's channel order."""
     side = layer.downscale_factor
     height, width = (
         graph.op("Div", graph.op("Shape", x, start=i, end=i + 1), graph.constant([side])) for i in (2, 3)
@@ -236,10 +236,10 @@ LAYERS: dict[type[nn.Module], Callable[[Graph, str, Any, str], str]] = {
 
 
 def _channels(graph: Graph, values: Any) -> str:
-    """Three numbers, one a channel, as (1, 3, 1, 1)."""
+    """Three values, one per channel, as (1, 3, 1, 1)."""
     return graph.constant(_array(values).reshape(1, 3, 1, 1), np.float32)
 
 
 def _array(tensor: Any) -> Array:
-    found: Array = tensor.detach().float().cpu().contiguous().numpy()
-    return found
+    array: Array = tensor.detach().float().cpu().contiguous().numpy()
+    return array

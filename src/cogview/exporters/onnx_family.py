@@ -1,4 +1,4 @@
-"""A family as ONNX graphs with one manifest (``cogview export onnx``), for runtimes without PyTorch."""
+"""Exports a family as ONNX graphs with a manifest (``cogview export onnx``), for runtimes without PyTorch."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from cogview.transformer.lora import apply_adapter
 from cogview.transformer.model import Transformer
 from cogview.vocabulary import Vocabulary
 
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a weight
-KINDS = {  # which tasks a role's sequences serve, and which logits they need
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # per weight
+KINDS = {  # (role, sequence format) that can be exported, and the heads they need
     (BASE, "text_to_image"): ("image",),
     (BASE, "coglm"): ("image", "text"),
     (CAPTION, "image_to_text"): ("text",),
@@ -57,12 +57,12 @@ Progress = Callable[[str], None]
 
 
 def exported_roles(family: FamilyConfig) -> dict[str, tuple[str, ...]]:
-    """The roles that have ONNX graphs, and the names of their heads; CogViewError where there is none."""
+    """The roles that can be exported, and the names of their heads; raises CogViewError if there are none."""
     kinds = {name: KINDS.get((name, role.sequences.kind)) for name, role in family.roles.items()}
-    found = {name: heads for name, heads in kinds.items() if heads is not None}
-    if not found:
-        raise CogViewError(f"the model {family.name} has no role that ONNX graphs can be made of")
-    return found
+    roles = {name: heads for name, heads in kinds.items() if heads is not None}
+    if not roles:
+        raise CogViewError(f"the model {family.name} has no role that can be exported to ONNX")
+    return roles
 
 
 def export_family(
@@ -72,40 +72,40 @@ def export_family(
     progress: Progress | None = None,
     lora: tuple[str | Path, float] | None = None,
 ) -> Manifest:
-    """Write a family into a new folder, whole or not at all.
+    """Write a family into a new folder, completely or not at all.
 
     Args:
-        weights: how matrices are stored. fp16 is computed in float32; int8 in integers.
+        weights: precision of matrices. fp16 is computed in float32, int8 in integers.
         lora: an adapter of the base model (one of the family's by name, or its directory) and its strength;
-            it is added to the weights.
-        progress: called with each part before it is written.
+            it is merged into the weights.
+        progress: called with the name of each part before it is written.
 
     Raises:
-        CogViewError: a part that cannot be exported, a folder that is there already, too little space.
+        CogViewError: a part cannot be exported, the folder exists, or there is too little disk space.
     """
-    roles, told = exported_roles(family.config), progress or (lambda part: None)
+    roles, report = exported_roles(family.config), progress or (lambda part: None)
     adapter = None if lora is None else (family.adapter(lora[0]), lora[1])
     if adapter is not None and BASE not in roles:
-        raise CogViewError(f"the model {family.config.name} has no base model that an adapter is added to")
+        raise CogViewError(f"the model {family.config.name} has no base model to apply an adapter to")
     check_new(out)
     for name in roles:
         family.check(name)
     tokenizer = family.image_tokenizer()
     if not isinstance(tokenizer, ImageTokenizer):
         raise CogViewError(
-            f"the image tokenizer of {family.config.name} has several scales; it is not exported"
+            f"the image tokenizer of {family.config.name} has several scales; it cannot be exported"
         )
     check_space(out, _bytes(family, tokenizer, roles, weights))
-    fresh = spare_name(out.resolve())
+    temporary = spare_name(out.resolve())
     try:
-        fresh.mkdir(parents=True)
-        manifest = _write(family, tokenizer, fresh, roles, weights, told, adapter)
-        for old in replace_directory(fresh, out.resolve()):
+        temporary.mkdir(parents=True)
+        manifest = _write(family, tokenizer, temporary, roles, weights, report, adapter)
+        for old in replace_directory(temporary, out.resolve()):
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise CogViewError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
@@ -118,19 +118,19 @@ def _write(
     progress: Progress,
     adapter: tuple[Path, float] | None,
 ) -> Manifest:
-    """All files, the manifest last."""
+    """Write all files, the manifest last."""
     config = family.config
     progress("image tokenizer")
     image = write_image_tokenizer(tokenizer, folder / "image", weights)
     text = family.text_tokenizer()
     text.save(folder / "text.model")
-    transformers, added = {}, None
+    transformers, lora = {}, None
     for name, heads in roles.items():
         progress(name)
         ids = {head: _ids(head, config.roles[name].sequences.vocabulary) for head in heads}
         model = family.transformer(name)
         if adapter is not None and name == BASE:
-            added = adapter_facts(adapter, apply_adapter(model, *adapter))
+            lora = adapter_facts(adapter, apply_adapter(model, *adapter))
         length = config.roles[name].sequences.max_length
         transformers[name] = write_transformer(model, folder / name, ids, length, weights)
     labels = (
@@ -144,7 +144,7 @@ def _write(
         model_hash=family.hash,
         weights=weights,
         tasks=tasks(config, roles),
-        family=_of_roles(config, roles),
+        family=_exported_config(config, roles),
         prompt=_prompt(config, roles),
         captions=_captions(config, roles, text),
         fitting=_fitting(family, tokenizer, roles),
@@ -152,7 +152,7 @@ def _write(
         image=image,
         text="text.model",
         clusters=None if labels is None else labels.tolist(),
-        lora=added,
+        lora=lora,
         files={
             path.relative_to(folder).as_posix(): facts_of(path)
             for path in sorted(folder.rglob("*"))
@@ -164,24 +164,24 @@ def _write(
 
 
 def tasks(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> tuple[Task, ...]:
-    """What a runtime can do with the exported roles."""
-    able: dict[Task, bool] = {
+    """The tasks that a runtime can perform with the exported roles."""
+    supported: dict[Task, bool] = {
         "generate": BASE in roles,
         "caption": any("text" in heads for heads in roles.values()),
         "score": any("text" in heads for heads in roles.values()),
         "upscale": UPSCALING in roles or DIRECT in roles,
         "edit": config.coglm in roles,
     }
-    return tuple(task for task, there in able.items() if there)
+    return tuple(task for task, is_supported in supported.items() if is_supported)
 
 
 def _ids(head: str, vocabulary: Vocabulary) -> range:
-    """The ids that a head gives logits of."""
+    """The ids for which a head returns logits."""
     return vocabulary.images if head == "image" else range(vocabulary.texts.start, vocabulary.size)
 
 
-def _of_roles(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> FamilyConfig:
-    """The family as it is exported."""
+def _exported_config(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> FamilyConfig:
+    """The configuration of the exported family."""
     update = {
         "roles": {name: config.roles[name] for name in roles},
         "image_tokenizer": "image",
@@ -200,7 +200,7 @@ def _prompt(config: FamilyConfig, roles: dict[str, tuple[str, ...]]) -> PromptLa
 def _captions(
     config: FamilyConfig, roles: dict[str, tuple[str, ...]], text: TextTokenizer
 ) -> CaptionLayout | None:
-    """Of the role that captions, if one does."""
+    """The layout of the captioning role; None if there is none."""
     name = next((name for name in (CAPTION, COGLM, BASE) if "text" in roles.get(name, ())), None)
     return (
         None if name is None else CaptionLayout.of(cast("CaptionFormat", config.roles[name].sequences), text)
@@ -210,7 +210,7 @@ def _captions(
 def _fitting(
     family: ModelBundle, tokenizer: ImageTokenizer, roles: dict[str, tuple[str, ...]]
 ) -> Fitting | None:
-    """As :mod:`cogview.pipelines.cogview` and ``cogview2`` fit images for their caption models."""
+    """How images are resized for the caption model; as in :mod:`cogview.pipelines`."""
     if CAPTION in roles:
         released = family.check(CAPTION).numerics == "released"
         return Fitting(size=tokenizer.image_size, crop=True, resample="bilinear" if released else "box")
@@ -224,7 +224,7 @@ def _fitting(
 def _bytes(
     family: ModelBundle, tokenizer: ImageTokenizer, roles: dict[str, tuple[str, ...]], weights: Weights
 ) -> int:
-    """About what is written."""
+    """An estimate of the number of bytes to write."""
     counts = [x.numel() for x in tokenizer.state_dict().values()]
     counts += [x.numel() for name in roles for x in Transformer.shapes(family.check(name)).values()]
     return int(sum(counts)) * BYTES[weights]

@@ -1,1 +1,1 @@
-"""Original checkpoints, read safely and made into model directories."""
+"""Import of the original checkpoints: read safely and converted to model directories."""

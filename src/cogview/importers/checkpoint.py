@@ -1,9 +1,9 @@
-"""The released checkpoints' layout on disk, read without running anything that is in them.
+"""Reads released checkpoints without executing any code in them. Their layout on disk:
 
 ::
 
     <directory>/latest_checkpointed_iteration.txt     (or ``latest``) the iteration, or the word "release"
-    <directory>/<iteration>/mp_rank_00_model_states.pt   one file a model-parallel rank, weights in "module"
+    <directory>/<iteration>/mp_rank_00_model_states.pt   one file per model-parallel rank, weights in "module"
     <directory>/model_config.json                     in later releases
 """
 
@@ -34,11 +34,11 @@ SHARD = re.compile(r"mp_rank_(\d{2,3})_model_states\.pt")
 MAX_TRACKER_BYTES = 64
 MAX_PICKLE = 64 << 20  # bytes
 LEGACY_PICKLES = 5  # before PyTorch 1.6: magic number, version, system, content, names of storages
-READ = 1 << 20  # bytes at a time
+READ = 1 << 20  # bytes read at a time
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# What besides tensors and plain data a training checkpoint may hold: NumPy's random state, under the name
-# its module has now and the one it had in NumPy 1.
+# Allowed in a training checkpoint besides tensors and plain data: NumPy's random state, under its current
+# module name and that of NumPy 1.
 _ARRAY = np.empty(0).__reduce__()[0]
 ALLOWED: tuple[Any, ...] = (
     (_ARRAY, "numpy._core.multiarray._reconstruct"),
@@ -50,31 +50,31 @@ ALLOWED: tuple[Any, ...] = (
 
 
 def is_mapped(path: Path) -> bool:
-    """Whether PyTorch maps the file instead of reading it: since version 1.6 it writes uncompressed zips.
+    """Whether PyTorch can memory-map the file: since version 1.6 checkpoints are uncompressed zips.
 
     Raises:
-        CogViewError: a zip whose content is compressed, so that its numbers cannot be mapped.
+        CogViewError: the zip is compressed, so that its tensors cannot be mapped.
     """
     check_regular(path)
     try:
         if not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as file:
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist())
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist())
     except MemoryError:
         raise
     except Exception as error:  # struct.error, BadZipFile, UnicodeDecodeError, …
         raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
-    if packed:
-        raise CogViewError(f"{path}: refused, compressed inside, which PyTorch never writes")
+    if compressed:
+        raise CogViewError(f"{path}: refused, its content is compressed, which PyTorch never writes")
     return True
 
 
 def check_sums(path: Path) -> None:
-    """Compare every part of a zipped checkpoint with its checksum, which mapping does not.
+    """Verify the checksums of a zipped checkpoint, which memory-mapping skips.
 
     Raises:
-        CogViewError: one differs: the file was damaged on its way.
+        CogViewError: a checksum differs: the file is damaged.
     """
     if not is_mapped(path):
         return
@@ -82,7 +82,7 @@ def check_sums(path: Path) -> None:
         for entry in file.infolist():
             try:
                 with file.open(entry) as part:
-                    while entry.CRC and part.read(READ):  # 0: written without
+                    while entry.CRC and part.read(READ):  # 0: written without a checksum
                         pass
             except MemoryError:
                 raise
@@ -91,14 +91,14 @@ def check_sums(path: Path) -> None:
 
 
 def load_pickle(path: Path) -> Any:
-    """The content of a ``.pt`` file: tensors, plain containers and numbers, NumPy arrays; nothing else.
+    """Load a ``.pt`` file of tensors, plain containers, numbers and NumPy arrays; nothing else is allowed.
 
-    Tensors are mapped from the file where its form allows, and read when they are used.
+    Tensors are memory-mapped if the file's layout allows it, and read when they are used.
 
     Raises:
-        CogViewError: no such file, not PyTorch's, or it names something outside that list.
+        CogViewError: the file is missing, not a PyTorch file, or has content that is not allowed.
     """
-    _look_at_pickles(path)
+    _check_pickles(path)
     try:
         with torch.serialization.safe_globals(list(ALLOWED)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -106,33 +106,33 @@ def load_pickle(path: Path) -> Any:
     except CogViewError:
         raise
     except MemoryError as error:
-        raise CogViewError(f"{path}: what it holds takes more memory than there is") from error
+        raise CogViewError(f"{path}: there is not enough memory for its content") from error
     except UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it wants to load {name[1]}" if name else "it holds more than tensors and plain data"
+        reason = f"it loads {name[1]}" if name else "it holds more than tensors and plain data"
         raise CogViewError(f"{path}: refused, {reason}") from error
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a place in the file that is not there
+        if error.errno == errno.EINVAL:  # an offset beyond the end of the file
             raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
         raise CogViewError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # whatever a file made to break its reader may raise
+    except Exception as error:  # malicious files may raise anything
         raise CogViewError(f"{path}: damaged, or not a PyTorch checkpoint") from error
 
 
-def _look_at_pickles(path: Path) -> None:
-    """CogViewError for a file whose pickles would take memory by what they say, not by what they hold."""
+def _check_pickles(path: Path) -> None:
+    """Raise CogViewError for a file whose pickles would allocate more memory than their size justifies."""
     try:
         if is_mapped(path):
             with zipfile.ZipFile(path) as file:
-                names = [entry for entry in file.infolist() if entry.filename.endswith(".pkl")]
-                for entry in names:
+                entries = [entry for entry in file.infolist() if entry.filename.endswith(".pkl")]
+                for entry in entries:
                     if entry.file_size > MAX_PICKLE:
                         raise UnpicklingError(f"a pickle of {entry.file_size:,} bytes")
-                    del entry.CRC  # PyTorch may write without; check_sums looks at them
+                    del entry.CRC  # PyTorch may write none; check_sums verifies the others
                     scan(io.BytesIO(file.read(entry)))
             return
-        with open_regular(path) as whole:
-            head = io.BytesIO(whole.read(MAX_PICKLE))
+        with open_regular(path) as legacy:
+            head = io.BytesIO(legacy.read(MAX_PICKLE))
         for _ in range(LEGACY_PICKLES):
             scan(head)
     except (CogViewError, MemoryError):
@@ -143,17 +143,17 @@ def _look_at_pickles(path: Path) -> None:
 
 
 def map_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of one ``.pt`` file; see :func:`load_pickle` for when they are read.
+    """The weights of one ``.pt`` file, memory-mapped as in :func:`load_pickle`.
 
-    The released tensors are views of one flat buffer that ZeRO left.
+    The released tensors are views of one flat buffer, as written by ZeRO.
 
     Raises:
-        CogViewError: also where they are not all plain tensors of floats.
+        CogViewError: as :func:`load_pickle`, and if a weight is not a plain tensor of floats.
     """
     content = load_pickle(path)
     weights = content.get("module", content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
-        raise CogViewError(f"{path}: no weights there; they are expected under the key 'module'")
+        raise CogViewError(f"{path}: it has no weights; they are expected under the key 'module'")
     _check_size(path, weights)
     for name, x in weights.items():
         if x.layout != torch.strided or x.device.type != "cpu" or x.dtype not in FLOATS:
@@ -162,28 +162,28 @@ def map_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _check_size(path: Path, weights: Mapping[Any, Tensor]) -> None:
-    """CogViewError for tensors that are larger than what the file holds of them, as repeated views are.
+    """Raise CogViewError for tensors that are larger than their storage or the file (expanded views).
 
-    A tensor may be there under two names (tied embeddings), not more.
+    A tensor may occur under two names (tied embeddings), not more.
     """
-    plain = [x for x in weights.values() if x.layout == torch.strided]
-    wide = any(x.numel() * x.element_size() > x.untyped_storage().nbytes() for x in plain)
-    if wide or sum(x.numel() * x.element_size() for x in plain) > 2 * path.stat().st_size:
+    strided = [x for x in weights.values() if x.layout == torch.strided]
+    expanded = any(x.numel() * x.element_size() > x.untyped_storage().nbytes() for x in strided)
+    if expanded or sum(x.numel() * x.element_size() for x in strided) > 2 * path.stat().st_size:
         raise CogViewError(f"{path}: refused, its tensors are larger than the file")
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """:func:`map_weights`, each tensor in memory of its own."""
+    """:func:`map_weights`, with each tensor copied into memory."""
     return {name: tensor.clone() for name, tensor in map_weights(path).items()}
 
 
 def step_directory(directory: Path) -> Path:
-    """The directory with the shards: the tracker's iteration, or ``directory`` where they lie there."""
+    """The directory of the shards: that of the tracker's iteration, or ``directory`` if it holds them."""
     if any(SHARD.fullmatch(path.name) for path in directory.glob("mp_rank_*")):
         return directory
     tracker = next((directory / name for name in TRACKERS if (directory / name).is_file()), None)
     if tracker is None:
-        raise CogViewError(f"{directory}: neither {TRACKERS[0]} nor mp_rank_*_model_states.pt is there")
+        raise CogViewError(f"{directory}: it has neither {TRACKERS[0]} nor mp_rank_*_model_states.pt")
     with open_regular(tracker) as file:
         iteration = file.read(MAX_TRACKER_BYTES).decode("ascii", "replace").strip()
     if iteration != "release" and not (iteration.isdecimal() and iteration.isascii()):
@@ -192,30 +192,30 @@ def step_directory(directory: Path) -> Path:
 
 
 def shards(source: str | Path) -> list[Path]:
-    """The ``.pt`` files of a checkpoint in rank order; ``source`` may be the only one itself.
+    """The ``.pt`` files of a checkpoint in rank order; ``source`` may also be a single file.
 
     Raises:
-        CogViewError: nothing there, or one is missing.
+        CogViewError: there are no shards, or one is missing.
     """
     if Path(source).is_file():
         return [Path(source)]
     step = step_directory(Path(source))
-    found = {int(match[1]): p for p in step.glob("mp_rank_*") if (match := SHARD.fullmatch(p.name))}
-    if not found:
-        raise CogViewError(f"{step}: no mp_rank_00_model_states.pt there")
-    missing = sorted(set(range(max(found) + 1)) - set(found))
+    by_rank = {int(match[1]): p for p in step.glob("mp_rank_*") if (match := SHARD.fullmatch(p.name))}
+    if not by_rank:
+        raise CogViewError(f"{step}: it has no mp_rank_00_model_states.pt")
+    missing = sorted(set(range(max(by_rank) + 1)) - set(by_rank))
     if missing:
         raise CogViewError(
-            f"{step}: mp_rank_{missing[0]:02d}_model_states.pt is missing; {len(found)} others are"
+            f"{step}: mp_rank_{missing[0]:02d}_model_states.pt is missing; {len(by_rank)} others exist"
         )
-    return [found[rank] for rank in sorted(found)]
+    return [by_rank[rank] for rank in sorted(by_rank)]
 
 
 def model_config(source: str | Path) -> dict[str, Any]:
-    """``model_config.json`` of a later release, beside the tracker file; else empty."""
+    """``model_config.json`` of a later release, beside the tracker file; empty if there is none."""
     source = Path(source)
     path = next((p for p in (source / MODEL_CONFIG, source.parent / MODEL_CONFIG) if p.is_file()), None)
     data = load_json(path) if path else {}
     if not isinstance(data, dict):
-        raise CogViewError(f"{path}: expected keys and values at the top")
+        raise CogViewError(f"{path}: expected a JSON object")
     return data

@@ -1,10 +1,10 @@
 """CogView's released transformers (base, caption, super-resolution) as a ``Transformer``.
 
-Two layouts exist: the original one and that of the later toolkit, whose only difference is the name of the
-token embeddings. CogView2's CogLM has the toolkit's. Model-parallel shards are merged.
+There are two layouts: the original one and that of the later toolkit, which differ only in the name of the
+token embeddings. CogView2's CogLM uses the toolkit's. Model-parallel shards are merged.
 
-A checkpoint of 8 GB is never in memory: its files are mapped, names and shapes are compared first, and then
-the numbers pass through a few rows at a time.
+A checkpoint of 8 GB is never in memory as a whole: its files are memory-mapped, names and shapes are compared
+first, and then the weights are converted a few rows at a time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from cogview.importers.checkpoint import check_sums, is_mapped, map_weights, mod
 from cogview.transformer import storage
 from cogview.transformer.model import Transformer, TransformerConfig
 
-HEAD_DIM = 64  # of every released model; the weights themselves do not tell
-BLOCK = 8 << 20  # bytes of a tensor that are looked at at a time
-WINDOW = 128 << 20  # bytes read until the files are mapped again, so that they stop counting as memory
+HEAD_DIM = 64  # of all released models; it cannot be inferred from the weights
+BLOCK = 8 << 20  # bytes of a tensor that are processed at a time
+WINDOW = 128 << 20  # bytes read before the files are mapped again, so that they do not count as used memory
 
 TOP = {
     "word_embeddings": "tokens",
@@ -52,7 +52,7 @@ SPLIT_THIRDS = tuple(
 
 
 def rename(key: str) -> str:
-    """Our name of a released key; CogViewError if it is none of the transformer's."""
+    """The name in ``Transformer`` of a released key; raises CogViewError for an unknown key."""
     module, _, kind = key.rpartition(".")
     if kind in ("weight", "bias"):
         if module in TOP:
@@ -64,24 +64,24 @@ def rename(key: str) -> str:
 
 
 def merge_shards(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One state dict from those of the model-parallel ranks, in rank order, all under our names.
+    """Merge the state dicts of the model-parallel ranks, in rank order, with renamed keys.
 
-    Embeddings and the first feed-forward matrix are split by rows, what ends a branch by columns; each rank
-    has its rows of query, of key and of value. The rest is the same on every rank.
+    Embeddings and the first feed-forward matrix are split by rows, output projections by columns; each rank
+    has its rows of query, key and value. All other tensors are the same on every rank.
     """
     _same_tensors(states)
     return {name: torch.cat([*_merged(name, [state[name] for state in states])]) for name in states[0]}
 
 
 def _same_tensors(states: Sequence[Mapping[str, Tensor]]) -> None:
-    """Every rank has the same names, with the same shapes."""
+    """Raise CogViewError if ranks differ in names or shapes."""
     for state in states[1:]:
         if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in states[0].items()}:
             raise CogViewError("the model-parallel shards do not hold the same tensors")
 
 
 def _merged(name: str, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The merged tensor in blocks that stand one after the other along the first dimension."""
+    """The merged tensor in blocks along the first dimension."""
     if len(parts) > 1 and name.endswith(SPLIT_COLUMNS):
         yield from (torch.cat(rows, dim=1) for rows in zip(*map(_rows, parts), strict=True))
     elif len(parts) > 1 and name.endswith(SPLIT_THIRDS):
@@ -93,13 +93,13 @@ def _merged(name: str, parts: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _rows(tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor in blocks of rows."""
+    """Split a tensor into blocks of rows."""
     per_row = max(1, tensor.nbytes // max(1, len(tensor)))
     yield from torch.split(tensor, max(1, BLOCK // per_row))
 
 
 def _merged_shape(name: str, shape: torch.Size, ranks: int) -> torch.Size:
-    """The shape of what ``ranks`` tensors of a shape merge to."""
+    """The shape of a merged tensor, from the shape on each rank."""
     sizes = list(shape)
     dimension = 1 if name.endswith(SPLIT_COLUMNS) else 0
     if name.endswith((*SPLIT_COLUMNS, *SPLIT_ROWS, *SPLIT_THIRDS)) and len(sizes) > dimension:
@@ -110,9 +110,9 @@ def _merged_shape(name: str, shape: torch.Size, ranks: int) -> torch.Size:
 def infer_config(
     state: Mapping[str, Tensor], heads: int | None = None, released: bool = False
 ) -> TransformerConfig:
-    """The configuration of a state dict under our names; sizes are read from the tensors.
+    """Infer the configuration from a state dict with renamed keys.
 
-    ``released`` follows the released code bit for bit, with its batch-dependent LayerNorm; otherwise plain
+    released: follow the released code bit for bit, with its batch-dependent LayerNorm; default: plain
     LayerNorm and fused kernels, as in the authors' later toolkit.
     """
     try:
@@ -144,22 +144,22 @@ Shapes = dict[str, torch.Size]
 class Extras:
     """How a model differs from a plain transformer.
 
-    rename: our name of a released key; configure: its configuration, from that of the plain transformer and
-    the shapes found.
+    rename: maps a released key to its name in ``Transformer``; configure: returns the configuration, given
+    that of the plain transformer and the checkpoint's shapes.
     """
 
     rename: Callable[[str], str]
     configure: Callable[[TransformerConfig, Shapes], TransformerConfig]
 
 
-NO_EXTRAS = Extras(rename, lambda config, found: config)
+NO_EXTRAS = Extras(rename, lambda config, shapes: config)
 
 
 @dataclass(frozen=True)
 class Released:
-    """A released transformer that was opened: every name and shape is right, no weight is read yet.
+    """An opened checkpoint: names and shapes are checked, no weights are read yet.
 
-    files: one a model-parallel rank; shapes: of the merged tensors under our names, in the model's order.
+    files: one per model-parallel rank; shapes: of the merged tensors, with renamed keys in the model's order.
     """
 
     files: tuple[Path, ...]
@@ -168,27 +168,27 @@ class Released:
     extras: Extras = NO_EXTRAS
 
     def with_rows(self, rows: int) -> Released:
-        """With the first ``rows`` of the vocabulary only; the others are padding."""
+        """The same with only the first ``rows`` of the vocabulary; the others are padding."""
         shapes = self.shapes | {"tokens.weight": torch.Size((rows, self.config.hidden))}
         return replace(self, config=self.config.model_copy(update={"vocab_size": rows}), shapes=shapes)
 
     def tensors(self) -> Iterator[tuple[str, Iterator[Tensor]]]:
-        """Name and blocks (see :func:`_merged`) of every tensor, to be used at once and let go."""
-        states, seen = _open(self.files, self.extras), 0
+        """Name and blocks (see :func:`_merged`) of every tensor; consume the blocks before the next name."""
+        states, read = _open(self.files, self.extras), 0
         mapped = all(map(is_mapped, self.files))
         for name, shape in self.shapes.items():
-            if mapped and seen > WINDOW:
-                states, seen = _open(self.files, self.extras), 0
-            seen += sum(state[name].nbytes for state in states)
+            if mapped and read > WINDOW:
+                states, read = _open(self.files, self.extras), 0
+            read += sum(state[name].nbytes for state in states)
             yield name, _first_rows(_merged(name, [state[name] for state in states]), shape[0])
 
     def state(self) -> dict[str, Tensor]:
-        """All weights, each in memory of its own, in the dtype they have."""
+        """All weights, copied into memory in their original dtype."""
         return {name: torch.cat([*blocks]) for name, blocks in self.tensors()}
 
 
 def _open(files: Sequence[Path], extras: Extras = NO_EXTRAS) -> list[dict[str, Tensor]]:
-    """The weights of every rank under our names, not read yet."""
+    """The memory-mapped weights of every rank, with renamed keys."""
     states = []
     for path in files:
         weights = map_weights(path)
@@ -210,49 +210,51 @@ def _first_rows(blocks: Iterator[Tensor], rows: int) -> Iterator[Tensor]:
 def open_released(
     source: str | Path, heads: int | None = None, released: bool = False, extras: Extras = NO_EXTRAS
 ) -> Released:
-    """Open a released checkpoint and compare all that is in it with what belongs there.
+    """Open a released checkpoint and check its names, shapes and checksums.
 
     Args:
-        source: the directory with the tracker file or with the ``.pt`` files, or the only such file.
-        heads: attention heads; by default what ``model_config.json`` says, else one for 64 of the width.
+        source: the directory with the tracker file or with the ``.pt`` files, or a single such file.
+        heads: attention heads; default: as in ``model_config.json``, else hidden size / 64.
         released: see :func:`infer_config`.
-        extras: what the model has besides a transformer.
+        extras: how the model differs from a plain transformer.
 
     Raises:
-        CogViewError: files missing, damaged, unsafe or of another model.
+        CogViewError: a file is missing, damaged, unsafe or of another model.
     """
     files = shards(source)
     states = _open(files, extras)
     for path in files:
         check_sums(path)
     _same_tensors(states)
-    found = {name: _merged_shape(name, x.shape, len(files)) for name, x in states[0].items()}
-    said = model_config(source)
-    empty = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
-    config = infer_config(empty, heads or said.get("num_attention_heads"), released)
-    config = extras.configure(config, found)
+    actual = {name: _merged_shape(name, x.shape, len(files)) for name, x in states[0].items()}
+    stated = model_config(source)
+    empty = {name: torch.empty(shape, device="meta") for name, shape in actual.items()}
+    config = infer_config(empty, heads or stated.get("num_attention_heads"), released)
+    config = extras.configure(config, actual)
     shapes = {name: tensor.shape for name, tensor in Transformer.shapes(config).items()}
-    _compare(source, found, shapes)
-    _compare_with_said(source, said, config)
+    _compare_shapes(source, actual, shapes)
+    _compare_config(source, stated, config)
     if config.heads % len(files):
         raise CogViewError(f"{source}: {config.heads} heads do not divide into {len(files)} shards")
     return Released(tuple(files), config, shapes, extras)
 
 
-def _compare(source: str | Path, found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
-    for name in sorted(set(expected) ^ set(found)):
+def _compare_shapes(
+    source: str | Path, actual: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]
+) -> None:
+    for name in sorted(set(expected) ^ set(actual)):
         raise CogViewError(f"{source}: {name} is {'missing' if name in expected else 'one too many'}")
     for name, shape in expected.items():
-        if found[name] != shape:
-            raise CogViewError(f"{source}: {name} is {tuple(found[name])}, expected {tuple(shape)}")
+        if actual[name] != shape:
+            raise CogViewError(f"{source}: {name} is {tuple(actual[name])}, expected {tuple(shape)}")
 
 
-def _compare_with_said(source: str | Path, said: Mapping[str, Any], config: TransformerConfig) -> None:
-    """``model_config.json`` may not contradict the weights."""
+def _compare_config(source: str | Path, stated: Mapping[str, Any], config: TransformerConfig) -> None:
+    """Raise CogViewError if ``model_config.json`` contradicts the weights."""
     for key, size in {"num_layers": config.layers, "hidden_size": config.hidden}.items():
-        if key in said and said[key] != size:
+        if key in stated and stated[key] != size:
             raise CogViewError(
-                f"{source}: the weights have {key} {size}, model_config.json says {said[key]!r}"
+                f"{source}: the weights have {key} {size}, model_config.json says {stated[key]!r}"
             )
 
 
@@ -272,7 +274,7 @@ def write_model(
 ) -> None:
     """Write an opened checkpoint as a model directory that ``Transformer.from_directory`` reads.
 
-    ``progress`` is called with the bytes of every block that was written.
+    ``progress`` is called with the number of bytes of every written block.
 
     Raises:
         CogViewError: the disk is full, or a weight is not finite in ``dtype``.
@@ -283,10 +285,10 @@ def write_model(
 
 def _finite(name: str, blocks: Iterator[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
     for block in blocks:
-        numbers = block.to(dtype)
-        if not numbers.isfinite().all():
+        converted = block.to(dtype)
+        if not converted.isfinite().all():
             raise CogViewError(f"the checkpoint's {name} holds a number that is not finite in {dtype}")
-        yield numbers
+        yield converted
 
 
 def import_transformer(

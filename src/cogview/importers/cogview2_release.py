@@ -1,9 +1,9 @@
-"""The files of CogView2's release as one family directory: CogLM, both super-resolution models, tokenizers.
+"""Imports CogView2's release as one family directory: CogLM, both super-resolution models, tokenizers.
 
-CogLM draws 20 x 20 codes of 160 pixels, the direct model makes 60 x 60 codes of them and the iterative one
-corrects those; all share icetk's ids, its image tokenizer and the 500 clusters of its codes. The release's
-ten styles are words behind the caption, in Chinese whatever the caption's language, some with sampling
-settings of their own.
+CogLM generates 20 x 20 codes (160 pixels), the direct model upscales them to 60 x 60 codes and the iterative
+one corrects those; all share icetk's ids, its image tokenizer and the 500 clusters of its codes. The
+release's ten styles are words after the caption, in Chinese for every language, some with their own sampling
+settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.importers.checkpoint import model_config
 from cogview.importers.cogview1 import Released, open_released, write_model
-from cogview.importers.family import DTYPE, Progress, bytes_of, check_new, check_space, counter, name_of
+from cogview.importers.family import (
+    DTYPE,
+    Progress,
+    check_new,
+    check_space,
+    counter,
+    family_name,
+    weight_bytes,
+)
 from cogview.importers.released_hvqvae import read_hvqvae
 from cogview.importers.releases import Release2
 from cogview.importers.upsamplers import extras
@@ -35,11 +43,11 @@ from cogview.types import SamplingParams
 from cogview.vocabulary import COGVIEW2_CONTROLS, COGVIEW2_LANGUAGES, Vocabulary
 
 BASE, DIRECT, ITERATIVE = "base", "direct", "iterative"
-WINDOW, ACROSS = (9, 5), (5, 5)  # of local attention: in the large image, and on the small one
-PIXELS = 8  # of a code's side
-MULTIPLE = 10  # of the rows of the released matrices: 150,003 ids in 150,010 rows
+WINDOW, ACROSS = (9, 5), (5, 5)  # local attention within the large image, and to the small one
+PIXELS = 8  # per code and side
+MULTIPLE = 10  # the released matrices are padded to a multiple: 150,003 ids in 150,010 rows
 
-# Words behind a caption, and the base model's temperature where it is not DEFAULTS'.
+# Words after a caption, and the base model's temperature if it differs from DEFAULTS.
 WORDS: dict[str, tuple[str, float | None]] = {
     "mainbody": ("高清摄影 隔绝", None),
     "photo": ("高清摄影", None),
@@ -60,7 +68,7 @@ DEFAULTS = SamplingParams(temperature=1.15, clusters=16, cluster_temperature=1.0
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything opened and compared, nothing of a transformer read yet."""
+    """The opened and checked files of a release; no transformer weights are read yet."""
 
     text: TextTokenizer
     images: HierarchicalTokenizer
@@ -70,55 +78,56 @@ class Parts:
 
 
 def released_vocabulary(codes: int, pieces: int, rows: int) -> Vocabulary:
-    """The arrangement of ``rows`` rows of embeddings.
+    """The vocabulary of ``rows`` rows of embeddings.
 
     Raises:
-        CogViewError: they are too few for the tokenizers' ids.
+        CogViewError: there are too few rows for the tokenizers' ids.
     """
     if rows < codes + pieces + len(COGVIEW2_CONTROLS):
         raise CogViewError(
             f"{rows} rows of embeddings are too few for {codes} image codes, {pieces} text pieces and "
-            f"{len(COGVIEW2_CONTROLS)} more: these tokenizers are not its own"
+            f"{len(COGVIEW2_CONTROLS)} more: these tokenizers belong to another model"
         )
     facts = {"image_codes": codes, "text_pieces": pieces, "controls": COGVIEW2_CONTROLS}
     full = pieces == COGVIEW2_LANGUAGES[-1][2]
-    wide = Vocabulary(**facts, multiple=MULTIPLE, languages=COGVIEW2_LANGUAGES if full else ())
-    return wide if wide.padded_size <= rows else wide.model_copy(update={"multiple": 1})
+    padded = Vocabulary(**facts, multiple=MULTIPLE, languages=COGVIEW2_LANGUAGES if full else ())
+    return padded if padded.padded_size <= rows else padded.model_copy(update={"multiple": 1})
 
 
 def released_format(release: Release2, vocabulary: Vocabulary, positions: int) -> CogLMFormat:
-    """CogLM's sequences; CogViewError where the model has too few positions for them."""
+    """CogLM's sequence format; raises CogViewError if the model has too few positions for it."""
     facts = {
         "vocabulary": vocabulary,
         "text_slots": release.text_slots,
         "grid": (release.grid, release.grid),
         "image_start": release.image_start,
     }
-    form = validate(CogLMFormat, facts, f"the {BASE} role's sequences")
-    if form.max_positions > positions:
+    format = validate(CogLMFormat, facts, f"the {BASE} role's sequences")
+    if format.max_positions > positions:
         raise CogViewError(
             f"{release.transformers[BASE]} has {positions} positions, {release.grid} x {release.grid} codes "
-            f"after position {release.image_start} need {form.max_positions}; is --grid right?"
+            f"after position {release.image_start} need {format.max_positions}; is --grid right?"
         )
-    return form
+    return format
 
 
-def enlarged_grid(path: Path, model: Released, grid: int) -> int:
-    """Codes on a side of the large image, from its positions; CogViewError where it is no whole square."""
+def large_grid(path: Path, model: Released, grid: int) -> int:
+    """Codes per side of the large image, from the number of positions; raises CogViewError if it does not
+    fit."""
     side = math.isqrt(model.config.extra_positions)
     if side**2 != model.config.extra_positions or side % grid:
         raise CogViewError(
-            f"{path} has {model.config.extra_positions} more positions, which is no square of whole times "
-            f"{grid} x {grid} codes; is --grid right?"
+            f"{path} has {model.config.extra_positions} extra positions, which is not the square of a "
+            f"multiple of {grid} codes; is --grid right?"
         )
     return side
 
 
-def enlarging_format(
+def super_resolution_format(
     release: Release2, role: str, model: Released, vocabulary: Vocabulary
 ) -> DirectFormat | IterativeFormat:
-    """The sequences of the direct or the iterative model; CogViewError where it does not fit CogLM's."""
-    side = enlarged_grid(release.transformers[role], model, release.grid)
+    """The sequence format of the direct or iterative model; raises CogViewError if it does not fit CogLM."""
+    side = large_grid(release.transformers[role], model, release.grid)
     facts = {
         "vocabulary": vocabulary,
         "grid": (side, side),
@@ -138,24 +147,24 @@ def enlarging_format(
 
 
 def _open_model(release: Release2, role: str, heads: int | None) -> Released:
-    """A role's checkpoint; heads: of CogLM, where neither the user nor the checkpoint says."""
+    """Open a role's checkpoint; heads: those of CogLM, if neither the user nor the checkpoint sets them."""
     path = release.transformers[role]
     if role == BASE:
         return open_released(path, release.heads)
-    own = model_config(path).get("num_attention_heads")
+    stated = model_config(path).get("num_attention_heads")
     decoder = release.direct_slots + release.grid**2 if role == DIRECT else None
     try:
-        return open_released(path, release.heads or own or heads, extras=extras(decoder))
+        return open_released(path, release.heads or stated or heads, extras=extras(decoder))
     except CogViewError as error:
-        said = str(error)
-        raise CogViewError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+        message = str(error)
+        raise CogViewError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
 def open_release(release: Release2) -> Parts:
-    """Open and compare every file.
+    """Open and check every file.
 
     Raises:
-        CogViewError: one is missing, damaged, unsafe, or of another model than the rest.
+        CogViewError: a file is missing, damaged, unsafe, or of another model than the rest.
     """
     text = TextTokenizer.from_file(release.text_tokenizer, NEWLINE)
     images = read_hvqvae(release.image_tokenizer, release.grid * PIXELS)
@@ -165,37 +174,37 @@ def open_release(release: Release2) -> Parts:
     models |= {role: _open_model(release, role, heads) for role in release.transformers if role != BASE}
     rows = min(model.config.vocab_size for model in models.values())
     vocabulary = released_vocabulary(images.codes, text.pieces, rows)
-    kept = {role: model.with_rows(vocabulary.padded_size) for role, model in models.items()}
-    return Parts(text, images, labels, vocabulary, kept)
+    trimmed = {role: model.with_rows(vocabulary.padded_size) for role, model in models.items()}
+    return Parts(text, images, labels, vocabulary, trimmed)
 
 
 def import_release(release: Release2, out: str | Path, progress: Progress | None = None) -> ModelBundle:
-    """Write a family directory; nothing is written before every file was opened and compared.
+    """Write a family directory; all files are checked before anything is written.
 
     Args:
-        out: the new directory, which gives the family its name.
+        out: the new directory; its name becomes the family's.
         progress: called with the bytes written and their total.
 
     Raises:
-        CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` is there already.
+        CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` exists.
     """
     out = Path(out)
     check_new(out)
     parts = open_release(release)
-    config = _config(release, parts, name_of(out))
-    total = sum(bytes_of(model) for model in parts.models.values())
+    config = _config(release, parts, family_name(out))
+    total = sum(weight_bytes(model) for model in parts.models.values())
     check_space(out, total)
     report = counter(progress, total)
-    with new_family(out, config) as fresh:
-        parts.text.save(fresh / config.text_tokenizer)
-        parts.images.save(fresh / config.image_tokenizer, torch.float32)  # to the bit the same codes
+    with new_family(out, config) as folder:
+        parts.text.save(folder / config.text_tokenizer)
+        parts.images.save(folder / config.image_tokenizer, torch.float32)  # for exactly the same codes
         if parts.labels is None:
-            cluster_codebook(parts.images.quantizer.codebook, fresh / CLUSTERS)
+            cluster_codebook(parts.images.quantizer.codebook, folder / CLUSTERS)
         else:
-            write_labels(parts.labels, fresh / CLUSTERS)
+            write_labels(parts.labels, folder / CLUSTERS)
         for role, model in parts.models.items():
-            write_model(model, fresh / role, DTYPE, report)
-        (fresh / "card.md").write_text(_card(release, parts), encoding="utf-8")
+            write_model(model, folder / role, DTYPE, report)
+        (folder / "card.md").write_text(_card(release, parts), encoding="utf-8")
     return ModelBundle(out)
 
 
@@ -204,8 +213,8 @@ def _config(release: Release2, parts: Parts, name: str) -> FamilyConfig:
     roles = {BASE: Role(directory=BASE, sequences=released_format(release, parts.vocabulary, positions))}
     for role, model in parts.models.items():
         if role != BASE:
-            form = enlarging_format(release, role, model, parts.vocabulary)
-            roles[role] = Role(directory=role, sequences=form)
+            format = super_resolution_format(release, role, model, parts.vocabulary)
+            roles[role] = Role(directory=role, sequences=format)
     return FamilyConfig(
         name=name,
         vocabulary=parts.vocabulary,
@@ -224,13 +233,13 @@ def _config(release: Release2, parts: Parts, name: str) -> FamilyConfig:
 
 
 def _card(release: Release2, parts: Parts) -> str:
-    """What the family was made from."""
+    """The card of the family: its sources."""
     lines = ["# Imported from CogView2's release", ""]
     for role, model in parts.models.items():
         size = f"{model.config.layers} layers of {model.config.hidden}"
         lines.append(f"- {role}: {Path(release.transformers[role]).resolve().name}, {size}")
     lines.append(f"- image tokenizer: {Path(release.image_tokenizer).name}")
     lines.append(f"- text tokenizer: {Path(release.text_tokenizer).name}")
-    made = Path(release.clusters).name if release.clusters else "made here by k-means of the codebook"
-    lines.append(f"- clusters of codes: {made}")
+    clusters = Path(release.clusters).name if release.clusters else "computed by k-means of the codebook"
+    lines.append(f"- clusters of codes: {clusters}")
     return "\n".join([*lines, "", "The weights' licence is the one they were published under.", ""])

@@ -1,8 +1,8 @@
-"""A family's transformer back in the released layout, for those who have the original code.
+"""Exports a family's transformer to the released layout, for use with the original code.
 
 The exact inverse of ``cogview1.py``: the released names in the released order, in one file or in
 model-parallel shards that the original code (``megatron``) or the authors' later toolkit (``sat``) loads. One
-shard is in memory at a time, and a model in one file passes through from disk to disk.
+shard is in memory at a time, and a model in one file is copied from disk to disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
 Layout = Literal["megatron", "sat"]
-MULTIPLE = 128  # rows of the vocabulary a rank, in the original code
+MULTIPLE = 128  # rows of the vocabulary on each rank are a multiple of this in the original code
 ITERATION = 1  # of a checkpoint that was not trained here
 ORDER = (  # of a layer's modules in the original state dict
     "input_layernorm",
@@ -42,7 +42,7 @@ ORDER = (  # of a layer's modules in the original state dict
 
 
 def released_names(config: TransformerConfig, layout: Layout) -> dict[str, str]:
-    """Released name to ours, in the released order."""
+    """Released name to name in ``Transformer``, in the released order."""
     tokens = "word_embeddings" if layout == "megatron" else "transformer.word_embeddings"
     modules = [tokens, "transformer.position_embeddings"]
     modules += [f"transformer.layers.{i}.{part}" for i in range(config.layers) for part in ORDER]
@@ -69,17 +69,18 @@ def export_transformer(
     ranks: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write a role's transformer as a checkpoint of the original code; the files with the weights.
+    """Write a role's transformer as a checkpoint of the original code; returns the files with the weights.
 
     Args:
         out: a new directory.
-        ranks: model-parallel shards. The vocabulary is padded to a multiple of 128 for each, as the original
-            code expects, by repeating the last row; :func:`cogview.importers.family.import_release` takes the
-            padding off again.
-        progress: called with the shards written and their number.
+        ranks: number of model-parallel shards. The vocabulary is padded to a multiple of 128 per shard, as
+            the original code expects, by repeating the last row;
+            :func:`cogview.importers.family.import_release` removes the padding.
+        progress: called with the number of written shards and their total.
 
     Raises:
-        CogViewError: the original code has no such model, heads do not divide, or ``out`` is there already.
+        CogViewError: the original code does not support the model, ``ranks`` does not divide the heads, or
+            ``out`` exists.
     """
     out, config = Path(out), family.check(role)
     _check(config, ranks)
@@ -101,11 +102,11 @@ def export_transformer(
 
 
 def _check(config: TransformerConfig, ranks: int) -> None:
-    """Whether the original code has such a model."""
+    """Raise CogViewError if the original code does not support the model."""
     if config.norm == "post" or config.ffn_multiple != 4:
         raise CogViewError(
-            f"the released code has no transformer with norm {config.norm} and ffn_multiple "
-            f"{config.ffn_multiple}; it has pre and sandwich, and 4"
+            f"the released code does not support norm {config.norm} with ffn_multiple "
+            f"{config.ffn_multiple}; it supports pre and sandwich with 4"
         )
     if config.heads % ranks:
         raise CogViewError(f"{config.heads} heads do not divide into {ranks} shards; choose a divisor")
@@ -114,7 +115,7 @@ def _check(config: TransformerConfig, ranks: int) -> None:
 def _write_rank(
     source: Path, config: TransformerConfig, names: Mapping[str, str], path: Path, rank: int, ranks: int
 ) -> None:
-    """One shard, under a temporary name until it is whole."""
+    """Write one shard, under a temporary name until it is complete."""
     partial = path.with_suffix(".part")
     try:
         with storage.open_weights(source, Transformer.shapes(config)) as file:
@@ -128,13 +129,13 @@ def _write_rank(
 
 
 class _Share:
-    """What a rank has of each tensor; only that is read."""
+    """A rank's part of each tensor; only that part is read."""
 
     def __init__(self, file: Any, rank: int, ranks: int) -> None:
         self.file, self.rank, self.ranks = file, rank, ranks
 
     def of(self, name: str) -> Tensor:
-        """The rank's part; the whole tensor, mapped from the file, where there is one rank."""
+        """The rank's part of a tensor; with one rank the entire tensor, mapped from the file."""
         if self.ranks == 1 or not name.endswith((*SPLIT_ROWS, *SPLIT_COLUMNS, *SPLIT_THIRDS)):
             return self.file.get_tensor(name)  # type: ignore[no-any-return]
         tensor = self.file.get_slice(name)
@@ -150,11 +151,11 @@ class _Share:
         return tensor[self._part(shape[0])].clone()  # type: ignore[no-any-return]
 
     def _vocabulary(self, table: Any, rows: int) -> Tensor:
-        """Rows of the table, which ends with its last row as often as the ranks need."""
+        """The rank's rows of the table, padded by repeating its last row."""
         padded = -(-rows // (MULTIPLE * self.ranks)) * MULTIPLE * self.ranks
-        wanted = self._part(padded)
-        parts = [table[min(wanted.start, rows) : min(wanted.stop, rows)]]
-        missing = wanted.stop - max(rows, wanted.start)
+        part = self._part(padded)
+        parts = [table[min(part.start, rows) : min(part.stop, rows)]]
+        missing = part.stop - max(rows, part.start)
         if missing > 0:
             parts.append(table[rows - 1 : rows].expand(missing, -1))
         return torch.cat(parts)
@@ -165,7 +166,7 @@ class _Share:
 
 
 def _sat_config(config: TransformerConfig, ranks: int) -> dict[str, Any]:
-    """What the later toolkit reads beside the weights."""
+    """The ``model_config.json`` of the later toolkit."""
     sandwich = config.norm == "sandwich"
     return {
         "num_layers": config.layers,

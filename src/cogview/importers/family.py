@@ -1,7 +1,7 @@
-"""The files of CogView's release as one family directory: transformers, image tokenizer, text tokenizer.
+"""Imports CogView's release as one family directory: transformers, image tokenizer, text tokenizer.
 
-The formats are those of the released scripts: positions are indices, [ROI2] keeps its own and the next token
-is 1, texts are as long as fits beside an image into the model's positions.
+The sequence formats are those of the released scripts: positions are indices, [ROI2] keeps its position and
+the next token has position 1, and texts use the positions that an image leaves.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from cogview.vocabulary import Vocabulary
 
 BASE, CAPTION, SUPER_RESOLUTION = "base", "caption", "super_resolution"
 KINDS = {BASE: "text_to_image", CAPTION: "image_to_text", SUPER_RESOLUTION: "super_resolution"}
-PIXELS = 8  # of a code's side
+PIXELS = 8  # per code and side
 DTYPE = torch.float16
-MOST_RANKS = 64
+MAX_RANKS = 64
 
-# The styles CogView was finetuned on (section 3.3), and the text they were asked for with.
+# The styles CogView was finetuned on (section 3.3), and the captions that select them.
 STYLES = {
     "chinese-painting": {"en": "Chinese traditional drawing", "zh": "国画"},
     "oil-painting": {"en": "oil painting", "zh": "油画"},
@@ -47,16 +47,16 @@ Progress = Callable[[int, int], None]
 
 
 def released_format(role: str, vocabulary: Vocabulary, positions: int, grid: int = GRID) -> SequenceFormat:
-    """The sequences a released model of ``positions`` positions was trained on.
+    """The sequence format that a released model with ``positions`` positions was trained on.
 
-    Base and caption: text and image share the positions. Super-resolution: they are counted again after the
-    small image, whose codes the released length allows on top (1089 + 256 = 1345).
+    Base and caption: text and image share the positions. Super-resolution: positions restart after the small
+    image, whose codes are additional in the released length (1089 + 256 = 1345).
 
     Raises:
-        CogViewError: the positions do not suffice for an image of grid x grid codes and a word.
+        CogViewError: there are too few positions for an image of grid x grid codes and a text.
     """
-    enlarges = role == SUPER_RESOLUTION
-    slots = positions - grid * grid - (8 if enlarges else 3)
+    upscales = role == SUPER_RESOLUTION
+    slots = positions - grid * grid - (8 if upscales else 3)
     if slots < 2:
         raise CogViewError(f"{positions} positions are too few for {grid} x {grid} codes; is --grid right?")
     facts = {
@@ -64,22 +64,22 @@ def released_format(role: str, vocabulary: Vocabulary, positions: int, grid: int
         "vocabulary": vocabulary,
         "text_slots": slots,
         "grid": (grid, grid),
-        "context_grid": (grid // 2, grid // 2) if enlarges else None,
+        "context_grid": (grid // 2, grid // 2) if upscales else None,
         "image_positions": "index",
-        "recount": "inference" if enlarges else "finetune",
+        "recount": "inference" if upscales else "finetune",
     }
     return validate(SequenceFormat, facts, f"the {role} role's sequences")
 
 
 def import_release(release: Release, out: str | Path, progress: Progress | None = None) -> ModelBundle:
-    """Write a family directory; nothing is written before every file was opened and compared.
+    """Write a family directory; all files are checked before anything is written.
 
     Args:
-        out: the new directory, which gives the family its name.
+        out: the new directory; its name becomes the family's.
         progress: called with the bytes written and their total.
 
     Raises:
-        CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` is there already.
+        CogViewError: a file is missing, damaged, unsafe or of another model, or ``out`` exists.
     """
     out = Path(out)
     check_new(out)
@@ -88,7 +88,7 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
     vocabulary = Vocabulary(image_codes=images.codes, text_pieces=text.pieces)
     opened = {role: _open(release, role, vocabulary) for role in KINDS if role in release.transformers}
     config = FamilyConfig(
-        name=name_of(out),
+        name=family_name(out),
         vocabulary=vocabulary,
         roles={role: _role(role, model, vocabulary, release.grid) for role, model in opened.items()},
         styles=STYLES,
@@ -96,45 +96,48 @@ def import_release(release: Release, out: str | Path, progress: Progress | None 
         defaults=DEFAULTS,
         fingerprints=Fingerprints(image_tokenizer=images.fingerprint, text_tokenizer=text.fingerprint),
     )
-    total = sum(bytes_of(model) for model in opened.values())
+    total = sum(weight_bytes(model) for model in opened.values())
     check_space(out, total)
     report = counter(progress, total)
-    with new_family(out, config) as fresh:
-        text.save(fresh / config.text_tokenizer)
-        images.save(fresh / config.image_tokenizer, torch.float32)  # as released: to the bit the same codes
+    with new_family(out, config) as folder:
+        text.save(folder / config.text_tokenizer)
+        images.save(folder / config.image_tokenizer, torch.float32)  # as released, for exactly the same codes
         del images
         for role, model in opened.items():
-            write_model(model, fresh / role, DTYPE, report)
-        (fresh / "card.md").write_text(_card(release, opened), encoding="utf-8")
+            write_model(model, folder / role, DTYPE, report)
+        (folder / "card.md").write_text(_card(release, opened), encoding="utf-8")
     return ModelBundle(out)
 
 
 def read_image_tokenizer(path: Path, grid: int = GRID) -> ImageTokenizer:
-    """The released image tokenizer of a ``.pt`` file, for images of grid x grid codes; CogViewError."""
+    """Read the released image tokenizer from a ``.pt`` file, for images of grid x grid codes.
+
+    Raises CogViewError if the file is damaged or of another model.
+    """
     weights = map_weights(path)
     check_sums(path)
     try:
         return import_vqvae(weights, grid * PIXELS)
     except CogViewError as error:
-        said = str(error)
-        raise CogViewError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+        message = str(error)
+        raise CogViewError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
 def _open(release: Release, role: str, vocabulary: Vocabulary) -> Released:
-    """A role's checkpoint, without rows of padding that only model parallelism asked for."""
+    """Open a role's checkpoint, without the padding rows that only model parallelism needs."""
     source = release.transformers[role]
     opened = open_released(source, release.heads, release.released)
-    rows, wanted = opened.config.vocab_size, vocabulary.padded_size
+    rows, expected = opened.config.vocab_size, vocabulary.padded_size
     allowed = {
         -(-vocabulary.size // (vocabulary.multiple * ranks)) * vocabulary.multiple * ranks
-        for ranks in range(1, MOST_RANKS + 1)
+        for ranks in range(1, MAX_RANKS + 1)
     }
     if rows not in allowed:
         raise CogViewError(
             f"{source} has a vocabulary of {rows} rows; {vocabulary.image_codes} image codes and "
-            f"{vocabulary.text_pieces} text pieces make {wanted}: these tokenizers are not its own"
+            f"{vocabulary.text_pieces} text pieces make {expected}: these tokenizers belong to another model"
         )
-    return opened if rows == wanted else opened.with_rows(wanted)
+    return opened if rows == expected else opened.with_rows(expected)
 
 
 def _role(role: str, model: Released, vocabulary: Vocabulary, grid: int) -> Role:
@@ -143,30 +146,30 @@ def _role(role: str, model: Released, vocabulary: Vocabulary, grid: int) -> Role
 
 
 def check_new(out: Path) -> None:
-    """CogViewError where something is in the place of a new directory."""
+    """Raise CogViewError if ``out`` exists, except as an empty directory."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CogViewError(f"{out} is there already; choose another folder, or remove it")
+        raise CogViewError(f"{out} exists already; choose another folder, or remove it")
 
 
-def name_of(out: Path) -> str:
-    """A family's name from its directory's."""
+def family_name(out: Path) -> str:
+    """A family's name, from the name of its directory."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).strip("._-") or "cogview"
 
 
-def bytes_of(model: Released) -> int:
+def weight_bytes(model: Released) -> int:
     return sum(shape.numel() for shape in model.shapes.values()) * DTYPE.itemsize
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Half of what will be written fits as little as none of it."""
-    place = next(folder for folder in out.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(place).free
+    """Raise CogViewError if there is too little disk space."""
+    parent = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free
     if needed > free:
         raise CogViewError(f"{out}: {needed / 1e9:.1f} GB will be written and {free / 1e9:.1f} GB are free")
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Adds up the bytes of blocks for ``progress``."""
+    """A callback that adds up the bytes of written blocks for ``progress``."""
     done = 0
 
     def add(written: int) -> None:
@@ -179,7 +182,7 @@ def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 
 def _card(release: Release, opened: Mapping[str, Released]) -> str:
-    """What the family was made from."""
+    """The card of the family: its sources."""
     lines = ["# Imported from CogView's release", ""]
     for role, model in opened.items():
         size = f"{model.config.layers} layers of {model.config.hidden}"

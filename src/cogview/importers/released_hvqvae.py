@@ -1,7 +1,7 @@
-"""The released image tokenizer of CogView2 (``ice_image.pt``) as a ``HierarchicalTokenizer``.
+"""Imports the released image tokenizer of CogView2 (``ice_image.pt``) as a ``HierarchicalTokenizer``.
 
-Its keys are ``enc.*``, ``down_samplers.{0,1}.*``, ``quantize.*`` and ``decs.{0,1,2}.*``, in the file under
-``module``; 329 tensors, 102.6 M numbers. Sizes are read from the tensors: a smaller one is read too.
+Its keys are ``enc.*``, ``down_samplers.{0,1}.*``, ``quantize.*`` and ``decs.{0,1,2}.*``, under ``module``;
+329 tensors, 102.6 M parameters. Sizes are inferred from the tensors, so smaller models can be imported too.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cogview.tokenizers.hvqvae import HierarchicalConfig, HierarchicalTokenizer
 
 PARTS = {"enc": "encoder", "down_samplers": "samplers", "quantize": "quantizer", "decs": "decoders"}
 BUFFERS = {"embed.weight": "codebook", "embed_avg": "average", "cluster_size": "cluster_size"}
-OPTIONAL = ("quantizer.average", "quantizer.cluster_size")  # of training only
+OPTIONAL = ("quantizer.average", "quantizer.cluster_size")  # used only in training
 
 
 def rename(key: str) -> str:
-    """Our name of a released key.
+    """The name in ``HierarchicalTokenizer`` of a released key.
 
     Raises:
-        CogViewError: the key is none of the released tokenizer's.
+        CogViewError: the key is unknown.
     """
     part, _, rest = key.removeprefix("module.").partition(".")
     if part not in PARTS or not rest:
@@ -36,10 +36,10 @@ def rename(key: str) -> str:
 
 
 def released_config(state: Mapping[str, Tensor], image_size: int = 160) -> HierarchicalConfig:
-    """The configuration a renamed state dict fits.
+    """Infer the configuration from a state dict with renamed keys.
 
     Raises:
-        CogViewError: a tensor that tells a size is missing or has another number of dimensions.
+        CogViewError: a tensor is missing or has another number of dimensions.
     """
     try:
         channels = state["encoder.conv_in.weight"].shape[0]
@@ -68,20 +68,20 @@ def released_config(state: Mapping[str, Tensor], image_size: int = 160) -> Hiera
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many parts with a number in their name there are."""
-    return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=-1)
+    """The number of modules with a numbered name that matches the pattern."""
+    return 1 + max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1)
 
 
 def _multipliers(state: Mapping[str, Tensor], prefix: str, channels: int) -> tuple[int, ...]:
-    """Each level's width over ``channels``."""
+    """The width of each level, in multiples of ``channels``."""
     levels = _count(state, re.escape(prefix) + r"\.(\d{1,3})\.")
     return tuple(state[f"{prefix}.{i}.block.0.conv1.weight"].shape[0] // channels for i in range(levels))
 
 
 def _attention(state: Mapping[str, Tensor], decoder: int) -> tuple[int, ...]:
-    """The levels of a decoder that attend to all positions."""
+    """The levels of a decoder that have attention."""
     pattern = re.compile(rf"decoders\.{decoder}\.up\.(\d+)\.attn\.")
-    return tuple(sorted({int(found[1]) for name in state if (found := pattern.match(name))}))
+    return tuple(sorted({int(match[1]) for name in state if (match := pattern.match(name))}))
 
 
 def import_hvqvae(released: Mapping[str, Tensor], image_size: int = 160) -> HierarchicalTokenizer:
@@ -101,17 +101,17 @@ def import_hvqvae(released: Mapping[str, Tensor], image_size: int = 160) -> Hier
             raise CogViewError(f"the image tokenizer {fault} {name}; is this icetk's ice_image.pt?")
     for name, tensor in state.items():
         if tensor.shape != expected[name]:
-            found, wanted = tuple(tensor.shape), tuple(expected[name])
-            raise CogViewError(f"the image tokenizer's {name} is {found}, expected {wanted}")
+            shapes = f"{tuple(tensor.shape)}, expected {tuple(expected[name])}"
+            raise CogViewError(f"the image tokenizer's {name} is {shapes}")
         if not tensor.isfinite().all():
             raise CogViewError(f"the image tokenizer's {name} holds a number that is not finite")
     return model.load({name: tensor.float() for name, tensor in state.items()})
 
 
 def read_hvqvae(path: Path, image_size: int = 160) -> HierarchicalTokenizer:
-    """The tokenizer in ``ice_image.pt``, read without running anything in it; CogViewError names the file."""
+    """Read the tokenizer in ``ice_image.pt`` without executing any code in it; raises CogViewError."""
     try:
         return import_hvqvae(load_weights(path), image_size)
     except CogViewError as error:
-        said = str(error)
-        raise CogViewError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+        message = str(error)
+        raise CogViewError(message if message.startswith(str(path)) else f"{path}: {message}") from None

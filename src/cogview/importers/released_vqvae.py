@@ -1,7 +1,7 @@
-"""The released image tokenizer (``vqvae_hard_biggerset_011.pt``) as an ``ImageTokenizer``.
+"""Imports the released image tokenizer (``vqvae_hard_biggerset_011.pt``) as an ``ImageTokenizer``.
 
-Its keys are ``enc_b.blocks.{0,2,4,6}``, ``dec.blocks.{0,2,4,6}`` and ``quantize_t.*`` with the codebook kept
-(dim, codes); some copies prefix every key with ``module.``.
+Its keys are ``enc_b.blocks.{0,2,4,6}``, ``dec.blocks.{0,2,4,6}`` and ``quantize_t.*`` with a codebook of
+shape (dim, codes); some copies prefix every key with ``module.``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ BUFFERS = {"embed": "codebook", "embed_avg": "average", "cluster_size": "cluster
 
 
 def rename(key: str) -> str:
-    """Our name of a released key.
+    """The name in ``ImageTokenizer`` of a released key.
 
     Raises:
-        CogViewError: the key is none of the released tokenizer's.
+        CogViewError: the key is unknown.
     """
     part, _, rest = key.removeprefix("module.").partition(".")
     if part == "enc_b":
@@ -33,7 +33,7 @@ def rename(key: str) -> str:
 
 
 def released_config(state: Mapping[str, Tensor], image_size: int = 256) -> ImageTokenizerConfig:
-    """The configuration a renamed state dict fits: widths and codes are read from the tensors."""
+    """Infer the configuration from a state dict with renamed keys."""
     dim, codes = state["quantizer.codebook"].shape[1], state["quantizer.codebook"].shape[0]
     channels = tuple(state[f"encoder.{i}.weight"].shape[0] for i in (0, 2, 4))
     return ImageTokenizerConfig(

@@ -1,6 +1,5 @@
-"""Where the files of CogView's and CogView2's releases are, and what they do not tell.
-
-The options of ``cogview import cogview`` and ``cogview2``. Nothing here imports PyTorch.
+"""The options of ``cogview import cogview`` and ``cogview2``: the files of the releases, and settings that
+they do not contain. Nothing here imports PyTorch.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from pydantic import model_validator
 from cogview.config import Config, Existing, MaybeExisting, option
 
 CHECKPOINT = option(None, "A checkpoint: the folder with its tracker file, or a .pt file.")
-HEADS = option(None, "Attention heads.", shown="as model_config.json says, or 64 wide", ge=1)
-GRID, GRID2 = 32, 20  # codes on a side of an image: of 256 pixels, of 160
+HEADS = option(None, "Attention heads.", shown="as in model_config.json, or hidden size / 64", ge=1)
+GRID, GRID2 = 32, 20  # codes per side of an image of 256 pixels, of 160 pixels
 TEXT_SLOTS, IMAGE_START = 112, 512
-DIRECT_SLOTS, ITERATIVE_SLOTS = 96, 16  # places of a text
+DIRECT_SLOTS, ITERATIVE_SLOTS = 96, 16  # positions of the text
 
 
 class Release(Config):
-    """The files of CogView's release, and what they do not tell.
+    """The files of CogView's release, and settings that they do not contain.
 
-    released: compute bit for bit as the released code does, with its LayerNorm that looks at the whole batch.
+    released: compute bit for bit as the released code, with its batch-dependent LayerNorm.
     """
 
     image_tokenizer: Existing = option(..., "vqvae_hard_biggerset_011.pt.", metavar="FILE")
@@ -31,9 +30,9 @@ class Release(Config):
     base: MaybeExisting = CHECKPOINT
     caption: MaybeExisting = CHECKPOINT
     super_resolution: MaybeExisting = CHECKPOINT
-    grid: int = option(GRID, "Codes on a side of a picture: 32 for 256 pixels.", ge=2)
+    grid: int = option(GRID, "Codes per side of an image: 32 for 256 pixels.", ge=2)
     heads: int | None = HEADS
-    released: bool = option(False, "Compute bit for bit as the released code, batch-wide norms too.")
+    released: bool = option(False, "Compute bit for bit as the released code, with batch-wide LayerNorm.")
 
     @model_validator(mode="after")
     def _has_a_transformer(self) -> Self:
@@ -43,15 +42,15 @@ class Release(Config):
 
     @property
     def transformers(self) -> Mapping[str, Path]:
-        """Role to checkpoint (a directory, or its only file)."""
-        found = {"base": self.base, "caption": self.caption, "super_resolution": self.super_resolution}
-        return {role: path for role, path in found.items() if path is not None}
+        """Role to checkpoint (a directory, or a single file)."""
+        paths = {"base": self.base, "caption": self.caption, "super_resolution": self.super_resolution}
+        return {role: path for role, path in paths.items() if path is not None}
 
 
 class Release2(Config):
-    """The files of CogView2's release, and what they do not tell.
+    """The files of CogView2's release, and settings that they do not contain.
 
-    clusters: the released labels (``cluster_label.npy``), None to cluster the codebook again.
+    clusters: the released labels (``cluster_label.npy``); None: cluster the codebook again.
     """
 
     coglm: Existing = option(..., "CogLM: the folder with `latest`, or a .pt file.")
@@ -60,17 +59,17 @@ class Release2(Config):
     direct: MaybeExisting = CHECKPOINT
     iterative: MaybeExisting = CHECKPOINT
     clusters: Path | None = option(
-        None, "cluster_label.npy.", metavar="FILE", shown="the codebook in 500 clusters, made again"
+        None, "cluster_label.npy.", metavar="FILE", shown="500 clusters, computed from the codebook"
     )
-    grid: int = option(GRID2, "Codes on a side of a picture: 20 for 160 pixels.", ge=2)
-    text_slots: int = option(TEXT_SLOTS, "Places of a text and what ends it.", ge=2)
+    grid: int = option(GRID2, "Codes per side of an image: 20 for 160 pixels.", ge=2)
+    text_slots: int = option(TEXT_SLOTS, "Positions of the text, including its end token.", ge=2)
     image_start: int = option(IMAGE_START, "The position of <start_of_image>.", ge=1)
-    direct_slots: int = option(DIRECT_SLOTS, "Places of a text in the direct model.", ge=1)
-    iterative_slots: int = option(ITERATIVE_SLOTS, "The same, in the iterative one.", ge=1)
+    direct_slots: int = option(DIRECT_SLOTS, "Positions of the text in the direct model.", ge=1)
+    iterative_slots: int = option(ITERATIVE_SLOTS, "Positions of the text in the iterative model.", ge=1)
     heads: int | None = HEADS
 
     @property
     def transformers(self) -> Mapping[str, Path]:
-        """Role to checkpoint (a directory, or its only file)."""
-        found = {"base": self.coglm, "direct": self.direct, "iterative": self.iterative}
-        return {role: path for role, path in found.items() if path is not None}
+        """Role to checkpoint (a directory, or a single file)."""
+        paths = {"base": self.coglm, "direct": self.direct, "iterative": self.iterative}
+        return {role: path for role, path in paths.items() if path is not None}

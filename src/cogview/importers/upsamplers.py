@@ -1,13 +1,13 @@
-"""CogView2's released super-resolution models under our names.
+"""Imports CogView2's released super-resolution models.
 
-Both are CogLM's tensors and a few more::
+Both have CogLM's tensors and these::
 
     mixins.extra_position_embedding.position_embeddings.weight    extra_positions.weight
     mixins.attention_plus.query_key_value.{i}.*                   blocks.{i}.attention.decoder_qkv.*
     mixins.attention_plus.dense.{i}.*                             blocks.{i}.attention.decoder_out.*
 
-Direct super-resolution has all three; what is called ``transformer.*`` in its file is CogLM's, unchanged.
-Iterative super-resolution has the first, and a whole transformer of its own.
+Direct super-resolution has all three; the tensors ``transformer.*`` in its file are CogLM's, unchanged.
+Iterative super-resolution has the first, and its own transformer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLUS = {"query_key_value": "decoder_qkv", "dense": "decoder_out"}
 
 
 def super_resolution_name(key: str) -> str:
-    """Our name of a released key; CogViewError if it is none of these models'."""
+    """The name in ``Transformer`` of a released key; raises CogViewError for an unknown key."""
     if key == POSITIONS:
         return "extra_positions.weight"
     plus = re.fullmatch(r"mixins\.attention_plus\.(\w+)\.(\d{1,4})\.(weight|bias)", key)
@@ -39,30 +39,30 @@ def super_resolution_name(key: str) -> str:
 def super_resolution_config(
     state: Mapping[str, Tensor], heads: int | None = None, decoder_from: int | None = None
 ) -> TransformerConfig:
-    """The configuration of a state dict under our names.
+    """Infer the configuration from a state dict with renamed keys.
 
-    heads: by default one for 64 of the width. decoder_from: where the large image begins in a sequence
-    (release: 496); needed where the decoder has projections of its own, CogViewError otherwise.
+    heads: default: hidden size / 64. decoder_from: index of the large image's first token in a sequence
+    (release: 496). Raises CogViewError unless it is given exactly for a model with decoder projections.
     """
     if "extra_positions.weight" not in state:
         raise CogViewError(
-            "the checkpoint has no positions of a large picture; it is no super-resolution model"
+            "the checkpoint has no positions for a large image; it is not a super-resolution model"
         )
     has_decoder = any(".decoder_qkv." in name for name in state)
     if has_decoder != (decoder_from is not None):
         what = "has" if has_decoder else "has no"
         raise CogViewError(
-            f"the checkpoint {what} projections of a decoder: is it the other super-resolution?"
+            f"the checkpoint {what} decoder projections: is it the other super-resolution model?"
         )
     more = {"extra_positions": len(state["extra_positions.weight"]), "decoder_from": decoder_from}
     return infer_config(state, heads).model_copy(update=more)
 
 
 def extras(decoder_from: int | None) -> Extras:
-    """How a checkpoint of one of these models differs from a plain transformer's."""
+    """How a checkpoint of one of these models differs from that of a plain transformer."""
 
-    def configure(config: TransformerConfig, found: Shapes) -> TransformerConfig:
-        empty = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+    def configure(config: TransformerConfig, shapes: Shapes) -> TransformerConfig:
+        empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         return super_resolution_config(empty, config.heads, decoder_from)
 
     return Extras(super_resolution_name, configure)

@@ -1,1 +1,1 @@
-"""The page that generates in the browser: script modules that run an exported family with onnxruntime-web."""
+"""A page that generates images in the browser: scripts that run an exported family with onnxruntime-web."""

@@ -1,4 +1,4 @@
-"""Writes the page that generates in the browser (``cogview page``): a static folder for any web host."""
+"""Writes the page that generates images in the browser (``cogview page``): a folder for any web server."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ RUNTIME = {  # SHA-256 of the files of the package's dist folder
         "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da"
     ),
 }
-WITHOUT_GPU = tuple(RUNTIME)[:3]  # what a browser loads that has no WebGPU
-MOST = 64 << 20  # bytes of a file of the runtime
+WITHOUT_GPU = tuple(RUNTIME)[:3]  # files that a browser without WebGPU loads
+MOST = 64 << 20  # bytes, largest file of the runtime
 INDEX = "files.json"
 
 
@@ -46,47 +46,51 @@ def write_page(
     runtime: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> int:
-    """Write the page into a new folder, whole or not at all; the bytes that a browser without a GPU loads to
-    generate.
+    """Write the page into a new folder, completely or not at all.
 
     Args:
-        runtime: where the package onnxruntime-web was installed (default: it is fetched with npm).
+        runtime: the folder in which the package onnxruntime-web was installed (default: download it with
+            npm).
+
+    Returns:
+        The number of bytes that a browser without a GPU loads to generate an image.
 
     Raises:
-        CogViewError: as :func:`cogview.exporters.onnx_family.export_family`; no such runtime, or another
-        version of it.
+        CogViewError: as :func:`cogview.exporters.onnx_family.export_family`; the runtime is missing, or it
+            has another version.
     """
     if "base" not in family.config.roles:
         raise family.config.unsupported("generate")
     check_new(out)
     files = runtime_files(runtime)
-    fresh = spare_name(out.resolve())
+    temporary = spare_name(out.resolve())
     try:
-        fresh.mkdir(parents=True)
-        manifest = export_family(family, fresh / "model", weights, progress)
+        temporary.mkdir(parents=True)
+        manifest = export_family(family, temporary / "model", weights, progress)
         for path in STATIC.iterdir():
             if path.name != "package.json":
-                shutil.copyfile(path, fresh / path.name)
-        shutil.copyfile(THEME, fresh / "theme.css")
+                shutil.copyfile(path, temporary / path.name)
+        shutil.copyfile(THEME, temporary / "theme.css")
         if family.prompt_help is not None:
-            shutil.copyfile(family.prompt_help.checked().path, fresh / WORDS)
-        (fresh / "runtime").mkdir()
+            shutil.copyfile(family.prompt_help.checked().path, temporary / WORDS)
+        (temporary / "runtime").mkdir()
         for name, content in files.items():
-            (fresh / "runtime" / name).write_bytes(content)
-        index = index_of(fresh, manifest)
-        (fresh / INDEX).write_text(json.dumps(index, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        for old in replace_directory(fresh, out.resolve()):
+            (temporary / "runtime" / name).write_bytes(content)
+        index = page_index(temporary, manifest)
+        text = json.dumps(index, ensure_ascii=False, indent=1) + "\n"
+        (temporary / INDEX).write_text(text, encoding="utf-8")
+        for old in replace_directory(temporary, out.resolve()):
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise CogViewError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return int(str(index["bytes"]))
 
 
-def index_of(folder: Path, manifest: Manifest) -> dict[str, object]:
-    """What the page has to know of its own files: those that are kept for use without a connection from the
-    first visit on, the bytes that a browser loads to generate, and what labels say."""
+def page_index(folder: Path, manifest: Manifest) -> dict[str, object]:
+    """The index of the page's files: those that are cached for offline use at the first visit, the number of
+    bytes that a browser loads to generate an image, and the contents of labels."""
     base, image = manifest.transformers["base"], manifest.image
     model = ["manifest.json", manifest.text, base.graph, base.weights, base.heads["image"].graph]
     model += [image.decoder, image.decoder.removesuffix(".onnx") + ".bin"]
@@ -98,42 +102,42 @@ def index_of(folder: Path, manifest: Manifest) -> dict[str, object]:
     for name in keep:
         digest.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
     digest.update("".join(RUNTIME.values()).encode())
-    told = software()
+    name = software()
     return {
         "version": f"cogview-{digest.hexdigest()[:16]}",
-        "software": told,
+        "software": name,
         "runtime": f"{PACKAGE} {VERSION}",
         "weights": manifest.weights,
         "words": (folder / WORDS).is_file(),
-        "labels": {"producer": Label().producer or told, "xmp": xmp("{aigc}", told)},
+        "labels": {"producer": Label().producer or name, "xmp": xmp("{aigc}", name)},
         "keep": ["./", *keep, INDEX],
         "bytes": sum(sizes.values()),
         "model": sum(size for name, size in sizes.items() if name.startswith("model/")),
     }
 
 
-def runtime_files(place: Path | None) -> dict[str, bytes]:
-    """The runtime's files by name; CogViewError where they are not those of the one version."""
-    found = _fetched() if place is None else _installed(place)
-    for name, content in found.items():
+def runtime_files(root: Path | None) -> dict[str, bytes]:
+    """The runtime's files by name; raises CogViewError if they are not those of the required version."""
+    files = _download() if root is None else _read_installed(root)
+    for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != RUNTIME[name]:
             raise CogViewError(f"{name} is not that of {PACKAGE} {VERSION}: npm install {PACKAGE}@{VERSION}")
-    return found
+    return files
 
 
-def _installed(place: Path) -> dict[str, bytes]:
-    """From a folder in which npm was run, or from the package itself."""
-    for folder in (place / "node_modules" / PACKAGE / "dist", place / "dist", place):
+def _read_installed(root: Path) -> dict[str, bytes]:
+    """Read the files from a folder in which npm was run, or from the package itself."""
+    for folder in (root / "node_modules" / PACKAGE / "dist", root / "dist", root):
         if (folder / next(iter(RUNTIME))).is_file():
             return {name: read_bytes(folder / name, MOST) for name in RUNTIME}
-    raise CogViewError(f"{place}: no {PACKAGE} in it; there: npm install {PACKAGE}@{VERSION}")
+    raise CogViewError(f"{root}: it has no {PACKAGE}; run there: npm install {PACKAGE}@{VERSION}")
 
 
-def _fetched() -> dict[str, bytes]:
-    """From the package's archive, by npm."""
+def _download() -> dict[str, bytes]:
+    """Download the package's archive with npm."""
     npm, package = shutil.which("npm"), f"{PACKAGE}@{VERSION}"
     if npm is None:
-        raise CogViewError(f"npm is not installed, so {package} cannot be fetched; give --runtime")
+        raise CogViewError(f"npm is not installed, so {package} cannot be downloaded; give --runtime")
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [npm, "pack", package, "--silent"], cwd=folder, capture_output=True, text=True, check=False
@@ -141,7 +145,7 @@ def _fetched() -> dict[str, bytes]:
         archives = list(Path(folder).glob("*.tgz"))
         if done.returncode or not archives:
             lines = done.stderr.strip().splitlines() or ["no archive"]
-            raise CogViewError(f"npm cannot fetch {package} ({lines[-1]:.200}); give --runtime")
+            raise CogViewError(f"npm cannot download {package} ({lines[-1]:.200}); give --runtime")
         with tarfile.open(fileobj=io.BytesIO(archives[0].read_bytes())) as archive:
-            found = {name: archive.extractfile(f"package/dist/{name}") for name in RUNTIME}
-            return {name: file.read(MOST) for name, file in found.items() if file is not None}
+            files = {name: archive.extractfile(f"package/dist/{name}") for name in RUNTIME}
+            return {name: file.read(MOST) for name, file in files.items() if file is not None}

@@ -262,7 +262,7 @@ def test_bad_input_is_one_line(coco: Path, family: Path, tmp_path: Path) -> None
     with pytest.raises(CogViewError, match="cannot be read"):
         read_captions(tmp_path / "nothing.json", tmp_path)
     silent = CogView.from_pretrained(tiny.write(tmp_path / "silent"))
-    with pytest.raises(CogViewError, match="cannot describe pictures"):
+    with pytest.raises(CogViewError, match="cannot caption images"):
         run(PLAN, coco, silent, tmp_path / "work")
     assert not list((tmp_path / "work").rglob("*.png"))
 

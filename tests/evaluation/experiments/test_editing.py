@@ -170,7 +170,7 @@ def test_the_command_edits_with_a_family(
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height >= 4 * toy.SIZE
     assert main([*words, "--model", str(tiny.write(tmp_path / "other"))]) == 2
-    assert "cannot edit pictures; take --model" in capsys.readouterr().err
+    assert "cannot edit images; take --model" in capsys.readouterr().err
 
 
 def test_edits_of_another_precision_are_not_those_of_fp32(tmp_path: Path) -> None:

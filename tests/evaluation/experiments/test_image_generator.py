@@ -75,7 +75,7 @@ def test_int8_is_told_and_computed(drawer: ModelGenerator) -> None:
 
 def test_a_family_without_captions_is_refused_before_it_draws(tmp_path: Path) -> None:
     silent = ModelGenerator(str(tiny.write(tmp_path)))
-    with pytest.raises(CogViewError, match="cannot describe pictures"):
+    with pytest.raises(CogViewError, match="cannot caption images"):
         silent.candidates("a red circle", 4, 5, {})
 
 
