@@ -17,12 +17,12 @@ from cogview.analysis.attention import (
     Layout,
     by_offset,
     classify,
+    column_share,
     explained,
     observe,
     pooled,
     received,
     regions,
-    up_the_column,
 )
 from cogview.analysis.attention_report import SIDE, find_word, lay_out
 from cogview.checkpoints.provenance import read
@@ -49,7 +49,7 @@ def head(among: np.ndarray, separators: float = 0.0, text: float = 0.0) -> HeadF
         text=text,
         first_rows=float(among[first:, :first].sum(1).mean()),
         effective=1.0,
-        column=up_the_column(among, COLUMNS),
+        column=column_share(among, COLUMNS),
     )
 
 
@@ -96,7 +96,7 @@ def test_the_share_up_the_column_is_what_a_loop_finds(seed: int, rows: int, colu
     among = np.tril(np.random.default_rng(seed).random((codes, codes)))
     among = (among / among.sum(1, keepdims=True)).astype(np.float32)
     shares = [sum(among[i, j] for j in range(i) if j % columns == i % columns) for i in range(columns, codes)]
-    assert up_the_column(among, columns) == pytest.approx(float(np.mean(shares)), rel=1e-5)
+    assert column_share(among, columns) == pytest.approx(float(np.mean(shares)), rel=1e-5)
 
 
 @given(st.integers(1, 40), st.integers(1, 12))

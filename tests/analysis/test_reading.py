@@ -126,7 +126,7 @@ def test_what_is_looked_at_is_what_was_drawn(coglm: CogView2, picture: Generated
     state = model(read.ids[None], read.positions[None], read.visibility)[0, len(prompt.ids) - 1]
     torch.testing.assert_close(drawn.flatten(), state, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(read.ids[len(prompt.ids) :], picture.codes)
-    assert "both ways" in read.told and "1.4 larger" in read.told
+    assert "both ways" in read.description and "1.4 larger" in read.description
 
 
 def test_a_report_on_a_coglm_is_written(

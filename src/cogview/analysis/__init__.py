@@ -1,1 +1,1 @@
-"""Looking inside a model: attention maps and scales, stability."""
+"""Analysis of models: attention maps, scales of attention scores, numerical stability."""

@@ -1,4 +1,4 @@
-"""The attention report: images of every head's maps, plots by depth, and one page that holds them all."""
+"""The attention report: images of every head's maps, plots by depth, and one HTML page with all of them."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from cogview.reports.html import Block, Section, Table, Text
 from cogview.reports.plots import bars, lines
 from cogview.vocabulary import Vocabulary
 
-DOTS = 12  # most attended tokens that are marked
-SIDE = 132  # pixels of a map
-GAP, LINE = 6, 15  # between maps, and of the words below one
-ACROSS = 8  # heads in a row of a sheet
-TARGET = 216  # pixels that an image with dots has, at least
-LARGEST = 400_000  # bytes of an image in the page
+DOTS = 12  # number of most attended tokens to mark
+SIDE = 132  # side of a map, in pixels
+GAP, LINE = 6, 15  # gap between maps and height of a text line, in pixels
+ACROSS = 8  # heads per row of a sheet
+TARGET = 216  # minimum width of an image with dots, in pixels
+MAX_IMAGE = 400_000  # maximum size of an image in the page, in bytes
 KINDS = ("text to text", "image to text", "image to image")
 
 
 @dataclass(frozen=True)
 class AttentionReport:
-    """What was found in one sequence: an image, its facts head by head, and the words looked for.
+    """The analysis of one sequence: the image, the statistics of every head, and the analysed words.
 
-    seen: who sees whom in it, in words.
+    pattern: a description of the attention pattern.
     """
 
-    picture: GeneratedImage
+    image: GeneratedImage
     words: tuple[str, ...]
     facts: tuple[HeadFacts, ...]
-    seen: str = ""
+    pattern: str = ""
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -55,7 +55,7 @@ class AttentionReport:
 
     @property
     def layers(self) -> int:
-        """How many layers the model has."""
+        """The model's number of layers."""
         return self.facts[-1].layer + 1
 
     def of_layer(self, layer: int) -> list[HeadFacts]:
@@ -63,10 +63,10 @@ class AttentionReport:
         return [head for head in self.facts if head.layer == layer]
 
     def best_heads(self, word: int, count: int = 4) -> list[HeadFacts]:
-        """The heads whose map of a word follows the image's things most: deviation between its regions."""
-        return sorted(self.facts, key=lambda head: -self._segmenting(head, word))[:count]
+        """The heads whose map of a word varies most between the regions of the image."""
+        return sorted(self.facts, key=lambda head: -self._contrast(head, word))[:count]
 
-    def _segmenting(self, head: HeadFacts, word: int) -> float:
+    def _contrast(self, head: HeadFacts, word: int) -> float:
         return float(head.words[word].std()) * math.sqrt(self.follows(head, word))
 
     def follows(self, head: HeadFacts, word: int) -> float:
@@ -75,27 +75,27 @@ class AttentionReport:
 
     @cached_property
     def regions(self) -> NDArray[np.int64]:
-        """The image's places (rows * columns,) in three regions of like colours."""
+        """The image's positions (rows * columns,) clustered into three regions by colour."""
         rows, columns = self.facts[0].map.shape
-        small = self.picture.image.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
+        small = self.image.image.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
         return regions(np.asarray(small, dtype=np.float32).reshape(-1, 3))
 
 
 def lay_out(ids: NDArray[np.int64], vocabulary: Vocabulary, grid: tuple[int, int]) -> Layout:
-    """Which places of a sequence of ids (L,) are text, codes and separators."""
+    """The positions of text, codes and separators in a sequence of ids (L,)."""
     codes = ids < vocabulary.image_codes
     text = (ids >= vocabulary.texts.start) & (ids < vocabulary.texts.stop)
-    places = (np.flatnonzero(mask) for mask in (~codes & ~text, text, codes))
-    separators, words, picture = (tuple(map(int, found)) for found in places)
-    return Layout(separators, words, picture, grid)
+    masks = (np.flatnonzero(mask) for mask in (~codes & ~text, text, codes))
+    of_separators, of_text, of_codes = (tuple(map(int, positions)) for positions in masks)
+    return Layout(of_separators, of_text, of_codes, grid)
 
 
-def find_word(model: Pipeline, pieces: Sequence[int], word: str) -> list[int]:
-    """Numbers of the shortest run of tokens that spells a word; CogViewError where the text has it not."""
-    wanted = _plain(word)
-    runs = ((j - i, i, j) for i in range(len(pieces)) for j in range(i + 1, len(pieces) + 1))
+def find_word(model: Pipeline, text_tokens: Sequence[int], word: str) -> list[int]:
+    """Indices of the shortest run of tokens that contains a word; CogViewError if there is none."""
+    target, count = _plain(word), len(text_tokens)
+    runs = ((j - i, i, j) for i in range(count) for j in range(i + 1, count + 1))
     for _, i, j in sorted(runs):
-        if wanted and wanted in _plain(model.text_tokenizer.decode(list(pieces[i:j]))):
+        if target and target in _plain(model.text_tokenizer.decode(list(text_tokens[i:j]))):
             return list(range(i, j))
     raise CogViewError(f"the word {word!r} is not in the text")
 
@@ -105,32 +105,32 @@ def _plain(text: str) -> str:
 
 
 def analyse(model: Pipeline, prompt: str, words: Sequence[str] = (), seed: int = 0) -> AttentionReport:
-    """Draw an image for a prompt and look at every head while its tokens are read.
+    """Generate an image for a prompt and analyse every head on its sequence.
 
     Args:
         words: parts of the prompt; default: its phrases between commas.
 
     Raises:
-        CogViewError: a word that the prompt has not, or a prompt that cannot be drawn.
+        CogViewError: a word is not in the prompt, or no image can be generated for it.
     """
     form = model.text_to_image.format
-    [picture] = model.generate(prompt, seed=seed, first_stage_only=model.bundle.config.two_stage)
-    pieces = model.text_to_image.encode(picture.caption)
+    [image] = model.generate(prompt, seed=seed, first_stage_only=model.bundle.config.two_stage)
+    text_tokens = model.text_to_image.encode(image.caption)
     words = list(words) or [part for part in prompt.replace("，", ",").split(",") if part.strip()]
-    found = [find_word(model, pieces, word) for word in words]
-    read = reading(model, BASE, picture)
+    indices = [find_word(model, text_tokens, word) for word in words]
+    read = reading(model, BASE, image)
     layout = lay_out(read.ids.numpy(), form.vocabulary, form.grid)
-    places = [[layout.text[number] for number in numbers] for numbers in found]
+    positions = [[layout.text[index] for index in of_word] for of_word in indices]
     transformer = model.bundle.transformer(BASE)
-    facts = observe(transformer, read.ids, read.positions, layout, places, read.visibility)
-    return AttentionReport(picture, tuple(word.strip() for word in words), tuple(facts), read.told)
+    facts = observe(transformer, read.ids, read.positions, layout, positions, read.visibility)
+    return AttentionReport(image, tuple(word.strip() for word in words), tuple(facts), read.description)
 
 
 # ------------------------------------------------------------------------------------------------ images
 
 
 def heat(map: NDArray[np.float32], side: int, root: bool = False) -> Image.Image:
-    """A map as a square of ``side`` pixels, dark to bright; ``root``: by square roots, to show little too."""
+    """A map as a heat map of ``side`` pixels, dark to bright; ``root``: plot square roots."""
     values = np.sqrt(map) if root else map
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / max(high - low, 1e-12)
@@ -140,50 +140,50 @@ def heat(map: NDArray[np.float32], side: int, root: bool = False) -> Image.Image
     return image.resize((side, side), kernel)
 
 
-def overlaid(picture: Image.Image, map: NDArray[np.float32], side: int) -> Image.Image:
-    """A map over the image in grey, the most attended tokens marked (figures 12 and 13).
+def overlaid(image: Image.Image, map: NDArray[np.float32], side: int) -> Image.Image:
+    """A map over the image in grey, with the most attended tokens marked (figures 12 and 13).
 
-    The last row's codes are seen by few; they are shown as no brighter than the rest.
+    Few codes see those of the last row; they are shown no brighter than the brightest of the others.
     """
     map = np.minimum(map, map[:-1].max()) if len(map) > 1 else map
-    grey = picture.convert("L").convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    grey = image.convert("L").convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     return marked(Image.blend(grey, heat(map, side), 0.6), map, 3)
 
 
-def dotted(picture: Image.Image, map: NDArray[np.float32], dots: int = DOTS) -> Image.Image:
-    """The image, enlarged if it is small, with red dots where the map is highest (figure 13)."""
-    times = max(1, -(-TARGET // picture.width))
-    image = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-    return marked(image, map, max(4, image.width // 54), dots)
+def dotted(image: Image.Image, map: NDArray[np.float32], dots: int = DOTS) -> Image.Image:
+    """The image, scaled up if it is small, with red dots where the map is highest (figure 13)."""
+    scale = max(1, -(-TARGET // image.width))
+    scaled = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    return marked(scaled, map, max(4, scaled.width // 54), dots)
 
 
 def marked(image: Image.Image, map: NDArray[np.float32], radius: int, dots: int = DOTS) -> Image.Image:
-    """Red dots in the middle of the places where the map is highest."""
+    """Draw red dots on the positions where the map is highest."""
     pen, (rows, columns) = ImageDraw.Draw(image), map.shape
-    for place in np.argsort(-map.ravel(), kind="stable")[:dots]:
-        row, column = divmod(int(place), columns)
+    for position in np.argsort(-map.ravel(), kind="stable")[:dots]:
+        row, column = divmod(int(position), columns)
         x, y = (column + 0.5) / columns * image.width, (row + 0.5) / rows * image.height
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill="red", outline="white")
     return image
 
 
-def layer_sheet(picture: Image.Image, heads: Sequence[HeadFacts], side: int = SIDE) -> Image.Image:
-    """Of every head: where its attention goes, over the image; who attends to whom; its bias in words."""
+def layer_sheet(image: Image.Image, heads: Sequence[HeadFacts], side: int = SIDE) -> Image.Image:
+    """A sheet of a layer: for every head its map over the image, its attention matrix, and its bias."""
     width, height = side + GAP, 2 * (side + GAP) + 2 * LINE
     across = min(ACROSS, len(heads))
     sheet = Image.new("RGB", (across * width + GAP, -(-len(heads) // across) * height + GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, head in enumerate(heads):
         x, y = GAP + number % across * width, GAP + number // across * height
-        sheet.paste(overlaid(picture, head.map, side), (x, y))
+        sheet.paste(overlaid(image, head.map, side), (x, y))
         sheet.paste(heat(head.matrix, side, root=True), (x, y + side + GAP))
-        for line, text in enumerate((f"head {head.head}", told(classify(head)))):
+        for line, text in enumerate((f"head {head.head}", bias_text(classify(head)))):
             pen.text((x, y + 2 * (side + GAP) + line * LINE - 3), text, fill="black", font=font)
     return sheet
 
 
-def told(verdict: Verdict) -> str:
-    """A head's bias in words."""
+def bias_text(verdict: Verdict) -> str:
+    """A head's bias as text."""
     if verdict.offset is None:
         return f"{verdict.bias} {verdict.strength:.2f}"
     up, left = verdict.offset
@@ -194,13 +194,13 @@ def told(verdict: Verdict) -> str:
 
 
 def depth_plots(report: AttentionReport) -> list[Block]:
-    """By layer: the effective number of tokens (mean, and least and most of a head), shares, biases."""
+    """Plots by layer: the effective number of tokens (mean, smallest and largest of a head), and shares."""
     layers = range(report.layers)
-    own = [[head.effective for head in report.of_layer(n)] for n in layers]
+    by_layer = [[head.effective for head in report.of_layer(n)] for n in layers]
     effective = {
-        "mean of the heads": [(float(n), float(np.mean(own[n]))) for n in layers],
-        "sparsest head": [(float(n), min(own[n])) for n in layers],
-        "broadest head": [(float(n), max(own[n])) for n in layers],
+        "mean of the heads": [(float(n), float(np.mean(by_layer[n]))) for n in layers],
+        "sparsest head": [(float(n), min(by_layer[n])) for n in layers],
+        "broadest head": [(float(n), max(by_layer[n])) for n in layers],
     }
     shares = {
         name.replace("_", " "): [
@@ -215,7 +215,7 @@ def depth_plots(report: AttentionReport) -> list[Block]:
 
 
 def scale_plot(report: AttentionReport) -> Block:
-    """Scores by head in the layer with the largest, bars from least to largest (figure 14)."""
+    """Scores by head in the layer with the largest score, bars from least to largest (figure 14)."""
     heads = report.of_layer(largest_layer(report))
     kinds = [kind for kind in KINDS if all(kind in head.scores for head in heads)]
     return bars(
@@ -228,43 +228,43 @@ def scale_plot(report: AttentionReport) -> Block:
 
 def largest_layer(report: AttentionReport) -> int:
     """The layer with the largest score."""
-    sizes = {head.layer: 0.0 for head in report.facts}
+    largest = {head.layer: 0.0 for head in report.facts}
     for head in report.facts:
         for span in head.scores.values():
-            sizes[head.layer] = max(sizes[head.layer], abs(span.least), abs(span.largest))
-    return max(sizes, key=lambda layer: sizes[layer])
+            largest[head.layer] = max(largest[head.layer], abs(span.least), abs(span.largest))
+    return max(largest, key=lambda layer: largest[layer])
 
 
 # ---------------------------------------------------------------------------------------------------- page
 
 
 def write(report: AttentionReport, directory: Path) -> Path:
-    """Pictures as PNG files, ``heads.json``, and ``index.html``, one page that needs no other file.
+    """Write images as PNG files, ``heads.json``, and ``index.html``, a self-contained page.
 
-    Returns the page; CogViewError where the place is not writable.
+    Returns the page's path; CogViewError if the directory is not writable.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        report.picture.save(directory / "picture.png")
+        report.image.save(directory / "picture.png")
         sheets = {
-            f"layer-{n:02d}": layer_sheet(report.picture.image, report.of_layer(n))
+            f"layer-{n:02d}": layer_sheet(report.image.image, report.of_layer(n))
             for n in range(report.layers)
         }
         for number, word in enumerate(report.words):
             for rank, head in enumerate(report.best_heads(number)):
-                sheets[_name(number, word, rank)] = dotted(report.picture.image, head.words[number])
+                sheets[_name(number, word, rank)] = dotted(report.image.image, head.words[number])
         for name, image in sheets.items():
             write_image(directory / f"{name}.png", image)
         write_file(directory / "heads.json", json.dumps(facts(report), indent=1) + "\n")
         file = directory / "index.html"
-        write_file(file, whole_page(report, sheets))
+        write_file(file, report_page(report, sheets))
     except OSError as error:
         raise CogViewError(f"{directory}: cannot be written ({error.strerror or error})") from error
     return file
 
 
 def facts(report: AttentionReport) -> dict[str, Any]:
-    """The figures of every head and what they were made with, as JSON."""
+    """The statistics of every head and the image's provenance, as JSON."""
     heads = [
         {
             "layer": head.layer,
@@ -278,7 +278,7 @@ def facts(report: AttentionReport) -> dict[str, Any]:
         }
         for head in report.facts
     ]
-    return {"provenance": report.picture.provenance.model_dump(mode="json"), "heads": heads}
+    return {"provenance": report.image.provenance.model_dump(mode="json"), "heads": heads}
 
 
 def _name(number: int, word: str, rank: int) -> str:
@@ -286,43 +286,44 @@ def _name(number: int, word: str, rank: int) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
 
 
-def whole_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
-    """The page, with its images inside."""
-    picture = report.picture
+def report_page(report: AttentionReport, sheets: dict[str, Image.Image]) -> str:
+    """The page, with embedded images."""
+    image = report.image
     counts = Counter(verdict.bias for verdict in report.verdicts)
-    found = ", ".join(f"{count} {bias}" for bias, count in counts.most_common())
-    shown: list[Block] = [
-        html.picture(picture.image, LARGEST, picture.caption, TARGET),
-        Text(f"heads: {found}", note=False),
-        Text(f"Who sees whom: {report.seen}."),
+    biases = ", ".join(f"{count} {bias}" for bias, count in counts.most_common())
+    blocks: list[Block] = [
+        html.picture(image.image, MAX_IMAGE, image.caption, TARGET),
+        Text(f"heads: {biases}", note=False),
+        Text(f"Attention pattern: {report.pattern}."),
     ]
-    sections = [Section("The picture", shown)]
+    sections = [Section("The image", blocks)]
     for number, word in enumerate(report.words):
         figures = [
             html.picture(
                 sheets[_name(number, word, rank)],
-                LARGEST,
+                MAX_IMAGE,
                 f"layer {head.layer}, head {head.head}: follows it {report.follows(head, number):.2f}",
                 TARGET,
             )
             for rank, head in enumerate(report.best_heads(number))
         ]
-        sections.append(Section(f"Heads that tell “{word}”", figures))
+        sections.append(Section(f"Heads that localize “{word}”", figures))
     by_depth = [[str(n), *_biases(report, n, list(counts))] for n in range(report.layers)]
     sections += [
         Section("By depth", [*depth_plots(report), Table(("layer", *counts), by_depth)]),
         Section(f"Scales of the scores, layer {largest_layer(report)}", [scale_plot(report)]),
     ]
     note = Text(
-        "Above: where attention goes, the most attended marked. Below: from codes (down) to codes (across)."
+        "Above: attention received, with the most attended codes marked. "
+        "Below: attention from codes (rows) to codes (columns)."
     )
     for layer in range(report.layers):
-        sheet = html.picture(sheets[f"layer-{layer:02d}"], LARGEST)
+        sheet = html.picture(sheets[f"layer-{layer:02d}"], MAX_IMAGE)
         sections.append(Section(f"Layer {layer}", [note, sheet] if layer == 0 else [sheet]))
-    made = f"{picture.model} {picture.model_hash[:16]}, seed {picture.seed}, index {picture.index}"
-    return html.page(f"Attention: {picture.prompt}", sections, made)
+    source = f"{image.model} {image.model_hash[:16]}, seed {image.seed}, index {image.index}"
+    return html.page(f"Attention: {image.prompt}", sections, source)
 
 
 def _biases(report: AttentionReport, layer: int, names: Sequence[str]) -> list[str]:
-    found = Counter(classify(head).bias for head in report.of_layer(layer))
-    return [str(found[name]) if found[name] else "" for name in names]  # type: ignore[index]
+    counts = Counter(classify(head).bias for head in report.of_layer(layer))
+    return [str(counts[name]) if counts[name] else "" for name in names]  # type: ignore[index]

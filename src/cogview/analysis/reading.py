@@ -1,8 +1,9 @@
-"""What a family's models read of an image and its text: the sequences that they are looked into with.
+"""The input sequence of each of a family's models for an image and its text, for analysis.
 
-Each role reads its own: CogView's base text and codes in order; a CogLM the text both ways, then [BOI] and
-the codes in order (CogView2, section 3.1); what describes or enlarges, the image first. The base's has the
-emphasis on the text that the image was drawn with (CogView2, section 4.2).
+Every role has its own: CogView's base reads text and codes in order; a CogLM reads the text bidirectionally,
+then [BOI] and the codes in order (CogView2, section 3.1); captioning and super-resolution models read the
+image first. The base's sequence includes the text attention bias with which the image was generated
+(CogView2, section 4.2).
 """
 
 from __future__ import annotations
@@ -29,81 +30,84 @@ from cogview.transformer.attention import Causal, MaskRegions, Prefix, TextAtten
 
 @dataclass(frozen=True)
 class Reading:
-    """One sequence: ids and positions (L,) int64, and who sees whom, also in words."""
+    """One sequence: ids and positions (L,) int64, its attention pattern, and a description of the pattern."""
 
     ids: Tensor
     positions: Tensor
     visibility: Visibility
-    told: str
+    description: str
 
 
-def reading(model: Pipeline, role: str, picture: GeneratedImage) -> Reading:
-    """What the model of a role reads of an image that the family drew and did not enlarge.
+def reading(model: Pipeline, role: str, image: GeneratedImage) -> Reading:
+    """The sequence that the model of a role reads for an image that the family generated, before upscaling.
 
     Raises:
-        CogViewError: the family has no such role, or the text is longer than it reads.
+        CogViewError: the family has no such role, or the text is too long for it.
     """
-    form, pieces = model.bundle.role(role).sequences, model.text_tokenizer.encode(picture.caption)
+    form, text_tokens = model.bundle.role(role).sequences, model.text_tokenizer.encode(image.caption)
     if form.kind in ("direct_super_resolution", "iterative_super_resolution"):
-        return _enlarging(model, form, pieces, picture)
-    found = (_coglm if form.kind == "coglm" else _in_order)(model, form, pieces, picture)
-    emphasis = float(picture.settings.get("emphasis") or 0) if role == BASE else 0.0
+        return _super_resolution(model, form, text_tokens, image)
+    plain = (_coglm if form.kind == "coglm" else _cogview)(model, form, text_tokens, image)
+    emphasis = float(image.settings.get("emphasis") or 0) if role == BASE else 0.0
     if not emphasis:
-        return found
-    words = model.text_to_image.format.image_prompt(pieces).text_length
-    pattern = TextAttentionBias(found.visibility, words, emphasis)
-    told = f"{found.told}; scores towards the text are {emphasis:g} larger, as when it was drawn"
-    return Reading(found.ids, found.positions, pattern, told)
+        return plain
+    text_length = model.text_to_image.format.image_prompt(text_tokens).text_length
+    pattern = TextAttentionBias(plain.visibility, text_length, emphasis)
+    description = f"{plain.description}; scores towards the text are {emphasis:g} larger, as in generation"
+    return Reading(plain.ids, plain.positions, pattern, description)
 
 
-def _coglm(model: Pipeline, form: Any, pieces: Sequence[int], picture: GeneratedImage) -> Reading:
-    made = form.drawing(pieces, picture.codes)
+def _coglm(model: Pipeline, form: Any, text_tokens: Sequence[int], image: GeneratedImage) -> Reading:
+    sequence = form.drawing(text_tokens, image.codes)
     return Reading(
-        torch.from_numpy(made.ids),
-        torch.from_numpy(made.positions),
-        MaskRegions(torch.from_numpy(made.order)),
-        "the text sees itself both ways, each code the text and the codes up to itself",
+        torch.from_numpy(sequence.ids),
+        torch.from_numpy(sequence.positions),
+        MaskRegions(torch.from_numpy(sequence.order)),
+        "the text sees itself both ways, each code sees the text and the codes up to itself",
     )
 
 
-def _in_order(model: Pipeline, form: Any, pieces: Sequence[int], picture: GeneratedImage) -> Reading:
-    """CogView's sequences, the small image of super-resolution shrunk from this one."""
-    codes = codes_at(model, picture, form.grid)
-    context = () if form.context_grid is None else codes_at(model, picture, form.context_grid)
-    made = form.training(pieces, codes, context)
+def _cogview(model: Pipeline, form: Any, text_tokens: Sequence[int], image: GeneratedImage) -> Reading:
+    """CogView's sequences; the small image of super-resolution is downscaled from this one."""
+    codes = codes_at(model, image, form.grid)
+    context = () if form.context_grid is None else codes_at(model, image, form.context_grid)
+    sequence = form.training(text_tokens, codes, context)
     pattern: Visibility = Causal()
-    told = "each token sees those up to itself"
-    if made.prefix:
-        pattern, told = Prefix(made.prefix), "what is given sees itself both ways, what follows all before it"
-    return Reading(torch.from_numpy(made.ids), torch.from_numpy(made.positions), pattern, told)
+    description = "each token sees those up to itself"
+    if sequence.prefix:
+        pattern = Prefix(sequence.prefix)
+        description = "the prefix sees itself both ways, later tokens see everything before them"
+    ids, positions = torch.from_numpy(sequence.ids), torch.from_numpy(sequence.positions)
+    return Reading(ids, positions, pattern, description)
 
 
-def _enlarging(model: Pipeline, form: Any, pieces: Sequence[int], picture: GeneratedImage) -> Reading:
-    """Of CogView2's upper steps; the iterative model's first turn."""
-    texts = [pieces[: form.text_limit]]
+def _super_resolution(
+    model: Pipeline, form: Any, text_tokens: Sequence[int], image: GeneratedImage
+) -> Reading:
+    """CogView2's super-resolution; for the iterative model, its first iteration."""
+    texts = [text_tokens[: form.text_limit]]
     if form.kind == "direct_super_resolution":
-        return _alone(form.inputs(texts, picture.codes[None]))
+        return _first(form.inputs(texts, image.codes[None]))
     if not model.bundle.config.two_stage:
         raise CogViewError(
-            f"{model.bundle.config.name} draws no large picture for its iterative model to read"
+            f"{model.bundle.config.name} generates no large image for its iterative model to read"
         )
-    [large] = model.upscale([picture])
+    [large] = model.upscale([image])
     hidden = RELEASED.over(form.grid) >= 1
-    return _alone(form.inputs(texts, large.codes[None], hidden[None]))
+    return _first(form.inputs(texts, large.codes[None], hidden[None]))
 
 
-def _alone(inputs: Inputs) -> Reading:
-    told = "each code sees windows of codes"
-    return Reading(inputs.ids[0], inputs.positions[0], inputs.visibility, told)
+def _first(inputs: Inputs) -> Reading:
+    """The first sequence of a batch."""
+    return Reading(inputs.ids[0], inputs.positions[0], inputs.visibility, "each code sees windows of codes")
 
 
-def codes_at(model: Pipeline, picture: GeneratedImage, grid: tuple[int, int]) -> NDArray[np.int64]:
-    """An image's codes (rows * columns,) on a grid: its own where their number fits, else those of its
-    pixels."""
-    if len(picture.codes) == grid[0] * grid[1]:
-        return picture.codes
+def codes_at(model: Pipeline, image: GeneratedImage, grid: tuple[int, int]) -> NDArray[np.int64]:
+    """An image's codes (rows * columns,) on a grid: its own if the grid matches, else those of its pixels."""
+    if len(image.codes) == grid[0] * grid[1]:
+        return image.codes
     factor = model.image_tokenizer.image_size // model.image_tokenizer.grid()[0]
-    shown = picture.image.convert("RGB").resize(
+    resized = image.image.convert("RGB").resize(
         (grid[1] * factor, grid[0] * factor), Image.Resampling.LANCZOS
     )
-    return encode_image(model.image_tokenizer, shown)
+    return encode_image(model.image_tokenizer, resized)

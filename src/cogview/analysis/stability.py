@@ -1,9 +1,9 @@
-"""How far a model's values are from overflowing fp16, layer by layer (CogView, section 2.4).
+"""Headroom of a model's values before fp16 overflows, layer by layer (CogView, section 2.4).
 
-The paper found two places where values explode: the residual branches, whose outputs deep layers magnify, and
-the attention scores. Hooks read the largest size of each in a forward pass in fp32; *headroom* is how many
-times it can double before fp16's largest number, 65,504. PB-relax takes the scores' largest off before the
-softmax and divides by alpha, so relaxed scores have log2(alpha) more.
+The paper found two places where values explode: the outputs of the residual branches, which deep layers
+magnify, and the attention scores. Hooks record the largest absolute value of each in an fp32 forward pass;
+*headroom* is the number of doublings before fp16's largest number, 65,504. PB-relax subtracts the scores'
+maximum before the softmax and divides by alpha, so relaxed scores have log2(alpha) doublings more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGEST = 65504.0
 
 
 def headroom(size: float) -> float:
-    """Doublings left before fp16 overflows; negative where it does, -inf where it is no number."""
+    """Doublings before fp16 overflows: negative if it does, -inf for NaN or infinity."""
     if math.isnan(size) or math.isinf(size):
         return -math.inf
     return math.log2(LARGEST / size) if size > 0 else math.inf
@@ -32,10 +32,10 @@ def headroom(size: float) -> float:
 
 @dataclass(frozen=True)
 class LayerRanges:
-    """Largest sizes in one layer.
+    """Largest absolute values in one layer.
 
-    stream: of the residual stream that leaves it; attention, feed_forward: of its branches before their last
-    norm; wide: of the feed-forward's wide part before GELU; scores: of Q K / sqrt(d), before any relaxation.
+    stream: of the residual stream after the layer; attention, feed_forward: of its branches before their last
+    norm; wide: of the feed-forward's hidden layer before GELU; scores: of Q K / sqrt(d), before PB-relax.
     """
 
     layer: int
@@ -47,12 +47,12 @@ class LayerRanges:
 
     @property
     def largest(self) -> float:
-        """Of everything."""
+        """The largest of all."""
         return max(self.stream, self.attention, self.feed_forward, self.wide, self.scores)
 
     @property
     def headroom(self) -> float:
-        """Doublings left in the tightest place."""
+        """Doublings before the largest value overflows."""
         return headroom(self.largest)
 
 
@@ -61,31 +61,33 @@ def layer_ranges(
 ) -> list[LayerRanges]:
     """The ranges of every layer for sequences ids (b, L) and positions (b, L) or (L,), int64.
 
-    visibility: who sees whom (default: causal). The model is not changed; it runs once, as it is (training
-    mode and numerics included).
+    visibility: the attention pattern (default: causal). The model is not changed; it runs once as it is,
+    including training mode and numerics.
     """
-    sizes: list[dict[str, float]] = []
+    layers: list[dict[str, float]] = []
     handles = []
     for block in model.blocks:
         assert isinstance(block, Block)
-        found: dict[str, float] = {}
-        sizes.append(found)
-        handles += _watch(block, found)
+        values: dict[str, float] = {}
+        layers.append(values)
+        handles += _hook(block, values)
     try:
         with torch.no_grad():
             model(ids, positions, None if visibility is None else ReferencePattern(visibility))
     finally:
         for handle in handles:
             handle.remove()
-    return [LayerRanges(layer=number, **found) for number, found in enumerate(sizes)]
+    return [LayerRanges(layer=number, **values) for number, values in enumerate(layers)]
 
 
-def _watch(block: Block, found: dict[str, float]) -> list[Any]:
+def _hook(block: Block, values: dict[str, float]) -> list[Any]:
+    """Register hooks that record a block's largest absolute values in ``values``; returns their handles."""
+
     def largest(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda _module, _given, output: found.__setitem__(name, _size(output))
+        return lambda _module, _args, output: values.__setitem__(name, _largest(output))
 
-    def scores(module: Attention, given: tuple[Any, ...]) -> None:
-        found["scores"] = largest_score(module, given[0], given[1])
+    def scores(module: Attention, args: tuple[Any, ...]) -> None:
+        values["scores"] = largest_score(module, args[0], args[1])
 
     feed_forward: FeedForward = block.mlp
     return [
@@ -97,19 +99,19 @@ def _watch(block: Block, found: dict[str, float]) -> list[Any]:
     ]
 
 
-def _size(x: Tensor) -> float:
+def _largest(x: Tensor) -> float:
     return float(x.detach().float().abs().max())
 
 
 def largest_score(module: Attention, x: Tensor, view: View) -> float:
-    """The largest size of a score that its query sees; x: (b, L, h)."""
+    """The largest absolute attention score that is not masked; x: (b, L, h)."""
     query, key = (part.float() for part in module.query_key_value(x)[:2])  # (b, heads, L, d)
-    length, most = x.shape[1], 0.0
-    seen = torch.ones(length, length, dtype=torch.bool, device=x.device)
+    length, largest = x.shape[1], 0.0
+    mask = torch.ones(length, length, dtype=torch.bool, device=x.device)
     if view.causal:
-        seen = seen.tril()
-    for head in range(module.config.heads):  # one head at a time bounds the memory
+        mask = mask.tril()
+    for head in range(module.config.heads):  # one head at a time, to limit memory
         scores = query[:, head] @ key[:, head].mT / math.sqrt(module.config.head_dim)
-        allowed = seen if view.allowed is None else view.allowed[:, min(head, view.allowed.shape[1] - 1)]
-        most = max(most, float(scores.abs().masked_fill(~allowed, 0).max()))
-    return most
+        allowed = mask if view.allowed is None else view.allowed[:, min(head, view.allowed.shape[1] - 1)]
+        largest = max(largest, float(scores.abs().masked_fill(~allowed, 0).max()))
+    return largest

@@ -1,1 +1,1 @@
-"""Reports as self-contained HTML pages, and all plots: one model of a page, one template, matplotlib."""
+"""Self-contained HTML reports, and all plots, with matplotlib."""

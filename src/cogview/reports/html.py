@@ -1,7 +1,7 @@
-"""Self-contained HTML pages: text, tables, images and plots in one file that asks nothing of a network.
+"""Self-contained HTML pages: text, tables, images and plots in one file that needs no network.
 
-A page is a list of sections of blocks; ``templates/page.html`` says how each block looks. Images are data
-URIs; there are no scripts, and the page's own policy forbids them. All text is escaped.
+A page is a list of sections of blocks; ``templates/page.html`` renders each kind of block. Images are data
+URIs; there are no scripts, and the page's content security policy forbids them. All text is escaped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-SMALLEST = 64  # pixels: an image is not shrunk below this to save space
+SMALLEST = 64  # an image is not downscaled below this side, in pixels
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Preformatted:
-    """Text as it stands."""
+    """Preformatted text."""
 
     kind: ClassVar[str] = "preformatted"
     text: str
@@ -45,7 +45,7 @@ class Preformatted:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that scrolls by itself where the page is narrow; numbers are shortened, long texts break."""
+    """A table that scrolls on narrow pages; numbers are rounded, long texts wrap."""
 
     kind: ClassVar[str] = "table"
     header: Sequence[str]
@@ -54,7 +54,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI; ``width``: in CSS pixels; ``enlarged`` ones keep hard pixels."""
+    """An image as a data URI; ``width``: in CSS pixels; ``enlarged``: scale without smoothing."""
 
     kind: ClassVar[str] = "image"
     uri: str
@@ -73,7 +73,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks to unfold."""
+    """Collapsible blocks."""
 
     kind: ClassVar[str] = "details"
     title: str
@@ -92,28 +92,28 @@ class Section:
 
 
 def page(title: str, sections: Sequence[Section], note: str = "") -> str:
-    """The whole document, with a table of contents where there are several sections."""
+    """The full document, with a table of contents if there are several sections."""
     template = environment("cogview.reports").get_template("page.html")
     return str(template.render(title=title, sections=sections, note=note))
 
 
 def environment(package: str) -> Any:
-    """Jinja's environment for the templates of a package: all values escaped, none may be missing."""
+    """A Jinja environment for the templates of a package: values are escaped, undefined ones are errors."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["number"] = number
-    return found
+    environment.filters["number"] = number
+    return environment
 
 
 def number(value: object) -> str:
-    """A value as a table shows it: floats with four digits, nothing for None."""
+    """A value as a table cell: floats with four digits, "" for None."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -122,20 +122,20 @@ def number(value: object) -> str:
 
 
 def picture(image: Image.Image, limit: int, caption: str = "", width: int | None = None) -> Picture:
-    """A figure of at most about ``limit`` bytes; an image that is larger is made a JPEG, and then smaller.
+    """An image of at most about ``limit`` bytes; larger ones are converted to JPEG and then downscaled.
 
-    width: how wide it is shown, in CSS pixels; small images keep hard pixels.
+    width: display width in CSS pixels; smaller images are scaled without smoothing.
     """
     return Picture(data_uri(*encoded(image, limit)), caption, width, bool(width and width > image.width))
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """An image's bytes as an address; ``kind``: ``png`` or ``jpeg``."""
+    """An image's bytes as a data URI; ``kind``: ``png`` or ``jpeg``."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def encoded(image: Image.Image, limit: int) -> tuple[bytes, str]:
-    """The image's bytes and kind (``png`` or ``jpeg``), at most ``limit`` bytes in base64 if it can be."""
+    """The encoded image and its kind (``png`` or ``jpeg``), at most ``limit`` bytes in base64 if possible."""
     data, kind = _bytes(image, "png"), "png"
     while len(data) * 4 // 3 > limit:
         if kind == "jpeg":

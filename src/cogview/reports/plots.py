@@ -1,7 +1,6 @@
-"""All plots, by matplotlib: curves and bars as inline SVG for pages, figures as files.
+"""Plots with matplotlib: curves and bars as inline SVG for pages, figures as files.
 
-Text and axes of an inline SVG have the page's own colour, so that they suit a dark page as well as a light
-one.
+Text and axes of an inline SVG have the page's text colour, for dark pages as well as light ones.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from cogview.reports.html import Plot, Text
 
 Point = tuple[float, float]
 COLOURS = ("#3b82d0", "#e0802a", "#2f9e6e", "#c8504d", "#8e6bbf", "#8a8a8a", "#b0920a", "#d46aa5")
-INK = "#010203"  # is replaced by the page's text colour
-ALIEN = re.compile(r'<metadata>.*?</metadata>| xmlns(:xlink)?="[^"]*"', re.DOTALL)  # not in HTML
+INK = "#010203"  # placeholder for the page's text colour
+NOT_HTML = re.compile(r'<metadata>.*?</metadata>| xmlns(:xlink)?="[^"]*"', re.DOTALL)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cogview",
@@ -49,7 +48,7 @@ class Estimate(Protocol):
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of this size in inches; CogViewError without matplotlib."""
+    """An empty figure of this size in inches; CogViewError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -58,7 +57,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def write_figure(figure: Any, path: Path) -> None:
-    """Write a figure in the format its file's name says; CogViewError where that cannot be."""
+    """Write a figure in the format of the file's suffix; CogViewError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
@@ -68,7 +67,7 @@ def write_figure(figure: Any, path: Path) -> None:
 
 
 def png(figure: Any, software: str) -> bytes:
-    """A figure as a PNG that names the software which made it."""
+    """A figure as a PNG whose metadata names the software."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": software})
     return buffer.getvalue()
@@ -82,9 +81,9 @@ def lines(
     log: bool = False,
     dashed: Sequence[str] = (),
 ) -> Plot | Text:
-    """Curves by name; ``spans``: (low, high) of each point's interval; ``dashed``: names drawn so.
+    """Curves by name; ``spans``: (low, high) of each point's interval; ``dashed``: names of dashed curves.
 
-    Points that are not finite are left out; ``log``: x by its logarithm, ticks at the points.
+    Points that are not finite are left out; ``log``: logarithmic x axis with ticks at the points.
     """
     kept = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
     kept = {name: points for name, points in kept.items() if points}
@@ -96,10 +95,10 @@ def lines(
             style: dict[str, Any] = {"linestyle": "--" if name in dashed else "-", "label": name}
             style |= {"marker": "o", "markersize": 4} if len(points) <= 40 else {}
             axes.errorbar(*zip(*points, strict=True), yerr=_errors(points, spans, name), capsize=3, **style)
-        xs = sorted({at for points in kept.values() for at, _ in points})
+        xs = sorted({value for points in kept.values() for value, _ in points})
         if log and xs[0] > 0:
             axes.set_xscale("log")
-            axes.set_xticks(xs, [f"{at:g}" for at in xs])
+            axes.set_xticks(xs, [f"{value:g}" for value in xs])
             axes.minorticks_off()
 
     return _plot(draw, x, y, len(kept))
@@ -112,21 +111,20 @@ def bars(
     spans: Mapping[str, Sequence[Point]] | None = None,
     marks: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Plot | Text:
-    """Bars of every series side by side in each group, with intervals and marks (a short thick line)."""
+    """Bars of all series side by side in each group, with intervals and marks (short thick lines)."""
 
     def draw(axes: Any) -> None:
         width = 0.8 / max(1, len(series))
         for number, (name, values) in enumerate(series.items()):
-            places = [at + (number - (len(series) - 1) / 2) * width for at in range(len(values))]
-            own = list(zip(places, values, strict=True))
-            errors = {"yerr": _errors(own, spans, name), "ecolor": INK, "capsize": 2}
-            axes.bar(places, values, width * 0.92, label=name, **errors)
-            marked = zip(places, (marks or {}).get(name, ()), strict=False)
-            for place, mark in marked:
+            xs = [group + (number - (len(series) - 1) / 2) * width for group in range(len(values))]
+            points = list(zip(xs, values, strict=True))
+            errors = {"yerr": _errors(points, spans, name), "ecolor": INK, "capsize": 2}
+            axes.bar(xs, values, width * 0.92, label=name, **errors)
+            for x, mark in zip(xs, (marks or {}).get(name, ()), strict=False):
                 if mark is not None:
-                    axes.hlines(mark, place - width * 0.46, place + width * 0.46, color=INK, linewidth=3)
-        most = 80 // max(1, len(groups)) + 2
-        axes.set_xticks(range(len(groups)), [_short(name, most) for name in groups])
+                    axes.hlines(mark, x - width * 0.46, x + width * 0.46, color=INK, linewidth=3)
+        limit = 80 // max(1, len(groups)) + 2
+        axes.set_xticks(range(len(groups)), [_short(name, limit) for name in groups])
 
     return _plot(draw, "", y, len(series))
 
@@ -134,22 +132,22 @@ def bars(
 def _errors(
     points: Sequence[Point], spans: Mapping[str, Sequence[Point]] | None, name: str
 ) -> tuple[list[float], list[float]] | None:
-    """How far intervals reach below and above their points."""
-    own = (spans or {}).get(name)
-    if own is None:
+    """The lengths of the intervals below and above their points."""
+    intervals = (spans or {}).get(name)
+    if intervals is None:
         return None
-    below = [max(0.0, value - low) for (_, value), (low, _) in zip(points, own, strict=False)]
-    above = [max(0.0, high - value) for (_, value), (_, high) in zip(points, own, strict=False)]
+    below = [max(0.0, value - low) for (_, value), (low, _) in zip(points, intervals, strict=False)]
+    above = [max(0.0, high - value) for (_, value), (_, high) in zip(points, intervals, strict=False)]
     return below, above
 
 
 def _plot(draw: Any, x: str, y: str, count: int) -> Plot:
-    """What ``draw`` puts on axes, as SVG with a legend of ``count`` names below."""
+    """A plot whose axes ``draw`` fills, as SVG with a legend of ``count`` names below."""
     figure = new_figure(7.2, 3.4 + 0.22 * (-(-count // 3)))
     from matplotlib import rc_context
 
     with rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about glyphs that only a browser's fonts have
+        warnings.simplefilter("ignore", UserWarning)  # about glyphs missing in matplotlib's font
         axes = figure.add_subplot(xlabel=x, ylabel=y)
         draw(axes)
         axes.grid(axis="y", alpha=0.25, color=INK)
@@ -158,22 +156,23 @@ def _plot(draw: Any, x: str, y: str, count: int) -> Plot:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    text = ALIEN.sub("", text[text.index("<svg") :])
+    text = NOT_HTML.sub("", text[text.index("<svg") :])
     return Plot(text.replace("xlink:href", "href").replace(INK, "currentColor"))
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: max(1, most - 1)] + "…"
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: max(1, limit - 1)] + "…"
 
 
 def plot_curves(curves: Mapping[str, Sequence[tuple[int, Estimate]]], x: str, y: str, path: Path) -> None:
-    """A curve with 95 % intervals for each name, x by its logarithm; CogViewError as :func:`new_figure`."""
+    """Plot curves with 95 % intervals and a logarithmic x axis; CogViewError as :func:`new_figure`."""
     figure = new_figure(7, 4)
     axis = figure.add_subplot(xlabel=x, ylabel=y, xscale="log")
     for name, points in curves.items():
-        sizes, own = zip(*points, strict=True)
-        ends = [[each.value - each.low for each in own], [each.high - each.value for each in own]]
-        axis.errorbar(sizes, [each.value for each in own], yerr=ends, marker="o", capsize=3, label=name)
+        sizes, estimates = zip(*points, strict=True)
+        errors = [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+        values = [estimate.value for estimate in estimates]
+        axis.errorbar(sizes, values, yerr=errors, marker="o", capsize=3, label=name)
     ticks = sorted({size for points in curves.values() for size, _ in points})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
