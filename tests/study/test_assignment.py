@@ -86,11 +86,11 @@ def test_every_model_stands_at_every_place_equally_often() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"models": ("a", "a", "c", "d")}, "stands twice"),
+        ({"models": ("a", "a", "c", "d")}, "is given twice"),
         ({"ab": ("c", "x")}, "no model is named 'x'"),
         ({"ab": ("c", "c")}, "two different models"),
         ({"captions_per_rater": 3}, "only 2 captions"),
-        ({"models": ("a", "b", "c", "d", "e")}, "pictures of other models"),
+        ({"models": ("a", "b", "c", "d", "e")}, "images of other models"),
         ({"consistency": 1.0}, "less than 1"),
         ({"colour": "red"}, "no such key"),
     ],

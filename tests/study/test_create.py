@@ -60,7 +60,7 @@ def test_pictures_that_say_their_prompt_are_matched_by_it_and_no_longer_say_it(t
             assert picture.getpixel((0, 0)) == (101 + number, 0, 0)
             assert not picture.info
     draw(tmp_path / "b" / "x.png", "first", 9)
-    with pytest.raises(CogViewError, match="several pictures drawn for 'first'"):
+    with pytest.raises(CogViewError, match="several images generated for 'first'"):
         create_study(tmp_path / "s2", models, tmp_path / "c.txt")
 
 
@@ -114,12 +114,12 @@ def one_model(inputs: Inputs, place: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (remove, "unequal groups: old has no picture named 'c2' in "),
+        (remove, "unequal groups: old has no image named 'c2' in "),
         (break_one, "c2.png: cannot be shown, "),
         (no_caption, "row 2: no caption"),
         (no_key, "row 1: no key"),
-        (twice, "the key 'c0' stands there twice"),
-        (empty, "holds no caption"),
+        (twice, "the key 'c0' occurs twice"),
+        (empty, "contains no captions"),
         (no_captions, "no such file"),
         (no_folder, "nowhere: no such folder"),
         (one_model, "at least two models"),
@@ -138,15 +138,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 def test_more_or_fewer_pictures_than_lines_are_unequal_groups(inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
-    with pytest.raises(
-        CogViewError, match=r"unequal groups: real has 4 pictures in .*, there are 3 captions"
-    ):
+    with pytest.raises(CogViewError, match=r"unequal groups: real has 4 images in .*, there are 3 captions"):
         create_study(tmp_path / "s", inputs, tmp_path / "c.txt")
 
 
 def test_a_study_is_never_overwritten(inputs: Inputs, tmp_path: Path) -> None:
     create_study(tmp_path / "s", inputs, tmp_path / "captions.csv")
-    with pytest.raises(CogViewError, match="is there already"):
+    with pytest.raises(CogViewError, match="already exists"):
         create_study(tmp_path / "s", inputs, tmp_path / "captions.csv")
 
 

@@ -1,8 +1,8 @@
-"""Who sees what: groups of captions, the halves of the A-B test, and the order, all drawn from one seed.
+"""Assignment of captions, images and their order to raters, from one seed.
 
 Raters come in pairs (1 and 2, 3 and 4, ...). Both of a pair see the same captions and opposite images of
-the A-B test, so that every caption has as many answers for the one as for the other after any even number
-of raters; which of the pair is in which half is drawn. Orders are a rater's own.
+the A-B test, so that after any even number of raters every caption has as many answers for one model as for
+the other; which of the pair is in which half is random. Every rater has a separate random order.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from cogview.study.records import Study
 
 @dataclass(frozen=True)
 class Task:
-    """One group as a rater sees it. group: its number in the study; models: in the order shown."""
+    """One group for a rater. group: its index in the study; models: in display order."""
 
     group: int
     models: tuple[str, ...]
 
 
 def half_of(study: Study, rater: int) -> int:
-    """0 or 1: the half (``E_a`` or ``E_b``) that rater ``rater`` (from 1) belongs to."""
+    """0 or 1: the half (``E_a`` or ``E_b``) of rater ``rater`` (from 1)."""
     pair, member = divmod(rater - 1, 2)
     return member ^ Random(f"{study.seed} half {pair}").getrandbits(1)
 
 
 def tasks_for(study: Study, rater: int) -> tuple[Task, ...]:
-    """What rater ``rater`` (from 1) is asked, in order."""
-    count, asked = len(study.groups), study.captions_per_rater
+    """The tasks of rater ``rater`` (from 1), in order."""
+    count, per_rater = len(study.groups), study.captions_per_rater
     deck = list(range(count))
     Random(f"{study.seed} deck").shuffle(deck)
-    start = (rater - 1) // 2 * asked
-    places = [(start + step) % count for step in range(asked)]
-    order = Random(f"{study.seed} order {rater}")
-    order.shuffle(places)
+    start = (rater - 1) // 2 * per_rater
+    indices = [(start + step) % count for step in range(per_rater)]
+    rng = Random(f"{study.seed} order {rater}")
+    rng.shuffle(indices)
     return tuple(
-        Task(deck[place], tuple(order.sample(shown := _models(study, rater, place), len(shown))))
-        for place in places
+        Task(deck[index], tuple(rng.sample(models := _models(study, rater, index), len(models))))
+        for index in indices
     )
 
 
-def _models(study: Study, rater: int, place: int) -> list[str]:
-    """The models a rater sees for the caption at a place of the deck: captions alternate between halves."""
-    hidden = study.ab[(half_of(study, rater) + place) % 2] if study.ab else None
+def _models(study: Study, rater: int, index: int) -> list[str]:
+    """The models that a rater sees for a caption of the deck; the A-B test alternates with the captions."""
+    hidden = study.ab[(half_of(study, rater) + index) % 2] if study.ab else None
     return [model for model in study.models if model != hidden]

@@ -1,4 +1,4 @@
-"""What a study's folder holds: ``study.json``, ``pictures/`` under anonymous names, the answers, a secret."""
+"""Contents of a study's folder: ``study.json``, ``pictures/`` with anonymous names, answers and a secret."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Language = Literal["en", "zh"]
 class Group(Config):
     """One caption and its images, one of every model.
 
-    captions: the caption by language, "" for one whose language is not stated; images: the model's name to
-    the file in ``pictures/``, which says nothing of the model.
+    captions: the caption by language, "" for an unknown language; pictures: the model's name to the file in
+    ``pictures/``, whose name does not reveal the model.
     """
 
     key: str
@@ -31,15 +31,15 @@ class Group(Config):
 
 
 class Study(Config):
-    """A study as it was created; nothing in it changes while people rate.
+    """A study as it was created; it does not change while people rate.
 
     Args:
-        id: random; tells the database of one study from that of another.
+        id: random; identifies the study in its database.
         models: the names, in the order of reports.
-        ab: two models that share one place: a rater sees one of them for half of the captions and the other
+        ab: two models that share one slot: a rater sees one of them for half of the captions and the other
             for the rest (appendix E); None for no such test.
-        captions_per_rater: how many groups a rater is asked; all of them in the paper.
-        consistency: a rater counts whose best images had their highest overall score in more than this
+        captions_per_rater: number of groups per rater; all of them in the paper.
+        consistency: a rater is kept if the chosen best image had the highest overall score in more than this
             share of groups.
     """
 
@@ -57,9 +57,9 @@ class Study(Config):
     @field_validator("models")
     @classmethod
     def _distinct(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        twice = [name for name, count in Counter(models).items() if count > 1]
-        if twice:
-            raise ValueError(f"the model {twice[0]!r} stands twice")
+        repeated = [name for name, count in Counter(models).items() if count > 1]
+        if repeated:
+            raise ValueError(f"the model {repeated[0]!r} is given twice")
         return models
 
     @model_validator(mode="after")
@@ -73,22 +73,22 @@ class Study(Config):
             raise ValueError(f"captions_per_rater: there are only {len(self.groups)} captions")
         for group in self.groups:
             if set(group.pictures) != set(self.models):
-                raise ValueError(f"groups: {group.key!r} has pictures of other models than {self.models}")
+                raise ValueError(f"groups: {group.key!r} has images of other models than {self.models}")
         names = [name for group in self.groups for name in group.pictures.values()]
         if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
-            raise ValueError("groups: a picture's file name is there twice or is not a plain name")
+            raise ValueError("groups: an image's file name is used twice or is not a plain name")
         return self
 
     @property
     def places(self) -> int:
-        """How many images a rater sees for a caption."""
+        """The number of images that a rater sees per caption."""
         return len(self.models) - bool(self.ab)
 
 
 def read_study(directory: Path) -> Study:
-    """A study's folder, checked; CogViewError where it is none or images are missing."""
+    """Read and check a study's folder; CogViewError if it is not one or images are missing."""
     if not (directory / FILE).is_file():
-        raise CogViewError(f"{directory}: no study there; `cogview study create` makes one")
+        raise CogViewError(f"{directory}: no study there; create one with `cogview study create`")
     study = read_json(Study, directory / FILE)
     for group in study.groups:
         for name in group.pictures.values():

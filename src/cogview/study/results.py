@@ -1,4 +1,4 @@
-"""The report of a study: every answer as CSV, the figures as JSON, Figure 10 as PNG, all on one HTML page."""
+"""The report of a study: answers as CSV, statistics as JSON, figure 10 as PNG, and one HTML page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ METHOD = (
 
 
 class Report(Config):
-    """Everything ``report.json`` says: which study, by what rule, and the figures."""
+    """The content of ``report.json``: the study, the method and the figures."""
 
     format: int = 1
     software: str
@@ -50,7 +50,7 @@ class Report(Config):
 
 
 def make_report(store: Store) -> tuple[Report, list[Answer]]:
-    """The figures of a study as it stands, and the answers they are made of."""
+    """Compute the current figures of a study; also returns the answers."""
     study, answers = store.study, store.answers()
     method = METHOD.format(threshold=study.consistency, resamples=RESAMPLES)
     figures = compute(answers, study.models, study.ab, study.consistency, study.seed)
@@ -73,15 +73,15 @@ def write_report(store: Store, out: Path) -> tuple[Report, list[Path]]:
     """Write ``ratings.csv`` and, once a rater is kept, ``report.json``, ``report.png`` and ``report.html``.
 
     Raises:
-        CogViewError: no rater's answers count yet (the CSV is there all the same), or ``out`` not writable.
+        CogViewError: no rater is kept yet (the CSV is still written), or ``out`` is not writable.
     """
     report, answers = make_report(store)
     files = {"ratings.csv": ratings_csv(answers, report.figures).encode()}
     if report.figures.models:
-        picture = figure_png(report.figures, store.study)
+        plot = figure_png(report.figures, store.study)
         files["report.json"] = (report.model_dump_json(indent=2) + "\n").encode()
-        files["report.png"] = picture
-        files["report.html"] = report_page(report, store, answers, picture).encode()
+        files["report.png"] = plot
+        files["report.html"] = report_page(report, store, answers, plot).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
         paths = [_write(out / name, content) for name, content in files.items()]
@@ -89,7 +89,7 @@ def write_report(store: Store, out: Path) -> tuple[Report, list[Path]]:
         raise CogViewError(f"{out}: cannot be written ({error.strerror or error})") from error
     if not report.figures.models:
         raise CogViewError(
-            f"no rater's answers count yet ({outcomes(report.figures)}); {paths[0]} has them all"
+            f"no rater's answers count yet ({outcomes(report.figures)}); all answers are in {paths[0]}"
         )
     return report, paths
 
@@ -100,7 +100,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def outcomes(figures: Figures) -> str:
-    """How many raters were invited, and what became of them, in words."""
+    """The number of raters by outcome, as text."""
     finished = figures.count("kept", "inconsistent")
     return (
         f"{figures.count()} invited, {finished} finished, {figures.count('kept')} kept, "
@@ -110,23 +110,23 @@ def outcomes(figures: Figures) -> str:
 
 
 def ratings_csv(answers: Sequence[Answer], figures: Figures) -> str:
-    """A line for each image shown to each rater; cells are empty where nothing was said yet.
+    """A CSV with a row for each image shown to each rater; cells without an answer are empty.
 
-    ``half`` is A or B, ``best`` 1 for the image chosen, ``outcome`` what became of the rater.
+    ``half`` is A or B, ``best`` is 1 for the chosen image, ``outcome`` is the rater's.
     """
-    judged = {rater.rater: rater.outcome for rater in figures.raters}
+    by_rater = {rater.rater: rater.outcome for rater in figures.raters}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([*Answer.model_fields, "outcome"])
     for answer in answers:
         values = answer.model_dump() | {"half": "AB"[answer.half]}
         values["best"] = None if answer.best is None else int(answer.best)
-        table.writerow([*(_cell(value) for value in values.values()), judged[answer.rater]])
+        table.writerow([*(_cell(value) for value in values.values()), by_rater[answer.rater]])
     return text.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    """A cell that a spreadsheet does not take for a formula."""
+    """A cell that spreadsheets do not interpret as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
@@ -138,7 +138,7 @@ def _colours(study: Study) -> dict[str, str]:
 
 
 def figure_png(figures: Figures, study: Study) -> bytes:
-    """Figure 10: overall scores, the three scales, shares of the best; PNG."""
+    """Figure 10 as PNG: overall scores, the three scales, shares of best choices."""
     names = list(figures.models)
     figure = new_figure(12, max(3.6, 0.42 * len(names) + 2))
     figure.set_dpi(150)
@@ -160,41 +160,41 @@ def figure_png(figures: Figures, study: Study) -> bytes:
     return png(figure, f"cogview {cogview.__version__}")
 
 
-def _bar(axes: Any, at: float, mean: Any, colour: str, width: float) -> None:
-    """A mean with its standard deviation (thin) and interval (thick)."""
-    axes.bar(at, mean.mean, width, color=colour)
-    axes.errorbar(at, mean.mean, mean.deviation or 0, color="#444", lw=0.9, capsize=2.5, capthick=0.9)
+def _bar(axes: Any, x: float, mean: Any, colour: str, width: float) -> None:
+    """A bar for a mean with its standard deviation (thin) and interval (thick)."""
+    axes.bar(x, mean.mean, width, color=colour)
+    axes.errorbar(x, mean.mean, mean.deviation or 0, color="#444", lw=0.9, capsize=2.5, capthick=0.9)
     if mean.interval:
-        axes.vlines(at, *mean.interval, color="#111", lw=3)
+        axes.vlines(x, *mean.interval, color="#111", lw=3)
 
 
 def _overall(axes: Any, figures: Figures, names: Sequence[str], colours: Mapping[str, str]) -> None:
-    for at, name in enumerate(names):
-        _bar(axes, at, figures.models[name].scores["overall"], colours[name], 0.72)
+    for x, name in enumerate(names):
+        _bar(axes, x, figures.models[name].scores["overall"], colours[name], 0.72)
     axes.set(title="(a) overall score", ylim=(0, 11), yticks=range(0, 11, 2), xticks=[])
     axes.grid(axis="y", color="#e3e3e3", lw=0.7)
 
 
 def _three_scales(axes: Any, figures: Figures, names: Sequence[str], colours: Mapping[str, str]) -> None:
     step, scales = 0.84 / len(names), SCALES[:3]
-    for place, scale in enumerate(scales):
+    for group, scale in enumerate(scales):
         for number, name in enumerate(names):
-            at = place + (number - (len(names) - 1) / 2) * step
-            _bar(axes, at, figures.models[name].scores[scale], colours[name], step * 0.88)
+            x = group + (number - (len(names) - 1) / 2) * step
+            _bar(axes, x, figures.models[name].scores[scale], colours[name], step * 0.88)
     axes.set(title="(b) clarity, texture, relevance", ylim=(0, 5.9), yticks=range(6))
     axes.set_xticks(range(3), scales)
     axes.grid(axis="y", color="#e3e3e3", lw=0.7)
 
 
 def _best(axes: Any, figures: Figures, names: Sequence[str], colours: Mapping[str, str]) -> None:
-    for at, name in enumerate(names):
+    for y, name in enumerate(names):
         best = figures.models[name].best
-        axes.barh(at, 100 * best.share, 0.72, color=colours[name])
+        axes.barh(y, 100 * best.share, 0.72, color=colours[name])
         high = best.share
         if best.interval:
-            axes.hlines(at, 100 * best.interval[0], 100 * best.interval[1], color="#111", lw=3)
+            axes.hlines(y, 100 * best.interval[0], 100 * best.interval[1], color="#111", lw=3)
             high = max(high, best.interval[1])
-        axes.text(100 * high + 2, at, f"{best.share:.1%}", va="center", fontsize=9)
+        axes.text(100 * high + 2, y, f"{best.share:.1%}", va="center", fontsize=9)
     axes.set(title="(c) chosen as best, %", xlim=(0, 118), xticks=range(0, 101, 25), yticks=[])
     axes.invert_yaxis()
     axes.grid(axis="x", color="#e3e3e3", lw=0.7)
@@ -203,8 +203,8 @@ def _best(axes: Any, figures: Figures, names: Sequence[str], colours: Mapping[st
 # ---------------------------------------------------------------------------------------------- the page
 
 
-def _ci(interval: Interval | None, form: str = "{:.2f}") -> str:
-    return f"[{form.format(interval[0])}, {form.format(interval[1])}]" if interval else "–"
+def _ci(interval: Interval | None, template: str = "{:.2f}") -> str:
+    return f"[{template.format(interval[0])}, {template.format(interval[1])}]" if interval else "–"
 
 
 def model_rows(figures: Figures, intervals: bool = True) -> list[list[str]]:
@@ -257,28 +257,28 @@ def _thumbnail(path: Path) -> str:
 def _examples(
     store: Store, answers: Sequence[Answer], figures: Figures
 ) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """The first captions, each with (model, mean overall score, image) of its images (Figure 16)."""
+    """The first captions, each with (model, mean overall score, image URI) for its images (figure 16)."""
     kept = {rater.rater for rater in figures.raters if rater.outcome == "kept"}
     scores: dict[tuple[str, str], list[int]] = {}
     for answer in answers:
         if answer.rater in kept:
             scores.setdefault((answer.caption, answer.model), []).append(answer.overall or 0)
-    found = []
+    examples = []
     for group in store.study.groups[:EXAMPLES]:
         cells = []
         for model in store.study.models:
-            given = scores.get((group.key, model), [])
-            mean = f"{sum(given) / len(given):.1f}" if given else "–"
+            values = scores.get((group.key, model), [])
+            mean = f"{sum(values) / len(values):.1f}" if values else "–"
             cells.append((model, mean, _thumbnail(store.directory / PICTURES / group.pictures[model])))
-        found.append((" · ".join(group.captions.values()), cells))
-    return found
+        examples.append((" · ".join(group.captions.values()), cells))
+    return examples
 
 
 STYLE = Path(__file__).parent / "static" / "report.css"
 
 
-def report_page(report: Report, store: Store, answers: Sequence[Answer], picture: bytes) -> str:
-    """The whole report as one self-contained HTML page."""
+def report_page(report: Report, store: Store, answers: Sequence[Answer], plot: bytes) -> str:
+    """The full report as one self-contained HTML page."""
     figures, study = report.figures, store.study
     facts = [
         (report.captions, "captions"),
@@ -296,7 +296,7 @@ def report_page(report: Report, store: Store, answers: Sequence[Answer], picture
             style=STYLE.read_text(encoding="utf-8"),
             report=report,
             facts=facts,
-            plot=data_uri(picture, "png"),
+            plot=data_uri(plot, "png"),
             head=["model", *(f"{scale} (1–{HIGHEST[scale]})" for scale in SCALES), "chosen as best", "of"],
             models=model_rows(figures),
             ab=figures.ab,
@@ -313,7 +313,7 @@ def table(report: Report) -> Table:
     """The figures of every model, for the terminal."""
     from rich.table import Table
 
-    found = Table("model", *SCALES, "best", "of")
+    rows = Table("model", *SCALES, "best", "of")
     for row in model_rows(report.figures, intervals=False):
-        found.add_row(*row)
-    return found
+        rows.add_row(*row)
+    return rows

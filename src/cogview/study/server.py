@@ -1,8 +1,8 @@
-"""The raters' pages: small HTML forms behind personal links, no account, no cookie, nothing from elsewhere.
+"""The raters' pages: small HTML forms behind personal links, without accounts, cookies or external resources.
 
-A form's answer is committed before the rater is led on. Pages work without JavaScript; with it, an answer is
-sent again until the server is there. Every page forbids foreign content; a post must come from the study's
-own page and hold no more than a form of ours does.
+A form's answer is committed before the redirect to the next page. Pages work without JavaScript; with it, an
+answer is retried while the server is unreachable. Every page's security policy forbids external content; a
+POST must be same-origin and no larger than such a form.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ STATIC = {
     "study.svg": "image/svg+xml",
 }
 MAX_BODY = 4096
-READ_SECONDS = 60.0  # for a form to come
+READ_SECONDS = 60.0  # timeout for receiving a form
 HEADERS = security_headers("'self'", "'self'", "same-origin")
 Form = dict[str, str]
 
 
 class Refused(Exception):
-    """A request that is answered by a message: its status, and the texts' names of heading and text."""
+    """A request that is answered with a message page: its status, and the key of heading and text."""
 
     def __init__(self, status: int, heading: str) -> None:
         super().__init__(heading)
@@ -58,11 +58,10 @@ class Refused(Exception):
 
 
 async def read_form(request: Request, origins: frozenset[str]) -> Form:
-    """A form of our own page, at most MAX_BODY bytes; Refused for any other."""
+    """Read a same-origin form of at most MAX_BODY bytes; Refused for any other request."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "")
     hosts = {request.headers.get("host", ""), *origins}
-    own = same_origin(origin, hosts) if site is None else site == "same-origin"
-    if not own:
+    if not (same_origin(origin, hosts) if site is None else site == "same-origin"):
         raise Refused(403, "refused")
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
         raise Refused(415, "refused")
@@ -82,17 +81,17 @@ async def read_form(request: Request, origins: frozenset[str]) -> Form:
 
 
 def read_scores(form: Form) -> dict[str, int]:
-    """The scores of a form that are there and within their ranges."""
-    found = {name: form.get(name, "") for name in SCALES}
+    """The scores of a form that are present and in range."""
+    texts = {name: form.get(name, "") for name in SCALES}
     return {
         name: int(text)
-        for name, text in found.items()
+        for name, text in texts.items()
         if text in {str(number) for number in range(1, HIGHEST[name] + 1)}
     }
 
 
 class Pages:
-    """The pages of one study. ``origins``: hosts, besides the one asked, that pages may be served under."""
+    """The pages of one study. ``origins``: further hosts, besides the requested one, of the pages."""
 
     def __init__(self, store: Store, origins: frozenset[str] = frozenset()) -> None:
         self.store, self.study, self.origins = store, store.study, origins
@@ -105,7 +104,7 @@ class Pages:
     def handler(
         self, respond: Callable[[Request, Progress, Form], Response]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint behind a personal link; ``respond`` runs in a thread, with the form of a post."""
+        """An endpoint behind a personal link; ``respond`` runs in a thread, with the form of a POST."""
 
         async def endpoint(request: Request) -> Response:
             try:
@@ -129,7 +128,7 @@ class Pages:
         return respond(request, self.store.progress(rater), form)
 
     def render(self, template: str, language: Language, status: int = 200, **values: Any) -> Response:
-        """A page; what every template needs is added."""
+        """Render a page; adds the values that every template needs."""
         common = {
             "t": TEXTS[language],
             "scales": SCALE_TEXTS[language],
@@ -146,7 +145,7 @@ class Pages:
         return HTMLResponse(html, status)
 
     def message(self, request: Request, status: int, heading: str) -> Response:
-        """A page that only says something."""
+        """A page with only a message."""
         language = preferred(request.headers.get("accept-language", ""))
         texts = TEXTS[language]
         return self.render(
@@ -154,7 +153,7 @@ class Pages:
         )
 
     def _page(self, request: Request, progress: Progress, template: str, **values: Any) -> Response:
-        """A page of a rater's own."""
+        """Render a page for a rater."""
         steps = progress.steps
         return self.render(
             template,
@@ -179,45 +178,45 @@ class Pages:
         return f"{home}/{step[0]}/{step[1] or 'best'}" if step else home
 
     def _go_on(self, request: Request, progress: Progress) -> Response:
-        """To the first step without an answer; as JSON for the page's script."""
+        """Redirect to the first step without an answer; a JSON response for the page's script."""
         link = self._link(progress, progress.next)
         if request.headers.get("accept") == "application/json":
             return JSONResponse({"next": link})
         return RedirectResponse(link, 303)
 
     def _step(self, request: Request, progress: Progress) -> tuple[int, int | None]:
-        """The step that a path names; Refused where there is none."""
+        """The step in the request's path; Refused if there is none."""
         step = (int(request.path_params["position"]), request.path_params.get("slot"))
         if step not in progress.steps:
             raise Refused(404, "no_page")
         return step
 
-    def _around(self, request: Request, progress: Progress, step: tuple[int, int | None]) -> dict[str, Any]:
-        """What the pages of a group share: captions, the rater's language first; images; the way back."""
+    def _context(self, request: Request, progress: Progress, step: tuple[int, int | None]) -> dict[str, Any]:
+        """Template values of a group's pages: captions, the rater's language first; images; the back link."""
         position, steps = step[0], progress.steps
         slots = progress.slots(position)
         shown = [progress.shown[position, slot] for slot in range(1, slots + 1)]
-        group, at = self.groups[shown[0].caption], steps.index(step)
+        group, index = self.groups[shown[0].caption], steps.index(step)
         language = self._language(request, progress)
         captions = sorted(group.captions.items(), key=lambda item: (item[0] != language, item[0]))
         return {
             "position": position,
             "slots": slots,
             "captions": captions,
-            "pictures": [group.pictures[each.model] for each in shown],
+            "pictures": [group.pictures[image.model] for image in shown],
             "scored": [slot for slot in range(1, slots + 1) if (position, slot) in progress.scores],
-            "back": self._link(progress, steps[at - 1] if at else None),
+            "back": self._link(progress, steps[index - 1] if index else None),
         }
 
     # ---------------------------------------------------------------------------------------- pages
 
     def intro(self, request: Request, progress: Progress, form: Form) -> Response:
-        """What the study is, or that it is done."""
+        """The introduction, or thanks at the end."""
         slots, finished = progress.slots(1), progress.next is None
         return self._page(request, progress, "intro.html", slots=slots, finished=finished)
 
     def go_on(self, request: Request, progress: Progress, form: Form) -> Response:
-        """To where the rater left off."""
+        """Redirect to where the rater left off."""
         return self._go_on(request, progress)
 
     def score(self, request: Request, progress: Progress, form: Form) -> Response:
@@ -230,15 +229,15 @@ class Pages:
             if len(values) == len(SCALES):
                 self.store.score(progress.rater, position, slot, values)
                 return self._go_on(request, self.store.progress(progress.rater))
-        around = self._around(request, progress, (position, slot))
+        context = self._context(request, progress, (position, slot))
         missing = TEXTS[self._language(request, progress)]["missing"]
         response = self._page(
             request,
             progress,
             "score.html",
-            **around,
+            **context,
             slot=slot,
-            picture=around["pictures"][slot - 1],
+            picture=context["pictures"][slot - 1],
             values=values,
             problem=missing if request.method == "POST" else "",
         )
@@ -246,7 +245,7 @@ class Pages:
         return response
 
     def best(self, request: Request, progress: Progress, form: Form) -> Response:
-        """All images of a caption, to choose the best."""
+        """All images of a caption, for choosing the best."""
         position, _ = step = self._step(request, progress)
         slots = progress.slots(position)
         if any((position, slot) not in progress.scores for slot in range(1, slots + 1)):
@@ -259,30 +258,35 @@ class Pages:
             if slot in {str(number) for number in range(1, slots + 1)}:
                 self.store.choose(progress.rater, position, int(slot))
                 return self._go_on(request, self.store.progress(progress.rater))
-        around = self._around(request, progress, step)
+        context = self._context(request, progress, step)
         texts = TEXTS[self._language(request, progress)]
         values = {"best": progress.choices[position]} if position in progress.choices else {}
         response = self._page(
-            request, progress, "best.html", **around, values=values, problem=texts[problem] if problem else ""
+            request,
+            progress,
+            "best.html",
+            **context,
+            values=values,
+            problem=texts[problem] if problem else "",
         )
         response.status_code = 422 if problem else 200
         return response
 
-    def speak(self, request: Request, progress: Progress, form: Form) -> Response:
-        """Change the language and go back."""
+    def set_language(self, request: Request, progress: Progress, form: Form) -> Response:
+        """Change the language and redirect back."""
         home, back = self._home(progress.rater), form.get("back", "")
         if form.get("to") in ("en", "zh"):
-            self.store.speak(progress.rater, form["to"])  # type: ignore[arg-type]
+            self.store.set_language(progress.rater, form["to"])  # type: ignore[arg-type]
         return RedirectResponse(back if back == home or back.startswith(f"{home}/") else home, 303)
 
-    # ---------------------------------------------------------------------------------------- the rest
+    # ---------------------------------------------------------------------------------------- other paths
 
     def front(self, request: Request) -> Response:
-        """For those who come without a link."""
+        """The page for visitors without a personal link."""
         return self.message(request, 200, "no_link")
 
     def static(self, request: Request) -> Response:
-        """Style and script."""
+        """Style sheets and scripts."""
         name = request.path_params["name"]
         if name not in STATIC:
             return self.message(request, 404, "no_page")
@@ -290,7 +294,7 @@ class Pages:
         return FileResponse(path, media_type=STATIC[name], headers={"Cache-Control": "max-age=3600"})
 
     def picture(self, request: Request) -> Response:
-        """An image; its name is random, and known to those who were shown it."""
+        """An image; its random name is only known to raters who were shown it."""
         name = request.path_params["name"]
         if name not in self.names:
             return self.message(request, 404, "no_page")
@@ -298,11 +302,11 @@ class Pages:
         return FileResponse(self.store.directory / PICTURES / name, media_type="image/png", headers=headers)
 
     def missing(self, request: Request, error: Exception) -> Response:
-        """Any other path, or another method."""
+        """Any other path or method."""
         return self.message(request, getattr(error, "status_code", 404), "no_page")
 
     def trouble(self, request: Request, error: Exception) -> Response:
-        """What should not happen; the script tries again."""
+        """An unexpected error; the script tries again."""
         return self.message(request, 500, "trouble")
 
 
@@ -310,11 +314,11 @@ def application(store: Store, hosts: tuple[str, ...] = LOOPBACK, url: str | None
     """The ASGI application of a study.
 
     Args:
-        hosts: names it answers to ("*" for any), besides that of ``url``.
-        url: the address under which raters reach it, where that is not the server's own.
+        hosts: allowed host names ("*" for any), besides that of ``url``.
+        url: the public address for raters, if it is not the server's own.
     """
-    where = urlsplit(url or "")
-    pages = Pages(store, frozenset({where.netloc} - {""}))
+    public = urlsplit(url or "")
+    pages = Pages(store, frozenset({public.netloc} - {""}))
     link, both = "/r/{token}", ["GET", "POST"]
     routes = [
         Route("/", pages.front),
@@ -322,13 +326,13 @@ def application(store: Store, hosts: tuple[str, ...] = LOOPBACK, url: str | None
         Route("/pictures/{name}", pages.picture),
         Route(link, pages.handler(pages.intro)),
         Route(f"{link}/next", pages.handler(pages.go_on)),
-        Route(f"{link}/language", pages.handler(pages.speak), methods=["POST"]),
+        Route(f"{link}/language", pages.handler(pages.set_language), methods=["POST"]),
         Route(f"{link}/{{position:int}}/best", pages.handler(pages.best), methods=both),
         Route(f"{link}/{{position:int}}/{{slot:int}}", pages.handler(pages.score), methods=both),
     ]
     handlers: dict[Any, Any] = {404: pages.missing, 405: pages.missing, 500: pages.trouble}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    names = frozenset(name.lower() for name in (*hosts, where.hostname or hosts[0]))
+    names = frozenset(name.lower() for name in (*hosts, public.hostname or hosts[0]))
     return SecurityMiddleware(app, names, HEADERS)
 
 
@@ -345,7 +349,7 @@ def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: st
     config = uvicorn.Config(
         application(store, hosts, url),
         log_level="warning",
-        access_log=False,  # paths hold the raters' tokens
+        access_log=False,  # paths contain the raters' tokens
         server_header=False,
         http=protocol(HEADERS),
         timeout_keep_alive=10,
@@ -358,8 +362,8 @@ def serve(store: Store, listener: socket.socket, hosts: tuple[str, ...], url: st
 
 
 def check_address(host: str, url: str | None) -> None:
-    """CogViewError where links to ``host``, or below ``url``, would lead nowhere."""
+    """Raise CogViewError if links to ``host``, or below ``url``, would not work."""
     if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         raise CogViewError(f"--url {url}: expected an address such as https://study.example")
     if url is None and host in ("0.0.0.0", "::"):
-        raise CogViewError(f"--host {host} says no name for the links; add --url http://NAME:PORT")
+        raise CogViewError(f"--host {host} is no name for links; add --url http://NAME:PORT")

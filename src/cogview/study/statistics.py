@@ -1,7 +1,7 @@
-"""The figures of Figure 10 from the answers: means with deviations and intervals, shares of the best, A-B.
+"""Statistics of figure 10: means with deviations and intervals, shares of best choices, the A-B test.
 
 Deviations are sample standard deviations over scores, as the paper's error bars. Intervals are 95 %
-percentile intervals of a bootstrap over raters: a rater's scores belong together, so raters are drawn.
+percentile intervals of a bootstrap over raters, because the scores of one rater are not independent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Weights = NDArray[np.float64]
 
 
 class RaterFigures(Config):
-    """One rater. consistency: share of groups whose chosen best had the highest overall score."""
+    """One rater. consistency: share of groups whose chosen best image had the highest overall score."""
 
     rater: int
     half: int
@@ -36,7 +36,7 @@ class RaterFigures(Config):
 
 
 class Mean(Config):
-    """n: number of scores; deviation: of single scores; interval: of the mean, None with one rater."""
+    """A mean score. n: number of scores; deviation: of single scores; interval: of the mean, if 2+ raters."""
 
     n: int
     mean: float
@@ -45,7 +45,7 @@ class Mean(Config):
 
 
 class Share(Config):
-    """How often a model was chosen as the best (``best``) of the groups in which it was shown (``shown``)."""
+    """How often a model was chosen as the best (``best``) in the groups in which it was shown (``shown``)."""
 
     best: int
     shown: int
@@ -54,14 +54,14 @@ class Share(Config):
 
 
 class ModelFigures(Config):
-    """What raters said of a model."""
+    """The ratings of a model."""
 
     scores: dict[str, Mean]
     best: Share
 
 
 class Difference(Config):
-    """The A-B test: the mean of ``second`` less that of ``first``, by scale, with its interval."""
+    """The A-B test: the mean of ``second`` minus that of ``first``, by scale, with its interval."""
 
     first: str
     second: str
@@ -70,26 +70,26 @@ class Difference(Config):
 
 
 class Figures(Config):
-    """All of it. raters: every one who was invited; models: of those kept; ab: None without such a test."""
+    """All statistics. raters: all invited ones; models: of the raters kept; ab: None without an A-B test."""
 
     raters: tuple[RaterFigures, ...]
     models: dict[str, ModelFigures]
     ab: Difference | None
 
     def count(self, *outcomes: Outcome) -> int:
-        """How many raters came to one of these outcomes; all with none given."""
+        """The number of raters with one of these outcomes; of all raters if none is given."""
         return sum(not outcomes or rater.outcome in outcomes for rater in self.raters)
 
 
 def judge_rater(answers: Sequence[Answer], threshold: float) -> RaterFigures:
-    """Whether a rater counts: everything answered, and consistent in more than ``threshold`` of groups."""
+    """The figures of a rater; kept if everything is answered and more than ``threshold`` of groups agree."""
     groups = [list(group) for _, group in groupby(answers, key=lambda answer: answer.position)]
-    chosen = [group for group in groups if any(answer.best for answer in group)]
-    agree = sum(_agrees(group) for group in chosen)
+    decided = [group for group in groups if any(answer.best for answer in group)]
+    agree = sum(_agrees(group) for group in decided)
     scored = sum(answer.overall is not None for answer in answers)
-    share = agree / len(chosen) if chosen else None
+    share = agree / len(decided) if decided else None
     outcome: Outcome = "not begun" if not scored else "unfinished"
-    if scored == len(answers) and len(chosen) == len(groups) and share is not None:
+    if scored == len(answers) and len(decided) == len(groups) and share is not None:
         outcome = "kept" if share > threshold else "inconsistent"
     first = answers[0]
     return RaterFigures(
@@ -97,19 +97,19 @@ def judge_rater(answers: Sequence[Answer], threshold: float) -> RaterFigures:
         half=first.half,
         asked=len(answers),
         scored=scored,
-        chosen=len(chosen),
+        chosen=len(decided),
         consistency=share,
         outcome=outcome,
     )
 
 
 def _agrees(group: Sequence[Answer]) -> bool:
-    """The best has the highest overall score of its group, alone or with others."""
+    """Whether the best image has the highest overall score of its group, possibly tied."""
     return max(a.overall or 0 for a in group) == max(a.overall or 0 for a in group if a.best)
 
 
 def by_rater(answers: Iterable[Answer]) -> dict[int, list[Answer]]:
-    """Answers by rater, in the order of positions."""
+    """Answers by rater, sorted by position."""
     ordered = sorted(answers, key=lambda answer: (answer.rater, answer.position, answer.slot))
     return {rater: list(group) for rater, group in groupby(ordered, key=lambda answer: answer.rater)}
 
@@ -122,32 +122,33 @@ def compute(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Figures:
-    """The figures of a study; ``models`` is empty in them where no rater is kept."""
+    """Compute the figures of a study; their ``models`` is empty if no rater is kept."""
     raters = by_rater(answers)
-    judged = tuple(judge_rater(group, threshold) for group in raters.values())
-    kept = [raters[rater.rater] for rater in judged if rater.outcome == "kept"]
+    by_outcome = tuple(judge_rater(group, threshold) for group in raters.values())
+    kept = [raters[rater.rater] for rater in by_outcome if rater.outcome == "kept"]
     if not kept:
-        return Figures(raters=judged, models={}, ab=None)
-    draws = np.random.default_rng(seed).multinomial(len(kept), [1 / len(kept)] * len(kept), size=resamples)
-    weights: Weights = draws.astype(np.float64)  # (resamples, raters): how often each rater was drawn
+        return Figures(raters=by_outcome, models={}, ab=None)
+    counts = np.random.default_rng(seed).multinomial(len(kept), [1 / len(kept)] * len(kept), size=resamples)
+    weights: Weights = counts.astype(np.float64)  # (resamples, raters): how often each rater is sampled
     tables = {model: _Table(kept, model) for model in models}
     figures = {name: table.figures(weights) for name, table in tables.items() if table.shown.sum()}
     both = ab is not None and set(ab) <= set(figures)
     difference = _difference(tables, ab, weights) if ab and both else None
-    return Figures(raters=judged, models=figures, ab=difference)
+    return Figures(raters=by_outcome, models=figures, ab=difference)
 
 
 class _Table:
-    """A model's answers, summed by rater. sums: scale to (raters,); shown, best: (raters,)."""
+    """A model's answers, summed by rater. sums: by scale (raters,); shown, best: (raters,)."""
 
     def __init__(self, raters: Sequence[Sequence[Answer]], model: str) -> None:
-        mine = [[answer for answer in group if answer.model == model] for group in raters]
+        of_model = [[answer for answer in group if answer.model == model] for group in raters]
         self.scores: Mapping[str, list[list[int]]] = {
-            scale: [[int(getattr(answer, scale)) for answer in group] for group in mine] for scale in SCALES
+            scale: [[int(getattr(answer, scale)) for answer in group] for group in of_model]
+            for scale in SCALES
         }
         self.sums = {scale: _sums(groups) for scale, groups in self.scores.items()}
-        self.shown = np.array([float(len(group)) for group in mine])
-        self.best = np.array([float(sum(bool(answer.best) for answer in group)) for group in mine])
+        self.shown = np.array([float(len(group)) for group in of_model])
+        self.best = np.array([float(sum(bool(answer.best) for answer in group)) for group in of_model])
 
     def figures(self, weights: Weights) -> ModelFigures:
         shown, best = int(self.shown.sum()), int(self.best.sum())
@@ -172,12 +173,12 @@ def _sums(groups: Sequence[Sequence[int]]) -> Weights:
     return np.array([float(sum(group)) for group in groups])
 
 
-def _ratios(weights: Weights, above: Weights, below: Weights) -> Weights:
-    """above / below in every resample; those that drew nothing below are left out."""
+def _ratios(weights: Weights, numerators: Weights, denominators: Weights) -> Weights:
+    """The ratio in every resample, without those whose denominator is 0; empty for one rater."""
     if weights.shape[1] < 2:
         return np.empty(0)
-    over, under = weights @ above, weights @ below
-    ratios: Weights = over[under > 0] / under[under > 0]
+    top, bottom = weights @ numerators, weights @ denominators
+    ratios: Weights = top[bottom > 0] / bottom[bottom > 0]
     return ratios
 
 
@@ -190,15 +191,15 @@ def _interval(values: Weights) -> Interval | None:
 
 def _difference(tables: Mapping[str, _Table], ab: tuple[str, str], weights: Weights) -> Difference:
     first, second = (tables[name] for name in ab)
-    seen = (weights @ first.shown > 0) & (weights @ second.shown > 0)
+    valid = (weights @ first.shown > 0) & (weights @ second.shown > 0)
     difference = {
         scale: float(
             second.sums[scale].sum() / second.shown.sum() - first.sums[scale].sum() / first.shown.sum()
         )
         for scale in SCALES
     }
-    spread = {
-        scale: _interval(second.means(scale, weights[seen]) - first.means(scale, weights[seen]))
+    intervals = {
+        scale: _interval(second.means(scale, weights[valid]) - first.means(scale, weights[valid]))
         for scale in SCALES
     }
-    return Difference(first=ab[0], second=ab[1], difference=difference, interval=spread)
+    return Difference(first=ab[0], second=ab[1], difference=difference, interval=intervals)

@@ -1,8 +1,9 @@
-"""Answers in SQLite: written at once, whole or not at all, by any number of raters at the same time.
+"""Storage of answers in SQLite: immediate, atomic writes by any number of concurrent raters.
 
-The database is in WAL mode with full synchronisation: what a rater was shown as saved survives ``kill -9``
-and a loss of power. Each answer has one row; posting it again changes nothing, another answer replaces it.
-Tokens are not stored: a rater's token is their number and an HMAC of it under the folder's secret.
+The database is in WAL mode with full synchronization: an answer that is reported as saved survives ``kill
+-9`` and power loss. Each answer has one row; posting the same answer again changes nothing, another one
+replaces it. Tokens are not stored: a rater's token is their number and an HMAC of it with the folder's
+secret.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ LEFT JOIN choices c USING (rater, position) ORDER BY s.rater, s.position, s.slot
 
 
 class NotYet(Exception):
-    """The best of a group was chosen before every image of it had its scores."""
+    """The best image of a group was chosen before all of its images were scored."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image as a rater sees it: which caption (a group's key), which model."""
+    """An image shown to a rater: the caption (a group's key) and the model."""
 
     caption: str
     model: str
@@ -72,10 +73,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Progress:
-    """All that a rater is asked and has answered; positions and slots count from 1.
+    """A rater's tasks and answers; positions and slots count from 1.
 
-    shown: (position, slot) to what stands there; scores: (position, slot) to the four scores; choices:
-    position to slot.
+    shown: (position, slot) to the image; scores: (position, slot) to the four scores; choices: position to
+    slot.
     """
 
     rater: int
@@ -86,35 +87,35 @@ class Progress:
 
     @property
     def positions(self) -> int:
-        """How many captions are asked."""
+        """The number of captions."""
         return max(position for position, _ in self.shown)
 
     def slots(self, position: int) -> int:
-        """How many images a caption has; 0 where there is no such position."""
+        """The number of images of a caption; 0 if there is no such position."""
         return sum(at == position for at, _ in self.shown)
 
     @property
     def steps(self) -> list[tuple[int, int | None]]:
-        """Everything to answer in order: (position, slot), and (position, None) for the choice."""
-        found: list[tuple[int, int | None]] = []
+        """All steps in order: (position, slot) for scores, and (position, None) for the choice."""
+        steps: list[tuple[int, int | None]] = []
         for position in range(1, self.positions + 1):
-            found += [(position, slot) for slot in range(1, self.slots(position) + 1)]
-            found.append((position, None))
-        return found
+            steps += [(position, slot) for slot in range(1, self.slots(position) + 1)]
+            steps.append((position, None))
+        return steps
 
     def answered(self, step: tuple[int, int | None]) -> bool:
-        """Whether there is an answer."""
+        """Whether a step has an answer."""
         position, slot = step
         return position in self.choices if slot is None else (position, slot) in self.scores
 
     @property
     def next(self) -> tuple[int, int | None] | None:
-        """The first step without an answer; None when all have one."""
+        """The first step without an answer; None if all have one."""
         return next((step for step in self.steps if not self.answered(step)), None)
 
 
 class Answer(Config):
-    """An image shown to a rater and what they said of it; None where nothing was said yet.
+    """An image shown to a rater and its ratings; None for ratings not given yet.
 
     half: 0 or 1 of the A-B test; best: whether it was chosen as the best of its group.
     """
@@ -134,14 +135,14 @@ class Answer(Config):
 
 
 class Store:
-    """The answers of a study's folder. Safe to use from any thread and from several processes."""
+    """The answers of a study's folder; thread-safe and process-safe."""
 
     def __init__(self, directory: Path, study: Study, key: bytes) -> None:
         self.directory, self.study, self._key = directory, study, key
 
     @classmethod
     def create(cls, directory: Path, study: Study) -> Store:
-        """An empty database and a new secret, in a folder that has neither."""
+        """Create an empty database and a new secret in a folder that has neither."""
         key = secrets.token_bytes(32)
         with os.fdopen(os.open(directory / SECRET, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(key.hex() + "\n")
@@ -155,24 +156,24 @@ class Store:
 
     @classmethod
     def open(cls, directory: Path) -> Store:
-        """The store of a folder; CogViewError where anything is missing, broken or of another study."""
+        """Open the store of a folder; CogViewError if a file is missing, broken or of another study."""
         study = read_study(directory)
         try:
             key = bytes.fromhex(read_text(directory / SECRET, 1024, "ascii"))
         except ValueError as error:
             raise CogViewError(f"{directory / SECRET}: cannot be read; restore the study's folder") from error
         if not is_regular(directory / ANSWERS) or len(key) < 16:
-            raise CogViewError(f"{directory}: its {ANSWERS} or {SECRET} is missing; restore the folder")
+            raise CogViewError(f"{directory}: {ANSWERS} or {SECRET} is missing; restore the folder")
         store = cls(directory, study, key)
         with store._database() as database:
-            found = database.execute("SELECT id, version FROM study").fetchone()
-        if found != (study.id, VERSION):
+            row = database.execute("SELECT id, version FROM study").fetchone()
+        if row != (study.id, VERSION):
             raise CogViewError(f"{directory / ANSWERS}: belongs to another study, or to another version")
         return store
 
     @contextlib.contextmanager
     def _database(self, write: bool = False) -> Iterator[sqlite3.Connection]:
-        """A connection; with ``write``, one transaction that waits for its turn."""
+        """A connection with one transaction; with ``write``, it waits for the write lock."""
         path = self.directory / ANSWERS
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as database:
@@ -192,7 +193,7 @@ class Store:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        """Keep a connection while short ones come and go: the last one to close locks and empties the log."""
+        """Keep one connection open, as the last one to close locks the database and truncates the log."""
         with contextlib.closing(sqlite3.connect(self.directory / ANSWERS, isolation_level=None)) as database:
             _count(database)
             yield
@@ -200,14 +201,14 @@ class Store:
     # -------------------------------------------------------------------------------------------- raters
 
     def invite(self, count: int) -> int:
-        """See that there are at least ``count`` raters, each with their tasks; how many there are."""
+        """Add raters, with their tasks, until there are ``count``; returns the number of raters."""
         if count > MAX_RATERS:
-            raise CogViewError(f"{count} raters are more than the {MAX_RATERS} a study takes")
+            raise CogViewError(f"{count} raters are more than the maximum of {MAX_RATERS} per study")
         with self._database(write=True) as database:
-            there = _count(database)
-            for rater in range(there + 1, count + 1):
+            existing = _count(database)
+            for rater in range(existing + 1, count + 1):
                 self._add(database, rater)
-        return max(there, count)
+        return max(existing, count)
 
     def _add(self, database: sqlite3.Connection, rater: int) -> None:
         half = half_of(self.study, rater)
@@ -220,37 +221,37 @@ class Store:
         database.executemany("INSERT INTO shown VALUES (?, ?, ?, ?, ?)", rows)
 
     def raters(self) -> int:
-        """How many were invited."""
+        """The number of invited raters."""
         with self._database() as database:
             return _count(database)
 
     def token(self, rater: int) -> str:
-        """What the rater's link ends in: the number and 128 bits that only the secret's owner can make."""
+        """The token in a rater's link: the number and 128 bits that only the secret's owner can compute."""
         code = hmac.digest(self._key, f"{self.study.id} rater {rater}".encode(), hashlib.sha256)[:16]
         return f"{rater}-{urlsafe_b64encode(code).decode().rstrip('=')}"
 
     def rater(self, token: str) -> int | None:
-        """The rater a token belongs to; None where it is nobody's."""
-        form = re.fullmatch(r"([1-9][0-9]{0,4})-[A-Za-z0-9_-]{22}", token, re.ASCII)
-        if not form or not hmac.compare_digest(self.token(int(form[1])).encode(), token.encode()):
+        """The rater of a token; None if it is invalid."""
+        match = re.fullmatch(r"([1-9][0-9]{0,4})-[A-Za-z0-9_-]{22}", token, re.ASCII)
+        if not match or not hmac.compare_digest(self.token(int(match[1])).encode(), token.encode()):
             return None
         with self._database() as database:
-            found = database.execute("SELECT 1 FROM raters WHERE rater = ?", (int(form[1]),)).fetchone()
-        return int(form[1]) if found else None
+            row = database.execute("SELECT 1 FROM raters WHERE rater = ?", (int(match[1]),)).fetchone()
+        return int(match[1]) if row else None
 
-    def speak(self, rater: int, language: Language) -> None:
-        """Remember the language of a rater's pages."""
+    def set_language(self, rater: int, language: Language) -> None:
+        """Store the language of a rater's pages."""
         with self._database(write=True) as database:
             database.execute("UPDATE raters SET language = ? WHERE rater = ?", (language, rater))
 
     # -------------------------------------------------------------------------------------------- answers
 
     def progress(self, rater: int) -> Progress:
-        """What a rater is asked and has answered."""
+        """A rater's tasks and answers."""
         with self._database() as database:
 
-            def rows(what: str, table: str) -> list[tuple[int, ...]]:
-                return database.execute(f"SELECT {what} FROM {table} WHERE rater = ?", (rater,)).fetchall()
+            def rows(columns: str, table: str) -> list[tuple[int, ...]]:
+                return database.execute(f"SELECT {columns} FROM {table} WHERE rater = ?", (rater,)).fetchall()
 
             shown = rows("position, slot, caption, model", "shown ")
             scores = rows(f"position, slot, {', '.join(SCALES)}", "scores")
@@ -265,7 +266,7 @@ class Store:
         )
 
     def score(self, rater: int, position: int, slot: int, scores: Mapping[str, int]) -> None:
-        """Save the four scores of an image; sqlite3.IntegrityError where there is no such image."""
+        """Save the four scores of an image; sqlite3.IntegrityError if there is no such image."""
         values = [scores[name] for name in SCALES]
         names = ", ".join(SCALES)
         with self._database(write=True) as database:
@@ -278,11 +279,11 @@ class Store:
             )
 
     def choose(self, rater: int, position: int, slot: int) -> None:
-        """Save which image of a group is the best; NotYet before all of the group have scores."""
+        """Save the best image of a group; NotYet if images of the group are not scored yet."""
         with self._database(write=True) as database:
-            here = (rater, position)
+            key = (rater, position)
             count = "SELECT count(*) FROM {} WHERE rater = ? AND position = ?"
-            shown, scored = (database.execute(count.format(t), here).fetchone() for t in ("shown", "scores"))
+            shown, scored = (database.execute(count.format(t), key).fetchone() for t in ("shown", "scores"))
             if shown != scored:
                 raise NotYet
             database.execute(
@@ -293,7 +294,7 @@ class Store:
             )
 
     def answers(self) -> list[Answer]:
-        """Every image shown to every rater, in order, with what was said of it."""
+        """Every image shown to every rater, in order, with its ratings."""
         with self._database() as database:
             rows = database.execute(ROWS).fetchall()
         names = tuple(Answer.model_fields)

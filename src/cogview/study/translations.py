@@ -1,4 +1,4 @@
-"""What the raters' pages say, in English and Chinese."""
+"""The texts of the raters' pages, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cogview.study.records import Language
 
 SCALE_TEXTS: Mapping[Language, Mapping[str, tuple[str, str, str, str]]] = {
     "en": {
-        "clarity": ("Clarity", "Is the picture sharp, or blurred?", "very blurred", "very sharp"),
+        "clarity": ("Clarity", "Is the picture sharp or blurred?", "very blurred", "very sharp"),
         "texture": ("Texture", "Do surfaces and details look right?", "very poor", "very good"),
         "relevance": ("Relevance", "Does it show what the caption says?", "not at all", "exactly"),
         "overall": ("Overall", "All in all, how good is this picture?", "very bad", "excellent"),
@@ -29,10 +29,10 @@ TEXTS: Mapping[Language, Mapping[str, str]] = {
         "ask": "You will see {positions} captions, each with {slots} pictures that belong to it.",
         "step_score": "Look at one picture at a time and give it four scores.",
         "step_best": "After the last picture of a caption, choose the one you like best.",
-        "step_time": "There is no time limit. Every answer is saved at once: you can stop at any time and go "
-        "on later with the same link, on any device.",
-        "step_own": "There are no right answers; it is your own judgement that counts.",
-        "private": "Your answers are kept under a number, without your name. Please keep your link private.",
+        "step_time": "There is no time limit. Every answer is saved at once: you can stop at any time and "
+        "continue later with the same link, on any device.",
+        "step_own": "There are no right or wrong answers; it is your own judgement that counts.",
+        "private": "Your answers are saved under a number, without your name. Please keep your link private.",
         "begin": "Begin",
         "continue": "Continue",
         "look_again": "Look at my answers again",
@@ -42,7 +42,7 @@ TEXTS: Mapping[Language, Mapping[str, str]] = {
         "picture": "Picture {slot}",
         "choose": "Which picture is the best?",
         "choose_hint": "Choose one of the pictures you have just rated.",
-        "save": "Save and go on",
+        "save": "Save and continue",
         "back": "Back",
         "missing": "Please give all four scores.",
         "missing_best": "Please choose one picture.",
@@ -52,16 +52,16 @@ TEXTS: Mapping[Language, Mapping[str, str]] = {
         "done_text": "All your answers are saved. You may close this page.",
         "your_number": "You are rater number {rater}.",
         "no_link": "This link is not valid",
-        "no_link_text": "Please open the personal link you were sent, in full.",
+        "no_link_text": "Please open the complete personal link that you were sent.",
         "no_page": "There is no such page",
-        "no_page_text": "Please go on from the beginning of your personal link.",
+        "no_page_text": "Please open your personal link again to continue.",
         "refused": "That did not work",
         "refused_text": "The answer did not come from this study's own page. Please open your link again.",
         "trouble": "Something went wrong",
-        "trouble_text": "What you saved before is safe. Please try again in a moment.",
+        "trouble_text": "Your saved answers are safe. Please try again in a moment.",
         "offline": "The server cannot be reached. Your answer is kept here and sent as soon as it is back.",
         "saving": "Saving …",
-        "shortcuts": "Keyboard: 1–5 for the three scores, then 1–9 or 0 (for 10), Enter to go on.",
+        "shortcuts": "Keyboard: 1–5 for the three scores, then 1–9 or 0 (for 10), Enter to continue.",
         "total": "{done} of {total} answers saved",
     },
     "zh": {
@@ -109,7 +109,7 @@ TEXTS: Mapping[Language, Mapping[str, str]] = {
 
 
 def preferred(header: str) -> Language:
-    """The language of an ``Accept-Language`` header: Chinese if it stands before English."""
+    """The language of an ``Accept-Language`` header: Chinese if it precedes English, else English."""
     for part in header.lower().split(","):
         tag = part.split(";")[0].strip()
         if tag.startswith("zh"):
