@@ -15,7 +15,7 @@ from cogview.generation.beams import search
 from cogview.generation.caption_decoding import Captioner, Draft, text_rows
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine, TokenConstraint
-from cogview.generation.languages import allowed_pieces, language
+from cogview.generation.languages import allowed_tokens, language
 from cogview.generation.sampling import Streams, gumbel_sample
 from cogview.sequences import SequenceFormat
 from cogview.tokenizers.language_classes import is_chinese, writing_of
@@ -161,11 +161,11 @@ def test_languages_of_a_sorted_vocabulary_are_its_runs() -> None:
     """CogView2's pieces lie in runs by language; what they are written in is then not looked at."""
     runs = (("common", 0, 10), ("en", 10, 100), ("zh", 100, 287))
     vocabulary = Vocabulary(image_codes=64, text_pieces=287, languages=runs)
-    assert allowed_pieces(tiny.text_tokenizer(), vocabulary, "en").nonzero()[0].tolist() == [*range(100)]
-    chinese = allowed_pieces(tiny.text_tokenizer(), vocabulary, "zh").nonzero()[0].tolist()
+    assert allowed_tokens(tiny.text_tokenizer(), vocabulary, "en").nonzero()[0].tolist() == [*range(100)]
+    chinese = allowed_tokens(tiny.text_tokenizer(), vocabulary, "zh").nonzero()[0].tolist()
     assert chinese == [*range(10), *range(100, 287)]
     with pytest.raises(CogViewError, match="no language 'fr'; use zh or en"):
-        allowed_pieces(tiny.text_tokenizer(), vocabulary, "fr")
+        allowed_tokens(tiny.text_tokenizer(), vocabulary, "fr")
 
 
 def all_texts(allowed: list[int], stop: int | None, longest: int) -> list[tuple[tuple[int, ...], bool]]:

@@ -24,7 +24,7 @@ from cogview.errors import CogViewError
 from cogview.exporters.onnx_family import export_family
 from cogview.onnx import OnnxModel, load
 from cogview.onnx.__main__ import main
-from cogview.onnx.hierarchy import direct_sight, iterative_sight
+from cogview.onnx.hierarchy import direct_mask, iterative_mask
 from cogview.onnx.manifest import FILE, Manifest, PromptLayout
 from cogview.onnx.upscaler import bicubic, corrected
 from cogview.pipelines.base import GeneratedImage
@@ -150,7 +150,7 @@ def test_who_sees_whom_in_two_stages(empty: int) -> None:
     direct, iterative = tiny2.large_forms()
     for window in ((3, 3), (4, 5)):
         given = min(empty, iterative.text_slots)
-        for form, sight, places in ((direct, direct_sight, empty), (iterative, iterative_sight, given)):
+        for form, sight, places in ((direct, direct_mask, empty), (iterative, iterative_mask, given)):
             own = form.model_copy(update={"window": window})
             seen = sight(own, places)  # type: ignore[operator]
             expected = own.visibility(places).dense_mask(len(seen), len(seen))[0, 0]
@@ -317,7 +317,7 @@ SCRIPT = """
 import pathlib, sys
 sys.modules["torch"] = None  # importing it is an error
 from cogview.onnx.__main__ import main
-from cogview.onnx.hierarchy import direct_sight, iterative_sight
+from cogview.onnx.hierarchy import direct_mask, iterative_mask
 folder, out, two = sys.argv[1:]
 assert main(["generate", folder, "a red circle", "--seed", "3", "-n", "2", "--best-of", "2", "-o", out]) == 0
 first = str(min(pathlib.Path(out).iterdir()))

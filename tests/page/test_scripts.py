@@ -18,7 +18,7 @@ from cogview.checkpoints.bundle import PACKAGED
 from cogview.checkpoints.prompt_help import PromptHelp
 from cogview.data.images import RESAMPLE, square
 from cogview.data.shards import Preprocessing
-from cogview.generation.languages import allowed_pieces
+from cogview.generation.languages import allowed_tokens
 from cogview.onnx import draws
 from cogview.onnx.manifest import CaptionLayout, PromptLayout
 from cogview.sequences.protocols import ImageFormat
@@ -246,7 +246,7 @@ def test_caption_prompts_are_the_same(kind: str, language: str, page: Any) -> No
         expected.positions.tolist(),
         expected.prefix,
     )
-    pieces = allowed_pieces(text, form.vocabulary, language)
+    pieces = allowed_tokens(text, form.vocabulary, language)
     wanted = np.zeros(400, dtype=bool)
     wanted[: len(pieces)] = pieces
     wanted[form.vocabulary.control(form.end) - form.vocabulary.texts.start] = True

@@ -15,7 +15,7 @@ import cogview
 from cogview.cli.app import main
 from cogview.data.shards import read_index
 from cogview.errors import CogViewError
-from cogview.generation.languages import allowed_pieces
+from cogview.generation.languages import allowed_tokens
 from cogview.tokenizers.language_classes import CLASSES, class_of, class_runs, is_chinese, sorted_by_class
 from cogview.tokenizers.text import TextTokenizer, join_fields, split_fields
 from tests.tokenizers.test_text import CHINESE, ENGLISH, corpus
@@ -109,8 +109,8 @@ def test_a_language_is_a_range_of_ids(
     assert vocabulary.languages == class_runs(text) and vocabulary.text_pieces == 330
     unsorted = vocabulary.model_copy(update={"languages": ()})
     for language in ("en", "zh"):
-        allowed = allowed_pieces(text, vocabulary, language)
-        assert np.array_equal(allowed, allowed_pieces(text, unsorted, language))
+        allowed = allowed_tokens(text, vocabulary, language)
+        assert np.array_equal(allowed, allowed_tokens(text, unsorted, language))
     assert main([*built[:3], str(tmp_path / "other"), *built[4:]]) == 0
     assert read_index(tmp_path / "other").vocabulary.languages == ()
 

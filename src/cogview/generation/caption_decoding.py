@@ -15,7 +15,7 @@ import torch
 
 from cogview.generation.beams import search
 from cogview.generation.engine import Engine, TokenConstraint
-from cogview.generation.languages import allowed_pieces
+from cogview.generation.languages import allowed_tokens
 from cogview.generation.loop import SequenceRequest
 from cogview.generation.without_model import Beam
 from cogview.sequences.protocols import CaptionFormat, Prompt, caption_length
@@ -61,7 +61,7 @@ class Captioner:
         """Allows only the language's tokens and the end token."""
         rows, vocabulary = self.engine.decoder.rows, self.format.vocabulary
         allowed = torch.zeros(rows.stop - rows.start, dtype=torch.bool)
-        allowed[: vocabulary.text_pieces] = torch.from_numpy(allowed_pieces(self.text, vocabulary, language))
+        allowed[: vocabulary.text_pieces] = torch.from_numpy(allowed_tokens(self.text, vocabulary, language))
         stop = None if self.format.end is None else vocabulary.control(self.format.end)
         if stop is not None:
             allowed[stop - rows.start] = True

@@ -25,7 +25,7 @@ def language(text: str) -> Language:
     return "zh" if is_chinese(text) else "en"
 
 
-def allowed_pieces(
+def allowed_tokens(
     text: TextTokenizer, vocabulary: Vocabulary, language: str | None = None
 ) -> NDArray[np.bool_]:
     """bool (text_pieces,): the tokens that are allowed in a text in ``language``; None: in any language.

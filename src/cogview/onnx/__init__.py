@@ -4,8 +4,7 @@
     >>> model = load("pictogram-onnx")
     >>> model.generate("a red apple", seed=7)[0].save("apple.png")
 
-Importing it imports no PyTorch; neither does anything that a model does. ``python -m cogview.onnx`` is its
-command line.
+Neither importing nor using it imports PyTorch. ``python -m cogview.onnx`` is its command line.
 """
 
 from __future__ import annotations

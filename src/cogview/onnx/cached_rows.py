@@ -1,7 +1,7 @@
-"""Sequences that a transformer reads: their cache of keys and values, and who sees whom.
+"""The KV cache and attention masks of a batch of sequences.
 
-Each sequence fills its own part of the cache from the first slot on, so that prompts of several lengths and
-Jacobi windows at different places are read together. The graph gives new keys and values out; they are stored
+Each sequence fills its row of the cache from the first slot on, so that prompts of different lengths and
+Jacobi windows at different offsets are read together. The graph returns new keys and values, which are stored
 here.
 """
 
@@ -21,10 +21,10 @@ HIDDEN = np.float32(-np.inf)
 
 
 class Rows:
-    """Some sequences of one transformer.
+    """A batch of sequences with their cache.
 
     Attributes:
-        lengths: (rows,) int64, the tokens that are read of each.
+        lengths: (rows,) int64, number of cached tokens of each sequence.
         bias: (rows, capacity), added to the attention scores towards each token.
     """
 
@@ -42,12 +42,12 @@ class Rows:
     def read(
         self, ids: Ids, positions: Ids, counts: Ids | None = None, two_way: Sequence[int] | None = None
     ) -> Floats:
-        """The hidden states (rows, tokens, h) of new tokens, which are added to the cache.
+        """Read new tokens into the cache; returns their hidden states (rows, tokens, h).
 
         Args:
             ids, positions: (rows, tokens) int64.
-            counts: (rows,), how many of them are real (default: all); what stands behind them is not read.
-            two_way: first tokens of each row that see each other both ways.
+            counts: (rows,), number of tokens without padding on the right (default: all).
+            two_way: number of leading tokens of each row with bidirectional attention.
         """
         rows, tokens = ids.shape
         counts = np.full(rows, tokens) if counts is None else counts
@@ -69,35 +69,36 @@ class Rows:
         return hidden
 
     def _mask(self, tokens: int, two_way: Sequence[int] | None) -> Floats:
-        """(rows, tokens, capacity + tokens): what is added to the scores of held and new tokens."""
+        """The mask (rows, tokens, capacity + tokens), added to the scores of cached and new tokens."""
         slots = np.arange(self.capacity)
-        held = np.where(slots < self.lengths[:, None], self.bias, HIDDEN)  # (rows, capacity)
+        cached = np.where(slots < self.lengths[:, None], self.bias, HIDDEN)  # (rows, capacity)
         new = np.arange(tokens)
-        seen: NDArray[np.bool_] = new <= new[:, None]
+        visible: NDArray[np.bool_] = new <= new[:, None]
         if two_way is not None:
-            seen = seen | (new < np.array(two_way)[:, None, None])
-        places = np.minimum(self.lengths[:, None] + new, self.capacity - 1)
-        own = np.take_along_axis(self.bias, places, 1)[:, None]  # (rows, 1, tokens)
+            visible = visible | (new < np.array(two_way)[:, None, None])
+        slots = np.minimum(self.lengths[:, None] + new, self.capacity - 1)
+        new_bias = np.take_along_axis(self.bias, slots, 1)[:, None]  # (rows, 1, tokens)
         mask = np.empty((len(self.lengths), tokens, self.capacity + tokens), dtype=np.float32)
-        mask[:, :, : self.capacity] = held[:, None]
-        mask[:, :, self.capacity :] = np.where(seen, own, HIDDEN)
+        mask[:, :, : self.capacity] = cached[:, None]
+        mask[:, :, self.capacity :] = np.where(visible, new_bias, HIDDEN)
         return mask
 
     def select(self, rows: Sequence[int]) -> Rows:
-        """Some of the sequences, each as often as it is named, in a cache of their own."""
-        found, chosen = Rows.__new__(Rows), list(rows)
-        found.session, found.capacity = self.session, self.capacity
-        found.lengths, found.bias = self.lengths[chosen], self.bias[chosen]
-        found.caches = {name: values[chosen] for name, values in self.caches.items()}
-        return found
+        """A copy of some sequences, which may be repeated, with a separate cache."""
+        copy, index = Rows.__new__(Rows), list(rows)
+        copy.session, copy.capacity = self.session, self.capacity
+        copy.lengths, copy.bias = self.lengths[index], self.bias[index]
+        copy.caches = {name: values[index] for name, values in self.caches.items()}
+        return copy
 
 
 def prefill(
     session: TransformerSession, prompts: Sequence[Prompt], steps: int, bias: float = 0.0
 ) -> tuple[Floats, Rows]:
-    """Read prompts together: the state (prompts, h) after each, and their rows with room for ``steps`` more.
+    """Read prompts in one batch; returns the hidden state (prompts, h) after each, and their rows with
+    capacity for ``steps`` more tokens.
 
-    bias: added to the attention towards their texts.
+    bias: added to the attention scores towards their texts.
     """
     counts = np.array([len(one.ids) for one in prompts])
     longest = int(counts.max())

@@ -1,7 +1,7 @@
-"""Generates tokens with an exported transformer, one after the other or in Jacobi windows.
+"""Generates tokens with an exported transformer, token by token or in Jacobi windows.
 
-What ``generation.engine`` does with PyTorch: each prompt is read once, noise is a function of (seed, image,
-step, token), and both strategies give the same tokens.
+The counterpart of ``generation.engine`` without PyTorch: each prompt is prefilled once, noise is a function
+of (seed, image, step, token), and both strategies generate the same tokens.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from cogview.onnx.sessions import TransformerSession
 from cogview.sequences.protocols import Prompt
 from cogview.types import Decoding, Ids, ProgressCallback, SamplingParams
 
-TOKENS, MOST = 32, 16  # read in one forward, all rows together; sampled of one request
+TOKENS, MOST = 32, 16  # tokens in one forward, over all rows; largest window of one request
 BATCH = 8  # requests at a time
 
 Filter = Callable[[Floats, Sequence[int], Sequence[int]], Floats]  # logits (m, v), requests, steps -> logits
-OnStep = Callable[[int, Ids], None]  # tokens that are known, all tokens (n, requests)
+OnStep = Callable[[int, Ids], None]  # number of known tokens, all tokens (n, requests)
 StepCallback = Callable[[Sequence[int], Ids], None]  # numbers of the requests, tokens so far (b, tokens)
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One sequence to generate; as :class:`cogview.generation.loop.SequenceRequest`, with arrays."""
+    """One sequence to generate; like :class:`cogview.generation.loop.SequenceRequest`, with NumPy arrays."""
 
     prompt: Prompt
     seed: int
@@ -43,21 +43,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a text may consist of: allowed, bool (v,) over a head's columns; the id that ends it, if any."""
+    """Allowed tokens and stop token of a text.
+
+    allowed: (v,) bool over a head's columns; stop: the id that ends a text, if any; first_id: that of the
+    first column.
+    """
 
     allowed: NDArray[np.bool_]
     stop: int | None
     first_id: int
 
     def filter(self, logits: Floats, requests: Sequence[int], steps: Sequence[int]) -> Floats:
-        """Logits (m, v) with -inf for what cannot come; a text has one token at least."""
+        """Set the logits (m, v) of disallowed tokens to -inf; a text has at least one token."""
         allowed = np.repeat(self.allowed[None], len(logits), 0)
         if self.stop is not None:
             allowed[np.array(steps) < 1, self.stop - self.first_id] = False
         return np.where(allowed, logits, np.float32(-np.inf))
 
     def ended(self, ids: Ids) -> Ids:
-        """The tokens (n,) before the one that ends them."""
+        """The tokens (n,) before the stop token."""
         if self.stop is None or self.stop not in ids:
             return ids
         return ids[: int((ids == self.stop).argmax())]
@@ -65,11 +69,11 @@ class Constraint:
 
 @dataclass
 class Batch:
-    """A batch on its way.
+    """The state of a batch during decoding.
 
     tokens: (n, requests), -1 where one is to be generated; positions: (n, rows); hidden: (rows, h); start:
-    (rows,), tokens of the prompts; present: the requests that ``rows`` holds, which with guidance are
-    followed by those of their negative prompts.
+    (rows,), lengths of the prompts; present: the requests in ``rows``, which with guidance are followed by
+    the rows of their negative prompts.
     """
 
     session: TransformerSession
@@ -91,20 +95,22 @@ class Batch:
         self.start, self.present = self.rows.lengths.copy(), list(range(self.tokens.shape[1]))
 
     def rows_of(self, requests: Sequence[int]) -> list[int]:
-        """Rows (of all requests): their own, then with guidance those of their negative prompts."""
-        own = list(requests)
-        return own + [number + self.tokens.shape[1] for number in own] if self.guided else own
+        """The rows of requests, with guidance followed by those of their negative prompts."""
+        rows = list(requests)
+        return rows + [number + self.tokens.shape[1] for number in rows] if self.guided else rows
 
     def keep(self, requests: Sequence[int]) -> None:
-        """Hold the rows of these requests alone."""
+        """Drop the rows of all other requests."""
         if list(requests) != self.present:
-            places = [self.present.index(number) for number in requests]
-            more = [place + len(self.present) for place in places] if self.guided else []
-            self.rows, self.present = self.rows.select(places + more), list(requests)
+            rows = [self.present.index(number) for number in requests]
+            negative = [row + len(self.present) for row in rows] if self.guided else []
+            self.rows, self.present = self.rows.select(rows + negative), list(requests)
 
     def sample(self, hidden: Floats, requests: Sequence[int], steps: Sequence[int]) -> Ids:
-        """The ids (m,) that follow states (m, h), with guidance (2m, h): guide, filter, restrict, add noise,
-        argmax. The head is linear, so that states are guided in place of logits."""
+        """Sample the ids (m,) that follow hidden states (m, h), with guidance (2m, h).
+
+        The head is linear, so guidance is applied to hidden states instead of logits.
+        """
         if self.guided:
             conditional, unconditional = np.split(hidden, 2)
             hidden = draws.guide(conditional, unconditional, self.params.guidance_scale)
@@ -116,7 +122,7 @@ class Batch:
 
 
 def sequential(batch: Batch, on_step: OnStep) -> None:
-    """One token after another, in order; runs of known tokens are read at once."""
+    """Decode token by token; runs of known tokens are read in one forward."""
     tokens, read, step = batch.tokens, 0, -1
     requests = range(tokens.shape[1])
     repeats = 1 + batch.guided
@@ -134,15 +140,16 @@ def sequential(batch: Batch, on_step: OnStep) -> None:
         on_step(len(tokens), tokens)
 
 
-Window = tuple[Guesses, list[int]]  # a request, and the steps that are sampled next
+Window = tuple[Guesses, list[int]]  # a request, and its next steps to sample
 
 
 def jacobi(batch: Batch, on_step: OnStep) -> None:
-    """Windows of guesses, each sampled until it is right (``generation.strategies``)."""
+    """Decode in windows of guesses, which are sampled again until they are correct
+    (``generation.strategies``)."""
     count, known = batch.tokens.shape[1], 0
     requests = [Guesses(number, batch.tokens[:, number].tolist(), batch.stop) for number in range(count)]
     ready = [one for one in requests if one.open[:1] == [0]]
-    if ready:  # the first token follows the prompt, which is read already
+    if ready:  # the first token follows the prompt, which has been read
         hidden = batch.hidden[batch.rows_of([one.number for one in ready])]
         _sample(batch, hidden, [(one, [0]) for one in ready])
     while known < len(batch.tokens):
@@ -157,7 +164,8 @@ def jacobi(batch: Batch, on_step: OnStep) -> None:
 
 
 def _read(batch: Batch, windows: Sequence[Window]) -> Floats:
-    """Read windows in one forward: the states (m, h) before the steps to sample, with guidance (2m, h)."""
+    """Read windows in one forward; returns the states (m, h) before the steps to sample, with guidance
+    (2m, h)."""
     numbers, repeats = [one.number for one, _ in windows], 1 + batch.guided
     batch.keep(numbers)
     rows = batch.rows_of(numbers)
@@ -169,24 +177,24 @@ def _read(batch: Batch, windows: Sequence[Window]) -> Floats:
         positions[place, : end - first] = batch.positions[first:end, row]
     batch.rows.lengths = batch.start[rows] + np.array([first for first, _ in spans])
     hidden = batch.rows.read(ids, positions, np.array([end - first for first, end in spans]))
-    wanted = [
+    outputs = [
         (place, step - 1 - first)
         for place, (first, _) in enumerate(spans)
         for step in windows[place % len(windows)][1]
     ]
-    return hidden[tuple(zip(*wanted, strict=True))]
+    return hidden[tuple(zip(*outputs, strict=True))]
 
 
 def _sample(batch: Batch, hidden: Floats, windows: Sequence[Window]) -> None:
-    """Sample the steps of windows from the states before them; what is true goes into the batch."""
+    """Sample the steps of windows from the states before them; accepted tokens are stored in the batch."""
     requests = [one.number for one, steps in windows for _ in steps]
     flat = [step for _, steps in windows for step in steps]
     sampled = batch.sample(hidden, requests, flat).tolist()
     first = 0
     for one, steps in windows:
-        own = sampled[first : first + len(steps)]
-        count = one.accept(steps, own)
-        batch.tokens[steps[:count], one.number] = own[:count]
+        tokens = sampled[first : first + len(steps)]
+        count = one.accept(steps, tokens)
+        batch.tokens[steps[:count], one.number] = tokens[:count]
         first += len(steps)
 
 
@@ -209,12 +217,12 @@ class Engine:
         first: int = 0,
         step_callback: StepCallback | None = None,
     ) -> Iterator[tuple[int, Ids]]:
-        """The ids (n,) of every request, as (its number, ids), as its batch is done; arguments as those of
-        :meth:`cogview.generation.engine.Engine.generate`."""
+        """Generate; yields (number, ids (n,)) of every request by batch.
+
+        Arguments as for :meth:`cogview.generation.engine.Engine.generate`.
+        """
         if params.clusters and self.clusters is None:
-            raise CogViewError(
-                "this model has no clusters of image codes; draw with clusters 0", field="clusters"
-            )
+            raise CogViewError("this model has no clusters of image codes; use clusters 0", field="clusters")
         total, size = sum(len(one.prompt.decode_positions) for one in requests), batch_size or BATCH
         done = 0
         for start in range(0, len(requests), size):
@@ -267,16 +275,16 @@ class Engine:
 
 
 def _likelihoods(requests: Sequence[Request]) -> Filter | None:
-    """Adds the requests' log-likelihoods to the logits; None where no request has any."""
+    """A filter that adds the requests' log-likelihoods to the logits; None if no request has any."""
     if all(one.likelihoods is None for one in requests):
         return None
 
     def add(logits: Floats, numbers: Sequence[int], steps: Sequence[int]) -> Floats:
-        found = logits.copy()
+        total = logits.copy()
         for row, (number, step) in enumerate(zip(numbers, steps, strict=True)):
             likelihoods = requests[number].likelihoods
             if likelihoods is not None:
-                found[row] += likelihoods(step)
-        return found
+                total[row] += likelihoods(step)
+        return total
 
     return add

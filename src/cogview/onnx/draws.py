@@ -1,7 +1,7 @@
-"""From logits to a token in NumPy: the rules and the noise of ``generation.sampling``, without PyTorch.
+"""From logits to tokens in NumPy: the counterpart of ``generation.sampling`` without PyTorch.
 
-Arrays are float32 and operations come in the same order, so that a token differs only where two are tied up
-to rounding.
+Arrays are float32 and operations have the same order, so that a token differs only if two are tied up to
+rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 
 def guide(conditional: Floats, unconditional: Floats, scale: float) -> Floats:
-    """Logits or states moved away from those without the prompt: u + scale (c - u); any shape."""
+    """Classifier-free guidance on logits or hidden states: u + scale (c - u); any shape."""
     difference = conditional - unconditional
     if scale < 0.5:
         return unconditional + np.float32(scale) * difference
@@ -28,20 +28,20 @@ def guide(conditional: Floats, unconditional: Floats, scale: float) -> Floats:
 
 def softmax(logits: Floats) -> Floats:
     """Probabilities over the last axis."""
-    raised: Floats = np.exp(logits - logits.max(-1, keepdims=True))
-    raised /= raised.sum(-1, keepdims=True)
-    return raised
+    probabilities: Floats = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    return probabilities
 
 
 def log_softmax(logits: Floats) -> Floats:
     """Log-probabilities over the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
-    found: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return found
+    log_probs: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return log_probs
 
 
 def keep_top_k(logits: Floats, k: int) -> Floats:
-    """Logits (b, v) with all below the k-th largest of their row at -inf; ties with it stay; 0 keeps all."""
+    """Set logits (b, v) below the k-th largest of their row to -inf; ties are kept; 0 keeps all."""
     if k <= 0 or k >= logits.shape[-1]:
         return logits
     least = np.partition(logits, -k, axis=-1)[:, -k, None]
@@ -49,7 +49,8 @@ def keep_top_k(logits: Floats, k: int) -> Floats:
 
 
 def keep_top_p(logits: Floats, p: float) -> Floats:
-    """Logits (b, v) with -inf after the first tokens, by falling probability, that add up to more than p.
+    """Keep the most likely tokens whose probabilities first sum to more than p; set other logits (b, v) to
+    -inf.
 
     p of 0 or 1 keeps all.
     """
@@ -64,12 +65,12 @@ def keep_top_p(logits: Floats, p: float) -> Floats:
 
 
 def by_cluster(logits: Floats, labels: Ids, k: int, temperature: float = 1.0) -> Floats:
-    """Log-probabilities (b, v) of cluster sampling, but for a constant a row.
+    """Log-probabilities (b, v) of cluster sampling, up to a constant per row.
 
     Args:
-        logits: (b, v), divided by the temperature already.
+        logits: (b, v), already divided by the temperature.
         labels: (v,) int64, the cluster of each token, from 0.
-        k: how many clusters are kept, by the sum of their tokens' probabilities (0: all).
+        k: number of clusters to keep, by the sum of their tokens' probabilities (0: all).
         temperature: divides the logits inside a cluster.
     """
     masses, inside = _sums(softmax(logits), labels), logits / np.float32(temperature)
@@ -77,8 +78,8 @@ def by_cluster(logits: Floats, labels: Ids, k: int, temperature: float = 1.0) ->
     np.maximum.at(largest.T, labels, inside.T)
     shifted = inside - largest[:, labels]
     with np.errstate(divide="ignore"):
-        chance = keep_top_k(np.log(masses), k) - np.log(_sums(np.exp(shifted), labels))
-    return np.where(np.isneginf(logits), np.float32(-np.inf), chance[:, labels] + shifted)
+        offsets = keep_top_k(np.log(masses), k) - np.log(_sums(np.exp(shifted), labels))
+    return np.where(np.isneginf(logits), np.float32(-np.inf), offsets[:, labels] + shifted)
 
 
 def _sums(values: Floats, labels: Ids) -> Floats:
@@ -88,7 +89,7 @@ def _sums(values: Floats, labels: Ids) -> Floats:
 
 
 def filter_logits(logits: Floats, params: SamplingParams, labels: Ids | None = None) -> Floats:
-    """Temperature, clusters (if any), top-k, then top-p of what that leaves, over logits (b, v)."""
+    """Apply temperature, clusters (if any), top-k and then top-p to logits (b, v)."""
     logits = logits / np.float32(params.temperature)
     if params.clusters:
         assert labels is not None, "cluster sampling needs labels"
@@ -97,25 +98,25 @@ def filter_logits(logits: Floats, params: SamplingParams, labels: Ids | None = N
 
 
 def sample(logits: Floats, noise: Floats, params: SamplingParams, labels: Ids | None = None) -> Ids:
-    """One token a row (b,) int64 from softmax(logits (b, v)), given Gumbel noise (b, v).
+    """Sample one token per row (b,) int64 from the filtered logits (b, v), given Gumbel noise (b, v).
 
-    Mostly without the search for the k-th largest logit: a token that wins among all is the one where fewer
-    than k logits are larger than its own.
+    Mostly without finding the k-th largest logit: the argmax over all tokens is the result if fewer than k
+    logits are larger than its logit.
     """
     k = params.top_k
     if params.clusters or 0 < params.top_p < 1 or not 0 < k < logits.shape[-1]:
-        return _largest(filter_logits(logits, params, labels) + noise)
+        return _argmax(filter_logits(logits, params, labels) + noise)
     scaled = logits / np.float32(params.temperature)
-    found = _largest(scaled + noise)
-    beyond = (scaled > np.take_along_axis(scaled, found[:, None], -1)).sum(-1) >= k
-    if beyond.any():
-        found[beyond] = _largest(keep_top_k(scaled[beyond], k) + noise[beyond])
-    return found
+    tokens = _argmax(scaled + noise)
+    outside = (scaled > np.take_along_axis(scaled, tokens[:, None], -1)).sum(-1) >= k
+    if outside.any():
+        tokens[outside] = _argmax(keep_top_k(scaled[outside], k) + noise[outside])
+    return tokens
 
 
-def _largest(scores: Floats) -> Ids:
-    found: Ids = scores.argmax(-1).astype(np.int64)
-    return found
+def _argmax(scores: Floats) -> Ids:
+    index: Ids = scores.argmax(-1).astype(np.int64)
+    return index
 
 
 class Streams:
@@ -123,7 +124,7 @@ class Streams:
 
     Args:
         pairs: (seed, index) of each image, both in [0, 2^63).
-        steps: tokens to be drawn for each.
+        steps: number of tokens to sample for each.
         first: how many numbers of each stream were used before.
     """
 
@@ -132,7 +133,7 @@ class Streams:
         self.keys = np.stack([keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)], -1).astype(np.uint32)
 
     def gumbel_of(self, images: Sequence[int], steps: Sequence[int], tokens: int) -> Floats:
-        """Gumbel noise (n, tokens) for n steps, each of its own image."""
+        """Gumbel noise (n, tokens) for n steps of one image each."""
         first, second = self.keys[list(steps), list(images)].T[:, :, None]  # (n, 1) each
         return _to_gumbel(_mix(_mix(np.arange(tokens, dtype=np.uint32) ^ first) ^ second))
 
@@ -148,10 +149,11 @@ def _mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def _to_gumbel(bits: NDArray[np.uint32]) -> Floats:
-    """-log(-log(1 - u)), u in (0, 1) from 31 bits, finest near 0, where the largest values come from."""
+    """-log(-log(1 - u)), u in (0, 1) from 31 bits, with the finest resolution near 0, where the largest
+    values come from."""
     scale = np.float32((1 - 2.0**-24) * 2.0**-31)  # keeps u below 1 after rounding
     u: Any = (bits & np.uint32(0x7FFFFFFF)).astype(np.float32)
     u *= -scale
     u -= scale / np.float32(2)
-    found: Floats = -np.log(-np.log1p(u))
-    return found
+    noise: Floats = -np.log(-np.log1p(u))
+    return noise

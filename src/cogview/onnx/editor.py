@@ -1,5 +1,5 @@
-"""Editing with an exported CogLM (CogView2, section 3.1): what is masked is generated again, all other pixels
-stay as they are. What ``pipelines.inpainting`` does with PyTorch."""
+"""Inpainting with an exported CogLM (CogView2, section 3.1): masked pixels are generated again, others stay
+unchanged. The counterpart of ``pipelines.inpainting`` without PyTorch."""
 
 from __future__ import annotations
 
@@ -26,27 +26,35 @@ from cogview.types import Ids, ProgressCallback, SamplingParams
 
 def fill(
     engine: Engine,
-    form: CogLMFormat,
-    holes: Sequence[InfillRequest],
+    format: CogLMFormat,
+    infills: Sequence[InfillRequest],
     mask: ArrayLike,
     params: SamplingParams,
     order: Order,
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[Ids]:
-    """The codes (rows * columns,) of every image, the masked ones generated."""
+    """Generate the masked codes of every image; returns all codes (rows * columns,)."""
 
     def generate(jobs: list[Job], first: int, report: ProgressCallback | None) -> Iterator[tuple[int, Ids]]:
         requests = [Request(*job) for job in jobs]
         return engine.generate(requests, params, batch_size, report, first=first)
 
     return fill_masked(
-        generate, _seen, form, holes, mask, params.guidance_scale != 1, order, "paper", progress
+        generate,
+        _with_prefix,
+        format,
+        infills,
+        mask,
+        params.guidance_scale != 1,
+        order,
+        "paper",
+        progress,
     )
 
 
-def _seen(prompt: Prompt, blocks: tuple[int, ...]) -> Prompt:
-    """The first block sees itself both ways; a second one is [BOI] alone."""
+def _with_prefix(prompt: Prompt, blocks: tuple[int, ...]) -> Prompt:
+    """The first block has bidirectional attention; a second one consists of [BOI] alone."""
     return replace(prompt, prefix=blocks[0])
 
 
@@ -54,11 +62,11 @@ def _seen(prompt: Prompt, blocks: tuple[int, ...]) -> Prompt:
 class Editor:
     """A CogLM, and super-resolution for parts that are larger than its images, if the family has any.
 
-    encode: codes of an RGB image made a square of the model's size.
+    encode: returns the codes of an RGB image, resized to a square of the model's size.
     """
 
     engine: Engine
-    form: CogLMFormat
+    format: CogLMFormat
     exported: Exported
     encode: Callable[[Image.Image], Ids]
     stages: TwoStages | None
@@ -66,18 +74,18 @@ class Editor:
 
     @property
     def size(self) -> int:
-        """Pixels of the square that the model sees."""
+        """Side in pixels of the square image that the model reads."""
         image = self.exported.manifest.image
-        return image.image_size * self.form.grid[0] // image.grid[0]
+        return image.image_size * self.format.grid[0] // image.grid[0]
 
-    def upper(self, area: CropRegion) -> TwoStages | None:
-        """What enlarges a part that is larger than what the CogLM generates."""
-        return None if max(area.shape) <= self.size else self.stages
+    def upper(self, region: CropRegion) -> TwoStages | None:
+        """Super-resolution for a crop; None if the CogLM's images are large enough."""
+        return None if max(region.shape) <= self.size else self.stages
 
     def run(
         self,
         original: Image.Image,
-        area: CropRegion,
+        region: CropRegion,
         codes: Ids,
         tokens: Sequence[int],
         negative: Ids,
@@ -89,48 +97,50 @@ class Editor:
         batch_size: int | None,
         progress: ProgressCallback | None,
     ) -> Iterator[tuple[Image.Image, Ids]]:
-        """The image edited with each random stream, and its codes.
+        """Edit the image with each random stream; yields the results and their codes.
 
         Args:
-            area: the part that the model sees; codes: (rows * columns,), of it.
-            tokens: of the caption, from 0; negative: ids that guidance moves away from.
-            stages: what enlarges the part, if anything (:meth:`upper`).
+            region: the crop that the model reads.
+            codes: (rows * columns,), of the crop.
+            tokens: of the caption, from 0.
+            negative: ids that guidance moves away from.
+            stages: super-resolution for the crop, if any (:meth:`upper`).
         """
-        text, count = self.form.text_ids(tokens), len(streams)
-        large = 0 if stages is None else stages.stages * stages.form.codes
-        parts = ProgressParts(progress, count * (self.form.codes + large))
-        holes = [InfillRequest(text, codes, *stream, negative) for stream in streams]
-        grid, report = area.grid_mask(self.form.grid), parts.part(count * self.form.codes)
-        found = fill(self.engine, self.form, holes, grid, params, order, batch_size, report)
-        for own, stream in zip(found, streams, strict=True):
+        text, count = self.format.text_ids(tokens), len(streams)
+        large = 0 if stages is None else stages.stages * stages.format.codes
+        parts = ProgressParts(progress, count * (self.format.codes + large))
+        infills = [InfillRequest(text, codes, *stream, negative) for stream in streams]
+        grid, report = region.grid_mask(self.format.grid), parts.part(count * self.format.codes)
+        results = fill(self.engine, self.format, infills, grid, params, order, batch_size, report)
+        for filled, stream in zip(results, streams, strict=True):
             if stages is None:
-                part = image_of(self.exported.decode(own.reshape(self.form.grid)))
+                part = image_of(self.exported.decode(filled.reshape(self.format.grid)))
             else:
-                part = self._larger(original, area, own, tokens, stream, stages, parts.part(large))
-            part = part.resize(area.shape[::-1], Image.Resampling.BICUBIC)
-            pasted = editing.paste(original, part, area, feather)
-            whole = area.shape == area.mask.shape
-            yield pasted, own if whole else self.encode(to_rgb(pasted)[0])
+                part = self._upscale(original, region, filled, tokens, stream, stages, parts.part(large))
+            part = part.resize(region.shape[::-1], Image.Resampling.BICUBIC)
+            pasted = editing.paste(original, part, region, feather)
+            is_full = region.shape == region.mask.shape
+            yield pasted, filled if is_full else self.encode(to_rgb(pasted)[0])
 
-    def _larger(
+    def _upscale(
         self,
         original: Image.Image,
-        area: CropRegion,
+        region: CropRegion,
         codes: Ids,
         tokens: Sequence[int],
         stream: tuple[int, int],
         stages: TwoStages,
         progress: ProgressCallback | None,
     ) -> Image.Image:
-        """The part enlarged; outside of the mask it has the codes of the image's own pixels."""
-        grid, image = stages.form.grid, self.exported.manifest.image
+        """Upscale the crop; outside of the mask it keeps the codes of the original pixels."""
+        grid, image = stages.format.grid, self.exported.manifest.image
         side = grid[0] * image.image_size // image.grid[0]
-        shown = to_rgb(area.cut(original))[0].resize((side, side), Image.Resampling.BILINEAR)
-        pixels = np.ascontiguousarray(np.asarray(shown).transpose(2, 0, 1), dtype=np.float32)
-        known, region = (
+        crop = to_rgb(region.cut(original))[0].resize((side, side), Image.Resampling.BILINEAR)
+        pixels = np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1), dtype=np.float32)
+        known, mask = (
             self.exported.encode(pixels / np.float32(255))[1].ravel(),
-            area.grid_mask(grid).ravel(),
+            region.grid_mask(grid).ravel(),
         )
-        text = list(tokens)[: stages.form.text_limit]
-        large = stages.run(codes, text, *stream, self.settings, region, known, progress)
+        text = list(tokens)[: stages.format.text_limit]
+        large = stages.run(codes, text, *stream, self.settings, mask, known, progress)
         return image_of(self.exported.decode(large.reshape(grid)))

@@ -1,8 +1,8 @@
-"""``manifest.json`` of an exported family: what its files hold and how sequences are made.
+"""``manifest.json`` of an exported family: the contents of its files and the layout of sequences.
 
-It says all that a program in another language needs to generate: where the ids of image codes, text tokens
-and control tokens lie, the prompt around a text, positions, sampling defaults, the names and shapes of every
-graph, and the size and hash of every file.
+It contains everything that a program in another language needs to generate: the id ranges of image codes,
+text tokens and control tokens, the prompt around a text, positions, sampling defaults, the names and shapes
+of all graphs, and the size and hash of every file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cogview.checkpoints.bundle import FamilyConfig
 from cogview.config import Config, read_json
 from cogview.errors import CogViewError
 from cogview.files import open_regular
-from cogview.generation.languages import allowed_pieces
+from cogview.generation.languages import allowed_tokens
 from cogview.sequences.protocols import CaptionFormat, ImageFormat, caption_length
 from cogview.tokenizers.text import TextTokenizer
 from cogview.types import Resample
@@ -39,7 +39,7 @@ class FileFacts(Config):
 
 
 class Head(Config):
-    """A graph that gives logits of the ids from ``first`` to ``end`` (exclusive)."""
+    """A graph that computes logits of the ids from ``first`` to ``end`` (exclusive)."""
 
     graph: Inside
     first: int = Field(ge=0)
@@ -49,7 +49,7 @@ class Head(Config):
 class TransformerFiles(Config):
     """A transformer's graphs, the file with their weights, and its shape.
 
-    capacity: tokens of the longest sequence; positions: how many it knows.
+    capacity: length of the longest sequence; positions: number of position embeddings.
     """
 
     graph: Inside
@@ -64,8 +64,8 @@ class TransformerFiles(Config):
 
 
 class UpscalingFacts(Config):
-    """What upscaling uses besides the model: how much pixels say of codes (``generation.pixel_prior``), for
-    images whose pixels are known and for decoded ones, and rounds of back-projection."""
+    """Constants of upscaling: the pixel prior (``generation.pixel_prior``) for known and for decoded pixels,
+    and the rounds of back-projection."""
 
     known: float
     painted: float
@@ -74,10 +74,10 @@ class UpscalingFacts(Config):
 
 
 class ImageFiles(Config):
-    """An image tokenizer's graphs; beside each lies a file of its weights, ``.bin`` in place of ``.onnx``.
+    """An image tokenizer's graphs; the weights of each are in a file beside it, with ``.bin`` for ``.onnx``.
 
-    factor: pixels of a code's side, as numerator and denominator; multiple: what an image's sides must be
-    multiples of.
+    factor: pixels per code and side, as numerator and denominator; multiple: an image's sides must be
+    multiples of it.
     """
 
     decoder: Inside
@@ -92,8 +92,8 @@ class ImageFiles(Config):
 
 
 class Fitting(Config):
-    """How an image is made the square that the caption model reads: cropped to its centre or squeezed, then
-    resized to ``size`` pixels."""
+    """How an image is converted to the square that the caption model reads: optionally cropped to its centre,
+    then resized to ``size`` pixels."""
 
     size: int = Field(ge=1, le=1 << 14)
     crop: bool
@@ -101,12 +101,12 @@ class Fitting(Config):
 
 
 class PromptLayout(Config):
-    """The prompt of an image as numbers: ``before``, the text's tokens plus ``text_first``, ``after``.
+    """The prompt for an image as ids: ``before``, the text tokens plus ``text_first``, ``after``.
 
-    positions: of ``before``; of the first text token, from which they count on; of ``after`` and of the
-    image's codes. The last two move by ``shift`` with each token of the text. two_way: None where attention
-    is causal; otherwise all tokens of the text and so many more see each other both ways. biased: emphasis is
-    added to the attention towards the first tokens, as many as the text has and so many more.
+    Positions: those of ``before``; of the first text token, from which they increase by one; of ``after`` and
+    of the image's codes, which increase by ``shift`` with each text token. two_way: None for causal
+    attention; otherwise the text tokens and this many more have bidirectional attention. biased: the text
+    attention bias (emphasis) applies to the first tokens, as many as the text has and this many more.
     """
 
     before: tuple[int, ...]
@@ -123,7 +123,7 @@ class PromptLayout(Config):
 
     @classmethod
     def of(cls, format: ImageFormat) -> PromptLayout:
-        """The layout of a format, found out by asking for two prompts."""
+        """The layout of a format, inferred from two prompts."""
         empty, one = format.image_prompt([]), format.image_prompt([0])
         first = format.vocabulary.texts.start
         at = int(np.flatnonzero(one.ids == first)[0])
@@ -143,13 +143,12 @@ class PromptLayout(Config):
 
 
 class CaptionLayout(Config):
-    """The prompt of a caption as numbers: ``before``, an image's codes, ``after``.
+    """The prompt for a caption as ids: ``before``, an image's codes, ``after``.
 
-    after: by language; under "" where one prompt serves all. text_positions: of the caption's tokens;
-    text_limit: tokens of a text that is scored; length: tokens of a caption at most, its end counted;
-    two_way: the first tokens, which see each other both ways; end: what ends a caption, if anything does.
-    pieces: by language ("": any), the text tokens that a caption may have, as runs from one to another
-    (exclusive).
+    after: by language; under "" if the prompt does not depend on it. text_positions: of the caption's tokens;
+    text_limit: largest number of tokens of a text to score; length: largest number of tokens of a caption,
+    including its end token; two_way: number of leading tokens with bidirectional attention; end: the id of
+    the end token, if any. pieces: by language ("": any), the allowed text tokens, as ranges (end exclusive).
     """
 
     before: tuple[int, ...]
@@ -167,10 +166,10 @@ class CaptionLayout(Config):
 
     @classmethod
     def of(cls, format: CaptionFormat, text: TextTokenizer) -> CaptionLayout:
-        """The layout of a format, found out by asking for prompts."""
+        """The layout of a format, inferred from prompts."""
         codes, vocabulary = np.zeros(format.codes, dtype=np.int64), format.vocabulary
-        spoken: tuple[str | None, ...] = tuple(format.languages) or (None,)
-        zeros, ones = (format.caption_prompt(codes + i, spoken[0]) for i in (0, 1))
+        languages: tuple[str | None, ...] = tuple(format.languages) or (None,)
+        zeros, ones = (format.caption_prompt(codes + i, languages[0]) for i in (0, 1))
         [*places] = np.flatnonzero(zeros.ids != ones.ids).tolist()
         first, end = places[0], places[-1] + 1
         assert end - first == format.codes
@@ -179,7 +178,7 @@ class CaptionLayout(Config):
             before=zeros.ids[:first].tolist(),
             before_positions=zeros.positions[:first].tolist(),
             code_positions=zeros.positions[first:end].tolist(),
-            after={name or "": format.caption_prompt(codes, name).ids[end:].tolist() for name in spoken},
+            after={name or "": format.caption_prompt(codes, name).ids[end:].tolist() for name in languages},
             after_positions=zeros.positions[end:].tolist(),
             text_first=vocabulary.texts.start,
             text_limit=format.text_limit,
@@ -187,12 +186,12 @@ class CaptionLayout(Config):
             length=min(caption_length(format, None), len(zeros.decode_positions)),
             two_way=zeros.prefix,
             end=None if format.end is None else vocabulary.control(format.end),
-            pieces={name or "": _runs(allowed_pieces(text, vocabulary, name)) for name in names},
+            pieces={name or "": _runs(allowed_tokens(text, vocabulary, name)) for name in names},
         )
 
 
 def _runs(allowed: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
-    """Where true values begin and end."""
+    """The ranges of True values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], allowed, [False]])))
     return tuple((int(first), int(end)) for first, end in edges.reshape(-1, 2))
 
@@ -200,9 +199,9 @@ def _runs(allowed: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
 class Manifest(Config):
     """The contents of ``manifest.json``.
 
-    model_hash: of the family that was exported; weights: how matrices are stored; family: as its
-    ``family.json``, with the roles that were exported; clusters: of each image code, where there are any;
-    lora: name, hash and strength of the adapter that was added to the base model.
+    model_hash: of the exported family; weights: precision of matrices; family: its ``family.json``, with the
+    exported roles; clusters: the cluster of each image code, if there are any; lora: name, hash and strength
+    of the adapter that was merged into the base model.
     """
 
     format: Literal[1] = 1
@@ -225,29 +224,29 @@ class Manifest(Config):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of an exported folder; CogViewError where there is none, or files are missing."""
+        """Read the manifest of an exported folder; raises CogViewError if it or other files are missing."""
         if not (folder / FILE).is_file():
             raise CogViewError(
-                f"{folder} is no exported model, it has no {FILE}; make one with `cogview export onnx`"
+                f"{folder} is not an exported model, it has no {FILE}; create one with `cogview export onnx`"
             )
-        found = read_json(cls, folder / FILE)
-        for name, facts in found.files.items():
+        manifest = read_json(cls, folder / FILE)
+        for name, facts in manifest.files.items():
             path = folder / name
             if not path.is_file() or path.stat().st_size != facts.bytes:
                 raise CogViewError(f"{path}: missing or incomplete; export the model again")
-        return found
+        return manifest
 
     def checked(self, folder: Path, *names: str) -> Path:
-        """The path of the first file, all of them compared with their hashes; CogViewError."""
+        """Verify the hashes of files; returns the path of the first. Raises CogViewError if one differs."""
         for name in names:
             facts = self.files.get(name)
             if facts is None or facts_of(folder / name) != facts:
-                raise CogViewError(f"{folder / name}: damaged, it is not what was exported; export it again")
+                raise CogViewError(f"{folder / name}: damaged, it differs from its hash; export it again")
         return folder / names[0]
 
 
 def facts_of(path: Path) -> FileFacts:
-    """Size and hash of a file; CogViewError where it cannot be read."""
+    """Size and hash of a file; raises CogViewError if it cannot be read."""
     try:
         with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""An exported folder, its graphs opened when they are first used."""
+"""An exported folder; its graphs are opened at first use."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ Feed = dict[str, NDArray[Any]]
 
 
 class Exported:
-    """A folder that ``cogview export onnx`` wrote.
+    """A folder that was written by ``cogview export onnx``.
 
     Args:
         threads: default: what the container and other programs leave (``cogview.threads``).
 
-    Raises CogViewError where the folder is none, or ONNX Runtime is not installed.
+    Raises:
+        CogViewError: the folder is not an exported model, or ONNX Runtime is not installed.
     """
 
     def __init__(self, folder: Path | str, threads: int | None = None) -> None:
@@ -42,16 +43,16 @@ class Exported:
         self._transformers: dict[str, TransformerSession] = {}
 
     def open(self, graph: str, weights: str | None = None) -> Any:
-        """A session of a graph whose files are what was exported; CogViewError."""
+        """Open a session of a graph; raises CogViewError if its files are damaged."""
         path = self.manifest.checked(self.folder, graph, *([weights] if weights else []))
         try:
             return self._runtime.InferenceSession(path, self._options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of ONNX Runtime's own kinds, which have no name to import
+        except Exception as error:  # ONNX Runtime's exceptions cannot be imported by name
             reason = " ".join(str(error).split())
             raise CogViewError(f"{path}: ONNX Runtime cannot read it ({reason:.200})") from error
 
     def transformer(self, role: str) -> TransformerSession:
-        """A role's transformer, opened once."""
+        """The transformer of a role; opened once."""
         if role not in self._transformers:
             self._transformers[role] = TransformerSession(self, self.manifest.transformers[role])
         return self._transformers[role]
@@ -64,26 +65,26 @@ class Exported:
 
     @cached_property
     def clusters(self) -> Ids | None:
-        """(codes,) int64, the cluster of each image code, where the family has any."""
-        found = self.manifest.clusters
-        return None if found is None else np.array(found, dtype=np.int64)
+        """(codes,) int64, the cluster of each image code; None if the family has no clusters."""
+        clusters = self.manifest.clusters
+        return None if clusters is None else np.array(clusters, dtype=np.int64)
 
     # ----------------------------------------------------------------------------------------- images
 
     def decode(self, codes: Ids) -> Floats:
-        """The image (3, H, W), nominally in [0, 1], of codes (rows, columns)."""
-        found: Floats = self._decoder.run(None, {"codes": codes[None].astype(np.int32)})[0][0]
-        return found
+        """Decode codes (rows, columns) to an image (3, H, W), nominally in [0, 1]."""
+        image: Floats = self._decoder.run(None, {"codes": codes[None].astype(np.int32)})[0][0]
+        return image
 
     def encode(self, pixels: Floats) -> tuple[Floats, Ids]:
-        """Vectors (rows, columns, dim) and codes (rows, columns) of an image (3, H, W) in [0, 1]."""
+        """Encode an image (3, H, W) in [0, 1] to vectors (rows, columns, dim) and codes (rows, columns)."""
         vectors, codes = self._encoder.run(["vectors", "codes"], {"images": pixels[None]})
         return vectors[0], codes[0].astype(np.int64)
 
     def distances(self, vectors: Floats) -> Floats:
         """Squared distances (m, codes) of vectors (m, dim) to every code."""
-        found: Floats = self._distances.run(None, {"vectors": vectors})[0]
-        return found
+        distances: Floats = self._distances.run(None, {"vectors": vectors})[0]
+        return distances
 
     @cached_property
     def _decoder(self) -> Any:
@@ -102,7 +103,7 @@ class Exported:
 
 
 class TransformerSession:
-    """A transformer's graphs, opened; ``files`` gives its shape."""
+    """The opened graphs of a transformer; ``files`` holds its shape."""
 
     def __init__(self, exported: Exported, files: TransformerFiles) -> None:
         self.files, self._exported = files, exported
@@ -113,31 +114,32 @@ class TransformerSession:
         self.caches = caches
 
     def run(self, feed: Feed) -> tuple[Floats, dict[str, Floats]]:
-        """Hidden states (rows, tokens, h), and new keys and values by the names of their caches."""
+        """Run the graph; returns hidden states (rows, tokens, h), and new keys and values by cache name."""
         hidden, *new = self._graph.run(self._outputs, feed)
         return hidden, dict(zip(self.caches, new, strict=True))
 
-    def whole(self, ids: Ids, positions: Ids, seen: NDArray[np.bool_]) -> Floats:
-        """Hidden states (tokens, h) of one sequence that is read at once, without a cache.
+    def forward(self, ids: Ids, positions: Ids, mask: NDArray[np.bool_]) -> Floats:
+        """Hidden states (tokens, h) of one complete sequence, without a cache.
 
         Args:
-            ids, positions: (tokens,); seen: (tokens, tokens), who sees whom.
+            ids, positions: (tokens,).
+            mask: (tokens, tokens), True where a query attends to a key.
         """
-        files, mask = self.files, np.full((1, len(ids), 1 + len(ids)), -np.inf, dtype=np.float32)
-        mask[0, :, 1:][seen] = 0
-        shape = (1, files.attention_heads, files.head_dim, 1)  # of a cache whose one place nobody sees
+        files, bias = self.files, np.full((1, len(ids), 1 + len(ids)), -np.inf, dtype=np.float32)
+        bias[0, :, 1:][mask] = 0
+        shape = (1, files.attention_heads, files.head_dim, 1)  # a cache with one masked slot
         empty = np.zeros(shape, dtype=np.float32)
         feed = {name: empty if name.startswith("keys") else empty.swapaxes(2, 3) for name in self.caches}
         feed |= {"ids": ids[None].astype(np.int32), "positions": positions[None].astype(np.int32)}
-        found: Floats = self._graph.run(["hidden"], feed | {"mask": mask})[0][0]
-        return found
+        hidden: Floats = self._graph.run(["hidden"], feed | {"mask": bias})[0][0]
+        return hidden
 
     def logits(self, head: str, hidden: Floats) -> Floats:
-        """Logits (m, ids) of a head from states (m, h)."""
+        """Logits (m, ids) of a head for hidden states (m, h)."""
         if head not in self._heads:
             self._heads[head] = self._exported.open(self.files.heads[head].graph)
-        found: Floats = self._heads[head].run(None, {"hidden": hidden})[0]
-        return found
+        logits: Floats = self._heads[head].run(None, {"hidden": hidden})[0]
+        return logits
 
     def first_id(self, head: str) -> int:
         """The id of a head's first column."""
