@@ -166,20 +166,20 @@ def _facts(
 ) -> HeadFacts:
     rows, columns = layout.grid
     first = columns * FIRST_ROWS
-    given = attention[list(layout.codes)]  # (codes, L)
-    between = given[:, list(layout.codes)].numpy()  # (codes, codes)
+    from_codes = attention[list(layout.codes)]  # (codes, L)
+    between = from_codes[:, list(layout.codes)].numpy()  # (codes, codes)
     return HeadFacts(
         layer=layer,
         head=head,
         map=received(between).reshape(rows, columns),
-        words=np.stack([given[:, list(word)].sum(1).numpy().reshape(rows, columns) for word in words])
+        words=np.stack([from_codes[:, list(word)].sum(1).numpy().reshape(rows, columns) for word in words])
         if words
         else np.zeros((0, rows, columns), dtype=np.float32),
         offsets=by_offset(between),
-        separators=float(given[:, list(layout.separators)].sum(1).mean()),
-        text=float(given[:, list(layout.text)].sum(1).mean()) if layout.text else 0.0,
+        separators=float(from_codes[:, list(layout.separators)].sum(1).mean()),
+        text=float(from_codes[:, list(layout.text)].sum(1).mean()) if layout.text else 0.0,
         first_rows=float(between[first:, :first].sum(1).mean()) if rows > FIRST_ROWS else 0.0,
-        effective=float(torch.special.entr(given).sum(1).mean().exp()),
+        effective=float(torch.special.entr(from_codes).sum(1).mean().exp()),
         column=column_share(between, columns),
         matrix=pooled(between),
         scores={name: _range(scores, mask, q, k) for name, (q, k) in _pairs(layout).items() if q and k},

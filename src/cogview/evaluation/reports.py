@@ -16,13 +16,13 @@ PACKAGES = ("torch", "numpy", "pillow")
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that affect the numbers."""
-    found = {"python": platform.python_version(), "cogview": cogview.__version__}
+    packages = {"python": platform.python_version(), "cogview": cogview.__version__}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            packages[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            packages[name] = "not installed"
+    return packages
 
 
 def write_report(report: Config, path: Path) -> None:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 COLOURS = ("#0f766e", "#d97706", "#6d5bd0", "#be3455", "#4b7bb5", "#7c8a3a", "#8a5a44", "#5f6b6d")
 EXAMPLES, THUMBNAIL = 12, 200
 METHOD = (
-    "Counted are raters who answered everything and whose chosen best pictures had the highest overall score "
-    "of their group (alone or tied) in more than {threshold:.0%} of groups. Thin error bars: sample standard "
-    "deviation of single scores, as in the paper's Figure 10. Thick bars and intervals in brackets: 95 % "
-    "percentile intervals of {resamples:,} bootstrap resamples over raters. A share of best is taken of the "
-    "groups in which the model was shown."
+    "Raters count if they answered everything and the images that they chose as best had the highest overall "
+    "score of their group (alone or tied) in more than {threshold:.0%} of groups. Thin error bars: sample "
+    "standard deviation of single scores, as in the paper's figure 10. Thick bars and intervals in brackets: "
+    "95 % percentile intervals of {resamples:,} bootstrap resamples over raters. The share of best choices "
+    "is relative to the groups in which the model was shown."
 )
 
 

@@ -1,9 +1,8 @@
 """Storage of answers in SQLite: immediate, atomic writes by any number of concurrent raters.
 
-The database is in WAL mode with full synchronization: an answer that is reported as saved survives ``kill
--9`` and power loss. Each answer has one row; posting the same answer again changes nothing, another one
-replaces it. Tokens are not stored: a rater's token is their number and an HMAC of it with the folder's
-secret.
+The database is in WAL mode with full synchronization: an answer that is reported as saved survives SIGKILL
+and power loss. Each answer has one row; posting the same answer again changes nothing, another one replaces
+it. Tokens are not stored: a rater's token is their number and an HMAC of it with the folder's secret.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Experiments: what is generated for which prompts, and which judge reads the images."""
+"""Experiments: generate images for prompts and score them with a judge."""

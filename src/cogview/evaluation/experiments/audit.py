@@ -5,8 +5,7 @@ of its values are reported with Wilson intervals, under up to three conditions:
 
 - ``as asked``    the prompts name no value: the model's preferences (figure 15);
 - ``with words``  the same prompts with word replacing by a table (:mod:`cogview.generation.fairness`),
-    compared
-                  with the table's target shares;
+                  compared with the table's target shares;
 - ``stated``      prompts that name a value: how many images show it.
 
 Word replacing can reach its target shares only as far as stated values are generated and the classifier reads
@@ -90,7 +89,7 @@ class Reading(Config):
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if sum(proportion.count for proportion in self.proportions.values()) != self.pictures:
-            raise ValueError("the counts do not add up to the number of pictures")
+            raise ValueError("the counts do not add up to the number of images")
         return self
 
 
@@ -140,8 +139,9 @@ def evaluate_fairness(
     """Generate, classify and count.
 
     Args:
-        tables: by set, for the condition ``with words``. corpus: if given, also report the shares in its
-        training images and the classifier's accuracy on others.
+        tables: by set, for the condition ``with words``.
+        corpus: if given, also report the shares in its training images and the classifier's accuracy on
+            others.
 
     Raises:
         CogViewError: the classifier does not know a style, attribute or value, or a table lacks the

@@ -122,8 +122,9 @@ def texts_of(record: Record, styled: bool) -> list[tuple[str, str]]:
     kinds = ("plain", "styled") if styled else ("plain",)
     captions = [(c.text, language_of(c.text, c.language)) for c in record.captions if c.kind in kinds]
     if not captions and isinstance(record.image, Path) and not record.problem:
-        made = read_provenance(record.image) if record.image.suffix.lower() == ".png" else None
-        captions = [(made.prompt, language_of(made.prompt))] if made and made.prompt.strip() else []
+        provenance = read_provenance(record.image) if record.image.suffix.lower() == ".png" else None
+        prompt = provenance.prompt if provenance else ""
+        captions = [(prompt, language_of(prompt))] if prompt.strip() else []
     if not captions:
         raise CogViewError(
             f"{record.place}: {record.problem or 'no caption'}; write one beside the image (NAME.txt)"

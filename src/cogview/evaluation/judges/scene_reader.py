@@ -182,7 +182,7 @@ class SceneReader:
         ]
         _, probabilities = self.network.things.read(crops)
         names, rows = self.config.things.things, iter(probabilities)
-        found = []
+        by_image = []
         for image, image_boxes, image_candidates in zip(images, boxes, candidates, strict=True):
             detections = []
             for box, candidate in zip(image_boxes, image_candidates, strict=True):
@@ -190,8 +190,8 @@ class SceneReader:
                 best = int(row.argmax())
                 score = candidate.score * float(row[best])
                 detections.append(Detection(names[best], box, score, box_colour(image, box)))
-            found.append(sorted(detections, key=lambda detection: -detection.score))
-        return found
+            by_image.append(sorted(detections, key=lambda detection: -detection.score))
+        return by_image
 
     def save(self, directory: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""

@@ -78,8 +78,8 @@ class AlignmentScorerTask(Task):
         config: ScorerConfig | None = None,
     ) -> None:
         super().__init__(recipe)
-        given = {"text": text, "data": data, "config": config}
-        self.__dict__.update({name: value for name, value in given.items() if value is not None})
+        overrides = {"text": text, "data": data, "config": config}
+        self.__dict__.update({name: value for name, value in overrides.items() if value is not None})
 
     @cached_property
     def text(self) -> TextTokenizer:

@@ -1,1 +1,1 @@
-"""What is measured: distances of sets of images, shares with intervals, colours, the rules of scenes."""
+"""Metrics: distances between sets of images, accuracies with intervals, colour names, rules for scenes."""

@@ -249,23 +249,22 @@ def _metric(name: str, width: int, **settings: Any) -> Any:
     return metric
 
 
-def fid(real: NDArray[Any], drawn: NDArray[Any]) -> float:
+def fid(real: NDArray[Any], generated: NDArray[Any]) -> float:
     """Fréchet distance of two sets of features (n, d), in float64 (Heusel et al., 2017)."""
     metric = _metric("fid", real.shape[1])
     metric.update(_double(real), real=True)
-    metric.update(_double(drawn), real=False)
+    metric.update(_double(generated), real=False)
     return float(metric.compute())
 
 
-def kid(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
+def kid(real: NDArray[Any], generated: NDArray[Any], plan: DistributionPlan) -> Value:
     """Unbiased squared MMD, cubic kernel: mean and deviation over subsets (Binkowski et al., 2018)."""
-    size = min(plan.subset_size, len(real), len(drawn))
-    subsets = (
-        1 if size == len(real) == len(drawn) else plan.subsets
-    )  # otherwise all subsets are the full sets
+    size = min(plan.subset_size, len(real), len(generated))
+    full = size == len(real) == len(generated)  # every subset would be the full sets
+    subsets = 1 if full else plan.subsets
     metric = _metric("kid", real.shape[1], subsets=subsets, subset_size=size)
     metric.update(_double(real), real=True)
-    metric.update(_double(drawn), real=False)
+    metric.update(_double(generated), real=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         mean, deviation = metric.compute()
@@ -292,7 +291,7 @@ def _double(array: NDArray[Any]) -> Tensor:
 
 def compare_pictures(
     reference: ImageSet,
-    drawn: ImageSet,
+    generated: ImageSet,
     plan: DistributionPlan,
     extractor: Extractor,
     work: Path,
@@ -303,27 +302,29 @@ def compare_pictures(
     """Compute all metrics of a plan; None while other parts are missing (see :func:`describe`).
 
     Raises:
-        CogViewError: a set has fewer than two images or a broken one, or, unless ``any_size``, ``drawn`` has
-            images of several sizes, so that they are not of one model.
+        CogViewError: a set has fewer than two images or a broken one, or, unless ``any_size``, the generated
+            images have several sizes, so that they are not of one model.
     """
-    for images in (reference, drawn):
+    for images in (reference, generated):
         if len(images) < 2:
             raise CogViewError(f"{images.where}: {len(images)} image; a distribution needs 2 or more")
-    if len(sizes := drawn.sizes) > 1 and not any_size:
+    if len(sizes := generated.sizes) > 1 and not any_size:
         raise CogViewError(
-            f"{drawn.where}: images of several sizes ({sizes[0]}, {sizes[1]}), so not of one model; "
+            f"{generated.where}: images of several sizes ({sizes[0]}, {sizes[1]}), so not of one model; "
             "remove the others, or allow it with --any-size"
         )
     extracted = {}
     for blur in plan.blurs:
         shape = Shape(plan.canvas, extractor.size, blur, plan.resample)
-        extracted[blur] = [describe(s, extractor, shape, work, progress, part) for s in (reference, drawn)]
+        extracted[blur] = [
+            describe(s, extractor, shape, work, progress, part) for s in (reference, generated)
+        ]
     figures: dict[str, Value] = {}
     for blur, (real, other) in extracted.items():
         if real is None or other is None:
             return None
         figures |= _figures(real, other, plan, extractor.name, f"{blur:g}")
-    facts = set_facts(drawn)
+    facts = set_facts(generated)
     manifest = Manifest(
         plan=plan,
         extractor=extractor.name,
@@ -337,31 +338,31 @@ def compare_pictures(
 
 
 def _figures(
-    real: SetFeatures, drawn: SetFeatures, plan: DistributionPlan, name: str, blur: str
+    real: SetFeatures, generated: SetFeatures, plan: DistributionPlan, name: str, blur: str
 ) -> dict[str, Value]:
     figures = {}
     if "fid" in plan.metrics:
-        figures[f"{name}-FID-{blur}"] = _fid_value(real.features, drawn.features, plan)
+        figures[f"{name}-FID-{blur}"] = _fid_value(real.features, generated.features, plan)
     if "kid" in plan.metrics:
-        figures[f"{name}-KID-{blur}"] = _kid_value(real.features, drawn.features, plan)
+        figures[f"{name}-KID-{blur}"] = _kid_value(real.features, generated.features, plan)
     if "is" in plan.metrics and blur == "0":
-        figures[f"{name}-IS"] = _score_value(drawn.probabilities, plan)
+        figures[f"{name}-IS"] = _score_value(generated.probabilities, plan)
         figures[f"{name}-IS of the reference"] = _score_value(real.probabilities, plan)
     return figures
 
 
-def _fid_value(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
-    value = Value(value=fid(real, drawn))
+def _fid_value(real: NDArray[Any], generated: NDArray[Any], plan: DistributionPlan) -> Value:
+    value = Value(value=fid(real, generated))
     if not plan.bootstrap:
         return value
-    return value.within(intervals.frechet_interval(real, drawn, value.value, plan.bootstrap, plan.seed))
+    return value.within(intervals.frechet_interval(real, generated, value.value, plan.bootstrap, plan.seed))
 
 
-def _kid_value(real: NDArray[Any], drawn: NDArray[Any], plan: DistributionPlan) -> Value:
-    value = kid(real, drawn, plan)
+def _kid_value(real: NDArray[Any], generated: NDArray[Any], plan: DistributionPlan) -> Value:
+    value = kid(real, generated, plan)
     if not plan.bootstrap:
         return value
-    return value.within(intervals.mmd_interval(real, drawn, value.value, plan.bootstrap, plan.seed))
+    return value.within(intervals.mmd_interval(real, generated, value.value, plan.bootstrap, plan.seed))
 
 
 def _score_value(probabilities: NDArray[Any], plan: DistributionPlan) -> Value:

@@ -1,7 +1,7 @@
 """Sets of images to compare: a folder of files, or the rows of a Parquet corpus.
 
-A set has a fixed order and a fingerprint over the bytes of its files, so that two measurements can be
-compared only if they are of the same images.
+A set has a fixed order and a fingerprint over the bytes of its files, which shows whether two people measured
+the same images.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ names.
 
 Preprocessing affects the figures, so there are two, each bit-exact with the implementation it is named after:
 ``pytorch-fid`` (half-pixel bilinear resizing of [0, 1]) and ``tensorflow`` (the resizing inside the original
-graph, as in torch-fidelity). The Inception Score uses the logits without the bias, as the original code.
+graph, as in torch-fidelity). The Inception Score uses the class logits without bias, as the original code.
 """
 
 from __future__ import annotations
@@ -243,16 +243,16 @@ def _expected() -> dict[str, Tensor]:
 
 def _checked(state: object, where: str) -> dict[str, Tensor]:
     """The network's weights in ``state``; a CogViewError names the first difference."""
-    given = state if isinstance(state, dict) else {}
-    found = {
+    entries = state if isinstance(state, dict) else {}
+    weights = {
         str(name): x
-        for name, x in given.items()
+        for name, x in entries.items()
         if isinstance(x, Tensor) and not str(name).endswith("num_batches_tracked")
     }
     expected = _expected()
-    unknown = next((name for name in found if name not in expected), None)
-    missing = next((name for name in expected if name not in found), None)
-    misshapen = next((n for n in expected if n in found and found[n].shape != expected[n].shape), None)
+    unknown = next((name for name in weights if name not in expected), None)
+    missing = next((name for name in expected if name not in weights), None)
+    misshapen = next((n for n in expected if n in weights and weights[n].shape != expected[n].shape), None)
     reason = None
     if missing:
         reason = f"it has no {missing}"
@@ -260,13 +260,13 @@ def _checked(state: object, where: str) -> dict[str, Tensor]:
         reason = f"it has {unknown}"
         reason += ", as torchvision's Inception v3" if "Aux" in unknown else ""
     elif misshapen:
-        reason = f"{misshapen} is {tuple(found[misshapen].shape)}, not {tuple(expected[misshapen].shape)}"
+        reason = f"{misshapen} is {tuple(weights[misshapen].shape)}, not {tuple(expected[misshapen].shape)}"
     if reason:
         raise CogViewError(
             f"{where}: not the Inception network of FID ({reason}); "
             f"get pt_inception-2015-12-05-{PUBLISHED}.pth"
         )
-    return {name: x.float().contiguous() for name, x in found.items()}
+    return {name: x.float().contiguous() for name, x in weights.items()}
 
 
 def import_inception(source: str | Path, out: str | Path) -> bool:

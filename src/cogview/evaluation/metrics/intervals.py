@@ -56,10 +56,10 @@ def around(value: float, samples: Array, least: float = -np.inf) -> tuple[float,
 
 
 def frechet(
-    real: Array, drawn: Array, real_weights: Array | None = None, drawn_weights: Array | None = None
+    real: Array, generated: Array, real_weights: Array | None = None, generated_weights: Array | None = None
 ) -> float:
     """Squared Fréchet distance of Gaussians fitted to features (n, d) and (m, d), optionally weighted."""
-    (mean, root), (other_mean, other) = _moments(real, real_weights), _moments(drawn, drawn_weights)
+    (mean, root), (other_mean, other) = _moments(real, real_weights), _moments(generated, generated_weights)
     common = np.linalg.svd(root @ other.T, compute_uv=False).sum()
     distance = ((mean - other_mean) ** 2).sum() + (root**2).sum() + (other**2).sum() - 2 * common
     return float(max(0.0, distance))
@@ -76,10 +76,12 @@ def _moments(features: Array, weights: Array | None) -> tuple[Array, Array]:
     return mean, root if len(root) <= root.shape[1] else np.asarray(np.linalg.qr(root, mode="r"))
 
 
-def frechet_interval(real: Array, drawn: Array, value: float, times: int, seed: int) -> tuple[float, float]:
+def frechet_interval(
+    real: Array, generated: Array, value: float, times: int, seed: int
+) -> tuple[float, float]:
     """The interval of a Fréchet distance, both sets resampled."""
-    pairs = zip(weights(len(real), times, seed), weights(len(drawn), times, seed + 1), strict=True)
-    return around(value, np.array([frechet(real, drawn, a, b) for a, b in pairs]), 0.0)
+    pairs = zip(weights(len(real), times, seed), weights(len(generated), times, seed + 1), strict=True)
+    return around(value, np.array([frechet(real, generated, a, b) for a, b in pairs]), 0.0)
 
 
 # ------------------------------------------------------------------------------------------------- KID
@@ -92,17 +94,17 @@ def kernel(a: Array, b: Array) -> Array:
 
 
 def mmd(
-    real: Array, drawn: Array, real_weights: Array | None = None, drawn_weights: Array | None = None
+    real: Array, generated: Array, real_weights: Array | None = None, generated_weights: Array | None = None
 ) -> Array:
     """Unbiased squared MMD of features (n, d), (m, d) for each row of weights (times, n) and (times, m)."""
-    real, drawn = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
+    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     a = np.ones((1, len(real))) if real_weights is None else real_weights
-    b = np.ones((1, len(drawn))) if drawn_weights is None else drawn_weights
+    b = np.ones((1, len(generated))) if generated_weights is None else generated_weights
     across = np.zeros(len(a))
     for rows in _blocks(len(real)):
-        across += ((a[:, rows] @ kernel(real[rows], drawn)) * b).sum(1)
+        across += ((a[:, rows] @ kernel(real[rows], generated)) * b).sum(1)
     between: Array = across / (a.sum(1) * b.sum(1))
-    return _within(real, a) + _within(drawn, b) - 2 * between
+    return _within(real, a) + _within(generated, b) - 2 * between
 
 
 def _within(features: Array, weights: Array) -> Array:
@@ -121,10 +123,10 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
 
-def mmd_interval(real: Array, drawn: Array, value: float, times: int, seed: int) -> tuple[float, float]:
+def mmd_interval(real: Array, generated: Array, value: float, times: int, seed: int) -> tuple[float, float]:
     """The interval of a squared MMD, both sets resampled."""
     return around(
-        value, mmd(real, drawn, weights(len(real), times, seed), weights(len(drawn), times, seed + 1))
+        value, mmd(real, generated, weights(len(real), times, seed), weights(len(generated), times, seed + 1))
     )
 
 
