@@ -1,5 +1,5 @@
-// Comfort on top of pages that work without it: an answer is sent in the background, kept and sent again while
-// the server is away; a draft outlives a closed tab; digits rate.
+// Progressive enhancement of pages that also work without scripts: answers are sent in the background and retried
+// while the server is unreachable; drafts survive a closed tab; digit keys select scores.
 "use strict";
 (() => {
   const form = document.querySelector("form[data-save]");
@@ -37,7 +37,7 @@
       tell(document.body.dataset.offline);
       setTimeout(() => send(tries + 1), Math.min(1000 * 1.5 ** tries, 15000));
     } else {
-      form.submit(); // the page that comes back says what is wrong
+      form.submit(); // the server's page shows the problem
     }
   }
   form.addEventListener("submit", (event) => {
