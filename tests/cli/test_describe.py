@@ -128,7 +128,7 @@ def test_best_of_is_told_in_the_file(run: Callable[..., list[str]], tmp_path: Pa
         (["score", "IMAGE", "--texts", "none.txt"], "none.txt: cannot be read"),
         (["rerank", "a cat"], "give a prompt in quotes and its images"),
         (["rerank", "IMAGE", "IMAGE"], "the prompt comes first"),
-        (["caption", "FOLDER"], "a folder; name the pictures in it"),
+        (["caption", "FOLDER"], "a folder; name the images in it"),
         (["rerank", "--lines", "TEXT"], "line 1: expected a prompt and its images"),
         (["rerank", "a cat", "IMAGE", "--lines", "TEXT"], "not both"),
         (["rerank", "a cat", "IMAGE", "none.png"], "none.png: "),

@@ -157,7 +157,7 @@ def test_other_settings_or_files_need_a_restart(
 def test_nothing_usable_is_an_error(images: ImageTokenizer, texts: TextTokenizer, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"")
-    with pytest.raises(CogViewError, match="not one usable sample among 1 records"):
+    with pytest.raises(CogViewError, match="no usable sample among 1 records"):
         build(open_source(tmp_path / "in"), tmp_path / "out", images, texts, SETTINGS)
 
 
@@ -179,7 +179,7 @@ def test_a_cache_that_fails_leaves_the_one_before(source: Source, tmp_path: Path
     before = build_image_cache(source, out, Preprocessing(size=12)).index
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"")
-    with pytest.raises(CogViewError, match="not one usable picture"):
+    with pytest.raises(CogViewError, match="no usable image"):
         build_image_cache(open_source(tmp_path / "bad"), out, Preprocessing(size=12))
     assert ImageCache(out).index == before
     assert sorted(path.name for path in out.iterdir()) == ["images.bin", "images.json"]
@@ -211,7 +211,7 @@ def test_a_damaged_cache_is_one_line(source: Source, tmp_path: Path) -> None:
     pixels.write_bytes(pixels.read_bytes()[:-1])
     with pytest.raises(CogViewError, match="truncated"):
         ImageCache(tmp_path / "cache")
-    with pytest.raises(CogViewError, match="no picture cache"):
+    with pytest.raises(CogViewError, match="no image cache"):
         ImageCache(tmp_path / "nowhere")
 
 
@@ -245,7 +245,7 @@ def test_it_is_another_data_set_than_without(
     whole: TokenShards, doubled: TokenShards, source: Source, images: ImageTokenizer, texts: TextTokenizer
 ) -> None:
     assert whole.index.context_grid is None
-    with pytest.raises(CogViewError, match="no small pictures; build it again with --super-resolution"):
+    with pytest.raises(CogViewError, match="no small images; build it again with --super-resolution"):
         whole.context([0])
     other = LARGE.model_copy(update={"super_resolution": False})
     with pytest.raises(CogViewError, match="begun from other data"):

@@ -138,7 +138,7 @@ def test_what_a_folder_holds_besides_is_told(tmp_path: Path) -> None:
     assert (report.good, report.twins, report.orphans) == (4, 1, 2)
     assert report.conversions == {"turned upright (EXIF)": 1}
     said = "\n".join(report.lines())
-    assert "the same picture file again: 1" in said and "caption files without a picture: 2" in said
+    assert "duplicate image files: 1" in said and "caption files without an image: 2" in said
 
 
 def test_a_caption_that_is_not_utf8_says_how_to_convert_it(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_data_without_small_pictures(data: Path, tmp_path: Path) -> None:
     for path in data.glob("shard-00000"):
         (tmp_path / "shard-00000").symlink_to(path)
     (tmp_path / INDEX).write_text(json.dumps(plain))
-    with pytest.raises(CogViewError, match="no small pictures; build it again with --super-resolution"):
+    with pytest.raises(CogViewError, match="no small images; build it again with --super-resolution"):
         TransformerTask(recipe(tmp_path)).build()
 
 

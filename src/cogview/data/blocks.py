@@ -1,10 +1,10 @@
-"""Blocks: the pieces a build is cut into, each done by whoever comes to it and put together at the end.
+"""Blocks: the units of work of a build, processed by any number of workers and joined at the end.
 
-Block b holds the source's records b * n to (b + 1) * n - 1 and lies in ``shard-b`` with a ``block.json`` that
-says what was found. The directory is written under a name of its own and renamed, so a block is there whole
-or not at all, whoever wrote it and whatever was killed. :func:`join` makes one data set of all blocks: names
-get the same numbers everywhere, and of samples with one key only the first stays, so that the result does
-not depend on how many machines there were.
+Block b holds the source's records b * n to (b + 1) * n - 1, in ``shard-b`` with a report in ``block.json``.
+The directory is written under a temporary name and renamed, so a block is either complete or absent, even
+after a crash. :func:`join` combines all blocks into one data set: names get the same numbers everywhere, and
+of samples with the same key only the first is kept, so that the result does not depend on the number of
+workers.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ FILE, LOCK = "block.json", "joining.lock"
 
 
 class Names(Config):
-    """Languages, sources and splits in the order they were first met; their places are their numbers."""
+    """Languages, sources and splits in the order of their first occurrence; their indices are their
+    numbers."""
 
     languages: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
 
     def with_those_of(self, report: Report) -> Names:
-        """These, and behind them what a report has besides."""
+        """These names, followed by the new ones of a report."""
         return self.with_names(
             Names(
                 languages=tuple(report.captions), sources=tuple(report.sources), splits=tuple(report.splits)
@@ -58,20 +59,20 @@ class Names(Config):
         )
 
     def with_names(self, more: Names) -> Names:
-        """These, and behind them what is new in ``more``."""
+        """These names, followed by the new ones in ``more``."""
         mine, other = self.model_dump(), more.model_dump()
         return Names(**{field: tuple(dict.fromkeys([*mine[field], *other[field]])) for field in mine})
 
     def begin(self, others: Names) -> bool:
-        """Whether every name here has the same number there."""
+        """Whether every name has the same number in ``others``."""
         mine, theirs = self.model_dump(), others.model_dump()
         return all(theirs[field][: len(names)] == names for field, names in mine.items())
 
 
 class Block(Config):
-    """``block.json``: which records, by which plan, what became of them; entry: None where none is good.
+    """``block.json``: the records, the plan and the report of a block; entry: None if no record is good.
 
-    looks: difference hashes of the items, where near-duplicates are to be left out.
+    looks: difference hashes of the items, if near-duplicates are filtered.
     """
 
     version: Literal[1] = 1
@@ -86,7 +87,8 @@ class Block(Config):
 
 @dataclass(frozen=True)
 class Layout:
-    """What all blocks share: grid (rows, columns) of codes, of the small images' codes, integer types."""
+    """Properties that all blocks share: grids (rows, columns) of the images' and small images' codes, integer
+    types."""
 
     grid: tuple[int, int]
     context_grid: tuple[int, int] | None
@@ -94,69 +96,69 @@ class Layout:
     texts_type: Literal["uint8", "uint16", "uint32"]
 
     def named(self, names: Names) -> ShardLayout:
-        """With the numbers of the names."""
+        """The layout of a shard with these names."""
         return ShardLayout(self.grid, self.codes_type, self.texts_type, **names.model_dump())
 
 
 def block_name(number: int) -> str:
-    """The directory of a block."""
+    """The name of a block's directory."""
     return f"shard-{number:05d}"
 
 
 def is_done(out: Path, number: int) -> bool:
-    """Whether a block is there; brings back one whose exchange was cut short."""
-    place, old = out / block_name(number), out / f"{block_name(number)}.old"
-    if not place.exists() and (old / FILE).is_file():
-        old.rename(place)
-    return (place / FILE).is_file()
+    """Whether a block exists; restores one whose replacement was interrupted."""
+    path, old = out / block_name(number), out / f"{block_name(number)}.old"
+    if not path.exists() and (old / FILE).is_file():
+        old.rename(path)
+    return (path / FILE).is_file()
 
 
 def read_block(out: Path, number: int) -> Block:
-    """What ``block.json`` says."""
+    """Read ``block.json``."""
     return read_json(Block, out / block_name(number) / FILE)
 
 
 def write_block(out: Path, block: Block, items: Sequence[TokenItem], layout: Layout) -> Block:
-    """Write a block (its ``entry`` is filled in) and rename it into place; done by someone else, it stays."""
+    """Write a block (its ``entry`` is filled in) and rename it into place, unless another process did."""
     work = out / f"{block_name(block.number)}.part-{uuid.uuid4().hex[:8]}"
     work.mkdir()
-    done = _fill(work, block, items, layout)
-    place = out / block_name(block.number)
-    if not (place / FILE).is_file():  # what lies there without one was not finished
-        shutil.rmtree(place, ignore_errors=True)
+    written = _fill(work, block, items, layout)
+    path = out / block_name(block.number)
+    if not (path / FILE).is_file():  # without the file the directory is unfinished
+        shutil.rmtree(path, ignore_errors=True)
     try:
-        work.rename(place)
+        work.rename(path)
     except OSError:  # another process was faster
-        if not (place / FILE).is_file():
+        if not (path / FILE).is_file():
             raise
         shutil.rmtree(work)
-    return done
+    return written
 
 
 def _fill(work: Path, block: Block, items: Sequence[TokenItem], layout: Layout) -> Block:
     """Write a block's files into ``work``."""
-    done, name = block, block_name(block.number)
+    written, name = block, block_name(block.number)
     if items:
         entry = write_shard(work, name, items, layout.named(block.names))
         for file in (work / name).iterdir():
             file.rename(work / file.name)
         (work / name).rmdir()
-        done = block.model_copy(update={"entry": entry})
-    write_atomically(work / FILE, done.model_dump_json(indent=1) + "\n")
-    return done
+        written = block.model_copy(update={"entry": entry})
+    write_atomically(work / FILE, written.model_dump_json(indent=1) + "\n")
+    return written
 
 
-def _exchange(out: Path, block: Block, items: Sequence[TokenItem], layout: Layout) -> Block:
-    """Rewrite a block that is there already; at every moment the old or the new one is there."""
-    place, old = out / block_name(block.number), out / f"{block_name(block.number)}.old"
+def _replace(out: Path, block: Block, items: Sequence[TokenItem], layout: Layout) -> Block:
+    """Rewrite an existing block; at any time either the old or the new one exists."""
+    path, old = out / block_name(block.number), out / f"{block_name(block.number)}.old"
     work = out / f"{block_name(block.number)}.part-{uuid.uuid4().hex[:8]}"
     work.mkdir()
-    done = _fill(work, block.model_copy(update={"entry": None}), items, layout)
+    written = _fill(work, block.model_copy(update={"entry": None}), items, layout)
     shutil.rmtree(old, ignore_errors=True)
-    place.rename(old)
-    work.rename(place)
+    path.rename(old)
+    work.rename(path)
     shutil.rmtree(old)
-    return done
+    return written
 
 
 # ---------------------------------------------------------------------------------------------- joining
@@ -164,14 +166,14 @@ def _exchange(out: Path, block: Block, items: Sequence[TokenItem], layout: Layou
 
 @contextmanager
 def joining(out: Path) -> Iterator[bool]:
-    """Whether this process is the one that joins; the lock goes with the process, however it ends."""
+    """A context that yields whether this process joins the blocks; the lock is released when it ends."""
     lock = FileLock(out / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         yield False
         return
-    except OSError:  # a file system without locks: joining twice gives the same
+    except OSError:  # a file system without locks: joining twice has the same result
         pass
     try:
         yield True
@@ -182,29 +184,29 @@ def joining(out: Path) -> Iterator[bool]:
 def join(
     out: Path, blocks: int, layout: Layout, near: int | None = None
 ) -> tuple[tuple[ShardEntry, ...], Names, Report]:
-    """Make one data set of all blocks: the shards that hold something, the names, one report.
+    """Combine all blocks into one data set; returns the nonempty shards, the names and one report.
 
-    near: leave out images whose difference hashes are so near to an earlier one's.
+    near: drop images whose difference hash is within this distance of an earlier one's.
     """
     names, tally, entries = Names(), Tally(), list[ShardEntry]()
-    looks = None if near is None else Lookalikes(near)
-    twice = _repeated(out, blocks)
+    hashes = None if near is None else Lookalikes(near)
+    repeated = _repeated(out, blocks)
     seen: set[str] = set()
     for number in range(blocks):
         block = read_block(out, number)
         names = names.with_names(block.names)
-        again = {key: DUPLICATE for key in _keys(out, block) if key in seen} if twice else {}
-        seen.update(key for key in _keys(out, block) if key in twice)
-        if looks is not None and block.entry is not None:
-            for key, look in zip(_keys(out, block), block.looks, strict=True):
-                if key not in again and looks.meets(look):
-                    again[key] = LOOKALIKE
-        if again or not block.names.begin(names):
-            block = _adapt(out, block, names, again, layout)
+        duplicates = {key: DUPLICATE for key in _keys(out, block) if key in seen} if repeated else {}
+        seen.update(key for key in _keys(out, block) if key in repeated)
+        if hashes is not None and block.entry is not None:
+            for key, value in zip(_keys(out, block), block.looks, strict=True):
+                if key not in duplicates and hashes.meets(value):
+                    duplicates[key] = LOOKALIKE
+        if duplicates or not block.names.begin(names):
+            block = _adapt(out, block, names, duplicates, layout)
         tally.include(block.report)
         entries += [block.entry] if block.entry else []
-    for left in out.glob("shard-*.part*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for unfinished in out.glob("shard-*.part*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     return tuple(entries), names, tally.report()
 
 
@@ -215,17 +217,17 @@ def _keys(out: Path, block: Block) -> list[str]:
 
 
 def _repeated(out: Path, blocks: int) -> set[str]:
-    """Keys that come more than once, found by hashes: eight bytes a sample, not the keys themselves."""
+    """Keys that occur more than once; only hashes are kept in memory, eight bytes per sample."""
     hashes = [_hashes(_keys(out, read_block(out, number))) for number in range(blocks)]
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    often = values[counts > 1]
-    if not len(often):
+    repeated = values[counts > 1]
+    if not len(repeated):
         return set()
     found: set[str] = set()
     for number, part in enumerate(hashes):
-        places = np.flatnonzero(np.isin(part, often))
-        keys = _keys(out, read_block(out, number)) if len(places) else []
-        found.update(keys[place] for place in places)
+        indices = np.flatnonzero(np.isin(part, repeated))
+        keys = _keys(out, read_block(out, number)) if len(indices) else []
+        found.update(keys[index] for index in indices)
     return found
 
 
@@ -234,58 +236,57 @@ def _hashes(keys: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(data, "<u8")
 
 
-def _adapt(out: Path, block: Block, names: Names, again: Mapping[str, str], layout: Layout) -> Block:
-    """Rewrite a block with the data set's numbers and without some samples, by key and why."""
+def _adapt(out: Path, block: Block, names: Names, duplicates: Mapping[str, str], layout: Layout) -> Block:
+    """Rewrite a block with the data set's numbers and without duplicates (key to reason)."""
     items = list(read_items(out, block, layout))
-    kept = [item for item in items if item.key not in again]
-    looks = tuple(look for item, look in zip(items, block.looks, strict=False) if item.key not in again)
-    report = _without(block.report, [(item, again[item.key]) for item in items if item.key in again])
+    kept = [item for item in items if item.key not in duplicates]
+    looks = tuple(look for item, look in zip(items, block.looks, strict=False) if item.key not in duplicates)
+    dropped = [(item, duplicates[item.key]) for item in items if item.key in duplicates]
+    report = _without(block.report, dropped)
     changed = {"names": names, "report": report, "looks": looks}
-    return _exchange(out, block.model_copy(update=changed), kept, layout)
+    return _replace(out, block.model_copy(update=changed), kept, layout)
 
 
 def _without(report: Report, items: Sequence[tuple[TokenItem, str]]) -> Report:
-    """The report after some of its good samples turned out to be duplicates, or near ones."""
+    """The report with some of its good samples counted as duplicates or near-duplicates."""
     tally = Tally.resume(report)
     for item, reason in items:
         tally.good -= 1
         tally.captions.subtract(caption.language for caption in item.captions)
         tally.sources[item.source] -= 1
         tally.splits[item.split] -= 1
-        said = f"{item.key!r} was there before" if reason == DUPLICATE else NEAR
-        tally.reject(Rejection(key=item.key, place=item.key, reason=reason, message=said))
-    found = tally.report()
-    kept = {
-        name: {key: count for key, count in getattr(found, name).items() if count}
+        message = f"{item.key!r} was there before" if reason == DUPLICATE else NEAR
+        tally.reject(Rejection(key=item.key, place=item.key, reason=reason, message=message))
+    updated = tally.report()
+    nonzero = {
+        name: {key: count for key, count in getattr(updated, name).items() if count}
         for name in ("captions", "sources", "splits")
     }
-    return found.model_copy(update=kept)
+    return updated.model_copy(update=nonzero)
 
 
 def read_items(directory: Path, block: Block, layout: Layout) -> Iterator[TokenItem]:
-    """The items of one block, read from its own files alone."""
+    """The items of one block, read from its files."""
     if block.entry is None:
         return
-    place, entry = directory / block.entry.name, block.entry
+    path, entry = directory / block.entry.name, block.entry
     table, rows = (
-        np.fromfile(place / f"{name}.bin", kind) for name, kind in (("captions", CAPTION), ("items", ITEM))
+        np.fromfile(path / f"{name}.bin", kind) for name, kind in (("captions", CAPTION), ("items", ITEM))
     )
-    texts = np.fromfile(place / "texts.bin", layout.texts_type)
-    codes = np.fromfile(place / "codes.bin", layout.codes_type).reshape(entry.items, -1).astype(np.int64)
+    texts = np.fromfile(path / "texts.bin", layout.texts_type)
+    codes = np.fromfile(path / "codes.bin", layout.codes_type).reshape(entry.items, -1).astype(np.int64)
     small = None
     if layout.context_grid:
-        small = (
-            np.fromfile(place / "context.bin", layout.codes_type).reshape(entry.items, -1).astype(np.int64)
-        )
+        small = np.fromfile(path / "context.bin", layout.codes_type).reshape(entry.items, -1).astype(np.int64)
     keys, names = _keys(directory, block), block.names
     for number, (key, row) in enumerate(zip(keys, rows, strict=True)):
         captions = tuple(
             TokenCaption(
-                tuple(texts[found["first"] : found["first"] + found["length"]].tolist()),
-                names.languages[found["language"]],
-                KINDS[found["kind"]],
+                tuple(texts[caption["first"] : caption["first"] + caption["length"]].tolist()),
+                names.languages[caption["language"]],
+                KINDS[caption["kind"]],
             )
-            for found in islice(table, int(row["first"]), int(row["first"]) + int(row["captions"]))
+            for caption in islice(table, int(row["first"]), int(row["first"]) + int(row["captions"]))
         )
         context = None if small is None else small[number]
         yield TokenItem(

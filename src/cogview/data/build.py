@@ -1,16 +1,16 @@
-"""Samples to token shards: decode, cut square, encode images and captions, write (`cogview data build`).
+"""Samples to token shards: decode, crop to squares, encode images and captions, write (`cogview data build`).
 
-The source's records are cut into blocks of a fixed number (:mod:`~cogview.data.blocks`). Each becomes a shard
-that is written under a temporary name and renamed, so a build that stopped, at whatever moment, goes on with
-the blocks that are missing. Any number of ranks share the blocks out; each does its own, and the one that
-finds all of them done puts the data set together. Every good record ends in exactly one shard, and the result
-is the same however many ranks and processes there were and however often they were killed. ``index.json`` is
-written last, so a half-built data set cannot be mistaken for a whole one.
+The source's records are divided into blocks of fixed size (:mod:`~cogview.data.blocks`). Each becomes a shard
+that is written under a temporary name and renamed, so an interrupted build continues with the missing blocks.
+Any number of ranks share the blocks; the rank that finds all of them complete joins them. Every good record
+is in exactly one shard, and the result does not depend on the number of ranks and processes or on
+interruptions. ``index.json`` is written last, so an unfinished data set cannot be mistaken for a complete
+one.
 
-For super-resolution (CogView, section 3.1) each image is tokenised twice, large and small, and both kinds
-of codes stand side by side. The paper crops regions of the base size first; here an image may also stay
-whole at twice that size, and training takes windows of it with the part of the small image under them,
-which is what the sliding window does when it draws.
+For super-resolution (CogView, section 3.1) each image is encoded twice, large and small, and both kinds of
+codes are stored. The paper first crops regions of the base size; here an image may also be kept entirely at
+twice that size, and training takes windows of it with the corresponding part of the small image, as the
+sliding window does at inference.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ from cogview.vocabulary import Vocabulary
 JOURNAL = "build.json"
 REPORT = "report.json"
 Progress = Callable[[int, int], None]
-Spread = Callable[[Sequence[int]], Iterable[int]]  # numbers of blocks -> records of those that are done
+Spread = Callable[[Sequence[int]], Iterable[int]]  # block numbers -> record count of each finished block
 
 
 class ImageEncoder(Protocol):
-    """The part of :class:`cogview.tokenizers.vqvae.ImageTokenizer` a build uses."""
+    """The part of :class:`cogview.tokenizers.vqvae.ImageTokenizer` that a build uses."""
 
     @property
     def codes(self) -> int: ...
@@ -74,7 +74,7 @@ class ImageEncoder(Protocol):
 
 
 class TextEncoder(Protocol):
-    """The part of :class:`cogview.tokenizers.text.TextTokenizer` a build uses."""
+    """The part of :class:`cogview.tokenizers.text.TextTokenizer` that a build uses."""
 
     @property
     def pieces(self) -> int: ...
@@ -85,12 +85,12 @@ class TextEncoder(Protocol):
 
 
 class BuildSettings(Config):
-    """How a data set is built. ``shard_records`` records of the source go into a shard.
+    """How a data set is built.
 
-    super_resolution: tokenise each image small too, ``scale`` times smaller a side; images smaller than
-    ``preprocessing.size`` show no details to learn and are refused. workers: processes that
-    decode (0: this one, without limits of time and memory). ``batch`` and ``workers`` do not change the
-    result.
+    shard_records: records of the source per shard. super_resolution: also encode each image with sides
+    ``scale`` times smaller; images smaller than ``preprocessing.size`` have no detail to learn and are
+    rejected. workers: number of decoding processes (0: decode in this one, without limits of time and
+    memory). ``batch`` and ``workers`` do not change the result.
     """
 
     preprocessing: Preprocessing
@@ -103,7 +103,7 @@ class BuildSettings(Config):
 
 
 class Journal(Config):
-    """What is being built: the plan's hash, the records in all and in a block."""
+    """``build.json``: the hash of the plan, the number of records, and records per block."""
 
     version: Literal[2] = 2
     plan: str
@@ -113,7 +113,7 @@ class Journal(Config):
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of the blocks is this process's: every ``ranks``-th, from ``rank`` on."""
+    """The blocks of this process: every ``ranks``-th, starting with ``rank``."""
 
     rank: int = 0
     ranks: int = 1
@@ -121,13 +121,13 @@ class Share:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.ranks:
             raise CogViewError(
-                f"rank {self.rank} of {self.ranks}: ranks count from 0 to one less than there are"
+                f"rank {self.rank} of {self.ranks}: ranks are counted from 0, so the last is {self.ranks - 1}"
             )
 
 
 @dataclass(frozen=True)
 class Progressed:
-    """What one rank left: how many blocks are done of how many; the report once all are and are joined."""
+    """The result of one rank: finished blocks and their total; the report once all are joined."""
 
     done: int
     blocks: int
@@ -135,7 +135,7 @@ class Progressed:
 
 
 class Builder:
-    """One build of one source into one directory, or one rank's part of it."""
+    """The build of a source into a directory, or one rank's part of it."""
 
     def __init__(
         self,
@@ -164,20 +164,21 @@ class Builder:
         )
 
     def _reduced(self) -> Preprocessing | None:
-        """How the small images are made; CogViewError where they would not be whole codes."""
+        """The preprocessing of the small images; raises CogViewError if sides are not divisible by
+        ``scale``."""
         if not self.settings.super_resolution:
             return None
         large, scale = self.settings.preprocessing, self.settings.scale
         if large.size % scale or any(side % scale for side in self.grid):
             part = "halved" if scale == 2 else f"divided by {scale}"
             raise CogViewError(
-                f"pictures of {large.size} px have {self.grid[0]} x {self.grid[1]} codes, which cannot be "
-                f"{part}; choose a --size of which that part is a multiple of the tokenizer's pixels a code"
+                f"images of {large.size} px have {self.grid[0]} x {self.grid[1]} codes, which cannot be "
+                f"{part}; choose a --size of which that part is a multiple of the tokenizer's pixels per code"
             )
         return large.model_copy(update={"size": large.size // scale, "crop": "centre"})
 
     def plan(self) -> str:
-        """A hash of all that decides the result; a stopped build only goes on under the same plan."""
+        """A hash of everything that determines the result; a build is only resumed under the same plan."""
         left_out = {"batch", "workers", "limits"} | (set() if self.small else {"super_resolution"})
         left_out |= {"scale"} if self.settings.scale == BuildSettings.model_fields["scale"].default else set()
         centre = self.settings.preprocessing.crop == "centre"
@@ -193,7 +194,7 @@ class Builder:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def start(self, restart: bool = False) -> Journal:
-        """What is built here; raises CogViewError where the directory holds something else."""
+        """Start or resume the build; raises CogViewError if the directory holds anything else."""
         journal = Journal(plan=self.plan(), records=self.records, shard_records=self.settings.shard_records)
         path = self.out / JOURNAL
         if restart:
@@ -213,7 +214,7 @@ class Builder:
         return journal
 
     def _check_place(self) -> None:
-        """Raise CogViewError where no build made what the directory holds."""
+        """Raise CogViewError if the directory holds files that are not from a build."""
         if (self.out / JOURNAL).is_file() or not self.out.is_dir():
             return
         foreign = next(filter(_is_foreign, self.out.iterdir()), None)
@@ -225,11 +226,12 @@ class Builder:
     def run(
         self, restart: bool = False, progress: Progress | None = None, spread: Spread | None = None
     ) -> Progressed:
-        """Build this rank's blocks, or go on; the last rank to end joins all (``report.json``, the index).
+        """Build this rank's missing blocks; the last rank joins all (``report.json`` and the index).
 
-        spread: builds the blocks instead, by :meth:`build_block` of other builders of the same.
+        spread: distributes the blocks over workers, which call :meth:`build_block` of builders with the same
+        arguments.
 
-        Raises CogViewError where no record is usable or the source gives other records than it said.
+        Raises CogViewError if no record is usable or the source yields fewer records than it has.
         """
         journal = self.start(restart)
         if (self.out / INDEX).is_file():
@@ -252,7 +254,7 @@ class Builder:
         return Progressed(done, self.blocks, self._join() if done == self.blocks else None)
 
     def build_block(self, number: int) -> int:
-        """Build one block, unless it is there; its records."""
+        """Build one block unless it exists; returns its number of records."""
         if not is_done(self.out, number):
             self._build(self._started, [number], lambda done: None)
         return self._size(number)
@@ -262,11 +264,11 @@ class Builder:
         return self.start()
 
     def _size(self, number: int) -> int:
-        """Records of a block."""
+        """The number of records of a block."""
         return min(self.settings.shard_records, self.records - number * self.settings.shard_records)
 
     def _join(self) -> Report | None:
-        """Put the data set together; None where another process is at it."""
+        """Join the blocks; None if another process is doing so."""
         with joining(self.out) as here:
             if not here:
                 return None
@@ -275,7 +277,7 @@ class Builder:
             if not shards:
                 why = ", ".join(f"{count:,} {reason}" for reason, count in report.rejected.items())
                 raise CogViewError(
-                    f"not one usable sample among {self.records:,} records ({why}); see `cogview data check`"
+                    f"no usable sample among {self.records:,} records ({why}); see `cogview data check`"
                 )
             report.save(self.out / REPORT)
             index = self._index(shards, names, report)
@@ -300,7 +302,7 @@ class Builder:
             ) from error
 
     def _build(self, journal: Journal, numbers: Sequence[int], progress: Callable[[int], None]) -> None:
-        """Read, encode and write some blocks, in order."""
+        """Read, encode and write blocks, in order."""
         settings = self.settings
         with Decoders(
             settings.limits, settings.preprocessing, settings.workers, 2 * settings.batch
@@ -328,7 +330,7 @@ class Builder:
                 write_block(self.out, block, items, self.layout)
 
     def _records(self, numbers: Sequence[int]) -> Iterator[Record]:
-        """The records of some blocks; blocks that follow each other are read in one go."""
+        """The records of some blocks; consecutive blocks are read in one pass."""
         size = self.settings.shard_records
         stream: Iterator[Record] = iter(())
         at = -1
@@ -346,10 +348,10 @@ class Builder:
         before: int,
         progress: Callable[[int], None],
     ) -> Iterator[Sample]:
-        """The good ones among a block's readings; their difference hashes, where asked for, go to looks."""
+        """The good samples of a block; their difference hashes, if computed, are added to ``looks``."""
         seen = set[str]()
-        for record, found in readings:
-            reading = found.unless_in(seen, record)
+        for record, reading in readings:
+            reading = reading.unless_in(seen, record)
             tally.add(reading)
             if reading.sample is not None:
                 looks += [] if reading.look is None else [reading.look]
@@ -357,7 +359,7 @@ class Builder:
             progress(before + tally.records)
 
     def tokenise(self, samples: Sequence[Sample]) -> list[TokenItem]:
-        """Encode some samples' images (in one batch) and captions."""
+        """Encode the images (in one batch) and captions of samples."""
         codes = self._encode([np.asarray(sample.image) for sample in samples])
         if self.small is None:
             return [self._item(sample, row) for sample, row in zip(samples, codes, strict=True)]
@@ -407,17 +409,17 @@ def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file is none that another rank of this build may have made just now."""
+    """Whether a file cannot be from another rank of this build."""
     return not path.name.startswith((JOURNAL, TRANSLATIONS, "shard-"))
 
 
 def _check_same(journal: Journal, path: Path) -> None:
-    """Raise CogViewError unless a directory's journal is of this very build."""
+    """Raise CogViewError unless the stored journal is that of this build."""
     try:
-        found = read_json(Journal, path)
+        stored = read_json(Journal, path)
     except CogViewError as error:
         raise CogViewError(f"{error}; build again with --restart") from error
-    if found != journal:
+    if stored != journal:
         raise CogViewError(
             f"{path.parent} was begun from other data, tokenizers or settings; "
             "use those, or --restart to build again"
@@ -433,10 +435,11 @@ def build(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> TokenShards:
-    """Build ``source`` into token shards at ``out``, or finish a build that stopped; returns them opened.
+    """Build ``source`` into token shards at ``out``, or resume an interrupted build; returns the opened
+    shards.
 
-    ``progress`` is called with (records done, records in all). Raises CogViewError where ``out`` holds
-    something else, where the source changed since the build began, or where no record is usable.
+    ``progress`` is called with (records done, total). Raises CogViewError if ``out`` holds anything else, the
+    source changed since the build began, or no record is usable.
     """
     Builder(source, out, images, texts, settings).run(restart, progress)
     return TokenShards(out)

@@ -1,4 +1,4 @@
-"""Is a data set fit to train on? Every record is read as a build would read it; what is broken is counted."""
+"""Checks a data set before training: reads every record as a build would, and counts the defects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cogview.data.shards import Preprocessing
 from cogview.data.sources import FolderSource, Source
 from cogview.data.tally import Report, Tally
 
-GLANCE = Preprocessing(size=1, resample="box")  # a check wants no image
+GLANCE = Preprocessing(size=1, resample="box")  # a check does not need the image
 
 
 def check(
@@ -22,30 +22,30 @@ def check(
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
 ) -> Report:
-    """Read every record of a source and count what is good and what is not; never raises for a record.
+    """Read every record of a source and count good and defective ones; never raises for a record.
 
-    ``progress`` is called with (records done, records in all). With ``workers`` processes images are
-    decoded there, and limits of time and memory hold.
+    ``progress`` is called with (records done, total). With ``workers`` images are decoded in that many
+    processes, where limits of time and memory apply.
     """
     tally, seen, total = Tally(), set[str](), len(source)
-    pictures, twins, limits = set[bytes](), 0, limits or Limits()
+    digests, twins, limits = set[bytes](), 0, limits or Limits()
     near = limits.filters.near_duplicates
-    looks = None if near is None else Lookalikes(near)
+    hashes = None if near is None else Lookalikes(near)
     with Decoders(limits, GLANCE, workers) as decoders:
         for record, reading in decoders.readings(source.records()):
-            reading = reading.unless_in(seen, record).unless_like(looks, record)
+            reading = reading.unless_in(seen, record).unless_like(hashes, record)
             tally.add(reading)
             if reading.sample is not None:
                 content = _digest(record.image)
-                twins += content in pictures
-                pictures.add(content)
+                twins += content in digests
+                digests.add(content)
             if progress:
                 progress(tally.records, total)
     return tally.report().model_copy(update={"twins": twins, "orphans": _orphans(source)})
 
 
 def _digest(image: bytes | Path | None) -> bytes:
-    """A hash of an image's file."""
+    """A hash of an image file."""
     if isinstance(image, Path):
         with image.open("rb") as file:
             return hashlib.file_digest(file, "blake2b").digest()
@@ -53,7 +53,7 @@ def _digest(image: bytes | Path | None) -> bytes:
 
 
 def _orphans(source: Source) -> int:
-    """Caption files without an image, in the folder that is inside ``source``, if it is one."""
+    """The number of caption files without an image, if ``source`` is a (wrapped) folder."""
     inner: object = source
     while not isinstance(inner, FolderSource) and hasattr(inner, "source"):
         inner = inner.source

@@ -1,8 +1,8 @@
-"""The original CogView's tokenised data to token shards (`cogview data convert`).
+"""Converts the original CogView's tokenised data to token shards (`cogview data convert`).
 
-Such files hold codes and text ids already: what is needed beside them is the vocabulary they were made with
-and the tokenizers' fingerprints, both of which an imported family has. Flat int32 files and both kinds of
-LMDB are recognised by what is in them (:mod:`~cogview.data.released` reads them safely).
+Such files hold codes and text ids; the vocabulary and the tokenizers' fingerprints come from an imported
+family. Flat int32 files and both kinds of LMDB are recognised by their content
+(:mod:`~cogview.data.released` reads them safely).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from cogview.errors import CogViewError
 from cogview.vocabulary import Vocabulary
 
 SHARD_ITEMS = 4096
-LONGEST = 8192  # characters or ids of a text
+LONGEST = 8192  # largest number of characters or ids of a text
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the files' ids mean.
+    """The meaning of the ids in the files.
 
-    fingerprints: of image and text tokenizer; factor: pixels a code along one side; encode: text to tokens,
-    for LMDBs that keep the text itself; language: of all captions.
+    fingerprints: of image and text tokenizer; factor: pixels per code and side; encode: text to tokens, for
+    LMDBs with raw texts; language: of all captions.
     """
 
     vocabulary: Vocabulary
@@ -56,7 +56,7 @@ class Conversion:
 
     @classmethod
     def of(cls, family: ModelBundle) -> Conversion:
-        """That of an imported family, whose tokenizers made the files."""
+        """The conversion for files that were made with an imported family's tokenizers."""
         prints, images = family.config.fingerprints, family.image_tokenizer()
         return cls(
             family.config.vocabulary,
@@ -67,7 +67,7 @@ class Conversion:
 
 
 def open_released(path: Path, vocabulary: Vocabulary) -> Sequence[ReleasedPair]:
-    """The pairs in a flat file or an LMDB of either kind; CogViewError where it is neither."""
+    """The pairs in a flat file or an LMDB of either kind; raises CogViewError for anything else."""
     if path.is_file() and path.suffix != ".mdb" and not path.name.endswith("lmdb"):
         return CompactBinary(path)  # type: ignore[return-value]
     pairs = TextCodeLmdb(path)
@@ -79,7 +79,7 @@ def open_released(path: Path, vocabulary: Vocabulary) -> Sequence[ReleasedPair]:
 
 
 class _Sequences:
-    """Whole sequences [ROI1] text [size] [BOI1] codes [EOI1] taken apart into pairs."""
+    """Splits sequences [ROI1] text [size] [BOI1] codes [EOI1] into pairs."""
 
     def __init__(self, data: TokenLmdb, vocabulary: Vocabulary) -> None:
         self.data, self.vocabulary = data, vocabulary
@@ -91,7 +91,7 @@ class _Sequences:
         ids, control = self.data[index], self.vocabulary.control
         begin = np.flatnonzero(ids == control("[BOI1]"))
         if len(begin) != 1 or ids[0] != control("[ROI1]"):
-            raise CogViewError(f"{self.data.path}, key {index}: not a sequence of one text and one picture")
+            raise CogViewError(f"{self.data.path}, key {index}: not a sequence of one text and one image")
         end = np.flatnonzero(ids == control("[EOI1]"))
         last = int(end[0]) if len(end) else len(ids)
         return ReleasedPair(ids[1 : int(begin[0]) - 1], ids[int(begin[0]) + 1 : last])
@@ -104,9 +104,9 @@ def convert(
     validation: float = 0.02,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenShards:
-    """Write the pairs in ``path`` as token shards to ``out``, which must be new, and open them.
+    """Write the pairs in ``path`` as token shards to ``out``, a new directory; returns the opened shards.
 
-    Raises CogViewError where an id is outside the vocabulary or images differ in size.
+    Raises CogViewError if an id is outside the vocabulary or images differ in size.
     """
     path, out = Path(path), Path(out)
     if out.is_dir() and any(out.iterdir()):
@@ -127,9 +127,9 @@ def convert(
     )
     items, counts = _items(path, pairs, meaning, side, validation), [0, 0]
     entries: list[ShardEntry] = []
-    while some := list(itertools.islice(items, SHARD_ITEMS)):
-        entries.append(write_shard(out, f"shard-{len(entries):05d}", some, layout))
-        for item in some:
+    while batch := list(itertools.islice(items, SHARD_ITEMS)):
+        entries.append(write_shard(out, f"shard-{len(entries):05d}", batch, layout))
+        for item in batch:
             counts[item.split == "val"] += 1
         if progress:
             progress(sum(counts), len(pairs))
@@ -160,15 +160,15 @@ def _items(
         if len(pair.codes) != side * side:
             raise CogViewError(f"{place}: {len(pair.codes)} codes, the first row has {side} x {side}")
         _check(pair.codes, meaning.vocabulary.image_codes, f"{place}: an image code")
-        caption = TokenCaption(tuple(_pieces(pair.text, meaning, place)), meaning.language, "plain")
+        caption = TokenCaption(tuple(_text_tokens(pair.text, meaning, place)), meaning.language, "plain")
         key = f"{path.stem}/{number}"
         share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
         split = "val" if share < validation else "train"
         yield TokenItem(key, pair.codes, (caption,), path.stem, split)
 
 
-def _pieces(text: NDArray[np.int64] | str, meaning: Conversion, place: str) -> list[int]:
-    """Pieces of a text given as itself or as ids of the whole vocabulary."""
+def _text_tokens(text: NDArray[np.int64] | str, meaning: Conversion, place: str) -> list[int]:
+    """Text tokens of a raw text, or of ids of the full vocabulary."""
     if isinstance(text, str):
         if meaning.encode is None:
             raise CogViewError(f"{place}: the text is not tokenised; name its family with --tokenizers")
@@ -177,12 +177,12 @@ def _pieces(text: NDArray[np.int64] | str, meaning: Conversion, place: str) -> l
         return meaning.encode(text)
     if len(text) > LONGEST:
         raise CogViewError(f"{place}: a text of {len(text):,} ids; at most {LONGEST:,} are read")
-    pieces = text - meaning.vocabulary.texts.start
-    _check(pieces, meaning.vocabulary.text_pieces, f"{place}: a text id")
-    found: list[int] = pieces.tolist()
-    return found
+    array = text - meaning.vocabulary.texts.start
+    _check(array, meaning.vocabulary.text_pieces, f"{place}: a text id")
+    tokens: list[int] = array.tolist()
+    return tokens
 
 
 def _check(values: NDArray[np.int64], limit: int, what: str) -> None:
     if values.size and (values.min() < 0 or values.max() >= limit):
-        raise CogViewError(f"{what} is outside the vocabulary's {limit:,}; the data are another model's")
+        raise CogViewError(f"{what} is outside the vocabulary's {limit:,}; the data are of another model")

@@ -1,8 +1,8 @@
-"""The process that decodes for :mod:`cogview.data.decoders`: ``python -m cogview.data.decode_worker``.
+"""The decoding process of :mod:`cogview.data.decoders`: ``python -m cogview.data.decode_worker``.
 
-It reads pickled (by the process that started it) settings, then image after image from its standard
-input, and writes an answer for each. Decoders are large pieces of C: here one may hang, crash or eat memory
-without taking anything along. It imports no PyTorch, so that one is cheap to start again.
+It reads pickled settings and images (from its parent process) on standard input, and writes a result for
+each. Decoders are large C libraries: in a separate process they may hang, crash or exhaust memory without
+affecting the build. It does not import PyTorch, so it is cheap to restart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READY = ("ready",)
 def answer(data: bytes | Path, limits: Limits, preprocessing: Preprocessing) -> tuple[object, ...]:
     """("good", pixels, conversions, bytes of the file, shorter side, hash) or ("bad", reason, message).
 
-    The hash is None where nobody looks for near-duplicates.
+    The hash is None unless near-duplicates are filtered.
     """
     try:
         decoded = decode(data, limits)
@@ -38,7 +38,7 @@ def answer(data: bytes | Path, limits: Limits, preprocessing: Preprocessing) -> 
 
 
 def limit_memory(most: int) -> None:
-    """Let this process have no more than ``most`` bytes of address space, where the system can see to it."""
+    """Limit the address space of this process to ``most`` bytes, if the system supports it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -49,24 +49,24 @@ def limit_memory(most: int) -> None:
 
 
 def main() -> None:
-    """Answer until the standard input ends."""
-    given, answers = sys.stdin.buffer, _own_output()
-    limits, preprocessing = pickle.load(given)
+    """Decode images until the standard input ends."""
+    requests, answers = sys.stdin.buffer, _own_output()
+    limits, preprocessing = pickle.load(requests)
     limit_memory(limits.max_memory)
     _send(answers, READY)
     while True:
         try:
-            data = pickle.load(given)
+            data = pickle.load(requests)
         except EOFError:
             return
         _send(answers, answer(data, limits, preprocessing))
 
 
 def _own_output() -> BinaryIO:
-    """The standard output for answers alone: whatever a decoder prints goes to the standard error."""
-    own = os.fdopen(os.dup(1), "wb")
+    """The standard output, reserved for results: output of decoders is redirected to standard error."""
+    output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    return own
+    return output
 
 
 def _send(answers: BinaryIO, value: object) -> None:

@@ -1,9 +1,9 @@
-"""Pictures decoded by other processes, in order, within limits of size, memory and time.
+"""Decodes images in other processes, in order, within limits of size, memory and time.
 
-``Decoders`` keeps some processes busy (:mod:`cogview.data.decode_worker`) a little ahead of who asks. An
-image whose decoder takes longer than ``Limits.seconds``, or dies, is refused by name like any other bad
-image; the process is ended and another takes its place. With 0 workers decoding happens in this process,
-where nothing can be interrupted: then only sizes are limited.
+``Decoders`` keeps worker processes (:mod:`cogview.data.decode_worker`) busy slightly ahead of the consumer.
+An image whose decoder takes longer than ``Limits.seconds``, or crashes, is rejected like any other bad image;
+its process is killed and replaced. With 0 workers images are decoded in this process, which cannot be
+interrupted: then only sizes are limited.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from cogview.data.tally import EXCLUDED, Reading, problem
 from cogview.errors import CogViewError
 
 START_SECONDS = 60.0
-AHEAD = 16  # images a worker may be ahead of who asks, at least
+AHEAD = 16  # minimum number of images that a worker decodes ahead of the consumer
 
 
 def default_workers() -> int:
-    """A decoder on every core but one, eight at most."""
+    """One decoder per core but one, at most eight."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores - 1))
 
 
 def workers_for(source: Source) -> int:
-    """The default, but few records need few."""
+    """The default number of workers; fewer for small sources."""
     return min(default_workers(), -(-len(source) // 64))
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """An image as the image tokenizer sees it: (size, size, 3) uint8.
+    """An image as input of the image tokenizer: (size, size, 3) uint8.
 
-    conversions: what made it one; bytes: of its file; side: the shorter one before, in pixels; look: its
-    difference hash, where it is asked for.
+    conversions: applied to the original; bytes: of its file; side: the original's shorter side in pixels;
+    look: its difference hash, if requested.
     """
 
     pixels: NDArray[np.uint8]
@@ -77,7 +77,7 @@ class Refused:
 class Decoders:
     """Decodes images in ``workers`` processes; a context manager.
 
-    preprocessing: how squares are made. ahead: how many images are worked on before they are asked for.
+    preprocessing: how images are made square. ahead: how many images are decoded ahead of the consumer.
     """
 
     def __init__(self, limits: Limits, preprocessing: Preprocessing, workers: int, ahead: int = 0) -> None:
@@ -107,9 +107,9 @@ class Decoders:
     def readings(
         self, records: Iterable[Record], need_caption: bool = True
     ) -> Iterator[tuple[Record, Reading]]:
-        """Each record with what it gives, in order, images already squares.
+        """Each record with its reading, in order, with square images.
 
-        Duplicates are not looked for (:meth:`~cogview.data.check.Reading.unless_in` does).
+        Duplicates are not detected (see :meth:`~cogview.data.tally.Reading.unless_in`).
         """
         waiting: deque[tuple[Record, Future[Pixels | Refused]]] = deque()
         source = iter(records)
@@ -122,35 +122,35 @@ class Decoders:
             yield record, _reading(record, future.result())
 
     def _start(self, record: Record, need_caption: bool) -> Future[Pixels | Refused]:
-        """The image of a record, now or later."""
-        wrong = problem(record, need_caption) or self._excluded(record)
-        if wrong is None and self._threads:
+        """Start decoding the image of a record."""
+        defect = problem(record, need_caption) or self._excluded(record)
+        if defect is None and self._threads:
             return self._threads.submit(self._decode, record.image)
         future: Future[Pixels | Refused] = Future()
-        future.set_result(Refused(*wrong) if wrong else _from(self._here(record.image)))
+        future.set_result(Refused(*defect) if defect else _result(self._decode_here(record.image)))
         return future
 
     def _excluded(self, record: Record) -> tuple[str, str] | None:
         word = self.limits.filters.excluded(record.captions)
         return None if word is None else (EXCLUDED, f"a caption has {word!r}")
 
-    def _here(self, image: bytes | Path | None) -> tuple[Any, ...]:
+    def _decode_here(self, image: bytes | Path | None) -> tuple[Any, ...]:
         assert image is not None
         return answer(image, self.limits, self.preprocessing)
 
     def _decode(self, image: bytes | Path | None) -> Pixels | Refused:
-        """In a thread of the pool, which has a process of its own."""
-        me = threading.get_ident()
-        child = self._children.get(me)
+        """Decode in the process of this thread; each thread of the pool has one."""
+        thread = threading.get_ident()
+        child = self._children.get(thread)
         if child is None:
-            child = self._children[me] = _Child(self.limits, self.preprocessing)
-        found = child.ask(image)
+            child = self._children[thread] = _Child(self.limits, self.preprocessing)
+        result = child.ask(image)
         if child.over:
-            del self._children[me]
-        return found
+            del self._children[thread]
+        return result
 
     def _watch(self) -> None:
-        """End processes that take too long."""
+        """Kill processes that take too long."""
         while not self._closed.wait(min(0.1, self.limits.seconds / 4)):
             for child in list(self._children.values()):
                 child.end_if_late()
@@ -178,48 +178,53 @@ class _Child:
             raise CogViewError(f"a decoding process did not start ({took}); try --workers 0")
 
     def ask(self, image: bytes | Path | None) -> Pixels | Refused:
-        """Decode one image; after an answer that did not come, ``over`` is set."""
+        """Decode one image; sets ``over`` if the process does not answer."""
         self._since = time.monotonic()
-        found = self._exchange(image)
+        values = self._exchange(image)
         self._since = None
-        if found is not None:
-            return _from(found)
+        if values is not None:
+            return _result(values)
         self.end()
         if self.late:
             return Refused("too slow", f"decoding took longer than {self.limits.seconds:g} s")
         return Refused("decoder crashed", f"its process ended with {self._process.returncode}")
 
     def _exchange(self, value: object) -> tuple[Any, ...] | None:
-        """Send a value, receive the answer; None where the process is gone."""
+        """Send a value and receive the answer; None if the process has ended."""
         assert self._process.stdin and self._process.stdout
         try:
             pickle.dump(value, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
-            found: tuple[Any, ...] = pickle.load(self._process.stdout)
+            values: tuple[Any, ...] = pickle.load(self._process.stdout)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError):
             return None
-        return found
+        return values
 
     def end_if_late(self) -> None:
-        """End the process where its image has taken too long."""
+        """Kill the process if its image takes too long."""
         if self._since is not None and time.monotonic() - self._since > self.limits.seconds:
             self.late = True
             self._process.kill()
 
     def end(self) -> None:
-        """End the process."""
+        """Kill the process."""
         self.over = True
         self._process.kill()
         self._process.wait()
 
 
-def _from(found: tuple[Any, ...]) -> Pixels | Refused:
-    return Refused(*found[1:]) if found[0] == "bad" else Pixels(*found[1:])
+def _result(values: tuple[Any, ...]) -> Pixels | Refused:
+    return Refused(*values[1:]) if values[0] == "bad" else Pixels(*values[1:])
 
 
-def _reading(record: Record, found: Pixels | Refused) -> Reading:
-    if isinstance(found, Refused):
-        return Reading.refused(record, found.reason, found.message)
-    image = Image.fromarray(found.pixels)
-    sample = Sample(record.key, image, record.captions, record.source, record.split)
-    return Reading(sample, conversions=found.conversions, bytes=found.bytes, side=found.side, look=found.look)
+def _reading(record: Record, result: Pixels | Refused) -> Reading:
+    if isinstance(result, Refused):
+        return Reading.refused(record, result.reason, result.message)
+    sample = Sample(record.key, Image.fromarray(result.pixels), record.captions, record.source, record.split)
+    return Reading(
+        sample,
+        conversions=result.conversions,
+        bytes=result.bytes,
+        side=result.side,
+        look=result.look,
+    )

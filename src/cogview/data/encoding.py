@@ -1,4 +1,4 @@
-"""Image tokenizers on a device, for builds whose images come from the CPU and whose codes go there."""
+"""Image tokenizers on a device, for builds with images and codes on the CPU."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class OnDevice:
-    """An image tokenizer moved to a device; takes and gives tensors on the CPU.
+    """An image tokenizer on a device, with inputs and outputs on the CPU.
 
-    half: encode in bfloat16 where layers allow it. About 1 code in 40 is then another, nearly as near one.
+    half: encode with bfloat16 autocast. About 1 code in 40 then differs, with almost the same distance.
     """
 
     def __init__(self, images: ImageEncoder, device: torch.device, half: bool = False) -> None:
@@ -33,7 +33,7 @@ class OnDevice:
 
 
 def encoding_device(name: str) -> torch.device:
-    """The device of a name; "auto" is this rank's GPU of the machine, if there are any."""
+    """The device of a name; "auto" is this rank's local GPU, if there are any."""
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")

@@ -1,9 +1,9 @@
-"""What is left out of a data set by choice: words in captions, even borders, images that are there already.
+"""Optional filters of a data set: words in captions, uniform borders, near-duplicates.
 
-The papers name three such faults. CogView2 left out images whose captions have words such as "abstract" and
-"texture" (section 5.1); CogView's authors regret watermarks and white edges (appendix A); images from the
-web come many times over, recompressed or resized. Every filter is off until it is asked for, and what it
-takes out is counted under a reason of its own (:mod:`~cogview.data.tally`).
+CogView2 dropped images whose captions contain words such as "abstract" and "texture" (section 5.1); CogView's
+authors regret watermarks and white borders (appendix A); images from the web occur many times, recompressed
+or resized. All filters are off by default, and the images that each one drops are counted under a separate
+reason (:mod:`~cogview.data.tally`).
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from cogview.data.samples import Caption
 from cogview.errors import CogViewError
 
 BITS = 64  # of a difference hash
-EVEN = 16  # the most that values of a border's line differ, of 255
-SEEN = 256  # pixels of the longer side that borders are looked for in
+EVEN = 16  # largest range of values in a line of a border, out of 255
+SEEN = 256  # pixels of the longer side of the thumbnail in which borders are detected
 
 
-def read_words(given: Any) -> Any:
-    """Words, of which one that begins with @ names a file of words, one a line; anything else as it is."""
-    if not isinstance(given, list | tuple):
-        return given
-    found: list[str] = []
-    for word in given:
+def read_words(value: Any) -> Any:
+    """Expand a list of words, in which @FILE stands for the words of a file, one per line."""
+    if not isinstance(value, list | tuple):
+        return value
+    words: list[str] = []
+    for word in value:
         if not word.startswith("@"):
-            found.append(word.strip())
+            words.append(word.strip())
             continue
         try:
             lines = Path(word[1:]).read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise CogViewError(
-                f"--exclude: {word[1:]} cannot be read; give a text file, a word a line"
+                f"--exclude: {word[1:]} cannot be read; give a text file with one word per line"
             ) from error
-        found += [line.strip() for line in lines if line.strip()]
-    return tuple(dict.fromkeys(word.casefold() for word in found if word))
+        words += [line.strip() for line in lines if line.strip()]
+    return tuple(dict.fromkeys(word.casefold() for word in words if word))
 
 
 class Filters(Config):
-    """What is left out by choice; by default nothing."""
+    """Optional filters; by default nothing is dropped."""
 
     exclude: Annotated[tuple[str, ...], BeforeValidator(read_words)] = option(
         (),
-        "Leave out images with this word in a caption; @FILE: with any of its words, one a line.",
+        "Drop images with this word in a caption; @FILE: with any of its words, one per line.",
         metavar="WORD",
         repeated=True,
     )
     max_border: float | None = option(
         None,
-        "Leave out images with a plain border over more than this share of height or width.",
+        "Drop images with a uniform border over more than this share of height or width.",
         shown="any",
         ge=0,
         le=1,
     )
     near_duplicates: int | None = option(
         None,
-        "Leave out images whose difference hash differs from an earlier one's in at most this many of 64 "
+        "Drop images whose difference hash differs from an earlier one's in at most this many of 64 "
         "bits; try 4.",
         shown="keep all",
         ge=0,
@@ -75,12 +75,12 @@ class Filters(Config):
 
     @cached_property
     def _pattern(self) -> re.Pattern[str] | None:
-        """Words of letters match whole words; of scripts without spaces, anywhere."""
+        """ASCII words match as whole words, others as substrings."""
         parts = [rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word) for word in self.exclude]
         return re.compile("|".join(parts)) if parts else None
 
     def excluded(self, captions: Iterable[Caption]) -> str | None:
-        """The first excluded word in any of an image's captions."""
+        """The first excluded word in an image's captions; None if there is none."""
         for caption in captions if self._pattern else ():
             assert self._pattern is not None
             if found := self._pattern.search(caption.text.casefold()):
@@ -89,10 +89,10 @@ class Filters(Config):
 
 
 def border(image: Image.Image) -> float:
-    """How much of an image's height or width is an even border, the larger share, from 0 to 1.
+    """The share of an image's height or width, whichever is larger, that is a uniform border, from 0 to 1.
 
-    Even: lines of pixels in which no channel varies by more than ``EVEN``, from the edges inwards. An image
-    of one colour is all border.
+    A border consists of lines of pixels, from the edges inwards, in which no channel varies by more than
+    ``EVEN``. An image of one colour has share 1.
     """
     small = image.copy()
     small.thumbnail((SEEN, SEEN), Image.Resampling.BOX)
@@ -101,22 +101,23 @@ def border(image: Image.Image) -> float:
 
 
 def _even(pixels: NDArray[np.int16]) -> float:
-    """The share of rows, from both ends, that are even."""
+    """The share of uniform rows at both ends."""
     uneven = np.flatnonzero((np.ptp(pixels, axis=1) > EVEN).any(-1))
     return 1.0 if not len(uneven) else 1 - (int(uneven[-1]) - int(uneven[0]) + 1) / len(pixels)
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits: whether each pixel of an 8 x 8 grey thumbnail is darker than its right neighbour (dHash)."""
+    """The difference hash (dHash): 64 bits, whether each pixel of an 8 x 8 grey thumbnail is darker than its
+    right neighbour."""
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return int.from_bytes(np.packbits(grey[:, :-1] < grey[:, 1:]).tobytes(), "big")
 
 
 class Lookalikes:
-    """Hashes of images so far; finds one within ``distance`` bits exactly.
+    """An exact index of image hashes that finds one within ``distance`` bits.
 
-    Hashes that differ in at most d bits agree in one of d + 1 parts (the pigeonhole principle), so only those
-    with a part in common are compared.
+    Hashes that differ in at most d bits agree in one of d + 1 parts (pigeonhole principle), so only those
+    with a common part are compared.
     """
 
     def __init__(self, distance: int) -> None:
@@ -125,12 +126,12 @@ class Lookalikes:
         self._cuts = [(low, (1 << high - low) - 1) for low, high in pairwise(edges)]
         self._known: dict[tuple[int, int], list[int]] = {}
 
-    def meets(self, look: int) -> bool:
-        """Whether one so far is that near; else this one is remembered."""
-        parts = [(number, look >> low & mask) for number, (low, mask) in enumerate(self._cuts)]
+    def meets(self, value: int) -> bool:
+        """Whether an earlier hash is within the distance; otherwise this one is added."""
+        parts = [(number, value >> low & mask) for number, (low, mask) in enumerate(self._cuts)]
         for part in parts:
-            if any((look ^ other).bit_count() <= self.distance for other in self._known.get(part, ())):
+            if any((value ^ other).bit_count() <= self.distance for other in self._known.get(part, ())):
                 return True
         for part in parts:
-            self._known.setdefault(part, []).append(look)
+            self._known.setdefault(part, []).append(value)
         return False

@@ -1,7 +1,7 @@
-"""Pictures decoded once, for training an image tokenizer without waiting for decoders.
+"""A cache of decoded images, for training an image tokenizer without waiting for decoders.
 
-A directory with ``images.bin`` (N, size, size, 3) uint8 and ``images.json`` (:class:`CacheIndex`). The
-index is written last: without it there is no cache.
+A directory with ``images.bin`` (N, size, size, 3) uint8 and ``images.json`` (:class:`CacheIndex`). The index
+is written last; without it the cache is incomplete.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Number = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 class CacheIndex(Config):
-    """What ``images.bin`` holds, one entry an item in ``keys``, ``item_sources`` and ``item_splits``."""
+    """The contents of ``images.bin``; ``keys``, ``item_sources`` and ``item_splits`` have one entry per
+    item."""
 
     version: Literal[1] = 1
     plan: str
@@ -53,7 +54,7 @@ class CacheIndex(Config):
 
 
 class ImageCache:
-    """Random access to the cached images; raises CogViewError where files are missing or do not fit."""
+    """Random access to the cached images; raises CogViewError if files are missing or inconsistent."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
@@ -66,11 +67,11 @@ class ImageCache:
         self.pixels = self._map()
 
     def _check(self) -> None:
-        """CogViewError for an index that does not fit itself."""
+        """Raise CogViewError for an inconsistent index."""
         items = len(self.keys)
         for numbers, names in ((self.item_sources, self.sources), (self.item_splits, self.splits)):
-            there = len(numbers) == items and (not items or 0 <= numbers.min() <= numbers.max() < len(names))
-            if not there:
+            valid = len(numbers) == items and (not items or 0 <= numbers.min() <= numbers.max() < len(names))
+            if not valid:
                 raise CogViewError(f"{self.directory / INDEX} is damaged: a source or split is not there")
 
     def _map(self) -> NDArray[np.uint8]:
@@ -96,15 +97,15 @@ class ImageCache:
         self, splits: Sequence[str] | None = None, sources: Sequence[str] | None = None
     ) -> NDArray[np.int64]:
         """Numbers of the items in the given splits and sources (None = all), ascending, int64."""
-        chosen = np.ones(len(self), dtype=bool)
+        selected = np.ones(len(self), dtype=bool)
         if splits is not None:
-            chosen &= np.isin(self.item_splits, name_positions(splits, self.splits, self.directory))
+            selected &= np.isin(self.item_splits, name_positions(splits, self.splits, self.directory))
         if sources is not None:
-            chosen &= np.isin(self.item_sources, name_positions(sources, self.sources, self.directory))
-        return np.flatnonzero(chosen)
+            selected &= np.isin(self.item_sources, name_positions(sources, self.sources, self.directory))
+        return np.flatnonzero(selected)
 
     def images(self, items: NDArray[np.int64] | Sequence[int]) -> Tensor:
-        """Pictures (len(items), 3, size, size) uint8."""
+        """Images (len(items), 3, size, size) uint8."""
         pixels = self.pixels[np.asarray(items, dtype=np.int64)]
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
@@ -113,7 +114,7 @@ def _read_index(directory: Path) -> CacheIndex:
     path = directory / INDEX
     try:
         if not path.exists():
-            raise CogViewError(f"no picture cache in {directory}; build it first")
+            raise CogViewError(f"no image cache in {directory}; build it first")
         return CacheIndex.model_validate(load_json(path, MAX_INDEX))
     except ValidationError as error:
         raise CogViewError(f"{path} is damaged: {error.errors()[0]['msg']}; build the cache again") from error
@@ -127,11 +128,10 @@ def build_image_cache(
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
 ) -> ImageCache:
-    """Decode every good record of ``source`` into a cache at ``out``, or open the one already there.
+    """Decode every good record of ``source`` into a cache at ``out``, or open an existing one.
 
-    A cache made from other data or with another size is made again. With ``workers`` processes images are
-    decoded there, and limits of time and memory hold. Raises CogViewError where nothing is
-    usable.
+    A cache of other data or another size is built again. With ``workers`` images are decoded in that many
+    processes, where limits of time and memory apply. Raises CogViewError if no record is usable.
     """
     out, limits = Path(out), limits or Limits()
     crop = {"crop"} if preprocessing.crop == "centre" else set()
@@ -147,21 +147,21 @@ def build_image_cache(
             samples, report = _write_pixels(source, part, decoders, progress)
         if not samples:
             raise CogViewError(
-                f"not one usable picture among {len(source):,} records; `cogview data check` says why"
+                f"no usable image among {len(source):,} records; `cogview data check` says why"
             )
-        (out / INDEX).unlink(missing_ok=True)  # of other pixels; until here an earlier cache stays whole
+        (out / INDEX).unlink(missing_ok=True)  # the old cache stays valid until here
     index = _index(plan, preprocessing, samples, report)
     write_atomically(out / INDEX, index.model_dump_json() + "\n")
     return ImageCache(out)
 
 
 def _check_place(out: Path) -> None:
-    """CogViewError where a directory holds something else than a cache, or is none."""
+    """Raise CogViewError if ``out`` exists and is neither empty nor a cache."""
     if out.exists() and not out.is_dir():
-        raise CogViewError(f"{out} is there and no directory; give another one")
+        raise CogViewError(f"{out} exists and is not a directory; give another one")
     if out.is_dir() and not (out / INDEX).is_file():
-        own = {PIXELS, f"{PIXELS}.part"}
-        foreign = next((path for path in out.iterdir() if path.name not in own), None)
+        known = {PIXELS, f"{PIXELS}.part"}
+        foreign = next((path for path in out.iterdir() if path.name not in known), None)
         if foreign is not None:
             raise CogViewError(
                 f"{out} is not empty (it holds {readable(foreign.name)}); give a new directory"
@@ -175,22 +175,22 @@ def _write_pixels(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[tuple[str, str, str]], Report]:
     """Write all good images; returns their (key, source, split) and the report."""
-    tally, seen, done = Tally(), set[str](), list[tuple[str, str, str]]()
+    tally, seen, written = Tally(), set[str](), list[tuple[str, str, str]]()
     total = len(source)
     near = decoders.limits.filters.near_duplicates
-    looks = None if near is None else Lookalikes(near)
+    hashes = None if near is None else Lookalikes(near)
     with path.open("wb") as file:
-        for record, found in decoders.readings(source.records(), need_caption=False):
-            reading = found.unless_in(seen, record).unless_like(looks, record)
+        for record, reading in decoders.readings(source.records(), need_caption=False):
+            reading = reading.unless_in(seen, record).unless_like(hashes, record)
             tally.add(reading)
             if reading.sample is not None:
                 file.write(np.asarray(reading.sample.image).tobytes())
-                done.append(_names(reading.sample))
+                written.append(_names(reading.sample))
             if progress:
                 progress(tally.records, total)
         file.flush()
         os.fsync(file.fileno())
-    return done, tally.report()
+    return written, tally.report()
 
 
 def _names(sample: Sample) -> tuple[str, str, str]:

@@ -1,9 +1,8 @@
-"""Any image file to an RGB image, and any RGB image to the image tokenizer's square.
+"""Decodes image files to RGB, and converts RGB images to the image tokenizer's square.
 
-Broken and dangerous files are refused before they are decoded (:class:`BadImage` says why); unusual modes
-are converted. Squares are made as in the released CogView code: the shorter side is resized to the
-tokenizer's size with antialiasing, then the centre is cut out (:func:`released_tensor` repeats that code
-exactly, with its quirk of dropping the alpha channel and its normalisation).
+Damaged and dangerous files are rejected before they are decoded (:class:`BadImage`); unusual modes are
+converted. Squares are made as in the released CogView code: the shorter side is resized to the tokenizer's
+size with antialiasing, then the centre is cropped.
 """
 
 from __future__ import annotations
@@ -35,40 +34,40 @@ Reason = Literal[
     "truncated",
     "even border",
 ]
-SIZES = {"max_bytes", "max_pixels", "min_side"}  # the limits that hang on the image alone
-ORIENTATION = 0x0112  # the EXIF tag that says how an image was held
+SIZES = {"max_bytes", "max_pixels", "min_side"}  # the limits that depend only on the image
+ORIENTATION = 0x0112  # the EXIF orientation tag
 RESAMPLE = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-LONGEST = 64  # times its width
+LONGEST = 64  # largest ratio of the sides of an image; longer images are cropped
 MAX_SIDE = 1 << 20  # pixels
-STRIP = 1 << 20  # pixels that are converted together
+STRIP = 1 << 20  # pixels that are converted at a time
 RELEASED_MEAN = (0.79093, 0.76271, 0.75340)
 RELEASED_STD = (0.30379, 0.32279, 0.32800)
 
 
 class Limits(Config):
-    """What is refused before decoding: files over ``max_bytes``, images over ``max_pixels`` or with a side
-    under ``min_side``; and what ``filters`` leave out by choice.
+    """Images to reject: files over ``max_bytes``, images over ``max_pixels`` or with a side under
+    ``min_side``, and those that ``filters`` drop.
 
-    And while decoding in a process of its own: what takes more than ``seconds`` or ``max_memory`` bytes.
+    When decoding in a separate process, also images that need more than ``seconds`` or ``max_memory`` bytes.
     """
 
-    max_bytes: int = option(64 << 20, "Refuse larger picture files.", shown="64 MiB", gt=0)
-    max_pixels: int = option(64_000_000, "Refuse larger pictures.", shown="64 million pixels", gt=0)
-    min_side: int = option(1, "Refuse images whose shorter side has fewer pixels.", shown="1", ge=1)
+    max_bytes: int = option(64 << 20, "Reject larger image files.", shown="64 MiB", gt=0)
+    max_pixels: int = option(64_000_000, "Reject larger images.", shown="64 million pixels", gt=0)
+    min_side: int = option(1, "Reject images whose shorter side has fewer pixels.", shown="1", ge=1)
     max_memory: int = Field(default=4 << 30, ge=256 << 20)
     seconds: float = option(
-        30.0, "Refuse pictures that take longer to decode.", "--max-seconds", shown="30 s", gt=0
+        30.0, "Reject images that take longer to decode.", "--max-seconds", shown="30 s", gt=0
     )
     filters: Filters = Filters()
 
 
 class BadImage(Exception):
-    """An image that cannot be used: ``reason`` is one of a few fixed words, the message tells more."""
+    """An image that cannot be used: ``reason`` is one of a fixed set, the message has the details."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -77,28 +76,31 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB image and what had to be converted to make it one ("alpha over white", …)."""
+    """An RGB image and the conversions that were applied ("alpha over white", …)."""
 
     image: Image.Image
     conversions: tuple[str, ...] = ()
 
 
 def decode(data: bytes | Path, limits: Limits | None = None) -> Decoded:
-    """Decode an image (its bytes or its path) to RGB, upright, over white; raises BadImage."""
+    """Decode an image (bytes or a path) to RGB, with its EXIF orientation, composited over white.
+
+    Raises BadImage.
+    """
     limits = limits or Limits()
     with _opened(data, limits) as image:
         return _load(image, limits)
 
 
 def check_header(path: Path, limits: Limits | None = None) -> None:
-    """Raise BadImage for a file that :func:`decode` refuses before it reads pixels."""
+    """Raise BadImage for a file that :func:`decode` rejects before it reads pixels."""
     limits = limits or Limits()
     with _opened(path, limits) as image:
         _check_pixels(image, limits)
 
 
 def check_picture(path: Path) -> None:
-    """CogViewError for a file that is missing or does not begin as an image does; pixels are not read."""
+    """Raise CogViewError for a file that is missing or has no valid image header; pixels are not read."""
     try:
         check_header(path)
     except BadImage as error:
@@ -106,7 +108,7 @@ def check_picture(path: Path) -> None:
 
 
 def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
-    """The image with its header read; raises BadImage."""
+    """Open an image and read its header; raises BadImage."""
     size = byte_count(data)
     if size > limits.max_bytes:
         raise BadImage("too many bytes", f"{size:,} bytes, at most {limits.max_bytes:,}")
@@ -122,18 +124,16 @@ def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
         raise BadImage("not an image", "no known picture format") from error
     except MemoryError:
         raise
-    except Exception as error:  # readers of headers raise anything, too
+    except Exception as error:  # damaged headers may raise anything
         raise BadImage("truncated", _line(error)) from error
 
 
 def byte_count(data: bytes | Path) -> int:
-    """Size of an image file; raises BadImage where there is none."""
+    """Size of an image file; raises BadImage if it does not exist."""
     if isinstance(data, bytes):
         return len(data)
     if not is_regular(data):
-        raise BadImage(
-            "missing file", "a folder; name the pictures in it" if _is_folder(data) else "not found"
-        )
+        raise BadImage("missing file", "a folder; name the images in it" if _is_folder(data) else "not found")
     return data.stat().st_size
 
 
@@ -149,7 +149,7 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
         raise BadImage(
             "too many pixels", f"{image.width} x {image.height}, at most {limits.max_pixels:,} pixels"
         )
-    if max(image.size) > MAX_SIDE:  # every line takes memory of its own, however short it is
+    if max(image.size) > MAX_SIDE:  # each line has a memory overhead, however short it is
         raise BadImage("too many pixels", f"{image.width} x {image.height}, at most {MAX_SIDE:,} a side")
     if min(image.size) < limits.min_side:
         detail = f"{image.width} x {image.height} pixels, at least {limits.min_side} a side"
@@ -160,10 +160,10 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
     _check_pixels(image, limits)
     try:
         animated = getattr(image, "is_animated", False)
-        turned = image.getexif().get(ORIENTATION, 1) != 1
+        rotated = image.getexif().get(ORIENTATION, 1) != 1
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        converted, how = to_rgb(image)
+        converted, conversion = to_rgb(image)
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -175,8 +175,12 @@ def _load(image: Image.Image, limits: Limits) -> Decoded:
     most = limits.filters.max_border
     if most is not None and (share := border(converted)) > most:
         raise BadImage("even border", f"{share:.0%} of a side, at most {most:.0%}")
-    notes = {"first frame of an animation": animated, "turned upright (EXIF)": turned, how: bool(how)}
-    return Decoded(converted, tuple(note for note, true in notes.items() if true))
+    conversions = {
+        "first frame of an animation": animated,
+        "turned upright (EXIF)": rotated,
+        conversion: bool(conversion),
+    }
+    return Decoded(converted, tuple(name for name, applied in conversions.items() if applied))
 
 
 def _line(error: Exception) -> str:
@@ -184,7 +188,7 @@ def _line(error: Exception) -> str:
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """An RGB copy and the conversion that made it ("" for RGB itself); transparency is laid over white."""
+    """An RGB copy, with transparency composited over white, and the name of the conversion ("" for RGB)."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy(), ""
     if image.has_transparency_data:
@@ -196,7 +200,7 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """RGB of an image with transparency, a million pixels at a time: a composite takes six copies."""
+    """Composite an image over white, a million pixels at a time, since compositing needs six copies."""
     flat, step = Image.new("RGB", image.size), max(1, STRIP // image.width)
     for top in range(0, image.height, step):
         layers = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
@@ -207,7 +211,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """Eight bits of each value; a million pixels at a time, which take eight bytes each meanwhile."""
+    """Convert to 8 bits, a million pixels at a time, since each temporarily needs eight bytes."""
     values, step = np.asarray(image), max(1, STRIP // image.width)
     grey = np.empty(values.shape, np.uint8)
     parts = range(0, image.height, step)
@@ -220,10 +224,10 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 
 def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """Resize so that the shorter side is ``size``; the longer is cut to whole pixels, as in torchvision.
+    """Resize so that the shorter side is ``size``; the longer side is rounded down, as in torchvision.
 
-    Of an image over 64 times as long as it is wide only the middle is looked at, so that a line of pixels
-    does not become an image of gigabytes.
+    An image with an aspect ratio above 64 is cropped to its middle first, so that a line of pixels does not
+    become an image of gigabytes.
     """
     short, long = min(image.size), max(image.size)
     if long > LONGEST * short:
@@ -238,25 +242,26 @@ def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) ->
 
 
 def random_crop(image: Image.Image, size: int) -> Image.Image:
-    """Cut a ``size`` x ``size`` square out, where the image's own pixels decide; BadImage if it is smaller.
+    """Crop a ``size`` x ``size`` square at a random position, seeded by the image's pixels.
 
-    Nothing is resized, so details stay, as super-resolution wants it (section 3.1).
+    Nothing is resized, which preserves the detail that super-resolution needs (section 3.1). Raises BadImage
+    if the image is smaller.
     """
     if min(image.size) < size:
         raise BadImage("too small", f"{image.width} x {image.height} pixels, at least {size} a side to crop")
-    chance = np.random.default_rng(zlib.crc32(image.tobytes()))
-    left, top = (int(chance.integers(side - size + 1)) for side in image.size)
+    rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+    left, top = (int(rng.integers(side - size + 1)) for side in image.size)
     return image.crop((left, top, left + size, top + size))
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Cut the central ``size`` x ``size`` square out, as torchvision rounds it."""
+    """Crop the central ``size`` x ``size`` square, with torchvision's rounding."""
     left, top = (round((side - size) / 2.0) for side in image.size)
     return image.crop((left, top, left + size, top + size))
 
 
 def square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The image as the image tokenizer sees it: (size, size, 3) uint8."""
+    """The image as input of the image tokenizer: (size, size, 3) uint8."""
     if preprocessing.crop == "random":
         return np.array(random_crop(image, preprocessing.size), dtype=np.uint8)
     resized = resize_shorter(image, preprocessing.size, RESAMPLE[preprocessing.resample])

@@ -1,10 +1,10 @@
-"""The data files of the original CogView code, read without trusting them.
+"""Reads the data files of the original CogView code without trusting them.
 
-- :class:`CompactBinary`: a flat int32 file, a row = 64 text ids (-1 = none) and 1024 image codes;
+- :class:`CompactBinary`: a flat int32 file, rows of 64 text ids (-1 = none) and 1024 image codes;
 - :class:`TokenLmdb`: LMDB of pickled sequences; :class:`TextCodeLmdb`: of pickled (text, codes) pairs
   (:mod:`cogview.lmdbs`, :mod:`cogview.pickles`).
 
-Text ids in these files are ids of CogView's whole vocabulary (piece + 8192), not bare tokens.
+Text ids in these files are ids of CogView's full vocabulary (token + 8192), not 0-based text tokens.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cogview.lmdbs import Lmdb
 
 TEXT_SLOTS = 64
 IMAGE_CODES = 1024
-MAX_ITEM = 1 << 20  # ids of one sample
+MAX_ITEM = 1 << 20  # largest number of ids of one sample
 
 
 @dataclass(frozen=True)
 class ReleasedPair:
-    """One sample: ``text``, ids of the whole vocabulary (n,) or a raw string; ``codes`` (m,), both int64."""
+    """One sample: ``text``, ids of the full vocabulary (n,) or a raw string; ``codes`` (m,), both int64."""
 
     text: NDArray[np.int64] | str
     codes: NDArray[np.int64]
@@ -37,7 +37,7 @@ class ReleasedPair:
 class CompactBinary:
     """Flat int32 rows of ``text_slots`` text ids and ``image_codes`` codes, memory-mapped.
 
-    Raises CogViewError where the file's size is not a whole number of rows.
+    Raises CogViewError if the file's size is not a multiple of the row size.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class _Lmdb:
         return pickles.load(self._value(str(index)), f"{self.path}, key {index}")
 
     def _array(self, value: Any, index: int) -> NDArray[np.int64]:
-        """Whole numbers, an array or a list of them (or of rows of them, as codes may be stored), as (n,)."""
+        """Integers in an array, a list, or a list of rows (as codes may be stored), as (n,) int64."""
         array = value if isinstance(value, np.ndarray) else _array_of(value)
         if array is None or array.ndim == 0 or array.dtype.kind not in "iu" or array.size > MAX_ITEM:
             raise CogViewError(f"{self.path}, key {index}: not an array of whole numbers")
@@ -99,7 +99,7 @@ class _Lmdb:
 
 
 def _array_of(value: Any) -> NDArray[np.int64] | None:
-    """A list of numbers, or of rows of them, as an array; None for anything else."""
+    """A list of integers, or of rows of integers, as an array; None for anything else."""
     rows = value if isinstance(value, list | tuple) else []
     flat = [number for row in rows for number in (row if isinstance(row, list | tuple) else [row])]
     fits = all(type(number) is int and abs(number) < 1 << 63 for number in flat)
@@ -107,7 +107,7 @@ def _array_of(value: Any) -> NDArray[np.int64] | None:
 
 
 class TokenLmdb(_Lmdb):
-    """Pickled whole sequences (released ``TokenizedDataset``): index to ids, (n,) int64."""
+    """Pickled full sequences (released ``TokenizedDataset``): index to ids, (n,) int64."""
 
     def __getitem__(self, index: int) -> NDArray[np.int64]:
         return self._array(self._read(index), index)

@@ -1,4 +1,4 @@
-"""What one training sample is: an image, its captions and where it comes from."""
+"""A training sample: an image, its captions and its source."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ KINDS: tuple[CaptionKind, ...] = ("plain", "styled", "keyword", "reworded")
 class Caption:
     """One text for an image.
 
-    ``language`` is a short tag ("en", "zh", …; "" when unknown). ``kind`` tells a plain caption from one that
-    names the drawing style as well, from a mere keyword and from another wording of the plain one.
+    ``language`` is a short tag ("en", "zh", …; "" if unknown). ``kind``: a plain caption, one that also names
+    the style, a keyword, or another wording of the plain caption.
     """
 
     text: str
@@ -29,7 +29,7 @@ class Sample:
     """An image that passed every check, with its captions.
 
     ``image`` is an RGB image of any size; ``key`` is unique in the data set; ``source`` and ``split`` are
-    free names ("icons", "train").
+    arbitrary names ("icons", "train").
     """
 
     key: str

@@ -5,15 +5,15 @@ A data set is a directory::
     index.json            ShardIndex: counts, types, grid, fingerprints, vocabulary, names, sizes and hashes
     shard-00000/
         codes.bin         (items, h * w)  image codes, smallest unsigned integer type that holds the codebook
-        context.bin       the same of the small images, where the data set is for super-resolution
-        texts.bin         all captions' text tokens one after the other, smallest type for the text tokenizer
-        captions.bin      CAPTION records: where a caption's tokens are, its language and kind
-        items.bin         ITEM records: where an item's captions are, its source and split
-        keys.bin          the items' keys in UTF-8, one a line
+        context.bin       the same for the small images, if the data set is for super-resolution
+        texts.bin         the text tokens of all captions, concatenated, smallest type for the text tokenizer
+        captions.bin      CAPTION records: position of a caption's tokens, its language and kind
+        items.bin         ITEM records: position of an item's captions, its source and split
+        keys.bin          the items' keys in UTF-8, one per line
 
-Nothing is parsed when a batch is read. Captions of an item lie together, sorted by language, then kind.
-Numbers are little-endian. Text tokens are the text tokenizer's own ids (0-based), codes the image
-tokenizer's; the vocabulary joins them when sequences are made, so shards survive a change of vocabulary.
+Nothing is parsed when a batch is read. Captions of an item are contiguous, sorted by language, then kind.
+Numbers are little-endian. Text tokens are 0-based ids of the text tokenizer, codes those of the image
+tokenizer; the vocabulary combines them when sequences are built, so shards survive a change of vocabulary.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from cogview.types import Resample
 from cogview.vocabulary import Vocabulary
 
 INDEX = "index.json"
-TRANSLATIONS = "translations"  # where captions that were translated for a build are kept
+TRANSLATIONS = "translations"  # folder of captions that were translated for a build
 IntegerType = Literal["uint8", "uint16", "uint32"]
 
 ITEM = np.dtype([("first", "<u4"), ("captions", "<u2"), ("source", "<u2"), ("split", "u1")])
@@ -60,7 +60,7 @@ def file_hash(path: Path) -> str:
 
 
 class ShardFile(Config):
-    """Size and hash of one file, for the integrity checks."""
+    """Size and hash of one file, for integrity checks."""
 
     bytes: int = Field(ge=0)
     sha256: str
@@ -71,7 +71,7 @@ Side = Annotated[int, Field(ge=1, le=1 << 12)]
 
 
 class ShardEntry(Config):
-    """One shard: its directory, how much it holds and its files."""
+    """One shard: its directory, its counts and its files."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     items: int = Field(ge=0)
@@ -81,9 +81,9 @@ class ShardEntry(Config):
 
 
 class Preprocessing(Config):
-    """How images were made square: the shorter side resized to ``size``, then the centre cut out.
+    """How images are made square: the shorter side is resized to ``size``, then the centre is cropped.
 
-    crop: ``random`` cuts a square of ``size`` out as it is, at a place of the image's own.
+    crop: ``random`` crops a square of ``size`` without resizing, at a random position seeded by the image.
     """
 
     size: int = Field(ge=1, le=1 << 14)
@@ -92,9 +92,9 @@ class Preprocessing(Config):
 
 
 class ShardIndex(Config):
-    """Everything about a data set but its tokens (``index.json``).
+    """The metadata of a data set (``index.json``).
 
-    context_grid: of the small images of a data set for super-resolution.
+    context_grid: of the small images of a super-resolution data set.
     """
 
     version: Literal[1] = 1
@@ -128,7 +128,7 @@ class ShardIndex(Config):
         return self
 
     def sizes(self, entry: ShardEntry) -> dict[str, int | None]:
-        """The bytes of a shard's files as its counts have them; None where any number may be right."""
+        """The sizes of a shard's files in bytes, computed from its counts; None if any size is valid."""
         code, text = np.dtype(self.codes_type).itemsize, np.dtype(self.texts_type).itemsize
         small = self.context_grid
         return {
@@ -142,7 +142,8 @@ class ShardIndex(Config):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the data set's content: equal when every token, tag and key is equal and in one order."""
+        """A hash of the data set's content: equal if all tokens, tags and keys are equal, in the same
+        order."""
         files = [entry.files[name].sha256 for entry in self.shards for name in sorted(entry.files)]
         return hashlib.sha256("\n".join(files).encode()).hexdigest()
 
@@ -207,13 +208,13 @@ def _arrays(items: Sequence[TokenItem], layout: ShardLayout) -> dict[str, NDArra
     rows["captions"] = counts
     rows["source"] = [layout.sources.index(item.source) for item in items]
     rows["split"] = [layout.splits.index(item.split) for item in items]
-    pieces = [piece for caption in flat for piece in caption.pieces]
+    tokens = [token for caption in flat for token in caption.pieces]
     codes = np.stack([item.codes for item in items]) if items else np.zeros((0, 0))
     small = [item.context for item in items if item.context is not None]
     return {
         "codes": codes.astype(layout.codes_type),
         **({"context": np.stack(small).astype(layout.codes_type)} if small else {}),
-        "texts": np.array(pieces, dtype=layout.texts_type),
+        "texts": np.array(tokens, dtype=layout.texts_type),
         "captions": table,
         "items": rows,
     }
@@ -222,7 +223,7 @@ def _arrays(items: Sequence[TokenItem], layout: ShardLayout) -> dict[str, NDArra
 def write_shard(directory: Path, name: str, items: Sequence[TokenItem], layout: ShardLayout) -> ShardEntry:
     """Write one shard under a temporary name, flush it to disk and rename it into place.
 
-    Raises CogViewError where a key contains a line break.
+    Raises CogViewError if a key contains a line break.
     """
     keys = [item.key for item in items]
     if any("\n" in key for key in keys):
@@ -257,7 +258,7 @@ def _write_file(path: Path, data: bytes) -> ShardFile:
 
 
 def read_index(directory: Path) -> ShardIndex:
-    """Read ``index.json``; raises CogViewError where there is none or it does not fit."""
+    """Read ``index.json``; raises CogViewError if it is missing or invalid."""
     path = directory / INDEX
     if not path.is_file():
         unfinished = (directory / "build.json").is_file()
@@ -290,9 +291,9 @@ def check_sizes(directory: Path, index: ShardIndex, hashes: bool = False) -> Non
 
 
 class TokenShards:
-    """Random access to a built data set: ``len(shards)`` items, numbered through all shards.
+    """Random access to a built data set: ``len(shards)`` items, numbered across all shards.
 
-    Opening checks every file's size, and with ``hashes`` its content. Public arrays, one entry an item:
+    Opening checks every file's size, and with ``hashes`` its content. Public arrays, one entry per item:
     ``item_sources`` and ``item_splits`` (numbers into ``sources`` and ``splits``), ``first_caption`` and
     ``caption_count`` (rows of the caption table ``lengths`` / ``languages_of`` / ``kinds_of``).
     """
@@ -325,12 +326,12 @@ class TokenShards:
         self._check(offsets)
 
     def _check(self, offsets: NDArray[np.int64]) -> None:
-        """CogViewError for a number in the tables that leads nowhere, which hashes do not find."""
+        """Raise CogViewError for an index out of range in the tables, which hashes do not detect."""
         shards, texts = self.index.shards, [len(part) for part in self._texts]
         ends = np.repeat(np.array(texts, np.int64), [entry.captions for entry in shards])
         last = np.repeat(offsets + [entry.captions for entry in shards], [entry.items for entry in shards])
         first = np.repeat(offsets, [entry.items for entry in shards])
-        for what, fine in (
+        for what, valid in (
             (
                 "a caption's pieces",
                 (self._caption_firsts >= 0) & (self._caption_firsts + self.lengths <= ends),
@@ -344,7 +345,7 @@ class TokenShards:
                 (self.first_caption >= first) & (self.first_caption + self.caption_count <= last),
             ),
         ):
-            if not fine.all():
+            if not valid.all():
                 raise CogViewError(
                     f"{self.directory}: {what} is not there; the shards are damaged, build again"
                 )
@@ -399,24 +400,24 @@ class TokenShards:
         self, splits: Sequence[str] | None = None, sources: Sequence[str] | None = None
     ) -> NDArray[np.int64]:
         """Numbers of the items in the given splits and sources (None = all), ascending, int64."""
-        chosen = np.ones(len(self), dtype=bool)
-        for wanted, names, values in (
+        selected = np.ones(len(self), dtype=bool)
+        for requested, names, values in (
             (splits, self.splits, self.item_splits),
             (sources, self.sources, self.item_sources),
         ):
-            if wanted is not None:
-                chosen &= np.isin(values, name_positions(wanted, names, self.directory))
-        return np.flatnonzero(chosen)
+            if requested is not None:
+                selected &= np.isin(values, name_positions(requested, names, self.directory))
+        return np.flatnonzero(selected)
 
     def codes(self, items: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
         """Image codes of the given items: (len(items), h * w) int64."""
         return self._gather(self._codes, items)
 
     def context(self, items: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
-        """Codes of the items' small images (len(items), h * w) int64; CogViewError where there are none."""
+        """Codes of the items' small images (len(items), h * w) int64; raises CogViewError without any."""
         if self.index.context_grid is None:
             raise CogViewError(
-                f"{self.directory} has no small pictures; build it again with --super-resolution"
+                f"{self.directory} has no small images; build it again with --super-resolution"
             )
         return self._gather(self._context, items)
 
@@ -443,7 +444,7 @@ class TokenShards:
         ids: list[int] = self._texts[shard][first : first + int(self.lengths[caption])].tolist()
         if ids and max(ids) >= self.index.vocabulary.text_pieces:
             raise CogViewError(
-                f"{self.directory}: a piece outside the text tokenizer; the shards are damaged"
+                f"{self.directory}: a text token outside the tokenizer's range; the shards are damaged"
             )
         return ids
 
@@ -469,24 +470,24 @@ class TokenShards:
         return (self[item] for item in range(len(self)))
 
     def require(self, image_tokenizer: str | None = None, text_tokenizer: str | None = None) -> None:
-        """Raise CogViewError unless the shards were made with the tokenizers of these fingerprints."""
-        for name, given, built in (
+        """Raise CogViewError unless the shards were built with the tokenizers of these fingerprints."""
+        for name, required, built in (
             ("image", image_tokenizer, self.index.image_tokenizer),
             ("text", text_tokenizer, self.index.text_tokenizer),
         ):
-            if given is not None and given != built:
+            if required is not None and required != built:
                 raise CogViewError(
                     f"{self.directory} was built with another {name} tokenizer ({built[:12]}, "
-                    f"not {given[:12]}); use that tokenizer or build the shards again"
+                    f"not {required[:12]}); use that tokenizer or build the shards again"
                 )
 
 
-def name_positions(wanted: Sequence[str], names: Sequence[str], directory: Path) -> list[int]:
-    """Numbers of the wanted sources or splits; raises CogViewError for one that is not there."""
-    for name in wanted:
+def name_positions(requested: Sequence[str], names: Sequence[str], directory: Path) -> list[int]:
+    """Numbers of the requested sources or splits; raises CogViewError for an unknown one."""
+    for name in requested:
         if name not in names:
             raise CogViewError(f"{directory} has no {name!r}; it has {', '.join(names)}")
-    return [names.index(name) for name in wanted]
+    return [names.index(name) for name in requested]
 
 
 def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
-"""Items one after the other from token shards, shard by shard: for what wants samples, not batches.
+"""Streams single items from token shards, shard by shard.
 
-:class:`~cogview.data.shards.TokenShards` reads at random and :class:`~cogview.data.loader.TokenLoader` makes
-training batches. A stream reads one shard after the other, so that pages come from disk in order and are done
-with, in an order shuffled by epoch: the shards, and the items within each.
+:class:`~cogview.data.shards.TokenShards` provides random access and
+:class:`~cogview.data.loader.TokenLoader` training batches. A stream reads one shard after another, so that
+pages are read from disk once; in each epoch the shards, and the items within each shard, are shuffled.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from cogview.data.weighting import State, generator, plan_hash, plan_text, read_
 
 
 class ItemStream:
-    """Endless (or ``epochs``) items with the state after each; without ``shuffle`` as the shards have them.
+    """Items with the state after each, endless or for ``epochs``; without ``shuffle`` in stored order.
 
-    ``rank`` of ``world`` takes every ``world``-th item. States count the items of all ranks together, so that
-    a stream goes on from rank 0's state on any number of ranks.
+    ``rank`` of ``world`` takes every ``world``-th item. States count the items of all ranks, so that a stream
+    resumes from rank 0's state on any number of ranks.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class ItemStream:
         while len(self.items) and (self.epochs is None or self._state.epoch < self.epochs):
             order = self.order(self._state.epoch)
             for first in range(self._state.batch, len(order), self.world):
-                over = first + self.world >= len(order)
-                now = {"epoch": self._state.epoch + over, "batch": 0 if over else first + self.world}
-                self._state = self._state.model_copy(update=now)
+                last = first + self.world >= len(order)
+                update = {"epoch": self._state.epoch + last, "batch": 0 if last else first + self.world}
+                self._state = self._state.model_copy(update=update)
                 if first + self.rank < len(order):
                     yield self.shards[int(order[first + self.rank])], self._state.model_dump()

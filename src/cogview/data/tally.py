@@ -1,7 +1,7 @@
-"""Counts of good and bad records, and the report of them.
+"""Counts good and rejected records, and reports them.
 
-Nothing a record holds is fatal: a record either becomes a :class:`~cogview.data.samples.Sample` or a
-:class:`Rejection` with a reason and its place. `cogview data check` prints the report, a build writes it.
+No record is fatal: each becomes either a :class:`~cogview.data.samples.Sample` or a :class:`Rejection` with a
+reason and its location. `cogview data check` prints the report, a build stores it.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from cogview.data.sources import Record
 
 EXPLANATIONS = {
     "unreadable record": "the line, row or caption file cannot be read; see its message",
-    "missing caption": "no text beside the picture, or an empty cell; write NAME.txt or fill the column",
-    "missing image": "the record names no picture",
-    "missing file": "the picture the record names does not exist",
+    "missing caption": "no text beside the image, or an empty cell; write NAME.txt or fill the column",
+    "missing image": "the record names no image",
+    "missing file": "the image that the record names does not exist",
     "duplicate key": "another record has the same key; only the first is used",
-    "too many bytes": "the picture file is over the limit; raise --max-bytes if that is intended",
-    "too many pixels": "the picture is over the limit (a decompression bomb?); raise --max-pixels if not",
-    "too small": "a side is under --min-side; super-resolution and random crops need whole pixels",
-    "not an image": "the file is empty or in no known picture format",
-    "truncated": "the picture file is cut off or damaged; copy it again",
-    "too slow": "decoding took longer than the limit; raise --max-seconds if the picture is good",
-    "too much memory": "decoding needs more than the limit; make the picture smaller",
+    "too many bytes": "the image file is over the limit; raise --max-bytes if that is intended",
+    "too many pixels": "the image is over the limit (a decompression bomb?); raise --max-pixels if not",
+    "too small": "a side is under --min-side; super-resolution and random crops do not enlarge images",
+    "not an image": "the file is empty or has no known image format",
+    "truncated": "the image file is truncated or damaged; copy it again",
+    "too slow": "decoding took longer than the limit; raise --max-seconds if the image is good",
+    "too much memory": "decoding needs more than the limit; make the image smaller",
     "excluded word": "a caption has a word of --exclude",
-    "even border": "more than --max-border of a side is of one colour; cut it off if the rest is good",
-    "near duplicate": "it looks like one before it, within --near-duplicates bits; only the first is used",
-    "decoder crashed": "the picture brings its decoder down; save it again in another format",
+    "even border": "more than --max-border of a side is a uniform border; crop it if the rest is good",
+    "near duplicate": "it resembles an earlier image, within --near-duplicates bits; only the first is used",
+    "decoder crashed": "the image crashes its decoder; save it again in another format",
 }
 EXCLUDED, LOOKALIKE = "excluded word", "near duplicate"
-CHOSEN = (EXCLUDED, LOOKALIKE, "even border", "too small")  # what is left out on demand; nothing is broken
+CHOSEN = (EXCLUDED, LOOKALIKE, "even border", "too small")  # reasons of optional filters, not defects
 DUPLICATE, MISSING = "duplicate key", ("missing image", "the record names no picture")
-EXAMPLES = 1000  # rejections of one kind that a report lists; all are counted
+EXAMPLES = 1000  # largest number of rejections per reason that a report lists; all are counted
 SHOWN = 5
 
 
@@ -55,8 +55,8 @@ class Rejection(Config):
 
 @dataclass(frozen=True)
 class Reading:
-    """A record that was read: its sample, or why there is none; what was converted; its image's bytes,
-    shorter side in pixels, and difference hash where it is asked for."""
+    """The result of reading a record: its sample or its rejection, the conversions, and the image file's
+    bytes, shorter side in pixels and (if requested) difference hash."""
 
     sample: Sample | None
     rejection: Rejection | None = None
@@ -71,7 +71,7 @@ class Reading:
         return cls(None, Rejection(key=record.key, place=record.place, reason=reason, message=message))
 
     def unless_in(self, seen: set[str], record: Record) -> Reading:
-        """This, or a refusal where the key is in ``seen``, which collects the keys of good samples."""
+        """This reading, or a rejection if its key is in ``seen``; keys of good samples are added to it."""
         if self.sample is None:
             return self
         if record.key in seen:
@@ -80,7 +80,8 @@ class Reading:
         return self
 
     def unless_like(self, known: Lookalikes | None, record: Record) -> Reading:
-        """This, or a refusal where the image looks like one of ``known``, which collects the others."""
+        """This reading, or a rejection if its image resembles one in ``known``; other images are added to
+        it."""
         if self.sample is None or known is None or self.look is None or not known.meets(self.look):
             return self
         return self.refused(record, LOOKALIKE, NEAR)
@@ -90,7 +91,7 @@ NEAR = "it looks like a picture before it"
 
 
 def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None:
-    """Why a record cannot be used, seen without its image: (reason, message), or None."""
+    """(reason, message) if a record cannot be used, without reading its image; otherwise None."""
     if record.problem:
         return "unreadable record", record.problem
     if need_caption and not record.captions:
@@ -101,10 +102,10 @@ def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None
 
 
 class Report(Config):
-    """What a check or a build found. ``examples`` holds the first 1000 rejections of every reason.
+    """The result of a check or a build. ``examples`` holds the first 1000 rejections of every reason.
 
-    picture_bytes: of the good images' files. twins: good records with the same image file as another one.
-    orphans: caption files without an image.
+    picture_bytes: size of the good image files. twins: number of good records with the same image file as
+    another one. orphans: number of caption files without an image.
     """
 
     records: int = 0
@@ -121,7 +122,7 @@ class Report(Config):
 
     @property
     def nameless(self) -> int:
-        """How many were rejected for want of a caption only; `cogview train-on` can use them."""
+        """How many were rejected only because they have no caption; `cogview train-on` can use them."""
         return self.rejected.get("missing caption", 0)
 
     @property
@@ -131,17 +132,17 @@ class Report(Config):
 
     @property
     def filtered(self) -> int:
-        """How many of them a filter that was asked for took out."""
+        """How many of them were dropped by optional filters."""
         return sum(self.rejected.get(reason, 0) for reason in CHOSEN)
 
     def sizes(self, shards: int) -> str:
-        """How much smaller ``shards`` bytes of token shards are than the image files."""
-        times = self.picture_bytes / max(shards, 1)
+        """The compression: ``shards`` bytes of token shards compared to the image files."""
+        ratio = self.picture_bytes / max(shards, 1)
         files, tokens = _bytes(self.picture_bytes), _bytes(shards)
-        return f"picture files {files}, shards {tokens}: {times:.1f} times smaller"
+        return f"image files {files}, shards {tokens}: {ratio:.1f} times smaller"
 
     def lines(self) -> list[str]:
-        """The report for people, one line a fact."""
+        """The report as lines of text."""
         out = [f"{self.records:,} records: {self.good:,} good, {self.bad:,} rejected"]
         for title, counts in (
             ("captions", self.captions),
@@ -153,8 +154,8 @@ class Report(Config):
                     f"  {title}: " + ", ".join(f"{name or 'untagged'} {n:,}" for name, n in counts.items())
                 )
         out += [f"  converted: {name}, {count:,}" for name, count in self.conversions.items()]
-        out += [f"  the same picture file again: {self.twins:,}"] if self.twins else []
-        out += [f"  caption files without a picture: {self.orphans:,}"] if self.orphans else []
+        out += [f"  duplicate image files: {self.twins:,}"] if self.twins else []
+        out += [f"  caption files without an image: {self.orphans:,}"] if self.orphans else []
         for reason, count in self.rejected.items():
             out.append(f"  rejected: {reason}, {count:,} ({EXPLANATIONS.get(reason, '')})")
             same = [example for example in self.examples if example.reason == reason]
@@ -169,7 +170,7 @@ class Report(Config):
 
 @dataclass
 class Tally:
-    """A report being counted; :meth:`report` freezes it, :meth:`resume` goes on from one."""
+    """Mutable counts of a report; :meth:`report` returns it, :meth:`resume` continues from one."""
 
     records: int = 0
     good: int = 0
@@ -183,7 +184,7 @@ class Tally:
 
     @classmethod
     def resume(cls, report: Report) -> Tally:
-        """A tally that goes on where a report ended."""
+        """A tally that continues from a report."""
         counts: dict[str, Any] = {name: Counter(getattr(report, name)) for name in COUNTERS}
         return cls(
             report.records, report.good, report.picture_bytes, examples=list(report.examples), **counts
@@ -208,7 +209,7 @@ class Tally:
             self.examples.append(rejection)
 
     def include(self, report: Report) -> None:
-        """Count what another report, of the records that follow, counted."""
+        """Add the counts of a report of the following records."""
         self.records += report.records
         self.good += report.good
         self.picture_bytes += report.picture_bytes
@@ -236,7 +237,7 @@ COUNTERS = ("captions", "sources", "splits", "conversions", "rejected")
 
 
 def _bytes(count: int) -> str:
-    """Bytes for people: ``12.3 MB``."""
+    """Format bytes: ``12.3 MB``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"

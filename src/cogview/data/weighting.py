@@ -1,7 +1,7 @@
-"""Which item when: seeded, epoch-shuffled orders that can be left and resumed at any batch.
+"""Seeded orders of items, shuffled in each epoch, that can be resumed at any batch.
 
-An epoch's order is a function of (seed, epoch) alone; nothing is drawn while batches are handed out. So a
-state is two numbers, and a run that resumes from it draws what the uninterrupted run would have drawn.
+An epoch's order is a function of (seed, epoch); nothing is sampled while batches are yielded. So a state is
+two numbers, and a resumed run yields the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BatchT = TypeVar("BatchT")
 
 
 class LoaderState(Config):
-    """Where a loader stands: ``batch`` batches of ``epoch`` are used. ``plan`` guards against a mix-up."""
+    """The position of a loader: ``batch`` batches of ``epoch`` are used; ``plan`` identifies the loader."""
 
     version: Literal[1] = 1
     plan: str
@@ -34,38 +34,39 @@ class LoaderState(Config):
     batch: int = Field(default=0, ge=0)
 
     def after(self, batches: int) -> Self:
-        """The state one batch on, in an epoch of ``batches``: an epoch's end is the next one's beginning."""
+        """The state after the next batch, in an epoch of ``batches``; the end of an epoch is the start of the
+        next."""
         if self.batch + 1 < batches:
             return self.model_copy(update={"batch": self.batch + 1})
         return self.model_copy(update={"epoch": self.epoch + 1, "batch": 0})
 
 
 def plan_text(*settings: Any) -> str:
-    """Settings as one text; lists and tuples read the same."""
+    """Settings as text; lists and tuples are equal."""
     return json.dumps(settings)
 
 
 def plan_hash(*parts: str) -> str:
-    """A short hash of all that decides a loader's order."""
+    """A short hash of everything that determines a loader's order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def read_state(state: Mapping[str, Any] | None, plan: str) -> LoaderState:
-    """The state to go on from (None = the beginning); raises CogViewError where it is from another loader."""
+    """The state to resume from (None = the start); raises CogViewError if it is of another loader."""
     if state is None:
         return LoaderState(plan=plan)
     try:
-        found = LoaderState.model_validate(dict(state))
+        resumed = LoaderState.model_validate(dict(state))
     except ValidationError as error:
         raise CogViewError(
             f"the data loader's state is damaged: {error.errors()[0]['msg']}; start without it"
         ) from error
-    if found.plan != plan:
+    if resumed.plan != plan:
         raise CogViewError(
             "the data loader's state belongs to other data or settings (shards, batch size, seed or "
-            "mixture); resume with those it was made with"
+            "mixture); resume with the original ones"
         )
-    return found
+    return resumed
 
 
 def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
@@ -75,27 +76,26 @@ def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
 
 
 def draws(weights: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Which items an epoch draws, in order: positions into ``weights``, int64.
+    """The items of an epoch, in order: indices into ``weights``, int64.
 
-    An item of weight w is drawn w times an epoch: exactly where w is whole, and else floor(w) or ceil(w)
-    times so that the sum over epochs 0 … e never strays from w * (e + 1) by one or more (systematic
-    sampling: a fixed random phase u per item, drawn floor((e + 1) w + u) - floor(e w + u) times).
+    An item of weight w occurs w times per epoch: exactly if w is an integer, otherwise floor(w) or ceil(w)
+    times so that the sum over epochs 0 … e differs from w * (e + 1) by less than one (systematic sampling: a
+    fixed random phase u per item, floor((e + 1) w + u) - floor(e w + u) occurrences).
     """
     phase = generator(seed, 0, "phase").integers(0, STEPS, len(weights)) / STEPS
     counts = np.floor((epoch + 1) * weights + phase) - np.floor(epoch * weights + phase)
-    chosen = np.repeat(np.arange(len(weights)), counts.astype(np.int64))
-    order: NDArray[np.int64] = generator(seed, epoch, "order").permutation(chosen)
+    items = np.repeat(np.arange(len(weights)), counts.astype(np.int64))
+    order: NDArray[np.int64] = generator(seed, epoch, "order").permutation(items)
     return order
 
 
 def bucketed(
     lengths: NDArray[np.int64], batch: int, window: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Cut positions 0 … n - 1 into batches of like length.
+    """Divide indices 0 … n - 1 into batches of similar length.
 
-    Every ``window`` batches' worth of positions is sorted by length, cut into batches, and those are
-    shuffled. Each position is in exactly one batch; all batches are full but at most the last, which holds
-    the rest.
+    Each run of ``window`` batches is sorted by length and divided into batches, which are shuffled. Each
+    index is in exactly one batch; all batches are full except possibly the last.
     """
     batches: list[NDArray[np.int64]] = []
     for start in range(0, len(lengths), batch * window):
@@ -110,23 +110,23 @@ def bucketed(
 
 
 class EpochLoader(ABC, Generic[EpochT, BatchT]):
-    """The walk through epochs and batches; subclasses say what an epoch is and read its batches."""
+    """Iterates over epochs and batches; subclasses plan epochs and read batches."""
 
     def __init__(self, state: LoaderState, epochs: int | None) -> None:
         self._state, self.epochs = state, epochs
 
     @property
     def state(self) -> State:
-        """Where the loader stands, as plain JSON: the batches handed out so far count as used."""
+        """The position of the loader as plain JSON; the batches yielded so far count as used."""
         return self._state.model_dump()
 
     @abstractmethod
     def plan(self, epoch: int) -> EpochT:
-        """Work an epoch out."""
+        """Plan an epoch."""
 
     @abstractmethod
     def count(self, plan: EpochT) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
 
     @abstractmethod
     def read(self, plan: EpochT, batch: int) -> BatchT:
@@ -140,5 +140,5 @@ class EpochLoader(ABC, Generic[EpochT, BatchT]):
             for number in range(self._state.batch, batches):
                 self._state = self._state.after(batches)
                 yield self.read(plan, number), self.state
-            if batches == 0:  # every weight is below 1 and this epoch draws nothing
+            if batches == 0:  # all weights are below 1 and this epoch is empty
                 self._state = self._state.after(0)
