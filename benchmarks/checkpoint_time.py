@@ -62,7 +62,7 @@ def measure(ranks: Ranks, held: dict[str, dict[str, Tensor]], place: Path, turns
     seconds: dict[str, list[float]] = {way: [] for way in writers}
     for turn in range(turns + 1):  # the first one warms up: buffers are made then
         for way, writer in writers.items():
-            ranks.highest((0,))
+            ranks.maximum((0,))
             began = time.perf_counter()
             writer.save(TrainState(step=turn), held)
             took = time.perf_counter() - began

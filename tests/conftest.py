@@ -43,7 +43,7 @@ SLOW = (  # rooms and files that train models, start processes or draw with the 
     "training/test_assemble.py",
     "training/test_assemble_hierarchy.py",
     "training/test_coglm_task.py",
-    "training/test_enlarging_task.py",
+    "training/test_upscaling_task.py",
     "training/test_fashion_and_style.py",
     "training/test_hierarchical_tokenizer_task.py",
     "training/test_image_tokenizer_task.py",

@@ -14,7 +14,7 @@ from torch import nn
 from cogview.errors import CogViewError, TrainingDiverged
 from cogview.training.checkpoint.directory import latest_checkpoint, list_checkpoints
 from cogview.training.ema import MovingAverage
-from cogview.training.launch import meet
+from cogview.training.launch import join_ranks
 from cogview.training.optim import AdamWConfig, PhaseOptimizer
 from cogview.training.tasks.transformer import TransformerTask
 from tests.training.runs import VOCABULARY, caption, fit, recipe, write_data
@@ -212,4 +212,4 @@ def test_scores_in_half_precision(numerics: str, data: Path, tmp_path: Path) -> 
 
 def test_only_transformers_train_so() -> None:
     with pytest.raises(CogViewError, match="precision: tiny does not train in fp16-o2"):
-        meet(TinyTask(TinyRecipe(precision="fp16-o2")), TinyRecipe(precision="fp16-o2"))
+        join_ranks(TinyTask(TinyRecipe(precision="fp16-o2")), TinyRecipe(precision="fp16-o2"))

@@ -18,7 +18,7 @@ from cogview.sequences import CogLMFormat
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
 from cogview.training.registry import read_recipe
-from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies, draw
+from cogview.training.tasks.coglm import CogLMRecipe, CogLMTask, Strategies, sample_strategy
 from cogview.training.trainer import Trainer
 from cogview.transformer.attention import Prefix
 from cogview.transformer.model import Transformer
@@ -100,9 +100,9 @@ def test_batches_resume_and_differ(data: Path) -> None:
 
 def test_strategies_come_as_often_as_asked() -> None:
     rng = np.random.default_rng(0)
-    chosen = [Strategies(drawing=2, captioning=1, editing=1).choose(rng) for _ in range(2000)]
+    chosen = [Strategies(drawing=2, captioning=1, editing=1).sample(rng) for _ in range(2000)]
     assert 0.45 < chosen.count("drawing") / 2000 < 0.55 and 0.2 < chosen.count("editing") / 2000 < 0.3
-    assert {Strategies().choose(rng) for _ in range(50)} == {"drawing", "captioning"}
+    assert {Strategies().sample(rng) for _ in range(50)} == {"drawing", "captioning"}
 
 
 def test_edits_are_taught_on_boxes_when_asked(data: Path) -> None:
@@ -110,7 +110,7 @@ def test_edits_are_taught_on_boxes_when_asked(data: Path) -> None:
     form = CogLMTask(recipe(data)).format.model_copy(update={"grid": (12, 12)})
     rng = np.random.default_rng(0)
     asked = Strategies(drawing=0, captioning=1, editing=1, edited="boxes")
-    drawn = [draw(form, asked, rng) for _ in range(200)]
+    drawn = [sample_strategy(form, asked, rng) for _ in range(200)]
     hidden = {name: np.mean([mask.mean() for own, mask in drawn if own == name]) for name, _ in drawn}
     assert set(hidden) == {"captioning", "editing"} and hidden["captioning"] >= 0.75 > hidden["editing"]
 
@@ -135,7 +135,7 @@ def test_the_real_sizes_on_the_meta_device() -> None:
 
 def test_wrong_recipes(data: Path, tmp_path: Path) -> None:
     for changes, said in (
-        ({"strategies": {"drawing": 0, "captioning": 0}}, "nothing would be learnt"),
+        ({"strategies": {"drawing": 0, "captioning": 0}}, "nothing would be learned"),
         ({"model": None}, "model: missing"),
         ({"strategies": {"share": 1.5}}, "share"),
         ({"format": {"text_slot": 3}}, "text_slot"),

@@ -18,7 +18,7 @@ from torch import nn
 from cogview.cli.app import main
 from cogview.errors import TrainingDiverged
 from cogview.training.checkpoint.directory import list_checkpoints
-from cogview.training.divergence import Watch, bad_weight
+from cogview.training.divergence import LossMonitor, bad_weight
 from cogview.training.launch import prepare_directory
 from cogview.training.recipe import Intervals
 from cogview.training.trainer import Outcome, Trainer
@@ -143,7 +143,7 @@ def test_a_stopped_run_goes_on_judging_by_the_same_losses(tmp_path: Path) -> Non
 def test_a_run_that_ends_amid_bad_losses_has_failed(tmp_path: Path) -> None:
     task = Spiking(recipe(guard={"patience": 50}))
     task.bad = tuple(range(52, 60))
-    with pytest.raises(TrainingDiverged, match="the last 8 updates were left out"):
+    with pytest.raises(TrainingDiverged, match="the last 8 updates were skipped"):
         run(task, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
 
@@ -190,18 +190,18 @@ def test_weights_are_looked_at_before_they_are_exported() -> None:
 
 def test_the_limit_by_hand() -> None:
     """Median 2, deviations 0, 0.1, 0.1: ten times 1.4826 * 0.1 is less than twice the median."""
-    watch = Watch(2.0, 1.0)
-    assert watch.limit() == math.inf and not watch.good(math.nan)
+    watch = LossMonitor(2.0, 1.0)
+    assert watch.limit() == math.inf and not watch.is_good(math.nan)
     for step, loss in enumerate((1.9, 2.0, 2.1)):
         watch.accept(loss, step)
-    assert watch.limit() == pytest.approx(6.0) and watch.good(5.9) and not watch.good(6.1)
-    quiet = Watch(2.0, 1.0)
+    assert watch.limit() == pytest.approx(6.0) and watch.is_good(5.9) and not watch.is_good(6.1)
+    quiet = LossMonitor(2.0, 1.0)
     quiet.accept(0.01, 0)
     assert quiet.limit() == pytest.approx(1.01)  # a nat of room where little is left to learn
-    wide = Watch(0.1, 0.0)
+    wide = LossMonitor(0.1, 0.0)
     for step, loss in enumerate((1.0, 2.0, 3.0)):
         wide.accept(loss, step)
     assert wide.limit() == pytest.approx(2.0 + 10 * 1.4826)
-    off = Watch(0.0, 1.0)
+    off = LossMonitor(0.0, 1.0)
     off.accept(1.0, 0)
-    assert off.good(1e9) and not off.good(math.inf)
+    assert off.is_good(1e9) and not off.is_good(math.inf)

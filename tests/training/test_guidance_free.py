@@ -147,7 +147,7 @@ def test_a_family_of_it_generates_without_guidance(tmp_path: Path) -> None:
         ({"init": None, "model": {"layers": 2, "hidden": 32, "heads": 2}}, "init: missing"),
         ({"objective": {**DISTILLATION, "guidance": 1.0}}, "guidance"),
         ({"objective": {**CONTRASTIVE, "guidance": 2.0}}, "guidance"),
-        ({"objective": CONTRASTIVE, "cell_weights": [[1, 1], [1, 1]]}, "cell_weights are of distillation"),
+        ({"objective": CONTRASTIVE, "cell_weights": [[1, 1], [1, 1]]}, "cell_weights are for distillation"),
         ({"format": {"kind": "image_to_text", "text_slots": 6}}, "format.kind is image_to_text"),
         ({"softmax": "full"}, "softmax"),
     ],

@@ -127,7 +127,7 @@ def test_generate_draws_with_an_adapter_merged_or_beside(
 def test_what_cannot_work_is_said(
     data: Path, family: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CogViewError, match="name it as init"):
+    with pytest.raises(CogViewError, match="give it as init"):
         given(data, family, init=None, model={"layers": 1, "hidden": 16, "heads": 2})
     with pytest.raises(CogViewError, match="model: missing"):
         given(data, family, init=None, lora=None)

@@ -112,11 +112,11 @@ def test_the_fused_loss_in_bfloat16_errs_by_its_digits(batch: tuple[Tensor, ...]
 
 def test_the_fused_loss_is_not_for_fp16() -> None:
     states, matrix = torch.zeros(2, 4, requires_grad=True), torch.zeros(3, 4)
-    assert output_loss.suits(states, matrix)
+    assert output_loss.is_supported(states, matrix)
     with torch.autocast("cpu", torch.float16):
-        assert not output_loss.suits(states, matrix)
+        assert not output_loss.is_supported(states, matrix)
     with torch.no_grad():
-        assert not output_loss.suits(states, matrix)
+        assert not output_loss.is_supported(states, matrix)
 
 
 def test_places_without_weight_get_no_gradient(batch: tuple[Tensor, ...]) -> None:

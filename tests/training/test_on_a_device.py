@@ -20,7 +20,7 @@ from cogview.training.tasks.guidance_free import GuidanceFreeTask
 from cogview.training.tasks.transformer import TransformerTask
 from cogview.training.trainer import Trainer
 from tests.pretended import any_cuda
-from tests.training import coglm_runs, runs, test_enlarging_task, test_hierarchical_tokenizer_task
+from tests.training import coglm_runs, runs, test_hierarchical_tokenizer_task, test_upscaling_task
 from tests.training import test_guidance_free as guidance
 from tests.training import test_image_tokenizer_task as image_tokenizer
 from tests.training import test_super_resolution_task as windowed
@@ -38,7 +38,7 @@ SHORT: dict[str, Any] = {
 }
 images = image_tokenizer.pictures
 squares = test_hierarchical_tokenizer_task.pictures
-pairs, enlarged = windowed.data, test_enlarging_task.data
+pairs, enlarged = windowed.data, test_upscaling_task.data
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_coglm(data: Path, tmp_path: Path) -> None:
     check(lambda: CogLMTask(coglm_runs.recipe(data, **SHORT)), tmp_path)
 
 
-@pytest.mark.parametrize("task", [test_enlarging_task.direct, test_enlarging_task.iterative])
+@pytest.mark.parametrize("task", [test_upscaling_task.direct, test_upscaling_task.iterative])
 def test_enlarging(task: Callable[..., Task], enlarged: Path, tmp_path: Path) -> None:
     check(lambda: task(enlarged, **SHORT), tmp_path)
 

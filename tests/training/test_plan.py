@@ -213,13 +213,13 @@ def test_what_cannot_be_split_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     asked = ["plan", recipe, *sizes, "--set", "parallel.tensor=4", "--gpus", "64"]
     assert main(asked) == 0
     told = capsys.readouterr().out
-    assert "each layer among 4" in told and "s adding up in layers" in told
+    assert "each layer among 4" in told and "s tensor-parallel reductions" in told
     assert main([*asked, "--gpus", "6"]) == 2
     assert "6 ranks cannot be divided into groups of 4" in capsys.readouterr().err
     assert main([*asked, "--set", "parallel.tensor=16"]) == 2
     assert "16 ranks cannot share model.heads, 40" in capsys.readouterr().err
     assert main([*asked, "--set", "optimizer.kind=muon"]) == 2
-    assert "muon does not go with parallel.tensor" in capsys.readouterr().err
+    assert "muon does not work with parallel.tensor" in capsys.readouterr().err
 
 
 def test_the_command_tells_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:

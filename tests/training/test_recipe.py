@@ -62,7 +62,7 @@ def test_optimizer_by_kind(tmp_path: Path) -> None:
         ({"precision": "fp8"}, "precision"),
         ({"loss_scaler": {"window": 5}}, "loss_scaler"),
         ({"parallel": {"kind": "ddp", "zero": 2}}, "zero 2 is for fsdp"),
-        ({"parallel": {"sync": "every"}}, "sync is of ddp"),
+        ({"parallel": {"sync": "every"}}, "sync is for ddp"),
         ({"intervals": {"checkpoint": 0, "minutes": None}}, "intervals"),
         ({"device": "tpu"}, "device"),
         ({"name": "../x"}, "name"),
@@ -80,8 +80,12 @@ def test_one_line_names_file_and_field(tmp_path: Path, fields: dict[str, Any], n
 @pytest.mark.parametrize(
     ("name", "fields", "said"),
     [
-        ("cogview2-coglm", ["strategies.regions=released", "strategies.share=0.5"], "nothing here reads it"),
-        ("cogview2-coglm", ["strategies.edited=boxes"], "edited boxes is of editing, which is 0"),
+        (
+            "cogview2-coglm",
+            ["strategies.regions=released", "strategies.share=0.5"],
+            "it is not used with these settings",
+        ),
+        ("cogview2-coglm", ["strategies.edited=boxes"], "edited boxes is for editing, which is 0"),
         ("image_tokenizer", ["restart_every=0", "restart_until=0.5"], "restart_until does nothing"),
         ("image_tokenizer", ["loss.adversarial_start=0.1"], "adversarial_start does nothing"),
         ("cogview-paper", ["model.numerics=fused"], "attention_relax 32 does nothing"),
@@ -233,8 +237,8 @@ def test_the_papers_and_the_released_recipe_act_as_they_say() -> None:
         ({"model": {**SIZES, "norm": "pre", "branch_gain": 0.5}}, "does nothing with norm pre"),
         ({"format": {"context_weight": 0.5}}, "context_weight belongs to super_resolution"),
         ({"format": {"context_positions": "aligned"}}, "context_positions belongs to super_resolution"),
-        ({"format": {"end": "[SEP]"}}, "end is of a caption"),
-        ({"padding_rows": True}, "padding_rows take part in the full softmax only"),
+        ({"format": {"end": "[SEP]"}}, "end is for captions"),
+        ({"padding_rows": True}, "padding_rows needs the full softmax"),
     ],
 )
 def test_what_would_do_nothing_is_refused(fields: dict[str, Any], said: str) -> None:

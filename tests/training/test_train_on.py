@@ -98,10 +98,10 @@ def test_a_strangers_pictures_become_a_model_that_draws(
 ) -> None:
     out, said = made
     for words in (
-        "39 usable pictures", "zh", "up to 3 a picture",
+        "39 usable images", "zh", "up to 3 per image",
         "1 left out, not an image", "1 left out, truncated", "1 left out, unreadable record",
-        "converted: alpha over white", "without a caption: called after", "the smallest is 9 px",
-        "36 x 36 px, 6 x 6 = 36 codes", "pieces of", "[ROI1] caption [BASE] [BOI1] codes [EOI1]", "cost",
+        "converted: alpha over white", "without a caption: named after", "the smallest is 9 px",
+        "36 x 36 px, 6 x 6 = 36 codes", "tokens of", "[ROI1] caption [BASE] [BOI1] codes [EOI1]", "cost",
         *(f"[{n}/7]" for n in range(1, 8)),
     ):  # fmt: skip
         assert words in said.replace("not an image: the file is empty", "not an image"), (words, said)
@@ -112,7 +112,7 @@ def test_a_strangers_pictures_become_a_model_that_draws(
     with Image.open(out / "samples.png") as sheet:
         assert sheet.width == 4 * 36 and sheet.height % 36 == 0
     card = (out / "card.md").read_text()
-    assert "39 pictures" in card and "nats a token" in card and "PSNR" in card
+    assert "39 images" in card and "nats a token" in card and "PSNR" in card
     capsys.readouterr()
 
 
@@ -164,7 +164,7 @@ def test_finished_changed_and_restarted(
     out, _ = made
     said = io.StringIO()
     again = TrainOn(settings(folder), out, console=Console(file=said)).run()
-    assert again is not None and "finished already" in said.getvalue()
+    assert again is not None and "already finished" in said.getvalue()
     with pytest.raises(CogViewError, match="seed was 0 and is now 1"):
         TrainOn(settings(folder, seed=1), out)
     other = stranger(tmp_path / "pictures", 6)
@@ -174,7 +174,9 @@ def test_finished_changed_and_restarted(
         TrainOn(settings(other), tmp_path / "b")
     words = ["train-on", str(other), "--out", str(tmp_path / "b"), "--size", "tiny"]
     assert main([*words, "--device", "cpu", "--set", "transformer.steps=6"]) == 2
-    assert "--set was " in (told := capsys.readouterr().err) and "now transformer.steps=6; go on" in told
+    assert (
+        "--set was " in (told := capsys.readouterr().err) and "now transformer.steps=6; use the same" in told
+    )
     assert main([*words, "--plan", "--restart", "--set", "transformer.steps=5"]) == 0
     assert "5 steps" in capsys.readouterr().err
 
@@ -218,8 +220,8 @@ def test_what_cannot_work_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     for words, said in (
         ([tmp_path / "none", "--out", tmp_path / "o"], "cannot be read"),
         ([tmp_path / "bad", "--out", tmp_path / "o"], "not one usable picture"),
-        ([good, "--out", tmp_path / "full"], "is there already"),
-        ([good, "--out", tmp_path / "full", "--restart"], "was not made by train-on"),
+        ([good, "--out", tmp_path / "full"], "already exists"),
+        ([good, "--out", tmp_path / "full", "--restart"], "does not seem to be written by train-on"),
         (
             [good, "--out", tmp_path / "o", "--size", "huge"],
             "--size: must be 'tiny', 'small', 'base' or",

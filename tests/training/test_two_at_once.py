@@ -9,7 +9,7 @@ from PIL import Image
 
 from cogview.cli.app import main
 from cogview.config import dump_yaml
-from cogview.training.locks import LOCK, held
+from cogview.training.locks import LOCK, locked
 from cogview.training.train_on.state import STATE, restart
 from tests.generation import tiny
 from tests.training.runs import VOCABULARY, caption, recipe, write_data
@@ -24,12 +24,12 @@ def test_a_second_training_in_a_runs_directory_is_refused(
     write_data(data, caption, VOCABULARY, "1" * 16, "2" * 64)
     (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe(data, steps=2)), "utf-8")
     words = ["train", str(tmp_path / "recipe.yaml"), "--out", str(run)]
-    with held(run):
+    with locked(run):
         assert main(words) == 2
     assert f"{run}: another process trains there" in capsys.readouterr().err
     assert main(words) == 0
     before = (run / "metrics.jsonl").read_bytes()
-    with held(run):
+    with locked(run):
         assert main([*words, "--resume"]) == 2
     assert (run / "metrics.jsonl").read_bytes() == before
 
@@ -48,14 +48,14 @@ def test_train_on_has_its_work_directory_to_itself(
     folder, work = pictures(tmp_path / "pictures"), tmp_path / "m.work"
     words = ["train-on", str(folder), "--out", str(tmp_path / "m"), "--size", "tiny"]
     work.mkdir()
-    with held(work):
+    with locked(work):
         assert main(words) == 2
     assert "another process trains there" in capsys.readouterr().err
     assert {path.name for path in work.iterdir()} <= {LOCK}
 
     names = sorted(path.name for path in folder.iterdir())
     assert main([*words, "--work", str(folder)]) == 2
-    assert f"{folder} is there already; choose another --work" in capsys.readouterr().err
+    assert f"{folder} already exists; choose another --work" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == names
 
 
@@ -72,7 +72,7 @@ def test_a_restart_leaves_what_others_put_there(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
     assert (tmp_path / "made" / "parts" / "base").is_dir()
 
-    with held(work):
+    with locked(work):
         (work / STATE).touch()
         with pytest.raises(ValueError, match="another process trains there"):
             restart(out)

@@ -59,7 +59,7 @@ def test_everything_that_is_known_is_shown(tmp_path: Path) -> None:
     told = facts(view)
     assert told["speed"] == "2,500 tokens/s, 12.5 items/s"
     assert told["utilisation"].startswith("62%") and told["waiting for data"] == "0.4% of the time"
-    assert (told["memory"], told["updates left out"]) == ("1.00 GiB", "1, the last at step 15")
+    assert (told["memory"], told["skipped updates"]) == ("1.00 GiB", "1, the last at step 15")
     shown = text(tmp_path)
     for part in (
         "birds",
@@ -127,14 +127,14 @@ def test_live_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
         shown = read_until(terminal, rb"seen \xc2\xb7 transformer \xc2\xb7 running[^$]*?step [1-9]").decode(
             errors="replace"
         )
-        shown += read_until(terminal, rb"least[^$]*?items/s").decode(errors="replace")
+        shown += read_until(terminal, rb"minimum[^$]*?items/s").decode(errors="replace")
         os.write(terminal, b"\x03")
         said = read_until(terminal, rb"--out [^\n]* --resume\r?\n").decode(errors="replace")
         assert process.wait(60) == 0
     finally:
         process.kill()
         os.close(terminal)
-    assert "least" in shown and "items/s" in shown
+    assert "minimum" in shown and "items/s" in shown
     stopped = re.search(r"received SIGINT: stopped after step (\d+); go on with: cogview train", said)
     assert stopped is not None
     (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")

@@ -83,8 +83,8 @@ def train(run: Run) -> None:
     with _report_once():
         path = run.path()
         load_yaml(path, run.settings)  # before PyTorch is imported
-        from cogview.training.launch import begin, meet
-        from cogview.training.locks import held
+        from cogview.training.launch import begin, join_ranks
+        from cogview.training.locks import locked
         from cogview.training.parallel.ranks import ElsewhereError, launched_world
         from cogview.training.registry import read_recipe, task_class
         from cogview.training.trainer import Trainer
@@ -96,11 +96,11 @@ def train(run: Run) -> None:
         if run.processes > 1 and launched_world() == 1:
             raise typer.Exit(run.launch(arguments, recipe.parallel.kind))
         task = task_class(recipe.task)(recipe)
-        ranks = meet(task, recipe)
+        ranks = join_ranks(task, recipe)
     try:
-        resumed = ranks.lead(lambda: begin(recipe, directory, run.resume, run.auto_resume))
+        resumed = ranks.on_first(lambda: begin(recipe, directory, run.resume, run.auto_resume))
         with ExitStack() as stack:
-            ranks.lead(lambda: stack.enter_context(held(directory)))
+            ranks.on_first(lambda: stack.enter_context(locked(directory)))
             quiet = stack.enter_context(live_view(directory, console, run.live and ranks.first))
             outcome = Trainer(task, recipe, directory, quiet, ranks).fit(resumed)
     except ElsewhereError:

@@ -1,7 +1,7 @@
-"""Keeping the memory that a training step frees for the next one.
+"""Keep the memory that a training step frees for the next step.
 
-glibc's ``free`` hands large blocks back to the kernel at once, and the next step gets them again page by
-page. On two CPU cores that was a tenth of a step of the default model's recipe (benchmarks/README.md).
+glibc's ``free`` immediately returns large blocks to the kernel, and the next step faults them in again page
+by page. On two CPU cores that took a tenth of a step of the default model's recipe (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks for this process; True where it does (Linux with glibc)."""
+    """Have glibc keep freed blocks in this process; True if it does (Linux with glibc)."""
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)

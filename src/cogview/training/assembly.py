@@ -1,8 +1,8 @@
-"""From one's own runs to a family directory that draws (`cogview assemble`).
+"""Assemble a model family from training runs (`cogview assemble`).
 
-A trained transformer carries ``training.json``: the sequences it was trained on and the fingerprints of both
-tokenizers. Those decide the family's vocabulary and formats, and tokenizers that do not belong are refused
-here, where it can still be mended.
+A trained transformer has a ``training.json`` with the sequence format it was trained on and the fingerprints
+of both tokenizers. They determine the family's vocabulary and formats, and tokenizers that do not match are
+rejected here, where it can still be corrected.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ IMAGES = "image_tokenizer"
 
 def model_directory(run: Path) -> Path:
     """The directory with the weights: ``run`` itself, or the ``model/`` of a run directory."""
-    for place in (run, run / "model"):
-        if any((place / name).is_file() for name in ("config.json", LORA)):
-            return place
+    for directory in (run, run / "model"):
+        if any((directory / name).is_file() for name in ("config.json", LORA)):
+            return directory
     raise CogViewError(f"{run} holds no trained model; give a run's directory, or the model/ in it")
 
 
 def read_facts(model: Path) -> dict[str, Any]:
-    """``training.json`` beside a transformer's weights; CogViewError where it is missing or foreign."""
+    """Read ``training.json`` beside a transformer's weights; raises CogViewError if missing or damaged."""
     path = model / FACTS
     if not path.is_file():
-        raise CogViewError(f"{model} has no {FACTS}; give a transformer that `cogview train` made")
+        raise CogViewError(f"{model} has no {FACTS}; give a transformer trained with `cogview train`")
     facts = load_json(path)
-    wanted = {"image_tokenizer", "text_tokenizer", "sequences"}
-    if not isinstance(facts, dict) or not wanted <= facts.keys():
+    required = {"image_tokenizer", "text_tokenizer", "sequences"}
+    if not isinstance(facts, dict) or not required <= facts.keys():
         raise CogViewError(f"{path}: damaged, or written by another version; train again or restore it")
     return facts
 
@@ -85,28 +85,28 @@ def assemble(
     clusters: int = 0,
     share: bool = False,
 ) -> ModelBundle:
-    """Write a family of one's own runs to ``out`` and return it, read back whole.
+    """Write a family of trained models to ``out`` and return it, loaded again.
 
     Args:
-        roles: role ("base") to a run's directory or the model in it. A run that trained an adapter (`lora:`)
-            is added to the role's weights in ``start``.
+        roles: the run directory, or the model in it, of each role ("base"). An adapter (`lora:`) is merged
+            into the role's weights in ``start``.
         image_tokenizer: a run's directory or the model in it; text_tokenizer: a ``.model`` file.
-        start: a family to take everything from that is not given: tokenizers, other roles, styles.
+        start: a family that provides everything not given: tokenizers, other roles, styles.
         settings: styles (added to ``start``'s), templates and sampling defaults.
-        adapters: name to the run of an adapter that is kept beside the model, to be asked for by name.
-        small: what is stored as int8 rows, half the size: roles among ``roles``, and ``image_tokenizer``.
-        card: the model card; by default the one that is in ``out`` already stays.
-        beside: a family in the same directory as ``out`` whose tokenizers are used where they are.
-        clusters: how many clusters of image codes to make, for cluster sampling (CogView2, section 4.1).
-        share: store once what a role has in common with the base role, and super-resolution in two stages
-            with the CogLM; both have to be small or not.
+        adapters: the run of each adapter that is stored beside the model, by name.
+        small: parts stored as int8 rows, half the size: names from ``roles``, and ``image_tokenizer``.
+        card: the model card; by default an existing one in ``out`` is kept.
+        beside: a family in the same directory as ``out`` whose tokenizers are used without copying.
+        clusters: number of clusters of image codes, for cluster sampling (CogView2, section 4.1).
+        share: store weights only once that a role shares with the base role, or a super-resolution role with
+            the CogLM; either both are stored as int8 or neither.
 
-    Raises CogViewError where a part is missing or trained with another tokenizer than the family's.
+    Raises CogViewError if a part is missing or was trained with another tokenizer than the family's.
     """
     out, settings = Path(out), settings or FamilySettings()
     check_place(out)
     if share and BASE not in roles:
-        raise CogViewError("--share stores once what roles have in common with base; give --base too")
+        raise CogViewError("--share stores weights shared with base only once; give --base too")
     tokenizers = _tokenizers(beside or start, image_tokenizer, text_tokenizer)
     prints = tokenizers.prints
     given = {*roles, *({IMAGES} if beside is None else ())}
@@ -148,7 +148,7 @@ def assemble(
 
 
 def assemble_parts(parts: Parts, looks: Looks) -> ModelBundle:
-    """As :func:`assemble`, of what a command line names."""
+    """:func:`assemble` with the options of a command line."""
     roles = parse_pairs("--role", parts.role) | ({BASE: str(parts.base)} if parts.base else {})
     start = ModelBundle.find(parts.start) if parts.start else None
     return assemble(
@@ -169,7 +169,7 @@ def assemble_parts(parts: Parts, looks: Looks) -> ModelBundle:
 
 @dataclass(frozen=True)
 class _Tokenizers:
-    """Where both tokenizers are, the image codes' vectors (codes, d), and the fingerprints."""
+    """The paths of both tokenizers, the codebook (codes, d), and the fingerprints."""
 
     images: Path
     text: Path
@@ -179,31 +179,32 @@ class _Tokenizers:
 
 def _tokenizers(source: ModelBundle | None, images: Path | None, text: Path | None) -> _Tokenizers:
     """Both tokenizers, given or ``source``'s."""
-    where = model_directory(images) if images else _part(source, "image_tokenizer")
+    directory = model_directory(images) if images else _part(source, "image_tokenizer")
     path = text or _part(source, "text_tokenizer")
-    tokenizer = read_image_tokenizer(where)
+    tokenizer = read_image_tokenizer(directory)
     prints = Fingerprints(
         image_tokenizer=tokenizer.fingerprint, text_tokenizer=TextTokenizer.from_file(path).fingerprint
     )
-    return _Tokenizers(where, path, tokenizer.quantizer.codebook, prints)
+    return _Tokenizers(directory, path, tokenizer.quantizer.codebook, prints)
 
 
 def _places(beside: ModelBundle, out: Path) -> dict[str, str]:
-    """The tokenizers' places in a neighbouring family, seen from ``out``; CogViewError for no neighbour."""
+    """Paths of the tokenizers in a family beside ``out``, relative to ``out``; raises CogViewError if it is
+    elsewhere."""
     if beside.directory.resolve().parent != out.resolve().parent:
         raise CogViewError(
             f"{out} does not lie beside {beside.directory}, whose tokenizers it is to share; give another "
             "directory, or --image-tokenizer and --text-tokenizer to copy them"
         )
-    before = f"../{beside.directory.resolve().name}"
+    prefix = f"../{beside.directory.resolve().name}"
     return {
-        "image_tokenizer": f"{before}/{beside.config.image_tokenizer}",
-        "text_tokenizer": f"{before}/{beside.config.text_tokenizer}",
+        "image_tokenizer": f"{prefix}/{beside.config.image_tokenizer}",
+        "text_tokenizer": f"{prefix}/{beside.config.text_tokenizer}",
     }
 
 
 def _labels(start: ModelBundle | None, tokenizers: _Tokenizers, count: int, folder: Path) -> Path | None:
-    """The file of the codes' clusters: made again where a number is asked for, else ``start``'s, if any."""
+    """The file of the codes' clusters: computed if ``count`` is given, else ``start``'s, if any."""
     if count:
         cluster_codebook(tokenizers.vectors, folder / CLUSTERS, count)
         return folder / CLUSTERS
@@ -212,19 +213,19 @@ def _labels(start: ModelBundle | None, tokenizers: _Tokenizers, count: int, fold
 
 
 def _adapters(start: ModelBundle | None, given: Mapping[str, Path]) -> dict[str, Path]:
-    """Name to directory of every adapter, ``start``'s and the given ones."""
-    found = {name: start.directory / place for name, place in start.config.adapters.items()} if start else {}
+    """The directories of all adapters by name, ``start``'s and the given ones."""
+    adapters = {name: start.directory / path for name, path in start.config.adapters.items()} if start else {}
     for name, run in given.items():
-        found[name] = model_directory(run)
-        if not (found[name] / LORA).is_file():
-            raise CogViewError(f"{run} trained a whole model, not an adapter; give it as a role")
-    return found
+        adapters[name] = model_directory(run)
+        if not (adapters[name] / LORA).is_file():
+            raise CogViewError(f"{run} trained a full model, not an adapter; give it as a role")
+    return adapters
 
 
 def _merged(role: str, adapter: Path, start: ModelBundle | None, out: Path) -> Path:
-    """``start``'s model of a role with an adapter added to its weights, written to ``out``."""
+    """``start``'s model of a role with an adapter merged into its weights, written to ``out``."""
     if start is None or role not in start.config.roles:
-        raise CogViewError(f"{adapter} is an adapter; name the family that it adapts with --from")
+        raise CogViewError(f"{adapter} is an adapter; give the family that it adapts with --from")
     model = start.transformer(role)
     apply_adapter(model, adapter)
     model.save(out)
@@ -239,7 +240,7 @@ def _stored(
     share: bool,
     folder: Path,
 ) -> dict[str, Path]:
-    """The roles' models as they are to be stored; what is newly written stands in ``folder``."""
+    """The directories of the roles' models as they will be stored; new ones are written to ``folder``."""
     parts = dict(given)
     for name in parts:
         if name in new and (parts[name] / LORA).is_file():
@@ -247,26 +248,26 @@ def _stored(
         if name in small:
             parts[name] = _small(parts[name], folder / f"{name}-small")
         elif name not in new and storage.shares(parts[name]):
-            parts[name] = _small(parts[name], folder / f"{name}-whole")  # base may be another one now
-    stages = COGLM if COGLM in parts else BASE  # whose weights direct and iterative super-resolution have
+            parts[name] = _small(parts[name], folder / f"{name}-complete")  # base may have changed
+    stages = COGLM if COGLM in parts else BASE  # the model that super-resolution starts from
     for name in [name for name in parts if name not in (BASE, COGLM)] if share else ():
         owner = stages if name in (DIRECT, ITERATIVE) else BASE
-        storage.save_without_shared(parts[name], parts[owner], folder / f"{name}-own", f"../{owner}")
-        parts[name] = folder / f"{name}-own"
+        storage.save_without_shared(parts[name], parts[owner], folder / f"{name}-unshared", f"../{owner}")
+        parts[name] = folder / f"{name}-unshared"
     return parts
 
 
 def _next_tokens(new: Mapping[str, Path], start: ModelBundle | None, roles: set[str]) -> dict[str, Path]:
-    """The tables of next tokens beside the weights of roles, by their place in the family."""
-    places = dict[str, Path]()
+    """The tables of next tokens beside the weights of roles, by their path in the family."""
+    models = dict[str, Path]()
     if start is not None:
-        places = {name: start.directory / role.directory for name, role in start.config.roles.items()}
-    files = {name: place / NEXT_TOKENS for name, place in {**places, **new}.items() if name in roles}
+        models = {name: start.directory / role.directory for name, role in start.config.roles.items()}
+    files = {name: model / NEXT_TOKENS for name, model in {**models, **new}.items() if name in roles}
     return {f"{name}/{NEXT_TOKENS}": file for name, file in files.items() if file.is_file()}
 
 
 def _small(model: Path, out: Path) -> Path:
-    """A model again with its matrices as int8 rows, written to ``out``."""
+    """Write a model to ``out`` with its matrices as int8 rows."""
     Transformer.from_directory(model).save(out, torch.int8)
     return out
 
@@ -281,11 +282,11 @@ def _part(start: ModelBundle | None, name: str) -> Path:
 def _role(name: str, model: Path, prints: Fingerprints) -> Role:
     facts = read_facts(model)
     for part in ("image_tokenizer", "text_tokenizer"):
-        found, wanted = getattr(prints, part), facts[part]
-        if found != wanted:
+        actual, expected = getattr(prints, part), facts[part]
+        if actual != expected:
             raise CogViewError(
-                f"{model} was trained with another {part.replace('_', ' ')} ({str(wanted)[:12]}, "
-                f"not {found[:12]}); give the one its tokens were built with"
+                f"{model} was trained with another {part.replace('_', ' ')} ({str(expected)[:12]}, "
+                f"not {actual[:12]}); give the one its tokens were built with"
             )
     role = {"directory": name, "sequences": facts["sequences"], "guidance_free": facts.get("guidance_free")}
     return validate(Role, role, f"{model / FACTS}")
@@ -320,7 +321,7 @@ def _config(
 
 
 def _check_start(start: ModelBundle | None, prints: Fingerprints, taken: set[str]) -> None:
-    """Roles taken over from ``start`` only fit its own tokenizers."""
+    """Raise CogViewError if roles are taken from ``start`` but not its tokenizers."""
     if start is not None and taken and start.config.fingerprints != prints:
         raise CogViewError(
             f"the roles {', '.join(sorted(taken))} of {start.config.name} were trained with its own "

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, swapped in to evaluate, sample and export."""
+"""An exponential moving average of the weights, used for evaluation, sampling and export."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cogview.training.optim import PhaseOptimizer, local
 
 
 class MovingAverage:
-    """``average <- decay * average + (1 - decay) * weight`` after every update, in the type that is updated.
+    """``average <- decay * average + (1 - decay) * weight`` after every update, in the optimizer's dtype.
 
-    The decay rises with the updates, min(``decay``, (1 + n) / (10 + n)), so that a young average is not all
-    start.
+    The decay increases with the number of updates n, min(``decay``, (1 + n) / (10 + n)), so that initial
+    weights are soon forgotten.
     """
 
     def __init__(self, optimizer: PhaseOptimizer, decay: float) -> None:
@@ -24,26 +24,26 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights as they are now into the average."""
+        """Update the average with the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         weights = [local(parameter.detach()) for parameter in self.parameters.values()]
         torch._foreach_lerp_([local(value) for value in self.average.values()], weights, 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: every average and the number of ``updates``."""
+        """The averages and the number of ``updates``, for a checkpoint."""
         return {**self.average, "updates": torch.tensor(self.updates)}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`tensors` gave."""
+        """Load what :meth:`tensors` returned."""
         self.updates = int(tensors["updates"])
         for name, value in self.average.items():
             value.copy_(tensors[name])
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within, the model has the averaged weights."""
+        """A context in which the model has the averaged weights."""
         self._swap()
         try:
             yield
@@ -53,7 +53,7 @@ class MovingAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self.parameters.items():
-            held = parameter.detach().clone()
+            current = parameter.detach().clone()
             parameter.copy_(self.average[name])
-            self.average[name].copy_(held)
+            self.average[name].copy_(current)
         self.optimizer.publish()

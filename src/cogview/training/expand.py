@@ -1,7 +1,7 @@
-"""From a model that only draws to a CogLM: the same weights, rows where the new sequences look for them.
+"""Initialize a CogLM from a text-to-image model: the same weights, with embedding rows remapped.
 
-CogView2 trained its CogLM from nothing. Where a base model with the same tokenizers is at hand, its blocks,
-codes and words carry over; only control tokens and positions have to be learnt.
+CogView2 trained its CogLM from scratch. From a base model with the same tokenizers, the blocks and the
+embeddings of codes and text tokens carry over; only control tokens and positions have to be learned.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ TOKENS, POSITIONS = "tokens.weight", "positions.weight"
 
 
 def same_tokens(old: SequenceFormat, new: CogLMFormat) -> None:
-    """CogViewError unless both have the same codes, text tokens and grid, and the old one the longer
-    texts."""
-    sizes = [(form.vocabulary.image_codes, form.vocabulary.text_pieces, form.grid) for form in (old, new)]
+    """Raise CogViewError unless both formats have the same codes, text tokens and grid, and the old one's
+    texts are at least as long."""
+    sizes = [
+        (format.vocabulary.image_codes, format.vocabulary.text_pieces, format.grid) for format in (old, new)
+    ]
     if sizes[0] != sizes[1] or old.kind != "text_to_image" or old.image_positions != "fixed":
         raise CogViewError(
-            f"init: a CogLM of {sizes[1]} codes, pieces and grid cannot start from {old.kind} of {sizes[0]}"
-            f" with {old.image_positions} positions; it takes text_to_image with fixed ones"
+            f"init: a CogLM of {sizes[1]} codes, text tokens and grid cannot start from {old.kind} of "
+            f"{sizes[0]} with {old.image_positions} positions; it needs text_to_image with fixed positions"
         )
     if new.text_slots - 1 > len(old.text_positions()):
         raise CogViewError(
@@ -34,8 +36,8 @@ def same_tokens(old: SequenceFormat, new: CogLMFormat) -> None:
 
 
 def token_rows(old: SequenceFormat, new: CogLMFormat) -> dict[int, int]:
-    """New id to old id: codes and text tokens stay, [BOI] is [BOI1], [BOE] and [BOC] are [ROI1], an end
-    [EOI1]."""
+    """Map of new ids to old ids: codes and text tokens stay, [BOI] is [BOI1], [BOE] and [BOC] are [ROI1], the
+    end token is [EOI1]."""
     ids = {i: i for i in range(new.vocabulary.texts.stop)}
     roles = {new.begin: "[BOI1]", **dict.fromkeys(new.languages.values(), "[ROI1]")}
     roles |= {new.end: "[EOI1]"} if new.end is not None else {}
@@ -43,10 +45,10 @@ def token_rows(old: SequenceFormat, new: CogLMFormat) -> dict[int, int]:
 
 
 def position_rows(old: SequenceFormat, new: CogLMFormat) -> dict[int, int]:
-    """New position to old: those of a text's tokens, of [BOI] and of the codes."""
-    words = dict(zip(range(new.text_slots - 1), old.text_positions().tolist(), strict=False))
+    """Map of new positions to old ones: those of the text tokens, of [BOI] and of the codes."""
+    text = dict(zip(range(new.text_slots - 1), old.text_positions().tolist(), strict=False))
     codes = dict(zip(new.code_positions().tolist(), old.code_positions().tolist(), strict=True))
-    return words | {new.begin_position: int(old.code_positions()[0]) - 1} | codes
+    return text | {new.begin_position: int(old.code_positions()[0]) - 1} | codes
 
 
 def expand_weights(
@@ -55,25 +57,27 @@ def expand_weights(
     old: SequenceFormat,
     new: CogLMFormat,
 ) -> dict[str, Tensor]:
-    """The new model's weights; rows that the old one has nothing for stay as they are.
+    """The new model's weights; rows without a counterpart in the old model keep their values.
 
-    Raises CogViewError where the architectures or the tokens differ.
+    Raises CogViewError if the architectures or the tokens differ.
     """
     same_tokens(old, new)
     maps = {TOKENS: token_rows(old, new), POSITIONS: position_rows(old, new)}
-    found = {}
-    for name, value in new_state.items():
-        given = old_state.get(name)
-        same = slice(1 if name in maps else 0, None)  # of those two, the number of rows may differ
-        if given is None or given.shape[same] != value.shape[same]:
-            there = "missing" if given is None else tuple(given.shape)
-            raise CogViewError(f"init: {name} is {there} there, the recipe's model has {tuple(value.shape)}")
-        found[name] = _moved(given, value, maps[name]) if name in maps else given
-    return found
+    weights = {}
+    for name, new_value in new_state.items():
+        old_value = old_state.get(name)
+        same = slice(1 if name in maps else 0, None)  # the embeddings may differ in the number of rows
+        if old_value is None or old_value.shape[same] != new_value.shape[same]:
+            shape = "missing" if old_value is None else tuple(old_value.shape)
+            raise CogViewError(
+                f"init: {name} is {shape} there, the recipe's model has {tuple(new_value.shape)}"
+            )
+        weights[name] = _remapped(old_value, new_value, maps[name]) if name in maps else old_value
+    return weights
 
 
-def _moved(given: Tensor, value: Tensor, rows: Mapping[int, int]) -> Tensor:
-    """``value`` with the rows that are keys of ``rows`` replaced by those of ``given`` that they name."""
-    moved = value.clone()
-    moved[torch.tensor(list(rows))] = given[torch.tensor(list(rows.values()))]
-    return moved
+def _remapped(old: Tensor, new: Tensor, rows: Mapping[int, int]) -> Tensor:
+    """``new`` with its rows ``rows.keys()`` replaced by the rows ``rows.values()`` of ``old``."""
+    remapped = new.clone()
+    remapped[torch.tensor(list(rows))] = old[torch.tensor(list(rows.values()))]
+    return remapped

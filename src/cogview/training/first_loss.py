@@ -1,8 +1,8 @@
-"""The first loss of a run that starts from a model, beside what that model gives by itself.
+"""The first loss of a run that starts from a model, compared with the model's own loss.
 
-Weights that were read wrongly and a format that the model was not trained on look alike: the loss of the
-first batch is far above the model's own. Hours of training then only repair what was broken at the start,
-so that such a run is refused before its first step.
+Wrongly loaded weights and a format that the model was not trained on have the same symptom: the loss of the
+first batch is far above the model's own. Hours of training would then only repair a broken start, so such a
+run is rejected before its first step.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 from cogview.errors import CogViewError
 
-ROWS = 8  # of the first batch; both models get the same, so that few suffice
-FACTOR, MARGIN = 1.5, 1.0  # what a start may be above the model's own loss, and nats a token
+ROWS = 8  # of the first batch; both models get the same rows, so few suffice
+FACTOR, MARGIN = 1.5, 1.0  # allowed first loss: factor times the model's own loss, plus nats a token
 
 
 @dataclass(frozen=True)
 class FirstLosses:
     """Losses in nats a token, by name (``image_loss``, ``text_loss``), of the same items.
 
-    start: the model as training begins; own: the model in ``init`` by itself, on its own sequences; differs:
-    fields in which the recipe's sequences are not the model's, with both values.
+    start: of the model as training begins; own: of the model in ``init``, on its own sequences; differs:
+    fields in which the recipe's sequence format differs from the model's, with both values.
     """
 
     start: Mapping[str, float]
@@ -30,7 +30,7 @@ class FirstLosses:
     differs: Mapping[str, tuple[object, object]]
 
     def check(self, init: str) -> None:
-        """Raise CogViewError where the start is far above the model's own loss, or no number."""
+        """Raise CogViewError if the first loss is far above the model's own loss, or not finite."""
         for name in self.start.keys() & self.own.keys():
             start, own = self.start[name], self.own[name]
             if math.isfinite(start) and start <= FACTOR * own + MARGIN:
@@ -38,7 +38,7 @@ class FirstLosses:
             reasons = [
                 f"{field} is {now!r}, the model has {then!r}" for field, (now, then) in self.differs.items()
             ]
-            why = "; ".join(reasons[:4]) or "the weights did not arrive as they are stored"
+            why = "; ".join(reasons[:4]) or "the weights were not loaded as they are stored"
             raise CogViewError(
                 f"init: {init}: the first {name} is {start:,.2f} nats, the model's own on the same items is "
                 f"{own:,.2f}; training would start from noise ({why})"

@@ -1,4 +1,4 @@
-"""Before the training loop: the run's directory, its processes, its device, its parallel strategy."""
+"""Set up a run: its directory, processes, device and parallel strategy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from cogview.training.task import Task
 
 
 def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
-    """Make the run directory, or check that it holds the run to resume; raises CogViewError otherwise.
+    """Create the run directory, or check that it contains the run to resume; raises CogViewError otherwise.
 
-    A directory with a recipe and nothing else is a run that never began (its data did not open, say) and may
-    be begun again.
+    A directory with only a recipe is a run that failed before its first step and may be started again.
     """
     saved = directory / "recipe.yaml"
     if resume:
@@ -32,7 +31,7 @@ def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
         done = [int(path.name.removeprefix("step-")) for path in list_checkpoints(directory / "checkpoints")]
         check_same(read_yaml(type(recipe), saved), recipe, directory, max(done, default=0))
     elif directory.is_dir() and any(path.name not in (saved.name, LOCK) for path in directory.iterdir()):
-        raise CogViewError(f"{directory} is not empty; add --resume to go on, or choose another --out")
+        raise CogViewError(f"{directory} is not empty; add --resume to continue, or choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, saved)
@@ -43,18 +42,19 @@ def prepare_directory(recipe: Recipe, directory: Path, resume: bool) -> None:
 
 
 def begin(recipe: Recipe, directory: Path, resume: bool, auto: bool = False) -> bool:
-    """Prepare the run directory; True where there is a run to go on with.
+    """Prepare the run directory; True if there is a run to resume.
 
-    ``auto``: go on if it has begun. So it is as well after torchrun has restarted the processes.
+    ``auto``: resume if the run has been started. This is also done after torchrun has restarted the
+    processes.
     """
-    begun = (directory / "recipe.yaml").is_file()
-    go_on = resume or (begun and (auto or restarted()))
-    prepare_directory(recipe, directory, go_on)
-    return go_on
+    started = (directory / "recipe.yaml").is_file()
+    resumes = resume or (started and (auto or restarted()))
+    prepare_directory(recipe, directory, resumes)
+    return resumes
 
 
-def meet(task: Task, recipe: Recipe) -> Ranks:
-    """The processes of this run, this one among them; CogViewError where they do not fit the recipe."""
+def join_ranks(task: Task, recipe: Recipe) -> Ranks:
+    """Join the processes of this run; raises CogViewError if they do not fit the recipe."""
     check_launch(recipe, task.parallel)
     if recipe.precision == ALL_HALF and not task.all_half:
         raise CogViewError(f"precision: {recipe.task} does not train in {ALL_HALF}; use fp16 or bf16")
@@ -62,22 +62,22 @@ def meet(task: Task, recipe: Recipe) -> Ranks:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a recipe; "auto" is the GPU if there is one. Raises CogViewError where there is none.
+    """The device of a recipe; "auto" is the GPU if there is one. Raises CogViewError if it is not available.
 
-    Of several processes on a machine each gets a GPU of its own.
+    Each of several processes on a machine gets its own GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and launched_world() > 1:
         name = f"cuda:{local_rank()}"
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not here[name.split(":")[0]]:
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name.split(":")[0]]:
         raise CogViewError(f"device: {name} is not available here; use auto or cpu")
     return torch.device(name)
 
 
 def make_strategy(ranks: Ranks, parallel: Parallel) -> ParallelStrategy:
-    """The strategy a recipe asks for, on these ranks."""
+    """The parallel strategy of a recipe on these ranks."""
     if ranks.world == 1:
         return ParallelStrategy(ranks, parallel)
     if parallel.kind == "deepspeed":

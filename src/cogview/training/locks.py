@@ -1,4 +1,4 @@
-"""A directory that a training writes belongs to one process at a time."""
+"""A lock on a training directory, so that only one process writes to it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ LOCK = "running.lock"
 
 
 @contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Have a directory to oneself; CogViewError where another process trains in it.
+def locked(directory: Path) -> Iterator[None]:
+    """Lock a directory; raises CogViewError if another process trains in it.
 
-    The lock goes with the process, however it ends. Where the file system has no locks there is none.
+    The lock is released when the process ends, however it ends. On a file system without locks nothing is
+    locked.
     """
     lock = FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise CogViewError(
-            f"{directory}: another process trains there; wait for it, or choose another place"
+            f"{directory}: another process trains there; wait for it, or choose another directory"
         ) from None
     except (NotImplementedError, OSError):
         yield

@@ -1,4 +1,4 @@
-"""The lines of a run's ``metrics.jsonl``, read without trusting them; needs no PyTorch."""
+"""Read a run's ``metrics.jsonl``, skipping damaged lines. This module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from cogview.errors import CogViewError
 from cogview.files import is_regular, parse_json, read_bytes
 
 MAX_BYTES = 256 << 20
-NUMBERS = ("train", "evaluate")  # kinds of lines that hold nothing else
+NUMBERS = ("train", "evaluate")  # kinds of lines that contain only numbers
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All good lines in order; [] where there is no file.
+    """All valid lines in order; [] if there is no file.
 
-    Left out are lines that a kill, a full disk or a flipped bit damaged: each is an object with a
-    ``kind`` and a whole ``step``; in those of training and evaluation everything else is a number or None.
+    Lines damaged by a kill, a full disk or a flipped bit are skipped: a valid line is an object with a
+    ``kind`` and an integer ``step``; in those of training and evaluation all other values are numbers or
+    None.
     """
     if not is_regular(path):
         return []
-    found = []
+    lines = []
     for line in read_bytes(path, MAX_BYTES).split(b"\n"):
         try:
             value = parse_json(line, "the line") if line.strip() else None
         except CogViewError:
             continue
-        if isinstance(value, dict) and _is_good(value):
-            found.append(value)
-    return found
+        if isinstance(value, dict) and _is_valid(value):
+            lines.append(value)
+    return lines
 
 
-def _is_good(line: dict[str, Any]) -> bool:
+def _is_valid(line: dict[str, Any]) -> bool:
     kind, step = line.get("kind"), line.get("step")
     if not isinstance(kind, str) or type(step) is not int or not 0 <= step < 1 << 53:
         return False

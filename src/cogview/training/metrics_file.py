@@ -1,7 +1,7 @@
-"""``metrics.jsonl``: one JSON line a log step, appended and flushed; and ``plots/loss.png`` drawn from it.
+"""``metrics.jsonl``, with one JSON line per log step, and its plot ``plots/loss.png``.
 
 A line is ``{"kind": "train" | "evaluate", "step": n, …}``. On resume the lines after the checkpoint's step
-are cut off, so the file is always one continuous curve.
+are removed, so the file is always one continuous curve.
 """
 
 from __future__ import annotations
@@ -29,23 +29,20 @@ class Window:
     """Metrics since the last log line: tensors stay on their device until they are averaged."""
 
     def __init__(self, values: Mapping[str, list[float]] | None = None) -> None:
-        self._values: dict[str, list[Value]] = {name: list(found) for name, found in (values or {}).items()}
+        self._values: dict[str, list[Value]] = {name: list(x) for name, x in (values or {}).items()}
 
     def add(self, metrics: Mapping[str, Value]) -> None:
-        """Take in one value of each metric."""
+        """Add one value of each metric."""
         for name, value in metrics.items():
             self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
     def values(self) -> dict[str, list[float]]:
-        """All finite values as floats (what an update that was left out reports need not be)."""
-        return {name: [x for x in _floats(found) if math.isfinite(x)] for name, found in self._values.items()}
+        """All finite values as floats (those of a skipped update may not be finite)."""
+        return {name: [x for x in _floats(xs) if math.isfinite(x)] for name, xs in self._values.items()}
 
     def means(self) -> dict[str, float]:
-        """The mean of each metric, and an empty window afterwards."""
-        means = {
-            name: math.fsum(found) / len(found) if found else math.nan
-            for name, found in self.values().items()
-        }
+        """The mean of each metric; empties the window."""
+        means = {name: math.fsum(xs) / len(xs) if xs else math.nan for name, xs in self.values().items()}
         self._values = {}
         return means
 
@@ -57,37 +54,37 @@ def _floats(values: list[Value]) -> list[float]:
 
 
 class MetricsFile:
-    """The run's ``metrics.jsonl``, and the trackers that follow it."""
+    """The run's ``metrics.jsonl``, and the trackers that receive its lines."""
 
-    def __init__(self, path: Path, followers: TrackerGroup | None = None) -> None:
-        self.path, self.followers = path, followers
+    def __init__(self, path: Path, trackers: TrackerGroup | None = None) -> None:
+        self.path, self.trackers = path, trackers
 
     def append(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null."""
         line = {"kind": kind, "step": step, **{name: _plain(value) for name, value in values.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        if self.followers:
-            self.followers.line(kind, step, line)
+        if self.trackers:
+            self.trackers.line(kind, step, line)
 
     def close(self) -> None:
-        """Let the trackers write what is left."""
-        if self.followers:
-            self.followers.close()
+        """Close the trackers."""
+        if self.trackers:
+            self.trackers.close()
 
     def truncate(self, step: int) -> None:
-        """Drop every line after ``step`` and damaged ones, atomically."""
-        if self.followers:
-            self.followers.after = step
+        """Remove lines after ``step`` and damaged lines, atomically."""
+        if self.trackers:
+            self.trackers.after = step
         kept = "".join(json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step)
         write_file(self.path, kept, durable=True)
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines in order, but those that a kill or a full disk damaged."""
+        """All undamaged lines in order."""
         return read_lines(self.path)
 
     def has(self, kind: str, step: int) -> bool:
-        """Whether there is a line of this kind for this step."""
+        """Whether there is a line of this kind and step."""
         return any(line["kind"] == kind and line["step"] == step for line in self.lines())
 
 
@@ -96,10 +93,10 @@ def _plain(value: Any) -> Any:
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
-def plot_losses(metrics: Path, picture: Path) -> None:
-    """Draw every metric named ``loss`` or ending in ``_loss`` over the steps (needs matplotlib).
+def plot_losses(metrics: Path, image: Path) -> None:
+    """Plot every metric named ``loss`` or ending in ``_loss`` over the steps (needs matplotlib).
 
-    Training curves are lines, validation ones are dotted; steps on the horizontal axis.
+    Training curves are lines, validation curves are dotted.
     """
     figure = new_figure(8, 5)
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
@@ -110,7 +107,7 @@ def plot_losses(metrics: Path, picture: Path) -> None:
     if axes.lines:
         axes.legend()
     axes.grid(alpha=0.3)
-    write_figure(figure, picture)
+    write_figure(figure, image)
 
 
 def loss_curves(metrics: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:

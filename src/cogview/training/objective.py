@@ -1,12 +1,10 @@
-"""The sequence loss: cross-entropy of every next token, weighted token by token (CogView, section 2.3).
+"""The sequence loss: cross-entropy of next tokens with a weight per token (CogView, section 2.3).
 
 The paper gives text and image tokens the same weight; the weights come with the sequences. ``softmax``:
 
-- ``full``    over the whole vocabulary, as in the paper (its padding rows only if asked for, as released);
-- ``region``  an image code among image codes, anything else among text tokens and control tokens. That is
-              what the engine samples from, and it costs a fraction where one region is much the larger.
-
-:func:`released_loss` is the released code's, which weights by the token *before* the one predicted.
+- ``full``    over the full vocabulary, as in the paper (optionally with its padding rows, as released);
+- ``region``  image codes over image codes, other tokens over text and control tokens. The engine samples from
+              these distributions, and it costs a fraction if one region is much larger.
 """
 
 from __future__ import annotations
@@ -24,15 +22,15 @@ Softmax = Literal["full", "region"]
 
 
 class Head(Protocol):
-    """The output matrix: hidden states (…, hidden) to logits over all rows of the vocabulary or some."""
+    """The output projection: hidden states (…, hidden) to logits over all or some rows of the vocabulary."""
 
     def __call__(self, hidden: Tensor, rows: slice | None = None) -> Tensor: ...
 
 
 def split_targets(targets: Tensor, weights: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Where the loss falls: flat indices (n,) int64 of image and of other targets with a positive weight.
+    """Flat indices (n,) int64 of image targets and of other targets with a positive weight.
 
-    Worked out on the CPU with the batch, so that the device need not wait for it.
+    Computed on the CPU with the batch, so that the device need not synchronize.
     """
     flat, counted = targets.flatten(), weights.flatten() > 0
     image = flat < vocabulary.image_codes
@@ -51,15 +49,15 @@ def sequence_loss(
     places: tuple[Tensor, Tensor] | None = None,
     matrix: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted mean loss, and the plain mean of its two parts for the log.
+    """The weighted mean loss, and the unweighted means of its two parts for the log.
 
     Args:
-        head: the tied output matrix; called for the places with a positive weight only.
-        hidden: (batch, length, hidden), the state each target is predicted from.
+        head: the tied output projection; only called for tokens with a positive weight.
+        hidden: (batch, length, hidden), the state from which each target is predicted.
         targets: (batch, length) int64 ids; weights: (batch, length) float32, 0 where there is no loss.
-        padding_rows: with ``full``, let the vocabulary's padding rows take part.
-        places: what :func:`split_targets` gave, if it was worked out before.
-        matrix: the output matrix itself, (rows, hidden), if ``head`` does no more than multiply by it.
+        padding_rows: with ``full``, include the vocabulary's padding rows.
+        places: the result of :func:`split_targets`, if already computed.
+        matrix: the output matrix (rows, hidden), if ``head`` only multiplies by it.
 
     Returns:
         sum(weight * loss) / sum(weight) in fp32, and ``image_loss`` and ``text_loss`` in nats a token.
@@ -75,13 +73,13 @@ def sequence_loss(
     total = (weight[image].sum() + weight[text].sum()).clamp(min=1e-9)
     mean, parts = hidden.new_zeros((), dtype=torch.float32), list[Tensor]()
     for place, region in zip((image, text), rows[softmax], strict=True):
-        given, wanted, factors = states[place], flat[place] - region.start, weight[place] / total
-        if matrix is not None and output_loss.suits(given, matrix):
-            share, losses = output_loss.cross_entropy(given, matrix[region], wanted, factors)
+        inputs, target, factors = states[place], flat[place] - region.start, weight[place] / total
+        if matrix is not None and output_loss.is_supported(inputs, matrix):
+            part, losses = output_loss.cross_entropy(inputs, matrix[region], target, factors)
         else:
-            losses = F.cross_entropy(head(given, region).float(), wanted, reduction="none")
-            share = (factors * losses).sum()  # autocast would lower a product of matrices
-        mean = mean + share
+            losses = F.cross_entropy(head(inputs, region).float(), target, reduction="none")
+            part = (factors * losses).sum()  # autocast would compute factors @ losses in half precision
+        mean = mean + part
         parts.append(losses.detach().sum() / max(1, len(losses)))
     return mean, {"image_loss": parts[0], "text_loss": parts[1]}
 

@@ -3,19 +3,19 @@
 AdamW: beta (0.9, 0.95), weight decay 4e-2 (CogView, section 2.3), none on norms and biases (the released
 code).
 
-Muon (K. Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal one, found
-with a quintic Newton-Schulz iteration. Each step here has a polynomial of its own, fitted to the range that
-the step before leaves ("The Polar Express", Amsel et al., 2025), and the first divides by a bound that is
-nearer to the largest singular value than the Frobenius norm is; so four steps reach what five of Jordan's
-do. ``torch.optim.Muon`` computes in bfloat16 always, which is right on a GPU but on a CPU without fast
-bfloat16 products is about a hundred times slower than fp32. The one here computes in bfloat16 on a GPU, and
-on a CPU where bfloat16 products were measured to be faster and the run is in half precision; else in fp32.
-Matrices of one shape go together.
+Muon (K. Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal matrix,
+computed with a quintic Newton-Schulz iteration. Here each step has its own polynomial, fitted to the range
+that the previous step leaves ("The Polar Express", Amsel et al., 2025), and the first step divides by a bound
+that is tighter than the Frobenius norm; so four steps are as accurate as five of Jordan's.
+``torch.optim.Muon`` always computes in bfloat16, which on a CPU without fast bfloat16 products is about a
+hundred times slower than fp32. This implementation computes in bfloat16 on a GPU, and on a CPU if bfloat16
+products were measured to be faster and the run is in half precision; otherwise in fp32. Matrices of the same
+shape are batched.
 
-Under FSDP parameters are DTensors, of which a rank holds some rows. AdamW works on those alone; Muon gathers
-a matrix's momentum, since what is orthogonal depends on all rows, and moves the rank's own.
+Under FSDP parameters are DTensors, of which a rank holds some rows. AdamW updates those; Muon gathers a
+matrix's momentum, since orthogonalization depends on all rows, and updates the rank's rows.
 
-In all-fp16 training (``precision: fp16-o2``) optimizers update fp32 copies of the weights, the masters.
+In all-fp16 training (``precision: fp16-o2``) optimizers update fp32 master copies of the weights.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from cogview.config import Config
 from cogview.transformer.processor import multiplies_bf16
 
 # a x + b x^3 + c x^5 with the least |p(x) - 1| on [0.003, 1], on the range of the first, and so on, each
-# range widened by MARGIN at both ends; together they bring [0.003, 1] to [0.755, 1.245]
+# range widened by MARGIN at both ends; together they map [0.003, 1] to [0.755, 1.245]
 QUINTICS = (
     (8.2242, -23.3561, 16.6408),
     (3.9811, -2.8519, 0.5182),
     (3.5088, -2.5350, 0.4856),
     (2.5683, -1.8526, 0.4181),
 )
-CLASSICAL = (1.875, -1.25, 0.375)  # of every further step: nearer to 1 from either side
+CLASSICAL = (1.875, -1.25, 0.375)  # for all further steps: converges to 1 from either side
 MARGIN = 1.02  # for rounding in bfloat16: beyond their ranges the polynomials grow fast
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 
 
 class AdamWConfig(Config):
-    """AdamW for every parameter."""
+    """AdamW for all parameters."""
 
     kind: Literal["adamw"] = "adamw"
     lr: float = Field(3e-4, gt=0)
@@ -56,10 +56,11 @@ class AdamWConfig(Config):
 class MuonConfig(Config):
     """Muon for hidden matrices; AdamW (``adam_lr``, ``betas``, ``epsilon``) for embeddings, norms and biases.
 
-    ``lr`` with ``scale: rms`` moves a matrix by 0.2 * lr a weight (root mean square), as AdamW does, so
-    AdamW's rates suit it (Liu et al., 2025); ``scale: spectral`` is the original sqrt(max(1, rows /
-    columns)), for rates near 0.02. ``steps``: of the iteration. ``split`` cuts matrices whose name ends in a
-    key into this number of row blocks, each orthogonalised alone (fused query-key-value projections).
+    With ``scale: rms`` an update has a root mean square of 0.2 * ``lr``, as in AdamW, so that AdamW's
+    learning rates can be used (Liu et al., 2025); ``scale: spectral`` is the original sqrt(max(1, rows /
+    columns)), for rates near 0.02. ``steps``: of the iteration. ``split`` divides matrices whose name ends in
+    a key into this number of row blocks, which are orthogonalised separately (fused query-key-value
+    projections).
     """
 
     kind: Literal["muon"]
@@ -88,13 +89,13 @@ OptimizerConfig = Annotated[
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a DTensor, sharing its memory; any other tensor as it is."""
-    held: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return held
+    """This rank's part of a DTensor, sharing its memory; any other tensor unchanged."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return part
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor, found without importing torch.distributed."""
+    """Whether a tensor is a DTensor, without importing torch.distributed."""
     return hasattr(tensor, "to_local")
 
 
@@ -102,7 +103,8 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def orthogonalise(matrices: Tensor, steps: int = 4, dtype: torch.dtype | None = None) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: (n, rows, columns), each to U p(S) V' with p(S) near 1.
+    """Approximate the nearest semi-orthogonal matrices (n, rows, columns): U S V' becomes U p(S) V', p(S) ~
+    1.
 
     X becomes a X + (b G + c G^2) X with G = X X', ``steps`` times. The first step also divides by
     |G^2|^(1/4), which is the eighth root of the sum of the singular values' eighth powers. Computed in
@@ -125,9 +127,9 @@ def orthogonalise(matrices: Tensor, steps: int = 4, dtype: torch.dtype | None = 
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over 2-D parameters given as (name, parameter); decoupled weight decay as in AdamW.
+    """Muon for 2-D parameters, given as (name, parameter), with decoupled weight decay as in AdamW.
 
-    ``half``: bfloat16 will do on a CPU too, if that is the faster there.
+    ``half``: use bfloat16 on a CPU as well, if it is faster there.
     """
 
     def __init__(
@@ -146,7 +148,7 @@ class Muon(torch.optim.Optimizer):
             stacks: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None and is_sharded(parameter):
-                    self._move_sharded(parameter, group["lr"])
+                    self._update_sharded(parameter, group["lr"])
                 elif parameter.grad is not None:
                     momentum = self._momentum(parameter)
                     parts = self.parts[parameter]
@@ -155,7 +157,7 @@ class Muon(torch.optim.Optimizer):
                     ):
                         stacks.setdefault(tuple(weight.shape), []).append((weight, part))
             for pairs in stacks.values():
-                self._move(pairs, group["lr"])
+                self._update(pairs, group["lr"])
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
@@ -166,7 +168,7 @@ class Muon(torch.optim.Optimizer):
         buffer = local(state["momentum"]).lerp_(gradient, 1 - self.config.momentum)
         return gradient.lerp(buffer, self.config.momentum) if self.config.nesterov else buffer
 
-    def _move(self, pairs: list[tuple[Tensor, Tensor]], lr: float) -> None:
+    def _update(self, pairs: list[tuple[Tensor, Tensor]], lr: float) -> None:
         weights, directions = [weight for weight, _ in pairs], torch.stack([part for _, part in pairs])
         updates = orthogonalise(directions, self.config.steps, self.dtype)
         torch._foreach_mul_(weights, 1 - lr * self.config.weight_decay)
@@ -177,21 +179,21 @@ class Muon(torch.optim.Optimizer):
             return float(0.2 * max(rows, columns) ** 0.5)
         return float(max(1.0, rows / columns) ** 0.5)
 
-    def _move_sharded(self, parameter: nn.Parameter, lr: float) -> None:
-        """Gather the direction of a sharded matrix, and move the rows that this rank holds."""
+    def _update_sharded(self, parameter: nn.Parameter, lr: float) -> None:
+        """Gather the direction of a sharded matrix, and update the rows of this rank."""
         from torch.distributed.tensor import DTensor, distribute_tensor
 
-        held = cast(DTensor, parameter)
-        mesh, placements = held.device_mesh, held.placements
+        sharded = cast(DTensor, parameter)
+        mesh, placements = sharded.device_mesh, sharded.placements
         direction = DTensor.from_local(
-            self._momentum(parameter), mesh, placements, shape=held.shape, stride=held.stride()
+            self._momentum(parameter), mesh, placements, shape=sharded.shape, stride=sharded.stride()
         )
         parts = torch.stack(direction.full_tensor().chunk(self.parts[parameter]))
         update = orthogonalise(parts, self.config.steps, self.dtype).flatten(0, 1)
-        own = distribute_tensor(update, mesh, placements, src_data_rank=None)
+        part = distribute_tensor(update, mesh, placements, src_data_rank=None)
         weight = local(parameter.detach())
         weight.mul_(1 - lr * self.config.weight_decay)
-        weight.add_(local(own), alpha=-lr * self._scale(*parts.shape[-2:]))
+        weight.add_(local(part), alpha=-lr * self._scale(*parts.shape[-2:]))
 
 
 def _parts(name: str, split: Mapping[str, int]) -> int:
@@ -208,12 +210,12 @@ def hidden_matrices(model: nn.Module) -> set[int]:
 
 
 class PhaseOptimizer:
-    """The optimizers of one phase behind one face: rates by factor, state by parameter name.
+    """The optimizers of one phase as one: learning rates by factor, state by parameter name.
 
-    ``parameters`` are the phase's (name, parameter) pairs; ``matrices`` the ids of those Muon may take;
+    ``parameters``: the phase's (name, parameter) pairs; ``matrices``: the ids of those that Muon optimizes;
     ``half``: the run is in half precision. ``masters``: the optimizers update fp32 copies of the parameters,
-    and :meth:`publish` rounds them to the parameters' type; ``updated`` are these copies, or else the
-    parameters themselves.
+    and :meth:`publish` rounds them to the parameters' dtype. The attribute ``updated`` holds these copies, or
+    else the parameters themselves.
     """
 
     def __init__(
@@ -239,52 +241,52 @@ class PhaseOptimizer:
         rest = self.updated
         lr = config.lr
         if isinstance(config, MuonConfig):
-            chosen = {name: value for name, value in rest.items() if id(value) in matrices}
-            rest = {name: value for name, value in rest.items() if name not in chosen}
+            hidden = {name: value for name, value in rest.items() if id(value) in matrices}
+            rest = {name: value for name, value in rest.items() if name not in hidden}
             lr = config.adam_lr or config.lr
-            if chosen:
-                yield Muon(chosen.items(), config, half)
+            if hidden:
+                yield Muon(hidden.items(), config, half)
         decayed = [value for value in rest.values() if value.ndim >= 2]
-        plain = [value for value in rest.values() if value.ndim < 2]
+        undecayed = [value for value in rest.values() if value.ndim < 2]
         groups = [
             {"params": values, "weight_decay": decay}
-            for chosen, decay in ((decayed, config.weight_decay), (plain, 0.0))
-            for values in _by_mesh(chosen)
+            for parameters, decay in ((decayed, config.weight_decay), (undecayed, 0.0))
+            for values in _by_mesh(parameters)
         ]
         if groups:
             yield torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.epsilon, fused=True)
 
     def set_rate(self, factor: float) -> float:
-        """Set every rate to ``factor`` times its peak; returns the first."""
+        """Set every learning rate to ``factor`` times its peak; returns the first."""
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
         return float(self.optimizers[0].param_groups[0]["lr"])
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Reset the gradients."""
         for parameter in (*self.parameters.values(), *self.updated.values()):
             parameter.grad = None
 
     @property
     def has_masters(self) -> bool:
-        """Whether what is updated are fp32 copies of the parameters."""
+        """Whether fp32 copies of the parameters are updated."""
         return self.updated is not self.parameters
 
     def collect(self) -> None:
-        """Add the parameters' gradients to their masters', in fp32, where there are any."""
+        """Accumulate the parameters' gradients in their fp32 masters, if any."""
         for name, parameter in self.parameters.items() if self.has_masters else ():
             gradient, parameter.grad, master = parameter.grad, None, self.updated[name]
             if gradient is not None:
                 master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
 
     def gradients(self, scale: float = 1.0) -> list[Tensor]:
-        """The gradients of what is updated, in its type, divided by the loss scale in place."""
+        """The gradients of the updated tensors, in their dtype, divided by the loss scale in place."""
         self.collect()
-        found = [value.grad for value in self.updated.values() if value.grad is not None]
-        if found and scale != 1:
-            torch._foreach_mul_([local(gradient) for gradient in found], 1 / scale)
-        return found
+        gradients = [value.grad for value in self.updated.values() if value.grad is not None]
+        if gradients and scale != 1:
+            torch._foreach_mul_([local(gradient) for gradient in gradients], 1 / scale)
+        return gradients
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
@@ -294,29 +296,29 @@ class PhaseOptimizer:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Round the masters, where there are any, into the parameters that compute."""
+        """Copy the masters, if any, rounded to the parameters."""
         for name, parameter in self.parameters.items() if self.has_masters else ():
             local(parameter.detach()).copy_(local(self.updated[name].detach()))
 
     def masters(self) -> dict[str, Tensor]:
-        """The fp32 copies by parameter name; empty where parameters are updated themselves."""
+        """The fp32 masters by parameter name; empty if parameters are updated directly."""
         return {name: value.detach() for name, value in self.updated.items()} if self.has_masters else {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state by ``name:key`` ("blocks.0.weight:exp_avg"), for a checkpoint."""
-        found: dict[str, Tensor] = {}
+        """The optimizer state by ``name:key`` ("blocks.0.weight:exp_avg"), for a checkpoint."""
+        state: dict[str, Tensor] = {}
         for optimizer in self.optimizers:
             for name, parameter in self.updated.items():
                 for key, value in optimizer.state.get(parameter, {}).items():
-                    found[f"{name}:{key}"] = value
-        return found
+                    state[f"{name}:{key}"] = value
+        return state
 
     def empty(self, sizes: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
-        """Make the state of the given sizes (keys as in :meth:`tensors`) as this rank holds it, to be filled.
+        """Allocate this rank's optimizer state of the given sizes (keys as in :meth:`tensors`), to be filled.
 
-        What has the shape of its parameter is sharded as that is.
+        Tensors with the shape of their parameter are sharded like it.
         """
-        found = {}
+        state = {}
         owners = {
             id(value): optimizer
             for optimizer in self.optimizers
@@ -330,16 +332,16 @@ class PhaseOptimizer:
                 value = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
             else:
                 value = torch.empty(size, dtype=dtype, device=parameter.device)
-            owners[id(parameter)].state[parameter][field] = found[key] = value
-        return found
+            owners[id(parameter)].state[parameter][field] = state[key] = value
+        return state
 
     def load_masters(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the fp32 copies, where there are any, from a checkpoint's weights."""
+        """Load the fp32 masters, if any, from a checkpoint's weights."""
         for name, value in self.masters().items():
             value.copy_(weights[name])
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`tensors` gave, in the parameters' own memory layout."""
+        """Load the state that :meth:`tensors` returned, in the parameters' memory layout."""
         for optimizer in self.optimizers:
             owned = {id(value) for group in optimizer.param_groups for value in group["params"]}
             for key, value in tensors.items():
@@ -350,11 +352,11 @@ class PhaseOptimizer:
 
 
 def _by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters that one fused update can take together: those spread over the same ranks."""
-    found: dict[Any, list[nn.Parameter]] = {}
+    """Groups of parameters that one fused update can process: those sharded over the same ranks."""
+    groups: dict[Any, list[nn.Parameter]] = {}
     for value in parameters:
-        found.setdefault(getattr(value, "device_mesh", None), []).append(value)
-    return list(found.values())
+        groups.setdefault(getattr(value, "device_mesh", None), []).append(value)
+    return list(groups.values())
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Output matrix and cross-entropy in one function, for training on a CPU.
+"""Output projection and cross-entropy in one function, for training on a CPU.
 
 As separate operations the logits are stored in the matrix product's dtype and again in float32, and so are
-their gradients. Here some rows at a time go from logits to their gradient while they are in the cache, and
-only that is kept: one tensor of (n, rows) in the product's dtype. The loss of each place is computed in
-float32.
+their gradients. Here the logits of some rows at a time are turned into their gradient while they are in the
+cache, and only the gradient is stored: one tensor of (n, rows) in the product's dtype. The loss of each token
+is computed in float32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.autograd.function import once_differentiable
 
 from cogview.tensors import no_autocast
 
-LOGITS = 1 << 21  # at a time for each thread: eight megabytes of float32
+LOGITS = 1 << 21  # at a time per thread: eight megabytes of float32
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def suits(states: Tensor, matrix: Tensor) -> bool:
-    """Whether :func:`cross_entropy` may be used: training on a CPU, in bfloat16 or float32.
+def is_supported(states: Tensor, matrix: Tensor) -> bool:
+    """Whether :func:`cross_entropy` may be used: for training on a CPU, in bfloat16 or float32.
 
     In fp16 the gradient must be scaled before it is rounded.
     """
@@ -32,7 +32,7 @@ def suits(states: Tensor, matrix: Tensor) -> bool:
 
 
 def cross_entropy(states: Tensor, matrix: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of factors * losses, and the losses (n,) float32, without a gradient.
+    """The sum of factors * losses, and the losses (n,) float32 without gradient.
 
     states: (n, h). matrix: (rows, h). targets: (n,) int64, below ``rows``. factors: (n,) float32, without
     a gradient. Products are computed in autocast's dtype, or in that of ``states``.
@@ -49,24 +49,24 @@ def _dtype(states: Tensor) -> torch.dtype:
 
 
 class OutputLoss(torch.autograd.Function):
-    """The gradient of the logits, factor * (softmax - target), is worked out on the way forward."""
+    """Computes the gradient of the logits, factor * (softmax - target), in the forward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, matrix: Tensor, targets: Tensor, factors: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        given, table = states.to(dtype), matrix.to(dtype)
-        slopes = given.new_empty(len(given), len(table))
-        losses = given.new_empty(len(given), dtype=torch.float32)
+        hidden, table = states.to(dtype), matrix.to(dtype)
+        d_logits = hidden.new_empty(len(hidden), len(table))
+        losses = hidden.new_empty(len(hidden), dtype=torch.float32)
         size = max(1, LOGITS * torch.get_num_threads() // len(table))
-        for first in range(0, len(given), size):
+        for first in range(0, len(hidden), size):
             rows = slice(first, first + size)
-            chance = torch.softmax(given[rows] @ table.T, -1, dtype=torch.float32)
+            p = torch.softmax(hidden[rows] @ table.T, -1, dtype=torch.float32)
             target = targets[rows, None]
-            losses[rows] = chance.gather(1, target).clamp(min=SMALLEST).log().neg().squeeze(1)
-            chance.scatter_add_(1, target, chance.new_full((), -1.0).expand_as(target))
-            slopes[rows] = chance.mul_(factors[rows, None])
-        ctx.save_for_backward(given, table, slopes)
+            losses[rows] = p.gather(1, target).clamp(min=SMALLEST).log().neg().squeeze(1)
+            p.scatter_add_(1, target, p.new_full((), -1.0).expand_as(target))
+            d_logits[rows] = p.mul_(factors[rows, None])
+        ctx.save_for_backward(hidden, table, d_logits)
         ctx.dtypes = states.dtype, matrix.dtype
         ctx.mark_non_differentiable(losses)
         ctx.set_materialize_grads(False)
@@ -75,10 +75,10 @@ class OutputLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, unused: None) -> tuple[Tensor | None, ...]:
-        states, table, slopes = ctx.saved_tensors
+        hidden, table, d_logits = ctx.saved_tensors
         if grad is None:
             return None, None, None, None, None
-        with no_autocast(states.device):
-            by_state = (slopes @ table).to(ctx.dtypes[0]).mul_(grad) if ctx.needs_input_grad[0] else None
-            by_matrix = (slopes.T @ states).to(ctx.dtypes[1]).mul_(grad) if ctx.needs_input_grad[1] else None
-        return by_state, by_matrix, None, None, None
+        with no_autocast(hidden.device):
+            d_states = (d_logits @ table).to(ctx.dtypes[0]).mul_(grad) if ctx.needs_input_grad[0] else None
+            d_matrix = (d_logits.T @ hidden).to(ctx.dtypes[1]).mul_(grad) if ctx.needs_input_grad[1] else None
+        return d_states, d_matrix, None, None, None

@@ -1,4 +1,4 @@
-"""What a run writes besides checkpoints: evaluations, samples, plots and the exported model."""
+"""The outputs of a run besides checkpoints: evaluations, samples, plots and the exported model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cogview.training.precision import autocast
 from cogview.training.rng import preserved
 from cogview.training.task import Task
 
-PLOT_SECONDS = 60.0  # drawing takes a moment, so not at every evaluation
+PLOT_SECONDS = 60.0  # minimum time between plots, which take a moment
 
 
 class Outputs:
-    """Uses the averaged weights, where there are any, and leaves model and generators as they were."""
+    """Writes the outputs with the averaged weights, if any, without changing the model or the generators."""
 
     def __init__(
         self,
@@ -45,16 +45,16 @@ class Outputs:
     def evaluate(self, step: int) -> None:
         """Log the task's metrics on held-out data."""
         with self._evaluating():
-            found = self.strategy.evaluate()
-        if found and self.ranks.first:
-            self.metrics.append("evaluate", step, found)
-            facts = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
-            self.say(f"step {step}  {facts}")
+            metrics = self.strategy.evaluate()
+        if metrics and self.ranks.first:
+            self.metrics.append("evaluate", step, metrics)
+            text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            self.say(f"step {step}  {text}")
 
     def sample(self, step: int) -> None:
-        """Write the task's samples into ``samples/``."""
-        with self._evaluating(), self.strategy.whole() as whole:
-            self.ranks.lead(lambda: self._sample(whole, step))
+        """Write the task's samples to ``samples/``."""
+        with self._evaluating(), self.strategy.full_model() as model:
+            self.ranks.on_first(lambda: self._sample(model, step))
 
     def _sample(self, model: nn.Module | None, step: int) -> None:
         assert model is not None
@@ -66,17 +66,17 @@ class Outputs:
             self.say(f"step {step}  samples in {path}")
 
     def export(self, step: int) -> None:
-        """Write ``model/``: beside the old one first, then in its place."""
+        """Write ``model/`` and replace the previous one atomically."""
         swapped = self.average.swapped_in() if self.average else nullcontext()
-        with swapped, torch.no_grad(), self.strategy.whole() as whole:
-            self.ranks.lead(lambda: self._write_model(whole, step))
+        with swapped, torch.no_grad(), self.strategy.full_model() as model:
+            self.ranks.on_first(lambda: self._write_model(model, step))
 
     def _write_model(self, model: nn.Module | None, step: int) -> None:
         assert model is not None
         bad = bad_weight(model)
         if bad is not None:
             raise TrainingDiverged(
-                f"step {step}: {bad} holds numbers that are not finite or too large to be stored; no "
+                f"step {step}: {bad} contains values that are not finite or too large to be stored; no "
                 "model was exported; lower optimizer.lr"
             )
         part, final = self.directory / "model.part", self.directory / "model"
@@ -87,7 +87,7 @@ class Outputs:
             shutil.rmtree(old, ignore_errors=True)
 
     def plot(self, last: bool) -> None:
-        """Draw the losses where there is matplotlib; unless it is the ``last`` time, not too often."""
+        """Plot the losses if matplotlib is installed; unless it is the ``last`` plot, not too often."""
         if last or time.monotonic() - self._plotted_at > PLOT_SECONDS:
             self._plotted_at = time.monotonic()
             if self.ranks.first and find_spec("matplotlib"):
@@ -95,7 +95,7 @@ class Outputs:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Eval mode, no gradients, averaged weights, and afterwards everything as before."""
+        """A context in eval mode, without gradients and with averaged weights; restores all on exit."""
         swapped = self.average.swapped_in() if self.average else nullcontext()
         training = self.model.training
         self.model.eval()

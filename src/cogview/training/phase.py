@@ -1,4 +1,4 @@
-"""One phase of a training step: the parameters that it trains, their optimizer and loss scaler."""
+"""A phase of a training step: the parameters it trains, their optimizer and loss scaler."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cogview.training.task import Task
 
 @dataclass
 class Phase:
-    """One phase's parameters, optimizer and loss scaler (None but in fp16); ``active`` within a step only.
+    """Parameters, optimizer and loss scaler (only in fp16) of a phase; ``active`` is set during a step.
 
-    ``prefix`` begins the names of its metrics; the first phase has none.
+    ``prefix``: prefix of its metrics' names; the first phase has none.
     """
 
     name: str
@@ -35,16 +35,16 @@ class Phase:
 
     @property
     def scale(self) -> float:
-        """What a loss is multiplied by before the backward pass."""
+        """The factor on the loss before the backward pass."""
         return self.scaler.scale if self.scaler else 1.0
 
     @property
     def seeks_scale(self) -> bool:
-        """Whether the loss scale, if gradients overflow, can still be halved."""
+        """Whether the loss scale can still be halved if gradients overflow."""
         return self.scaler is not None and self.scaler.scale > self.scaler.minimum
 
     def update(self, strategy: ParallelStrategy, clip: float | None, window: Window) -> bool:
-        """Clip gradients and step; False where they were not finite and the update was left out."""
+        """Clip gradients and step; False if they were not finite and the update was skipped."""
         norm = strategy.norm(strategy.gradients(self.optimizer, self.scale))
         finite = bool(norm.isfinite())
         if self.scaler:
@@ -58,16 +58,16 @@ class Phase:
         return finite
 
 
-def make_phases(task: Task, model: nn.Module, recipe: Recipe, masters_kept: bool = True) -> list[Phase]:
-    """The phases of a task; parameters that none of them trains take no gradients from here on.
+def make_phases(task: Task, model: nn.Module, recipe: Recipe, masters: bool = True) -> list[Phase]:
+    """The phases of a task; parameters that none of them trains are frozen.
 
-    masters_kept: in all-fp16 training the fp32 copies are the optimizer's to keep, not the strategy's.
+    masters: in all-fp16 training the optimizer keeps the fp32 masters, not the parallel strategy.
     """
     phases: list[Phase] = []
     for name in task.phases:
         trained = [(key, value) for key, value in task.parameters(model, name) if value.requires_grad]
-        half, masters = recipe.precision != "fp32", recipe.precision == ALL_HALF and masters_kept
-        optimizer = PhaseOptimizer(trained, task.optimizer(name), task.matrices(model), half, masters)
+        half, with_masters = recipe.precision != "fp32", recipe.precision == ALL_HALF and masters
+        optimizer = PhaseOptimizer(trained, task.optimizer(name), task.matrices(model), half, with_masters)
         scaler = recipe.loss_scaler if recipe.precision in SCALED else None
         phases.append(Phase(name, f"{name}_" if phases else "", optimizer, scaler))
     ids = {id(parameter) for phase in phases for parameter in phase.parameters}
@@ -78,7 +78,7 @@ def make_phases(task: Task, model: nn.Module, recipe: Recipe, masters_kept: bool
 
 @contextmanager
 def only(phase: Phase, phases: Sequence[Phase]) -> Iterator[None]:
-    """Within, only this phase's parameters take gradients."""
+    """A context in which only this phase's parameters require gradients."""
     others = [p for other in phases if other is not phase for p in other.parameters]
     for parameter in others:
         parameter.requires_grad_(False)

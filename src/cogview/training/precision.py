@@ -1,16 +1,16 @@
-"""Number formats: fp32; bf16 or fp16 by autocast over fp32 weights; all-fp16; and fp16's loss scaler.
+"""Precision: fp32; bf16 or fp16 by autocast with fp32 weights; all-fp16; and loss scaling for fp16.
 
 ``fp16-o2`` is the papers' regime (CogView, section 2.4; O2 in Apex's terms): weights, activations and
-gradients are fp16 tensors, the optimizer updates fp32 copies of the weights (masters) with fp32 states and
-rounds them to fp16. PB-relax and Sandwich-LN, which belong to the model, are for it: under autocast (O1) the
+gradients are fp16 tensors; the optimizer updates fp32 master copies of the weights with fp32 states and
+rounds them to fp16. The model's PB-relax and Sandwich-LN are designed for it: under autocast (O1) the
 residual stream and the norms that read it stay fp32.
 
-What is trained is kept in fp32 in each format, in the optimizer and in checkpoints, so a run may go on in
-another. ``auto`` is bf16 where that is faster: on GPUs that have it, and on a CPU where it was measured to
-be; else fp32.
+In every precision the optimizer and checkpoints keep weights in fp32, so a run can be resumed in another.
+``auto`` is bf16 where that is faster: on GPUs that support it, and on a CPU if it was measured to be faster;
+else fp32.
 
-The scaler is the released code's (Megatron's): halve on overflow once the hysteresis is used up, double
-after a window of steps without.
+The loss scaler is the released code's (Megatron's): halve on overflow once the hysteresis is used up, double
+after a window of steps without overflow.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cogview.transformer.processor import multiplies_bf16
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp16-o2"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp16-o2": torch.float16}
-SCALED = ("fp16", "fp16-o2")  # small gradients would vanish in these without a loss scale
+SCALED = ("fp16", "fp16-o2")  # small gradients would underflow in these without a loss scale
 ALL_HALF = "fp16-o2"
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:
-    """The format that ``auto`` means on this device; any other as it is."""
+    """The precision that ``auto`` stands for on this device; any other unchanged."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -40,18 +40,18 @@ def resolve(precision: Precision, device: torch.device) -> Precision:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context a loss is computed in."""
+    """The context in which a loss is computed."""
     if precision in ("fp32", ALL_HALF):
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 class LossScaler(Config):
-    """Dynamic loss scaling as data: ``update`` gives the scaler after a step.
+    """Dynamic loss scaling as immutable data: ``update`` returns the scaler after a step.
 
-    ``patience`` (released: hysteresis, ``delayed_shift``) overflows are forgiven before the scale first
-    halves; it refills when the scale grows. ``good`` counts steps since the last overflow, ``left`` the
-    patience left.
+    ``patience`` (released: hysteresis, ``delayed_shift``): overflows that are tolerated before the scale is
+    first halved; reset when the scale grows. ``good``: steps since the last overflow; ``left``: the patience
+    left.
     """
 
     scale: float = Field(2.0**16, gt=0)
@@ -62,7 +62,7 @@ class LossScaler(Config):
     left: int | None = None
 
     def at(self, other: LossScaler) -> LossScaler:
-        """This scaler, with the scale and counts of another."""
+        """This scaler with the scale and counters of another."""
         return self.model_copy(update={"scale": other.scale, "good": other.good, "left": other.left})
 
     def update(self, overflow: bool) -> LossScaler:

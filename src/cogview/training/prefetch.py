@@ -1,4 +1,4 @@
-"""Reading ahead: a thread fetches the next micro-batches while the device works on this one."""
+"""Prefetching: a thread loads the next micro-batches while the device processes the current one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any
 
-POLL = 0.1  # seconds between looks at the stop sign
+POLL = 0.1  # seconds between checks of the stop event
 
 
 class Prefetch:
-    """Iterates over ``source`` with up to ``depth`` items fetched in advance (0: none, no thread).
+    """Iterates over ``source`` with up to ``depth`` items fetched in advance (0: none, and no thread).
 
-    An item carries its own loader state, so what was fetched and not used is simply fetched again on resume.
-    An error in ``source`` is raised where the item would have come.
+    Each item contains its loader state, so items fetched but not used are simply fetched again on resume. An
+    error in ``source`` is raised at the position of the item.
     """
 
     def __init__(self, source: Iterator[Any], depth: int) -> None:
@@ -56,7 +56,7 @@ class Prefetch:
                 if not self._put(("item", item)):
                     return
             self._put(("error", StopIteration()))
-        except Exception as error:  # whatever it is, it is raised again where the item was wanted
+        except Exception as error:  # raised again in __next__
             self._put(("error", error))
 
     def _put(self, entry: tuple[str, Any]) -> bool:

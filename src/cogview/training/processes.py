@@ -1,8 +1,8 @@
-"""A run's processes on this machine, ``cogview train --processes``: start, pass signals on, wait for all.
+"""Launch a run's processes on this machine (``cogview train --processes``), forward signals, wait for all.
 
-What ``torchrun`` does for one machine, without its restarts and without its own report below every mistake:
-each process learns from its environment who it is. They are a session of their own, so that Ctrl-C in a
-terminal reaches them once, through here.
+Does what ``torchrun`` does on one machine, without restarts and without its error report after every user
+error: each process gets its rank from the environment. Each has its own session, so that Ctrl-C in a terminal
+reaches it once, through this process.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-GRACE = 20.0  # seconds for the others to end by themselves once one has failed
+FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+GRACE = 20.0  # seconds for the others to end by themselves after one has failed
 
 
 def run_processes(command: Sequence[str], count: int) -> int:
-    """Run ``command`` as ``count`` ranks; 0, or the exit code of the first that failed.
+    """Run ``command`` as ``count`` ranks; returns 0, or the exit code of the first that failed.
 
-    Cores are shared out evenly by ``OMP_NUM_THREADS``, unless it is set.
+    ``OMP_NUM_THREADS`` divides the cores evenly, unless it is set.
     """
     ranks: list[subprocess.Popen[bytes]] = []
-    with _passing_on(ranks):
-        address = _free_port()
+    with _forwarding(ranks):
+        port = _free_port()
         for rank in range(count):
             ranks.append(
-                subprocess.Popen(command, env=_environment(rank, count, address), start_new_session=True)
+                subprocess.Popen(command, env=_environment(rank, count, port), start_new_session=True)
             )
         try:
             return _wait(ranks)
@@ -42,7 +42,7 @@ def run_processes(command: Sequence[str], count: int) -> int:
 
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // count)
-    told = {
+    variables = {
         "RANK": rank,
         "LOCAL_RANK": rank,
         "WORLD_SIZE": count,
@@ -53,22 +53,22 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
-        **{name: str(value) for name, value in told.items()},
+        **{name: str(value) for name, value in variables.items()},
     }
 
 
 def _free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    failed, until = 0, float("inf")
-    while time.monotonic() < until:
+    failed, deadline = 0, float("inf")
+    while time.monotonic() < deadline:
         codes = [process.poll() for process in ranks]
         if not failed and (failed := next((code for code in codes if code), 0)):
-            until = time.monotonic() + GRACE
+            deadline = time.monotonic() + GRACE
         if all(code is not None for code in codes):
             break
         time.sleep(0.05)
@@ -76,18 +76,18 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 @contextmanager
-def _passing_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Give every signal that ends or saves a run to all its processes."""
+def _forwarding(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Forward every signal that stops a run to all its processes."""
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         if os.name == "nt" and number == signal.SIGINT:
-            return  # the console has interrupted the processes already
+            return  # the console has already interrupted the processes
         for process in ranks:
             if process.poll() is None:
                 process.send_signal(number)
 
-    numbers = [getattr(signal, name) for name in PASSED_ON if hasattr(signal, name)]
-    before = {number: signal.signal(number, pass_on) for number in numbers}
+    numbers = [getattr(signal, name) for name in FORWARDED if hasattr(signal, name)]
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield
     finally:

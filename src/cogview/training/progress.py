@@ -1,4 +1,4 @@
-"""What a run shows: a live bar on a terminal, plain lines elsewhere, and the signals it stops at."""
+"""A run's output (a live progress bar on a terminal, plain lines elsewhere) and its stop signals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")  # the last is Windows', the third is not
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")  # SIGUSR1 is not on Windows, SIGBREAK only there
 
 
 class Reporter:
-    """A bar with loss, speed and time left on a terminal; else one plain line a log step."""
+    """A progress bar with loss, speed and remaining time on a terminal; else one plain line per log step."""
 
     def __init__(self, console: Console, steps: int, done: int, unit: str) -> None:
         self.console, self.steps, self.unit = console, steps, unit
@@ -35,7 +35,7 @@ class Reporter:
         self._bar.stop()
 
     def step(self, step: int) -> None:
-        """A step is done."""
+        """Update the bar after a step."""
         self._bar.update(self._task, completed=step)
 
     def log(self, step: int, line: Mapping[str, Any], seconds_left: float) -> None:
@@ -48,7 +48,7 @@ class Reporter:
             self.say(f"step {step}/{self.steps}  {facts}  {duration(seconds_left)} left")
 
     def say(self, text: str) -> None:
-        """Print a line as it is."""
+        """Print a line without markup."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -60,7 +60,7 @@ def duration(seconds: float) -> str:
 
 
 class Signals:
-    """Within, the signals only set ``received``; a second SIGINT interrupts at once."""
+    """A context in which signals only set ``received``; a second SIGINT interrupts immediately."""
 
     def __init__(self) -> None:
         self.received: str | None = None

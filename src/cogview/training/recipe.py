@@ -1,7 +1,7 @@
-"""Recipes: one YAML file a run, checked whole before anything is loaded.
+"""Recipes: one YAML file per run, validated completely before anything is loaded.
 
-``registry.read_recipe`` finds the task named in the file and validates every field with that task's recipe
-class; the first mistake becomes one line that names file and field. The resolved recipe is saved with the
+``registry.read_recipe`` looks up the task named in the file and validates every field with that task's recipe
+class; the first error is one line that names the file and the field. The resolved recipe is saved with the
 run.
 """
 
@@ -23,12 +23,12 @@ from cogview.training.precision import SCALED, LossScaler, Precision
 from cogview.training.schedule import Schedule
 from cogview.training.trackers import TrackerName
 
-RATE = ("steps", "schedule")  # fields that may change on resume where the learning rate does not jump
+RATE = ("steps", "schedule")  # fields that may change on resume if the learning rate does not jump
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Intervals(Config):
-    """How often things happen, in steps; 0 is never. ``minutes``: a checkpoint at least so often as well."""
+    """Intervals in steps; 0 is never. ``minutes``: maximum time between checkpoints."""
 
     log: int = Field(50, ge=1)
     evaluate: int = Field(1000, ge=0)
@@ -38,15 +38,15 @@ class Intervals(Config):
 
 
 class Recipe(Config):
-    """What every run has; a task's recipe subclasses this, with ``task: Literal["its name"]``.
+    """The fields common to all runs; a task's recipe subclasses it, with ``task: Literal["its name"]``.
 
-    ``batch_size`` is one micro-batch (of all ranks together, where there are many), ``accumulation`` the
-    micro-batches of an update; ``seed`` decides weights, order and draws. ``init``: a directory to take
-    starting weights from. ``max_minutes``: stop cleanly by then and leave a checkpoint. ``keep``: the
-    number of last checkpoints that stay; ``keep_every``: and those at multiples of this step (0: none).
-    ``async_checkpoints``: write them beside the training. ``guard``: what is done about losses that run
-    away. ``precision: auto`` is bf16 where that was measured to be faster, else fp32; ``fp16-o2`` computes
-    with fp16 weights (``precision.py``). The fields in ``CHANGEABLE`` may differ on resume.
+    ``batch_size`` is the size of a micro-batch (over all ranks), ``accumulation`` the number of micro-batches
+    per update; ``seed`` determines initialization, data order and sampling. ``init``: a directory with
+    initial weights. ``max_minutes``: stop cleanly after this time and leave a checkpoint. ``keep``: the
+    number of latest checkpoints to keep; ``keep_every``: also keep those at multiples of this step (0: none).
+    ``async_checkpoints``: write checkpoints in the background. ``guard``: handling of diverging losses.
+    ``precision: auto`` is bf16 if it was measured to be faster, else fp32; ``fp16-o2`` computes with fp16
+    weights (``precision.py``). The fields in ``CHANGEABLE`` may differ on resume.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
@@ -109,19 +109,19 @@ class Recipe(Config):
         return self
 
 
-# ---------------------------------------------------------------------------------------------- with the run
+# ---------------------------------------------------------------------------------------------- resuming
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Save a resolved recipe as YAML, every default written out."""
+    """Save a resolved recipe as YAML, including all defaults."""
     write_file(path, dump_yaml(recipe))
 
 
 def check_same(saved: Recipe, given: Recipe, path: Path, step: int = 0) -> None:
-    """Raises CogViewError where a recipe differs from the run's in a field that may not change.
+    """Raise CogViewError if a recipe differs from the run's in a field that may not change.
 
-    ``steps`` and ``schedule`` may where the learning rate of the next update, ``step``, stays what it was: a
-    run on its plateau can be made longer, or begin its decay now.
+    ``steps`` and ``schedule`` may change if the learning rate of the next update, ``step``, stays the same: a
+    run on its plateau can be extended, or begin its decay now.
     """
     _check_rate(saved, given, path, step)
     fixed = [name for name in type(given).model_fields if name not in {*given.CHANGEABLE, *RATE}]
@@ -129,9 +129,9 @@ def check_same(saved: Recipe, given: Recipe, path: Path, step: int = 0) -> None:
         before, now = saved.model_dump(mode="json").get(name), given.model_dump(mode="json")[name]
         if before != now:
             field, before, now = _difference(name, before, now)
-            may = ", ".join(sorted(given.CHANGEABLE))
+            changeable = ", ".join(sorted(given.CHANGEABLE))
             raise CogViewError(
-                f"{path}: {field} was {before!r} and is now {now!r}; on resume only {may} may change"
+                f"{path}: {field} was {before!r} and is now {now!r}; on resume only {changeable} may change"
             )
 
 
@@ -141,8 +141,9 @@ def _check_rate(saved: Recipe, given: Recipe, path: Path, step: int) -> None:
         raise CogViewError(f"{path}: the run has done {step} steps, more than the {given.steps} of steps")
     if not math.isclose(before, now, rel_tol=1e-6):
         raise CogViewError(
-            f"{path}: steps or schedule would take the learning rate of step {step} from {before:.3g} to "
-            f"{now:.3g} of its peak; they may change where the rate stays the same, as on the plateau of hold"
+            f"{path}: steps or schedule would change the learning rate of step {step} from {before:.3g} to "
+            f"{now:.3g} of its peak; they may change only if the rate stays the same, as on the plateau of "
+            "hold"
         )
 
 

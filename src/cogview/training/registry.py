@@ -1,4 +1,4 @@
-"""The training tasks by name, and recipes read as their task wants them."""
+"""The registry of training tasks, and reading recipes with the recipe class of their task."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TASKS = {
     "transformer": "cogview.training.tasks.transformer:TransformerTask",
     "guidance_free": "cogview.training.tasks.guidance_free:GuidanceFreeTask",
     "coglm": "cogview.training.tasks.coglm:CogLMTask",
-    "direct_super_resolution": "cogview.training.tasks.enlarging:DirectTask",
+    "direct_super_resolution": "cogview.training.tasks.upscaling:DirectTask",
     "attribute_classifier": "cogview.evaluation.judges.classifier_training:AttributeClassifierTask",
     "alignment_scorer": "cogview.evaluation.judges.scorer_training:AlignmentScorerTask",
     "thing_reader": "cogview.evaluation.judges.thing_training:ThingReaderTask",
     "scene_reader": "cogview.evaluation.judges.scene_training:SceneReaderTask",
-    "iterative_super_resolution": "cogview.training.tasks.enlarging:IterativeTask",
+    "iterative_super_resolution": "cogview.training.tasks.upscaling:IterativeTask",
 }
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe, ``overrides`` ("a.b=c", the value as in YAML) applied; raises CogViewError."""
+    """Read and validate a recipe with ``overrides`` ("a.b=c", values in YAML); raises CogViewError."""
     data = load_yaml(path, overrides)
     name = data.get("task")
     if not isinstance(name, str) or name not in TASKS:
@@ -37,6 +37,6 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of a task in ``TASKS``, imported when asked for."""
+    """The class of a task in ``TASKS``, imported on demand."""
     module, _, attribute = TASKS[name].partition(":")
     return cast(type[Task], getattr(import_module(module), attribute))

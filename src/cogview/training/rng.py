@@ -1,4 +1,4 @@
-"""The random states of Python, NumPy and torch as plain data, for checkpoints and for evaluation."""
+"""Random states of Python, NumPy and torch as plain data, for checkpoints and evaluation."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def seed_all(seed: int) -> None:
 
 
 def seed_rank(seed: int, step: int, rank: int) -> None:
-    """Give a rank but the first a stream of its own, and the first one too in the middle of a run."""
+    """Seed the generators per rank and step; rank 0 at step 0 keeps the run's seed."""
     if rank or step:
         seed_all(seed_of(seed, step, rank))
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed, the same wherever the same numbers are given."""
-    words = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
-    return int.from_bytes(words[:8], "little") >> 1
+    """A deterministic seed from numbers."""
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Within, all generators draw what these numbers say, on any rank; afterwards they stand as before."""
+    """A context with all generators seeded from these numbers, on any rank; restores them on exit."""
     with preserved():
         seed_all(seed_of(*numbers))
         yield
 
 
 def random_states() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The states now: plain JSON for Python and NumPy, uint8 tensors for torch's generators."""
+    """The current states: plain JSON for Python and NumPy, uint8 tensors for torch's generators."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     plain = {
@@ -55,7 +55,7 @@ def random_states() -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def restore_random_states(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`random_states` gave."""
+    """Restore the states that :func:`random_states` returned."""
     version, words, gauss = plain["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, position, has_gauss, cached = plain["numpy"]
@@ -67,9 +67,9 @@ def restore_random_states(plain: dict[str, Any], tensors: dict[str, Tensor]) -> 
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Let the body draw what it likes: afterwards the generators stand where they stood.
+    """A context that restores the generators on exit.
 
-    Evaluation and samples run in this, so how often they run does not change the training.
+    Evaluation and sampling run in it, so their frequency does not change the training.
     """
     plain, tensors = random_states()
     try:

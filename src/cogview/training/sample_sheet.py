@@ -1,4 +1,4 @@
-"""Sample images of a run: the same prompts drawn again and again, to see what the losses do not say."""
+"""Sample images of a run: the same prompts at each interval, to show what the losses do not."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from cogview.types import SamplingParams
 
 
 class Samples(Config):
-    """What to draw: ``each`` images of every prompt, the same random streams every time.
+    """The samples of a recipe: ``each`` images per prompt, with the same random streams every time.
 
-    ``image_tokenizer`` is a directory, ``text_tokenizer`` a file: those the token shards were made with.
+    ``image_tokenizer`` is a directory, ``text_tokenizer`` a file: those with which the data were tokenised.
     """
 
     image_tokenizer: Path
@@ -37,39 +37,39 @@ class Samples(Config):
 
 
 class Sampler:
-    """Draws contact sheets; both tokenizers are read and compared with the data's when it is made."""
+    """Generates contact sheets; on construction both tokenizers are compared with the data's."""
 
     def __init__(
-        self, asked: Samples, format: SequenceFormat, image_fingerprint: str, text_fingerprint: str
+        self, config: Samples, format: SequenceFormat, image_fingerprint: str, text_fingerprint: str
     ) -> None:
-        self.asked, self.format = asked, format
-        self.images = read_image_tokenizer(asked.image_tokenizer).eval()
-        texts = TextTokenizer.from_file(asked.text_tokenizer)
-        _check("image_tokenizer", asked.image_tokenizer, self.images.fingerprint, image_fingerprint)
-        _check("text_tokenizer", asked.text_tokenizer, texts.fingerprint, text_fingerprint)
-        self.prompts = [self._prompt(texts.encode(prompt)) for prompt in asked.prompts]
+        self.config, self.format = config, format
+        self.image_tokenizer = read_image_tokenizer(config.image_tokenizer).eval()
+        text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
+        _check("image_tokenizer", config.image_tokenizer, self.image_tokenizer.fingerprint, image_fingerprint)
+        _check("text_tokenizer", config.text_tokenizer, text_tokenizer.fingerprint, text_fingerprint)
+        self.prompts = [self._prompt(text_tokenizer.encode(prompt)) for prompt in config.prompts]
         self.empty = self._prompt([])
 
     def _prompt(self, text: list[int]) -> Prompt:
         return self.format.image_prompt(text)
 
     def sheet(self, model: Transformer) -> Image.Image:
-        """One row a prompt, ``each`` images in it."""
-        asked = self.asked
-        guided = asked.sampling.guidance_scale != 1
-        jobs = [
-            SequenceRequest(prompt, asked.seed, index, self.empty if guided else None)
+        """A contact sheet with one row of ``each`` images per prompt."""
+        config = self.config
+        guided = config.sampling.guidance_scale != 1
+        requests = [
+            SequenceRequest(prompt, config.seed, index, self.empty if guided else None)
             for prompt in self.prompts
-            for index in range(asked.each)
+            for index in range(config.each)
         ]
         engine = Engine(pack(model, slice(0, self.format.vocabulary.image_codes)))
         with torch.autocast(model.tokens.weight.device.type, enabled=False):
-            codes = np.stack([tokens for _, tokens in engine.generate(jobs, asked.sampling)])
-        return contact_sheet(self.images.decode(torch.from_numpy(codes)), asked.each)
+            codes = np.stack([tokens for _, tokens in engine.generate(requests, config.sampling)])
+        return contact_sheet(self.image_tokenizer.decode(torch.from_numpy(codes)), config.each)
 
 
-def _check(field: str, path: Path, found: str, wanted: str) -> None:
-    if found != wanted:
+def _check(field: str, path: Path, actual: str, expected: str) -> None:
+    if actual != expected:
         raise CogViewError(f"samples.{field}: {path} is not the tokenizer the data were made with")
 
 

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: warm-up, then cosine, linear or constant; and the released code's own formula.
+"""Learning-rate schedules: warm-up, then cosine, linear or constant; and the released code's formula.
 
 CogView trains with 2 % warm-up and cosine annealing (section 2.3). The released ``AnnealingLR`` differs: its
-decay spans all iterations *after* the warm-up, so a run ends before the floor.
+decay spans as many iterations as the run *after* the warm-up, so a run ends before the floor.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from cogview.config import Config
 
 
 class Schedule(Config):
-    """How the learning rate goes over a run, as shares of its steps and of its peak rate.
+    """A learning-rate schedule, in fractions of the run's steps and of the peak rate.
 
-    ``warmup`` and ``hold`` are shares of the steps: a linear rise, then the full rate; the rest decays to
-    ``floor`` times the peak. ``released_…`` follow the released code and know no ``hold``.
+    ``warmup`` and ``hold`` are fractions of the steps: a linear rise, then the peak rate; the rest decays to
+    ``floor`` times the peak. ``released_…`` follow the released code and have no ``hold``.
     """
 
     kind: Literal[
@@ -37,7 +37,7 @@ class Schedule(Config):
         return self
 
     def factor(self, step: int, steps: int) -> float:
-        """The rate of update ``step`` (0 is the first) of ``steps``, as a share of the peak rate."""
+        """The learning rate of update ``step`` (0 is the first) of ``steps``, as a fraction of the peak."""
         if self.kind.startswith("released"):
             return released_factor(self.kind.removeprefix("released_"), step, steps, self.warmup, self.floor)
         warmup = round(self.warmup * steps)
@@ -47,14 +47,14 @@ class Schedule(Config):
         if self.kind == "constant" or step < start:
             return 1.0
         progress = min(1.0, (step - start) / max(1, steps - 1 - start))
-        fall = (1 + math.cos(math.pi * progress)) / 2 if self.kind == "cosine" else 1 - progress
-        return self.floor + (1 - self.floor) * fall
+        decay = (1 + math.cos(math.pi * progress)) / 2 if self.kind == "cosine" else 1 - progress
+        return self.floor + (1 - self.floor) * decay
 
 
 def released_factor(style: str, iteration: int, iterations: int, warmup: float, floor: float) -> float:
-    """``AnnealingLR`` of the released code at ``iteration``, as a share of the peak rate.
+    """``AnnealingLR`` of the released code at ``iteration``, as a fraction of the peak rate.
 
-    ``floor`` is 1 / ``decay_ratio`` … 0.1 in the released code; an unknown ``style`` is constant there.
+    ``floor`` is 1 / ``decay_ratio``, 0.1 in the released code; an unknown ``style`` is constant there.
     """
     first = warmup * iterations
     if warmup > 0 and iteration <= first:
@@ -63,6 +63,6 @@ def released_factor(style: str, iteration: int, iterations: int, warmup: float, 
     if style == "linear":
         return (iterations - past) / iterations
     if style == "cosine":
-        fall = (math.cos(math.pi * min(1.0, past / iterations)) + 1) / 2
-        return floor * ((1 / floor - 1) * fall + 1) if floor else fall
+        decay = (math.cos(math.pi * min(1.0, past / iterations)) + 1) / 2
+        return floor * ((1 / floor - 1) * decay + 1) if floor else decay
     return 1.0

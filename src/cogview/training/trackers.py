@@ -1,11 +1,11 @@
-"""Runs reported to experiment trackers beside ``metrics.jsonl``: TensorBoard and Weights & Biases.
+"""Experiment trackers in addition to ``metrics.jsonl``: TensorBoard and Weights & Biases.
 
 A recipe names them (``trackers: [tensorboard]``); each is an extra (``pip install 'cogview[tensorboard]'``).
-They follow the metrics file: every line it gets they get, with the sample images that appeared since, so
-that they know nothing the file does not and a run without them is the same run. What a resumed run repeats is
-dropped (TensorBoard) or stands there twice, at the same step (W&B).
+They receive every line of the metrics file and the sample images written since the previous line, so they
+contain nothing else, and a run without them is the same run. Steps that a resumed run repeats are dropped
+(TensorBoard) or appear twice at the same step (W&B).
 
-W&B works offline unless ``WANDB_MODE`` says otherwise: files in ``RUN/wandb`` that ``wandb sync`` uploads.
+W&B works offline unless ``WANDB_MODE`` is set: files in ``RUN/wandb`` that ``wandb sync`` uploads.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 class Tracker(Protocol):
-    """What a tracker receives."""
+    """The interface of a tracker."""
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step: ``kind`` is "train" or "evaluate"."""
+        """Log the metrics of a step; ``kind`` is "train" or "evaluate"."""
         ...
 
-    def picture(self, name: str, step: int, image: Image.Image) -> None:
-        """A sample image."""
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log a sample image."""
         ...
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the tracker."""
         ...
 
 
 class TensorBoard:
-    """Event files in ``RUN/tensorboard``; look at them with ``tensorboard --logdir RUN``."""
+    """Event files in ``RUN/tensorboard``; view them with ``tensorboard --logdir RUN``."""
 
     def __init__(self, directory: Path, after: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -52,13 +52,13 @@ class TensorBoard:
         self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=purge, flush_secs=10)
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """One scalar a number, ``train/loss`` and so on."""
+        """Log one scalar per metric, such as ``train/loss``."""
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
         self._writer.flush()
 
-    def picture(self, name: str, step: int, image: Image.Image) -> None:
-        """An image under its file's name without the step."""
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log an image under its file name without the step."""
         pixels = np.asarray(image.convert("RGB"))
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
@@ -74,15 +74,15 @@ class WandB:
         import wandb
 
         self._wandb: Any = wandb
-        place = directory / "wandb"
-        place.mkdir(parents=True, exist_ok=True)
-        name = place / "id.txt"
-        if not name.is_file():
-            name.write_text(os.urandom(4).hex(), encoding="utf-8")
+        folder = directory / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        id_file = folder / "id.txt"
+        if not id_file.is_file():
+            id_file.write_text(os.urandom(4).hex(), encoding="utf-8")
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "cogview"),
             name=directory.name,
-            id=name.read_text("utf-8"),
+            id=id_file.read_text("utf-8"),
             dir=str(directory),
             mode=os.environ.get("WANDB_MODE", "offline"),
             resume="allow" if os.environ.get("WANDB_MODE") == "online" else None,
@@ -92,11 +92,11 @@ class WandB:
         self._run.define_metric("*", step_metric="step")
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """One row with the step in it, by which W&B draws it."""
+        """Log one row with the step, which W&B uses as the x axis."""
         self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in values.items()}})
 
-    def picture(self, name: str, step: int, image: Image.Image) -> None:
-        """An image in the row of its step."""
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log an image in the row of its step."""
         self._run.log({"step": step, name: self._wandb.Image(image.convert("RGB"))})
 
     def close(self) -> None:
@@ -105,30 +105,30 @@ class WandB:
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
-    """Raise CogViewError where a tracker's package is not installed."""
+    """Raise CogViewError if a tracker's package is not installed."""
     for name in names:
         if find_spec(PACKAGES[name]) is None:
             raise CogViewError(f"trackers: {name} is not installed; pip install 'cogview[{name}]'")
 
 
 def open_tracker(name: TrackerName, directory: Path, after: int | None, config: Mapping[str, Any]) -> Tracker:
-    """Open a tracker; ``after``: the step a resumed run goes on from."""
+    """Open a tracker; ``after``: the step from which a run is resumed."""
     check_trackers([name])
     return TensorBoard(directory, after) if name == "tensorboard" else WandB(directory, after, config)
 
 
 class TrackerGroup:
-    """Trackers that follow a run's metrics file; opened when the first line comes."""
+    """The trackers of a run's metrics file, opened with the first line."""
 
     def __init__(self, names: Sequence[TrackerName], directory: Path, config: Mapping[str, Any]) -> None:
         check_trackers(names)
         self.names, self.directory, self.config = tuple(dict.fromkeys(names)), directory, config
         self.after: int | None = None
         self._open: list[Tracker] | None = None
-        self._shown = set(self._pictures())
+        self._logged = set(self._images())
 
     def line(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """A line was written; sample images made since the last one are reported as well."""
+        """Log a line of the metrics file, and the sample images written since the previous one."""
         if not self.names:
             return
         if self._open is None:
@@ -136,24 +136,24 @@ class TrackerGroup:
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         for tracker in self._open:
             tracker.log(kind, step, numbers)
-        self._tell_pictures(step)
+        self._log_images(step)
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the open trackers."""
         for tracker in self._open or []:
             tracker.close()
         self._open = None
 
-    def _pictures(self) -> list[Path]:
+    def _images(self) -> list[Path]:
         return sorted((self.directory / "samples").glob("*.png")) if self.names else []
 
-    def _tell_pictures(self, step: int) -> None:
-        for path in self._pictures():
-            if path in self._shown:
+    def _log_images(self, step: int) -> None:
+        for path in self._images():
+            if path in self._logged:
                 continue
-            self._shown.add(path)
+            self._logged.add(path)
             name, _, number = path.stem.rpartition("-")
-            at = int(number) if number.isdecimal() else step
+            image_step = int(number) if number.isdecimal() else step
             with open_image(path) as image:
                 for tracker in self._open or []:
-                    tracker.picture(name or path.stem, at, image)
+                    tracker.image(name or path.stem, image_step, image)

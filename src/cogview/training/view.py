@@ -1,7 +1,7 @@
-"""A run looked at from outside: what its directory tells, as facts and as an image for the terminal.
+"""The state of a run from its directory, as data and as a live view for the terminal.
 
-``cogview watch RUN`` and ``cogview train --live`` show it, updated every second. Nothing here needs PyTorch
-or the process that trains: ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``samples/`` say it all.
+``cogview watch RUN`` and ``cogview train --live`` show it, updated every second. It needs neither PyTorch nor
+the training process, only ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``samples/``.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from cogview.training.progress import duration
 
 LEVELS = "▁▂▃▄▅▆▇█"
 SHOWN_SAMPLES = 3
-MAX_DIGITS = 15  # of a step
-SILENT = 120.0  # seconds without a new line after which a run is called silent, at least
+MAX_DIGITS = 15  # of a step number
+SILENT = 120.0  # minimum seconds without a new line after which a run is reported as silent
 
 
 @dataclass
 class RunView:
-    """What is known of a run. ``lines``: its metrics; ``left``: seconds, None where it cannot be said yet."""
+    """The state of a run. ``lines``: its metrics; ``age``: seconds since the last line, if any."""
 
     directory: Path
     name: str
@@ -50,17 +50,17 @@ class RunView:
 
     @property
     def step(self) -> int:
-        """The last step that is known."""
+        """The last known step."""
         return max([self.checkpoint or 0, *(line["step"] for line in self.lines)], default=0)
 
     @property
     def last(self) -> dict[str, Any]:
-        """The last line of training."""
+        """The last training line."""
         return next((line for line in reversed(self.lines) if line["kind"] == "train"), {})
 
     @property
     def left(self) -> float | None:
-        """Seconds to the last step at the speed since the line before last."""
+        """Estimated seconds to the last step, at the speed between the last two lines; None if unknown."""
         train = [line for line in self.lines if line["kind"] == "train" and "seconds" in line]
         if not train:
             return None
@@ -70,7 +70,7 @@ class RunView:
 
     @property
     def skipped(self) -> int:
-        """Updates left out so far, as far as lines tell of them."""
+        """Number of skipped updates in the metrics."""
         return sum(line["kind"] == "skipped" for line in self.lines)
 
     @property
@@ -81,8 +81,8 @@ class RunView:
         if self.age is None:
             return "beginning"
         train = [line["seconds"] for line in self.lines if "seconds" in line]
-        usual = train[-1] - train[-2] if len(train) > 1 else 0.0
-        return "running" if self.age < max(SILENT, 5 * usual) else "silent"
+        interval = train[-1] - train[-2] if len(train) > 1 else 0.0
+        return "running" if self.age < max(SILENT, 5 * interval) else "silent"
 
     def curve(self, kind: str, name: str) -> list[float]:
         """The finite values of a metric."""
@@ -91,7 +91,7 @@ class RunView:
 
 
 class _Recipe(pydantic.BaseModel):
-    """What is shown of a recipe; the rest of it is not looked at."""
+    """The fields of a recipe that are shown; others are ignored."""
 
     name: str
     steps: int = Field(ge=1)
@@ -99,7 +99,7 @@ class _Recipe(pydantic.BaseModel):
 
 
 def read_run(directory: Path) -> RunView:
-    """Read what there is of a run; raises CogViewError where there is none."""
+    """Read the state of a run; raises CogViewError if there is none."""
     path = directory / "recipe.yaml"
     if not is_regular(path):
         raise CogViewError(f"{directory} holds no run (no recipe.yaml in it); give a run's directory")
@@ -117,7 +117,7 @@ def read_run(directory: Path) -> RunView:
 
 
 def sparkline(values: Sequence[float], width: int = 32) -> str:
-    """A curve in ``width`` characters, each the mean of its part."""
+    """A curve in ``width`` characters, each the mean of an interval."""
     if not values:
         return ""
     count = min(width, len(values))
@@ -129,29 +129,29 @@ def sparkline(values: Sequence[float], width: int = 32) -> str:
 
 
 def facts(view: RunView) -> dict[str, str]:
-    """The numbers of the last line for people: speed, use of the machine, memory, what was left out."""
-    last, found = view.last, dict[str, str]()
+    """The values of the last line as text: speed, utilisation, memory, skipped updates."""
+    last, texts = view.last, dict[str, str]()
     if "tokens_per_second" in last:
-        found["speed"] = f"{last['tokens_per_second']:,.0f} tokens/s"
+        texts["speed"] = f"{last['tokens_per_second']:,.0f} tokens/s"
     if "items_per_second" in last:
         items = f"{last['items_per_second']:,.1f} items/s"
-        found["speed"] = f"{found['speed']}, {items}" if "speed" in found else items
+        texts["speed"] = f"{texts['speed']}, {items}" if "speed" in texts else items
     if last.get("utilisation") is not None:
-        found["utilisation"] = f"{last['utilisation']:.0%} of the measured matrix-product rate"
+        texts["utilisation"] = f"{last['utilisation']:.0%} of the measured matrix-product rate"
     if last.get("stalls") is not None:
-        found["waiting for data"] = f"{last['stalls']:.1%} of the time"
+        texts["waiting for data"] = f"{last['stalls']:.1%} of the time"
     if last.get("memory") is not None:
-        found["memory"] = f"{last['memory'] / 2**30:.2f} GiB"
+        texts["memory"] = f"{last['memory'] / 2**30:.2f} GiB"
     for name, label in (
         ("lr", "learning rate"),
         ("grad_norm", "gradient norm"),
         ("loss_scale", "loss scale"),
     ):
         if last.get(name) is not None:
-            found[label] = f"{last[name]:.4g}"
+            texts[label] = f"{last[name]:.4g}"
     if view.skipped:
-        found["updates left out"] = f"{view.skipped}, the last at step {_last_skipped(view)}"
-    return found
+        texts["skipped updates"] = f"{view.skipped}, the last at step {_last_skipped(view)}"
+    return texts
 
 
 def _last_skipped(view: RunView) -> int:
@@ -159,7 +159,7 @@ def _last_skipped(view: RunView) -> int:
 
 
 def loss_names(view: RunView) -> list[tuple[str, str]]:
-    """(kind, metric) of every loss there is, the whole before its text and image parts."""
+    """(kind, metric) of every loss, the total before its text and image parts."""
     names = [
         (line["kind"], name)
         for line in view.lines
@@ -170,29 +170,31 @@ def loss_names(view: RunView) -> list[tuple[str, str]]:
 
 
 def render(view: RunView) -> Panel:
-    """All of it, for a terminal."""
-    done = Table.grid(padding=(0, 1))
+    """The complete view for a terminal."""
+    progress = Table.grid(padding=(0, 1))
     left = "" if view.left is None or view.state == "done" else f"{duration(view.left)} left"
-    done.add_row(f"step {view.step:,} of {view.steps:,}", ProgressBar(view.steps, view.step, width=30), left)
+    bar = ProgressBar(view.steps, view.step, width=30)
+    progress.add_row(f"step {view.step:,} of {view.steps:,}", bar, left)
     losses = Table.grid(padding=(0, 2))
     for kind, name in loss_names(view):
         curve = view.curve(kind, name)
         if curve:
             title = name if kind == "train" else f"{name} (validation)"
-            losses.add_row(title, f"{curve[-1]:.4f}", f"least {min(curve):.4f}", sparkline(curve))
+            losses.add_row(title, f"{curve[-1]:.4f}", f"minimum {min(curve):.4f}", sparkline(curve))
     numbers = Table.grid(padding=(0, 2))
     for label, value in facts(view).items():
         numbers.add_row(label, value)
     if view.checkpoint is not None:
         numbers.add_row("checkpoint", f"step {view.checkpoint:,}")
     samples = [Text(str(path)) for path in view.samples]
-    parts: list[RenderableType] = [done, losses, numbers, *([Text("samples:"), *samples] if samples else [])]
-    said = {"silent": f"silent for {duration(view.age or 0)}"}.get(view.state, view.state)
-    return Panel(Group(*parts), title=f"{view.name} · {view.task} · {said}", title_align="left")
+    shown_samples = [Text("samples:"), *samples] if samples else []
+    parts: list[RenderableType] = [progress, losses, numbers, *shown_samples]
+    state = {"silent": f"silent for {duration(view.age or 0)}"}.get(view.state, view.state)
+    return Panel(Group(*parts), title=f"{view.name} · {view.task} · {state}", title_align="left")
 
 
 def summary(view: RunView) -> Mapping[str, Any]:
-    """The same for programs."""
+    """The view as JSON data."""
     evaluated = next((line for line in reversed(view.lines) if line["kind"] == "evaluate"), None)
     return {
         "name": view.name, "task": view.task, "state": view.state, "step": view.step, "steps": view.steps,
@@ -203,7 +205,7 @@ def summary(view: RunView) -> Mapping[str, Any]:
 
 
 class _Now:
-    """Renders a run as it is at the moment."""
+    """Renders the current state of a run."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -217,14 +219,14 @@ class _Now:
 
 @contextmanager
 def live(directory: Path, console: Console, interval: float = 1.0) -> Iterator[None]:
-    """Show a run on a terminal while the block runs."""
+    """Show a run on a terminal during the block."""
     with Live(_Now(directory), console=console, refresh_per_second=1 / interval):
         yield
 
 
 @contextmanager
 def live_view(directory: Path, console: Console, shown: bool) -> Iterator[Console]:
-    """The console for a trainer: the terminal's, or a silent one while the live view is shown on it."""
+    """The console for a trainer: the given one, or a quiet one while the live view is shown."""
     if not shown or not console.is_terminal:
         yield console
         return

@@ -27,7 +27,7 @@ def test_without_it_one_line_says_so(data: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_it_cannot_do(data: Path, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("cogview.training.parallel.requirements.find_spec", lambda name: object())
-    with pytest.raises(CogViewError, match="does not go with"):
+    with pytest.raises(CogViewError, match="does not work with"):
         check_launch(recipe(data, parallel={"kind": "deepspeed"}, **fields), TransformerTask.parallel)
 
 

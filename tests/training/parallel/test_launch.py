@@ -36,7 +36,7 @@ def test_every_row_falls_to_one_rank(rows: int, world: int) -> None:
         (2, {"parallel": {"kind": "ddp"}, "device": "cuda:1"}, "device: cuda:1"),
         (4, {"parallel": {"tensor": 2}}, "parallel.kind is none"),
         (4, {"parallel": {"kind": "ddp", "tensor": 3}}, "parallel.tensor: 4 ranks"),
-        (2, {"parallel": {"tensor": 2}, "optimizer": {"kind": "muon"}}, "muon does not go with"),
+        (2, {"parallel": {"tensor": 2}, "optimizer": {"kind": "muon"}}, "muon does not work with"),
     ],
 )
 def test_what_does_not_fit(

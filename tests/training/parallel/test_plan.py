@@ -10,7 +10,7 @@ from rich.console import Console
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cogview.training.launch import begin, meet
+from cogview.training.launch import begin, join_ranks
 from cogview.training.optim import local
 from cogview.training.planning import Work, activation_bytes, layer_bytes, parameters, state_bytes
 from cogview.training.recipe import Recipe
@@ -43,8 +43,8 @@ def measure(given: Recipe, directory: Path) -> None:
     """A rank's part: one update by the trainer's own model and optimizer, and what was held and sent."""
     torch.set_num_threads(1)
     task = task_class(given.task)(given)
-    ranks = meet(task, given)
-    ranks.lead(lambda: begin(given, directory, False, True))
+    ranks = join_ranks(task, given)
+    ranks.on_first(lambda: begin(given, directory, False, True))
     trainer = Trainer(task, given, directory, Console(quiet=True), ranks)
     model, optimizer = trainer.model, trainer.phases[0].optimizer
     found: dict[str, Any] = {"sent": {}, "config": model.config.model_dump()}

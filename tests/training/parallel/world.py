@@ -23,7 +23,7 @@ from rich.console import Console
 from cogview.config import validate
 from cogview.errors import CogViewError
 from cogview.training.checkpoint.directory import list_checkpoints
-from cogview.training.launch import begin, meet
+from cogview.training.launch import begin, join_ranks
 from cogview.training.metrics_file import MetricsFile
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
@@ -56,8 +56,8 @@ def train(given: Recipe, directory: Path, auto: bool = True) -> Outcome:
     """What a rank does, as ``cogview train --auto-resume``."""
     torch.set_num_threads(1)
     task = task_class(given.task)(given)
-    ranks = meet(task, given)
-    resume = ranks.lead(lambda: begin(given, directory, False, auto))
+    ranks = join_ranks(task, given)
+    resume = ranks.on_first(lambda: begin(given, directory, False, auto))
     with (directory.parent / f"said-{ranks.rank}.txt").open("a") as said:
         return Trainer(task, given, directory, Console(file=said), ranks).fit(resume)
 

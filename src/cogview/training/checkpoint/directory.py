@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there: written beside, flushed, hashed and renamed; verified before use.
+"""Atomic checkpoints: written to a temporary directory, hashed, flushed and renamed; verified before use.
 
 A checkpoint is a directory ``step-00001200/`` of safetensors files and ``state.json``; ``manifest.json``
-holds the size and SHA-256 of each. Nothing is pickled. A damaged one is named and the one before it is
-used. What one process writes is here; what many write together, each its shards, is in
-``sharded.py``, and either is read on any number of processes.
+contains the size and SHA-256 of each file. Nothing is pickled. A damaged checkpoint is reported and the
+previous one is used. This module implements checkpoints written by one process, ``sharded.py`` those written
+by many ranks; either can be loaded on any number of processes.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ PART = ".part"
 
 
 class TrainState(Config):
-    """Everything of a run that is not a tensor.
+    """The state of a run except tensors.
 
     ``loader``: the data loader's state after the last batch used; ``window``: metrics since the last log
-    line; ``skipped``: updates in a row that were left out; ``guard``: the losses they are judged by;
-    ``ranks``: how many processes wrote it; ``tensor``: how many of them shared a layer.
+    line; ``skipped``: number of consecutive skipped updates; ``guard``: state of the loss monitor; ``ranks``:
+    number of processes that wrote the checkpoint; ``tensor``: number of neighbours that shared a layer.
     """
 
     format: Literal[1] = 1
@@ -57,14 +57,14 @@ class TrainState(Config):
 
 
 class FileRecord(Config):
-    """Size and content hash of one file."""
+    """Size and SHA-256 of a file."""
 
     bytes: int = Field(ge=0)
     sha256: str
 
 
 class Manifest(Config):
-    """The files a checkpoint must have; ``sharded``: its tensors are spread over them."""
+    """The files of a checkpoint; ``sharded``: its tensors are spread over them."""
 
     format: Literal[1] = 1
     files: dict[str, FileRecord]
@@ -85,9 +85,9 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
-    """Write ``directory/step-…`` atomically and return it. Empty tensor groups are left out.
+    """Write ``directory/step-…`` atomically and return it. Empty tensor groups are omitted.
 
-    Raises CogViewError where it cannot be written; what was there before stays.
+    Raises CogViewError if it cannot be written; existing checkpoints are kept.
     """
     try:
         return _save(directory / f"step-{state.step:08d}", state, tensors)
@@ -113,7 +113,7 @@ def _save(final: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Ten
 
 
 def seal(part: Path, final: Path, records: dict[str, FileRecord], sharded: bool = False) -> None:
-    """Write the manifest into a finished ``part``, have it all on disk, and give it its ``final`` name."""
+    """Write the manifest to a finished ``part``, flush everything to disk, and rename it to ``final``."""
     manifest = Manifest(files=records, sharded=sharded)
     (part / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in [*part.iterdir(), part]:
@@ -124,9 +124,9 @@ def seal(part: Path, final: Path, records: dict[str, FileRecord], sharded: bool 
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file or directory to disk before going on.
+    """Flush a file or directory to disk.
 
-    Windows writes files that are open for writing, and no directories.
+    Windows only flushes files that are open for writing, and no directories.
     """
     windows = os.name == "nt"
     if windows and path.is_dir():
@@ -139,7 +139,7 @@ def flush(path: Path) -> None:
 
 
 def record(path: Path) -> FileRecord:
-    """A file's size and hash."""
+    """The size and SHA-256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileRecord(bytes=path.stat().st_size, sha256=digest)
@@ -149,14 +149,14 @@ def list_checkpoints(directory: Path) -> list[Path]:
     """The checkpoints in a directory, oldest first (not verified)."""
     if not directory.is_dir():
         return []
-    found = [path for path in directory.iterdir() if path.is_dir() and NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    paths = [path for path in directory.iterdir() if path.is_dir() and NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(path.name[5:]))
 
 
 def prune(directory: Path, keep: int, every: int = 0) -> None:
-    """Remove all but the last ``keep`` checkpoints, and what unfinished writes left.
+    """Remove all but the last ``keep`` checkpoints, and the remains of interrupted writes.
 
-    Those at multiples of ``every`` steps stay as well (0: none).
+    Checkpoints at multiples of ``every`` steps are also kept (0: none).
     """
     for path in list_checkpoints(directory)[:-keep]:
         if not every or int(path.name[5:]) % every:
@@ -166,7 +166,7 @@ def prune(directory: Path, keep: int, every: int = 0) -> None:
 
 
 def set_aside(directory: Path, step: int) -> None:
-    """Rename checkpoints after ``step`` (damaged ones) to ``damaged-step-…``, out of the way of new ones."""
+    """Rename (damaged) checkpoints after ``step`` to ``damaged-step-…``, to make room for new ones."""
     for path in list_checkpoints(directory):
         if int(path.name[5:]) > step:
             aside = path.with_name(f"damaged-{path.name}")
@@ -175,9 +175,9 @@ def set_aside(directory: Path, step: int) -> None:
 
 
 def damage(path: Path, rank: int = 0, world: int = 1) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if it is whole.
+    """The damage of a checkpoint in a few words, or None if it is intact.
 
-    ``rank`` of ``world`` looks at its part of the files only.
+    ``rank`` of ``world`` only checks its part of the files.
     """
     try:
         manifest = Manifest.model_validate_json(read_bytes(path / MANIFEST, MAX_MANIFEST))
@@ -197,7 +197,7 @@ def damage(path: Path, rank: int = 0, world: int = 1) -> str | None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint whose :func:`damage` is None; raises CogViewError where it is of another format."""
+    """Read an undamaged checkpoint (see :func:`damage`); raises CogViewError if it has another format."""
     try:
         state = TrainState.model_validate_json(read_bytes(path / STATE, MAX_STATE))
     except ValidationError as error:
@@ -218,10 +218,11 @@ def latest_checkpoint(
     inspect: Callable[[Path], str | None] = damage,
     upto: int | None = None,
 ) -> Checkpoint | None:
-    """The newest whole checkpoint, or None where there is none; ``warn`` gets a line for each damaged one.
+    """The latest undamaged checkpoint, or None if there is none; ``warn`` receives a line for each damaged
+    one.
 
-    ``inspect`` says what is wrong with one; ``upto``: none after this step. Raises CogViewError where there
-    are checkpoints and all are damaged.
+    ``inspect`` returns the damage of a checkpoint; ``upto``: latest step to consider. Raises CogViewError if
+    there are checkpoints and all are damaged.
     """
     paths = [path for path in list_checkpoints(directory) if upto is None or int(path.name[5:]) <= upto]
     for path in reversed(paths):

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint on another number of processes than wrote it."""
+"""Restore a checkpoint on any number of processes."""
 
 from __future__ import annotations
 
@@ -18,75 +18,75 @@ from cogview.training.task import Task
 
 @torch.no_grad()
 def restore(
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     ranks: Ranks,
     strategy: ParallelStrategy,
     average: MovingAverage | None,
     task: Task,
 ) -> dict[str, Tensor]:
-    """Put a checkpoint's tensors in their places; all ranks call it together.
+    """Load a checkpoint's tensors; all ranks call it together.
 
-    Returns this rank's random generators, none where another number of ranks wrote it.
+    Returns this rank's random generators, empty if another number of ranks wrote the checkpoint.
     """
-    sizes = _sizes(found)
-    held = strategy.places(sizes.get("optimizer", {}))
+    sizes = _sizes(checkpoint)
+    destinations = strategy.destinations(sizes.get("optimizer", {}))
     if average:
-        held["ema"] = average.tensors()
-    wanted = {group: strategy.blank(named) for group, named in held.items()}
-    wanted["task"] = _blank(sizes.get("task", {}))
-    mine = f"{ranks.rank}/" if found.sharded else ""
-    same = (found.state.ranks, found.state.tensor) == (ranks.world, ranks.tensor)
+        destinations["ema"] = average.tensors()
+    buffers = {group: strategy.load_buffers(named) for group, named in destinations.items()}
+    buffers["task"] = _empty(sizes.get("task", {}))
+    prefix = f"{ranks.rank}/" if checkpoint.sharded else ""
+    same = (checkpoint.state.ranks, checkpoint.state.tensor) == (ranks.world, ranks.tensor)
     generators = sizes.get("rng", {}) if same else {}
-    wanted["rng"] = _blank({name: size for name, size in generators.items() if name.startswith(mine)})
-    _fill(found, wanted, ranks)
-    for group, named in held.items():
-        strategy.settle(named, wanted[group])
-    strategy.filled(wanted)
+    buffers["rng"] = _empty({name: size for name, size in generators.items() if name.startswith(prefix)})
+    _load(checkpoint, buffers, ranks)
+    for group, named in destinations.items():
+        strategy.from_buffers(named, buffers[group])
+    strategy.after_load(buffers)
     if average:
-        average.load(held["ema"])
-    task.restore(wanted["task"])
-    return {name.removeprefix(mine): value for name, value in wanted["rng"].items()}
+        average.load(destinations["ema"])
+    task.restore(buffers["task"])
+    return {name.removeprefix(prefix): value for name, value in buffers["rng"].items()}
 
 
-def _sizes(found: Checkpoint) -> Mapping[str, Sizes]:
-    if not found.sharded:
+def _sizes(checkpoint: Checkpoint) -> Mapping[str, Sizes]:
+    if not checkpoint.sharded:
         return {
             group: {name: (value.shape, value.dtype) for name, value in named.items()}
-            for group, named in found.tensors.items()
+            for group, named in checkpoint.tensors.items()
         }
     from cogview.training.checkpoint.sharded import shard_sizes
 
-    return shard_sizes(found.directory)
+    return shard_sizes(checkpoint.directory)
 
 
-def _blank(sizes: Sizes) -> dict[str, Tensor]:
+def _empty(sizes: Sizes) -> dict[str, Tensor]:
     return {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sizes.items()}
 
 
-def _fill(found: Checkpoint, wanted: Mapping[str, Mapping[str, Tensor]], ranks: Ranks) -> None:
-    if found.sharded:
+def _load(checkpoint: Checkpoint, buffers: Mapping[str, Mapping[str, Tensor]], ranks: Ranks) -> None:
+    if checkpoint.sharded:
         from cogview.training.checkpoint.sharded import read_shards
 
-        read_shards(found.directory, wanted, ranks)
+        read_shards(checkpoint.directory, buffers, ranks)
         return
-    for group, named in wanted.items():
-        for name, place in named.items():
-            _put(place, _find(found, group, name))
+    for group, named in buffers.items():
+        for name, destination in named.items():
+            _copy(destination, _find(checkpoint, group, name))
 
 
-def _find(found: Checkpoint, group: str, name: str) -> Tensor:
-    if name not in found.tensors.get(group, {}):
+def _find(checkpoint: Checkpoint, group: str, name: str) -> Tensor:
+    if name not in checkpoint.tensors.get(group, {}):
         raise CogViewError(
-            f"{found.directory} has no {name!r}; resume with the recipe that the run was made with"
+            f"{checkpoint.directory} has no {name!r}; resume with the recipe that the run was made with"
         )
-    return found.tensors[group][name]
+    return checkpoint.tensors[group][name]
 
 
-def _put(place: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor to where it belongs; a DTensor takes this rank's part."""
-    if is_sharded(place):
+def _copy(destination: Tensor, value: Tensor) -> None:
+    """Copy an unsharded tensor to its destination; a DTensor receives this rank's part."""
+    if is_sharded(destination):
         from torch.distributed.tensor import distribute_tensor
 
-        mesh, placements = place.device_mesh, place.placements  # type: ignore[attr-defined]
-        value = distribute_tensor(value.to(place.device), mesh, placements, src_data_rank=None)
-    place.copy_(value)
+        mesh, placements = destination.device_mesh, destination.placements  # type: ignore[attr-defined]
+        value = distribute_tensor(value.to(destination.device), mesh, placements, src_data_rank=None)
+    destination.copy_(value)

@@ -1,8 +1,8 @@
-"""Who writes checkpoints: the training thread itself, or a thread behind its back.
+"""Synchronous or background checkpoint writer.
 
-In the background only a copy of the tensors is made at once; writing, hashing and flushing go on beside the
-training. One checkpoint is under way at a time: the next waits for it, and what went wrong is raised then, on
-all ranks at the same step.
+In background mode the training thread only copies the tensors; a thread writes, hashes and flushes them. Only
+one checkpoint is written at a time: the next one waits for it, and raises its error, on all ranks at the same
+step.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
 class CheckpointWriter:
-    """Writes checkpoints to a directory and removes those no longer kept.
+    """Writes checkpoints to a directory and removes old ones.
 
-    sharded: in the form many ranks write together; background: in a thread; keep, every: see ``prune``.
+    sharded: in the format that many ranks write; background: in a thread; keep, every: see ``prune``.
     """
 
     def __init__(
@@ -33,21 +33,21 @@ class CheckpointWriter:
         self.keep, self.every = keep, every
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._stage = _stager() if background and sharded else _copy
-        self._under_way: Future[Path] | None = None
+        self._pending: Future[Path] | None = None
 
     def save(self, state: TrainState, tensors: Tensors) -> None:
-        """Write a checkpoint, or begin to; raises CogViewError where this or the last cannot be written."""
+        """Write a checkpoint, or begin to; raises CogViewError if this or the last one cannot be written."""
         self.wait()
         if self._thread is None:
             self._write(state, tensors)
         else:
-            self._under_way = self._thread.submit(self._write, state, self._stage(tensors))
+            self._pending = self._thread.submit(self._write, state, self._stage(tensors))
 
     def wait(self) -> None:
-        """Return when nothing is under way; raises CogViewError where it could not be written."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
+        """Wait for the pending checkpoint, if any; raises CogViewError if it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def _write(self, state: TrainState, tensors: Tensors) -> Path:
         if self.sharded:
@@ -62,7 +62,7 @@ class CheckpointWriter:
 
 
 def _copy(tensors: Tensors) -> Tensors:
-    """Copies in main memory."""
+    """Copy tensors to main memory."""
     return {
         group: {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
         for group, named in tensors.items()
@@ -70,17 +70,17 @@ def _copy(tensors: Tensors) -> Tensors:
 
 
 def _stager() -> Callable[[Tensors], Tensors]:
-    """DCP's stager, which copies this rank's parts into buffers that it uses again."""
+    """DCP's stager, which copies this rank's shards to reused buffers."""
     from torch import cuda
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-    fast = cuda.is_available()
+    has_cuda = cuda.is_available()
     stager = DefaultStager(
         StagingOptions(
-            use_pinned_memory=fast,
+            use_pinned_memory=has_cuda,
             use_shared_memory=False,
             use_async_staging=False,
-            use_non_blocking_copy=fast,
+            use_non_blocking_copy=has_cuda,
         )
     )
 

@@ -1,23 +1,23 @@
-"""Training one model on many processes, from outside: the model and the task know nothing of it.
+"""Parallel training on many processes, implemented outside of the model and the task.
 
 =========== =============================================== ========================================
-kind        what each rank holds                            by
+kind        each rank holds                                 implementation
 =========== =============================================== ========================================
 ``ddp``     everything; gradients are averaged              ``DistributedDataParallel``
-``fsdp``    its share of weights, gradients and optimizer   FSDP2, ``fully_shard`` block by block
-``hsdp``    as ``fsdp`` among neighbours, ``replicas``      FSDP2 on a mesh of two dimensions
-            times over
-``deepspeed`` its share, by DeepSpeed's ZeRO                ``deepspeed.py``
+``fsdp``    a shard of weights, gradients and optimizer     FSDP2, ``fully_shard`` per block
+``hsdp``    as ``fsdp`` among neighbours, in ``replicas``   FSDP2 on a mesh of two dimensions
+            copies
+``deepspeed`` a shard, by DeepSpeed's ZeRO                  ``deepspeed.py``
 =========== =============================================== ========================================
 
-``zero: 3`` gives up a block's weights after its forward pass and gathers them again for the backward pass
-(ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2); ``zero: 1`` (DeepSpeed's, as CogView was released)
-shards the optimizer alone. ``tensor``: each layer is split among this number of neighbours, within any of
-these but DeepSpeed (``tensor.py``).
+``zero: 3`` frees a block's weights after its forward pass and gathers them again for the backward pass
+(ZeRO-3), ``zero: 2`` keeps them in between (ZeRO-2); ``zero: 1`` (only DeepSpeed, as CogView was released)
+shards only the optimizer states. ``tensor``: each layer is split among this number of neighbours, with any of
+these except DeepSpeed (``tensor.py``).
 
-A micro-batch is shared out row by row, so the global batch is the recipe's whatever the number of ranks. The
-loss is a mean over the global batch: a rank's loss counts by the weight of its tokens
-(``Task.loss_weights``), which the ranks add up first. So N ranks follow the curve of one, to rounding.
+A micro-batch is distributed row by row, so the global batch size is the recipe's for any number of ranks. The
+loss is a mean over the global batch: a rank's loss is weighted by the weight of its tokens
+(``Task.loss_weights``), which is first summed over ranks. So N ranks follow the curve of one, up to rounding.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ MIN_MINUTES = 0.01
 
 
 class Parallel(Config):
-    """How a run is spread over processes; on one process every kind trains as ``none`` does.
+    """Parallelism of a run; on one process every kind is equivalent to ``none``.
 
-    ``zero``: for fsdp and hsdp, 2 or 3; for deepspeed 1 as well. ``replicas``: for hsdp, how many times the
-    model is held; each replica is sharded over ranks / replicas neighbours. ``tensor``: the number of
-    neighbours that share every layer and the same rows of a batch; the other fields are about what is left of
-    the ranks, and kind may be none where nothing is. ``sync``: when gradients are exchanged, at the ``last``
-    micro-batch of an update, or at ``every`` one, which needs less memory under ZeRO and more network.
-    ``minutes``: how long a rank waits for another before it gives up.
+    ``zero``: for fsdp and hsdp, 2 or 3; for deepspeed also 1. ``replicas``: for hsdp, the number of copies of
+    the model; each is sharded over ranks / replicas neighbours. ``tensor``: the number of neighbours that
+    share every layer and the same rows of a batch; the other fields then refer to ranks / tensor groups, and
+    kind may be none if there is only one. ``sync``: gradients are exchanged at the ``last`` micro-batch of an
+    update, or at ``every`` micro-batch, which needs less memory under ZeRO and more bandwidth. ``minutes``:
+    timeout of a rank that waits for another.
     """
 
     kind: Kind = "none"
@@ -61,7 +61,7 @@ class Parallel(Config):
         if self.zero == 2 and self.kind in ("none", "ddp"):
             raise ValueError(f"zero 2 is for fsdp, hsdp and deepspeed, but kind is {self.kind}")
         if self.sync == "every" and self.kind == "none":
-            raise ValueError("sync is of ddp, fsdp, hsdp and deepspeed, but kind is none")
+            raise ValueError("sync is for ddp, fsdp, hsdp and deepspeed, but kind is none")
         if self.tensor > 1 and self.kind == "deepspeed":
-            raise ValueError("tensor does not go with deepspeed; use ddp, fsdp or hsdp")
+            raise ValueError("tensor does not work with deepspeed; use ddp, fsdp or hsdp")
         return self

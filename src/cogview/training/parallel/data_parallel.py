@@ -1,4 +1,4 @@
-"""Data parallelism by PyTorch's DistributedDataParallel: every rank holds the whole model."""
+"""Data parallelism with PyTorch's DistributedDataParallel: every rank holds the full model."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from cogview.training.parallel.strategy import ParallelStrategy
 from cogview.training.task import Metrics, Task
 
 
-class Objective(nn.Module):
-    """A task's loss as a module's forward pass, which is what DDP watches."""
+class LossModule(nn.Module):
+    """A task's loss as the forward pass of a module, which DDP requires."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
         self.task, self.model = task, model
 
     def forward(self, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
-        """The loss of the rank's rows, and what to log."""
+        """The loss of this rank's rows, and the metrics to log."""
         return self.task.loss(self.model, batch, step, phase)
 
 
 class DataParallel(ParallelStrategy):
-    """Every rank has the whole model; gradients are averaged while the backward pass goes on."""
+    """Every rank holds the full model; gradients are averaged during the backward pass."""
 
     def prepare(self, model: nn.Module, task: Task, optimizers: Mapping[str, PhaseOptimizer]) -> None:
         super().prepare(model, task, optimizers)
         self.wrapped = {
-            phase: self._watched(list(optimizer.parameters.values()), task.idle(phase))
+            phase: self._wrap(list(optimizer.parameters.values()), task.has_unused_parameters(phase))
             for phase, optimizer in optimizers.items()
         }
 
-    def _watched(self, parameters: list[nn.Parameter], idle: bool) -> nn.Module:
-        """The loss; DDP averages the gradients of these parameters. idle: of some there may be none."""
+    def _wrap(self, parameters: list[nn.Parameter], unused: bool) -> nn.Module:
+        """The loss in a DDP module that averages the gradients of these parameters.
+
+        unused: whether some may have no gradient.
+        """
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         try:
             for parameter in trained:
@@ -47,18 +50,18 @@ class DataParallel(ParallelStrategy):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 is about to rename the argument
                 return nn.parallel.DistributedDataParallel(
-                    Objective(self.task, self.model), broadcast_buffers=False, find_unused_parameters=idle
+                    LossModule(self.task, self.model), broadcast_buffers=False, find_unused_parameters=unused
                 )
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
 
     def loss(self, batch: Any, step: int, phase: str) -> tuple[Tensor, Metrics] | None:
-        found: tuple[Tensor, Metrics] | None = self.wrapped[phase](batch, step, phase)
-        return found
+        result: tuple[Tensor, Metrics] | None = self.wrapped[phase](batch, step, phase)
+        return result
 
     @contextmanager
-    def exchanging(self, last: bool) -> Iterator[None]:
+    def gradient_sync(self, last: bool) -> Iterator[None]:
         if last or self.parallel.sync == "every":
             yield
             return

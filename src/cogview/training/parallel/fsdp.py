@@ -1,4 +1,4 @@
-"""Sharded data parallelism by PyTorch's FSDP2 (Zhao et al., 2023), with or without replicas."""
+"""Sharded data parallelism with PyTorch's FSDP2 (Zhao et al., 2023), with or without replicas."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cogview.training.parallel.strategy import ParallelStrategy
 
 
 class Sharded(ParallelStrategy):
-    """FSDP2: every block's weights are spread over the ranks and gathered while it is at work.
+    """FSDP2: every block's weights are sharded over the ranks and gathered while it is computed.
 
-    What is outside the blocks (embeddings, last norm) stays gathered from the forward to the backward pass,
-    because the output matrix is used after the model's own forward pass.
+    Weights outside the blocks (embeddings, last norm) stay gathered from the forward to the backward pass,
+    because the output matrix is used after the model's forward pass.
     """
 
     def place(self, model: nn.Module, compile: Callable[[nn.Module], None]) -> None:
@@ -32,7 +32,7 @@ class Sharded(ParallelStrategy):
             raise CogViewError(
                 f"parallel.kind: this model has no blocks to shard by {self.parallel.kind}; use ddp"
             )
-        self._twin = copy.deepcopy(model) if self.ranks.first else None
+        self._full_copy = copy.deepcopy(model) if self.ranks.first else None
         compile(model)
         kind, world, replicas = self.ranks.device.type, self.ranks.world, self.parallel.replicas
         if self.parallel.kind == "hsdp":
@@ -46,7 +46,7 @@ class Sharded(ParallelStrategy):
         self._shards = mesh["shards"].get_group()
 
     @contextmanager
-    def exchanging(self, last: bool) -> Iterator[None]:
+    def gradient_sync(self, last: bool) -> Iterator[None]:
         self._synchronise(last or self.parallel.sync == "every")
         yield
 
@@ -66,18 +66,18 @@ class Sharded(ParallelStrategy):
         self._root.reshard()
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module | None]:
-        held = self._twin.state_dict() if self._twin is not None else {}
+    def full_model(self) -> Iterator[nn.Module | None]:
+        weights = self._full_copy.state_dict() if self._full_copy is not None else {}
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
-                full = self.gathered(name, value)
-                if held:
-                    held[name].copy_(full)
-        with lent(self._twin, self.model.training, self.ranks.device):
-            yield self._twin
+                full = self.gather(name, value)
+                if weights:
+                    weights[name].copy_(full)
+        with on_device(self._full_copy, self.model.training, self.ranks.device):
+            yield self._full_copy
 
-    def gathered(self, name: str, value: Tensor) -> Tensor:
-        """A tensor whole; all ranks call it together."""
+    def gather(self, name: str, value: Tensor) -> Tensor:
+        """Gather a sharded tensor; all ranks call it together."""
         full: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
         return full
 
@@ -87,12 +87,12 @@ class Sharded(ParallelStrategy):
 
 
 @contextmanager
-def lent(twin: nn.Module | None, training: bool, device: torch.device) -> Iterator[None]:
-    """Within, a whole copy of a sharded model is on the device; it is kept in main memory."""
-    if twin is not None:
-        twin.train(training).to(device)
+def on_device(model: nn.Module | None, training: bool, device: torch.device) -> Iterator[None]:
+    """A context in which the full copy of a sharded model, kept in main memory, is on the device."""
+    if model is not None:
+        model.train(training).to(device)
     try:
         yield
     finally:
-        if twin is not None:
-            twin.cpu()
+        if model is not None:
+            model.cpu()

@@ -1,8 +1,8 @@
-"""The processes of one run: who they are, and the few things they have to agree on.
+"""The processes (ranks) of a run and their collective operations.
 
-``torchrun`` starts them and tells each by environment variables which it is (``RANK``, ``WORLD_SIZE``,
-``LOCAL_RANK``); so may ``srun`` or anything else. Collectives go over NCCL on GPUs and gloo on CPUs. What the
-checkpoint's thread says goes over a group of its own, because collectives of two threads must not mix.
+``torchrun``, ``srun`` or another launcher starts them with environment variables (``RANK``, ``WORLD_SIZE``,
+``LOCAL_RANK``). Collectives use NCCL on GPUs and gloo on CPUs. The checkpoint thread uses a separate process
+group, because collectives of two threads must not interleave.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ from cogview.errors import CogViewError
 T = TypeVar("T")
 CPU = torch.device("cpu")
 
-# Groups that were left, kept to the end of the process. A thread of gloo's may need the interpreter to let go
-# of a tensor; if DDP's reducer drops the last reference to its group it waits for that thread with the
-# interpreter locked, and both wait forever. Dropped from Python, a group unlocks it first. That has to happen
-# before the interpreter goes: a thread that needs it later aborts the process.
-_LEFT: list[Any] = []
+# Destroyed groups, kept to the end of the process. A gloo thread may need the interpreter lock to release a
+# tensor; if DDP's reducer drops the last reference to its group, it waits for that thread while holding the
+# lock, a deadlock. Dropping a group from Python releases the lock first. This has to happen before the
+# interpreter shuts down: a thread that needs it later aborts the process.
+_DESTROYED: list[Any] = []
 
 
 @atexit.register
-def _drop_left_groups() -> None:
-    if _LEFT:
+def _drop_destroyed_groups() -> None:
+    if _DESTROYED:
         gc.collect()  # reducers first
-        _LEFT.clear()
+        _DESTROYED.clear()
 
 
 class ElsewhereError(CogViewError):
-    """Another rank failed with a user's error, and says so itself."""
+    """Another rank failed with a user error, which it reports itself."""
 
 
 def launched_rank() -> int:
-    """This process's rank by its environment; 0 where it runs alone."""
+    """This process's rank from the environment; 0 if it runs alone."""
     return int(os.environ.get("RANK", "0"))
 
 
 def launched_world() -> int:
-    """The number of processes by the environment; 1 where this one runs alone."""
+    """The number of processes from the environment; 1 if this one runs alone."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """This process's number among those on its machine, by the environment."""
+    """This process's rank on its machine, from the environment."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def restarted() -> bool:
-    """Whether torchrun started these processes again after one of them had failed."""
+    """Whether torchrun has restarted these processes after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among ``world``; a process alone agrees with itself without asking.
+    """This process among ``world``; with one process no collectives are used.
 
-    ``side`` is the group of the checkpoint's thread. ``tensor`` neighbours share each layer, and so the rows
-    of a batch.
+    ``side``: the process group of the checkpoint thread. ``tensor``: the number of neighbours that share each
+    layer, and therefore the rows of a batch.
     """
 
     rank: int = 0
@@ -79,9 +79,9 @@ class Ranks:
 
     @classmethod
     def join(cls, device: torch.device, minutes: float, tensor: int = 1) -> Ranks:
-        """Meet the other processes that the environment names; ``minutes`` without an answer end the run.
+        """Join the process group of the environment; ``minutes`` is the timeout of collectives.
 
-        Raises CogViewError where they do not meet.
+        Raises CogViewError if the processes cannot connect.
         """
         world = launched_world()
         if world == 1:
@@ -92,28 +92,28 @@ class Ranks:
         limit = timedelta(minutes=minutes)
         try:
             if not dist.is_initialized():
-                _meet(backend, limit)
+                _init_group(backend, limit)
             side = dist.new_group(backend="gloo", timeout=limit)
         except (RuntimeError, ValueError) as error:
             raise CogViewError(
-                f"rank {launched_rank()} of {world} could not meet the others ({_first_line(error)}); "
+                f"rank {launched_rank()} of {world} could not connect to the others ({_first_line(error)}); "
                 "start all of them by torchrun with the same --rdzv-endpoint"
             ) from error
         return cls(dist.get_rank(), world, device, side, tensor)
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which alone writes logs, samples and the model."""
+        """Whether this is rank 0, which writes logs, samples and the model."""
         return self.rank == 0
 
     @property
     def share(self) -> tuple[int, int]:
-        """Which part of every batch is this rank's, and of how many."""
+        """The index of this rank's part of every batch, and the number of parts."""
         return self.rank // self.tensor, self.world // self.tensor
 
     @property
     def counts(self) -> bool:
-        """Whether this rank's rows are no other rank's too, or it is the first of those that share them."""
+        """Whether this rank is the first of those that share its rows, so that rows are counted once."""
         return self.rank % self.tensor == 0
 
     def total(self, values: Tensor) -> Tensor:
@@ -122,31 +122,31 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def rows(self, own: Tensor, count: int) -> Tensor:
-        """The ``count`` rows of a batch of which a rank holds every ``world``-th, from its own number on."""
+    def gather_rows(self, rows: Tensor, count: int) -> Tensor:
+        """Gather the ``count`` rows of a batch, of which each rank has every ``world``-th."""
         if self.world == 1:
-            return own
-        padded = own.new_zeros(-(-count // self.world), *own.shape[1:])
-        padded[: len(own)] = own
+            return rows
+        padded = rows.new_zeros(-(-count // self.world), *rows.shape[1:])
+        padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in range(self.world)]
         dist.all_gather(parts, padded)
         return torch.stack(parts, 1).flatten(0, 1)[:count]
 
-    def alike(self, tensors: Iterable[Tensor]) -> None:
-        """Give all ranks what rank 0 holds, in place."""
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Copy the tensors of rank 0 to all ranks, in place."""
         for value in tensors if self.world > 1 else ():
             dist.broadcast(value.detach(), 0)
 
-    def highest(self, values: Sequence[int]) -> list[int]:
-        """The highest number any rank gave, place by place."""
+    def maximum(self, values: Sequence[int]) -> list[int]:
+        """The elementwise maximum over all ranks."""
         if self.world == 1:
             return list(values)
-        held = torch.tensor(values, device=self.device)
-        dist.all_reduce(held, dist.ReduceOp.MAX)
-        return [int(value) for value in held.tolist()]
+        tensor = torch.tensor(values, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return [int(value) for value in tensor.tolist()]
 
-    def together(self, action: Callable[[], T]) -> T:
-        """What ``action`` gives on each rank; a CogViewError on one of them is one on all."""
+    def on_all(self, action: Callable[[], T]) -> T:
+        """Run ``action`` on all ranks, return this rank's result; a CogViewError on one is raised on all."""
         result, error = _attempt(action)
         if self.world > 1:
             failed: list[bool] = [False] * self.world
@@ -157,44 +157,44 @@ class Ranks:
             raise error
         return result  # type: ignore[return-value]
 
-    def lead(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns on rank 0, sent to all; a CogViewError there is one on all."""
+    def on_first(self, action: Callable[[], T]) -> T:
+        """Run ``action`` on rank 0 and return its result on all; a CogViewError there is raised on all."""
         if self.world == 1:
             return action()
-        told: list[Any] = [None, None]
+        message: list[Any] = [None, None]
         error = None
         if self.first:
-            told[0], error = _attempt(action)
-            told[1] = None if error is None else str(error)
-        dist.broadcast_object_list(told, 0)
+            message[0], error = _attempt(action)
+            message[1] = None if error is None else str(error)
+        dist.broadcast_object_list(message, 0)
         if error is not None:
             raise error
-        if told[1] is not None:
-            raise ElsewhereError(told[1])
-        return told[0]  # type: ignore[no-any-return]
+        if message[1] is not None:
+            raise ElsewhereError(message[1])
+        return message[0]  # type: ignore[no-any-return]
 
     def leave(self) -> None:
-        """Say goodbye to the others."""
+        """Destroy the process group."""
         if self.world > 1 and dist.is_initialized():
-            _LEFT.extend((dist.group.WORLD, self.side))
+            _DESTROYED.extend((dist.group.WORLD, self.side))
             dist.destroy_process_group()
 
 
-def _meet(backend: str, limit: timedelta) -> None:
-    """Form the default group, past what the processes before a restart left in torchrun's store.
+def _init_group(backend: str, limit: timedelta) -> None:
+    """Create the default group, without stale keys from before a restart in torchrun's store.
 
-    On one node torchrun's agent keeps its store from one start of the processes to the next, and a new
-    process may find the address of a dead one there. So each start has keys of its own. Agents of several
-    nodes count their restarts each for itself; there the store has to be new (docs/parallel-training.md).
+    On one node torchrun's agent keeps its store across restarts of the processes, and a new process might
+    find the address of a dead one there. So each restart uses its own key prefix. Agents of several nodes
+    count restarts separately; there the store has to be new (docs/parallel-training.md).
     """
     if not (restarted() and os.environ.get("GROUP_WORLD_SIZE") == "1"):
         dist.init_process_group(backend, timeout=limit)
         return
     store, rank, world = next(rendezvous("env://", timeout=limit))
-    kept = dist.PrefixStore(  # type: ignore[attr-defined]
+    prefixed = dist.PrefixStore(  # type: ignore[attr-defined]
         f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store
     )
-    dist.init_process_group(backend, store=kept, rank=rank, world_size=world, timeout=limit)
+    dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=limit)
 
 
 def _attempt(action: Callable[[], T]) -> tuple[T | None, CogViewError | None]:

@@ -1,14 +1,14 @@
 """Tensor parallelism: each layer's matrices are split among neighbouring ranks (recipe: ``parallel.tensor``).
 
-A plan for ``parallelize_module`` (DTensor), as Megatron-LM splits a layer (Shoeybi et al., 2019) and as the
-release was trained and stored: query, key, value and the first feed-forward matrix by rows, so that a rank
-has some heads and some hidden units of its own; the two matrices that end a branch by columns, whose partial
-results are added up. Embeddings and norms are on every rank. Over what is left of the ranks the model is
-replicated or sharded by FSDP2: one mesh of (replicas, shards, tensor).
+A plan for ``parallelize_module`` (DTensor) that splits a layer as Megatron-LM does (Shoeybi et al., 2019) and
+as the release was trained and stored: query, key, value and the first feed-forward matrix by rows, so that a
+rank has some of the heads and hidden units; the two matrices that end a branch by columns, with their partial
+results summed. Embeddings and norms are on every rank. Across groups the model is replicated or sharded by
+FSDP2: one mesh of (replicas, shards, tensor).
 
-The matrix of query, key and value is one; its rows are put in another order first, so that a plain part of it
-is some heads' query, key and value. Checkpoints hold split matrices whole and in the model's own order, so
-that any number of ranks and any kind goes on from them.
+Query, key and value share one matrix; its rows are first reordered, so that a contiguous part of it contains
+query, key and value of some heads. Checkpoints contain split matrices gathered and in the model's order, so
+that they can be loaded on any number of ranks with any kind of parallelism.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from cogview.training.parallel.fsdp import Sharded
 from cogview.transformer.block import Block
 from cogview.transformer.config import TransformerConfig
 
-FUSED = ("qkv.weight", "qkv.bias")  # what holds query, key and value, one below the other
+FUSED = ("qkv.weight", "qkv.bias")  # concatenated rows of query, key and value
 ENDS = (".out.weight", "decoder_out.weight", "down.weight")  # of branches; their biases are not split
-SPLIT = (*FUSED, "up.weight", "up.bias", *ENDS)  # ends of the names of what ranks have parts of
+SPLIT = (*FUSED, "up.weight", "up.bias", *ENDS)  # suffixes of the names of split parameters
 
 
 def check_split(config: TransformerConfig, parts: int) -> None:
-    """CogViewError where this number of ranks cannot share a layer."""
+    """Raise CogViewError if a layer cannot be split into this number of parts."""
     for name, size in (
         ("heads", config.heads),
         ("hidden * ffn_multiple", config.hidden * config.ffn_multiple),
@@ -42,19 +42,19 @@ def check_split(config: TransformerConfig, parts: int) -> None:
             raise CogViewError(f"parallel.tensor: {parts} ranks cannot share model.{name}, {size}, evenly")
     if parts > 1 and config.numerics == "released":
         raise CogViewError(
-            "parallel.tensor: numerics released adds up in an order of its own; use fused or written"
+            "parallel.tensor: numerics released needs its own order of summation; use fused or written"
         )
 
 
 class TensorSharded(Sharded):
-    """Blocks split over ``parallel.tensor`` neighbours, replicated or sharded over the others."""
+    """Blocks split over ``parallel.tensor`` neighbours, replicated or sharded over their groups."""
 
     def place(self, model: nn.Module, compile: Callable[[nn.Module], None]) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         blocks = self._blocks(model)
-        self._twin = copy.deepcopy(model) if self.ranks.first else None
+        self._full_copy = copy.deepcopy(model) if self.ranks.first else None
         replicas, shards = self._shape()
         self.mesh = init_device_mesh(
             self.ranks.device.type,
@@ -68,21 +68,21 @@ class TensorSharded(Sharded):
         self._wrapped = replicas * shards > 1
         if self._wrapped:
             mesh = self.mesh["replicas", "shards"] if replicas > 1 else self.mesh["shards"]
-            again = self.parallel.zero == 3 and shards > 1
+            reshard = self.parallel.zero == 3 and shards > 1
             for block in blocks:
-                fully_shard(block, mesh=mesh, reshard_after_forward=again)
+                fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
             fully_shard(model, mesh=mesh, reshard_after_forward=False)
 
     def _shape(self) -> tuple[int, int]:
-        """Replicas, and shards of each."""
-        there = self.ranks.share[1]
+        """The numbers of replicas and of shards of each replica."""
+        groups = self.ranks.share[1]
         if self.parallel.kind == "fsdp":
-            return 1, there
-        replicas = self.parallel.replicas if self.parallel.kind == "hsdp" else there
-        return replicas, there // replicas
+            return 1, groups
+        replicas = self.parallel.replicas if self.parallel.kind == "hsdp" else groups
+        return replicas, groups // replicas
 
     def _blocks(self, model: nn.Module) -> list[Block]:
-        """The layers to split; CogViewError where they cannot be."""
+        """The layers to split; raises CogViewError if they cannot be split."""
         parts, blocks = self.parallel.tensor, list(getattr(model, "blocks", []))
         if not blocks or not all(isinstance(block, Block) for block in blocks):
             raise CogViewError("parallel.tensor: this model has no transformer's blocks to split; use 1")
@@ -100,25 +100,25 @@ class TensorSharded(Sharded):
         with torch.no_grad():
             for name, value in block.named_parameters():
                 if name.endswith(FUSED):
-                    value.copy_(self._arranged(value))
+                    value.copy_(self._reordered(value))
         parallelize_module(block, self.mesh["tensor"], plan)
         config, parts = block.attention.config, self.parallel.tensor
-        own = {"heads": config.heads // parts, "hidden": config.hidden // parts}
-        block.attention.config = config.model_copy(update=own)
+        local_sizes = {"heads": config.heads // parts, "hidden": config.hidden // parts}
+        block.attention.config = config.model_copy(update=local_sizes)
 
-    def _arranged(self, whole: Tensor) -> Tensor:
-        """Rows of (query, key, value) for all heads in the order (query, key, value) of each rank's heads."""
-        return _swapped(whole, 3, self.parallel.tensor)
+    def _reordered(self, rows: Tensor) -> Tensor:
+        """Reorder rows from (query, key, value) of all heads to (query, key, value) of each rank's heads."""
+        return _transpose_blocks(rows, 3, self.parallel.tensor)
 
-    def _restored(self, arranged: Tensor) -> Tensor:
-        """The model's own order of what :meth:`_arranged` made."""
-        return _swapped(arranged, self.parallel.tensor, 3)
+    def _restored(self, reordered: Tensor) -> Tensor:
+        """The inverse of :meth:`_reordered`."""
+        return _transpose_blocks(reordered, self.parallel.tensor, 3)
 
     # ------------------------------------------------------------------------------------------ gradients
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """The norm of all; those of weights that all tensor ranks have are made the same to the bit."""
-        split, common = ([local(g) for g in gradients if is_split(g) == there] for there in (True, False))
+        """The global norm; also averages gradients of unsplit weights over tensor ranks, to be identical."""
+        split, common = ([local(g) for g in gradients if is_split(g) == s] for s in (True, False))
         group, parts = self.mesh["tensor"].get_group(), self.parallel.tensor
         if common:
             flat = torch.cat([gradient.flatten() for gradient in common])
@@ -139,74 +139,74 @@ class TensorSharded(Sharded):
         if self._wrapped:
             super().after_eval()
 
-    # ------------------------------------------------------------------------------------------ whole tensors
+    # ------------------------------------------------------------------------------------------ gathering
 
-    def gathered(self, name: str, value: Tensor) -> Tensor:
+    def gather(self, name: str, value: Tensor) -> Tensor:
         if not is_split(value):
-            return super().gathered(name, value)
+            return super().gather(name, value)
         from torch.distributed.tensor import DTensor, Shard
 
-        mine, placement = local(value), value.placements[-1]  # type: ignore[attr-defined]
+        part, placement = local(value), value.placements[-1]  # type: ignore[attr-defined]
         if self._wrapped:
             size = list(value.shape)
             size[placement.dim] //= self.parallel.tensor
             like = torch.empty(size, device="meta")
-            held = DTensor.from_local(
-                mine, self.mesh["shards"], [Shard(0)], shape=like.shape, stride=like.stride()
+            sharded = DTensor.from_local(
+                part, self.mesh["shards"], [Shard(0)], shape=like.shape, stride=like.stride()
             )
-            mine = held.full_tensor()
-        found: Tensor = DTensor.from_local(mine, self.mesh["tensor"], [placement]).full_tensor()
-        return self._restored(found) if _field(name).endswith(FUSED) else found
+            part = sharded.full_tensor()
+        full: Tensor = DTensor.from_local(part, self.mesh["tensor"], [placement]).full_tensor()
+        return self._restored(full) if _parameter_name(name).endswith(FUSED) else full
 
-    def stored(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {}
+    def to_checkpoint(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors = {}
         for number, (name, value) in enumerate(named.items()):
             if not is_split(value):
-                found[name] = value
+                tensors[name] = value
                 continue
-            whole = self.gathered(name, value)
+            full = self.gather(name, value)
             if number % self.ranks.world == self.ranks.rank:
-                found[name] = whole.cpu()
-        return found
+                tensors[name] = full.cpu()
+        return tensors
 
-    def blank(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def load_buffers(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             name: torch.empty(value.shape, dtype=value.dtype) if is_split(value) else value
             for name, value in named.items()
         }
 
-    def settle(self, named: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    def from_buffers(self, named: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         for name, value in named.items():
             if is_split(value):
-                whole = places[name]
-                if _field(name).endswith(FUSED):
-                    whole = self._arranged(whole)
-                local(value).copy_(self._own(whole, value))
+                full = buffers[name]
+                if _parameter_name(name).endswith(FUSED):
+                    full = self._reordered(full)
+                local(value).copy_(self._local_part(full, value))
 
-    def _own(self, whole: Tensor, place: Tensor) -> Tensor:
-        """This rank's part of a split matrix."""
-        placement = place.placements[-1]  # type: ignore[attr-defined]
-        mine = whole.chunk(self.parallel.tensor, placement.dim)[self.mesh["tensor"].get_local_rank()]
+    def _local_part(self, full: Tensor, like: Tensor) -> Tensor:
+        """This rank's part of a split matrix; ``like`` has its placement."""
+        placement = like.placements[-1]  # type: ignore[attr-defined]
+        part = full.chunk(self.parallel.tensor, placement.dim)[self.mesh["tensor"].get_local_rank()]
         if self._wrapped:
-            shards = mine.chunk(self.mesh["shards"].size())
+            shards = part.chunk(self.mesh["shards"].size())
             number = self.mesh["shards"].get_local_rank()
-            mine = shards[number] if number < len(shards) else mine[:0]
-        return mine
+            part = shards[number] if number < len(shards) else part[:0]
+        return part
 
 
-def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:
-    """Rows in ``outer`` blocks of ``inner`` blocks each, as ``inner`` of ``outer``."""
+def _transpose_blocks(rows: Tensor, outer: int, inner: int) -> Tensor:
+    """Reorder rows from ``outer`` blocks of ``inner`` blocks each to ``inner`` blocks of ``outer``."""
     blocks = rows.reshape(outer, inner, len(rows) // (outer * inner), *rows.shape[1:])
     return blocks.transpose(0, 1).reshape(rows.shape)
 
 
-def _field(name: str) -> str:
-    """The parameter's name in a checkpoint's ("PHASE/NAME:KEY" for what an optimizer holds)."""
+def _parameter_name(name: str) -> str:
+    """The parameter's name in a checkpoint key ("PHASE/NAME:KEY" for optimizer states)."""
     return name.partition(":")[0]
 
 
 def is_split(value: Tensor) -> bool:
-    """Whether tensor ranks hold parts of it, not all of it."""
+    """Whether each tensor rank holds a part of a tensor, not all of it."""
     if not is_sharded(value):
         return False
     names = value.device_mesh.mesh_dim_names  # type: ignore[attr-defined]

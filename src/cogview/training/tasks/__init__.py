@@ -1,1 +1,1 @@
-"""The training tasks: one file each, named in ``cogview.training.registry.TASKS``."""
+"""The training tasks, registered in ``cogview.training.registry.TASKS``."""

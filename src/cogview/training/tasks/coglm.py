@@ -1,9 +1,9 @@
 """Training a CogLM on token shards (CogView2, sections 3.1 and 3.2).
 
-Every sample is given one of the strategies by chance: ``drawing`` (text to image), ``captioning`` (patches
-of the image, and the text after it) or ``editing`` (patches of the image after the text, which is what
-``cogview edit`` asks; the paper has the first two, half and half). Of an item's captions one is drawn, in one
-of its languages, and [BOE] or [BOC] says in which.
+A strategy is sampled for every item: ``drawing`` (text to image), ``captioning`` (patches of the image, and
+the text after it) or ``editing`` (patches of the image after the text, as used by ``cogview edit``; the paper
+has the first two, half and half). One of the item's captions is sampled, and [BOE] or [BOC] indicates its
+language.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from cogview.vocabulary import COGVIEW2_CONTROLS, Vocabulary
 
 
 class CogLMFormatRecipe(Config):
-    """The sequences but for what the data decide (:class:`~cogview.sequences.CogLMFormat` explains the
-    fields).
+    """The sequence format except what the data determine (:class:`~cogview.sequences.CogLMFormat` explains
+    the fields).
 
-    controls: the vocabulary's control tokens; multiple: what its rows are rounded up to.
+    controls: the vocabulary's control tokens; multiple: its number of rows is rounded up to a multiple.
     """
 
     text_slots: int = Field(64, ge=2)
@@ -56,11 +56,11 @@ class CogLMFormatRecipe(Config):
 
 
 class Strategies(Config):
-    """How often each strategy is drawn, relative to the others; the paper: drawing and captioning, 1 : 1.
+    """Relative frequencies of the strategies; the paper: drawing and captioning, 1 : 1.
 
-    regions: ``paper`` masks patches until ``share`` of the image is covered; ``released`` as the published
-    script, whose share of sequences with captions is 0.3. edited: what ``editing`` hides: ``patches`` as
-    well, or ``boxes``, one to three rectangles, which leave more of the image around them.
+    regions: ``paper`` masks patches until ``share`` of the image is covered; ``released`` follows the
+    published script, which uses captions in 0.3 of the sequences. edited: the masks of ``editing``:
+    ``patches``, or ``boxes``, one to three rectangles, which leave more of the image around them.
     """
 
     drawing: float = Field(0.5, ge=0)
@@ -73,23 +73,26 @@ class Strategies(Config):
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.drawing + self.captioning + self.editing:
-            raise ValueError("drawing, captioning and editing are all 0: nothing would be learnt")
+            raise ValueError("drawing, captioning and editing are all 0: nothing would be learned")
         if self.share != SHARE and (self.regions == "released" or not self.captioning + self.editing):
-            raise ValueError("share is of regions paper, in captioning and editing; nothing here reads it")
+            raise ValueError(
+                "share is for regions paper, in captioning and editing; it is not used with these settings"
+            )
         if self.edited != "patches" and not self.editing:
-            raise ValueError(f"edited {self.edited} is of editing, which is 0")
+            raise ValueError(f"edited {self.edited} is for editing, which is 0")
         return self
 
-    def choose(self, rng: np.random.Generator) -> str:
-        """One of the strategies."""
-        chances = np.array([self.drawing, self.captioning, self.editing])
-        return ("drawing", "captioning", "editing")[int(rng.choice(3, p=chances / chances.sum()))]
+    def sample(self, rng: np.random.Generator) -> str:
+        """Sample a strategy."""
+        weights = np.array([self.drawing, self.captioning, self.editing])
+        return ("drawing", "captioning", "editing")[int(rng.choice(3, p=weights / weights.sum()))]
 
 
 class CogLMRecipe(Recipe):
     """A recipe for a CogLM. ``data``, ``split``, ``sources``, ``mixture``, ``softmax``, ``model``,
     ``cell_weights``, ``validation`` and ``samples`` are as in the transformer's recipe. ``init`` is a CogLM,
-    or a text-to-image model with the same tokenizers, whose weights are carried over (:mod:`transfer`)."""
+    or a text-to-image model with the same tokenizers, whose weights are carried over
+    (:mod:`cogview.training.expand`)."""
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
     lora: ClassVar[None] = None
@@ -114,43 +117,43 @@ class CogLMRecipe(Recipe):
         if self.init is None and self.model is None:
             raise ValueError("model: missing (there is no init to start from)")
         if self.padding_rows and self.softmax != "full":
-            raise ValueError("padding_rows take part in the full softmax only; set softmax to full")
+            raise ValueError("padding_rows needs the full softmax; set softmax to full")
         return self
 
 
-Draw = tuple[str, Any]  # a strategy, and the patches that are hidden (None: no strategy of patches)
+MaskedStrategy = tuple[str, Any]  # a strategy and its image mask (None for drawing)
 
 
-def draw(form: CogLMFormat, strategies: Strategies, rng: np.random.Generator) -> Draw:
-    """The strategy and the patches of one sequence, by chance."""
-    chosen = strategies.choose(rng)
-    if chosen == "drawing":
-        return chosen, None
-    if chosen == "editing" and strategies.edited == "boxes":
-        return chosen, sample_boxes(form.grid, rng)
+def sample_strategy(format: CogLMFormat, strategies: Strategies, rng: np.random.Generator) -> MaskedStrategy:
+    """Sample the strategy and the mask of one sequence."""
+    strategy = strategies.sample(rng)
+    if strategy == "drawing":
+        return strategy, None
+    if strategy == "editing" and strategies.edited == "boxes":
+        return strategy, sample_boxes(format.grid, rng)
     if strategies.regions == "released":
-        return chosen, released_mask(form.grid, rng)
-    return chosen, sample_mask(form.grid, rng, strategies.share)
+        return strategy, released_mask(format.grid, rng)
+    return strategy, sample_mask(format.grid, rng, strategies.share)
 
 
 def make_sequence(
-    form: CogLMFormat,
+    format: CogLMFormat,
     text: list[int],
     codes: np.ndarray[Any, np.dtype[np.int64]],
     language: str | None,
-    drawn: Draw,
+    sampled: MaskedStrategy,
 ) -> CogLMSequence:
     """One training sequence."""
-    chosen, mask = drawn
-    if chosen == "drawing":
-        return form.drawing(text, codes)
-    if chosen == "editing":
-        return form.editing(text, codes, mask)
-    return form.captioning(text, codes, mask, language if language in form.languages else None)
+    strategy, mask = sampled
+    if strategy == "drawing":
+        return format.drawing(text, codes)
+    if strategy == "editing":
+        return format.editing(text, codes, mask)
+    return format.captioning(text, codes, mask, language if language in format.languages else None)
 
 
 def make_batch(
-    form: CogLMFormat,
+    format: CogLMFormat,
     strategies: Strategies,
     batch: TokenBatch,
     rng: np.random.Generator,
@@ -160,24 +163,22 @@ def make_batch(
     world: int = 1,
 ) -> dict[str, Tensor]:
     """``inputs``, ``positions``, ``targets``, ``order``, ``streams`` and ``weights`` (batch, length), and the
-    flat places of the loss, ``image_at`` and ``text_at``.
+    flat indices of image and text targets with a loss, ``image_at`` and ``text_at``.
 
-    ``rank`` of ``world`` has every ``world``-th row of a batch, and what was drawn for those.
+    ``rank`` of ``world`` has every ``world``-th row of a batch, and the strategies sampled for these rows.
     """
     last = rank + world * (len(batch["texts"]) - 1)
-    draws = [draw(form, strategies, rng) for _ in range(last + 1)][rank::world]
-    rows = zip(batch["texts"], batch["codes"].numpy(), batch["languages"], draws, strict=True)
-    pad = form.begin_id
-    made = [make_sequence(form, *row) for row in rows]
-    whole = collate(made, pad, multiple)
-    if not batch["items"]:  # another rank's row, to stand in
-        whole["weights"] = torch.zeros_like(whole["weights"])
-    image_at, text_at = split_targets(whole["targets"], whole["weights"], form.vocabulary)
-    return {**whole, "image_at": image_at, "text_at": text_at}
+    sampled = [sample_strategy(format, strategies, rng) for _ in range(last + 1)][rank::world]
+    rows = zip(batch["texts"], batch["codes"].numpy(), batch["languages"], sampled, strict=True)
+    sequences = collate([make_sequence(format, *row) for row in rows], format.begin_id, multiple)
+    if not batch["items"]:  # a substitute row of another rank
+        sequences["weights"] = torch.zeros_like(sequences["weights"])
+    image_at, text_at = split_targets(sequences["targets"], sequences["weights"], format.vocabulary)
+    return {**sequences, "image_at": image_at, "text_at": text_at}
 
 
 def weigh_cells(batch: dict[str, Tensor], cells: Tensor, first: int) -> dict[str, Tensor]:
-    """The batch with the weight of every code multiplied by that of its place in the image.
+    """Multiply the weight of every code by that of its position in the image.
 
     cells: (rows * columns,); first: position of the first code.
     """
@@ -197,42 +198,43 @@ class CogLMTask(TransformerTask):
 
     @cached_property
     def format(self) -> CogLMFormat:  # type: ignore[override]
-        """The sequences with the data's codes, text tokens and grid, and the recipe's control tokens."""
-        given, index = self.recipe.format, self.shards.index
+        """The format with the data's codes, text tokens and grid, and the recipe's control tokens."""
+        config, index = self.recipe.format, self.shards.index
         vocabulary = Vocabulary(
             image_codes=index.vocabulary.image_codes,
             text_pieces=index.vocabulary.text_pieces,
-            controls=given.controls,
-            multiple=given.multiple,
+            controls=config.controls,
+            multiple=config.multiple,
             languages=index.vocabulary.languages,
         )
-        own = given.model_dump(exclude={"controls", "multiple"})
-        return CogLMFormat(vocabulary=vocabulary, grid=index.grid, **own)
+        fields = config.model_dump(exclude={"controls", "multiple"})
+        return CogLMFormat(vocabulary=vocabulary, grid=index.grid, **fields)
 
     def build(self) -> nn.Module:
-        self.cells, self.sampler  # noqa: B018  (what does not fit is found before training, not after)
+        self.cells, self.sampler  # noqa: B018  (so that errors are raised before training)
         return Transformer(self.config())
 
     def initialize(self, model: nn.Module, directory: Path) -> None:
-        """Load the model in ``init``, or carry over what a model that only draws has learnt."""
+        """Load the model in ``init``, or carry over the weights of a text-to-image model."""
         old = of_type(self.start.sequences, SequenceFormat)
         if old is None:
             load_weights(model, self.start.directory)
             return
-        drawer = Transformer.from_directory(self.start.directory)
-        model.load_state_dict(expand_weights(drawer.state_dict(), model.state_dict(), old, self.format))
+        text_to_image = Transformer.from_directory(self.start.directory)
+        weights = expand_weights(text_to_image.state_dict(), model.state_dict(), old, self.format)
+        model.load_state_dict(weights)
 
     def first_losses(self, model: nn.Module) -> FirstLosses:
-        """As of any transformer; from one that only draws, the image's losses where this one draws too."""
+        """As for any transformer; for a text-to-image ``init``, only the image loss of drawing."""
         old = of_type(self.start.sequences, SequenceFormat)
         if old is None:
             return super().first_losses(model)
-        drawer, still = copy(self), TransformerTask(cast(Any, self.recipe))
-        drawer.recipe = self.recipe.model_copy(update={"strategies": Strategies(drawing=1, captioning=0)})
-        still.__dict__["format"] = old
+        drawing, init_task = copy(self), TransformerTask(cast(Any, self.recipe))
+        drawing.recipe = self.recipe.model_copy(update={"strategies": Strategies(drawing=1, captioning=0)})
+        init_task.__dict__["format"] = old
         batch = self._first_items(min(self.format.text_limit, old.text_limit))
-        start = drawer._parts(model, batch)
-        own = still._parts(Transformer.from_directory(self.start.directory), batch)
+        start = drawing._parts(model, batch)
+        own = init_task._parts(Transformer.from_directory(self.start.directory), batch)
         return FirstLosses({"image_loss": start["image_loss"]}, {"image_loss": own["image_loss"]}, {})
 
     def _sequences(self, batch: TokenBatch, multiple: int = 1) -> dict[str, Any]:
@@ -261,40 +263,40 @@ class CogLMTask(TransformerTask):
         recipe = self.recipe
         for batch, after in self._batches(state, rank, world):
             rng = np.random.default_rng([recipe.seed, 0, after["epoch"], after["batch"]])
-            whose = {"rank": rank, "world": world}
-            made = make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple, **whose)
+            part = {"rank": rank, "world": world}
+            sequences = make_batch(self.format, recipe.strategies, batch, rng, recipe.pad_multiple, **part)
             first = self.format.begin_position + 1
-            yield made if self.cells is None else weigh_cells(made, self.cells, first), after
+            yield sequences if self.cells is None else weigh_cells(sequences, self.cells, first), after
 
     def _visibility(self, batch: Any, layers: int, training: bool) -> Visibility:
         return MaskRegions(batch["order"], batch["streams"])
 
-    def _there(self, batch: Any) -> Tensor:
-        there: Tensor = batch["order"] >= 0
-        return there
+    def _not_padding(self, batch: Any) -> Tensor:
+        mask: Tensor = batch["order"] >= 0
+        return mask
 
     @cached_property
     def validation(self) -> list[dict[str, Tensor]]:
         """The validation batches, the same at every evaluation."""
-        asked = self.recipe.validation
-        chosen = self.shards.select((asked.split,), self.recipe.sources)
-        if asked.split not in self.shards.splits or not len(chosen):
+        config = self.recipe.validation
+        selected = self.shards.select((config.split,), self.recipe.sources)
+        if config.split not in self.shards.splits or not len(selected):
             return []
         mixture = self.recipe.mixture.model_copy(update={"weights": {}})
-        rng, found, items = np.random.default_rng(VALIDATION_SEED), list[dict[str, Tensor]](), 0
+        rng, batches, items = np.random.default_rng(VALIDATION_SEED), list[dict[str, Tensor]](), 0
         for batch, _ in self._loader(
-            VALIDATION_SEED, asked.split, asked.batch_size, mixture=mixture, epochs=1
+            VALIDATION_SEED, config.split, config.batch_size, mixture=mixture, epochs=1
         ):
-            if items >= asked.items:
+            if items >= config.items:
                 break
-            found.append(make_batch(self.format, self.recipe.strategies, batch, rng))
+            batches.append(make_batch(self.format, self.recipe.strategies, batch, rng))
             items += len(batch["texts"])
-        return found
+        return batches
 
     @cached_property
     def sampler(self) -> Sampler | None:
-        """Draws the recipe's ``samples``."""
-        asked, index = self.recipe.samples, self.shards.index
-        if asked is None:
+        """The generator of the recipe's ``samples``."""
+        config, index = self.recipe.samples, self.shards.index
+        if config is None:
             return None
-        return Sampler(asked, cast(Any, self.format), index.image_tokenizer, index.text_tokenizer)
+        return Sampler(config, cast(Any, self.format), index.image_tokenizer, index.text_tokenizer)

@@ -1,8 +1,9 @@
-"""Stage one of CogView2: training an image tokenizer of several scales (CogView2, section 3, "Tokenization").
+"""Stage one of CogView2: training an image tokenizer with several scales (CogView2, section 3,
+"Tokenization").
 
-As :mod:`.image_tokenizer`, with LPIPS added to the reconstruction loss as the paper does; every step encodes
-an image once, quantises it at every scale with the one codebook, and lets every scale's decoder paint it.
-The loss is the mean over the scales. The release tells no weights of the loss.
+Like :mod:`.image_tokenizer`, with LPIPS added to the reconstruction loss as in the paper; every step encodes
+an image once, quantises it at every scale with the shared codebook, and decodes it with every scale's
+decoder. The loss is the mean over the scales. The release does not document its loss weights.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from cogview.training.tasks.image_tokenizer import (
 
 
 class HierarchicalTokenizerRecipe(ImageTokenizerRecipe):
-    """A run of stage one at several scales; ``frozen`` leaves the decoders to be trained."""
+    """A recipe of stage one with several scales; with ``frozen`` only the decoders are trained."""
 
     task: Literal["hierarchical_tokenizer"]  # type: ignore[assignment]
     model: HierarchicalConfig = HierarchicalConfig()  # type: ignore[assignment]
 
 
 class HierarchicalTraining(nn.Module):
-    """The tokenizer where the loop looks for it; there is no discriminator."""
+    """The tokenizer as a submodule, as in ``TokenizerTraining``, without a discriminator."""
 
     discriminator = None
 
@@ -62,7 +63,7 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
 
     def __init__(self, recipe: HierarchicalTokenizerRecipe) -> None:
         if recipe.loss.adversarial:
-            raise CogViewError("loss.adversarial: the tokenizer of several scales is trained without one")
+            raise CogViewError("loss.adversarial: a tokenizer with several scales is trained without one")
         if recipe.model.image_size % max(recipe.model.rates):
             raise CogViewError(
                 f"model.image_size: {recipe.model.image_size} px do not divide into codes of "
@@ -71,8 +72,8 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
         super().__init__(recipe)
 
     def build(self) -> nn.Module:
-        for judge, _ in self.judges:
-            judge.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for lpips, _ in self.perceptual:
+            lpips.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = HierarchicalTraining(self.recipe.model)
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -80,18 +81,18 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
         """Start from an exported or imported tokenizer of the same architecture."""
         tokenizer = HierarchicalTokenizer.from_directory(directory)
         changeable = {"image_size", "rate", "commitment"}
-        found, wanted = (c.model_dump(exclude=changeable) for c in (tokenizer.config, self.recipe.model))
-        if found != wanted:
+        actual, expected = (c.model_dump(exclude=changeable) for c in (tokenizer.config, self.recipe.model))
+        if actual != expected:
             raise CogViewError(f"init: the tokenizer in {directory} has another `model:` than the recipe")
         _tokenizer(model).load_state_dict(tokenizer.state_dict())
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """All of the tokenizer, or its decoders where the rest is frozen."""
+        """All parameters, or those of the decoders if the rest is frozen."""
         trained = "tokenizer.decoders." if self.recipe.frozen else ""
         return ((name, p) for name, p in model.named_parameters() if name.startswith(trained))
 
-    def idle(self, phase: str) -> bool:
-        """All is at work at all steps; the codebook follows averages."""
+    def has_unused_parameters(self, phase: str) -> bool:
+        """All parameters are used in all steps; the codebook is a moving average."""
         return False
 
     def loss(
@@ -104,8 +105,8 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
         for rate, (vectors, codebook) in zip(
             self.recipe.model.rates, self._vectors_and_losses(tokenizer, images, step), strict=True
         ):
-            painted = tokenizer.decode_vectors(vectors, rate)
-            total, metrics = self._compare(cast(TokenizerTraining, model), batch, painted, codebook, step)
+            decoded = tokenizer.decode_vectors(vectors, rate)
+            total, metrics = self._compare(cast(TokenizerTraining, model), batch, decoded, codebook, step)
             losses.append(total)
             report |= {f"{name}_{rate}": value for name, value in metrics.items()}
         return torch.stack(losses).mean(), report
@@ -113,9 +114,9 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
     def _vectors_and_losses(
         self, tokenizer: HierarchicalTokenizer, images: Tensor, step: int
     ) -> list[tuple[Tensor, Tensor]]:
-        """What each scale's decoder is given (b, h, w, dim), and the quantizer's loss there.
+        """The input of each scale's decoder (b, h, w, dim), and the quantizer's loss.
 
-        All scales are quantised at once, so that the codebook moves once a step.
+        All scales are quantised together, so that the codebook is updated once a step.
         """
         with torch.set_grad_enabled(not self.recipe.frozen):
             scales = tokenizer.all_features(images)
@@ -126,24 +127,24 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
             return [(z, 0.01 * z.pow(2).mean()) for z in scales]
         flat = cast(Quantized, quantizer(torch.cat([z.flatten(0, 2) for z in scales]))).vectors
         parts = torch.split(flat, [z.shape[:3].numel() for z in scales])
-        found = [part.view(z.shape) for part, z in zip(parts, scales, strict=True)]
-        return [(v, quantizer.loss(z, v.detach())) for v, z in zip(found, scales, strict=True)]
+        quantised = [part.view(z.shape) for part, z in zip(parts, scales, strict=True)]
+        return [(v, quantizer.loss(z, v.detach())) for v, z in zip(quantised, scales, strict=True)]
 
     @torch.no_grad()
     def _vectors(self, model: ImageTokenizer, seed: int, batches: int) -> Tensor:
-        """Encoder outputs (n, code_dim) of all scales, of some training batches chosen by ``seed``."""
+        """Encoder outputs (n, code_dim) of all scales, of training batches sampled with ``seed``."""
         tokenizer = cast(HierarchicalTokenizer, model)
         return torch.cat(
             [
-                self.ranks.rows(z[:own], whole).flatten(0, 2)
-                for images, own, whole in islice(self._drawn(seed), batches)
+                self.ranks.gather_rows(z[:rows], batch_size).flatten(0, 2)
+                for images, rows, batch_size in islice(self._sampled_batches(seed), batches)
                 for z in tokenizer.all_features(images)
             ]
         )
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR, LPIPS by each network, and the share of codes used, at every scale."""
+        """PSNR, LPIPS with each network, and codebook usage, at every scale."""
         tokenizer, report = _tokenizer(model), dict[str, float]()
         items = self._validation()[: self.recipe.validation_images]
         for rate in self.recipe.model.rates if len(items) else ():
@@ -153,17 +154,17 @@ class HierarchicalTokenizerTask(ImageTokenizerTask):
     def _evaluate_scale(
         self, tokenizer: HierarchicalTokenizer, items: np.typing.NDArray[np.int64], rate: int
     ) -> dict[str, float]:
-        found: dict[str, list[float]] = {}
+        metrics: dict[str, list[float]] = {}
         counts = torch.zeros(tokenizer.codes, dtype=torch.int64)
         for chunk in np.array_split(items, max(1, len(items) // 32)):
             images = _pixels(self.cache.images(chunk).to(self.device))
             codes = tokenizer.encode(images, rate)
-            painted = tokenizer.decode(codes, rate=rate).clamp(0, 1)
+            decoded = tokenizer.decode(codes, rate=rate).clamp(0, 1)
             counts += torch.bincount(codes.flatten().cpu(), minlength=tokenizer.codes)
-            found.setdefault(f"psnr_{rate}", []).extend(psnr(painted, images).tolist())
-            for judge, term in self.judges:
+            metrics.setdefault(f"psnr_{rate}", []).extend(psnr(decoded, images).tolist())
+            for lpips, term in self.perceptual:
                 name = f"lpips_{term.network}_{rate}"
-                found.setdefault(name, []).extend(judge(painted, images).tolist())
-        report = {name: float(np.mean(values)) for name, values in found.items()}
+                metrics.setdefault(name, []).extend(lpips(decoded, images).tolist())
+        report = {name: float(np.mean(values)) for name, values in metrics.items()}
         report[f"usage_{rate}"] = float((counts > 0).float().mean())
         return report | {f"perplexity_{rate}": float(codebook_perplexity(counts))}

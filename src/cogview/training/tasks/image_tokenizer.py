@@ -1,14 +1,16 @@
-"""Stage one: training an image tokenizer (CogView, section 2.2; the adversarial form is section 3.4's VQGAN).
+"""Stage one: training an image tokenizer (CogView, section 2.2; with an adversarial loss: VQGAN, section
+3.4).
 
-The loss is ``l2`` and ``l1`` between pixels in [-1, 1], LPIPS by any number of networks (a dear one on a part
-of the batch), the quantizer's own loss and, from ``adversarial_start`` on, a patch discriminator's verdict.
+The loss consists of ``l2`` and ``l1`` between pixels in [-1, 1], LPIPS with any number of networks (an
+expensive one on part of the batch), the quantizer's loss and, from ``adversarial_start`` on, a patch
+discriminator's loss.
 
-The first ``warmup_steps`` run without quantisation; the codebook then starts as the k-means centres of what
-the encoder says, so that all of it is used. Codes that die are restarted until ``restart_until``.
+The first ``warmup_steps`` run without quantisation; the codebook is then initialized to the k-means centres
+of the encoder's outputs, so that all of it is used. Dead codes are restarted until ``restart_until``.
 
-On several ranks each has its images of every batch, and what hangs on all of them is added up: the
-codebook's statistics and its use, the gradients that weigh the adversarial term. What is drawn is drawn by
-step and image, so that the ranks, however many, draw the same.
+On several ranks each has some images of every batch, and statistics over the batch are summed: those of the
+codebook, and the gradients that weight the adversarial loss. Random numbers are seeded by step and image, so
+that they do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ from cogview.training.task import Metrics, State, Task
 class PerceptualTerm(Config):
     """One LPIPS term: ``weight`` times its mean over the first ``share`` of every batch.
 
-    ``crop`` compares a random square of that many pixels instead of the whole image, which costs less.
+    ``crop``: compare a random square of this side in pixels instead of the full image, which is cheaper.
     """
 
     weights: Path
@@ -60,13 +62,13 @@ class PerceptualTerm(Config):
     crop: int | None = Field(None, ge=32)
 
 
-RESTART_UNTIL, ADVERSARIAL_START = 0.8, 0.5  # shares of all steps
+RESTART_UNTIL, ADVERSARIAL_START = 0.8, 0.5  # fractions of all steps
 
 
 class TokenizerLoss(Config):
-    """Weights of the terms (pixels in [-1, 1]); ``adversarial`` 0 trains no discriminator.
+    """Weights of the loss terms (pixels in [-1, 1]); with ``adversarial`` 0 there is no discriminator.
 
-    ``adversarial_start`` is the share of all steps after which the discriminator's verdict counts.
+    ``adversarial_start``: the fraction of all steps after which the adversarial loss is used.
     """
 
     l2: float = Field(4.0, ge=0)
@@ -84,10 +86,10 @@ class TokenizerLoss(Config):
 
 
 class ImageTokenizerRecipe(Recipe):
-    """A run of stage one: ``data`` is an image cache (``cogview data cache``) of the model's image size.
+    """A recipe of stage one; ``data`` is an image cache (``cogview data cache``) of the model's image size.
 
-    ``frozen`` names parts that keep their weights: ``[encoder, quantizer]`` improves a decoder without
-    touching stored tokens. ``restart_every`` 0 restarts no codes.
+    ``frozen``: parts that are not trained; ``[encoder, quantizer]`` improves a decoder without changing
+    stored tokens. ``restart_every`` 0 disables restarts of dead codes.
     """
 
     task: Literal["image_tokenizer"]
@@ -115,7 +117,7 @@ class ImageTokenizerRecipe(Recipe):
 
 
 class TokenizerTraining(nn.Module):
-    """The tokenizer and, where there is an adversarial term, its discriminator."""
+    """The tokenizer and, with an adversarial loss, its discriminator."""
 
     def __init__(self, config: ImageTokenizerConfig, adversarial: bool) -> None:
         super().__init__()
@@ -126,16 +128,16 @@ class TokenizerTraining(nn.Module):
 def crop_at(size: Sequence[int], side: int | None, seed: int) -> tuple[slice, ...]:
     """The index of a random square of ``side`` pixels in images (batch, 3, H, W) of ``size`` (H, W).
 
-    None, or a side that is not smaller than the image, is the whole image.
+    The full image if ``side`` is None or not smaller than the image.
     """
     generator = torch.Generator().manual_seed(seed)
     starts = [
-        int(torch.randint(max(1, whole - (side or whole) + 1), (1,), generator=generator)) for whole in size
+        int(torch.randint(max(1, full - (side or full) + 1), (1,), generator=generator)) for full in size
     ]
     return (
         slice(None),
         slice(None),
-        *(slice(start, start + (side or whole)) for start, whole in zip(starts, size, strict=True)),
+        *(slice(start, start + (side or full)) for start, full in zip(starts, size, strict=True)),
     )
 
 
@@ -155,47 +157,51 @@ class ImageTokenizerTask(Task):
 
     def __init__(self, recipe: ImageTokenizerRecipe) -> None:
         self.recipe = recipe
-        self.judges = [(LPIPS.from_file(term.weights, term.network), term) for term in recipe.loss.perceptual]
+        self.perceptual = [
+            (LPIPS.from_file(term.weights, term.network), term) for term in recipe.loss.perceptual
+        ]
         self.phases = ("model", "discriminator") if recipe.loss.adversarial else ("model",)
-        self.painted: Tensor | None = None
+        self.decoded: Tensor | None = None
 
     @cached_property
     def cache(self) -> ImageCache:
-        """The data, opened at first use."""
+        """The data, opened on first use."""
         return ImageCache(self.recipe.data)
 
     def build(self) -> nn.Module:
-        self.cache  # noqa: B018  (what is missing is found before training, not after)
+        self.cache  # noqa: B018  (so that missing data are reported before training)
         model = TokenizerTraining(self.recipe.model, bool(self.recipe.loss.adversarial))
-        for judge, _ in self.judges:
-            judge.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for lpips, _ in self.perceptual:
+            lpips.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def initialize(self, model: nn.Module, directory: Path) -> None:
-        """Start from an exported tokenizer whose encoder is the same up to its last layer.
+        """Start from an exported tokenizer with the same encoder except for its last layer.
 
-        With ``frozen``, codebook and last layer must be the same too. What has another shape (a codebook of
-        another size, a wider decoder) starts untrained.
+        With ``frozen``, codebook and last layer must be the same, too. Weights of another shape (a codebook
+        of another size, a wider decoder) stay untrained.
         """
-        start, wanted = ImageTokenizer.from_directory(directory), self.recipe.model
+        start, config = ImageTokenizer.from_directory(directory), self.recipe.model
         tokenizer = cast(TokenizerTraining, model).tokenizer
-        mine, last = tokenizer.state_dict(), f"encoder.{len(tokenizer.encoder) - 1}."
+        state, last = tokenizer.state_dict(), f"encoder.{len(tokenizer.encoder) - 1}."
         fits = {
-            name: x for name, x in start.state_dict().items() if name in mine and x.shape == mine[name].shape
+            name: x
+            for name, x in start.state_dict().items()
+            if name in state and x.shape == state[name].shape
         }
-        needed = [name for name in mine if name.startswith("encoder.") and not name.startswith(last)]
+        needed = [name for name in state if name.startswith("encoder.") and not name.startswith(last)]
         if self.recipe.frozen:
-            needed += [name for name in mine if name.startswith(last) or name == "quantizer.codebook"]
+            needed += [name for name in state if name.startswith(last) or name == "quantizer.codebook"]
         missing = [name for name in needed if name not in fits]
-        if missing or start.config.normalisation != wanted.normalisation:
-            reason = f"{missing[0]} has another shape" if missing else "it reads images in another range"
+        if missing or start.config.normalisation != config.normalisation:
+            reason = f"{missing[0]} has another shape" if missing else "it normalises images differently"
             raise CogViewError(
                 f"init: the tokenizer in {directory} does not fit the recipe's model: {reason}"
             )
-        if start.config.method != wanted.method and not self.recipe.frozen:  # the codebook starts afresh
+        if start.config.method != config.method and not self.recipe.frozen:  # keep the initial codebook
             fits = {name: x for name, x in fits.items() if not name.startswith("quantizer.")}
         tokenizer.load_state_dict(fits, strict=False)
-        if "quantizer.codebook" in fits and not self.recipe.frozen:  # with the averages that it is made of
+        if "quantizer.codebook" in fits and not self.recipe.frozen:  # also sets its moving averages
             tokenizer.quantizer.initialise(tokenizer.quantizer.codebook.detach().clone())
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -207,19 +213,19 @@ class ImageTokenizerTask(Task):
             ):
                 yield name, parameter
 
-    def idle(self, phase: str) -> bool:
-        """A codebook that is a parameter sits the warm-up out."""
-        learnt = self.recipe.model.method in ("nearest", "gumbel")
-        return phase == "model" and learnt and self.recipe.warmup_steps > 0 and not self.recipe.frozen
+    def has_unused_parameters(self, phase: str) -> bool:
+        """A codebook that is a parameter is not used during the warm-up."""
+        learned = self.recipe.model.method in ("nearest", "gumbel")
+        return phase == "model" and learned and self.recipe.warmup_steps > 0 and not self.recipe.frozen
 
     def loss_weights(self, batch: ImageBatch) -> dict[str, float]:
-        """By the images that are this rank's own."""
+        """Weight the loss by the number of this rank's images."""
         return {"loss": float(len(batch["items"]))}
 
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[ImageBatch, State]]:
-        """Batches of images (batch, 3, size, size) uint8 from the recipe's cache."""
+        """Batches of images (batch, 3, size, size) uint8 from the image cache."""
         return iter(
             ImageLoader(
                 self.cache,
@@ -241,14 +247,15 @@ class ImageTokenizerTask(Task):
             return self._discriminate(training, images, step)
         training.tokenizer.quantizer.progress(step / self.recipe.steps)
         self._share_statistics(training.tokenizer.quantizer, batch, step)
-        painted, codebook_loss = self._forward(training.tokenizer, images, step)
-        self.painted = painted.detach()
-        return self._compare(training, batch, painted, codebook_loss, step)
+        decoded, codebook_loss = self._forward(training.tokenizer, images, step)
+        self.decoded = decoded.detach()
+        return self._compare(training, batch, decoded, codebook_loss, step)
 
     def _share_statistics(self, quantizer: Quantizer, batch: ImageBatch, step: int) -> None:
-        """Have the quantizer count the images of all ranks, and draw its noise by step and image."""
-        own, seeds = bool(batch["items"]), [seed_of(self.recipe.seed, step, x) for x in batch["items"] or [0]]
-        quantizer.total = lambda counted: self.ranks.total(counted * own)
+        """Have the quantizer sum statistics over all ranks, and seed its noise by step and image."""
+        counts = bool(batch["items"])
+        seeds = [seed_of(self.recipe.seed, step, item) for item in batch["items"] or [0]]
+        quantizer.total = lambda values: self.ranks.total(values * counts)
         if isinstance(quantizer, GumbelQuantizer):
             quantizer.noise = lambda logits: _noise(logits, seeds)
 
@@ -269,60 +276,60 @@ class ImageTokenizerTask(Task):
         self,
         training: TokenizerTraining,
         batch: ImageBatch,
-        painted: Tensor,
+        decoded: Tensor,
         codebook_loss: Tensor,
         step: int,
     ) -> tuple[Tensor, Metrics]:
         images = _pixels(batch["images"])
-        weights, difference = self.recipe.loss, 2 * (painted - images)
+        weights, difference = self.recipe.loss, 2 * (decoded - images)
         l2, l1 = difference.pow(2).mean(), difference.abs().mean()
         total = weights.l2 * l2 + weights.l1 * l1
-        metrics: Metrics = {"l2": l2.detach() / 4, "psnr": psnr(painted, images).mean().detach()}
-        for judge, term in self.judges:
-            distance = self._judged(judge, term, batch, images, painted, step)
+        metrics: Metrics = {"l2": l2.detach() / 4, "psnr": psnr(decoded, images).mean().detach()}
+        for lpips, term in self.perceptual:
+            distance = self._distance(lpips, term, batch, images, decoded, step)
             total = total + term.weight * distance
             metrics[f"lpips_{term.network}"] = distance.detach()
         if training.discriminator is not None and step > weights.adversarial_start * self.recipe.steps:
-            verdict = -training.discriminator(painted).mean()
+            adversarial = -training.discriminator(decoded).mean()
             last = [p for p in training.tokenizer.decoder.parameters() if p.ndim > 1][-1]
             part = len(batch["items"]) / batch["whole"]
-            scale = adaptive_weight(total, verdict, last, total=lambda mine: self.ranks.total(mine * part))
-            total = total + weights.adversarial * scale * verdict
-            metrics["adversarial"] = verdict.detach()
+            scale = adaptive_weight(total, adversarial, last, total=lambda g: self.ranks.total(g * part))
+            total = total + weights.adversarial * scale * adversarial
+            metrics["adversarial"] = adversarial.detach()
         return total + weights.quantizer * codebook_loss, metrics
 
-    def _judged(
+    def _distance(
         self,
-        judge: LPIPS,
+        lpips: LPIPS,
         term: PerceptualTerm,
         batch: ImageBatch,
         images: Tensor,
-        painted: Tensor,
+        decoded: Tensor,
         step: int,
     ) -> Tensor:
-        """This rank's part of the mean distance over the first ``share`` of the whole batch.
+        """This rank's part of the mean distance over the first ``share`` of the global batch.
 
-        The part counts by the rank's images in the mean over ranks; some may have none to be judged.
+        In the mean over ranks it is weighted by the rank's images; some ranks may have none to compare.
         """
-        judged = max(1, round(term.share * batch["whole"]))
-        own = len(range(self.ranks.rank, judged, self.ranks.world))
-        if not own:
+        compared = max(1, round(term.share * batch["whole"]))
+        rows = len(range(self.ranks.rank, compared, self.ranks.world))
+        if not rows:
             return images.new_zeros(())
-        place = crop_at(images.shape[-2:], term.crop, seed_of(self.recipe.seed, step, 0))
-        distances: Tensor = judge(painted[:own][place], images[:own][place])
-        return distances.sum() * (batch["whole"] / (judged * len(images)))
+        crop = crop_at(images.shape[-2:], term.crop, seed_of(self.recipe.seed, step, 0))
+        distances: Tensor = lpips(decoded[:rows][crop], images[:rows][crop])
+        return distances.sum() * (batch["whole"] / (compared * len(images)))
 
     def _discriminate(
         self, training: TokenizerTraining, images: Tensor, step: int
     ) -> tuple[Tensor, Metrics] | None:
-        if step <= self.recipe.loss.adversarial_start * self.recipe.steps or self.painted is None:
+        if step <= self.recipe.loss.adversarial_start * self.recipe.steps or self.decoded is None:
             return None
-        judge = cast(PatchDiscriminator, training.discriminator)
-        loss = hinge_loss(judge(images), judge(self.painted))
+        discriminator = cast(PatchDiscriminator, training.discriminator)
+        loss = hinge_loss(discriminator(images), discriminator(self.decoded))
         return loss, {"discriminator": loss.detach()}
 
     def after_step(self, model: nn.Module, step: int) -> Metrics:
-        """Start the codebook after the warm-up, restart dead codes, and say how much of it is in use."""
+        """Initialize the codebook after the warm-up, restart dead codes, and return the codebook's usage."""
         recipe, tokenizer = self.recipe, cast(TokenizerTraining, model).tokenizer
         if recipe.frozen or step < recipe.warmup_steps:
             return {}
@@ -331,29 +338,29 @@ class ImageTokenizerTask(Task):
         due = recipe.restart_every and step % recipe.restart_every == 0
         if due and step <= recipe.restart_until * recipe.steps:
             vectors = self._vectors(tokenizer, step, 1)
-            with self._agreed(tokenizer.quantizer, step):
+            with self._synchronized(tokenizer.quantizer, step):
                 tokenizer.quantizer.restart(vectors, recipe.restart_below)
         usage = tokenizer.quantizer.usage
         return {"perplexity": codebook_perplexity(usage), "live": (usage > recipe.restart_below).sum()}
 
     @contextmanager
-    def _agreed(self, quantizer: Quantizer, step: int) -> Iterator[None]:
-        """Within, what is drawn hangs on the step alone; after it all ranks have the same codebook."""
+    def _synchronized(self, quantizer: Quantizer, step: int) -> Iterator[None]:
+        """A context with generators seeded by the step; on exit all ranks have the same codebook."""
         with seeded(self.recipe.seed, step):
             yield
-        self.ranks.alike([*quantizer.parameters(recurse=False), *quantizer.buffers(recurse=False)])
+        self.ranks.broadcast([*quantizer.parameters(recurse=False), *quantizer.buffers(recurse=False)])
 
     @torch.no_grad()
     def _vectors(self, model: ImageTokenizer, seed: int, batches: int) -> Tensor:
-        """Encoder outputs (n, code_dim) of training batches chosen by ``seed``, the same on all ranks."""
-        found = [
-            self.ranks.rows(model.features(images)[:own], whole)
-            for images, own, whole in islice(self._drawn(seed), batches)
+        """Encoder outputs (n, code_dim) of training batches sampled with ``seed``, the same on all ranks."""
+        outputs = [
+            self.ranks.gather_rows(model.features(images)[:rows], batch_size)
+            for images, rows, batch_size in islice(self._sampled_batches(seed), batches)
         ]
-        return torch.cat(found).reshape(-1, self.recipe.model.code_dim)
+        return torch.cat(outputs).reshape(-1, self.recipe.model.code_dim)
 
-    def _drawn(self, seed: int) -> Iterator[tuple[Tensor, int, int]]:
-        """Pictures of batches chosen by ``seed``, how many are this rank's own, and how many all ranks'."""
+    def _sampled_batches(self, seed: int) -> Iterator[tuple[Tensor, int, int]]:
+        """Images of batches sampled with ``seed``, the number of this rank's images, and that of all."""
         recipe, ranks = self.recipe, self.ranks
         for batch, _ in ImageLoader(
             self.cache,
@@ -371,36 +378,39 @@ class ImageTokenizerTask(Task):
         grid = model.grid()
         batches = -(-10 * codes // (self.recipe.batch_size * grid[0] * grid[1]))
         vectors = self._vectors(model, self.recipe.seed + 1, min(batches, 400))
-        with self._agreed(model.quantizer, self.recipe.warmup_steps):
+        with self._synchronized(model.quantizer, self.recipe.warmup_steps):
             model.quantizer.initialise(kmeans(vectors, codes, 8))
 
     def _validation(self) -> NDArray[np.int64]:
-        """Numbers of the held-out images; none where the cache has no such split."""
+        """Indices of the held-out images; empty if the cache has no such split."""
         split = self.recipe.validation
         return self.cache.select([split] if split in self.cache.splits else [])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR, LPIPS by each network, and the share of codes used, on the validation images if any."""
+        """PSNR, LPIPS with each network, and codebook usage, on the validation images if any."""
         tokenizer = cast(TokenizerTraining, model).tokenizer
         items = self._validation()[: self.recipe.validation_images]
         if not len(items):
             return {}
-        found: dict[str, list[float]] = {"psnr": []}
+        metrics: dict[str, list[float]] = {"psnr": []}
         counts = torch.zeros(tokenizer.codes, dtype=torch.int64)
         for chunk in np.array_split(items, max(1, len(items) // 32)):
             images = _pixels(self.cache.images(chunk).to(self.device))
             codes = tokenizer.encode(images)
-            painted = tokenizer.decode(codes).clamp(0, 1)
+            decoded = tokenizer.decode(codes).clamp(0, 1)
             counts += torch.bincount(codes.flatten().cpu(), minlength=tokenizer.codes)
-            found["psnr"] += psnr(painted, images).tolist()
-            for judge, term in self.judges:
-                found.setdefault(f"lpips_{term.network}", []).extend(judge(painted, images).tolist())
-        report = {name: float(np.mean(values)) for name, values in found.items()}
-        used = {"usage": float((counts > 0).float().mean()), "perplexity": float(codebook_perplexity(counts))}
-        return report | used
+            metrics["psnr"] += psnr(decoded, images).tolist()
+            for lpips, term in self.perceptual:
+                metrics.setdefault(f"lpips_{term.network}", []).extend(lpips(decoded, images).tolist())
+        report = {name: float(np.mean(values)) for name, values in metrics.items()}
+        usage = {
+            "usage": float((counts > 0).float().mean()),
+            "perplexity": float(codebook_perplexity(counts)),
+        }
+        return report | usage
 
     def samples(self, model: nn.Module, directory: Path, step: int) -> None:
-        """A sheet of originals over reconstructions; of training images where none were held out."""
+        """A sheet of originals above reconstructions; of training images if none are held out."""
         tokenizer = cast(TokenizerTraining, model).tokenizer
         items = self._validation()
         items = items if len(items) else self.cache.select(["train"])
@@ -415,7 +425,7 @@ class ImageTokenizerTask(Task):
 
 
 def _noise(logits: Tensor, seeds: list[int]) -> Tensor:
-    """Gumbel noise (n, codes), for each of ``seeds`` the n / len(seeds) rows of its image."""
+    """Gumbel noise (n, codes); each of ``seeds`` seeds the n / len(seeds) rows of its image."""
     noise = torch.empty_like(logits)
     for seed, part in zip(seeds, noise.chunk(len(seeds)), strict=True):
         part.exponential_(generator=torch.Generator(logits.device).manual_seed(seed))

@@ -1,4 +1,4 @@
-"""The recipe of the transformer: its data, sequences, model, attention and validation."""
+"""The recipe of the transformer: data, sequence format, model, attention and validation."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cogview.transformer.lora import LoRAConfig
 
 
 class Architecture(TransformerConfig):
-    """The transformer of a recipe; 0 takes the size that vocabulary and format need."""
+    """The architecture in a recipe; 0 stands for the size that vocabulary and format need."""
 
     vocab_size: int = Field(0, ge=0)
     max_positions: int = Field(0, ge=0)
 
 
 class FormatRecipe(Config):
-    """The sequence format but for what the data decide (:class:`SequenceFormat` explains the fields).
+    """The sequence format except what the data determine (:class:`SequenceFormat` explains the fields).
 
-    window: for super-resolution, rows and columns of codes of the part that is drawn at a time; None: as many
-    as the data's small images have.
+    window: for super-resolution, rows and columns of codes of the part that is generated at a time (default:
+    those of the data's low-resolution images).
     """
 
     kind: Literal["text_to_image", "image_to_text", "super_resolution"] = "text_to_image"
@@ -46,19 +46,19 @@ class FormatRecipe(Config):
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         if not self.text_weight and not self.image_weight:
-            raise ValueError("text_weight and image_weight are both 0: nothing would be learnt")
+            raise ValueError("text_weight and image_weight are both 0: nothing would be learned")
         if self.kind != "super_resolution":
-            ours = {"window": None, "context_weight": 1.0, "context_positions": "own"}
-            for name, usual in ours.items():
-                if getattr(self, name) != usual:
+            defaults = {"window": None, "context_weight": 1.0, "context_positions": "own"}
+            for name, default in defaults.items():
+                if getattr(self, name) != default:
                     raise ValueError(f"{name} belongs to super_resolution, but kind is {self.kind}")
         if self.end and self.kind != "image_to_text":
-            raise ValueError(f"end is of a caption, but kind is {self.kind}")
+            raise ValueError(f"end is for captions, but kind is {self.kind}")
         return self
 
 
 class Validation(Config):
-    """What is evaluated: ``items`` of a split with one caption each, ``batch_size`` at a time."""
+    """Validation data: ``items`` of a split with one caption each, in batches of ``batch_size``."""
 
     split: str = "val"
     items: int = Field(512, ge=1)
@@ -66,18 +66,17 @@ class Validation(Config):
 
 
 class TransformerRecipe(Recipe):
-    """A recipe for the transformer. ``data`` is a directory that ``cogview data build`` made.
+    """A recipe for the transformer. ``data`` is a directory written by ``cogview data build``.
 
-    ``init`` may name a family ("pictogram"); its architecture is taken where ``model`` is left out. ``lora``
-    trains an adapter of the model in ``init`` instead of the model itself.
-    ``sources`` chooses some of its sources (None: all). ``softmax`` and ``padding_rows``: see
-    ``objective.py``. ``pad_multiple`` rounds the length of a batch up, for GPUs. ``cell_weights``, rows of
-    numbers of the grid's size, weighs the training loss by the code's place in the image: where the text
-    decides little of an image's many nats, as in small faces, more weight there is learnt from sooner.
-    ``attention: three_region`` trains with CogView's sparse attention (``ThreeRegionConfig`` has the sizes);
-    as released, evaluation is causal all the same. ``rows_at_once``: a batch's sequences go through the model
-    in groups of this size and of similar length, so that short ones are not padded to the longest. The loss
-    is the same.
+    ``init`` may name a family ("pictogram"), whose architecture is used if ``model`` is omitted. ``lora``
+    trains an adapter of the model in ``init`` instead of the model. ``sources`` selects some of the data's
+    sources (None: all). ``softmax`` and ``padding_rows``: see ``objective.py``. ``pad_multiple`` rounds up
+    the length of a batch, for GPUs. ``cell_weights``, rows of numbers of the grid's size, weights the
+    training loss by the code's position in the image, so that regions where the text determines little of the
+    many nats, such as small faces, are learned sooner. ``attention: three_region`` trains with CogView's
+    sparse attention (``ThreeRegionConfig`` has the sizes); as released, evaluation is causal.
+    ``rows_at_once``: the sequences of a batch are processed in groups of this size with similar lengths, so
+    that short ones are not padded to the longest; the loss is the same.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation", "samples"}
@@ -102,13 +101,13 @@ class TransformerRecipe(Recipe):
     @model_validator(mode="after")
     def _draws(self) -> Self:
         if self.samples and self.format.kind != "text_to_image":
-            raise ValueError(f"samples are pictures, but format.kind is {self.format.kind}")
+            raise ValueError(f"samples are images, but format.kind is {self.format.kind}")
         return self
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
         if self.padding_rows and self.softmax != "full":
-            raise ValueError("padding_rows take part in the full softmax only; set softmax to full")
+            raise ValueError("padding_rows needs the full softmax; set softmax to full")
         return self
 
     @model_validator(mode="after")
@@ -116,12 +115,12 @@ class TransformerRecipe(Recipe):
         if self.attention != "causal" and self.format.visibility != "causal":
             raise ValueError("attention three_region is causal, but format.visibility is prefix")
         if self.attention != "causal" and self.rows_at_once:
-            raise ValueError("rows_at_once is for attention causal; leave it out, or the attention")
+            raise ValueError("rows_at_once is for attention causal; leave out one of the two")
         return self
 
     @model_validator(mode="after")
     def _starts(self) -> Self:
         if self.init is None and (self.model is None or self.lora is not None):
-            missing = "model: missing" if self.model is None else "lora adapts a model: name it as init"
+            missing = "model: missing" if self.model is None else "lora adapts a model: give it as init"
             raise ValueError(f"{missing} (there is no init to start from)")
         return self

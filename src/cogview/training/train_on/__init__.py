@@ -1,9 +1,10 @@
-"""One command from a folder of images to a model that draws them (`cogview train-on`).
+"""One command from a folder of images to a trained model family (`cogview train-on`).
 
-- ``model_sizes.py``  what is trained at each size, and the recipes for it
-- ``survey.py``  what the data are, what every sample becomes, what it will cost
-- ``filename_captions.py``  captions for images that have none, from their files' names
-- ``settings.py``  what was asked for, and how far it is
+- ``model_sizes.py``  the models of each size, and their recipes
+- ``survey.py``  a survey of the data, and an estimate of the cost
+- ``filename_captions.py``  captions from file names, for images without captions
+- ``settings.py``  the options; ``state.py`` the state of a run
 - ``stages.py``  the stages, each of which can be stopped and resumed
+- ``measure.py``  the time of a training step
 - ``card.py``  the model card of the result
 """

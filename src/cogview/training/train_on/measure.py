@@ -1,7 +1,7 @@
-"""How long a training step takes here: a few are done, by the loop that will do them all, on random samples.
+"""Measure the time of a training step on this machine, with the training loop on random samples.
 
-Where a step of the whole batch is long, two smaller batches are timed: what a row adds, and what a step takes
-besides (the optimizer).
+If a step of the full batch is slow, two smaller batches are timed to separate the time per row from the
+constant time per step (the optimizer).
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from cogview.training.tasks.transformer_recipe import TransformerRecipe
 from cogview.training.trainer import Trainer
 
 STEPS = 3  # timed, after one that is not
-SECONDS = 3.0  # a step that takes longer is timed with fewer rows
+SECONDS = 3.0  # slower steps are timed with fewer rows
 FEWEST = 4  # rows
 
 
 class RandomTokens(TransformerTask):
     """The transformer's task on random sequences of one length; captions of ``text`` tokens."""
 
-    def __init__(self, recipe: TransformerRecipe, form: SequenceFormat, text: int) -> None:
+    def __init__(self, recipe: TransformerRecipe, format: SequenceFormat, text: int) -> None:
         super().__init__(recipe)
-        self.__dict__ |= {"format": form, "sampler": None}
+        self.__dict__ |= {"format": format, "sampler": None}
         self.text = text
 
     @property
     def start(self) -> InitCheckpoint:
-        """The model in ``init``, whatever the data's tokenizers are."""
+        """The model in ``init``, without checking the data's tokenizers."""
         assert self.recipe.init is not None
         return find_init_checkpoint(self.recipe.init)
 
     def first_losses(self, model: nn.Module) -> None:  # type: ignore[override]
-        """None: losses on random tokens say nothing of the start."""
+        """None: losses on random tokens are meaningless."""
         return None
 
     def loader(self, state: State | None, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Any, State]]:
@@ -79,60 +79,60 @@ class RandomImages(ImageTokenizerTask):
         return {}
 
 
-def transformer_seconds(recipe: TransformerRecipe, form: SequenceFormat, text: int) -> float:
-    """Seconds of an update of this recipe, with captions of ``text`` tokens."""
+def transformer_seconds(recipe: TransformerRecipe, format: SequenceFormat, text: int) -> float:
+    """Seconds per update of this recipe, with captions of ``text`` tokens."""
     task: Any = RandomTokens
-    return _seconds(lambda changed: task(changed, form, text), recipe)
+    return _seconds(lambda changed: task(changed, format, text), recipe)
 
 
 def tokenizer_seconds(recipe: ImageTokenizerRecipe) -> float:
-    """Seconds of an update of this recipe."""
+    """Seconds per update of this recipe."""
     return _seconds(RandomImages, recipe.model_copy(update={"warmup_steps": 0}))
 
 
 def _seconds(make: Callable[[Any], Any], recipe: Recipe) -> float:
-    """Seconds of an update: of all its micro-batches and of the optimizer."""
+    """Seconds per update, of all its micro-batches and the optimizer."""
     rows = recipe.batch_size
     first = _step(make, recipe, min(rows, FEWEST), 1)
     if rows <= FEWEST and recipe.accumulation == 1:
         return first
-    at = max(FEWEST + 1, min(rows, int(FEWEST * SECONDS / first)))
-    second = _step(make, recipe, at, STEPS)
-    if at == rows and recipe.accumulation == 1:
+    more = max(FEWEST + 1, min(rows, int(FEWEST * SECONDS / first)))
+    second = _step(make, recipe, more, STEPS)
+    if more == rows and recipe.accumulation == 1:
         return second
-    row = max(0.0, (second - first) / (at - FEWEST))
-    return first + row * (rows * recipe.accumulation - FEWEST)
+    per_row = max(0.0, (second - first) / (more - FEWEST))
+    return first + per_row * (rows * recipe.accumulation - FEWEST)
 
 
 def _step(make: Callable[[Any], Any], recipe: Recipe, rows: int, count: int) -> float:
-    """The median of a few steps of ``rows`` rows, the first left out."""
+    """The median time of ``count`` steps of ``rows`` rows, after a warm-up step."""
     changed = recipe.model_copy(
         update={"batch_size": rows, "accumulation": 1, "trackers": (), "compile": False}
     )
     task: Task = make(changed)
-    with tempfile.TemporaryDirectory() as place:
-        trainer = Trainer(task, changed, Path(place), Console(quiet=True))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(task, changed, Path(folder), Console(quiet=True))
         batches = task.loader(None)
         trainer.train_step(batches)
-        found = []
+        times = []
         for _ in range(count):
-            began = time.perf_counter()
+            start = time.perf_counter()
             trainer.train_step(batches)
-            found.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
         trainer.metrics.close()
-    return statistics.median(found)
+    return statistics.median(times)
 
 
 def last_evaluations(work: Path) -> dict[str, float]:
-    """The last evaluation of both runs in a work directory, and the least loss of each, by name."""
-    found: dict[str, float] = {}
+    """The last evaluation and the minimum loss of both runs in a work directory, by name."""
+    metrics: dict[str, float] = {}
     for run in ("image_tokenizer", "transformer"):
         file = MetricsFile(work / run / "metrics.jsonl")
         lines = file.lines() if file.path.exists() else []
         evaluations = [line for line in lines if line["kind"] == "evaluate"]
         losses = [float(line["loss"]) for line in evaluations if "loss" in line]
-        found.update({f"{run}_least_loss": min(losses)} if losses else {})
+        metrics.update({f"{run}_least_loss": min(losses)} if losses else {})
         for name, value in (evaluations[-1] if evaluations else {}).items():
             if name not in ("kind", "step", "time") and isinstance(value, int | float):
-                found[f"{run}_{name}"] = float(value)
-    return found
+                metrics[f"{run}_{name}"] = float(value)
+    return metrics

@@ -1,7 +1,7 @@
-"""What is trained at each size, and the two recipes that come of it.
+"""The models of each size, and their two recipes.
 
-Steps follow the number of images: a number of passes over the data, within bounds. A size's figures are a
-start; ``--set image_tokenizer.KEY=VALUE`` and ``--set transformer.KEY=VALUE`` change any of them.
+The number of steps depends on the number of images: a number of passes over the data, within bounds. These
+are defaults; ``--set image_tokenizer.KEY=VALUE`` and ``--set transformer.KEY=VALUE`` override any of them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Passes(Config):
     batch: int
 
     def steps(self, items: int) -> int:
-        """Steps for a number of items."""
+        """The number of steps for a number of items."""
         return max(self.least, min(self.most, items * self.passes // self.batch))
 
 
 class Size(Config):
-    """One size of both models; ``for_whom`` is shown to people."""
+    """One size of both models; ``for_whom`` describes its use."""
 
     for_whom: str
     tokenizer: ImageTokenizerConfig
@@ -79,7 +79,7 @@ SIZES = {
         steps=Passes(passes=80, least=500, most=12000, batch=16),
     ),
     "base": Size(
-        for_whom="72 px, hours on a CPU, minutes on a GPU: thousands of pictures (the default model's size)",
+        for_whom="72 px, hours on a CPU, minutes on a GPU: thousands of images (the default model's size)",
         tokenizer=_tokenizer(72, (3, 2), (96, 192), 4096),
         tokenizer_steps=Passes(passes=40, least=2000, most=10000, batch=16),
         pieces=8000,
@@ -104,25 +104,25 @@ SIZES = {
 
 
 def named_size(name: str) -> Size:
-    """A size by its name; CogViewError lists what there is."""
+    """A size by its name; raises a CogViewError that lists the sizes."""
     if name not in SIZES:
         raise CogViewError(f"--size {name}: there are {', '.join(SIZES)}")
     return SIZES[name]
 
 
-def codes_for(size: Size, pictures: int) -> int:
-    """The codebook's size: no more than the images can teach, a power of two from 16 on."""
-    places = pictures * size.tokenizer.grid[0] * size.tokenizer.grid[1]
+def codes_for(size: Size, images: int) -> int:
+    """The codebook size: a power of two from 16 on, limited by the number of codes in the images."""
+    total = images * size.tokenizer.grid[0] * size.tokenizer.grid[1]
     codes = 16
-    while codes < size.tokenizer.codes and codes * 8 <= places:
+    while codes < size.tokenizer.codes and codes * 8 <= total:
         codes *= 2
     return codes
 
 
-def tokenizer_recipe(size: Size, pictures: int, data: str, seed: int) -> dict[str, Any]:
-    """The image tokenizer's recipe, as plain data."""
-    steps = size.tokenizer_steps.steps(pictures)
-    model = size.tokenizer.model_copy(update={"codes": codes_for(size, pictures)})
+def tokenizer_recipe(size: Size, images: int, data: str, seed: int) -> dict[str, Any]:
+    """The image tokenizer's recipe as plain data."""
+    steps = size.tokenizer_steps.steps(images)
+    model = size.tokenizer.model_copy(update={"codes": codes_for(size, images)})
     return {
         "task": "image_tokenizer",
         "name": "image-tokenizer",
@@ -138,10 +138,10 @@ def tokenizer_recipe(size: Size, pictures: int, data: str, seed: int) -> dict[st
 
 
 def transformer_recipe(
-    size: Size, pictures: int, data: str, seed: int, start: ModelBundle | None, rank: int | None
+    size: Size, images: int, data: str, seed: int, start: ModelBundle | None, rank: int | None
 ) -> dict[str, Any]:
-    """The transformer's recipe, as plain data: from nothing, or from ``start`` (by LoRA of ``rank``)."""
-    steps = size.steps.steps(pictures)
+    """The transformer's recipe as plain data: from scratch, or from ``start`` (with LoRA of ``rank``)."""
+    steps = size.steps.steps(images)
     fields: dict[str, Any] = {
         "task": "transformer",
         "name": "transformer",
@@ -166,8 +166,16 @@ def transformer_recipe(
         return fields | {"optimizer": muon}
     fields["init"] = str(start.directory)
     known = start.role("base").sequences
-    kept = ("text_slots", "image_positions", "visibility", "size", "text_weight", "image_weight", "weighting")
-    fields["format"] = {name: getattr(known, name) for name in kept}
+    copied = (
+        "text_slots",
+        "image_positions",
+        "visibility",
+        "size",
+        "text_weight",
+        "image_weight",
+        "weighting",
+    )
+    fields["format"] = {name: getattr(known, name) for name in copied}
     if rank is not None:
         fields["lora"] = {"rank": rank, "alpha": 2.0 * rank}
     rate = 3e-4 if rank is None else 2e-3
@@ -175,13 +183,13 @@ def transformer_recipe(
 
 
 def _intervals(steps: int) -> dict[str, Any]:
-    """Fifty log lines a run, eight sheets of samples, four evaluations, a checkpoint each minute."""
-    often, seldom = max(1, steps // 50), max(1, steps // 4)
+    """Per run fifty log lines, eight sample sheets and four evaluations; a checkpoint every minute."""
+    quarter = max(1, steps // 4)
     return {
-        "log": often,
-        "evaluate": seldom,
+        "log": max(1, steps // 50),
+        "evaluate": quarter,
         "sample": max(1, steps // 8),
-        "checkpoint": seldom,
+        "checkpoint": quarter,
         "minutes": 1.0,
     }
 
@@ -189,18 +197,18 @@ def _intervals(steps: int) -> dict[str, Any]:
 def finish_recipes(
     tokenizer: dict[str, Any] | None, transformer: dict[str, Any], overrides: Sequence[str]
 ) -> tuple[ImageTokenizerRecipe | None, TransformerRecipe]:
-    """Both recipes with the user's overrides, checked; the tokenizer's is None where it is taken over."""
+    """Both recipes with the user's overrides, validated; None for a tokenizer that is not trained."""
     both = {"image_tokenizer": tokenizer or {}, "transformer": transformer}
     for override in overrides:
         stage = override.partition("=")[0].partition(".")[0]
         if stage not in both or (stage == "image_tokenizer" and tokenizer is None):
-            there = "transformer" if tokenizer is None else "image_tokenizer or transformer"
-            raise CogViewError(f"--set {override}: begin with {there}, as in transformer.steps=500")
+            stages = "transformer" if tokenizer is None else "image_tokenizer or transformer"
+            raise CogViewError(f"--set {override}: begin with {stages}, as in transformer.steps=500")
         apply_override(both, override)
     for recipe in both.values():
         if isinstance(recipe.get("steps"), int):
             recipe["intervals"] = _intervals(recipe["steps"]) | recipe.get("intervals", {})
-    made = validate(TransformerRecipe, both["transformer"], "transformer")
+    transformer_recipe = validate(TransformerRecipe, both["transformer"], "transformer")
     if tokenizer is None:
-        return None, made
-    return validate(ImageTokenizerRecipe, both["image_tokenizer"], "image_tokenizer"), made
+        return None, transformer_recipe
+    return validate(ImageTokenizerRecipe, both["image_tokenizer"], "image_tokenizer"), transformer_recipe

@@ -1,4 +1,4 @@
-"""What a run of ``train-on`` was asked for. Nothing here imports PyTorch."""
+"""The settings of ``train-on``. This module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OPTIONS = {
 
 
 class Settings(Config):
-    """What decides the result; a stopped run goes on only under the same settings."""
+    """The settings that determine the result; a stopped run can only be resumed with the same settings."""
 
     source: str = option(
         ...,
-        "Pictures, captioned or not: a folder, a table, an archive (see docs/data.md).",
+        "Images, with or without captions: a folder, a table, an archive (see docs/data.md).",
         argument=True,
         metavar="FOLDER",
     )
@@ -33,14 +33,14 @@ class Settings(Config):
     start: str | None = option(
         None, "Continue from this model and its tokenizers: pictogram.", "--from", metavar="FAMILY"
     )
-    lora: int | None = option(None, "With --from: train an adapter of this rank only.", ge=1)
+    lora: int | None = option(None, "With --from: only train an adapter of this rank.", ge=1)
     unnamed: Policy = option("names", "Images without a caption: use their file names, or leave them out.")
     columns: tuple[str, ...] = option(
         (), "As in cogview data.", "--column", metavar="ROLE=NAME", repeated=True
     )
-    images: str | None = option(None, "The folder of a table's pictures.")
+    images: str | None = option(None, "The folder of a table's images.")
     captions: Annotated[dict[str, tuple[str, ...]], BeforeValidator(parse_captions)] = option(
-        {}, "One caption for every picture.", "--caption", metavar="[LANG=]TEXT", repeated=True
+        {}, "One caption for every image.", "--caption", metavar="[LANG=]TEXT", repeated=True
     )
     translate: str | None = option(None, "Add Chinese captions, as in cogview data.", metavar="COMMAND")
     limits: Limits = Limits()
@@ -53,19 +53,19 @@ class Settings(Config):
 
 
 def check_settings(before: Settings, now: Settings, work: Path) -> None:
-    """Raise CogViewError, naming the option, where a run was begun with other settings."""
+    """Raise CogViewError, naming the option, if a run was started with other settings."""
     old, new = before.model_dump(), now.model_dump()
     for name in new:
         if old[name] != new[name]:
             option = OPTIONS.get(name, f"--{name}")
             raise CogViewError(
-                f"{work}: {option} was {_told(old[name])} and is now {_told(new[name])}; "
-                "go on with the same, or --restart"
+                f"{work}: {option} was {_as_given(old[name])} and is now {_as_given(new[name])}; "
+                "use the same to resume, or --restart"
             )
 
 
-def _told(value: Any) -> str:
-    """A setting as it was written on the command line."""
+def _as_given(value: Any) -> str:
+    """A setting as on the command line."""
     if value in (None, (), {}):
         return "not given"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

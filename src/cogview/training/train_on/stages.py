@@ -1,19 +1,19 @@
-"""The stages from a folder to a family, each skipped when it is done and resumed where it was stopped.
+"""The stages from a folder to a model family; finished stages are skipped, interrupted ones are resumed.
 
 =================  ================================================================  =====================
-stage              leaves in the work directory                                      may be stopped
+stage              output in the work directory                                      after an interruption
 =================  ================================================================  =====================
 look               the survey, in ``state.json``                                     starts again
 text               ``text.model``                                                    starts again
-images           ``pictures/``, decoded once                                       starts again
-image_tokenizer    ``image_tokenizer/``, a run of `cogview train`                    at any step
-tokens             ``tokens/``, token shards                                         after any shard
-transformer        ``transformer/``, a run of `cogview train`                        at any step
+pictures           ``pictures/``, the decoded images                                 starts again
+image_tokenizer    ``image_tokenizer/``, a run of `cogview train`                    resumes at any step
+tokens             ``tokens/``, token shards                                         resumes after any shard
+transformer        ``transformer/``, a run of `cogview train`                        resumes at any step
 model              the family directory, with its card and samples.png               starts again
 =================  ================================================================  =====================
 
-Every stage writes aside and renames, and ``state.json`` is written after it, so that a kill at any moment
-costs at most the work since the last checkpoint.
+Every stage writes its output atomically, and ``state.json`` is written after it, so that a kill at any time
+loses at most the work since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.training.assembly import FamilySettings, assemble
 from cogview.training.launch import pick_device, prepare_directory
-from cogview.training.locks import LOCK, held
+from cogview.training.locks import LOCK, locked
 from cogview.training.progress import duration
 from cogview.training.recipe import Recipe
 from cogview.training.registry import task_class
@@ -86,25 +86,25 @@ from cogview.types import SamplingParams
 from cogview.vocabulary import Vocabulary
 
 TITLES = {
-    "look": "looking at the data",
+    "look": "surveying the data",
     "text": "text tokenizer",
-    "pictures": "decoding the pictures",
+    "pictures": "decoding the images",
     "image_tokenizer": "image tokenizer",
-    "tokens": "encoding pictures and captions",
+    "tokens": "encoding images and captions",
     "transformer": "transformer",
-    "model": "putting the model together",
+    "model": "assembling the model",
 }
-WORDINGS = 8  # of each caption, so that the model knows it in other words too
-DRAWN = 8  # captions drawn for the sample sheet, four images each
+WORDINGS = 8  # paraphrases of each caption, so that the model also learns other wordings
+SAMPLED = 8  # captions of the sample sheet, four images each
 
 
-def _holds_something(place: Path) -> bool:
-    """Whether there is a file, or a directory that is not empty but for a lock."""
-    return place.exists() and (not place.is_dir() or any(path.name != LOCK for path in place.iterdir()))
+def _is_used(path: Path) -> bool:
+    """Whether a path is a file, or a directory that contains more than a lock."""
+    return path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir()))
 
 
 class Stopped(Exception):
-    """A signal ended a stage early; everything so far is kept."""
+    """A signal stopped a stage; all results so far are kept."""
 
 
 Progress = Callable[[str], contextlib.AbstractContextManager[Callable[[int, int], None]]]
@@ -117,7 +117,7 @@ def silent(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class TrainOn:
-    """One run from a data set to a family at ``out``; ``work`` holds what is between."""
+    """A run from a data set to a family at ``out``; ``work`` is the directory of intermediate results."""
 
     def __init__(
         self,
@@ -136,22 +136,22 @@ class TrainOn:
         self.known = _known(self.start) if self.start else None
         if settings.lora and not self.start:
             raise CogViewError("--lora adapts a model: name it with --from")
-        self._recipes(1)  # a mistake in --set is reported before anything else
+        self._recipes(1)  # to report an error in --set first
         self.plain, self.source = self._sources()
         self.state = self._state()
 
-    # ------------------------------------------------------------------------------------------ the whole
+    # ------------------------------------------------------------------------------------------ the run
 
     def run(self, until: Stage = "model") -> ModelBundle | None:
-        """Do every stage up to ``until`` that is not done; the family when all are.
+        """Run the unfinished stages up to ``until``; returns the family if all are finished.
 
-        Raises Stopped where a signal came, CogViewError where the data or the settings cannot work.
+        Raises Stopped after a signal, CogViewError if the data or the settings are unusable.
         """
         if "model" in self.state.done and (self.out / FILE).is_file():
-            self._say(f"{self.out} is finished already; --restart trains it again")
+            self._say(f"{self.out} is already finished; --restart trains it again")
             return ModelBundle(self.out)
         self.work.mkdir(parents=True, exist_ok=True)
-        with held(self.work):
+        with locked(self.work):
             for number, stage in enumerate(STAGES, 1):
                 if stage not in self.state.done:
                     self._say(f"[{number}/{len(STAGES)}] {TITLES[stage]}{self._left(stage)}")
@@ -162,34 +162,33 @@ class TrainOn:
         return ModelBundle(self.out) if "model" in self.state.done else None
 
     def _left(self, stage: Stage) -> str:
-        """What a training stage, and those after it, were estimated to take."""
+        """The estimated time of a training stage, and until the end of all training."""
         cost = self.state.cost
         if cost is None or stage not in ("image_tokenizer", "transformer"):
             return ""
-        own = cost.tokenizer_seconds if stage == "image_tokenizer" else cost.transformer_seconds
-        rest = cost.seconds if stage == "image_tokenizer" else own
-        return f": about {duration(own)}, {duration(rest)} to the end of the training (estimates)"
+        seconds = cost.tokenizer_seconds if stage == "image_tokenizer" else cost.transformer_seconds
+        rest = cost.seconds if stage == "image_tokenizer" else seconds
+        return f": about {duration(seconds)}, {duration(rest)} to the end of the training (estimates)"
 
     def _sources(self) -> tuple[Source, Source]:
-        """The data as they are, and as they are trained on: every image with a caption."""
-        given = self.settings
-        total = len(open_source(given.source, Columns.parse(given.columns), given.images, 0))
-        plain = open_source(given.source, Columns.parse(given.columns), given.images, held_out(total))
-        if given.captions:
-            plain = CaptionedSource(plain, given.captions)
-        named: Source = plain if given.unnamed == "skip" else NamedSource(plain)
-        if given.translate:
-            named = TranslatedSource(named, command_translator(given.translate), name=given.translate)
+        """The original data, and the data for training, in which every image has a caption."""
+        settings = self.settings
+        columns = Columns.parse(settings.columns)
+        total = len(open_source(settings.source, columns, settings.images, 0))
+        plain = open_source(settings.source, columns, settings.images, held_out(total))
+        if settings.captions:
+            plain = CaptionedSource(plain, settings.captions)
+        named: Source = plain if settings.unnamed == "skip" else NamedSource(plain)
+        if settings.translate:
+            named = TranslatedSource(named, command_translator(settings.translate), name=settings.translate)
         return plain, named
 
     def _state(self) -> State:
         path = self.work / STATE
         if not path.is_file():
             for place, option in ((self.out, "--out"), (self.work, "--work")):
-                if _holds_something(place):
-                    raise CogViewError(
-                        f"{place} is there already; choose another {option}, or remove it yourself"
-                    )
+                if _is_used(place):
+                    raise CogViewError(f"{place} already exists; choose another {option}, or remove it")
             return State(settings=self.settings, fingerprint=self.source.fingerprint())
         state = read_json(State, path)
         changed = state.settings != self.settings or state.fingerprint != self.source.fingerprint()
@@ -197,11 +196,13 @@ class TrainOn:
             return State(settings=self.settings, fingerprint=self.source.fingerprint())
         check_settings(state.settings, self.settings, self.work)
         if "model" not in state.done and state.fingerprint != self.source.fingerprint():
-            raise CogViewError(f"{self.settings.source} changed since {self.work} was begun; --restart")
+            raise CogViewError(
+                f"{self.settings.source} has changed since {self.work} was started; use --restart"
+            )
         return state
 
     def _started(self) -> bool:
-        """Whether there is more than a look to lose."""
+        """Whether there are results besides the survey."""
         later = ("pictures", "image_tokenizer", "tokens", "transformer")
         return any((self.work / name).exists() for name in later)
 
@@ -217,10 +218,10 @@ class TrainOn:
 
     def _look(self) -> None:
         with self.progress("reading") as progress:
-            found = survey(self.plain, self.source, self.settings.limits, progress)
-        for line in describe(found, self.image_size):
+            result = survey(self.plain, self.source, self.settings.limits, progress)
+        for line in describe(result, self.image_size):
             self._say(f"  {line}")
-        self._save(survey=found)
+        self._save(survey=result)
 
     def _text(self) -> None:
         texts = [caption.text for record in self.reworded.records() for caption in record.captions]
@@ -250,7 +251,7 @@ class TrainOn:
     def _image_tokenizer(self) -> None:
         recipe, _ = self.recipes()
         if recipe is None:
-            self._say(f"  the one of {self.settings.start} stays: its model knows no other")
+            self._say(f"  that of {self.settings.start} is kept: its model was trained with it")
             return
         self._train(recipe)
 
@@ -260,7 +261,7 @@ class TrainOn:
             limits=self.settings.limits,
             workers=workers_for(self.source),
         )
-        images = ImageTokenizer.from_directory(self.images_at).to(self.device)
+        images = ImageTokenizer.from_directory(self.image_tokenizer_path).to(self.device)
         texts = TextTokenizer.from_file(self.work / "text.model")
         with self.progress("encoding") as progress:
             build(
@@ -280,16 +281,16 @@ class TrainOn:
         self._train(recipe)
 
     def _samples(self) -> Samples | None:
-        """Some of the captions, drawn again and again while the transformer is trained."""
+        """Samples of some of the captions during the training of the transformer."""
         assert self.state.survey is not None
         path = self.work / "text.model"
         texts = TextTokenizer.from_file(path)
         limit = self._format(texts).text_limit
-        prompts = [text for text in self.state.survey.examples[:DRAWN] if len(texts.encode(text)) <= limit]
+        prompts = [text for text in self.state.survey.examples[:SAMPLED] if len(texts.encode(text)) <= limit]
         if not prompts:
             return None
         return Samples(
-            image_tokenizer=self.images_at,
+            image_tokenizer=self.image_tokenizer_path,
             text_tokenizer=path,
             prompts=tuple(prompts),
             each=2,
@@ -302,8 +303,8 @@ class TrainOn:
         least, last = (facts.get(f"transformer_{name}", 0.0) for name in ("least_loss", "loss"))
         if last > 1.15 * least > 0:
             self._say(
-                f"  learnt by heart: the loss on held-out pictures went from {least:.2f} up to {last:.2f}; "
-                "for new pictures take more data, or fewer steps (--set transformer.steps=…)"
+                f"  overfitted: the loss on held-out images rose from {least:.2f} to {last:.2f}; "
+                "for new images use more data, or fewer steps (--set transformer.steps=…)"
             )
         card = self.work / "card.md"
         write_card(card, self.out.name, self.state.settings.model_dump(mode="json"), self.state.survey, facts)
@@ -314,59 +315,57 @@ class TrainOn:
         assemble(
             self.out,
             runs,
-            self.images_at,
+            self.image_tokenizer_path,
             self.work / "text.model",
             start=self.start_alone,
             settings=settings,
             card=card,
         )
-        self._draw()
+        self._write_samples()
 
     # ------------------------------------------------------------------------------------------ parts
 
     @property
     def reworded(self) -> Source:
-        """The data as the transformer reads them: every caption in other wordings as well."""
+        """The data for the transformer, with paraphrases of every caption."""
         return RewordedSource(self.source, WORDINGS)
 
     @property
     def image_size(self) -> int:
-        """Side of the images as the model sees them."""
+        """Side of the model's images in pixels."""
         return self.known[1].image_size if self.known else self.size.tokenizer.image_size
 
     @property
-    def images_at(self) -> Path:
-        """Where the image tokenizer is."""
+    def image_tokenizer_path(self) -> Path:
+        """The directory of the image tokenizer."""
         if self.start:
             return self.start.directory / self.start.config.image_tokenizer
         return self.work / "image_tokenizer" / "model"
 
     @property
     def start_alone(self) -> ModelBundle | None:
-        """The family that was started from, with no role but the one that is trained again."""
+        """The family that training started from, with only the role that is trained."""
         if self.start is None:
             return None
         family = ModelBundle(self.start.directory)
-        only = {"base": family.config.roles["base"]}
-        family.config = family.config.model_copy(update={"roles": only, "adapters": {}})
+        base = {"base": family.config.roles["base"]}
+        family.config = family.config.model_copy(update={"roles": base, "adapters": {}})
         return family
 
     def _preprocessing(self) -> Preprocessing:
         return Preprocessing(size=self.image_size, resample=self.settings.resample)
 
     def recipes(self) -> tuple[ImageTokenizerRecipe | None, TransformerRecipe]:
-        """Both recipes, as they will be run."""
+        """Both recipes for the surveyed data."""
         assert self.state.survey is not None
         return self._recipes(self.state.survey.pictures)
 
-    def _recipes(self, pictures: int) -> tuple[ImageTokenizerRecipe | None, TransformerRecipe]:
+    def _recipes(self, images: int) -> tuple[ImageTokenizerRecipe | None, TransformerRecipe]:
         seed = self.settings.seed
-        first = (
-            None if self.start else tokenizer_recipe(self.size, pictures, str(self.work / "pictures"), seed)
-        )
+        first = None if self.start else tokenizer_recipe(self.size, images, str(self.work / "pictures"), seed)
         second = transformer_recipe(
             self.size,
-            pictures,
+            images,
             str(self.work / "tokens"),
             seed,
             self.start,
@@ -378,49 +377,50 @@ class TrainOn:
         return finish_recipes(first, second, self.settings.overrides)
 
     def _format(self, text: TextTokenizer) -> SequenceFormat:
-        """The sequences of the model to be."""
+        """The sequence format of the model."""
         if self.known:
             return self.known[0]
         recipe, other = self.recipes()
         assert recipe is not None
         vocabulary = Vocabulary(image_codes=recipe.model.codes, text_pieces=text.pieces)
-        form = other.format.model_dump(exclude={"window"})
-        return SequenceFormat(vocabulary=vocabulary, grid=recipe.model.grid, **form)
+        fields = other.format.model_dump(exclude={"window"})
+        return SequenceFormat(vocabulary=vocabulary, grid=recipe.model.grid, **fields)
 
     def _cost(self, text: TextTokenizer, lengths: Lengths) -> Cost:
         assert self.state.survey is not None
         first, second = self.recipes()
-        form, pictures = self._format(text), self.state.survey.pictures
-        images = first.model if first else self.known[1] if self.known else self.size.tokenizer
-        pieces = min(lengths.median, form.text_limit)
+        format, images = self._format(text), self.state.survey.pictures
+        tokenizer = first.model if first else self.known[1] if self.known else self.size.tokenizer
+        tokens = min(lengths.median, format.text_limit)
         with self.progress("timing some training steps"):
-            seconds = transformer_seconds(second, form, pieces), tokenizer_seconds(first) if first else 0.0
-        held = round(held_out(pictures) * pictures)
+            seconds = transformer_seconds(second, format, tokens), tokenizer_seconds(first) if first else 0.0
+        held = round(held_out(images) * images)
         return estimate(
-            images,
+            tokenizer,
             _stage(first, seconds[1], held) if first else Part(),
-            self._architecture(second, form),
+            self._architecture(second, format),
             _stage(second, seconds[0], min(held, second.validation.items)),
-            form.codes + 4 + pieces,
+            format.codes + 4 + tokens,
         )
 
-    def _architecture(self, recipe: TransformerRecipe, form: SequenceFormat) -> TransformerConfig:
+    def _architecture(self, recipe: TransformerRecipe, format: SequenceFormat) -> TransformerConfig:
         if self.start:
             return self.start.check("base")
         assert recipe.model is not None
-        sizes = {"vocab_size": form.vocabulary.padded_size, "max_positions": form.max_positions}
+        sizes = {"vocab_size": format.vocabulary.padded_size, "max_positions": format.max_positions}
         return TransformerConfig.model_validate({**recipe.model.model_dump(), **sizes})
 
     def _plan_lines(self, text: TextTokenizer, limit: int) -> list[str]:
-        """What every sample becomes, and what training costs."""
+        """The shape of a sample, the models, and the cost of training as text lines."""
         first, second = self.recipes()
-        form, lengths, cost = self._format(text), self.state.lengths, self.state.cost
+        format, lengths, cost = self._format(text), self.state.lengths, self.state.cost
         assert lengths is not None and cost is not None
-        cut = f"; {lengths.over:,} are longer and are cut" if lengths.over else ""
-        codes = f"{form.grid[0]} x {form.grid[1]} = {form.codes} codes of {form.vocabulary.image_codes:,}"
-        shortest, longest = (form.codes + 4 + min(n, limit) for n in (lengths.least, lengths.most))
-        whole = f"{shortest} to {longest}" if shortest < longest else f"{longest}"
-        one = f"{cost.tokenizer_parameters / 1e6:.1f} M parameters"
+        cut = f"; {lengths.over:,} are longer and are truncated" if lengths.over else ""
+        grid = f"{format.grid[0]} x {format.grid[1]}"
+        codes = f"{grid} = {format.codes} codes of {format.vocabulary.image_codes:,}"
+        shortest, longest = (format.codes + 4 + min(n, limit) for n in (lengths.least, lengths.most))
+        length = f"{shortest} to {longest}" if shortest < longest else f"{longest}"
+        size = f"{cost.tokenizer_parameters / 1e6:.1f} M parameters"
         trained = (
             f"{first.steps:,} steps of {first.batch_size}" if first else f"taken from {self.settings.start}"
         )
@@ -428,11 +428,12 @@ class TrainOn:
         started = f" from {self.settings.start}{adapted}" if self.start else ""
         time, memory = duration(cost.seconds), cost.memory / 2**30
         return [
-            f"a picture becomes   {self.image_size} x {self.image_size} px, {codes}",
-            f"a caption becomes   {lengths.least} to {lengths.most} pieces of {text.pieces:,}, "
+            f"an image becomes    {self.image_size} x {self.image_size} px, {codes}",
+            f"a caption becomes   {lengths.least} to {lengths.most} tokens of {text.pieces:,}, "
             f"median {lengths.median}; {limit} are read{cut}",
-            f"a sample is         [ROI1] caption {form.size} [BOI1] codes [EOI1]: {whole} tokens, all learnt",
-            f"image tokenizer     {one}, {trained}",
+            f"a sample is         [ROI1] caption {format.size} [BOI1] codes [EOI1]: {length} tokens, all "
+            "predicted",
+            f"image tokenizer     {size}, {trained}",
             f"transformer         {cost.transformer_parameters / 1e6:.1f} M parameters{started}, "
             f"{second.steps:,} steps of {second.batch_size}",
             f"cost                about {time} here, {memory:.1f} GiB of memory (estimates)",
@@ -441,28 +442,28 @@ class TrainOn:
     # ------------------------------------------------------------------------------------------ training
 
     def _train(self, recipe: Recipe) -> None:
-        """Train, or go on training; Stopped where a signal ended it."""
+        """Train, or resume training; raises Stopped after a signal."""
         directory = self.work / ("image_tokenizer" if recipe.task == "image_tokenizer" else "transformer")
-        begun = (directory / "checkpoints").is_dir() or (directory / "metrics.jsonl").is_file()
-        prepare_directory(recipe, directory, begun)
+        started = (directory / "checkpoints").is_dir() or (directory / "metrics.jsonl").is_file()
+        prepare_directory(recipe, directory, started)
         task: Task = task_class(recipe.task)(recipe)
-        outcome = Trainer(task, recipe, directory, self.console).fit(begun)
+        outcome = Trainer(task, recipe, directory, self.console).fit(started)
         if outcome.stopped:
             raise Stopped(outcome.stopped)
 
-    def _draw(self) -> None:
-        """A sheet of a few of the captions, as the finished model draws them."""
+    def _write_samples(self) -> None:
+        """Write a sheet of images that the finished model generates from some of the captions."""
         assert self.state.survey is not None
         model = Pipeline.from_pretrained(self.out)
-        prompts = [text for text in self.state.survey.examples[:DRAWN] if self._fits(model, text)]
+        prompts = [text for text in self.state.survey.examples[:SAMPLED] if self._fits(model, text)]
         if not prompts:
             return
-        with self.progress("drawing") as progress:
-            pictures = model.generate(prompts, n=4, seed=self.settings.seed, progress=progress)
-        width, height = pictures[0].image.size
+        with self.progress("generating") as progress:
+            images = model.generate(prompts, n=4, seed=self.settings.seed, progress=progress)
+        width, height = images[0].image.size
         sheet = Image.new("RGB", (4 * width, len(prompts) * height), "white")
-        for number, picture in enumerate(pictures):
-            sheet.paste(picture.image, (number % 4 * width, number // 4 * height))
+        for number, generated in enumerate(images):
+            sheet.paste(generated.image, (number % 4 * width, number // 4 * height))
         write_image(self.out / SAMPLES, sheet)
         self._say(f"  {self.out / SAMPLES}: {'; '.join(prompts)}")
 
@@ -472,7 +473,7 @@ class TrainOn:
 
 
 def _stage(recipe: Recipe, seconds: float, evaluated: int) -> Part:
-    """A run of this recipe, for the estimate of what it costs."""
+    """A run of this recipe, for estimating its cost."""
     every = recipe.intervals.evaluate
     return Part(
         steps=recipe.steps,
@@ -484,10 +485,11 @@ def _stage(recipe: Recipe, seconds: float, evaluated: int) -> Part:
 
 
 def _known(start: ModelBundle) -> tuple[SequenceFormat, ImageTokenizerConfig]:
-    """Sequences and image tokenizer of a family to start from; CogViewError where it is of another kind."""
-    form, images = of_type(start.role("base").sequences, SequenceFormat), start.image_tokenizer()
-    if form is None or form.kind != "text_to_image":
-        raise CogViewError(f"--from {start.config.name}: its base does not draw pictures code by code")
-    if not isinstance(images, ImageTokenizer):
-        raise CogViewError(f"--from {start.config.name}: its image tokenizer has several levels")
-    return form, images.config
+    """Sequence format and tokenizer configuration of a family to start from; raises CogViewError if it is of
+    an unsupported kind."""
+    format, tokenizer = of_type(start.role("base").sequences, SequenceFormat), start.image_tokenizer()
+    if format is None or format.kind != "text_to_image":
+        raise CogViewError(f"--from {start.config.name}: its base does not generate images code by code")
+    if not isinstance(tokenizer, ImageTokenizer):
+        raise CogViewError(f"--from {start.config.name}: its image tokenizer has several scales")
+    return format, tokenizer.config

@@ -1,4 +1,4 @@
-"""How far a run of train-on is: ``state.json``."""
+"""The state of a train-on run: ``state.json``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.config import Config
 from cogview.errors import CogViewError
 from cogview.files import remove_entry
-from cogview.training.locks import LOCK, held
+from cogview.training.locks import LOCK, locked
 from cogview.training.train_on.settings import Settings
 from cogview.training.train_on.survey import Cost, Lengths, Survey
 
 Stage = Literal["look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model"]
 STAGES: tuple[Stage, ...] = ("look", "text", "pictures", "image_tokenizer", "tokens", "transformer", "model")
 STATE, SAMPLES = "state.json", "samples.png"
-# What the stages leave in the work directory, the lock last.
+# The outputs of the stages in the work directory, the lock last.
 PARTS = (STATE, "text.model", "pictures", "image_tokenizer", "tokens", "transformer", "card.md", LOCK)
 
 
 class State(Config):
-    """``state.json``: the settings, the data's fingerprint, the stages that are done and what they found."""
+    """``state.json``: the settings, the data's fingerprint, the finished stages and their results."""
 
     format: Literal[1] = 1
     settings: Settings
@@ -38,15 +38,15 @@ class State(Config):
 
 
 def restart(out: Path, work: Path | None = None) -> None:
-    """Remove what an earlier run left in its work directory, and its result; files of others stay there."""
+    """Remove an earlier run's files from its work directory, and its result; other files are kept."""
     folder = work or out.with_name(out.name + ".work")
     if folder.is_dir() and (folder / STATE).is_file():
-        with held(folder):
+        with locked(folder):
             for name in PARTS:
                 remove_entry(folder / name)
             if (out / FILE).is_file():
                 remove_family(out, SAMPLES, WORDS)
     elif out.is_dir() and any(out.iterdir()):
         raise CogViewError(
-            f"{out} was not made by train-on, as far as can be seen (no {folder / STATE}); remove it yourself"
+            f"{out} does not seem to be written by train-on (no {folder / STATE}); remove it yourself"
         )

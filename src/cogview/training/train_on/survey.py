@@ -1,7 +1,7 @@
-"""What the data are, what every sample becomes, and what training on it will cost.
+"""A survey of the data, and an estimate of the cost of training on it.
 
-The time is that of some training steps, done here and now (``measure.py``), times their number, and of the
-evaluations between them.
+The estimated time is the measured time of a few training steps (``measure.py``) times their number, and that
+of the evaluations between them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 from cogview.transformer.config import TransformerConfig
 from cogview.transformer.model import Transformer
 
-LOOK_AT = 5000  # records that are decoded to know the data; a larger set is judged by its first ones
+SURVEYED = 5000  # maximum number of records that are decoded for the survey, the first ones of the data
 
-HELD_OUT = 0.05  # of the images, where there are enough
+HELD_OUT = 0.05  # fraction of the images, if there are enough
 
 
 class Survey(Config):
-    """What was found: the report of the records looked at, and what it does not say.
+    """The result of a survey: the report of the decoded records, and further statistics.
 
-    unnamed: images without a caption of their own; smallest: side of the smallest image, in pixels;
-    most: the largest number of captions of one image.
+    unnamed: number of images without a caption; smallest: side of the smallest image, in pixels; most:
+    maximum number of captions of one image.
     """
 
     total: int
@@ -48,7 +48,7 @@ class Survey(Config):
 
     @property
     def pictures(self) -> int:
-        """How many usable images there are, extrapolated where not all were looked at."""
+        """The number of usable images, extrapolated if not all were surveyed."""
         if self.report.records == self.total:
             return self.report.good
         return round(self.total * self.report.good / max(1, self.report.records))
@@ -57,22 +57,22 @@ class Survey(Config):
 def survey(
     plain: Source, named: Source, limits: Limits, progress: Callable[[int, int], None] | None = None
 ) -> Survey:
-    """Read the first records of a data set as a build would (``named`` is ``plain`` with every caption).
+    """Decode the first records of a data set as a build does; ``named`` is ``plain`` with all captions.
 
-    Raises CogViewError where none of them is usable.
+    Raises CogViewError if none of them is usable.
     """
     tally, seen, examples = Tally(), set[str](), dict[str, None]()
     unnamed, sides, most = 0, list[int](), 0
-    total = min(LOOK_AT, len(plain))
+    total = min(SURVEYED, len(plain))
     with Decoders(limits, GLANCE, workers_for(plain)) as decoders:
         readings = decoders.readings(islice(named.records(), total))
-        for own, (record, found) in zip(islice(plain.records(), total), readings, strict=True):
-            reading = found.unless_in(seen, record)
+        for original, (record, decoded) in zip(islice(plain.records(), total), readings, strict=True):
+            reading = decoded.unless_in(seen, record)
             tally.add(reading)
             if reading.sample is not None:
                 sides.append(reading.side)
                 most = max(most, len(record.captions))
-                unnamed += not own.captions
+                unnamed += not original.captions
                 if len(examples) < 8:
                     examples[record.captions[0].text] = None
             if progress:
@@ -80,7 +80,7 @@ def survey(
     report = tally.report()
     if not report.good:
         first = report.examples[0].message if report.examples else "no records"
-        raise CogViewError(f"not one usable picture among {report.records:,} records; the first: {first}")
+        raise CogViewError(f"no usable image among {report.records:,} records; the first: {first}")
     return Survey(
         total=len(plain),
         report=report,
@@ -91,29 +91,29 @@ def survey(
     )
 
 
-def describe(found: Survey, size: int) -> list[str]:
-    """The survey for people."""
-    report = found.report
-    looked = (
-        "" if report.records == found.total else f" among the first {report.records:,} of {found.total:,}"
+def describe(result: Survey, size: int) -> list[str]:
+    """The survey as text lines."""
+    report = result.report
+    surveyed = (
+        "" if report.records == result.total else f" among the first {report.records:,} of {result.total:,}"
     )
     counts = ", ".join(f"{name or 'untagged'} {n:,}" for name, n in report.captions.items())
-    several = f", up to {found.most} a picture" if found.most > 1 else ""
-    lines = [f"{report.good:,} usable pictures{looked}; captions: {counts}{several}"]
+    several = f", up to {result.most} per image" if result.most > 1 else ""
+    lines = [f"{report.good:,} usable images{surveyed}; captions: {counts}{several}"]
     for reason, count in report.rejected.items():
         first = next(example for example in report.examples if example.reason == reason)
         lines.append(
             f"  {count:,} left out, {reason}: {EXPLANATIONS.get(reason, '')} (such as {first.place})"
         )
     lines += [f"  {count:,} converted: {how}" for how, count in report.conversions.items()]
-    if found.unnamed:
-        named = found.examples[0] if found.unnamed == report.good else "…"
+    if result.unnamed:
+        named = result.examples[0] if result.unnamed == report.good else "…"
         example = f', such as "{named}"' if named != "…" else ""
-        lines.append(f"  {found.unnamed:,} without a caption: called after their files or folders{example}")
-    if found.smallest < size:
-        lines.append(f"  the smallest is {found.smallest} px and becomes {size}: enlarged, it stays blurred")
+        lines.append(f"  {result.unnamed:,} without a caption: named after their files or folders{example}")
+    if result.smallest < size:
+        lines.append(f"  the smallest is {result.smallest} px and is upscaled to {size}: it will be blurred")
     if report.good < 100:
-        lines.append("  few pictures: expect the model to learn them by heart rather than to invent")
+        lines.append("  few images: expect the model to memorize them rather than to generalize")
     return lines
 
 
@@ -121,7 +121,7 @@ def describe(found: Survey, size: int) -> list[str]:
 
 
 def fit_text_tokenizer(texts: Sequence[str], pieces: int) -> TextTokenizer:
-    """A text tokenizer of ``pieces``, or of as many as the texts allow."""
+    """Train a text tokenizer with ``pieces`` tokens, or as many as the texts allow."""
     for _ in range(8):
         try:
             return TextTokenizer.train(texts, pieces)
@@ -131,11 +131,11 @@ def fit_text_tokenizer(texts: Sequence[str], pieces: int) -> TextTokenizer:
             if not limit and not needed:
                 raise
             pieces = int(limit[1]) if limit else int(needed[1]) + 8 if needed else pieces
-    raise CogViewError("no text tokenizer can be learnt from these captions; write longer ones")
+    raise CogViewError("no text tokenizer can be trained on these captions; write longer ones")
 
 
 class Lengths(Config):
-    """Lengths of the captions in tokens; ``over`` are longer than what the model reads and are cut."""
+    """Lengths of the captions in tokens; ``over`` of them are longer than the limit and are truncated."""
 
     least: int
     median: int
@@ -144,17 +144,18 @@ class Lengths(Config):
 
     @classmethod
     def of(cls, texts: Sequence[str], tokenizer: TextTokenizer, limit: int) -> Lengths:
-        """The lengths of some texts."""
-        found = [len(tokenizer.encode(text)) for text in texts]
-        over = sum(length > limit for length in found)
-        return cls(least=min(found), median=round(statistics.median(found)), most=max(found), over=over)
+        """The statistics of some texts."""
+        lengths = [len(tokenizer.encode(text)) for text in texts]
+        over = sum(length > limit for length in lengths)
+        median = round(statistics.median(lengths))
+        return cls(least=min(lengths), median=median, most=max(lengths), over=over)
 
 
 # ---------------------------------------------------------------------------------------------- cost
 
 
 class Cost(Config):
-    """An estimate: seconds for each stage and bytes of memory at the most."""
+    """An estimate: seconds of each stage, and bytes of peak memory."""
 
     tokenizer_parameters: int
     transformer_parameters: int
@@ -164,23 +165,23 @@ class Cost(Config):
 
     @property
     def seconds(self) -> float:
-        """All of the training."""
+        """Seconds of all training."""
         return self.tokenizer_seconds + self.transformer_seconds
 
 
 def tokenizer_parameters(config: ImageTokenizerConfig) -> int:
-    """All weights of an image tokenizer."""
+    """The number of parameters of an image tokenizer."""
     with torch.device("meta"):
         return sum(p.numel() for p in ImageTokenizer(config).parameters())
 
 
 def transformer_parameters(config: TransformerConfig) -> int:
-    """All weights of a transformer."""
+    """The number of parameters of a transformer."""
     return sum(tensor.numel() for tensor in Transformer.shapes(config).values())
 
 
 class Part(NamedTuple):
-    """A run of training: updates, rows of each, seconds of each; rows evaluated, and how often."""
+    """A training run: updates, rows and seconds per update; rows per evaluation, number of evaluations."""
 
     steps: int = 0
     rows: int = 1
@@ -190,29 +191,29 @@ class Part(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Seconds of all; an evaluation is a forward pass, a third of a step of as many rows."""
+        """Total seconds; the forward pass of an evaluation takes a third of a step with as many rows."""
         return self.seconds * (self.steps + self.evaluations * self.evaluated / self.rows / 3)
 
 
 def estimate(
     tokenizer: ImageTokenizerConfig, first: Part, config: TransformerConfig, second: Part, length: int
 ) -> Cost:
-    """What training costs. ``first`` has no steps where the tokenizer is taken over; length: of a sequence.
+    """The cost of training. ``first`` has no steps if the tokenizer is not trained; length: of a sequence.
 
     Memory: weights, gradients and two moments, and the activations of one batch.
     """
     small, large = tokenizer_parameters(tokenizer), transformer_parameters(config)
-    held = 4 * second.rows * length * config.hidden * config.layers * 16
-    area = 4 * first.rows * tokenizer.image_size**2 * 64
+    activations = 4 * second.rows * length * config.hidden * config.layers * 16
+    feature_maps = 4 * first.rows * tokenizer.image_size**2 * 64
     return Cost(
         tokenizer_parameters=small,
         transformer_parameters=large,
         tokenizer_seconds=first.total,
         transformer_seconds=second.total,
-        memory=max(16 * large + held, 16 * small + area) + (300 << 20),
+        memory=max(16 * large + activations, 16 * small + feature_maps) + (300 << 20),
     )
 
 
-def held_out(pictures: int) -> float:
-    """The share of the images that is kept for evaluation."""
-    return 0.0 if pictures < 40 else min(HELD_OUT, 1024 / pictures)
+def held_out(images: int) -> float:
+    """The fraction of the images that is held out for evaluation."""
+    return 0.0 if images < 40 else min(HELD_OUT, 1024 / images)

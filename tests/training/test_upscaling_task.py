@@ -30,13 +30,13 @@ from cogview.sequences.super_resolution import DirectFormat, IterativeFormat, up
 from cogview.training.checkpoint.directory import latest_checkpoint
 from cogview.training.launch import prepare_directory
 from cogview.training.metrics_file import MetricsFile
-from cogview.training.tasks.enlarging import (
+from cogview.training.tasks.upscaling import (
     DirectRecipe,
     DirectTask,
-    EnlargingRecipe,
     IterativeRecipe,
     IterativeTask,
-    hide,
+    UpscalingRecipe,
+    sample_masks,
 )
 from cogview.training.trainer import Trainer
 from cogview.transformer.config import TransformerConfig
@@ -200,10 +200,10 @@ def test_both_train_in_half_precision_with_fp32_masters(
 
 
 def test_hidden_parts_have_the_ratios_that_are_asked(data: Path) -> None:
-    hidden = hide(400, 50, (0.2, 0.9), torch.Generator().manual_seed(0)).sum(1)
+    hidden = sample_masks(400, 50, (0.2, 0.9), torch.Generator().manual_seed(0)).sum(1)
     assert set(hidden.tolist()) == {10, 45}
     assert 150 < (hidden == 10).sum() < 250
-    assert hide(3, 4, (0.01,), None).sum(1).tolist() == [1, 1, 1]
+    assert sample_masks(3, 4, (0.01,), None).sum(1).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("make", [direct, iterative])
@@ -228,7 +228,7 @@ def test_validation_is_the_same_twice(data: Path) -> None:
 
 def test_what_does_not_fit_is_told_before_training(data: Path, tmp_path: Path) -> None:
     coglm(tmp_path / "other", {**BASE.model_dump(mode="json"), "grid": [3, 3]})
-    with pytest.raises(CogViewError, match=r"small pictures of \(2, 3\) codes"):
+    with pytest.raises(CogViewError, match=r"small images of \(2, 3\) codes"):
         direct(data, init=str(tmp_path / "other")).build()
     coglm(tmp_path / "none", {})
     with pytest.raises(CogViewError, match="is no CogLM"):
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_told_before_training(data: Path, tmp_path: Path) -
 @pytest.mark.parametrize("size", ["", "-released"])
 @pytest.mark.parametrize("name", ["direct", "iterative"])
 def test_the_recipes_are_valid(name: str, size: str) -> None:
-    kinds: dict[str, type[EnlargingRecipe]] = {"direct": DirectRecipe, "iterative": IterativeRecipe}
+    kinds: dict[str, type[UpscalingRecipe]] = {"direct": DirectRecipe, "iterative": IterativeRecipe}
     path = f"cogview2-{name}{size}.yaml" if size else f"pictogram/first/{name}.yaml"
     found = read_yaml(kinds[name], RECIPES / path)
     assert found.window == ((9, 5) if size else (9, 9))

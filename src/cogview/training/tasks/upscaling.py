@@ -1,9 +1,9 @@
 """Training CogView2's two super-resolution models from a CogLM (section 3.3).
 
 A sample is an item's large image, its small one and one of its captions (``cogview data build
---super-resolution``). *Direct*: all large codes from the small ones at once; only the decoder's attention
-layers and the large image's positions are trained. *Iterative*: part of the large codes is hidden, as much
-as a ratio drawn for each sample says, and predicted from the others and the text; all weights are trained.
+--super-resolution``). *Direct*: all large codes from the small ones in one pass; only the decoder's attention
+layers and the large image's positions are trained. *Iterative*: large codes are masked, with a mask ratio
+sampled for each item, and predicted from the others and the text; all weights are trained.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Ratio = Annotated[float, Field(gt=0, le=1)]
 COPIED = {"decoder_qkv": "qkv", "decoder_out": "out"}
 
 
-class EnlargingRecipe(Recipe):
-    """What both recipes have. ``init`` is a CogLM (a family, a run or its directory), or a model of the same
-    task to go on with (``pictogram-2/direct``). window: rows and columns of the local attention, by default
-    9 x 9 or those of the model in init. attention_dropout: another than that of the model in init. ``data``,
-    ``split``, ``sources``, ``mixture`` and ``validation`` are as in the transformer's recipe.
+class UpscalingRecipe(Recipe):
+    """Base of both recipes. ``init`` is a CogLM (a family, a run or its directory), or a model of the same
+    task to continue from (``pictogram-2/direct``). window: rows and columns of the local attention, by
+    default 9 x 9 or those of the model in init. attention_dropout: overrides that of the model in init.
+    ``data``, ``split``, ``sources``, ``mixture`` and ``validation`` are as in the transformer's recipe.
     """
 
     CHANGEABLE: ClassVar[frozenset[str]] = Recipe.CHANGEABLE | {"validation"}
@@ -59,23 +59,23 @@ class EnlargingRecipe(Recipe):
     @model_validator(mode="after")
     def _starts(self) -> Self:
         if self.init is None:
-            raise ValueError("init: missing; name the CogLM whose pictures are to be enlarged")
+            raise ValueError("init: missing; give the CogLM whose images are to be upscaled")
         return self
 
 
-class DirectRecipe(EnlargingRecipe):
-    """Direct super-resolution. across: rows and columns of the window on the small image. trained: the
-    decoder's attention alone, as in the paper, or everything."""
+class DirectRecipe(UpscalingRecipe):
+    """Direct super-resolution. across: rows and columns of the window on the small image. trained: only the
+    decoder's attention, as in the paper, or everything."""
 
     task: Literal["direct_super_resolution"]
     across: tuple[PositiveInt, PositiveInt] = (5, 5)
     trained: Literal["decoder", "all"] = "decoder"
 
 
-class IterativeRecipe(EnlargingRecipe):
-    """Iterative super-resolution. text_slots: how much of a text is read. ratios: of hidden codes, one is
-    drawn for each sample. trained: everything, as in the paper, or the attention layers and the large
-    positions alone, so that all else can be stored once for this model and the CogLM."""
+class IterativeRecipe(UpscalingRecipe):
+    """Iterative super-resolution. text_slots: number of text tokens that are read. ratios: mask ratios, one
+    of which is sampled for each item. trained: everything, as in the paper, or only the attention layers and
+    the large positions, so that all other weights can be shared with the CogLM."""
 
     task: Literal["iterative_super_resolution"]
     text_slots: PositiveInt = 16
@@ -83,109 +83,111 @@ class IterativeRecipe(EnlargingRecipe):
     trained: Literal["attention", "all"] = "all"
 
 
-def hide(count: int, length: int, ratios: tuple[float, ...], generator: torch.Generator | None) -> Tensor:
-    """bool (count, length): of each row a part, one of ``ratios``, but one at least, at random places."""
-    chosen = torch.tensor(ratios)[torch.randint(len(ratios), (count,), generator=generator)]
+def sample_masks(
+    count: int, length: int, ratios: tuple[float, ...], generator: torch.Generator | None
+) -> Tensor:
+    """bool (count, length): random masks, each with one of ``ratios``, of at least one code."""
+    sampled = torch.tensor(ratios)[torch.randint(len(ratios), (count,), generator=generator)]
     ranks = torch.rand(count, length, generator=generator).argsort(1).argsort(1)
-    return ranks < (chosen * length).round().clamp(min=1)[:, None]
+    return ranks < (sampled * length).round().clamp(min=1)[:, None]
 
 
-def grown(state: Mapping[str, Tensor], model: nn.Module, under: Tensor) -> dict[str, Tensor]:
-    """A base model's weights as those of a super-resolution model.
+def expand_weights(state: Mapping[str, Tensor], model: nn.Module, positions: Tensor) -> dict[str, Tensor]:
+    """Initialize the weights of a super-resolution model from those of its base model.
 
-    The decoder begins as the encoder; each large code's position as that of the small code under it, whose
-    rows in the base's table are ``under`` int64 (codes,).
+    The decoder is a copy of the encoder; the embedding of each large code's position is a copy of that of the
+    corresponding small code, whose rows in the base's table are ``positions``, int64 (codes,).
     """
-    found = {}
+    weights = {}
     for name in model.state_dict():
-        *above, module, kind = name.split(".")
-        source = ".".join([*above, COPIED.get(module, module), kind])
+        *parents, module, kind = name.split(".")
+        source = ".".join([*parents, COPIED.get(module, module), kind])
         if name == "extra_positions.weight":
-            found[name] = state["positions.weight"][under].clone()
+            weights[name] = state["positions.weight"][positions].clone()
         else:
-            found[name] = state[source].clone() if module in COPIED else state[source]
-    return found
+            weights[name] = state[source].clone() if module in COPIED else state[source]
+    return weights
 
 
-class EnlargingTask(Task):
-    """What both tasks share."""
+class UpscalingTask(Task):
+    """Base of both tasks."""
 
     recipe: Any
     all_half: ClassVar[bool] = True
-    unit = "pictures"
-    spike: ClassVar[tuple[float, float]] = (2.0, 1.0)  # of nats a code
+    unit = "images"
+    spike: ClassVar[tuple[float, float]] = (2.0, 1.0)  # in nats a code
 
     @cached_property
     def shards(self) -> TokenShards:
-        """The data, opened at first use; CogViewError where they have no small images."""
+        """The data, opened on first use; raises CogViewError if they have no small images."""
         shards = TokenShards(self.recipe.data)
         shards.context([])  # raises
         return shards
 
     @cached_property
     def start(self) -> InitCheckpoint:
-        """The CogLM; CogViewError where the data have other tokens than it knows."""
+        """The model in ``init``; raises CogViewError if the data have other tokenizers."""
         index, start = self.shards.index, find_init_checkpoint(self.recipe.init)
         start.require(index.image_tokenizer, index.text_tokenizer, self.recipe.data)
         return start
 
     @cached_property
     def base(self) -> tuple[CogLMFormat, TransformerConfig]:
-        """The CogLM's sequences and configuration; CogViewError where its images are not the small ones."""
-        form, index = of_type(self.start.sequences, CogLMFormat), self.shards.index
-        if form is None:
+        """The CogLM's format and configuration; raises CogViewError if they do not fit the data."""
+        format, index = of_type(self.start.sequences, CogLMFormat), self.shards.index
+        if format is None:
             raise CogViewError(
                 f"init: {self.recipe.init} is no CogLM, nor a model of this task; super-resolution "
                 "starts from a CogLM (task: coglm)"
             )
-        sizes = form.vocabulary.image_codes, form.vocabulary.text_pieces
-        found = index.vocabulary.image_codes, index.vocabulary.text_pieces
-        if form.grid != index.context_grid or sizes != found:
+        sizes = format.vocabulary.image_codes, format.vocabulary.text_pieces
+        data_sizes = index.vocabulary.image_codes, index.vocabulary.text_pieces
+        if format.grid != index.context_grid or sizes != data_sizes:
             raise CogViewError(
-                f"{self.recipe.data}: small pictures of {index.context_grid} codes, {found} image codes and "
-                f"text pieces; the model in init has {form.grid} and {sizes}"
+                f"{self.recipe.data}: small images of {index.context_grid} codes, {data_sizes} image codes "
+                f"and text tokens; the model in init has {format.grid} and {sizes}"
             )
-        return form, self.start.config()
+        return format, self.start.config()
 
     @property
     def scale(self) -> int:
-        """How many times larger a side gets."""
+        """The upscaling factor of a side."""
         return self.shards.index.grid[0] // self.base[0].grid[0]
 
     @property
-    def own(self) -> DirectFormat | IterativeFormat | None:
-        """What the model in ``init`` reads, where it is of this task; CogViewError where the data differ."""
+    def init_format(self) -> DirectFormat | IterativeFormat | None:
+        """The format of a model of this task in ``init``, or None; raises CogViewError if the data differ."""
         index, start = self.shards.index, self.start.sequences
         direct, iterative = of_type(start, DirectFormat), of_type(start, IterativeFormat)
-        form = direct or iterative
-        if form is None or form.kind != self.name:
+        format = direct or iterative
+        if format is None or format.kind != self.name:
             return None
         small = direct.small if direct else index.context_grid
-        if (form.grid, small) != (index.grid, index.context_grid):
+        if (format.grid, small) != (index.grid, index.context_grid):
             raise CogViewError(
-                f"{self.recipe.data}: pictures of {index.grid} codes over {index.context_grid}; the "
-                f"model in init makes {form.grid} of {small}"
+                f"{self.recipe.data}: images of {index.grid} codes from {index.context_grid}; the "
+                f"model in init generates {format.grid} from {small}"
             )
-        return form
+        return format
 
     @cached_property
-    def form(self) -> DirectFormat | IterativeFormat:
-        """What the model reads."""
+    def format(self) -> DirectFormat | IterativeFormat:
+        """The model's sequence format."""
         raise NotImplementedError
 
-    def _given(self, *names: str) -> dict[str, Any]:
-        """The recipe's values of fields of the form, those that are left out only where init has none."""
-        chosen = [name for name in names if self.own is None or name in self.recipe.model_fields_set]
-        return {name: getattr(self.recipe, name) for name in chosen}
+    def _format_changes(self, *names: str) -> dict[str, Any]:
+        """Fields of the format from the recipe; its defaults are only used if there is no ``init_format``."""
+        used = [name for name in names if self.init_format is None or name in self.recipe.model_fields_set]
+        return {name: getattr(self.recipe, name) for name in used}
 
     @property
     def text_limit(self) -> int:
-        """Longer texts are cut."""
+        """The number of text tokens that are read; longer texts are truncated."""
         raise NotImplementedError
 
     def config(self) -> TransformerConfig:
         """The model's configuration."""
-        config = self.start.config() if self.own else upscaler_config(self.base[1], self.form)
+        config = self.start.config() if self.init_format else upscaler_config(self.base[1], self.format)
         dropout = self.recipe.attention_dropout
         return config if dropout is None else config.model_copy(update={"attention_dropout": dropout})
 
@@ -193,37 +195,38 @@ class EnlargingTask(Task):
         return Transformer(self.config())
 
     def first_losses(self, model: nn.Module) -> FirstLosses | None:
-        """From a model of this task the same items' losses in both; None from a CogLM, which has no such."""
-        if self.own is None:
+        """Losses of the same items in both models of this task; None for a CogLM, which has no such loss."""
+        if self.init_format is None:
             return None
         batch, _ = next(iter(self.loader(None)))
         first: Any = {name: cast(Any, values)[:ROWS] for name, values in batch.items()}
-        still = Transformer.from_directory(self.start.directory)
-        start, own = self._first_loss(model, self.form, first), self._first_loss(still, self.own, first)
-        now, then = self.form.model_dump(), self.own.model_dump()
+        init_model = Transformer.from_directory(self.start.directory)
+        start = self._first_loss(model, self.format, first)
+        own = self._first_loss(init_model, self.init_format, first)
+        now, then = self.format.model_dump(), self.init_format.model_dump()
         return FirstLosses(
             start, own, {name: (now[name], then[name]) for name in now if now[name] != then[name]}
         )
 
     def _first_loss(
-        self, model: nn.Module, form: DirectFormat | IterativeFormat, batch: TokenBatch
+        self, model: nn.Module, format: DirectFormat | IterativeFormat, batch: TokenBatch
     ) -> dict[str, float]:
-        """A model's loss on the CPU, the same codes hidden at every call."""
+        """A model's loss on the CPU, with the same mask at every call."""
         task, generator = copy(self), torch.Generator().manual_seed(VALIDATION_SEED)
-        task.__dict__["form"], task.device = form, torch.device("cpu")
+        task.__dict__["format"], task.device = format, torch.device("cpu")
         loss, _ = task._loss(cast(Transformer, model), batch, generator)
         return {"image_loss": float(loss)}
 
     def initialize(self, model: nn.Module, directory: Path) -> None:
-        """Begin from the CogLM's weights, or from a model's of this task."""
-        if self.own:
+        """Initialize from the CogLM's weights, or from those of a model of this task."""
+        if self.init_format:
             load_weights(model, self.start.directory)
             return
-        base, still = self.base[0], Transformer.from_directory(self.start.directory)
-        rows, columns = self.form.grid
-        numbers = torch.arange(rows * columns)
-        small = numbers // columns // self.scale * base.grid[1] + numbers % columns // self.scale
-        model.load_state_dict(grown(still.state_dict(), model, base.begin_position + 1 + small))
+        base, coglm = self.base[0], Transformer.from_directory(self.start.directory)
+        rows, columns = self.format.grid
+        index = torch.arange(rows * columns)
+        small = index // columns // self.scale * base.grid[1] + index % columns // self.scale
+        model.load_state_dict(expand_weights(coglm.state_dict(), model, base.begin_position + 1 + small))
 
     def loader(
         self, state: State | None, *, rank: int = 0, world: int = 1
@@ -257,12 +260,12 @@ class EnlargingTask(Task):
     def _loss(
         self, model: Transformer, batch: TokenBatch, generator: torch.Generator | None
     ) -> tuple[Tensor, Metrics]:
-        """Cross-entropy of the large codes that are predicted, in nats, and how often the best is right."""
+        """Cross-entropy of the predicted large codes, in nats, and metrics."""
         raise NotImplementedError
 
-    def _entropy(self, model: Transformer, states: Tensor, codes: Tensor) -> tuple[Tensor, Metrics]:
-        """states: (n, h) at the places of codes (n,)."""
-        logits = model.logits(states, slice(0, self.form.vocabulary.image_codes)).float()
+    def _cross_entropy(self, model: Transformer, states: Tensor, codes: Tensor) -> tuple[Tensor, Metrics]:
+        """Cross-entropy and accuracy of codes (n,) from their hidden states (n, h)."""
+        logits = model.logits(states, slice(0, self.format.vocabulary.image_codes)).float()
         loss = F.cross_entropy(logits, codes)
         return loss, {"image_loss": loss.detach(), "accuracy": (logits.argmax(-1) == codes).float().mean()}
 
@@ -270,38 +273,39 @@ class EnlargingTask(Task):
         return len(batch["texts"])
 
     def loss_weights(self, batch: Any) -> dict[str, float]:
-        """By images."""
+        """Weight the loss by the number of images."""
         return {"loss": float(len(batch["items"]))}
 
     @cached_property
     def validation(self) -> list[TokenBatch]:
         """The validation batches, the same at every evaluation."""
-        asked = self.recipe.validation
-        chosen = self.shards.select((asked.split,), self.recipe.sources)
-        if asked.split not in self.shards.splits or not len(chosen):
+        config = self.recipe.validation
+        selected = self.shards.select((config.split,), self.recipe.sources)
+        if config.split not in self.shards.splits or not len(selected):
             return []
-        mixture, found, items = self.recipe.mixture.model_copy(update={"weights": {}}), list[TokenBatch](), 0
-        loader = self._loader(VALIDATION_SEED, asked.split, asked.batch_size, mixture=mixture, epochs=1)
+        mixture = self.recipe.mixture.model_copy(update={"weights": {}})
+        batches, items = list[TokenBatch](), 0
+        loader = self._loader(VALIDATION_SEED, config.split, config.batch_size, mixture=mixture, epochs=1)
         for batch, _ in loader:
-            if items >= asked.items:
+            if items >= config.items:
                 break
-            found.append(batch)
+            batches.append(batch)
             items += len(batch["texts"])
-        return found
+        return batches
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Loss in nats a code and accuracy on held-out images, the same codes hidden every time."""
+        """Loss in nats a code and accuracy on held-out images, with the same masks every time."""
         generator, sums, count = torch.Generator().manual_seed(VALIDATION_SEED), dict[str, float](), 0
         for batch in self.validation:
-            moved, size = self.prepare(batch, self.device), len(batch["texts"])
-            loss, parts = self._loss(cast(Transformer, model), moved, generator)
+            on_device, size = self.prepare(batch, self.device), len(batch["texts"])
+            loss, metrics = self._loss(cast(Transformer, model), on_device, generator)
             count += size
-            for name, value in {"loss": loss, **parts}.items():
+            for name, value in {"loss": loss, **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * size
         return {name: total / count for name, total in sums.items()}
 
     def samples(self, model: nn.Module, directory: Path, step: int) -> None:
-        """None: the metrics say enough of single codes."""
+        """No samples: the metrics of single codes suffice."""
         return
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -309,12 +313,12 @@ class EnlargingTask(Task):
         return
 
     def compile(self, model: nn.Module) -> None:
-        """Compile block by block."""
+        """Compile each block."""
         for block in cast(Transformer, model).blocks:
             block.compile()
 
     def export(self, model: nn.Module, directory: Path) -> None:
-        """The model (fp16) and ``training.json``: what it reads, tokenizers."""
+        """Write the model (fp16) and ``training.json`` with its sequence format and tokenizers."""
         cast(Transformer, model).save(directory)
         index = self.shards.index
         facts = {
@@ -322,12 +326,12 @@ class EnlargingTask(Task):
             "data": index.fingerprint,
             "image_tokenizer": index.image_tokenizer,
             "text_tokenizer": index.text_tokenizer,
-            "sequences": self.form.model_dump(mode="json"),
+            "sequences": self.format.model_dump(mode="json"),
         }
         (directory / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-class DirectTask(EnlargingTask):
+class DirectTask(UpscalingTask):
     """Trains direct super-resolution; see :class:`DirectRecipe`."""
 
     recipe_class: ClassVar[type[Recipe]] = DirectRecipe
@@ -335,31 +339,31 @@ class DirectTask(EnlargingTask):
     recipe: DirectRecipe
 
     @cached_property
-    def form(self) -> DirectFormat:
-        own = cast(DirectFormat | None, self.own)
-        form = own or DirectFormat.over(self.base[0], self.scale, self.base[1].max_positions)
-        return form.model_copy(update=self._given("window", "across"))
+    def format(self) -> DirectFormat:
+        known = cast(DirectFormat | None, self.init_format)
+        format = known or DirectFormat.over(self.base[0], self.scale, self.base[1].max_positions)
+        return format.model_copy(update=self._format_changes("window", "across"))
 
     @property
     def text_limit(self) -> int:
-        return self.form.text_limit
+        return self.format.text_limit
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The decoder's projections and the large positions, unless everything is trained."""
         for name, parameter in model.named_parameters():
-            own = ".decoder_" in name or name == "extra_positions.weight"
-            if own or self.recipe.trained == "all":
+            of_decoder = ".decoder_" in name or name == "extra_positions.weight"
+            if of_decoder or self.recipe.trained == "all":
                 yield name, parameter
 
     def _loss(
         self, model: Transformer, batch: TokenBatch, generator: torch.Generator | None
     ) -> tuple[Tensor, Metrics]:
-        made = self.form.inputs(batch["texts"], batch["context"].cpu()).to(self.device)
-        states = model(made.ids, made.positions, made.visibility)[:, -self.form.codes :]
-        return self._entropy(model, states.flatten(0, 1), batch["codes"].flatten())
+        inputs = self.format.inputs(batch["texts"], batch["context"].cpu()).to(self.device)
+        states = model(inputs.ids, inputs.positions, inputs.visibility)[:, -self.format.codes :]
+        return self._cross_entropy(model, states.flatten(0, 1), batch["codes"].flatten())
 
 
-class IterativeTask(EnlargingTask):
+class IterativeTask(UpscalingTask):
     """Trains iterative super-resolution; see :class:`IterativeRecipe`."""
 
     recipe_class: ClassVar[type[Recipe]] = IterativeRecipe
@@ -367,17 +371,17 @@ class IterativeTask(EnlargingTask):
     recipe: IterativeRecipe
 
     @cached_property
-    def form(self) -> IterativeFormat:
-        own = cast(IterativeFormat | None, self.own)
-        form = own or IterativeFormat.over(self.base[0], self.scale, self.base[1].max_positions)
-        return form.model_copy(update=self._given("window", "text_slots"))
+    def format(self) -> IterativeFormat:
+        known = cast(IterativeFormat | None, self.init_format)
+        format = known or IterativeFormat.over(self.base[0], self.scale, self.base[1].max_positions)
+        return format.model_copy(update=self._format_changes("window", "text_slots"))
 
     @property
     def text_limit(self) -> int:
-        return self.form.text_slots
+        return self.format.text_slots
 
     def parameters(self, model: nn.Module, phase: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Everything, or what ``trained`` says."""
+        """The parameters that ``trained`` selects."""
         for name, parameter in model.named_parameters():
             if self.recipe.trained == "all" or ".attention." in name or name == "extra_positions.weight":
                 yield name, parameter
@@ -385,8 +389,8 @@ class IterativeTask(EnlargingTask):
     def _loss(
         self, model: Transformer, batch: TokenBatch, generator: torch.Generator | None
     ) -> tuple[Tensor, Metrics]:
-        hidden = hide(len(batch["texts"]), self.form.codes, self.recipe.ratios, generator)
-        made = self.form.inputs(batch["texts"], batch["codes"].cpu(), hidden).to(self.device)
-        states = model(made.ids, made.positions, made.visibility)[:, -self.form.codes :]
-        hidden = hidden.to(self.device)
-        return self._entropy(model, states[hidden], batch["codes"][hidden])
+        masks = sample_masks(len(batch["texts"]), self.format.codes, self.recipe.ratios, generator)
+        inputs = self.format.inputs(batch["texts"], batch["codes"].cpu(), masks).to(self.device)
+        states = model(inputs.ids, inputs.positions, inputs.visibility)[:, -self.format.codes :]
+        masks = masks.to(self.device)
+        return self._cross_entropy(model, states[masks], batch["codes"][masks])
