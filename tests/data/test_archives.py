@@ -344,10 +344,8 @@ def test_one_caption_for_all(tmp_path: Path) -> None:
     assert source.fingerprint() != CaptionedSource(some(tmp_path), {"en": ["another"]}).fingerprint()
 
 
-@given(start=st.integers(0, 9), together=st.integers(1, 5))
-def test_translation_from_any_start(
-    tmp_path_factory: pytest.TempPathFactory, start: int, together: int
-) -> None:
+@given(start=st.integers(0, 9), size=st.integers(1, 5))
+def test_translation_from_any_start(tmp_path_factory: pytest.TempPathFactory, start: int, size: int) -> None:
     asked: list[str] = []
 
     def translate(texts: list[str]) -> list[str]:
@@ -356,7 +354,7 @@ def test_translation_from_any_start(
 
     folder = tmp_path_factory.mktemp("x")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cogview.data.sources.wrappers.TOGETHER", together)
+        patch.setattr("cogview.data.sources.wrappers.BATCH", size)
         records = list(TranslatedSource(some(folder), translate).records(start))
     for number, record in enumerate(records, start):
         texts = [c.text for c in record.captions if c.language == "zh"]

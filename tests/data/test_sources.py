@@ -83,7 +83,7 @@ def test_a_table_without_captions_says_which_columns_it_has(tmp_path: Path) -> N
     with pytest.raises(CogViewError, match="no caption column among file, number"):
         open_source(path)
     path.write_text("number,caption\n3,text\n")
-    with pytest.raises(CogViewError, match="no picture column among number, caption"):
+    with pytest.raises(CogViewError, match="no image column among number, caption"):
         open_source(path)
 
 

@@ -1,16 +1,16 @@
-"""What people have on disk, as one stream of records (:func:`open_source`).
+"""Opens image-caption data on disk as a stream of records (:func:`open_source`).
 
 =====================  =====================================================================================
-folder                 images with captions beside them (``cat.png`` and ``cat.txt``, several captions =
-                       several lines; ``cat.en.txt`` names the language), or with one table of captions
-table                  CSV, TSV, JSON, JSONL with a column of paths; Parquet, or a folder of it
+folder                 images with caption files beside them (``cat.png`` and ``cat.txt``, one caption per
+                       line; ``cat.en.txt`` names the language), or with one table of captions
+table                  CSV, TSV, JSON, JSONL with a column of paths; Parquet, or a folder of Parquet files
 archive                zip or tar of the above, read in place; a folder of tars is WebDataset
-saved                  a Hugging Face data set that ``save_to_disk`` wrote
+saved                  a Hugging Face data set written by ``save_to_disk``
 =====================  =====================================================================================
 
-Languages come from the columns' names (``en``, ``caption_zh``) or from :class:`Columns`. The order of a
-source's records is fixed, so a build can stop and go on. Wrappers add a split, one caption for all, or
-translated captions.
+Languages come from the column names (``en``, ``caption_zh``) or from :class:`Columns`. The order of a
+source's records is fixed, so a build can be interrupted and resumed. Wrappers add splits, the same captions
+for all records, or translated captions.
 """
 
 from __future__ import annotations
@@ -61,23 +61,23 @@ def open_source(
     images: str | Path | None = None,
     validation: float = VALIDATION,
 ) -> Source:
-    """The source at ``path``: a folder, a table, an archive or a saved data set (see the module).
+    """Open the folder, table, archive or saved data set at ``path`` (see the module).
 
-    ``images`` is the folder that image paths in a table are relative to (default: the table's own).
+    ``images`` is the folder that image paths in a table are relative to (default: the table's folder).
     Without a split column, ``validation`` is the share of records that go to the split "val"; the others
-    are "train". Raises CogViewError where there is nothing to read.
+    are "train". Raises CogViewError if there is nothing to read.
     """
     root = Path(path)
     columns = columns or Columns()
     base = Path(images) if images else None
     if not root.exists():
         raise CogViewError(
-            f"{root} does not exist; give a folder of pictures, a table, an archive or a saved data set"
+            f"{root} does not exist; give a folder of images, a table, an archive or a saved data set"
         )
     source = _open_folder(root, columns, base) if root.is_dir() else _open_file(root, columns, base)
     if len(source) == 0:
         raise CogViewError(
-            f"{root} holds no samples; a folder needs pictures ({' '.join(sorted(IMAGE_SUFFIXES))})"
+            f"{root} holds no samples; a folder needs images ({' '.join(sorted(IMAGE_SUFFIXES))})"
         )
     return SplitSource(source, validation)
 

@@ -1,12 +1,12 @@
 """Zip and tar archives and WebDataset shards, read in place: nothing is unpacked to disk.
 
 Captions are found as in a folder (``cat.txt`` or ``cat.zh.txt`` beside ``cat.png``), in a ``cat.json`` with
-caption keys as WebDataset has them, or in one table (``metadata.csv``, ``.tsv``, ``.json``, ``.jsonl``) that
-names the images. A WebDataset sample's key ends at the first dot of the file's name.
+caption keys as in WebDataset, or in one table (``metadata.csv``, ``.tsv``, ``.json``, ``.jsonl``) that
+names the images. A WebDataset sample's key ends at the first dot of the file name.
 
-Members are never written anywhere, so a name like ``../../x`` can do no harm; it is refused all the same, as
-are encrypted members and those over a fixed size. What an archive says of its sizes is added up before
-anything is unpacked; one that would unpack to very much more than it is (a decompression bomb) is refused.
+Members are never written to disk, so a name like ``../../x`` is harmless; it is refused anyway, as are
+encrypted members and members over a fixed size. The sizes an archive declares are added up before anything
+is unpacked; an archive that would unpack to far more than its own size (a decompression bomb) is refused.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from cogview.files import open_regular, parse_json, readable
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBER = 256 << 20  # bytes of an image or table inside an archive
 MAX_MEMBERS = 500_000
-MAX_KEPT = 512 << 20  # bytes of captions and tables of a compressed tar, which are kept in memory
+MAX_KEPT = 512 << 20  # bytes of captions and tables of a compressed tar, all held in memory
 MAX_HEADER = 1 << 20  # bytes of a header inside a tar
-ROOM, TIMES = 256 << 20, 100  # an archive may unpack to this many bytes, or this many times its own size
+MAX_UNPACKED, MAX_RATIO = 256 << 20, 100  # an archive may unpack to so many bytes or times its own size
 CHUNK = 1 << 20
-UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without end in one step
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack any amount in one step
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"]\x00\x00": "xz"}
 
 
@@ -63,13 +63,13 @@ class Member:
 
 
 class Archive(Protocol):
-    """An archive's members, and their bytes."""
+    """An archive: its members and their contents."""
 
     path: Path
     members: list[Member]
 
     def read(self, member: Member) -> bytes:
-        """A member's bytes; OSError where the archive is damaged there."""
+        """Return a member's bytes; raise OSError if the archive is damaged there."""
         ...
 
 
@@ -81,11 +81,11 @@ def _problem(name: str, size: int) -> str:
 
 
 def _check_total(path: Path, unpacked: int, packed: int) -> None:
-    """CogViewError for an archive that would unpack to very much more than it is."""
-    if unpacked > max(ROOM, TIMES * packed):
+    """Raise CogViewError for an archive that would unpack to far more than its own size."""
+    if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
         raise CogViewError(
             f"{path}: refused, its {packed:,} bytes would unpack to {unpacked:,} (a decompression bomb?); "
-            "unpack it yourself if it is good"
+            "unpack it yourself if you trust it"
         )
 
 
@@ -96,7 +96,7 @@ def _check_count(path: Path, count: int) -> None:
 
 @contextmanager
 def _damage(path: Path, kind: str) -> Iterator[None]:
-    """Whatever a damaged archive makes its reader raise, as CogViewError."""
+    """Turn whatever a damaged archive makes its reader raise into a CogViewError."""
     try:
         yield
     except (CogViewError, MemoryError):
@@ -110,7 +110,7 @@ def _line(error: Exception) -> str:
 
 
 class ZipArchive:
-    """A zip file; members are read at random."""
+    """A zip file; its members can be read in any order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -135,12 +135,12 @@ class ZipArchive:
         name, problem = _zip_name(info), ""
         if info.flag_bits & 1:
             problem = "it is encrypted; unpack it with its password"
-        elif info.compress_type not in UNPACKED:
-            problem = "it is compressed in a rare way; pack the archive again, with deflate"
+        elif info.compress_type not in METHODS:
+            problem = "its compression method is not supported; pack the archive again with deflate"
         return Member(name, info.file_size, number, _problem(name, info.file_size) or problem)
 
     def read(self, member: Member) -> bytes:
-        """A member's bytes, at most as many as its entry says."""
+        """Return a member's bytes, at most as many as its entry declares."""
         try:
             with self._open().open(self._open().infolist()[member.offset]) as file:
                 return file.read(member.size)
@@ -151,7 +151,7 @@ class ZipArchive:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The name of a member; one that does not say its encoding is UTF-8, GB 18030, or what DOS had."""
+    """Return a member's name; without a declared encoding it is read as UTF-8, GB 18030 or code page 437."""
     if info.flag_bits & 0x800 or info.filename.isascii():
         return info.filename
     try:
@@ -167,9 +167,9 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 class _Bounded(io.RawIOBase):
-    """A tar's bytes, unpacked: at most ``left`` are read, then the caller has to allow more.
+    """The uncompressed bytes of a tar; at most ``left`` are read before the caller has to allow more.
 
-    Headers say how long further headers are; a forged one would have its reader read for ever.
+    Headers declare the length of further headers; a forged one would make the reader read without end.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -191,13 +191,13 @@ class _Bounded(io.RawIOBase):
         self.left -= size
         return bytes(self.stream.read(size))
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        return int(self.stream.seek(place, whence))
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self.stream.seek(offset, whence))
 
 
 @contextmanager
 def _opened_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, _Bounded, bool]]:
-    """A tar file, its bytes, and whether they are compressed."""
+    """Open a tar file; yield it, its byte stream, and whether the file is compressed."""
     with open_regular(path) as file:
         head = file.read(8)
         file.seek(0)
@@ -213,10 +213,10 @@ def _opened_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, _Bounded, bool]]:
 
 
 def _entries(path: Path, tar: tarfile.TarFile, bounded: _Bounded) -> Iterator[tarfile.TarInfo]:
-    """The files in a tar, one by one, none remembered; CogViewError for too many or for a bomb."""
+    """Yield the files in a tar without keeping them; raise CogViewError for too many or for a bomb."""
     packed, last, count = path.stat().st_size, -1, 0
     while (info := tar.next()) is not None:
-        cast(Any, tar).members, bounded.left = [], MAX_HEADER  # a list of all would stay in memory
+        cast(Any, tar).members, bounded.left = [], MAX_HEADER  # tarfile would keep a list of all
         if info.size < 0 or info.offset <= last:
             raise tarfile.ReadError("a header with a negative size")
         last, count = info.offset, count + 1
@@ -227,10 +227,10 @@ def _entries(path: Path, tar: tarfile.TarFile, bounded: _Bounded) -> Iterator[ta
 
 
 class TarArchive:
-    """A tar file: plain ones are read at random, compressed ones once from end to end when opened.
+    """A tar file: a plain one is read in any order, a compressed one is scanned once when it is opened.
 
-    What a compressed one holds of images is kept by position only and read again in order; captions and
-    tables are kept, nothing else.
+    Of a compressed one, captions and tables are held in memory; for images only the position is stored, and
+    they are read again in order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -259,7 +259,7 @@ class TarArchive:
         return self.members[-1]
 
     def read(self, member: Member) -> bytes:
-        """A member's bytes. Of a compressed archive, images are best read in order."""
+        """Return a member's bytes. Reading the images of a compressed archive is fastest in order."""
         if not self.plain:
             return self._kept[member.offset] if member.offset in self._kept else self._next(member.offset)
         with open_regular(self.path) as file:
@@ -270,26 +270,26 @@ class TarArchive:
         return data
 
     def _next(self, number: int) -> bytes:
-        """The bytes of member ``number``, from where the last one was read if that is possible."""
-        for again in (False, True):
-            if self._stream is None or again:
+        """Return the bytes of member ``number``, reading on from the last one if possible."""
+        for restart in (False, True):
+            if self._stream is None or restart:
                 self._stream = self._contents()
-            for found, data in self._stream:
-                if found == number:
+            for current, data in self._stream:
+                if current == number:
                     return data
-                if found > number:
+                if current > number:
                     break
         raise OSError("the archive changed while it was read")
 
     def _contents(self) -> Iterator[tuple[int, bytes]]:
-        """Number and bytes of every image."""
+        """Yield the number and bytes of every image."""
         try:
             with _opened_tar(self.path) as (tar, bounded, _):
                 for number, info in enumerate(_entries(self.path, tar, bounded)):
                     if number >= len(self.members) or self.members[number].size != info.size:
                         raise OSError("the archive changed while it was read")
                     member = self.members[number]
-                    if not member.problem and number not in self._kept and _is_picture(member.name):
+                    if not member.problem and number not in self._kept and _is_image(member.name):
                         yield number, _content(tar, bounded, info)
         except MemoryError:
             raise
@@ -297,7 +297,7 @@ class TarArchive:
             raise OSError(_line(error)) from error
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -309,7 +309,7 @@ def _is_text(member: Member) -> bool:
 
 
 def _content(tar: tarfile.TarFile, bounded: _Bounded, info: tarfile.TarInfo) -> bytes:
-    """The bytes of a member, a megabyte at a time: memory follows what is there, not what the header says."""
+    """Read a member a megabyte at a time, so memory use follows its real size, not its declared one."""
     file, parts, left = tar.extractfile(info), list[bytes](), info.size
     bounded.left = info.size + 2 * tarfile.RECORDSIZE
     while file and left and (part := file.read(min(CHUNK, left))):
@@ -322,40 +322,40 @@ def _content(tar: tarfile.TarFile, bounded: _Bounded, info: tarfile.TarInfo) -> 
 
 
 def open_archive(path: Path) -> Archive:
-    """The archive in a file."""
+    """Open an archive file."""
     return ZipArchive(path) if path.suffix.lower() == ".zip" else TarArchive(path)
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file's name is an archive's."""
+    """Whether a file name is that of an archive."""
     return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 class ArchiveSource:
-    """Pictures and captions in one archive; ``prefix`` goes before every key."""
+    """Images and captions in one archive; ``prefix`` is put before every key."""
 
     def __init__(self, path: Path, columns: Columns, prefix: str = "") -> None:
         self.path, self.prefix = path, prefix
         self.archive = open_archive(path)
         files = [m for m in self.archive.members if _visible(m.name)]
         self.by_name = {member.name: member for member in files}
-        self.pictures = [m for m in files if PurePosixPath(m.name).suffix.lower() in IMAGE_SUFFIXES]
+        self.images = [m for m in files if _is_image(m.name)]
         self._beside = _captions_beside(files)
-        self._whole = {_stem(m.name) for m in self.pictures}
-        self.pictures = [m for m in self.pictures if not self._belongs_to_another(m.name)]
+        self._stems = {_stem(m.name) for m in self.images}
+        self.images = [m for m in self.images if not self._belongs_to_another(m.name)]
         self.columns, self.table, self.rows, self.groups = columns, "", list[Row](), list[list[int]]()
         tables = [
-            m for m in files if m.name.lower().endswith(TABLE_SUFFIXES) and _stem(m.name) not in self._whole
+            m for m in files if m.name.lower().endswith(TABLE_SUFFIXES) and _stem(m.name) not in self._stems
         ]
         if not self._captioned() and len(tables) == 1:
             self._read_table(tables[0])
 
     def _captioned(self) -> bool:
-        return any(self._texts_of(member.name) for member in self.pictures)
+        return any(self._texts_of(member.name) for member in self.images)
 
     def _belongs_to_another(self, name: str) -> bool:
-        """In WebDataset, ``0001.mask.png`` is a part of the sample ``0001`` that ``0001.jpg`` shows."""
-        return _stem(name) != _key(name) and _key(name) in self._whole and _stem(name) not in self._beside
+        """In WebDataset, ``0001.mask.png`` is part of the sample ``0001``, whose image is ``0001.jpg``."""
+        return _stem(name) != _key(name) and _key(name) in self._stems and _stem(name) not in self._beside
 
     def _texts_of(self, name: str) -> list[tuple[str, Member]]:
         return self._beside.get(_stem(name)) or self._beside.get(_key(name)) or []
@@ -368,21 +368,21 @@ class ArchiveSource:
         self.table = table.name
         self.rows = parse_rows(data, PurePosixPath(table.name.lower()).suffix, f"{self.path}: {table.name}")
         names = list(dict.fromkeys(name for row, _ in self.rows for name in row))
-        self.columns = self.columns.found(names, f"{self.path}: {table.name}")
+        self.columns = self.columns.completed(names, f"{self.path}: {table.name}")
         self.groups = group_rows(self.rows, self.columns)
 
     def __len__(self) -> int:
-        return len(self.groups) if self.table else len(self.pictures)
+        return len(self.groups) if self.table else len(self.images)
 
     def fingerprint(self) -> str:
-        """Changes with the archive."""
+        """Changes when the archive changes."""
         return digest([stamp(self.path), self.columns.model_dump_json()])
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """The records from number ``start`` on, in the archive's order."""
         if self.table:
             return (join_records([self._row(n) for n in group]) for group in self.groups[start:])
-        return (self._picture(member) for member in self.pictures[start:])
+        return (self._image(member) for member in self.images[start:])
 
     def _row(self, number: int) -> Record:
         row, problem = self.rows[number]
@@ -398,7 +398,7 @@ class ArchiveSource:
         key = f"{self.prefix}{name or number}"
         return table_record(row, self.columns, image, key, self.path.stem, place, problem)
 
-    def _picture(self, member: Member) -> Record:
+    def _image(self, member: Member) -> Record:
         image, problem = self._bytes(member)
         captions: tuple[Caption, ...] = ()
         if not problem:
@@ -439,29 +439,29 @@ def _stem(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """WebDataset's key: the name up to the first dot of its last part."""
+    """The key in WebDataset: the name up to the first dot of its last part."""
     path = PurePosixPath(name)
     return (path.parent / path.name.split(".")[0]).as_posix()
 
 
 def _captions_beside(files: list[Member]) -> dict[str, list[tuple[str, Member]]]:
-    """Caption files by the names they may stand beside, each with its language."""
-    found: dict[str, list[tuple[str, Member]]] = {}
+    """Caption files with their languages, by the image name (without suffix) they may belong to."""
+    captions: dict[str, list[tuple[str, Member]]] = {}
     for member in sorted(files, key=lambda member: member.name):
         path = PurePosixPath(member.name)
         if path.suffix not in (".txt", ".json"):
             continue
         stem = path.with_suffix("")
-        found.setdefault(stem.as_posix(), []).append(("", member))
+        captions.setdefault(stem.as_posix(), []).append(("", member))
         if TEXT_LANGUAGE.fullmatch(stem.suffix):
-            found.setdefault(stem.with_suffix("").as_posix(), []).append((stem.suffix[1:], member))
+            captions.setdefault(stem.with_suffix("").as_posix(), []).append((stem.suffix[1:], member))
         elif stem.suffix in (".caption", ".captions", ".text"):
-            found.setdefault(stem.with_suffix("").as_posix(), []).append(("", member))
-    return found
+            captions.setdefault(stem.with_suffix("").as_posix(), []).append(("", member))
+    return captions
 
 
 def _json_captions(data: str, columns: Columns) -> tuple[Caption, ...]:
-    """Captions in a sample's JSON: the named keys, or those that look like captions; else none."""
+    """Captions in a sample's JSON: those of the named keys, or of keys that look like captions."""
     try:
         row = parse_json(data, "the JSON beside it")
     except CogViewError:
@@ -470,8 +470,8 @@ def _json_captions(data: str, columns: Columns) -> tuple[Caption, ...]:
         row = {"caption": row}
     if not isinstance(row, dict):
         return ()
-    known = columns.captions or caption_columns(list(row))
-    return columns.model_copy(update={"captions": known}).read_captions(row)
+    keys = columns.captions or caption_columns(list(row))
+    return columns.model_copy(update={"captions": keys}).read_captions(row)
 
 
 class ShardsSource:
@@ -485,7 +485,7 @@ class ShardsSource:
         return sum(self.counts)
 
     def fingerprint(self) -> str:
-        """Changes with any of the archives."""
+        """Changes when any of the archives changes."""
         return digest(part.fingerprint() for part in self.parts)
 
     def records(self, start: int = 0) -> Iterator[Record]:

@@ -21,10 +21,10 @@ from cogview.files import is_regular, read_text, readable
 
 
 class FolderSource:
-    """Pictures in a folder (and below), captions in ``NAME.txt`` or ``NAME.LANGUAGE.txt`` beside them.
+    """Images in a folder and its subfolders, with captions in ``NAME.txt`` or ``NAME.LANGUAGE.txt``.
 
-    The key is the path below the folder, the source the folder's name. A file that is no image but has a
-    caption is a record too (a check then says what is wrong with it); hidden files are not looked at.
+    The key is the path below the folder, the source the folder's name. A file that is not an image but has a
+    caption is a record too (a check then reports the problem); hidden files are ignored.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,8 +49,8 @@ class FolderSource:
     def orphans(self) -> list[Path]:
         """Caption files that have no image beside them."""
         stems = {path.with_suffix("") for path in self.paths}
-        pictured = {text for stem in stems for _, text in self._beside.get(stem, [])}
-        return sorted({text for found in self._beside.values() for _, text in found} - pictured)
+        used = {text for stem in stems for _, text in self._beside.get(stem, [])}
+        return sorted({text for files in self._beside.values() for _, text in files} - used)
 
     @property
     def captioned(self) -> bool:
@@ -61,7 +61,7 @@ class FolderSource:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """Changes with the images and captions: their names, sizes and times."""
+        """Changes when the name, size or time of an image or caption file changes."""
         beside = (text for path in self.paths for _, text in self._beside.get(path.with_suffix(""), []))
         return digest(f"{self._name(path)}\t{stamp(path)}" for path in chain(self.paths, beside))
 
@@ -69,7 +69,7 @@ class FolderSource:
         return readable(path.relative_to(self.root).as_posix())
 
     def records(self, start: int = 0) -> Iterator[Record]:
-        """The records from number ``start`` on, by path."""
+        """The records from number ``start`` on, in the order of their paths."""
         return (self._record(path) for path in self.paths[start:])
 
     def _record(self, path: Path) -> Record:
@@ -87,7 +87,7 @@ class FolderSource:
 
 
 def _hint(error: CogViewError) -> str:
-    """How to convert a caption file that is not UTF-8; nothing for other errors."""
+    """How to convert a caption file that is not UTF-8; empty for other errors."""
     return (
         "; save it as UTF-8, for example with iconv -f ISO-8859-1 -t UTF-8" if "UTF-8" in str(error) else ""
     )

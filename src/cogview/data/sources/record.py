@@ -1,4 +1,4 @@
-"""One entry of a data set as found, and which columns of a table hold what."""
+"""One entry of a data set as read, and the roles of a table's columns."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ LANGUAGE = re.compile(rf"^(?:(?:caption|text|title)_)?((?:{LANGUAGES})(?:-[A-Za-
 
 @dataclass(frozen=True)
 class Record:
-    """One entry as found: nothing is decoded or checked yet.
+    """One entry as read; nothing is decoded or checked yet.
 
-    ``image`` is bytes, a path or missing; ``split`` is empty where the data have none.
+    ``image`` is bytes, a path or None if missing; ``split`` is empty if the data have none.
     """
 
     key: str
@@ -61,7 +61,7 @@ class Source(Protocol):
     """A stream of records in a fixed order."""
 
     def __len__(self) -> int:
-        """How many records there are, good or bad."""
+        """The number of records, good or bad."""
         ...
 
     def fingerprint(self) -> str:
@@ -74,10 +74,10 @@ class Source(Protocol):
 
 
 class Columns(Config):
-    """Which columns hold what. Empty fields are found from the columns' names.
+    """The columns of a table by role. Empty fields are derived from the column names.
 
     ``captions``, ``keywords``, ``styles`` and ``wordings`` map a language ("en", or "" for unknown) to a
-    column. A style is a phrase such as "flat"; it makes a second caption of every plain one by ``templates``.
+    column. A style is a phrase such as "flat"; ``templates`` turn it and a plain caption into another.
     Wordings are further captions that say the same, or less, in other words.
     """
 
@@ -101,23 +101,23 @@ class Columns(Config):
             role, _, name = text.partition("=")
             role, _, language = role.partition(".")
             if not name or role not in ROLES or (language and ROLES[role] not in LANGUAGE_ROLES):
-                wanted = ", ".join(ROLES)
-                raise CogViewError(f"--column {text}: write ROLE=NAME or ROLE.LANGUAGE=NAME; roles: {wanted}")
+                roles = ", ".join(ROLES)
+                raise CogViewError(f"--column {text}: write ROLE=NAME or ROLE.LANGUAGE=NAME; roles: {roles}")
             if ROLES[role] in LANGUAGE_ROLES:
                 fields.setdefault(ROLES[role], {})[language] = name
             else:
                 fields[ROLES[role]] = name
         return cls(**fields)
 
-    def found(self, names: Sequence[str], place: str) -> Columns:
-        """These columns completed from a table's column names; raises CogViewError where one is missing."""
+    def completed(self, names: Sequence[str], place: str) -> Columns:
+        """Complete these columns from a table's column names; raise CogViewError if one is missing."""
         image = self.image or _first(IMAGE_COLUMNS, names)
         captions = self.captions or caption_columns(names)
         if image is None or not captions:
-            missing = "picture" if image is None else "caption"
-            hint = f"name it with --column {'image' if image is None else 'caption'}=NAME"
+            missing = "image" if image is None else "caption"
+            hint = f"name it with --column {missing}=NAME"
             raise CogViewError(f"{place}: no {missing} column among {', '.join(names)[:1000]}; {hint}")
-        done = self.model_copy(
+        completed = self.model_copy(
             update={
                 "image": image,
                 "captions": captions,
@@ -132,38 +132,38 @@ class Columns(Config):
                 or {lang: f"{lang}_more" for lang in captions if f"{lang}_more" in names},
             }
         )
-        absent = [name for name in done.all_names() if name not in names]
+        absent = [name for name in completed.all_names() if name not in names]
         if absent:
             raise CogViewError(f"{place}: no column {absent[0]!r}; there are {', '.join(names)[:1000]}")
-        return done
+        return completed
 
     def all_names(self) -> list[str]:
-        """Every column that is read, each once."""
+        """Every column that is read, without duplicates."""
         single = [self.image, self.key, self.source, self.split]
         maps = (self.captions, self.keywords, self.styles, self.wordings)
         named = [name for columns in maps for name in columns.values()]
         return list(dict.fromkeys(name for name in [*single, *named] if name))
 
     def read_captions(self, row: Mapping[str, Any]) -> tuple[Caption, ...]:
-        """All captions of a row: plain ones, with the style phrase, keywords and other wordings."""
-        found: list[Caption] = []
+        """All captions of a row: plain, with the style phrase, keywords, and other wordings."""
+        captions: list[Caption] = []
         for language, column in self.captions.items():
             plain = texts(row.get(column))
-            found += [Caption(text, language) for text in plain]
+            captions += [Caption(text, language) for text in plain]
             template = self.templates.get(language, self.templates.get("", ""))
             for style in texts(row.get(self.styles.get(language, ""))) if template else []:
                 styled = (template.format(caption=text, style=style) for text in plain)
-                found += [Caption(text, language, "styled") for text in styled]
+                captions += [Caption(text, language, "styled") for text in styled]
         other: dict[CaptionKind, dict[str, str]] = {"keyword": self.keywords, "reworded": self.wordings}
         for kind, columns in other.items():
             for language, column in columns.items():
-                found += [Caption(text, language, kind) for text in texts(row.get(column))]
-        return tuple(dict.fromkeys(found))
+                captions += [Caption(text, language, kind) for text in texts(row.get(column))]
+        return tuple(dict.fromkeys(captions))
 
 
-def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+def _first(candidates: Sequence[str], names: Sequence[str]) -> str | None:
     lower = {name.lower(): name for name in reversed(names)}
-    return next((lower[name] for name in wanted if name in lower), None)
+    return next((lower[name] for name in candidates if name in lower), None)
 
 
 def caption_columns(names: Sequence[str]) -> dict[str, str]:
@@ -179,7 +179,7 @@ def caption_columns(names: Sequence[str]) -> dict[str, str]:
 
 
 def texts(value: Any) -> list[str]:
-    """A cell's texts: a string, or a list of strings; whitespace is trimmed, empty ones are dropped."""
+    """The texts of a cell (a string or a list of strings), with whitespace trimmed and empty ones dropped."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return [text for item in values if isinstance(item, str) and (text := " ".join(item.split()))]
 

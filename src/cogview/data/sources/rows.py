@@ -1,8 +1,7 @@
-"""The rows of a CSV, TSV, JSON or JSONL file, each with what is wrong with it.
+"""Reads the rows of a CSV, TSV, JSON or JSONL file; a row that cannot be used carries its problem.
 
-JSON comes in the shapes people have: a list of objects; such a list under one key (``{"RECORDS": [...]}``);
-image to caption (``{"cat.png": "a cat"}``, a list of captions, or an object); COCO's ``images`` and
-``annotations``.
+JSON may be a list of objects; such a list under one key (``{"RECORDS": [...]}``); a map of images to captions
+(``{"cat.png": "a cat"}``, a list of captions, or an object); or COCO's ``images`` and ``annotations``.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ MAX_JSON = 256 << 20  # bytes of a JSON table, which is parsed whole
 MAX_BYTES = 2 << 30  # of the others, which are read row by row
 MAX_LINE = 16 << 20
 MAX_COLUMNS = 4096
-MAX_MEMORY = 1 << 30  # bytes that rows may take, as estimated
-ROW, CELL = 400, 120  # bytes of a row and of a cell besides its text
+MAX_MEMORY = 1 << 30  # estimated bytes that all rows may take
+ROW, CELL = 400, 120  # bytes of a row and of a cell, without its text
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a table; CogViewError where it cannot be read at all."""
+    """Read the rows of a table; raise CogViewError if it cannot be read at all."""
     if check_regular(path) > MAX_BYTES:
         raise CogViewError(f"{path}: over 2 GiB is too large for a table of this kind; convert it to Parquet")
     with open_regular(path) as file:
@@ -35,19 +34,19 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def parse_rows(data: bytes | BinaryIO, suffix: str, place: str) -> list[Row]:
-    """The rows of a table; ``suffix`` tells its kind, ``place`` what to call it in an error."""
+    """Parse the rows of a table; ``suffix`` gives its kind, ``place`` its name in error messages."""
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     if suffix == ".json":
         content = file.read(MAX_JSON + 1)
         if len(content) > MAX_JSON:
             raise CogViewError(f"{place}: over {MAX_JSON >> 20} MiB of JSON; convert it to JSONL or Parquet")
         return _json(content, place)
-    found = _jsonl(file, place) if suffix in (".jsonl", ".ndjson") else _csv(file, suffix, place)
-    return list(_within_memory(found, place))
+    rows = _jsonl(file, place) if suffix in (".jsonl", ".ndjson") else _csv(file, suffix, place)
+    return list(_within_memory(rows, place))
 
 
 def _within_memory(rows: Iterable[Row], place: str) -> Iterator[Row]:
-    """The rows; CogViewError when they would take over a gigabyte together."""
+    """Yield the rows; raise CogViewError if together they would take over a gigabyte."""
     taken = 0
     for row in rows:
         taken += ROW + sum(CELL + _text_bytes(value) for value in row[0].values())
@@ -60,15 +59,15 @@ def _within_memory(rows: Iterable[Row], place: str) -> Iterator[Row]:
 
 
 def _text_bytes(value: Any) -> int:
-    """About how much memory a cell's content takes."""
-    taken, ahead = 0, [value]
-    while ahead:  # no recursion: JSON may be nested as deep as it likes
-        one = ahead.pop()
-        if isinstance(one, str):
-            taken += len(one) * (1 if one.isascii() else 4)
-        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        taken += CELL * len(inside)
-        ahead += inside
+    """Estimate how much memory a cell's content takes."""
+    taken, pending = 0, [value]
+    while pending:  # no recursion: JSON may be nested arbitrarily deep
+        item = pending.pop()
+        if isinstance(item, str):
+            taken += len(item) * (1 if item.isascii() else 4)
+        children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        taken += CELL * len(children)
+        pending += children
     return taken
 
 
@@ -85,7 +84,7 @@ def _csv(file: BinaryIO, suffix: str, place: str) -> Iterator[Row]:
 
 
 def _decoded(file: BinaryIO, place: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, their ends as they are."""
+    """The lines of a UTF-8 file, with their line ends unchanged."""
     text = io.TextIOWrapper(file, "utf-8-sig", newline="")
     while line := text.readline(MAX_LINE):
         if len(line) == MAX_LINE:
@@ -94,9 +93,9 @@ def _decoded(file: BinaryIO, place: str) -> Iterator[str]:
 
 
 def _csv_row(row: dict[Any, Any]) -> Row:
-    wrong = None in row or None in row.values()
+    uneven = None in row or None in row.values()
     cells = {key: value for key, value in row.items() if key is not None and value is not None}
-    return cells, "the row has more or fewer cells than the header" if wrong else ""
+    return cells, "the row has more or fewer cells than the header" if uneven else ""
 
 
 def _jsonl(file: BinaryIO, place: str) -> Iterator[Row]:
@@ -125,7 +124,7 @@ def _json(data: bytes, place: str) -> list[Row]:
             return [_entry(name, item) for name, item in value.items()]
         value = lists[0]
     if not isinstance(value, list):
-        raise CogViewError(f"{place}: neither a list of objects nor pictures with captions")
+        raise CogViewError(f"{place}: neither a list of objects nor images with captions")
     return [_object(item, "the entry") for item in value]
 
 
@@ -134,15 +133,15 @@ def _all_objects(items: list[Any]) -> bool:
 
 
 def _entry(name: str, value: Any) -> Row:
-    """One of ``{"cat.png": captions}``."""
+    """The row of one entry of ``{"cat.png": captions}``."""
     if isinstance(value, dict):
         return {"image": name, **value}, ""
-    fine = isinstance(value, str) or (isinstance(value, list) and all(isinstance(x, str) for x in value))
-    return {"image": name, "caption": value}, "" if fine else "its captions are no text"
+    valid = isinstance(value, str) or (isinstance(value, list) and all(isinstance(x, str) for x in value))
+    return {"image": name, "caption": value}, "" if valid else "its captions are not text"
 
 
 def _coco(value: dict[str, Any]) -> list[Row]:
-    """COCO's captions: every image once, with all of its annotations."""
+    """The rows of COCO captions: one per image, with all of its annotations."""
     captions: dict[Any, list[str]] = {}
     for annotation in value["annotations"]:
         if isinstance(annotation, dict) and isinstance(annotation.get("caption"), str):
@@ -155,6 +154,6 @@ def _coco(value: dict[str, Any]) -> list[Row]:
         row, problem = _object(image, "the image")
         name, key = row.get("file_name"), row.get("id")
         if not problem and not isinstance(key, int | str):
-            row, problem, key = {}, "the image's id is no number and no text", None
+            row, problem, key = {}, "the image's id is neither a number nor a text", None
         rows.append(({"id": key, "image": name, "caption": captions.get(key, [])}, problem))
     return rows

@@ -1,13 +1,14 @@
-"""Hugging Face data sets saved on disk (``save_to_disk``), read through pyarrow alone.
+"""Hugging Face data sets saved on disk (``save_to_disk``), read with pyarrow only.
 
-A directory with ``state.json``, ``dataset_info.json`` and Arrow stream files; or one such directory a split
-and ``dataset_dict.json``. Images are ``{"bytes", "path"}`` structs or bytes. Where there is no caption
-column, the names of a class label serve as captions.
+Either a directory with ``state.json``, ``dataset_info.json`` and Arrow stream files, or ``dataset_dict.json``
+and one such directory per split. Images are ``{"bytes", "path"}`` structs or bytes. Without a caption column,
+the names of a class label serve as captions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ SPLITS = {"validation": "val", "valid": "val", "dev": "val"}
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a directory is one that ``save_to_disk`` wrote."""
+    """Whether a directory was written by ``save_to_disk``."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
@@ -37,10 +38,9 @@ class SavedSource:
         with self._open(self.files[0][1]) as reader:
             names = list(reader.schema.names)
         self.labels = _labels(self.files[0][1].parent, names)
-        given = columns
-        if not given.captions and not caption_columns(names) and self.labels:
-            given = given.model_copy(update={"captions": {"": next(iter(self.labels))}})
-        self.columns = given.found(names, str(root))
+        if not columns.captions and not caption_columns(names) and self.labels:
+            columns = columns.model_copy(update={"captions": {"": next(iter(self.labels))}})
+        self.columns = columns.completed(names, str(root))
         self.counts = [self._count(path) for _, path in self.files]
 
     def _open(self, path: Path) -> Any:
@@ -56,7 +56,7 @@ class SavedSource:
                     batch = next(batches, None)
                     if batch is None:
                         return
-                    batch.validate(full=True)  # offsets that lead outside would be read all the same
+                    batch.validate(full=True)  # otherwise offsets past the end would be read
                 yield batch
 
     def _count(self, path: Path) -> int:
@@ -66,7 +66,7 @@ class SavedSource:
         return sum(self.counts)
 
     def fingerprint(self) -> str:
-        """Changes with any of the Arrow files."""
+        """Changes when any of the Arrow files changes."""
         return digest([*(stamp(path) for _, path in self.files), self.columns.model_dump_json()])
 
     def records(self, start: int = 0) -> Iterator[Record]:
@@ -81,9 +81,9 @@ class SavedSource:
         for batch in self._batches(path):
             skipped = min(max(0, start - number), batch.num_rows)
             with damage(path):
-                chosen = batch.select(self.columns.all_names())
+                selected = batch.select(self.columns.all_names())
             for offset in range(skipped, batch.num_rows):
-                yield self._record(split, path, number + offset, *arrow_row(chosen, offset))
+                yield self._record(split, path, number + offset, *arrow_row(selected, offset))
             number += batch.num_rows
 
     def _record(self, split: str, path: Path, number: int, row: dict[str, Any], problem: str) -> Record:
@@ -94,25 +94,23 @@ class SavedSource:
         name = f"{split}/{path.stem}/{number}" if split else f"{path.stem}/{number}"
         place = f"{path}, row {number + 1}"
         source = readable(self.root.resolve().name)
-        found = arrow_record(row, self.columns, path.parent, name, source, place, problem)
-        if found.split or not split:
-            return found
-        return Record(**{**found.__dict__, "split": split})
+        record = arrow_record(row, self.columns, path.parent, name, source, place, problem)
+        return record if record.split or not split else replace(record, split=split)
 
 
 def _splits(root: Path) -> list[tuple[str, Path]]:
     """(split, directory) pairs; the split is "" for a data set saved alone."""
     if not (root / "dataset_dict.json").is_file():
         return [("", root)]
-    found = load_json(root / "dataset_dict.json")
-    names = found.get("splits") if isinstance(found, dict) else None
+    content = load_json(root / "dataset_dict.json")
+    names = content.get("splits") if isinstance(content, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CogViewError(f"{root / 'dataset_dict.json'} lists no splits; save the data set again")
     return [(SPLITS.get(str(name), str(name)), root / _inside(str(name))) for name in names]
 
 
 def _inside(name: str) -> str:
-    """The last part of a path, which may not be a step upwards."""
+    """The last part of a path; empty if it leads upwards."""
     last = Path(name).name
     return "" if last == ".." else last
 
@@ -131,9 +129,9 @@ def _labels(folder: Path, names: list[str]) -> dict[str, list[str]]:
     path = folder / "dataset_info.json"
     info = load_json(path) if path.is_file() else {}
     features = info.get("features") if isinstance(info, dict) else None
-    found: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
     for column, feature in features.items() if isinstance(features, dict) else ():
         if column in names and isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
-            labels = feature.get("names")
-            found[column] = [str(name) for name in labels] if isinstance(labels, list) else []
-    return found
+            classes = feature.get("names")
+            labels[column] = [str(name) for name in classes] if isinstance(classes, list) else []
+    return labels

@@ -1,4 +1,4 @@
-"""Tables on disk: CSV, TSV, JSON and JSONL with paths to images; Parquet with images inside."""
+"""Tables on disk: CSV, TSV, JSON and JSONL with image paths; Parquet with the images themselves."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ BATCH = 32  # rows of an Arrow file that are read together
 class TableSource:
     """A CSV, TSV, JSON or JSONL file; images are paths relative to the file (or to ``images``).
 
-    Rows of the same image are one record with all their captions, unless a column gives keys.
+    Rows of the same image become one record with all their captions, unless a column gives keys.
     """
 
     def __init__(self, path: Path, columns: Columns, images: Path | None = None) -> None:
         self.path, self.images = path, images or path.parent
         self.rows = read_rows(path)
         names = list(dict.fromkeys(name for row, _ in self.rows for name in row))
-        self.columns = columns.found(names, str(path)) if names else columns
+        self.columns = columns.completed(names, str(path)) if names else columns
         self.groups = group_rows(self.rows, self.columns)
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def fingerprint(self) -> str:
-        """Changes with the table and with what its columns are taken for."""
+        """Changes when the table or the roles of its columns change."""
         return digest([stamp(self.path), self.columns.model_dump_json()])
 
     def records(self, start: int = 0) -> Iterator[Record]:
-        """The records from number ``start`` on, by the first row of each."""
+        """The records from number ``start`` on, in the order of their first rows."""
         return (join_records([self._record(n) for n in group]) for group in self.groups[start:])
 
     def _record(self, number: int) -> Record:
@@ -50,7 +50,7 @@ class TableSource:
 
 
 def group_rows(rows: list[Row], columns: Columns) -> list[list[int]]:
-    """Numbers of the rows that make one record each: one row, or all good rows of an image."""
+    """Group row numbers into records: a row by itself, or all good rows of one image."""
     groups: dict[Any, list[int]] = {}
     for number, (row, problem) in enumerate(rows):
         name = row.get(columns.image or "")
@@ -60,23 +60,23 @@ def group_rows(rows: list[Row], columns: Columns) -> list[list[int]]:
 
 
 def join_records(records: list[Record]) -> Record:
-    """Records of one image as one, with every caption once."""
+    """Merge the records of one image; every caption appears once."""
     captions = dict.fromkeys(caption for record in records for caption in record.captions)
     return records[0] if len(records) == 1 else replace(records[0], captions=tuple(captions))
 
 
 class ParquetSource:
-    """One Parquet file or a folder of them; images are bytes, ``{"bytes", "path"}`` structs or paths."""
+    """A Parquet file or a folder of them; images are bytes, ``{"bytes", "path"}`` structs or paths."""
 
     def __init__(self, path: Path, columns: Columns, images: Path | None = None) -> None:
         self._parquet = import_arrow("pyarrow.parquet")
         self.paths = [path] if path.is_file() else sorted(path.glob("*.parquet"))
         self.images = images or (path if path.is_dir() else path.parent)
-        opened = [self._open(file) for file in self.paths]
-        self.counts = [file.metadata.num_rows for file in opened]
+        files = [self._open(path) for path in self.paths]
+        self.counts = [file.metadata.num_rows for file in files]
         with damage(self.paths[0]):
-            names = [str(name) for name in opened[0].schema_arrow.names]
-        self.columns = columns.found(names, str(self.paths[0]))
+            names = [str(name) for name in files[0].schema_arrow.names]
+        self.columns = columns.completed(names, str(self.paths[0]))
 
     def _open(self, path: Path) -> Any:
         check_regular(path)
@@ -116,7 +116,7 @@ class ParquetSource:
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Whatever Arrow raises for a damaged file, as CogViewError."""
+    """Turn whatever Arrow raises for a damaged file into a CogViewError."""
     try:
         yield
     except (CogViewError, MemoryError):
@@ -129,13 +129,13 @@ def damage(path: Path) -> Iterator[None]:
 
 
 def _next(batches: Iterator[Any], path: Path) -> Any:
-    """The next batch, None after the last."""
+    """Return the next batch, or None after the last."""
     with damage(path):
         return next(batches, None)
 
 
 def arrow_row(batch: Any, number: int) -> tuple[dict[str, Any], str]:
-    """One row of a batch, and what is wrong with it: a text that is not UTF-8, a date out of range."""
+    """Return one row of a batch and its problem, such as text that is not UTF-8 or a date out of range."""
     try:
         return batch.slice(number, 1).to_pylist()[0], ""
     except MemoryError:
@@ -154,7 +154,7 @@ def arrow_record(
     place: str,
     problem: str = "",
 ) -> Record:
-    """A row whose image is bytes, ``{"bytes", "path"}`` or a path below ``images``."""
+    """The record of a row whose image is bytes, ``{"bytes", "path"}`` or a path below ``images``."""
     image = row.get(columns.image or "")
     if isinstance(image, dict):
         path = image.get("path")
@@ -162,12 +162,12 @@ def arrow_record(
         image = image.get("bytes") or path
     if isinstance(image, str):
         name, image = image, images / image
-    found = image if isinstance(image, (bytes, Path)) else None
-    return table_record(row, columns, found, name, source, place, problem)
+    image = image if isinstance(image, (bytes, Path)) else None
+    return table_record(row, columns, image, name, source, place, problem)
 
 
 def import_arrow(module: str) -> Any:
-    """A module of pyarrow; CogViewError says how to install it."""
+    """Import a module of pyarrow; the CogViewError raised without it says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Sources around sources: a split for every record, captions given for all, captions translated."""
+"""Sources that wrap another source: to split its records, set their captions, or translate them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cogview.tokenizers.language_classes import is_chinese
 
 Translate = Callable[[Sequence[str]], Sequence[str]]
 MAX_KEPT = 256 << 20  # bytes of a file of translations
-TOGETHER = 256  # records whose captions are translated at a time
+BATCH = 256  # records whose captions are translated at a time
 
 
 class SplitSource:
-    """A source whose records without a split get one: "val" for a share of the keys, else "train".
+    """A source that gives records without a split one: "val" for a share of the keys, else "train".
 
-    It hangs on a hash of the key alone, so an image stays on its side when others come and go.
+    The split depends only on a hash of the key, so an image keeps its split when others are added or removed.
     """
 
     def __init__(self, source: Source, validation: float) -> None:
@@ -38,7 +38,7 @@ class SplitSource:
         return len(self.source)
 
     def fingerprint(self) -> str:
-        """Changes with the source's files and with the share."""
+        """Changes when the source's files or the share change."""
         return digest([self.source.fingerprint(), repr(self.validation)])
 
     def records(self, start: int = 0) -> Iterator[Record]:
@@ -52,40 +52,40 @@ class SplitSource:
         return replace(record, split="val" if fraction < self.validation else "train")
 
 
-def parse_captions(given: Any) -> Any:
-    """Captions by language, of texts ``[LANG=]TEXT``; a text without a language has none.
+def parse_captions(value: Any) -> Any:
+    """Parse texts ``[LANG=]TEXT`` into captions by language ("" for none).
 
-    Anything else than a list is returned as it is.
+    Anything but a list is returned unchanged.
 
     Raises:
-        CogViewError: an empty text.
+        CogViewError: a text is empty.
     """
-    if not isinstance(given, list | tuple):
-        return given
-    found: dict[str, list[str]] = {}
-    for text in given:
+    if not isinstance(value, list | tuple):
+        return value
+    captions: dict[str, list[str]] = {}
+    for text in value:
         language, equals, words = text.partition("=")
         tagged = bool(equals) and language.isascii() and language.isalpha() and len(language) <= 3
-        found.setdefault(language if tagged else "", []).append(words.strip() if tagged else text.strip())
-    if not all(text for texts in found.values() for text in texts):
+        captions.setdefault(language if tagged else "", []).append(words.strip() if tagged else text.strip())
+    if not all(text for texts in captions.values() for text in texts):
         raise CogViewError("the text is empty; write LANG=TEXT or TEXT")
-    return found
+    return captions
 
 
 class CaptionedSource:
-    """A source whose every record has the same captions, as in style learning (CogView, section 3.3)."""
+    """A source that gives every record the same captions, as in style learning (CogView, section 3.3)."""
 
     def __init__(self, source: Source, captions: Mapping[str, Sequence[str]]) -> None:
         self.source = source
         self.captions = tuple(
-            Caption(text, language) for language, given in captions.items() for text in given
+            Caption(text, language) for language, texts in captions.items() for text in texts
         )
 
     def __len__(self) -> int:
         return len(self.source)
 
     def fingerprint(self) -> str:
-        """Changes with the source and the captions."""
+        """Changes when the source or the captions change."""
         return digest([self.source.fingerprint(), repr(self.captions)])
 
     def records(self, start: int = 0) -> Iterator[Record]:
@@ -94,11 +94,11 @@ class CaptionedSource:
 
 
 class TranslatedSource:
-    """A source whose captions are also given in another language, as the paper put English into Chinese.
+    """A source that adds translated captions, as the paper translated English captions into Chinese.
 
-    A record that has a caption in ``language`` already stays as it is. ``translate`` takes some texts and
-    gives as many; it must always give the same for the same, and ``name`` changes when it does. ``cache`` is
-    a folder where translations are kept: what was translated once, by whichever process, is not again.
+    A record that already has a caption in ``language`` is left unchanged. ``translate`` returns one text for
+    each text; it must be deterministic, and ``name`` must change when the translator does. ``cache`` is a
+    folder that stores translations, so that no text is translated twice, by any process.
     """
 
     def __init__(
@@ -116,18 +116,18 @@ class TranslatedSource:
         return len(self.source)
 
     def fingerprint(self) -> str:
-        """Changes with the source, the language and the name of the translator."""
+        """Changes when the source, the language or the name of the translator changes."""
         return digest([self.source.fingerprint(), self.language, self.name])
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """The source's records from number ``start`` on."""
         records = self.source.records(start)
-        while some := list(itertools.islice(records, TOGETHER)):
-            self._learn([caption.text for record in some for caption in self._wanted(record)])
-            yield from map(self._translated, some)
+        while batch := list(itertools.islice(records, BATCH)):
+            self._translate_new([caption.text for record in batch for caption in self._untranslated(record)])
+            yield from map(self._translated, batch)
 
-    def _wanted(self, record: Record) -> list[Caption]:
-        """The captions of a record that are to be translated."""
+    def _untranslated(self, record: Record) -> list[Caption]:
+        """The captions of a record that need a translation."""
         if any(self._is_target(caption) for caption in record.captions):
             return []
         return list(record.captions)
@@ -136,26 +136,26 @@ class TranslatedSource:
         untagged = self.language == "zh" and not caption.language and is_chinese(caption.text)
         return caption.language == self.language or bool(untagged)
 
-    def _learn(self, texts: list[str]) -> None:
+    def _translate_new(self, texts: list[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if not new:
             return
-        found = list(self.translate(new))
-        if len(found) != len(new):
-            raise CogViewError(f"the translation gave {len(found)} texts for {len(new)}; not one for each")
-        self._known.add(dict(zip(new, (" ".join(text.split()) for text in found), strict=True)))
+        results = list(self.translate(new))
+        if len(results) != len(new):
+            raise CogViewError(f"the translation gave {len(results)} texts for {len(new)}; not one for each")
+        self._known.add(dict(zip(new, (" ".join(text.split()) for text in results), strict=True)))
 
     def _translated(self, record: Record) -> Record:
-        wanted = self._wanted(record)
-        added = [Caption(self._known[c.text], self.language, c.kind) for c in wanted if self._known[c.text]]
+        captions = self._untranslated(record)
+        added = [Caption(self._known[c.text], self.language, c.kind) for c in captions if self._known[c.text]]
         return replace(record, captions=tuple(dict.fromkeys([*record.captions, *added]))) if added else record
 
 
 class Translations:
     """Texts and their translations, in memory and, if a folder is given, on disk.
 
-    A process appends to a file of its own, one JSON pair a line, and reads all of one ``name`` when it
-    begins, so any number may share the folder; a line that a kill cut short is left out.
+    Each process appends to its own file, one JSON pair per line, and reads all files of its ``name`` at the
+    start, so any number of processes may share the folder. A line cut short by a kill is skipped.
     """
 
     def __init__(self, folder: Path | None, name: str) -> None:
@@ -173,15 +173,15 @@ class Translations:
     def __getitem__(self, text: str) -> str:
         return self._known[text]
 
-    def add(self, found: Mapping[str, str]) -> None:
-        """Take in some translations and write them down."""
-        self._known.update(found)
+    def add(self, translations: Mapping[str, str]) -> None:
+        """Add translations and store them on disk."""
+        self._known.update(translations)
         if self._file is None:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(pair, ensure_ascii=False) + "\n" for pair in found.items())
+                file.writelines(json.dumps(pair, ensure_ascii=False) + "\n" for pair in translations.items())
         except OSError as error:
             raise CogViewError(
                 f"{self._file.parent} cannot be written ({error.strerror}); give another --translations"
@@ -189,7 +189,7 @@ class Translations:
 
 
 def command_translator(command: str, timeout: float = 3600.0) -> Translate:
-    """A translator that is a command: captions on its standard input, one a line, as many lines back."""
+    """A translator that runs a command: one caption per line on its input, one translation per line back."""
     words = shlex.split(command)
     if not words:
         raise CogViewError(
@@ -197,14 +197,14 @@ def command_translator(command: str, timeout: float = 3600.0) -> Translate:
         )
 
     def translate(texts: Sequence[str]) -> list[str]:
-        given = "".join(" ".join(text.split()) + "\n" for text in texts).encode()
+        lines = "".join(" ".join(text.split()) + "\n" for text in texts).encode()
         try:
-            done = subprocess.run(words, input=given, capture_output=True, timeout=timeout, check=False)
+            result = subprocess.run(words, input=lines, capture_output=True, timeout=timeout, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CogViewError(f"--translate {words[0]}: {error}") from error
-        if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
-            raise CogViewError(f"--translate {words[0]} ended with {done.returncode}: {said[-1]}")
-        return done.stdout.decode("utf-8", "replace").splitlines()
+        if result.returncode:
+            messages = result.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
+            raise CogViewError(f"--translate {words[0]} ended with {result.returncode}: {messages[-1]}")
+        return result.stdout.decode("utf-8", "replace").splitlines()
 
     return translate
