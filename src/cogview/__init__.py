@@ -1,10 +1,10 @@
-"""cogview: autoregressive text-to-image models, to generate with, to train and to serve.
+"""cogview: generate with, train and serve autoregressive text-to-image models.
 
     >>> import cogview
     >>> model = cogview.from_pretrained("pictogram")
     >>> image = model.generate("a blue monster with round eyes", seed=7)[0]
 
-Names are looked up when they are first used, so ``import cogview`` does not import PyTorch.
+Names are imported on first use, so ``import cogview`` does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ __all__ = ["__version__", "from_pretrained", *_HOMES]  # noqa: PLE0604 - all nam
 
 
 def from_pretrained(name: str = "pictogram", **options: Any) -> Pipeline:
-    """Open a model family of any kind by name or directory.
+    """Load a model family of any kind by name or directory.
 
     ``options`` are those of :meth:`cogview.pipelines.model.Pipeline.from_pretrained`: ``device``,
     ``precision``, ``deterministic``, ``decoding``, ``lora``, ``lora_strength``, ``sparse``.
     """
-    found: Pipeline = __getattr__("Pipeline").from_pretrained(name, **options)
-    return found
+    pipeline: Pipeline = __getattr__("Pipeline").from_pretrained(name, **options)
+    return pipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Names of version 0.1 that are elsewhere now; each is answered with a warning until the next version."""
+"""Deprecated names of version 0.1; each resolves to its new location, with a warning, in this version."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 PIPELINES, BUNDLE = "cogview.pipelines.", "cogview.checkpoints.bundle:"
 WRITING = "cogview.checkpoints.family_writing:"
-NAMES = {  # of the package
+NAMES = {  # names of the package
     "Hierarchy": PIPELINES + "cogview2:CogView2",
     "load": "cogview:from_pretrained",
     "Picture": PIPELINES + "output:GeneratedImage",
     "Sampling": "cogview.types:SamplingParams",
     "Family": BUNDLE + "ModelBundle",
 }
-MODULES = {  # module: its names; "*" for all others
+MODULES = {  # names of each module; "*" for all others
     "cogview.hierarchy": {"load": NAMES["load"], "Hierarchy": NAMES["Hierarchy"]},
     "cogview.pipeline": {"CogView": PIPELINES + "cogview:CogView", "*": PIPELINES + "output:"}
     | {"Picture": NAMES["Picture"]},
@@ -34,38 +34,38 @@ MODULES = {  # module: its names; "*" for all others
 }
 
 
-def _found(old: str, place: str) -> Any:
-    warnings.warn(f"{old} is now {place.replace(':', '.')}", DeprecationWarning, stacklevel=4)
-    module, _, name = place.partition(":")
+def _resolve(old: str, location: str) -> Any:
+    warnings.warn(f"{old} is now {location.replace(':', '.')}", DeprecationWarning, stacklevel=4)
+    module, _, name = location.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def old_name(name: str) -> Any:
-    """A name that the package once had; AttributeError for any other."""
+    """Resolve a deprecated name of the package; raises AttributeError for any other."""
     if name not in NAMES:
         raise AttributeError(f"module 'cogview' has no attribute {name!r}")
-    return _found(f"cogview.{name}", NAMES[name])
+    return _resolve(f"cogview.{name}", NAMES[name])
 
 
 class _Moved(ModuleType):
-    """A module whose names are elsewhere."""
+    """A module whose names have moved."""
 
     def __getattr__(self, name: str) -> Any:
         names = MODULES[self.__name__]
         if name.startswith("__") or not {name, "*"} & set(names):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        return _found(f"{self.__name__}.{name}", names.get(name) or names["*"] + name)
+        return _resolve(f"{self.__name__}.{name}", names.get(name) or names["*"] + name)
 
 
 def renamed(module: str, **names: str) -> Callable[[str], Any]:
-    """``__getattr__`` of a module whose names have changed: old name to new one."""
+    """The ``__getattr__`` of a module with renamed names; ``names`` maps old names to new ones."""
 
-    def found(name: str) -> Any:
+    def resolve(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return _found(f"{module}.{name}", f"{module}:{names[name]}")
+        return _resolve(f"{module}.{name}", f"{module}:{names[name]}")
 
-    return found
+    return resolve
 
 
 for _name in MODULES:

@@ -208,13 +208,13 @@ def parse_yaml(text: str, where: str) -> Any:
         raise CogViewError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
 
 
-def _step(place: Any, key: str, path: str) -> tuple[Any, Any]:
+def _step(container: Any, key: str, path: str) -> tuple[Any, Any]:
     """The container and the key or index of one part of ``a.0.b``."""
-    if isinstance(place, dict):
-        return place, key
-    if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
-        return place, int(key)
-    kind = f"a list of {len(place)}" if isinstance(place, list) else "a plain value"
+    if isinstance(container, dict):
+        return container, key
+    if isinstance(container, list) and key.isdecimal() and int(key) < len(container):
+        return container, int(key)
+    kind = f"a list of {len(container)}" if isinstance(container, list) else "a plain value"
     raise CogViewError(f"--set {path}: {key!r} cannot be looked up in {kind}")
 
 
@@ -223,15 +223,15 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not all(path.strip().split(".")):
         raise CogViewError(f"--set {override}: write it as key.path=value")
-    place: Any = data
+    container: Any = data
     *parents, last = path.strip().split(".")
-    for key in parents:
-        place, at = _step(place, key, path)
-        if isinstance(place, dict) and place.get(at) is None:
-            place[at] = {}
-        place = place[at]
-    place, at = _step(place, last, path)
-    place[at] = parse_yaml(text, f"--set {path}")
+    for part in parents:
+        container, key = _step(container, part, path)
+        if isinstance(container, dict) and container.get(key) is None:
+            container[key] = {}
+        container = container[key]
+    container, key = _step(container, last, path)
+    container[key] = parse_yaml(text, f"--set {path}")
 
 
 def load_yaml(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -329,8 +329,8 @@ def validate(model: type[C], data: Any, where: str, names: Mapping[str, str] | N
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
-        place = error.errors(include_url=False)[0]["loc"]
-        field = str(place[-1]) if place else None
+        location = error.errors(include_url=False)[0]["loc"]
+        field = str(location[-1]) if location else None
         raise CogViewError(f"{where}: {explained(error, model, names)}", field=field) from error
 
 

@@ -39,13 +39,13 @@ def device() -> dict[str, Any]:
 
     from cogview.transformer.processor import bf16_gain, has_bf16_instructions
 
-    chosen = choose()
+    choice = choose()
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "platform": platform.platform(),
         "cores": len(cores()),
-        "threads": chosen.threads,
-        "threads_reason": chosen.reason,
+        "threads": choice.threads,
+        "threads_reason": choice.reason,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "bf16": has_bf16_instructions(),
         "bf16_gain": round(bf16_gain(), 2),

@@ -78,7 +78,7 @@ class Vocabulary(Config):
             raise ValueError("controls: a name appears twice")
         bounds = [bound for _, first, end in self.languages for bound in (first, end)]
         if bounds != sorted(bounds) or not all(0 <= bound <= self.text_pieces for bound in bounds):
-            raise ValueError(f"languages: not runs of the {self.text_pieces} text pieces in order")
+            raise ValueError(f"languages: not runs of the {self.text_pieces} text tokens in order")
         if len({name for name, _, _ in self.languages}) != len(self.languages):
             raise ValueError("languages: a name appears twice")
         return self

@@ -149,8 +149,8 @@ def test_a_coglm_from_a_model_that_draws_begins_where_that_is(tokens: Path) -> N
     task.initialize(model, Path("pictogram"))
     with torch.no_grad():
         found = task.first_losses(model.eval())
-    assert found is not None and found.own["image_loss"] < 3
-    assert found.start["image_loss"] == pytest.approx(found.own["image_loss"], rel=0.1)
+    assert found is not None and found.init["image_loss"] < 3
+    assert found.start["image_loss"] == pytest.approx(found.init["image_loss"], rel=0.1)
 
 
 def test_other_sequences_than_the_models_are_refused(tokens: Path, tmp_path: Path) -> None:

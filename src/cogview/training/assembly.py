@@ -109,9 +109,9 @@ def assemble(
         raise CogViewError("--share stores weights shared with base only once; give --base too")
     tokenizers = _tokenizers(beside or start, image_tokenizer, text_tokenizer)
     prints = tokenizers.prints
-    given = {*roles, *({IMAGES} if beside is None else ())}
-    for name in set(small) - given:
-        raise CogViewError(f"there is no {name!r} that could be stored small; there are {', '.join(given)}")
+    new = {*roles, *({IMAGES} if beside is None else ())}
+    for name in set(small) - new:
+        raise CogViewError(f"there is no {name!r} that could be stored small; there are {', '.join(new)}")
     models = {name: model_directory(path) for name, path in roles.items()}
     entries = {name: _role(name, path, prints) for name, path in models.items()}
     parts = dict(models)
@@ -125,7 +125,7 @@ def assemble(
     if beside is not None:
         fields |= _places(beside, out)
     _check_start(start, prints, set(entries) - set(models))
-    kept = _card(card, out)
+    card_text = _card(card, out)
     with TemporaryDirectory() as folder:
         parts |= _stored(parts, set(models), small, start, share, Path(folder))
         parts |= _next_tokens(models, start, set(entries))
@@ -142,8 +142,8 @@ def assemble(
             parts[CLUSTERS], fields["clusters"] = labels, CLUSTERS
         config = validate(FamilyConfig, fields, str(out))
         family = write_family(config, out, parts | {f"lora-{name}": path for name, path in adapted.items()})
-    if kept is not None:
-        write_file(out / CARD, kept)
+    if card_text is not None:
+        write_file(out / CARD, card_text)
     return family
 
 
@@ -233,7 +233,7 @@ def _merged(role: str, adapter: Path, start: ModelBundle | None, out: Path) -> P
 
 
 def _stored(
-    given: Mapping[str, Path],
+    models: Mapping[str, Path],
     new: Collection[str],
     small: Collection[str],
     start: ModelBundle | None,
@@ -241,7 +241,7 @@ def _stored(
     folder: Path,
 ) -> dict[str, Path]:
     """The directories of the roles' models as they will be stored; new ones are written to ``folder``."""
-    parts = dict(given)
+    parts = dict(models)
     for name in parts:
         if name in new and (parts[name] / LORA).is_file():
             parts[name] = _merged(name, parts[name], start, folder / name)

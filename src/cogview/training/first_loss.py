@@ -21,18 +21,18 @@ FACTOR, MARGIN = 1.5, 1.0  # allowed first loss: factor times the model's own lo
 class FirstLosses:
     """Losses in nats a token, by name (``image_loss``, ``text_loss``), of the same items.
 
-    start: of the model as training begins; own: of the model in ``init``, on its own sequences; differs:
+    start: of the model as training begins; init: of the model in ``init``, on its own sequences; differs:
     fields in which the recipe's sequence format differs from the model's, with both values.
     """
 
     start: Mapping[str, float]
-    own: Mapping[str, float]
+    init: Mapping[str, float]
     differs: Mapping[str, tuple[object, object]]
 
     def check(self, init: str) -> None:
         """Raise CogViewError if the first loss is far above the model's own loss, or not finite."""
-        for name in self.start.keys() & self.own.keys():
-            start, own = self.start[name], self.own[name]
+        for name in self.start.keys() & self.init.keys():
+            start, own = self.start[name], self.init[name]
             if math.isfinite(start) and start <= FACTOR * own + MARGIN:
                 continue
             reasons = [
@@ -47,7 +47,7 @@ class FirstLosses:
     def __str__(self) -> str:
         parts = [
             f"{name} {value:.3f}"
-            + (f" (the model in init: {self.own[name]:.3f})" if name in self.own else "")
+            + (f" (the model in init: {self.init[name]:.3f})" if name in self.init else "")
             for name, value in self.start.items()
         ]
         return "first " + ", ".join(parts)

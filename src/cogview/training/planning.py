@@ -338,16 +338,16 @@ def _sequences(recipe: TransformerRecipe | CogLMRecipe) -> tuple[TransformerConf
 
     Without data the length is the maximum that its positions allow.
     """
-    given, task = recipe.model, cast(TransformerTask, task_class(recipe.task)(recipe))
+    model, task = recipe.model, cast(TransformerTask, task_class(recipe.task)(recipe))
     if recipe.data.exists():
         config, length = task.config(), task.format.max_length
-    elif given is None or not (given.vocab_size and given.max_positions):
+    elif model is None or not (model.vocab_size and model.max_positions):
         raise CogViewError(
             f"{recipe.data} does not exist, so its sizes are unknown; give them: "
             "--set model.vocab_size=58240 --set model.max_positions=1089"
         )
     else:
-        config, length = TransformerConfig.model_validate(given.model_dump()), given.max_positions
+        config, length = TransformerConfig.model_validate(model.model_dump()), model.max_positions
         if isinstance(recipe, CogLMRecipe) and recipe.format.image_start:
             length = min(length, recipe.format.text_slots + length - recipe.format.image_start)
     shape: dict[str, Any] = {"length": length}
@@ -356,10 +356,10 @@ def _sequences(recipe: TransformerRecipe | CogLMRecipe) -> tuple[TransformerConf
             shape["keys"] = min(length, recipe.attention.span + recipe.attention.pivots)
         if recipe.lora is not None:
             with torch.device("meta"):
-                model = Transformer(config)
-                total = _count(model.named_parameters())
-                attach(model, recipe.lora)
-            shape["trained"] = _count(task.parameters(model, "model")) / total
+                transformer = Transformer(config)
+                total = _count(transformer.named_parameters())
+                attach(transformer, recipe.lora)
+            shape["trained"] = _count(task.parameters(transformer, "model")) / total
     return config, shape
 
 

@@ -117,28 +117,28 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     write_file(path, dump_yaml(recipe))
 
 
-def check_same(saved: Recipe, given: Recipe, path: Path, step: int = 0) -> None:
+def check_same(saved: Recipe, new: Recipe, path: Path, step: int = 0) -> None:
     """Raise CogViewError if a recipe differs from the run's in a field that may not change.
 
     ``steps`` and ``schedule`` may change if the learning rate of the next update, ``step``, stays the same: a
     run on its plateau can be extended, or begin its decay now.
     """
-    _check_rate(saved, given, path, step)
-    fixed = [name for name in type(given).model_fields if name not in {*given.CHANGEABLE, *RATE}]
+    _check_rate(saved, new, path, step)
+    fixed = [name for name in type(new).model_fields if name not in {*new.CHANGEABLE, *RATE}]
     for name in fixed:
-        before, now = saved.model_dump(mode="json").get(name), given.model_dump(mode="json")[name]
+        before, now = saved.model_dump(mode="json").get(name), new.model_dump(mode="json")[name]
         if before != now:
             field, before, now = _difference(name, before, now)
-            changeable = ", ".join(sorted(given.CHANGEABLE))
+            changeable = ", ".join(sorted(new.CHANGEABLE))
             raise CogViewError(
                 f"{path}: {field} was {before!r} and is now {now!r}; on resume only {changeable} may change"
             )
 
 
-def _check_rate(saved: Recipe, given: Recipe, path: Path, step: int) -> None:
-    before, now = (recipe.schedule.factor(step, recipe.steps) for recipe in (saved, given))
-    if given.steps < step:
-        raise CogViewError(f"{path}: the run has done {step} steps, more than the {given.steps} of steps")
+def _check_rate(saved: Recipe, new: Recipe, path: Path, step: int) -> None:
+    before, now = (recipe.schedule.factor(step, recipe.steps) for recipe in (saved, new))
+    if new.steps < step:
+        raise CogViewError(f"{path}: the run has done {step} steps, more than the {new.steps} of steps")
     if not math.isclose(before, now, rel_tol=1e-6):
         raise CogViewError(
             f"{path}: steps or schedule would change the learning rate of step {step} from {before:.3g} to "

@@ -209,13 +209,13 @@ class Trainer:
         """
         self.writer.wait()
         guard, state, failed = self.recipe.guard, self.monitor.state, self.step
-        found = self.ranks.on_all(lambda: self._latest(state.sound)) if state.sound > 0 else None
-        if found is None or state.rollbacks == guard.rollbacks:
-            explanation = self.monitor.explain(guard, self._skip_reason, found is not None)
+        checkpoint = self.ranks.on_all(lambda: self._latest(state.sound)) if state.sound > 0 else None
+        if checkpoint is None or state.rollbacks == guard.rollbacks:
+            explanation = self.monitor.explain(guard, self._skip_reason, checkpoint is not None)
             raise TrainingDiverged(f"step {failed}: {explanation}")
-        kept = self.loader_state, self.seen, self.seconds
-        self._restore(found)
-        self.loader_state, self.seen, self.seconds = kept
+        progress = self.loader_state, self.seen, self.seconds
+        self._restore(checkpoint)
+        self.loader_state, self.seen, self.seconds = progress
         self._logged, self.skipped = (self.seen, self.seconds), 0
         changes = {"rollbacks": state.rollbacks + 1, "sound": self.step}
         self.monitor.state = self.monitor.state.model_copy(update=changes)
@@ -408,13 +408,13 @@ class Trainer:
 
         return latest_checkpoint(directory, self._say, lambda path: inspect_together(path, self.ranks), upto)
 
-    def _restore(self, found: Checkpoint | None) -> None:
-        if found is None:
+    def _restore(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None:
             self._say(f"{self.directory} has no checkpoint yet: starting at step 0")
             self.ranks.on_first(lambda: self.metrics.truncate(-1))
             return
-        state = found.state
-        generators = self._restore_tensors(found)
+        state = checkpoint.state
+        generators = self._restore_tensors(checkpoint)
         for phase in self.phases:
             if phase.scaler and phase.name in state.scalers:
                 phase.scaler = phase.scaler.at(state.scalers[phase.name])
@@ -430,14 +430,14 @@ class Trainer:
             seed_rank(self.recipe.seed, state.step, self.ranks.share[0])
         self._say(f"resuming at step {self.step}")
 
-    def _restore_tensors(self, found: Checkpoint) -> dict[str, Tensor]:
+    def _restore_tensors(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
         """Load a checkpoint's tensors; returns this rank's generators, empty if another number of ranks wrote
         it."""
-        if found.sharded or self.ranks.world > 1:
+        if checkpoint.sharded or self.ranks.world > 1:
             from cogview.training.checkpoint.restore import restore
 
-            return restore(found, self.ranks, self.strategy, self.average, self.task)
-        tensors = found.tensors
+            return restore(checkpoint, self.ranks, self.strategy, self.average, self.task)
+        tensors = checkpoint.tensors
         self.model.load_state_dict(tensors["model"])
         for phase in self.phases:
             phase.optimizer.load_masters(tensors["model"])

@@ -56,7 +56,7 @@ class Axis:
     values: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
-    whole: bool = False
+    integer: bool = False
 
     @property
     def is_range(self) -> bool:
@@ -66,18 +66,18 @@ class Axis:
 
 def parse_axis(text: str, fields: Sequence[str]) -> Axis:
     """Parse ``lr=1e-3,3e-4`` or ``lr=1e-4..1e-2``; the field is a path, or its last part if unique."""
-    name, equals, given = text.partition("=")
-    if not equals or not given.strip():
+    name, equals, choices = text.partition("=")
+    if not equals or not choices.strip():
         raise CogViewError(f"--over {text}: write FIELD=VALUE,VALUE or FIELD=LOW..HIGH")
     path = _path(name.strip(), fields)
-    bounds = RANGE.match(given.strip())
+    bounds = RANGE.match(choices.strip())
     if bounds:
         low, high = (parse_yaml(part, f"--over {name}") for part in bounds.groups())
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (low, high))
         if not numbers or low >= high:
             raise CogViewError(f"--over {text}: a range goes from a smaller to a larger number")
         return Axis(path, (), low, high, isinstance(low, int) and isinstance(high, int))
-    values = tuple(part.strip() for part in split(given))
+    values = tuple(part.strip() for part in split(choices))
     if len(set(values)) < len(values) or not all(values):
         raise CogViewError(f"--over {text}: a value is empty or appears twice")
     return Axis(path, values)
@@ -316,7 +316,7 @@ def suggest(trial: Any, axis: Axis) -> Any:
     if not axis.is_range:
         return trial.suggest_categorical(axis.path, list(axis.values))
     logarithmic = axis.low > 0 and axis.high / axis.low >= 10
-    if axis.whole:
+    if axis.integer:
         return trial.suggest_int(axis.path, int(axis.low), int(axis.high), log=logarithmic)
     return trial.suggest_float(axis.path, axis.low, axis.high, log=logarithmic)
 

@@ -202,9 +202,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = TrainState.model_validate_json(read_bytes(path / STATE, MAX_STATE))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         raise CogViewError(
-            f"{path / STATE}: {place}: {first['msg']}; it was written by another version"
+            f"{path / STATE}: {field}: {first['msg']}; it was written by another version"
         ) from error
     if Manifest.model_validate_json(read_bytes(path / MANIFEST, MAX_MANIFEST)).sharded:
         return Checkpoint(path, state, {}, sharded=True)

@@ -62,7 +62,7 @@ class Window:
         """Number of keys of a window that is not clipped."""
         return self.rows * self.columns // 2 + 1 if self.causal else self.rows * self.columns
 
-    def holds(self, dy: Tensor, dx: Tensor) -> Tensor:
+    def contains(self, dy: Tensor, dx: Tensor) -> Tensor:
         """Whether a key at row offset dy and column offset dx from the centre lies in the window."""
         inside = (dy >= -self.above) & (dy <= self.below) & (dx >= -self.left) & (dx <= self.right)
         return inside & ((dy < 0) | (dx <= 0)) if self.causal else inside
@@ -87,10 +87,10 @@ class Keys:
 
     def sees(self, query: Tensor, key: Tensor, queries: Grid) -> Tensor:
         """Whether a query (index on its grid) sees a key (index in the sequence)."""
-        place = key - self.start
+        index = key - self.start
         row, column = self.centre(query // queries[1], query % queries[1], queries)
-        inside = (place >= 0) & (place < self.count)
-        return inside & self.window.holds(place // self.grid[1] - row, place % self.grid[1] - column)
+        inside = (index >= 0) & (index < self.count)
+        return inside & self.window.contains(index // self.grid[1] - row, index % self.grid[1] - column)
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,6 @@ def _around(corners: Tensor, sides: Sequence[int], keys: Keys, queries: Grid) ->
 def _rectangles(corners: Tensor, sides: Sequence[int], grid: Grid) -> tuple[Tensor, Tensor]:
     """Grid indices (n, rows * columns) of rectangles, clamped to the grid, and whether each is inside it."""
     offsets = torch.cartesian_prod(torch.arange(sides[0]), torch.arange(sides[1])).view(-1, 2)
-    place = corners[:, None] + offsets  # (n, rows * columns, 2)
-    clamped = place.clamp(torch.zeros(2, dtype=torch.int64), torch.tensor(grid) - 1)
-    return clamped[..., 0] * grid[1] + clamped[..., 1], (place == clamped).all(-1)
+    positions = corners[:, None] + offsets  # (n, rows * columns, 2)
+    clamped = positions.clamp(torch.zeros(2, dtype=torch.int64), torch.tensor(grid) - 1)
+    return clamped[..., 0] * grid[1] + clamped[..., 1], (positions == clamped).all(-1)
