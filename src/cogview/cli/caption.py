@@ -11,7 +11,7 @@ from cogview.cli.options import IMAGES, JSON, ImagePaths, ModelOptions, grouped
 from cogview.cli.output import bar, print_json
 from cogview.config import Config
 from cogview.errors import CogViewError
-from cogview.pipelines.task_requests import CaptionRequest, Decoded
+from cogview.pipelines.task_requests import CaptionRequest, DecodeOptions
 
 
 class Inputs(Config):
@@ -24,7 +24,7 @@ class Inputs(Config):
 class CaptionModelOptions(ModelOptions):
     """Which model to use, and how it computes."""
 
-    place: Decoded = Decoded()
+    place: DecodeOptions = DecodeOptions()
 
 
 @grouped()

@@ -12,7 +12,7 @@ from cogview.cli.options import JSON, grouped
 from cogview.cli.output import print_json, show
 from cogview.config import Config, option
 from cogview.evaluation.inputs import open_model
-from cogview.pipelines.task_requests import Place
+from cogview.pipelines.task_requests import ComputeOptions
 
 inspects = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look inside a model: attention heads, value ranges."
@@ -29,7 +29,7 @@ class Inspection(Config):
 
     model: ModelName = option("pictogram", "A model's name or directory.", "--model", "-m")
     seed: int = option(0, "Seed of the generated images.", ge=0)
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
 
 
 class Attention(Inspection):

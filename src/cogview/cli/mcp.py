@@ -11,7 +11,7 @@ from cogview.cli.options import Address, grouped
 from cogview.cli.serve import MODELS, default_models
 from cogview.config import Config, option
 from cogview.errors import CogViewError
-from cogview.pipelines.task_requests import Place, use_threads
+from cogview.pipelines.task_requests import ComputeOptions, use_threads
 
 
 class Offer(Config):
@@ -28,7 +28,7 @@ class Offer(Config):
 
 
 @grouped(port=8001)
-def mcp(offer: Offer, address: Address, place: Place) -> None:
+def mcp(offer: Offer, address: Address, place: ComputeOptions) -> None:
     """Offer models to agents as tools: generate_image, edit_image, describe_image, rank_images.
 
     Examples:

@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 from cogview.cli.output import batch_limit
 from cogview.config import Check, Config, Fields, OptionsOf, option, validate
 from cogview.data.images import check_picture
-from cogview.pipelines.task_requests import Decoded, Place
+from cogview.pipelines.task_requests import ComputeOptions, DecodeOptions
 from cogview.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ModelOptions(Config):
     """Which model to use, and how it computes."""
 
     model: str = MODEL("pictogram")
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
     max_batch: str | None = option(
         None,
         "Images in a batch; auto: as many as fit, and print the plan.",
@@ -66,7 +66,7 @@ class DecodingOptions(ModelOptions):
     """Which generative model to use, and how it computes."""
 
     deterministic: bool = DETERMINISTIC
-    place: Decoded = Decoded()
+    place: DecodeOptions = DecodeOptions()
 
     def open(self, family: ModelBundle, **options: Any) -> Pipeline:
         """Load the pipeline of a model family."""

@@ -11,7 +11,7 @@ from cogview.checkpoints.bundle import ModelBundle, installed
 from cogview.cli.options import DETERMINISTIC, Address, grouped
 from cogview.config import Config, option
 from cogview.errors import CogViewError
-from cogview.pipelines.task_requests import Decoded, use_threads
+from cogview.pipelines.task_requests import DecodeOptions, use_threads
 
 if TYPE_CHECKING:
     from cogview.serving.labelling import Labelling
@@ -106,7 +106,7 @@ class Access(Config):
 
 
 @grouped()
-def serve(serving: Serving, address: Address, access: Access, labels: Labels, place: Decoded) -> None:
+def serve(serving: Serving, address: Address, access: Access, labels: Labels, place: DecodeOptions) -> None:
     """Serve models over HTTP: an API compatible with OpenAI's, and a studio in the browser.
 
     Examples:

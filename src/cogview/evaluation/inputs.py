@@ -14,7 +14,7 @@ from cogview.checkpoints.bundle import MaybeModelName, ModelBundle, ModelName, f
 from cogview.config import Check, Config, Existing, MaybeExisting, existing, option
 from cogview.evaluation.plans import InceptionInput
 from cogview.evaluation.plans import Rows as CorpusRows
-from cogview.pipelines.task_requests import THREADS, Computing, Place, use_threads
+from cogview.pipelines.task_requests import THREADS, ComputeOptions, DeviceOptions, use_threads
 
 if TYPE_CHECKING:
     from cogview.evaluation.experiments.coco import CocoFiles
@@ -58,7 +58,7 @@ class Generation(Config):
 
     first_stage_only: bool = option(False, "For multi-stage models: use the small images of the first stage.")
     work: Path = WORK
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
 
     def by(self, model: str) -> ModelGenerator:
         """A generator for the experiments; the model is loaded at first use."""
@@ -75,7 +75,7 @@ class Judged(Generation):
         return self.by(self.model)
 
 
-def open_generator(model: str, place: Place, first_stage_only: bool = False) -> ModelGenerator:
+def open_generator(model: str, place: ComputeOptions, first_stage_only: bool = False) -> ModelGenerator:
     """A generator for the experiments; the model is loaded at first use."""
     from cogview.evaluation.experiments.image_generator import ModelGenerator
 
@@ -84,7 +84,7 @@ def open_generator(model: str, place: Place, first_stage_only: bool = False) -> 
     return generator
 
 
-def open_model(model: str, place: Place) -> Pipeline:
+def open_model(model: str, place: ComputeOptions) -> Pipeline:
     """Load a model."""
     return place.open(ModelBundle.find(model))
 
@@ -214,7 +214,7 @@ class Captions(Config):
     corpus: Existing = CORPUS
     rare: int = option(20, "Skip attribute values with fewer training images.", ge=1)
     work: Path = WORK
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
 
 
 class Candidates(Config):
@@ -237,7 +237,7 @@ class Prompt(Config):
     scorer: MaybeExisting = SCORER
     sheet: Path = option(Path("order.png"), "Contact sheet of all images, the best first (PNG).")
     work: Path = WORK
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
 
 
 class Tokenizer(Config):
@@ -248,7 +248,7 @@ class Tokenizer(Config):
     lpips: MaybeExisting = option(None, "LPIPS weights (VGG16), as `cogview import lpips` writes them.")
     columns: int = option(16, "Images per row of the contact sheet.", ge=1)
     shown: int = option(48, "Images on the contact sheet.", ge=1)
-    place: Computing = Place()
+    place: DeviceOptions = ComputeOptions()
 
 
 class Features(Config):
@@ -257,7 +257,7 @@ class Features(Config):
     weights: Existing = FEATURES
     preprocessing: InceptionInput = option("pytorch-fid", "How Inception's input is resized.")
     work: Path = WORK
-    place: Computing = Place()
+    place: DeviceOptions = ComputeOptions()
 
     def open(self, canvas: int = 256) -> Extractor:
         """Load the network."""
@@ -309,7 +309,7 @@ class Coco(Config):
     protocol: Literal["cogview", "cogview2"] = option(
         "cogview", "cogview: best of 60, contrast 1.5. cogview2: best of 16, one caption per image."
     )
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
 
     @property
     def files(self) -> CocoFiles:
@@ -350,14 +350,14 @@ class Upscaling(Config):
         shown="released, where it is the only kind",
     )
     shown: int = option(10, "Images on the contact sheet.", ge=1)
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
 
 
 class Timed(Config):
     """The model to time."""
 
     model: ModelName = MODEL
-    place: Place = Place()
+    place: ComputeOptions = ComputeOptions()
 
 
 class Network(Config):

@@ -46,7 +46,7 @@ THREADS = option(
 )
 
 
-class Place(Config):
+class ComputeOptions(Config):
     """Device, precision and threads."""
 
     precision: Precision = option(
@@ -84,10 +84,10 @@ class Place(Config):
         return self.device
 
 
-Computing = Annotated[Place, Fields("threads", "device")]  # for networks that run only in fp32
+DeviceOptions = Annotated[ComputeOptions, Fields("threads", "device")]  # for networks that run only in fp32
 
 
-class Decoded(Place):
+class DecodeOptions(ComputeOptions):
     """Device, precision, threads and decoding strategy, for autoregressive models."""
 
     decoding: Decoding = option(
