@@ -23,7 +23,7 @@ MODELS = option(
     "Names (see cogview models) or directories; the first is the default.",
     argument=True,
     metavar="MODEL...",
-    shown="pictogram, and pictogram-2 where it is installed",
+    shown="pictogram, and pictogram-2 if installed",
 )
 
 
