@@ -1,1 +1,1 @@
-"""Drawing tokens: sampling, the decode engine, and one file a task."""
+"""Token generation: sampling, the engine, decoding strategies, and one module per task."""
