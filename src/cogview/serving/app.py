@@ -213,7 +213,7 @@ def _add_generations(app: FastAPI, server: Server) -> None:
     @app.post("/v1/images/generations", response_model=None, openapi_extra=_request_body(Generation))
     async def generations(request: Request) -> Response:
         body = await read_json(request, Generation)
-        job = GenerationJob.of(body, server.models.find(body.model))
+        job = GenerationJob.of(body, server.models.with_ability(body.model, "generate"))
         base, name = str(request.base_url), job.served.name
         words = await run_in_threadpool(job.served.unknown_words, body.prompt)
         postprocess = replace(job.postprocess, words={key: value for key, value in words.items() if value})
