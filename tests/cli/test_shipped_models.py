@@ -383,7 +383,7 @@ def test_what_a_model_cannot(
 def test_export_asks_for_whole_weights(refuse: Run, model: str) -> None:
     """Both are stored small; a family of float weights is exported in tests/importers."""
     said = refuse("export cogview", model, "-o", "checkpoint")
-    assert "this needs the float weights, as of a run or a family assembled without --small" in said
+    assert "use the float weights, from a run or a family assembled without --small" in said
 
 
 # --------------------------------------------------------------------------------------- completeness

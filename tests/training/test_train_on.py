@@ -219,7 +219,7 @@ def test_what_cannot_work_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     good = stranger(tmp_path / "good", 3)
     for words, said in (
         ([tmp_path / "none", "--out", tmp_path / "o"], "cannot be read"),
-        ([tmp_path / "bad", "--out", tmp_path / "o"], "not one usable picture"),
+        ([tmp_path / "bad", "--out", tmp_path / "o"], "no usable image"),
         ([good, "--out", tmp_path / "full"], "already exists"),
         ([good, "--out", tmp_path / "full", "--restart"], "does not seem to be written by train-on"),
         (
