@@ -206,7 +206,7 @@ def told(name: str, curve: Curve, given: argparse.Namespace) -> str:
         else f"ended at step {curve.ended}: {curve.overflow}"
     )
     return (
-        f"{name:12} {end}; loss {good[0]:.2f} to {last:.2f}; {curve.skipped} updates left out, "
+        f"{name:12} {end}; loss {good[0]:.2f} to {last:.2f}; {curve.skipped} skipped updates, "
         f"loss scale {curve.scales[-1]:g}; largest |x| {max(curve.stream):.3g}, score "
         f"{max(curve.scores):.3g}; {curve.seconds:.0f} s"
     )

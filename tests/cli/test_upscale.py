@@ -122,7 +122,7 @@ def test_a_prompt_too_long_to_enlarge_is_refused_before_drawing(
     [
         (None, (), "missing file"),
         (b"", (), "the file is empty"),
-        (b"not a picture at all", (), "no known picture format"),
+        (b"not a picture at all", (), "no known image format"),
         ("bomb", (), "too many pixels"),
         ((16, 16), ("--times", 3), "times is 3"),
         ((16, 16), ("--times", "two"), "--times"),

@@ -72,7 +72,7 @@ def test_lines_explain_what_to_do(mess: Path) -> None:
     text = "\n".join(check(open_source(mess), LIMITS).lines())
     assert "10 records" in text
     assert "write NAME.txt" in text
-    assert f"{mess / 'text.png'}: not an image: no known picture format" in text
+    assert f"{mess / 'text.png'}: not an image: no known image format" in text
 
 
 def test_duplicate_keys_and_missing_files_in_a_table(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def _opened(data: bytes | Path, limits: Limits) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BadImage("too many pixels", f"more than {limits.max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
-        raise BadImage("not an image", "no known picture format") from error
+        raise BadImage("not an image", "no known image format") from error
     except MemoryError:
         raise
     except Exception as error:  # damaged headers may raise anything

@@ -87,7 +87,7 @@ class Reading:
         return self.refused(record, LOOKALIKE, NEAR)
 
 
-NEAR = "it looks like a picture before it"
+NEAR = "it looks like an earlier image"
 
 
 def problem(record: Record, need_caption: bool = True) -> tuple[str, str] | None:
