@@ -50,15 +50,6 @@ def test_the_time_of_a_picture_is_the_area_under_its_steps() -> None:
     assert picture([1.0, 2.0, 3.0], [0, 511, 1022]) == pytest.approx(2 * 1024)
 
 
-def test_loss_curves_are_smoothed_and_compared_where_both_have_steps() -> None:
-    script = runpy.run_path(str(ROOT / "examples" / "sparse_attention" / "run.py"))
-    assert script["smooth"]([(1, 1.0), (2, 2.0), (3, 6.0)], 1) == [(1, 1.5), (2, 3.0), (3, 4.0)]
-    lines = [{"kind": "train", "step": step, "loss": 2.0} for step in (10, 20)]
-    worse = [{**line, "loss": 2.2} for line in lines[:1]]
-    said = script["compare"]({"dense": lines, "sparse": worse})
-    assert said.startswith("step 10:") and "10.0% at most" in said
-
-
 def test_the_hierarchy_takes_one_forward_and_six() -> None:
     """hierarchical.py draws the same size both ways; the hierarchy takes 1 + 6 forwards over large codes."""
     script = runpy.run_path(str(ROOT / "benchmarks" / "hierarchical.py"))

@@ -152,7 +152,7 @@ def test_the_command_goes_on_where_it_was_stopped(
     for more, why in (
         (["--seed", str(said["seed"] + 1)], "it holds other images"),
         (["--top-k", "3"], "it holds other images"),
-        (["--grid"], "a contact sheet is not made with --ray"),
+        (["--grid"], "contact sheets are not supported with --ray"),
     ):
         assert main([*command, *more]) == 2 and why in capsys.readouterr().err
     assert main(["generate", "x", "--ray-workers", "2"]) == 2 and "give --ray" in capsys.readouterr().err

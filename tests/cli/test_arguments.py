@@ -51,7 +51,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["edit", "some.png", "a cat", "--mask", "none.png"], "none.png: missing file"),
     (["upscale", "none.png"], "none.png: missing file"),
     (["upscale", "text.txt"], "text.txt: not an image"),
-    (["upscale", "."], ".: missing file: a folder; name the pictures in it"),
+    (["upscale", "."], ".: missing file: a folder; name the images in it"),
     (["caption", "some.png", "none.png"], "none.png: missing file"),
     (["score", "none.png", "--text", "a cat"], "none.png: missing file"),
     (["rerank", "a cat", "none.png"], "none.png: missing file"),

@@ -154,11 +154,11 @@ def test_mistakes_are_one_line(
 def test_a_model_that_cannot_says_so(images: list[Path], tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     silent = str(tiny.write(tmp_path))
     for does, words in (
-        ("describe", ["caption", str(images[0])]),
+        ("caption", ["caption", str(images[0])]),
         ("score", ["score", str(images[0]), "--text", "a"]),
         ("score", ["rerank", "a", str(images[0])]),
         ("score", ["generate", "a", "--best-of", "2", "-o", str(tmp_path / "out")]),
     ):
         assert main([words[0], "--model", silent, *words[1:]]) == 2
         said = capsys.readouterr().err
-        assert f"the model tiny cannot {does} pictures; take --model pictogram or pictogram-2" in said
+        assert f"the model tiny cannot {does} images; take --model pictogram or pictogram-2" in said

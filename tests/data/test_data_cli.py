@@ -113,7 +113,7 @@ def test_columns_are_named_by_role(folder: Path, tmp_path: Path, capsys: pytest.
         (["cache", ".", "out", "--size", "8", "--resample", "cubic"], "resample"),
         (["cache", ".", "out", "--size", "20000"], "size: must be at most 16384 (got 20000)"),
         (["text-tokenizer", ".", "out", "--pieces", "0"], "--pieces"),
-        (["text-tokenizer", ".", "out", "--pieces", "1000000000000"], "take 1 to 16,777,216"),
+        (["text-tokenizer", ".", "out", "--pieces", "1000000000000"], "give 1 to 16,777,216"),
         (["build", ".", "out", "--image-tokenizer", "nowhere", "--text-tokenizer", "t"], "nowhere"),
     ],
 )

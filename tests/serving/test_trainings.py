@@ -160,7 +160,7 @@ def test_a_process_that_dies_leaves_the_server_and_a_reason(site: Site, tmp_path
     until(started.exists)
     trainings = site.server.trainings
     assert trainings is not None
-    os.kill(trainings._own["mine"].pid, signal.SIGKILL)
+    os.kill(trainings._processes["mine"].pid, signal.SIGKILL)
     until(lambda: site.ask("/v1/trainings/mine").json["status"] == "failed")
     assert site.ask("/healthz").status == 200
     assert site.ask("/v1/trainings/mine/plan", {}).json["status"] == "running"

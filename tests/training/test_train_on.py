@@ -208,7 +208,7 @@ def test_from_a_model_by_lora(tmp_path: Path) -> None:
     assert moved and all(
         name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight")) for name in moved
     )
-    assert "LoRA of rank 2" in said.getvalue() and "stays" in said.getvalue()
+    assert "LoRA of rank 2" in said.getvalue() and "taken from" in said.getvalue()
 
 
 def test_what_cannot_work_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,7 +194,7 @@ def test_the_commands(
     scorer.text.save(text)
     learn = ["eval", "train-scorer", "--data", str(corpus), "--text-tokenizer", str(text), "--size", "24"]
     learn += ["--epochs", "1", "--batch", "16", "--limit", "64", "--out", str(place)]
-    assert main(learn) == 0 and "64 pictures, 4 steps" in capsys.readouterr().out
+    assert main(learn) == 0 and "64 images, 4 steps" in capsys.readouterr().out
     assert main(learn) == 0 and "up to date" in capsys.readouterr().out
     ask = ["eval", "alignment", "--scorer", str(place), "--data", str(corpus), "--split", "val", "-n", "8"]
     ask += [
