@@ -22,8 +22,8 @@ from cogview import CogView
 from cogview.evaluation.experiments.windowed_upscaling import Pixels, held_out
 from cogview.evaluation.metrics.reconstruction import fidelity, measure
 from cogview.evaluation.plans import UpscalingPlan
+from cogview.generation.image_upscaling import Original, Upscaler
 from cogview.generation.pixel_prior import DECODED, KNOWN
-from cogview.generation.upscaling import Original, Upscaler
 from cogview.generation.window_super_resolution import SmallImage, upscale_codes
 from cogview.pipelines.base import encode_caption
 from cogview.tokenizers.perceptual import LPIPS

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cogview import CogView
-from cogview.generation import upscaling
+from cogview.generation import image_upscaling
 from cogview.generation.decoder import pack
 from cogview.generation.engine import Engine
 from cogview.generation.loop import SequenceRequest
@@ -55,12 +55,12 @@ def test_densities_by_their_formula(model: CogView) -> None:
 def test_an_overwhelming_likelihood_gives_the_codes_of_the_enlargement(
     model: CogView, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr(upscaling, "KNOWN", 1e6)
+    monkeypatch.setattr(image_upscaling, "KNOWN", 1e6)
     upscaler = model.super_resolution.upscaler
     image = Image.fromarray((pixels(3) * 255).byte().permute(1, 2, 0).numpy())
     original = upscaler.read(image, times)
     assert original.pixels is not None
-    request = upscaling.Request(original, (), 5, 0)
+    request = image_upscaling.Request(original, (), 5, 0)
     drawn = {
         faithful: next(iter(upscaler.run([request], times, SamplingParams(), faithful)))[1]
         for faithful in (True, False)
@@ -73,9 +73,9 @@ def test_an_overwhelming_likelihood_gives_the_codes_of_the_enlargement(
 
 
 def test_a_picture_of_codes_alone_is_its_own_prior(model: CogView, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscaling, "DECODED", 1e6)
+    monkeypatch.setattr(image_upscaling, "DECODED", 1e6)
     upscaler, codes = model.super_resolution.upscaler, np.arange(16).reshape(4, 4) % tiny.CODES
-    request = upscaling.Request(upscaling.Original(codes), (), 5, 0)
+    request = image_upscaling.Request(image_upscaling.Original(codes), (), 5, 0)
     _, drawn, image = next(iter(upscaler.run([request], 2, SamplingParams())))
     painted = (
         model.image_tokenizer.decode(torch.from_numpy(codes.reshape(1, -1)), (4, 4)).detach().clamp(0, 1)

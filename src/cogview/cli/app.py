@@ -51,10 +51,7 @@ VERBS = (
     Verb("mcp", "mcp:mcp", "Offer models to agents as tools (Model Context Protocol).", USE),
     Verb("models", "models:models", "List the models: name, size, hash, roles, styles.", USE),
     Verb(
-        "data",
-        "data:data",
-        "Check a data set; build image caches, text tokenizers and token shards.",
-        TRAIN,
+        "data", "data:data", "Check a data set; build image caches, text tokenizers and token shards.", TRAIN
     ),
     Verb("train", "train:train", "Train an image tokenizer or a transformer from a recipe.", TRAIN),
     Verb("train-on", "train_on:train_on", "Train a model on your images, in one command.", TRAIN),
@@ -64,10 +61,7 @@ VERBS = (
     Verb("plan", "plan:plan", "Plan a training run: memory, sharding, speed, days.", TRAIN),
     Verb("import", "imports:imports", "Import published weights safely, as safetensors.", TRAIN),
     Verb(
-        "export",
-        "exports:exports",
-        "Export a model for other programs: ONNX, or the released layout.",
-        TRAIN,
+        "export", "exports:exports", "Export a model for other programs: ONNX, or the released layout.", TRAIN
     ),
     Verb("eval", "eval:evaluate", "Evaluate a model: attribute accuracy, tokenizer fidelity.", INSPECT),
     Verb("report", "report:report", "One HTML page of runs, evaluations and samples.", INSPECT),

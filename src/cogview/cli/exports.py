@@ -11,9 +11,7 @@ from cogview.cli.options import grouped
 from cogview.config import Config, option
 
 exports = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Export a model in a format that other programs read.",
+    no_args_is_help=True, add_completion=False, help="Export a model in a format that other programs read."
 )
 
 

@@ -60,9 +60,7 @@ class GenerationOptions(DecodingOptions):
     )
     lora_strength: float = option(1.0, "Strength of the adapter; 0: none.")
     sparse: str | None = option(
-        None,
-        "Generate with three-region sparse attention; CogView's release uses 128,6,768.",
-        metavar="WINDOW,TIMES,PIVOTS",
+        None, "Three-region sparse attention; the release uses 128,6,768.", metavar="WINDOW,TIMES,PIVOTS"
     )
 
     def open(self, family: ModelBundle, **options: Any) -> Pipeline:

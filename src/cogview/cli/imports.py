@@ -14,9 +14,7 @@ from cogview.config import Config, Existing, option
 from cogview.importers.releases import Release, Release2
 
 imports = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Read published weights once, safely, and write them as safetensors.",
+    no_args_is_help=True, add_completion=False, help="Convert published weights safely to safetensors."
 )
 
 

@@ -18,9 +18,7 @@ class Page(Config):
     family: str = option("pictogram", "A family's directory or name.", "--model", "-m", metavar="MODEL")
     weights: Literal["fp32", "fp16", "int8"] = option("int8", "Precision of the stored weights.")
     runtime: Path | None = option(
-        None,
-        "Folder where onnxruntime-web was installed with npm.",
-        shown="downloaded with npm",
+        None, "Folder where onnxruntime-web was installed with npm.", shown="downloaded with npm"
     )
 
 

@@ -89,10 +89,7 @@ class Ranking(Config):
     prompt: str | None = option(None, "What the images should show.", argument=True, metavar="PROMPT")
     images: tuple[Path, ...] = option((), "The images to rank.", argument=True, metavar="IMAGE...")
     file: Path | None = option(
-        None,
-        "Read prompts and images from a file: each line a prompt and its images, separated by tabs.",
-        "--lines",
-        metavar="FILE",
+        None, "A file of lines: a prompt and its images, separated by tabs.", "--lines", metavar="FILE"
     )
     keep: int | None = option(None, "Number of best images of each prompt to copy to --out.", ge=1)
     out: Path = option(Path("out"), "The folder for --keep.", "--out", "-o")

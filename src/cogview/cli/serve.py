@@ -46,10 +46,7 @@ class Serving(Config):
     )
     max_upload: int = option(16, "Maximum size of an upload.", metavar="MB", ge=1, le=1024)
     drain: float = option(
-        0,
-        "After SIGTERM, accept requests for this time while /readyz returns 503, then finish the queue.",
-        metavar="SECONDS",
-        ge=0,
+        0, "After SIGTERM, accept requests this long with /readyz 503, then drain.", metavar="SECONDS", ge=0
     )
     traces: bool = option(False, "Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT.")
     train: Path | None = option(

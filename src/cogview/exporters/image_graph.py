@@ -15,8 +15,8 @@ from onnx import TensorProto
 from torch import nn
 
 from cogview.exporters.graph import Array, Graph, Matrix, WeightFile
+from cogview.generation.image_upscaling import ROUNDS
 from cogview.generation.pixel_prior import DECODED, KNOWN, WIDTH, neighbour_distance
-from cogview.generation.upscaling import ROUNDS
 from cogview.onnx.manifest import ImageFiles, UpscalingFacts, Weights
 from cogview.tokenizers.quantizers import FiniteScalarQuantizer
 from cogview.tokenizers.vqvae import AttentionBlock, ImageTokenizer, ResidualBlock, Resize

@@ -1,6 +1,6 @@
 """Super-resolution with an exported model: codes window by window, and images corrected by their input.
 
-The counterpart of ``generation.window_super_resolution`` and ``generation.upscaling`` without PyTorch
+The counterpart of ``generation.window_super_resolution`` and ``generation.image_upscaling`` without PyTorch
 (CogView, section 3.1).
 """
 

@@ -22,11 +22,11 @@ from cogview.checkpoints.components import Components
 from cogview.errors import CogViewError
 from cogview.generation.hierarchical import Upscaler as Stage
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
+from cogview.generation.image_upscaling import Original, Request, Upscaler
 from cogview.generation.local_parallel import find_order
 from cogview.generation.pixel_prior import DECODED, PixelLikelihood, PixelPrior
 from cogview.generation.two_stages import DIRECT as RELEASED_DIRECT
 from cogview.generation.two_stages import top_k_of
-from cogview.generation.upscaling import Original, Request, Upscaler
 from cogview.generation.windows import scale_of
 from cogview.pipelines.base import (
     AnyImage,

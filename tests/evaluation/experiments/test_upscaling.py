@@ -23,7 +23,7 @@ from cogview.evaluation.experiments.windowed_upscaling import (
 )
 from cogview.evaluation.metrics.reconstruction import Errors, to_tensor
 from cogview.evaluation.plans import UpscalingPlan
-from cogview.generation.upscaling import Original, Request
+from cogview.generation.image_upscaling import Original, Request
 from cogview.tokenizers.perceptual import LPIPS
 from tests.generation import tiny
 

@@ -49,11 +49,7 @@ def tokenizer(args: inputs.Tokenizer, plan: plans.ReconstructionPlan, output: Sh
 
 @grouped(work=Path("runs/pictures"))
 def pictures(
-    args: inputs.Sets,
-    plan: plans.DistributionPlan,
-    features: inputs.Features,
-    rows: inputs.Rows,
-    output: Report,
+    args: inputs.Sets, plan: plans.DistributionPlan, features: inputs.Features, rows: inputs.Rows, out: Report
 ) -> None:
     """How close generated images are to real ones: FID-k, KID-k, Inception Score, with a manifest.
 
@@ -74,7 +70,7 @@ def pictures(
     if report is None:
         typer.echo(f"part {args.part} is done; when all parts are, run the same command without --part")
         return
-    output.finish(report, lambda report: tables.figures({str(args.drawn): report.figures}))
+    out.finish(report, lambda report: tables.figures({str(args.drawn): report.figures}))
 
 
 @grouped()
@@ -151,11 +147,7 @@ def coco_table(
 
 @grouped(work=Path("runs/pictures"))
 def diversity(
-    args: inputs.Spread,
-    plan: plans.DiversityPlan,
-    features: inputs.Features,
-    rows: inputs.Rows,
-    output: Report,
+    args: inputs.Spread, plan: plans.DiversityPlan, features: inputs.Features, rows: inputs.Rows, out: Report
 ) -> None:
     """How diverse images are: of one prompt, of different prompts, and all together (Vendi score).
 
@@ -170,7 +162,7 @@ def diversity(
     texts = column(args.pictures, images, args.prompts) if args.prompts else None
     with bars() as progress:
         report = evaluate_diversity(images, extractor, plan, features.work, progress, texts)
-    output.finish(report, tables.diversity)
+    out.finish(report, tables.diversity)
 
 
 @grouped(model="pictogram")

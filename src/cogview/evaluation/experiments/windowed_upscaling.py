@@ -41,7 +41,7 @@ from cogview.evaluation.metrics.reconstruction import (
     to_tensor,
 )
 from cogview.evaluation.plans import UpscalingPlan
-from cogview.generation.upscaling import Original, Request, Upscaler, corrected
+from cogview.generation.image_upscaling import Original, Request, Upscaler, corrected
 from cogview.pipelines.base import encode_caption
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import WindowedSuperResolution

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from cogview import CogView
 from cogview.checkpoints import provenance
 from cogview.errors import CogViewError
-from cogview.generation.upscaling import MAX_CODES, back_projected
+from cogview.generation.image_upscaling import MAX_CODES, back_projected
 from tests.generation import tiny
 
 
