@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from cogview.checkpoints.bundle import FILE
-from cogview.config import Config, load_yaml, read_json
+from cogview.config import Config, read_json
 from cogview.data.sources import IMAGE_SUFFIXES
 from cogview.errors import CogViewError
 from cogview.files import write_file
@@ -38,7 +38,7 @@ from cogview.serving.api_errors import SERVER_ERROR, ApiError
 from cogview.serving.pictures import decode_upload
 from cogview.serving.schema import TRAINING_NAME, NewTraining
 from cogview.serving.served import Models
-from cogview.training.metric_lines import read_lines
+from cogview.serving.training_progress import plan_summary, run_progress
 from cogview.training.train_on.model_sizes import MAX_WARMUP
 from cogview.training.train_on.state import STAGES, STATE, State
 
@@ -49,7 +49,6 @@ MAX_FILES = 20_000  # per training
 MAX_BYTES = 2 << 30  # per training
 MAX_CAPTION_BYTES = 64 << 10  # per caption file
 LOG_LINES = 40  # lines of the log in a response
-CURVE_POINTS = 200  # of a loss curve; up to twice as many are sent
 POLL_SECONDS = 2.0
 NICENESS = 10  # training has a lower priority than requests
 IMAGE_TYPES = frozenset({".png", ".jpg", ".jpeg", ".webp"} & IMAGE_SUFFIXES)
@@ -340,8 +339,8 @@ class Trainings:
             "files": _counts(run.files()) if status in ("new", "planned") else None,
             "stages": list(STAGES),
             "done": [] if state is None else list(state.done),
-            "plan": None if state is None else _plan(state),
-            "progress": {stage: _progress(run.work / stage) for stage in TRAINING_STAGES},
+            "plan": None if state is None else plan_summary(state),
+            "progress": {stage: run_progress(run.work / stage) for stage in TRAINING_STAGES},
             "sheets": _sheets(run),
             "prompts": [] if state is None or state.survey is None else list(state.survey.examples),
             "log": [line for line in lines if line.strip()][-LOG_LINES:],
@@ -453,43 +452,6 @@ def _counts(files: list[Path]) -> dict[str, int]:
         "pictures": sum(path.suffix.lower() in IMAGE_TYPES for path in files),
         "captions": sum(path.suffix.lower() == ".txt" for path in files),
         "bytes": sum(path.stat().st_size for path in files),
-    }
-
-
-def _plan(state: State) -> dict[str, Any] | None:
-    """Contents of the data set and cost of the training; None before the plan."""
-    if state.survey is None or state.cost is None:
-        return None
-    report, cost = state.survey.report, state.cost
-    return {
-        "pictures": state.survey.pictures,
-        "captions": report.captions,
-        "left_out": report.rejected,
-        "unnamed": state.survey.unnamed,
-        "parameters": cost.tokenizer_parameters + cost.transformer_parameters,
-        "seconds": round(cost.seconds),
-        "memory": cost.memory,
-    }
-
-
-def _progress(folder: Path) -> dict[str, JsonValue] | None:
-    """Progress of a ``cogview train`` run with its loss curve; None before its first step."""
-    recipe, metrics = folder / "recipe.yaml", folder / "metrics.jsonl"
-    if not recipe.is_file() or not metrics.is_file():
-        return None
-    lines = [
-        line for line in read_lines(metrics) if line.get("kind") == "train" and line.get("loss") is not None
-    ]
-    if not lines:
-        return None
-    steps, last = int(load_yaml(recipe)["steps"]), lines[-1]
-    curve = lines[:: max(1, len(lines) // CURVE_POINTS)]
-    return {
-        "step": last["step"],
-        "steps": steps,
-        "loss": last["loss"],
-        "seconds_left": round((steps - last["step"]) * last.get("seconds", 0) / max(1, last["step"])),
-        "curve": [[line["step"], line["loss"]] for line in curve],
     }
 
 
