@@ -175,9 +175,9 @@ def test_captions_best_of_several_and_help(
     words = chosen.inner_text()
     chosen.click()
     assert re.sub(r"\s+", " ", page.input_value("#prompt")).strip() == words
-    (tmp_path / "no.png").write_text("no picture")
+    (tmp_path / "no.png").write_text("not an image")
     page.set_input_files("#picture", str(tmp_path / "no.png"))
-    until(page, "document.querySelector('#captions').innerText.includes('no picture')")
+    until(page, "document.querySelector('#captions').innerText.includes('as an image')")
 
     page.fill("#prompt", "a red kayak")
     page.wait_for_selector("#help:visible")
