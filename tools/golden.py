@@ -1,7 +1,7 @@
 """Compare what two commits generate, bit for bit: ``make golden BASE=<commit>``.
 
 BASE is checked out into a temporary worktree. ``golden_pictures.py`` runs once with each commit's library,
-both with the weights of this tree, and what differs is printed. The exit code is 1 where anything does that
+both with BASE's models, and what differs is printed. The exit code is 1 where anything does that
 is neither in ``ON_PURPOSE`` nor named with ``--allow``.
 """
 
@@ -17,7 +17,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = Path(__file__).resolve().with_name("golden_pictures.py")
-MODELS = ROOT / "src/cogview/models"
 MARKS = "a caption's language counts punctuation as prompts do, so scores are over a few tokens more"
 ON_PURPOSE = {  # cases that differ from a1c147c, and why
     "pictogram: generate truncated": "families of one stage could not cut a prompt that is too long",
@@ -26,12 +25,12 @@ ON_PURPOSE = {  # cases that differ from a1c147c, and why
 }
 
 
-def results(source: Path, out: Path, asked: argparse.Namespace) -> dict[str, str]:
-    """Case to hash, computed by the library under ``source``."""
+def results(source: Path, models: Path, out: Path, asked: argparse.Namespace) -> dict[str, str]:
+    """Case to hash, computed by the library under ``source`` with the families in ``models``."""
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    models = [str(MODELS / name) for name in asked.families]
+    directories = [str(models / name) for name in asked.families]
     extent = "slow" if asked.slow else "quick"
-    command = [sys.executable, str(SCRIPT), str(out), extent, asked.only, *models]
+    command = [sys.executable, str(SCRIPT), str(out), extent, asked.only, *directories]
     subprocess.run(command, env=environment, check=True)
     found: dict[str, str] = json.loads(out.read_text(encoding="utf-8"))
     return found
@@ -51,8 +50,9 @@ def main() -> int:
             ["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, asked.base], check=True
         )
         try:
-            old = results(tree / "src", Path(folder) / "old.json", asked)
-            new = results(ROOT / "src", Path(folder) / "new.json", asked)
+            models = tree / "src/cogview/models"
+            old = results(tree / "src", models, Path(folder) / "old.json", asked)
+            new = results(ROOT / "src", models, Path(folder) / "new.json", asked)
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
     differing = [case for case in {**old, **new} if old.get(case) != new.get(case)]

@@ -95,6 +95,7 @@ class ServedModel:
         extension: dict[str, Any] = {
             "hash": self.cogview.model_hash,
             "abilities": self.abilities,
+            "two_stage": self.two_stage,
             "sizes": list(self.sizes),
             "styles": config.styles,
             "defaults": config.sampling("generate").model_dump(),

@@ -78,20 +78,20 @@ export function chooseStyle(name) {
 }
 
 // The model's own size where it enlarges by itself, else the smallest that is large enough.
-function enlargedSize(sizes) {
+function enlargedSize({ sizes, two_stage }) {
+  if (two_stage) return sizes[0];
   const sorted = [...sizes].sort((a, b) => side(a) - side(b));
-  if (sizes[0] !== sorted[0]) return sizes[0];
   return sorted.find((size) => side(size) >= ENLARGED) ?? sorted.at(-1) ?? "";
 }
 
 const SLIDERS = ["guidance", "temperature"];
 
 export function takeDefaults() {
-  const { defaults, sizes } = model().cogview;
-  for (const name of [...SLIDERS, "top_k", "top_p"]) find(`#${name}`).value = defaults[name];
+  const { cogview } = model();
+  for (const name of [...SLIDERS, "top_k", "top_p"]) find(`#${name}`).value = cogview.defaults[name];
   find("#best_of").value = "1";
   find("#negative").value = "";
-  find("#size").value = enlargedSize(sizes);
+  find("#size").value = enlargedSize(cogview);
   showSliders();
 }
 

@@ -61,7 +61,7 @@ function showOffer() {
     make("input", { type: "radio", name: "train-size", value: name, checked: name === before }), make("span", { textContent: t(`size_${name}`) }))));
   for (const radio of every("#train-sizes input")) radio.addEventListener("change", showSizeHint);
   const start = find("#train-start").value;
-  const able = state.models.filter(({ cogview }) => cogview.abilities.includes("generate") && !cogview.abilities.includes("edit"));
+  const able = state.models.filter(({ cogview }) => cogview.abilities.includes("generate") && !cogview.two_stage);
   find("#train-start").replaceChildren(make("option", { value: "", textContent: t("train_from_nothing") }),
     ...able.map(({ id }) => make("option", { value: id, textContent: id })));
   find("#train-start").value = start;

@@ -67,7 +67,7 @@ function command(picture) {
   for (const setting of ["guidance", "temperature", "top_k", "top_p", "best_of", "negative_prompt"]) options[setting] = asked[setting];
   const served = state.models.find((each) => each.id === picture.model) ?? model();
   const times_ = asked.size ? parseInt(asked.size, 10) / Math.min(...served.cogview.sizes.map((size) => parseInt(size, 10))) : 1;
-  if (!served.cogview.abilities.includes("edit") && times_ > 1) options.upscale = times_;
+  if (!served.cogview.two_stage && times_ > 1) options.upscale = times_;
   return line("generate", [prompt], { n, ...options });
 }
 
