@@ -64,6 +64,13 @@ def test_pictures_with_their_facts_and_a_sheet(
         assert sheet.crop((2, 20, 18, 36)).tobytes() == third.tobytes()
 
 
+def test_a_sheet_of_single_images_is_square(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("a", "b", "c", "d", "--seed", 7, "--grid") == 0
+    with Image.open(tmp_path / "out/grid-7.png") as sheet, Image.open(tmp_path / "out/d-7-00.png") as last:
+        assert sheet.size == (2 * 18 + 2, 2 * 18 + 2)
+        assert sheet.crop((20, 20, 36, 36)).tobytes() == last.tobytes()
+
+
 def test_json_names_every_file(run: Callable[..., int], capsys: CaptureFixture[str], tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\ufeffa red circle\n\n  蓝色的方块  \n", encoding="utf-8")

@@ -179,11 +179,11 @@ def write(content: bytes, folder: Path, name: str) -> Path:
 
 
 def write_sheet(images: Sequence[GeneratedImage], n: int, folder: Path) -> Path:
-    """Write a contact sheet, one row (or more, if n is large) for each prompt; returns its path."""
+    """Write a contact sheet, a row for each prompt, or a square of single images; returns its path."""
     from cogview.pipelines.sheets import contact_sheet
 
     buffer = io.BytesIO()
-    contact_sheet(images, min(n, COLUMNS), gap=GAP).save(buffer, "PNG")
+    contact_sheet(images, min(n, COLUMNS) if n > 1 else None, gap=GAP).save(buffer, "PNG")
     return write(buffer.getvalue(), folder, f"grid-{images[0].seed}")
 
 
