@@ -130,7 +130,7 @@ def test_names_are_found_and_near_ones_offered(parts: Path, monkeypatch: pytest.
 
 
 def test_other_names_are_found_after_own_ones(
-    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A family that has the name as its own comes first, wherever it is; a damaged one is passed over."""
     monkeypatch.setattr("cogview.checkpoints.bundle.places", lambda: [tmp_path])
@@ -139,6 +139,7 @@ def test_other_names_are_found_after_own_ones(
     (first / "family.json").write_text(json.dumps(told | {"name": "one", "also": ["two", "zero"]}))
     Path(shutil.copytree(parts / "tiny", tmp_path / "a-broken") / "family.json").write_text("{")
     assert find("two") == first == find("zero")
+    assert main(["models"]) == 0 and "one, also two, also zero  " in capsys.readouterr().out
     second = Path(shutil.copytree(parts / "tiny", tmp_path / "two"))
     assert find("two") == second and find("zero") == first
     with pytest.raises(CogViewError, match="no model 'three'"):

@@ -21,6 +21,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         entry["hash"] = family.hash
     except CogViewError as error:
         return entry | {"error": str(error)}
+    entry["also"] = list(family.config.also)
     entry["bytes"] = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     entry["roles"] = {role: _role(family, role) for role in family.config.roles}
     entry["styles"] = {style: dict(words) for style, words in family.config.styles.items()}
@@ -37,11 +38,11 @@ def _role(family: ModelBundle, name: str) -> dict[str, Any]:
 def _lines(entry: dict[str, Any]) -> list[str]:
     if "error" in entry:
         return [f"{entry['name']}: {entry['error']}"]
-    lines = [f"{entry['name']}  {entry['bytes'] / 1e6:.1f} MB  {entry['hash'][:12]}  {entry['path']}"]
+    names = ", also ".join([entry["name"], *entry["also"]])
+    lines = [f"{names}  {entry['bytes'] / 1e6:.1f} MB  {entry['hash'][:12]}  {entry['path']}"]
     for name, role in entry["roles"].items():
-        rows, columns = role["grid"]
-        kind = role["kind"].replace("_", " ")
-        lines.append(f"  {name}: {kind}, {rows} x {columns} codes, up to {role['text_limit']} tokens of text")
+        kind, grid = role["kind"].replace("_", " "), " x ".join(map(str, role["grid"]))
+        lines.append(f"  {name}: {kind}, {grid} codes, up to {role['text_limit']} tokens of text")
     if entry["styles"]:
         styles = (
             f"{name} ({', '.join(words.values())})" if words else name
@@ -52,7 +53,7 @@ def _lines(entry: dict[str, Any]) -> list[str]:
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
-    """List the models: name, size, hash, roles, styles."""
+    """List the models: names, size, hash, roles, styles."""
     entries = [describe(name, directory) for name, directory in installed().items()]
     if as_json:
         typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
