@@ -49,6 +49,16 @@ def test_descriptions_and_losses_of_pixels(drawer: ModelGenerator) -> None:
     assert drawer.losses(pictures, texts) == pytest.approx(np.diag(table), abs=1e-5)
 
 
+def test_a_base_beside_a_coglm_with_its_stages_has_one_step(tmp_path: Path) -> None:
+    """The stages upscale files; images of the base are as large as they are."""
+    family = tiny.write(tmp_path, editing=True, enlarging=True)
+    drawer = ModelGenerator(str(family), small=True)
+    pictures, losses = drawer.candidates("a red circle", 2, 5, {})
+    expected = CogView.from_pretrained(family).generate("a red circle", n=2, seed=5)
+    assert [p.tobytes() for p in pictures] == [p.image.tobytes() for p in expected] and len(losses) == 2
+    assert [p.tobytes() for p in drawer.generate(["a red circle"], 5, {})] == [pictures[0].tobytes()]
+
+
 def test_a_coglm_is_asked_in_the_language_of_each_text(tmp_path: Path) -> None:
     """[BOC] stands before Chinese, [BOE] before English, as where the family itself ranks pictures."""
     drawer = ModelGenerator(str(tiny2.write(tmp_path)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cogview._moved import renamed
-from cogview.checkpoints.bundle import find
+from cogview.checkpoints.bundle import ModelBundle, find
 from cogview.checkpoints.provenance import model_hash
 from cogview.config import load_json
 from cogview.types import Precision, SamplingParams
@@ -50,7 +50,7 @@ class ModelGenerator:
         self.directory, self.device = find(model), device
         self.name = self.directory.name
         self.precision = precision
-        self._two_stage = "direct" in load_json(self.directory / "family.json").get("roles", {})
+        self._two_stage = ModelBundle(self.directory).config.two_stage
         self.small = small and self._two_stage
 
     @cached_property
