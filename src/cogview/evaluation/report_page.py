@@ -21,7 +21,7 @@ from cogview.errors import CogViewError
 from cogview.evaluation.experiments.alignment import AlignmentReport
 from cogview.evaluation.experiments.attributes import AttributeReport
 from cogview.evaluation.experiments.audit import FairnessReport, Reading
-from cogview.evaluation.experiments.best_of import BestOfReport, curves
+from cogview.evaluation.experiments.best_of import BestOfReport, Points, panels
 from cogview.evaluation.experiments.captions import CaptionReport
 from cogview.evaluation.experiments.coco import CocoReport
 from cogview.evaluation.experiments.order import OrderReport
@@ -234,7 +234,7 @@ def _captions(report: CaptionReport) -> list[Block]:
 
 def _best_of(report: BestOfReport) -> list[Block]:
     """CogView's figure 9: accuracy and loss of the selected images against the number of candidates."""
-    blocks: list[Block] = [curve(report.accuracy), *_accuracy(report.accuracy)]
+    blocks = [*(curve(y, own) for y, own in panels(report).items()), *_accuracy(report.accuracy)]
     blocks.append(Table(("images", "caption loss, nats per token"), list(report.losses.items())))
     if report.distributions:
         names = list(next(iter(report.distributions.values())))
@@ -245,12 +245,11 @@ def _best_of(report: BestOfReport) -> list[Block]:
     return blocks
 
 
-def curve(sets: Mapping[str, Accuracy]) -> Block:
-    """Accuracy against the number of candidates, a curve for each language and judge."""
-    by_label = curves(sets)
+def curve(metric: str, by_label: Mapping[str, Points]) -> Block:
+    """A metric against the number of candidates, a curve for each language and judge."""
     series = {label: [(float(size), f.value) for size, f in points] for label, points in by_label.items()}
     spans = {label: [(f.low, f.high) for _, f in points] for label, points in by_label.items()}
-    return lines(series, "candidates", "attribute accuracy", spans, log=True)
+    return lines(series, "candidates", metric, spans, log=True)
 
 
 def _order(report: OrderReport) -> list[Block]:

@@ -164,18 +164,24 @@ def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: max(1, limit - 1)] + "…"
 
 
-def plot_curves(curves: Mapping[str, Sequence[tuple[int, Estimate]]], x: str, y: str, path: Path) -> None:
-    """Plot curves with 95 % intervals and a logarithmic x axis; CogViewError as :func:`new_figure`."""
-    figure = new_figure(7, 4)
-    axis = figure.add_subplot(xlabel=x, ylabel=y, xscale="log")
-    for name, points in curves.items():
-        sizes, estimates = zip(*points, strict=True)
-        errors = [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
-        values = [estimate.value for estimate in estimates]
-        axis.errorbar(sizes, values, yerr=errors, marker="o", capsize=3, label=name)
-    ticks = sorted({size for points in curves.values() for size, _ in points})
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
+def plot_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[int, Estimate]]]], x: str, path: Path
+) -> None:
+    """Plot curves with 95 % intervals over a logarithmic x axis, a panel for each quantity.
+
+    CogViewError as :func:`new_figure` and :func:`write_figure`.
+    """
+    figure = new_figure(2 + 5 * len(panels), 4)
+    for number, (y, curves) in enumerate(panels.items(), 1):
+        axis = figure.add_subplot(1, len(panels), number, xlabel=x, ylabel=y, xscale="log")
+        for name, points in curves.items():
+            sizes, estimates = zip(*points, strict=True)
+            errors = [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+            values = [estimate.value for estimate in estimates]
+            axis.errorbar(sizes, values, yerr=errors, marker="o", capsize=3, label=name)
+        ticks = sorted({size for points in curves.values() for size, _ in points})
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     write_figure(figure, path)

@@ -11,7 +11,7 @@ import pytest
 
 from cogview.data.shards import Preprocessing
 from cogview.errors import CogViewError
-from cogview.evaluation.experiments.best_of import BestOfPlan, BestOfReport, curves, evaluate_best_of
+from cogview.evaluation.experiments.best_of import BestOfPlan, BestOfReport, evaluate_best_of, panels
 from cogview.evaluation.judges.classifier import AttributeClassifier
 from cogview.evaluation.metrics.accuracy import Figure
 from cogview.reports.plots import plot_curves
@@ -81,7 +81,8 @@ def test_an_alignment_scorer_ranks_beside_the_loss(
     assert [colour[f"en best of {k}"] for k in (1, 2, 4)] == [0, 0, 0]
     assert [colour[f"en best of {k} by alignment"] for k in (2, 4)] == [6, 12]
     assert "en best of 1 by alignment" not in sets and report.facts["scorer_fingerprint"] == "colours"
-    found = curves(report.accuracy)
+    [(metric, found)] = panels(report).items()
+    assert metric == "attribute accuracy"
     assert list(found) == ["zh", "zh by alignment", "en", "en by alignment"]
     assert [size for size, _ in found["en by alignment"]] == [1, 2, 4]
     assert found["en by alignment"][0] == found["en"][0]
@@ -89,10 +90,21 @@ def test_an_alignment_scorer_ranks_beside_the_loss(
     assert evaluate_best_of(PLAN, corpus, reader, again, tmp_path, alignment=judge)[0] == report
 
 
+def test_the_panels_of_figure_9(corpus: Path, reader: AttributeClassifier, tmp_path: Path) -> None:
+    report, _ = evaluate_best_of(PLAN, corpus, reader, Guessing(), tmp_path)
+    fid = {"en best of 1": {"FID-0": 3.0}, "zh best of 1": {"FID-0": 4.0}, "en best of 4": {"FID-0": 2.0}}
+    found = panels(report.model_copy(update={"distributions": fid}))
+    assert list(found) == ["attribute accuracy", "FID-0"]
+    values = {label: [(size, figure.value) for size, figure in own] for label, own in found["FID-0"].items()}
+    assert values == {"en": [(1, 3.0), (4, 2.0)], "zh": [(1, 4.0)]}
+
+
 def test_the_curve_is_plotted(tmp_path: Path) -> None:
     points = [(size, Figure(value=1 - 1 / (size + 1), low=0.2, high=1.0)) for size in (1, 4, 16)]
-    plot_curves({"zh": points, "en by alignment": points}, "candidates", "right", tmp_path / "a" / "x.svg")
+    curves = {"zh": points, "en by alignment": points}
+    plot_curves({"right": curves, "FID": curves}, "candidates", tmp_path / "a" / "x.svg")
     text = (tmp_path / "a" / "x.svg").read_text()
     assert "en by alignment" in text or text.count("<use") > 6  # labels may be drawn as paths
+    assert 'id="axes_1"' in text and 'id="axes_2"' in text and 'id="axes_3"' not in text
     with pytest.raises(CogViewError, match="cannot be written"):
-        plot_curves({"zh": points}, "x", "y", tmp_path / "x.unknown")
+        plot_curves({"y": {"zh": points}}, "x", tmp_path / "x.unknown")

@@ -39,7 +39,7 @@ def best_of(args: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Judg
 
     cogview eval best-of --model m/ --corpus corpus/ --classifier runs/classifier --sizes 1,2,4,8,16,32,64
     """
-    from cogview.evaluation.experiments.best_of import curves, evaluate_best_of
+    from cogview.evaluation.experiments.best_of import evaluate_best_of, panels
     from cogview.evaluation.metrics.fid import open_extractor
     from cogview.reports.plots import plot_curves
 
@@ -50,7 +50,7 @@ def best_of(args: inputs.Candidates, plan: plans.BestOfPlan, judged: inputs.Judg
             plan, args.corpus, classifier, generator, judged.work, progress, *others
         )
     if args.plot:
-        plot_curves(curves(report.accuracy), "candidates", "attributes read right", args.plot)
+        plot_curves(panels(report), "candidates", args.plot)
     output.write_sheet(sets, SHOWN)
     output.finish(report, tables.best_of)
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 BY_ALIGNMENT = " by alignment"
 NAME = re.compile(r"(.+?) best of (\d+)(.*)")
+Points = list[tuple[int, Figure]]  # (candidates, value)
 
 
 class Candidates(Generator, Protocol):
@@ -133,12 +134,21 @@ def evaluate_best_of(
     return report, sets
 
 
-def curves(sets: Mapping[str, Accuracy]) -> dict[str, list[tuple[int, Figure]]]:
-    """Accuracy against the number of candidates, for each language and ranking ("en by alignment")."""
-    by_label: dict[str, list[tuple[int, Figure]]] = {}
-    for name, accuracy in sets.items():
+def panels(report: BestOfReport) -> dict[str, dict[str, Points]]:
+    """The curves of CogView's figure 9 by metric: accuracy, and FID, KID and IS if they were measured."""
+    found = {"attribute accuracy": curves({name: own.overall for name, own in report.accuracy.items()})}
+    for metric in next(iter(report.distributions.values()), {}):
+        values = {name: figures[metric] for name, figures in report.distributions.items()}
+        found[metric] = curves({name: Figure(value=x, low=x, high=x) for name, x in values.items()})
+    return found
+
+
+def curves(figures: Mapping[str, Figure]) -> dict[str, Points]:
+    """A metric against the number of candidates, for each language and ranking ("en by alignment")."""
+    by_label: dict[str, Points] = {}
+    for name, figure in figures.items():
         if match := NAME.fullmatch(name):
-            by_label.setdefault(match[1] + match[3], []).append((int(match[2]), accuracy.overall))
+            by_label.setdefault(match[1] + match[3], []).append((int(match[2]), figure))
     for label, points in by_label.items():  # the best of one is the same for every ranking
         shared = by_label.get(label.removesuffix(BY_ALIGNMENT), [])
         if label.endswith(BY_ALIGNMENT) and shared and shared[0][0] < points[0][0]:
