@@ -110,3 +110,14 @@ def test_another_runtime_is_refused(site: Path, tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "out").exists()
     with pytest.raises(CogViewError, match="exists already"):
         writing.write_page(ModelBundle(family), tmp_path)
+
+
+def test_it_has_the_roles_that_it_uses(runtime: Path, tmp_path: Path) -> None:
+    """Super-resolution, which the page lacks, stays out of the folder."""
+    family = tiny.write(tmp_path, upscaling=True, editing=True, enlarging=True)
+    writing.write_page(ModelBundle(family), tmp_path / "site", runtime=runtime)
+    manifest = json.loads((tmp_path / "site" / "model" / "manifest.json").read_text())
+    assert set(manifest["transformers"]) == {"base", "coglm"}
+    assert set(manifest["tasks"]) == {"generate", "caption", "score", "edit"}
+    folders = {path.name for path in (tmp_path / "site" / "model").iterdir() if path.is_dir()}
+    assert folders == {"base", "coglm", "image"}

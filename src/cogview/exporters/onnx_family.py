@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import cast
 
@@ -71,6 +71,7 @@ def export_family(
     weights: Weights = "fp32",
     progress: Progress | None = None,
     lora: tuple[str | Path, float] | None = None,
+    only: Container[str] | None = None,
 ) -> Manifest:
     """Write a family into a new folder, completely or not at all.
 
@@ -78,12 +79,14 @@ def export_family(
         weights: precision of matrices. fp16 is computed in float32, int8 in integers.
         lora: an adapter of the base model (one of the family's by name, or its directory) and its strength;
             it is merged into the weights.
+        only: the roles to export, if the family has them; default: all that can be exported.
         progress: called with the name of each part before it is written.
 
     Raises:
         CogViewError: a part cannot be exported, the folder exists, or there is too little disk space.
     """
     roles, report = exported_roles(family.config), progress or (lambda part: None)
+    roles = {name: heads for name, heads in roles.items() if only is None or name in only}
     adapter = None if lora is None else (family.adapter(lora[0]), lora[1])
     if adapter is not None and BASE not in roles:
         raise CogViewError(f"the model {family.config.name} has no base model to apply an adapter to")

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from cogview.checkpoints.bundle import ModelBundle
+from cogview.checkpoints.bundle import BASE, CAPTION, COGLM, ModelBundle
 from cogview.checkpoints.prompt_help import FILE as WORDS
 from cogview.checkpoints.provenance import Label, software, xmp
 from cogview.errors import CogViewError
@@ -37,6 +37,7 @@ RUNTIME = {  # SHA-256 of the files of the package's dist folder
 WITHOUT_GPU = tuple(RUNTIME)[:3]  # files that a browser without WebGPU loads
 MOST = 64 << 20  # bytes, largest file of the runtime
 INDEX = "files.json"
+ROLES = (BASE, CAPTION, COGLM)  # what the page uses: it generates, captions and scores
 
 
 def write_page(
@@ -59,14 +60,14 @@ def write_page(
         CogViewError: as :func:`cogview.exporters.onnx_family.export_family`; the runtime is missing, or it
             has another version.
     """
-    if "base" not in family.config.roles:
+    if BASE not in family.config.roles:
         raise family.config.unsupported("generate")
     check_new(out)
     files = runtime_files(runtime)
     temporary = spare_name(out.resolve())
     try:
         temporary.mkdir(parents=True)
-        manifest = export_family(family, temporary / "model", weights, progress)
+        manifest = export_family(family, temporary / "model", weights, progress, only=ROLES)
         for path in STATIC.iterdir():
             if path.name != "package.json":
                 shutil.copyfile(path, temporary / path.name)
