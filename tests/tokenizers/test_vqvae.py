@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from cogview.errors import CogViewError
 from cogview.importers.released_vqvae import import_vqvae
+from cogview.tokenizers.loading import side_of
 from cogview.tokenizers.vqvae import ImageTokenizer, ImageTokenizerConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cogview1"
@@ -220,6 +221,7 @@ def test_a_code_grid_need_not_divide_the_image() -> None:
     images = torch.rand(2, 3, 16, 32)
     codes = model.encode(images)
     assert codes.shape == (2, 18) and model.decode(codes, (3, 6)).shape == images.shape
+    assert (side_of(model, 3), side_of(model, 6)) == images.shape[2:]
     with pytest.raises(CogViewError, match="multiples of 16"):
         model.encode(torch.rand(1, 3, 16, 24))
     plain = tiny(image_size=16, factors=(2, 2))

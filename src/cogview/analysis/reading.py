@@ -24,7 +24,7 @@ from cogview.generation.local_parallel import RELEASED
 from cogview.pipelines.base import GeneratedImage
 from cogview.pipelines.model import Pipeline
 from cogview.sequences.super_resolution import Inputs
-from cogview.tokenizers.loading import encode_image
+from cogview.tokenizers.loading import encode_image, side_of
 from cogview.transformer.attention import Causal, MaskRegions, Prefix, TextAttentionBias, Visibility
 
 
@@ -106,8 +106,6 @@ def codes_at(model: Pipeline, image: GeneratedImage, grid: tuple[int, int]) -> N
     """An image's codes (rows * columns,) on a grid: its own if the grid matches, else those of its pixels."""
     if len(image.codes) == grid[0] * grid[1]:
         return image.codes
-    factor = model.image_tokenizer.image_size // model.image_tokenizer.grid()[0]
-    resized = image.image.convert("RGB").resize(
-        (grid[1] * factor, grid[0] * factor), Image.Resampling.LANCZOS
-    )
+    height, width = (side_of(model.image_tokenizer, codes) for codes in grid)
+    resized = image.image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     return encode_image(model.image_tokenizer, resized)

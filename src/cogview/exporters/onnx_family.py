@@ -37,6 +37,7 @@ from cogview.onnx.manifest import (
 )
 from cogview.sequences.protocols import CaptionFormat, Format, ImageFormat
 from cogview.tokenizers.clusters import read_labels
+from cogview.tokenizers.loading import side_of
 from cogview.tokenizers.text import TextTokenizer
 from cogview.tokenizers.vqvae import ImageTokenizer
 from cogview.transformer.lora import apply_adapter
@@ -220,7 +221,7 @@ def _fitting(
     coglm = family.config.coglm
     if coglm is None:
         return None
-    size = tokenizer.image_size * family.config.roles[coglm].sequences.grid[0] // tokenizer.grid()[0]
+    size = side_of(tokenizer, family.config.roles[coglm].sequences.grid[0])
     return Fitting(size=size, crop=False, resample="bilinear")
 
 

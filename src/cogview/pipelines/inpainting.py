@@ -34,7 +34,7 @@ from cogview.pipelines.edit_inputs import AnyMask, Box, mask_of, upright
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
 from cogview.sequences.coglm import CogLMFormat
 from cogview.sequences.masks import PATCH, sample_mask
-from cogview.tokenizers.loading import decode_image, encode_image
+from cogview.tokenizers.loading import decode_image, encode_image, side_of
 from cogview.types import Ids, ProgressCallback, SamplingParams
 
 
@@ -221,8 +221,7 @@ class Inpainting:
 
 def image_size(components: Components, format: CogLMFormat) -> int:
     """Side in pixels of the square image that a CogLM reads."""
-    tokenizer = components.image_tokenizer
-    return tokenizer.image_size * format.grid[0] // tokenizer.grid()[0]
+    return side_of(components.image_tokenizer, format.grid[0])
 
 
 def square_codes(components: Components, format: CogLMFormat, image: AnyImage) -> Ids:

@@ -42,7 +42,7 @@ from cogview.pipelines.base import (
 )
 from cogview.pipelines.engines import make_engine
 from cogview.sequences import DirectFormat, IterativeFormat, SequenceFormat, of_type
-from cogview.tokenizers.loading import decode_image, encode_image
+from cogview.tokenizers.loading import decode_image, encode_image, side_of
 from cogview.types import DETAIL, Ids, ProgressCallback, SamplingParams
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ class TwoStageSuperResolution:
         around it. region: maps a grid to bool (rows, columns).
         """
         grid, tokenizer = self.format.grid, self.components.image_tokenizer
-        side = grid[0] * tokenizer.image_size // tokenizer.grid()[0]
+        side = side_of(tokenizer, grid[0])
         square = known.resize((side, side), Image.Resampling.BILINEAR)
         inside, text = region(grid).ravel(), [list(tokens)[: self.format.text_limit]]
         shared: dict[str, Any] = {"pairs": [stream], "likelihoods": self.prior([codes])}

@@ -53,9 +53,10 @@ class ServedModel:
         """Sizes as ``WIDTHxHEIGHT``, the default first, each with its multiple of the smallest size."""
         if "generate" not in self.abilities:
             return {}
-        grid, tokenizer = self.cogview.text_to_image.format.grid, self.cogview.image_tokenizer
-        pixels_per_code = tokenizer.image_size // tokenizer.grid()[0]
-        height, width = (side * pixels_per_code for side in grid)
+        from cogview.tokenizers.loading import side_of
+
+        grid = self.cogview.text_to_image.format.grid
+        height, width = (side_of(self.cogview.image_tokenizer, codes) for codes in grid)
         times = [1]
         if self.two_stage:
             times = [self.cogview.super_resolution.format.grid[0] // grid[0], 1]

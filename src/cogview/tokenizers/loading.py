@@ -26,6 +26,11 @@ def read_image_tokenizer(directory: str | Path) -> AnyImageTokenizer:
     return (HierarchicalTokenizer if hierarchical else ImageTokenizer).from_directory(directory)
 
 
+def side_of(tokenizer: AnyImageTokenizer, codes: int) -> int:
+    """The pixels along a side of ``codes`` codes; the pixels of one code need not be a whole number."""
+    return tokenizer.image_size * codes // tokenizer.grid()[0]
+
+
 @torch.inference_mode()
 def encode_image(tokenizer: AnyImageTokenizer, image: Image.Image | NDArray[np.uint8]) -> Ids:
     """Codes (rows * columns,) of an RGB image, or of pixels (height, width, 3) uint8, of a suitable size."""

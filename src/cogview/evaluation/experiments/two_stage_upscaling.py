@@ -32,6 +32,7 @@ from cogview.evaluation.plans import UpscalingPlan
 from cogview.generation.hierarchical import direct_super_resolution, iterative_super_resolution
 from cogview.pipelines.model import Pipeline
 from cogview.pipelines.super_resolution import ORDER, TwoStageSuperResolution
+from cogview.tokenizers.loading import side_of
 from cogview.tokenizers.perceptual import LPIPS
 
 MODEL, DIRECT, BICUBIC, LANCZOS = "model", "direct", "bicubic", "lanczos"
@@ -56,7 +57,7 @@ def evaluate_two_stage_upscaling(
     plan = plan or UpscalingPlan()
     part = stages_of(model)
     tokenizer = model.image_tokenizer
-    size = part.format.small[0] * tokenizer.image_size // tokenizer.grid()[0]
+    size = side_of(tokenizer, part.format.small[0])
     side = size * part.scale
     images, captions = held_out(data, plan, side)
     small = _resized(images.pixels, size, RESAMPLE[plan.resample])
