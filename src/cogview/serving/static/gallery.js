@@ -1,216 +1,216 @@
-// The pictures of this browser: groups that are being made, and those that were.
+// The gallery: groups of images that are being generated, and those stored in this browser.
 
-import { blobOf, draw, form } from "./api.js";
-import { complain, every, find, make, problem, say, state, t, whenSpoken } from "./page.js";
-import { wordChips } from "./words.js";
+import { decodeBlob, postForm, streamGeneration } from "./api.js";
+import { find, findAll, make, onLanguageChange, pageError, setStatus, showError, state, t } from "./page.js";
+import { showUnknownWords } from "./words.js";
 import { enqueue } from "./queue.js";
 import * as store from "./store.js";
 
-const PAGE = 24; // older groups that are shown at once
-let shown = [];
-let older = [];
+const PAGE_SIZE = 24; // stored groups that are shown at a time
+let shownImages = [];
+let olderGroups = [];
 let onOpen = () => {};
-let onKey = () => {};
-export const whenOpened = (listener) => { onOpen = listener; };
-export const whenKeyMissing = (listener) => { onKey = listener; };
+let onUnauthorized = () => {};
+export const setOnOpen = (listener) => { onOpen = listener; };
+export const setOnUnauthorized = (listener) => { onUnauthorized = listener; };
 
 // ------------------------------------------------------------------------------------------ requests
 
-export function generate(asked, panel) {
-  const facts = factsOf("draw", asked.prompt, asked.style, asked.model);
+export function generate(request, panel) {
+  const metadata = createMetadata("draw", request.prompt, request.style, request.model);
   let done = 0;
-  return inGroup(facts, asked.n, panel, async (options, group, places) => {
-    for await (const event of draw(asked, options)) {
-      if (event.words) wordChips(notes(group), event.words);
-      if (event.type === "ignored") note(group, t("ignored", { names: event.names }));
-      else if (event.type.endsWith("partial_image")) showPartial(places[event.index], blobOf(event.b64_json));
+  return runInGroup(metadata, request.n, panel, async (options, group, slots) => {
+    for await (const event of streamGeneration(request, options)) {
+      if (event.words) showUnknownWords(notesOf(group), event.words);
+      if (event.type === "ignored") addNote(group, t("ignored", { names: event.names }));
+      else if (event.type.endsWith("partial_image")) showPartial(slots[event.index], decodeBlob(event.b64_json));
       else if (event.type.endsWith("completed")) {
-        const picture = { ...facts, time: Date.now(), seed: event.seed, number: event.picture, size: event.size, asked };
-        await finish(places[event.index], { ...picture, blob: blobOf(event.b64_json) });
-        say("progress", { done: ++done, n: asked.n });
+        const image = { ...metadata, time: Date.now(), seed: event.seed, number: event.picture, size: event.size, asked: request };
+        await storeAndShow(slots[event.index], { ...image, blob: decodeBlob(event.b64_json) });
+        setStatus("progress", { done: ++done, n: request.n });
       }
     }
-    if (done < asked.n) throw problem("lost");
+    if (done < request.n) throw pageError("lost");
     return done;
   });
 }
 
-// files: name to blob, or a promise of them.
-export function painted(path, fields, files, facts, panel) {
-  return inGroup(facts, Number(fields.n ?? 1), panel, async (options, group, places) => {
-    const { data, model, ignored } = await form(path, fields, await files, options);
-    if (ignored?.length) note(group, t("ignored", { names: ignored.join(", ") }));
+// Sends a form that edits, varies or upscales an image. files: name to blob, or a promise of that.
+export function transformImage(path, fields, files, metadata, panel) {
+  return runInGroup(metadata, Number(fields.n ?? 1), panel, async (options, group, slots) => {
+    const { data, model, ignored } = await postForm(path, fields, await files, options);
+    if (ignored?.length) addNote(group, t("ignored", { names: ignored.join(", ") }));
     for (const [number, entry] of data.entries()) {
-      const picture = { ...facts, model, time: Date.now(), seed: entry.seed, number: entry.picture, size: entry.size };
-      await finish(places[number], { ...picture, blob: blobOf(entry.b64_json) });
+      const image = { ...metadata, model, time: Date.now(), seed: entry.seed, number: entry.picture, size: entry.size };
+      await storeAndShow(slots[number], { ...image, blob: decodeBlob(entry.b64_json) });
     }
     return data.length;
   });
 }
 
-export function factsOf(kind, prompt, style, model, more = {}) {
+export function createMetadata(kind, prompt, style, model, more = {}) {
   return { group: crypto.randomUUID(), kind, prompt, style: style ?? "", model: model ?? "", time: Date.now(), ...more };
 }
 
-async function inGroup(facts, n, panel, work) {
-  const { group, places } = startGroup(facts, n);
-  const job = enqueue(facts.prompt || t(`kind_${facts.kind}`), (options) => work(options, group, places));
+async function runInGroup(metadata, n, panel, work) {
+  const { group, slots } = addGroup(metadata, n);
+  const job = enqueue(metadata.prompt || t(`kind_${metadata.kind}`), (options) => work(options, group, slots));
   find(".facts-line", group).after(job.line);
-  say("queued");
+  setStatus("queued");
   try {
-    say("ready", { n: await job.done });
+    setStatus("ready", { n: await job.done });
   } catch (error) {
-    if (error.name === "AbortError") say("stopped");
+    if (error.name === "AbortError") setStatus("stopped");
     else {
-      say("");
-      complain(find(".problem", panel), error);
-      if (error.status === 401) onKey();
+      setStatus("");
+      showError(find(".problem", panel), error);
+      if (error.status === 401) onUnauthorized();
     }
-    const held = group.contains(document.activeElement) || document.activeElement === document.body;
-    dropUnfinished(group);
-    if (held) find("#pictures").focus({ preventScroll: true });
+    const hadFocus = group.contains(document.activeElement) || document.activeElement === document.body;
+    removeUnfinished(group);
+    if (hadFocus) find("#pictures").focus({ preventScroll: true });
   }
 }
 
 // ------------------------------------------------------------------------------------------ groups
 
-function startGroup(facts, n, old = false) {
+function addGroup(metadata, n, stored = false) {
   const list = make("ul", { className: "row" });
-  const { group: id, kind, prompt, style, model, time } = facts;
+  const { group: id, kind, prompt, style, model, time } = metadata;
   const group = make("article", { className: "group", data: { group: id, kind, prompt, style, model, time: time ?? "" } },
     make("h3"), make("p", { className: "quiet facts-line" }), list);
-  nameGroup(group);
-  if (old) find("#groups").append(group);
+  showGroupTitle(group);
+  if (stored) find("#groups").append(group);
   else find("#groups").prepend(group);
-  const places = Array.from({ length: n }, () => {
+  const slots = Array.from({ length: n }, () => {
     const frame = make("div", { className: "frame", aria: { role: "img", label: t("unfinished", { prompt: prompt || t(`kind_${kind}`) }) } });
-    const place = make("li", { className: "unfinished" }, frame);
-    list.append(place);
-    return place;
+    const slot = make("li", { className: "unfinished" }, frame);
+    list.append(slot);
+    return slot;
   });
-  showEmpty();
-  if (!old && matchMedia("(max-width: 60rem)").matches) find("#pictures").scrollIntoView({ behavior: "smooth" });
-  return { group, places };
+  updateControls();
+  if (!stored && matchMedia("(max-width: 60rem)").matches) find("#pictures").scrollIntoView({ behavior: "smooth" });
+  return { group, slots };
 }
 
-function nameGroup(group) {
+function showGroupTitle(group) {
   const { kind, prompt, style, model: name, time } = group.dataset;
-  const served = state.models.find((each) => each.id === name);
-  const words = style && (served?.cogview.styles[style]?.[state.language] ?? style);
+  const modelInfo = state.models.find((item) => item.id === name);
+  const styleName = style && (modelInfo?.cogview.styles[style]?.[state.language] ?? style);
   find("h3", group).textContent = prompt || t(`kind_${kind}`);
-  const when = time && Date.now() - Number(time) > 6e5
+  const timeText = time && Date.now() - Number(time) > 6e5
     ? new Date(Number(time)).toLocaleString(state.language === "zh" ? "zh-CN" : "en", { dateStyle: "medium", timeStyle: "short" }) : "";
   find(".facts-line", group).textContent = [
-    kind === "draw" || !prompt ? "" : t(`kind_${kind}`), words, state.models.length > 1 ? name : "", when,
+    kind === "draw" || !prompt ? "" : t(`kind_${kind}`), styleName, state.models.length > 1 ? name : "", timeText,
   ].filter(Boolean).join(" · ");
 }
 
-const notes = (group) => find(".notes", group) ?? find(".facts-line", group).insertAdjacentElement("afterend", make("div", { className: "notes quiet" }));
-const note = (group, text) => notes(group).append(make("p", { textContent: text }));
+const notesOf = (group) => find(".notes", group) ?? find(".facts-line", group).insertAdjacentElement("afterend", make("div", { className: "notes quiet" }));
+const addNote = (group, text) => notesOf(group).append(make("p", { textContent: text }));
 
-function showPartial(place, blob) {
-  const image = find("img", place) ?? place.firstChild.appendChild(make("img", { alt: "" }));
-  const before = image.src;
-  image.src = URL.createObjectURL(blob);
+function showPartial(slot, blob) {
+  const preview = find("img", slot) ?? slot.firstChild.appendChild(make("img", { alt: "" }));
+  const before = preview.src;
+  preview.src = URL.createObjectURL(blob);
   if (before) URL.revokeObjectURL(before);
 }
 
-async function finish(place, picture) {
+async function storeAndShow(slot, image) {
   try {
-    picture.id = await store.add(picture);
+    image.id = await store.add(image);
   } catch {
-    say("not_kept");
-    picture.id = -Date.now() - Math.random();
+    setStatus("not_kept");
+    image.id = -Date.now() - Math.random();
   }
-  putPicture(place, picture);
+  showImage(slot, image);
 }
 
-function putPicture(place, picture) {
-  picture.url = URL.createObjectURL(picture.blob);
-  const image = make("img", { src: picture.url });
-  const open = make("button", { type: "button", className: "frame" }, image);
-  open.addEventListener("click", () => onOpen(picture));
-  place.className = "";
-  place.dataset.id = picture.id;
-  place.replaceChildren(open);
-  shown.push(picture);
-  describe(place, picture);
+function showImage(slot, image) {
+  image.url = URL.createObjectURL(image.blob);
+  const preview = make("img", { src: image.url });
+  const open = make("button", { type: "button", className: "frame" }, preview);
+  open.addEventListener("click", () => onOpen(image));
+  slot.className = "";
+  slot.dataset.id = image.id;
+  slot.replaceChildren(open);
+  shownImages.push(image);
+  setAltText(slot, image);
 }
 
-const titleOf = (picture) => picture.prompt || t(`kind_${picture.kind}`);
-const describe = (place, picture) => { find("img", place).alt = t("picture", { prompt: titleOf(picture), number: picture.number + 1 }); };
+const titleOf = (image) => image.prompt || t(`kind_${image.kind}`);
+const setAltText = (slot, image) => { find("img", slot).alt = t("image_alt", { prompt: titleOf(image), number: image.number + 1 }); };
 
-function dropUnfinished(group) {
-  for (const place of every(".unfinished", group)) place.remove();
+function removeUnfinished(group) {
+  for (const slot of findAll(".unfinished", group)) slot.remove();
   if (!find("li", group)) group.remove();
-  showEmpty();
+  updateControls();
 }
 
-function showEmpty() {
-  const some = Boolean(find(".group"));
-  find("#empty").hidden = some;
-  find("#forget").hidden = !some;
-  find("#search").hidden = !some;
-  find("#older").hidden = !older.length;
+function updateControls() {
+  const hasGroups = Boolean(find(".group"));
+  find("#empty").hidden = hasGroups;
+  find("#forget").hidden = !hasGroups;
+  find("#search").hidden = !hasGroups;
+  find("#older").hidden = !olderGroups.length;
 }
 
-// ------------------------------------------------------------------------------------------ what was kept
+// ------------------------------------------------------------------------------------------ stored images
 
-export async function showKept() {
+export async function showStored() {
   const groups = new Map();
-  for (const picture of await store.all().catch(() => [])) {
-    if (!groups.has(picture.group)) groups.set(picture.group, []);
-    groups.get(picture.group).push(picture);
+  for (const image of await store.all().catch(() => [])) {
+    if (!groups.has(image.group)) groups.set(image.group, []);
+    groups.get(image.group).push(image);
   }
-  older = [...groups.values()].reverse();
+  olderGroups = [...groups.values()].reverse();
   showOlder();
 }
 
 export function showOlder(all = false) {
-  for (const pictures of older.splice(0, all ? older.length : PAGE)) {
-    const { places } = startGroup(pictures[0], pictures.length, true);
-    pictures.forEach((picture, number) => putPicture(places[number], picture));
+  for (const images of olderGroups.splice(0, all ? olderGroups.length : PAGE_SIZE)) {
+    const { slots } = addGroup(images[0], images.length, true);
+    images.forEach((image, number) => showImage(slots[number], image));
   }
-  showEmpty();
+  updateControls();
 }
 
 export function search(text) {
   if (text) showOlder(true);
-  const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
-  let found = 0;
-  for (const group of every(".group")) {
-    const said = `${group.textContent} ${group.dataset.style}`.toLowerCase();
-    group.hidden = !wanted.every((word) => said.includes(word));
-    found += group.hidden ? 0 : 1;
+  const terms = text.toLowerCase().split(/\s+/).filter(Boolean);
+  let matches = 0;
+  for (const group of findAll(".group")) {
+    const content = `${group.textContent} ${group.dataset.style}`.toLowerCase();
+    group.hidden = !terms.every((word) => content.includes(word));
+    matches += group.hidden ? 0 : 1;
   }
-  find("#nothing-found").hidden = found > 0 || !every(".group").length;
+  find("#nothing-found").hidden = matches > 0 || !findAll(".group").length;
 }
 
-export async function forget(picture) {
-  shown = shown.filter((each) => each !== picture);
-  await store.remove(picture.id).catch(() => {});
-  const place = find(`li[data-id="${picture.id}"]`);
-  const group = place.closest(".group");
-  place.remove();
-  URL.revokeObjectURL(picture.url);
+export async function deleteImage(image) {
+  shownImages = shownImages.filter((item) => item !== image);
+  await store.remove(image.id).catch(() => {});
+  const slot = find(`li[data-id="${image.id}"]`);
+  const group = slot.closest(".group");
+  slot.remove();
+  URL.revokeObjectURL(image.url);
   if (!find("li", group)) group.remove();
-  showEmpty();
+  updateControls();
 }
 
-export async function forgetAll() {
+export async function deleteAllImages() {
   await store.clear().catch(() => {});
-  for (const group of every(".group")) if (!find(".unfinished", group)) group.remove();
-  [shown, older] = [[], []];
-  showEmpty();
+  for (const group of findAll(".group")) if (!find(".unfinished", group)) group.remove();
+  [shownImages, olderGroups] = [[], []];
+  updateControls();
 }
 
-// The pictures in the order of the page.
-export function order() {
-  const places = every("#groups .group:not([hidden]) li[data-id]").map((place) => Number(place.dataset.id));
-  return places.map((id) => shown.find((picture) => picture.id === id));
+// The images in the order in which the page shows them.
+export function imagesInOrder() {
+  const slots = findAll("#groups .group:not([hidden]) li[data-id]").map((slot) => Number(slot.dataset.id));
+  return slots.map((id) => shownImages.find((image) => image.id === id));
 }
 
-whenSpoken(() => {
-  for (const group of every(".group")) nameGroup(group);
-  for (const picture of shown) describe(find(`li[data-id="${picture.id}"]`), picture);
+onLanguageChange(() => {
+  for (const group of findAll(".group")) showGroupTitle(group);
+  for (const image of shownImages) setAltText(find(`li[data-id="${image.id}"]`), image);
 });

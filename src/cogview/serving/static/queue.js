@@ -1,104 +1,104 @@
-// Requests of this page, one after another: where each is in the queue, how long it takes, each cancelled alone.
+// The queue of this page's requests: shows the position and the time of each, and cancels them individually.
 
-import { places } from "./api.js";
-import { button, every, find, make, seconds, t, whenSpoken } from "./page.js";
+import { queuePositions } from "./api.js";
+import { button, find, findAll, make, onLanguageChange, seconds, t } from "./page.js";
 
-const SENT = 3; // at a time, as browsers open six connections to a server; the others wait here
+const MAX_SENT = 3; // concurrent requests, as browsers open at most six connections to a server; the rest wait here
 const jobs = [];
 let timer = null;
 
-// Runs work({signal, ticket}) when it is its turn. {line: an element that shows how far it is, done: a promise}.
+// Runs work({signal, ticket}) when its turn comes. Returns {line: an element that shows its progress, done: a promise of its result}.
 export function enqueue(title, work) {
-  const job = { work, ticket: crypto.randomUUID(), controller: new AbortController(), since: performance.now() };
-  Object.assign(job, { sent: false, place: null, left: null, progress: 0, began: null, notBefore: 0 });
+  const job = { work, ticket: crypto.randomUUID(), controller: new AbortController(), enqueuedAt: performance.now() };
+  Object.assign(job, { sent: false, position: null, secondsLeft: null, progress: 0, startedAt: null, retryAt: 0 });
   job.bar = make("progress", { max: 1, aria: { hidden: "true" } });
   job.text = make("span", { className: "told" });
-  const cancel = button("cancel", () => abandon(job), "button second stop");
-  cancel.setAttribute("aria-describedby", (job.text.id = `job-${job.ticket}`));
-  cancel.title = title;
-  job.line = make("div", { className: "job" }, job.bar, job.text, cancel);
+  const cancelButton = button("cancel", () => cancelJob(job), "button second stop");
+  cancelButton.setAttribute("aria-describedby", (job.text.id = `job-${job.ticket}`));
+  cancelButton.title = title;
+  job.line = make("div", { className: "job" }, job.bar, job.text, cancelButton);
   job.done = new Promise((resolve, reject) => Object.assign(job, { resolve, reject }));
   jobs.push(job);
-  pump();
+  sendWaiting();
   return job;
 }
 
-function abandon(job) {
+function cancelJob(job) {
   job.controller.abort();
   if (job.sent) return;
-  leave(job);
+  removeJob(job);
   job.reject(new DOMException("", "AbortError"));
 }
 
-function pump() {
+function sendWaiting() {
   const now = performance.now();
   for (const job of jobs) {
-    if (jobs.filter((each) => each.sent).length >= SENT) break;
-    if (!job.sent && job.notBefore <= now) send(job);
+    if (jobs.filter((other) => other.sent).length >= MAX_SENT) break;
+    if (!job.sent && job.retryAt <= now) sendJob(job);
   }
-  timer ??= setInterval(look, 1000);
-  showAll();
+  timer ??= setInterval(poll, 1000);
+  showJobs();
 }
 
-async function send(job) {
+async function sendJob(job) {
   job.sent = true;
   try {
     job.resolve(await job.work({ signal: job.controller.signal, ticket: job.ticket }));
   } catch (error) {
-    if (error.code === "queue_full" && !job.controller.signal.aborted) return again(job, error.retryAfter || 5);
+    if (error.code === "queue_full" && !job.controller.signal.aborted) return retryLater(job, error.retryAfter || 5);
     job.reject(error);
   }
-  return leave(job);
+  return removeJob(job);
 }
 
-// The server's queue is full: it is tried again when the server says.
-function again(job, wait) {
-  Object.assign(job, { sent: false, place: null, left: null, notBefore: performance.now() + 1000 * wait });
-  setTimeout(pump, 1000 * wait + 50);
-  showAll();
+// The server's queue is full: sends the request again after the time that the server asks for.
+function retryLater(job, wait) {
+  Object.assign(job, { sent: false, position: null, secondsLeft: null, retryAt: performance.now() + 1000 * wait });
+  setTimeout(sendWaiting, 1000 * wait + 50);
+  showJobs();
 }
 
-function leave(job) {
+function removeJob(job) {
   jobs.splice(jobs.indexOf(job), 1);
   job.line.remove();
-  pump();
+  sendWaiting();
 }
 
-async function look() {
+async function poll() {
   const sent = jobs.filter((job) => job.sent);
   if (!jobs.length) {
     clearInterval(timer);
     timer = null;
     return;
   }
-  const found = sent.length ? await places(sent.map((job) => job.ticket)).catch(() => ({})) : {};
+  const tickets = sent.length ? await queuePositions(sent.map((job) => job.ticket)).catch(() => ({})) : {};
   for (const job of sent) {
-    const { place = job.place, left = job.left, progress = job.progress } = found[job.ticket] ?? {};
-    if (place === 0) job.began ??= performance.now();
-    Object.assign(job, { place, left, progress, at: performance.now() });
+    const { place: position = job.position, left: secondsLeft = job.secondsLeft, progress = job.progress } = tickets[job.ticket] ?? {};
+    if (position === 0) job.startedAt ??= performance.now();
+    Object.assign(job, { position, secondsLeft, progress, updatedAt: performance.now() });
   }
-  showAll();
+  showJobs();
 }
 
-function showAll() {
+function showJobs() {
   const now = performance.now();
-  let last = Math.max(0, ...jobs.map((job) => (job.sent && job.place) || 0));
-  for (const job of jobs) show(job, now, job.sent ? job.place : ++last);
+  let last = Math.max(0, ...jobs.map((job) => (job.sent && job.position) || 0));
+  for (const job of jobs) showJob(job, now, job.sent ? job.position : ++last);
   find("#pictures").setAttribute("aria-busy", String(jobs.length > 0));
 }
 
-function show(job, now, place) {
-  const left = job.left === null ? null : Math.max(0, job.left - (now - job.at) / 1000);
-  const where = !job.sent && job.notBefore > now ? t("queue_full", { time: seconds((job.notBefore - now) / 1000) })
-    : place === null ? t("sending") : place === 0 ? t("running") : t("queue_place", { place });
-  const told = [where, t("elapsed", { time: seconds((now - job.since) / 1000) })];
-  if (left !== null && left >= 1) told.push(t("left", { time: seconds(left) }));
-  job.text.textContent = told.join(" · ");
-  const running = job.began === null ? 0 : (now - job.began) / 1000;
-  const part = left !== null && job.began !== null ? running / (running + left || 1) : job.progress;
-  if (part > 0 || place !== 0) job.bar.value = Math.min(1, part);
+function showJob(job, now, position) {
+  const secondsLeft = job.secondsLeft === null ? null : Math.max(0, job.secondsLeft - (now - job.updatedAt) / 1000);
+  const stateText = !job.sent && job.retryAt > now ? t("queue_full", { time: seconds((job.retryAt - now) / 1000) })
+    : position === null ? t("sending") : position === 0 ? t("running") : t("queue_position", { position });
+  const parts = [stateText, t("elapsed", { time: seconds((now - job.enqueuedAt) / 1000) })];
+  if (secondsLeft !== null && secondsLeft >= 1) parts.push(t("left", { time: seconds(secondsLeft) }));
+  job.text.textContent = parts.join(" · ");
+  const running = job.startedAt === null ? 0 : (now - job.startedAt) / 1000;
+  const fraction = secondsLeft !== null && job.startedAt !== null ? running / (running + secondsLeft || 1) : job.progress;
+  if (fraction > 0 || position !== 0) job.bar.value = Math.min(1, fraction);
   else job.bar.removeAttribute("value");
 }
 
-whenSpoken(showAll);
-export const busy = () => jobs.length > 0 || every(".job").length > 0;
+onLanguageChange(showJobs);
+export const busy = () => jobs.length > 0 || findAll(".job").length > 0;

@@ -1,34 +1,34 @@
-// The pictures of this browser, kept in IndexedDB: {id, group, time, kind, prompt, ..., blob}. Nothing leaves it.
+// The gallery's images, stored in this browser's IndexedDB: {id, group, time, kind, prompt, ..., blob}.
 
 const NAME = "cogview-studio";
-const MOST = 300;
+const MAX_IMAGES = 300;
 
-const finished = (request) => new Promise((resolve, reject) => {
+const resultOf = (request) => new Promise((resolve, reject) => {
   request.onsuccess = () => resolve(request.result);
   request.onerror = () => reject(request.error);
 });
 
-let opened = null;
-function open() {
-  if (opened) return opened;
+let database = null;
+function openDatabase() {
+  if (database) return database;
   const request = indexedDB.open(NAME, 1);
   request.onupgradeneeded = () => request.result.createObjectStore("pictures", { keyPath: "id", autoIncrement: true });
-  opened = finished(request);
-  return opened;
+  database = resultOf(request);
+  return database;
 }
 
-async function pictures(mode) {
-  return (await open()).transaction("pictures", mode).objectStore("pictures");
+async function objectStore(mode) {
+  return (await openDatabase()).transaction("pictures", mode).objectStore("pictures");
 }
 
-export const all = async () => finished((await pictures("readonly")).getAll());
-export const remove = async (id) => finished((await pictures("readwrite")).delete(id));
-export const clear = async () => finished((await pictures("readwrite")).clear());
+export const all = async () => resultOf((await objectStore("readonly")).getAll());
+export const remove = async (id) => resultOf((await objectStore("readwrite")).delete(id));
+export const clear = async () => resultOf((await objectStore("readwrite")).clear());
 
-export async function add(picture) {
-  const place = await pictures("readwrite");
-  const id = await finished(place.add(picture));
-  const keys = await finished(place.getAllKeys());
-  for (const old of keys.slice(0, Math.max(0, keys.length - MOST))) place.delete(old);
+export async function add(image) {
+  const images = await objectStore("readwrite");
+  const id = await resultOf(images.add(image));
+  const keys = await resultOf(images.getAllKeys());
+  for (const old of keys.slice(0, Math.max(0, keys.length - MAX_IMAGES))) images.delete(old);
   return id;
 }

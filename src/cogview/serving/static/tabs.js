@@ -1,22 +1,22 @@
-// Which task is open.
+// The tabs of tasks, and which one is open.
 
-import { calmAll, every, find, say, state } from "./page.js";
+import { clearAllErrors, find, findAll, setStatus, state } from "./page.js";
 import { busy } from "./queue.js";
 
 const listeners = [];
-export const whenOpened = (listener) => listeners.push(listener);
+export const onTabOpened = (listener) => listeners.push(listener);
 
 export function openTab(name) {
   if (state.tab !== name) {
-    calmAll();
-    if (!busy()) say("");
+    clearAllErrors();
+    if (!busy()) setStatus("");
   }
   state.tab = name;
-  for (const tab of every("[role=tab]")) {
-    const chosen = tab.id === `tab-${name}`;
-    tab.setAttribute("aria-selected", chosen);
-    tab.tabIndex = chosen ? 0 : -1;
-    find(`#${tab.getAttribute("aria-controls")}`).hidden = !chosen;
+  for (const tab of findAll("[role=tab]")) {
+    const selected = tab.id === `tab-${name}`;
+    tab.setAttribute("aria-selected", selected);
+    tab.tabIndex = selected ? 0 : -1;
+    find(`#${tab.getAttribute("aria-controls")}`).hidden = !selected;
   }
   find("#pictures").hidden = name === "train";
   find("#trainings").hidden = name !== "train";
@@ -24,14 +24,14 @@ export function openTab(name) {
 }
 
 export function wireTabs() {
-  for (const tab of every("[role=tab]")) {
+  for (const tab of findAll("[role=tab]")) {
     tab.addEventListener("click", () => openTab(tab.id.slice(4)));
     tab.addEventListener("keydown", (event) => {
-      const tabs = every("[role=tab]:not([hidden])");
-      const to = { ArrowRight: tabs.indexOf(tab) + 1, ArrowLeft: tabs.indexOf(tab) - 1, Home: 0, End: -1 }[event.key];
-      if (to === undefined) return;
+      const tabs = findAll("[role=tab]:not([hidden])");
+      const target = { ArrowRight: tabs.indexOf(tab) + 1, ArrowLeft: tabs.indexOf(tab) - 1, Home: 0, End: -1 }[event.key];
+      if (target === undefined) return;
       event.preventDefault();
-      const next = tabs.at(to % tabs.length);
+      const next = tabs.at(target % tabs.length);
       openTab(next.id.slice(4));
       next.focus();
     });

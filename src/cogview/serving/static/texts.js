@@ -1,27 +1,27 @@
-// What the page says, in both languages; what the server's errors mean; prompts to begin with.
+// The page's texts in both languages, messages for the server's errors, and example prompts.
 
 export const TEXTS = {
   en: {
     skip: "Skip to the images", tasks: "Tasks", language: "Language",
-    draw: "Generate", edit: "Edit", describe: "Describe", train: "Train",
+    generate: "Generate", edit: "Edit", describe: "Describe", train: "Train",
     prompt: "What the image shows", prompt_hint: "In English or Chinese", examples: "Examples", style: "Style", no_style: "none",
     number: "Images", seed: "Seed", seed_hint: "new each time", settings: "Settings", model: "Model", size: "Size",
     size_quick: "{size}, fast", size_plain: "{size}", size_slow: "{size}, slow",
     negative: "Not in the image", negative_hint: "such as: hat, text",
     guidance: "Closeness to the sentence", temperature: "Variety", top_k: "Top-k (0: off)", top_p: "Top-p (0: off)",
     best_of: "Keep the best of (for each image)", reset: "Back to the model's own settings",
-    draw_now: "Generate", cancel: "Cancel", keys: "Ctrl + Enter generates",
+    generate_now: "Generate", cancel: "Cancel", keys: "Ctrl + Enter generates",
     never_learnt: "The model never learnt “{word}”. Near it:", replace: "Replace “{word}” with “{other}”",
     hardly_known: "The model hardly knows: {words}",
-    pictures: "Images", forget: "Clear all", forget_sure: "Delete all images from this browser?",
+    images: "Images", delete_all: "Clear all", delete_all_confirm: "Delete all images from this browser?",
     search: "Search", older: "Show older images", nothing_found: "No image matches.",
     empty: "Your images appear here. They stay in this browser.",
-    sending: "Sending", queue_place: "Number {place} in the queue", running: "In progress", queue_full: "The server's queue is full, next try in {time}",
+    sending: "Sending", queue_position: "Number {position} in the queue", running: "In progress", queue_full: "The server's queue is full, next try in {time}",
     elapsed: "{time} so far", left: "about {time} left", about: "about {time}",
     seconds: "{n} s", minutes: "{n} min {s} s", hours: "{n} h {m} min",
     queued: "Sent", progress: "{done} of {n} ready", ready: "{n} ready", stopped: "Cancelled", described: "Described", compared: "Compared",
     ignored: "Without effect here: {names}",
-    picture: "{prompt}, image {number}", unfinished: "{prompt}, in progress", chosen_picture: "The image you chose",
+    image_alt: "{prompt}, image {number}", unfinished: "{prompt}, in progress", chosen_image: "The image you chose",
     close: "Close", previous: "Previous image", next: "Next image", copy: "Copy", copied: "Copied",
     download: "Download", cut_out: "Without background", vary: "Variations", again: "Again with this seed", delete: "Delete",
     fact_style: "Style", fact_negative: "Not in it", fact_seed: "Seed", fact_number: "Image", fact_size: "Size", fact_model: "Model",
@@ -40,9 +40,9 @@ export const TEXTS = {
     fits_best: "Fits very well:", fits_well: "Fits well:", fits_somewhat: "Fits somewhat:", fits_hardly: "Hardly fits:", fits_not: "Does not fit:",
     better_than: "better than {count} of {others} other sentences", score_loss: "Caption loss {loss} (lower is better)",
     closest: "Of those other sentences these fit best: {sentences}",
-    enlarge: "Enlarge", enlarge_2: "2 times", enlarge_4: "4 times",
+    upscale: "Enlarge", upscale_2: "2 times", upscale_4: "4 times",
     cannot_tools: "The models here can only generate: they have no caption or super-resolution role.",
-    no_picture: "Choose an image first.", not_picture: "That is no PNG, JPEG or WebP image.",
+    image_missing: "Choose an image first.", not_an_image: "That is no PNG, JPEG or WebP image.",
     train_drop: "Drop a folder of images here.", choose_folder: "Choose a folder", choose_files: "Choose images",
     train_chosen: "{images} images, {captions} caption files, {size} MB",
     train_captions: "A text file beside an image (cat.png, cat.txt) is its caption. Other images are named after their file or folder. The images are stored on the server.",
@@ -58,7 +58,7 @@ export const TEXTS = {
     plan_images: "Images", plan_captions: "Captions", plan_unnamed: "Named after files", plan_left_out: "Left out", plan_refused: "Not uploaded", plan_parameters: "Parameters", plan_time: "Training time", plan_memory: "Memory", plan_size: "Size", plan_start: "Starts from",
     language_en: "English", language_zh: "Chinese", "language_": "without a language", language_null: "without a language", millions: "{n} million",
     steps: "Step {step} of {steps}", loss: "loss {loss}", log: "Log",
-    sheet_reconstructions: "Images above, as the image tokenizer sees them below", sheet_step: "After {step} steps", sheet_final: "The finished model",
+    grid_reconstructions: "Images above, as the image tokenizer sees them below", grid_step: "After {step} steps", grid_final: "The finished model",
     train_start_now: "Start training", train_stop: "Stop", train_resume: "Resume", train_plan_again: "Plan", train_use: "Generate with it",
     train_delete_sure: "Delete {name}, its images and its model from the server?",
     key_title: "This server asks for a key", key: "API key", key_use: "Use it",
@@ -67,25 +67,25 @@ export const TEXTS = {
   },
   zh: {
     skip: "跳到图片", tasks: "功能", language: "语言",
-    draw: "生成", edit: "编辑", describe: "描述", train: "训练",
+    generate: "生成", edit: "编辑", describe: "描述", train: "训练",
     prompt: "图片内容", prompt_hint: "中文或英文", examples: "例子", style: "风格", no_style: "不限",
     number: "张数", seed: "种子", seed_hint: "每次随机", settings: "设置", model: "模型", size: "尺寸",
     size_quick: "{size}，最快", size_plain: "{size}", size_slow: "{size}，较慢",
     negative: "图片里不要有", negative_hint: "例如：帽子、文字",
     guidance: "贴近句子的程度", temperature: "多样性", top_k: "Top-k（0：不用）", top_p: "Top-p（0：不用）",
     best_of: "每张从几张里选最好的", reset: "恢复模型的默认设置",
-    draw_now: "生成", cancel: "取消", keys: "按 Ctrl + Enter 生成",
+    generate_now: "生成", cancel: "取消", keys: "按 Ctrl + Enter 生成",
     never_learnt: "模型没有学过“{word}”，相近的有：", replace: "把“{word}”换成“{other}”",
     hardly_known: "模型不太认识：{words}",
-    pictures: "图片", forget: "全部清除", forget_sure: "从这个浏览器删除所有图片？",
+    images: "图片", delete_all: "全部清除", delete_all_confirm: "从这个浏览器删除所有图片？",
     search: "搜索", older: "显示更早的图片", nothing_found: "没有符合的图片。",
     empty: "生成的图片会出现在这里，只保存在这个浏览器里。",
-    sending: "正在发送", queue_place: "排在第 {place} 位", running: "正在处理", queue_full: "服务器的队列已满，{time}后再试",
+    sending: "正在发送", queue_position: "排在第 {position} 位", running: "正在处理", queue_full: "服务器的队列已满，{time}后再试",
     elapsed: "已用 {time}", left: "约剩 {time}", about: "约 {time}",
     seconds: "{n} 秒", minutes: "{n} 分 {s} 秒", hours: "{n} 小时 {m} 分",
     queued: "已发送", progress: "已完成 {done}/{n} 张", ready: "完成 {n} 张", stopped: "已取消", described: "已描述", compared: "已比较",
     ignored: "在这里不起作用：{names}",
-    picture: "{prompt}，第 {number} 张", unfinished: "{prompt}，正在生成", chosen_picture: "选择的图片",
+    image_alt: "{prompt}，第 {number} 张", unfinished: "{prompt}，正在生成", chosen_image: "选择的图片",
     close: "关闭", previous: "上一张", next: "下一张", copy: "复制", copied: "已复制",
     download: "下载", cut_out: "去掉背景", vary: "变体", again: "用这个种子再生成", delete: "删除",
     fact_style: "风格", fact_negative: "不要有", fact_seed: "种子", fact_number: "第几张", fact_size: "尺寸", fact_model: "模型",
@@ -104,9 +104,9 @@ export const TEXTS = {
     fits_best: "非常合适：", fits_well: "合适：", fits_somewhat: "有些合适：", fits_hardly: "不太合适：", fits_not: "不合适：",
     better_than: "好过 {others} 个其他句子中的 {count} 个", score_loss: "描述损失 {loss}（越低越好）",
     closest: "其他句子里最合适的：{sentences}",
-    enlarge: "放大", enlarge_2: "2 倍", enlarge_4: "4 倍",
+    upscale: "放大", upscale_2: "2 倍", upscale_4: "4 倍",
     cannot_tools: "这里的模型只会生成图片：没有描述或超分辨率的部分。",
-    no_picture: "请先选择一张图片。", not_picture: "这不是 PNG、JPEG 或 WebP 图片。",
+    image_missing: "请先选择一张图片。", not_an_image: "这不是 PNG、JPEG 或 WebP 图片。",
     train_drop: "把一个图片文件夹拖到这里。", choose_folder: "选择文件夹", choose_files: "选择图片",
     train_chosen: "{images} 张图片，{captions} 个描述文件，{size} MB",
     train_captions: "图片旁边的文本文件（cat.png、cat.txt）就是它的描述；没有描述的图片按文件名或文件夹名描述。图片会保存在服务器上。",
@@ -122,7 +122,7 @@ export const TEXTS = {
     plan_images: "图片", plan_captions: "描述", plan_unnamed: "按文件名描述", plan_left_out: "未采用", plan_refused: "未上传", plan_parameters: "参数", plan_time: "训练时间", plan_memory: "内存", plan_size: "大小", plan_start: "从此开始",
     language_en: "英文", language_zh: "中文", "language_": "未标语言", language_null: "未标语言", millions: "{w} 万",
     steps: "第 {step} 步，共 {steps} 步", loss: "损失 {loss}", log: "日志",
-    sheet_reconstructions: "上为原图，下为图像分词器还原的图", sheet_step: "{step} 步之后", sheet_final: "训练好的模型",
+    grid_reconstructions: "上为原图，下为图像分词器还原的图", grid_step: "{step} 步之后", grid_final: "训练好的模型",
     train_start_now: "开始训练", train_stop: "停止", train_resume: "继续", train_plan_again: "规划", train_use: "用它生成",
     train_delete_sure: "从服务器删除 {name}、它的图片和模型？",
     key_title: "这个服务器需要密钥", key: "API 密钥", key_use: "使用",
@@ -131,7 +131,7 @@ export const TEXTS = {
   },
 };
 
-// By the error's code, or code and field.
+// By the error's code, or its code and parameter.
 export const ERRORS = {
   en: {
     "invalid_value:prompt": "The model cannot read this sentence: it is too long or empty.",
@@ -194,4 +194,4 @@ export const EXAMPLES = {
 
 EXAMPLES["pictogram-2"] = EXAMPLES.pictogram;
 
-export const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+export const interpolate = (text, values) => text.replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);

@@ -1,60 +1,60 @@
-// Words of a prompt that the model never learnt, and what near them it does know, as buttons.
+// Words of a prompt that the model does not know, with buttons that replace them by similar known words.
 
 import { post } from "./api.js";
-import { every, find, make, t, whenSpoken } from "./page.js";
+import { find, findAll, make, onLanguageChange, t } from "./page.js";
 
-const WAIT = 400; // milliseconds after the last letter
+const DELAY = 400; // milliseconds from the last keystroke to the request
 let timer = null;
-let latest = null;
-let told = null;
+let pendingRequest = null;
+let latestResult = null;
 
-// {unknown: [{word, near}], unfamiliar: [word]} into an element, instead of what was there.
-export function wordChips(place, { unknown = [], unfamiliar = [] }) {
+// Shows {unknown: [{word, near}], unfamiliar: [word]} in an element, replacing earlier lines; returns the number of lines.
+export function showUnknownWords(container, { unknown = [], unfamiliar = [] }) {
   const lines = unknown.map(({ word, near }) => make("p", {}, make("span", { textContent: t("never_learnt", { word }) }),
-    ...near.map((other) => chip(word, other))));
+    ...near.map((replacement) => replacementChip(word, replacement))));
   if (unfamiliar.length) lines.push(make("p", { textContent: t("hardly_known", { words: unfamiliar.join(", ") }) }));
   for (const line of lines) line.className = "unknown";
-  for (const old of every(".unknown", place)) old.remove();
-  place.append(...lines);
+  for (const old of findAll(".unknown", container)) old.remove();
+  container.append(...lines);
   return lines.length;
 }
 
-function chip(word, other) {
-  const node = make("button", { type: "button", className: "chip", textContent: other, aria: { label: t("replace", { word, other }) } });
+function replacementChip(word, replacement) {
+  const node = make("button", { type: "button", className: "chip", textContent: replacement, aria: { label: t("replace", { word, other: replacement }) } });
   node.addEventListener("click", () => {
     const prompt = find("#prompt");
-    prompt.value = replaced(prompt.value, word, other);
+    prompt.value = replaceWord(prompt.value, word, replacement);
     prompt.focus();
     prompt.dispatchEvent(new Event("input"));
   });
   return node;
 }
 
-// The prompt with another word, and the article that goes with it.
-export function replaced(prompt, word, other) {
+// Replaces a word of the prompt, and adapts the article before it.
+export function replaceWord(prompt, word, replacement) {
   const escaped = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  if (/\p{Script=Han}/u.test(word)) return prompt.replace(word, () => other);
+  if (/\p{Script=Han}/u.test(word)) return prompt.replace(word, () => replacement);
   return prompt.replace(new RegExp(`(?:\\b(an?)(\\s+))?\\b${escaped}\\b`, "i"), (_, article, space) => {
-    if (!article) return other;
-    const fitting = /^[aeiou]/i.test(other) ? "an" : "a";
-    return `${article[0] === "A" ? `A${fitting.slice(1)}` : fitting}${space}${other}`;
+    if (!article) return replacement;
+    const newArticle = /^[aeiou]/i.test(replacement) ? "an" : "a";
+    return `${article[0] === "A" ? `A${newArticle.slice(1)}` : newArticle}${space}${replacement}`;
   });
 }
 
-// Ask a while after the last letter; an answer that is too late counts no more.
-export function watchWords(prompt, place, model) {
+// Checks the prompt some time after the last keystroke; a newer request cancels the previous one.
+export function watchPrompt(prompt, container, model) {
   prompt.addEventListener("input", () => {
     clearTimeout(timer);
-    latest?.abort();
+    pendingRequest?.abort();
     timer = setTimeout(async () => {
-      latest = new AbortController();
-      told = prompt.value.trim() ? await post("/v1/prompts", { prompt: prompt.value, model: model() }, { signal: latest.signal }).catch(() => null) : null;
-      showTold(place);
-    }, WAIT);
+      pendingRequest = new AbortController();
+      latestResult = prompt.value.trim() ? await post("/v1/prompts", { prompt: prompt.value, model: model() }, { signal: pendingRequest.signal }).catch(() => null) : null;
+      showResult(container);
+    }, DELAY);
   });
-  whenSpoken(() => showTold(place));
+  onLanguageChange(() => showResult(container));
 }
 
-function showTold(place) {
-  place.hidden = !wordChips(place, told ?? {});
+function showResult(container) {
+  container.hidden = !showUnknownWords(container, latestResult ?? {});
 }
