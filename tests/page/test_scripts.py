@@ -155,11 +155,11 @@ def test_prompts_are_the_same(kind: str, page: Any) -> None:
 
 
 FITTED = """async ([images, fitting]) => {
-    const { fitted } = await import("/images.js");
+    const { fitImage } = await import("/images.js");
     return images.map(([width, height, rgb]) => {
         const data = new Uint8Array(4 * width * height).fill(255);
         for (let i = 0; i < width * height; i++) for (let c = 0; c < 3; c++) data[4 * i + c] = rgb[3 * i + c];
-        return [...fitted({ data, width, height }, fitting)].map((x) => Math.round(255 * x));
+        return [...fitImage({ data, width, height }, fitting)].map((x) => Math.round(255 * x));
     });
 }"""
 
@@ -214,8 +214,8 @@ def _misspelt(word: str, chance: random.Random) -> str:
 
 
 REPLACED = """async (asked) => {
-    const { replaced } = await import("/help.js");
-    return asked.map((words) => replaced(...words));
+    const { replaceWord } = await import("/help.js");
+    return asked.map((words) => replaceWord(...words));
 }"""
 
 

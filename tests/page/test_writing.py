@@ -50,8 +50,8 @@ def test_a_browser_keeps_what_it_needs(site: Path) -> None:
 
 
 LABELLED = """async ([png, facts, labels]) => {
-    const { labelled } = await import("/png.js");
-    const made = await labelled(Uint8Array.from(png), facts, labels);
+    const { addProvenance } = await import("/png.js");
+    const made = await addProvenance(Uint8Array.from(png), facts, labels);
     return [...new Uint8Array(await made.arrayBuffer())];
 }"""
 

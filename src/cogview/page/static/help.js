@@ -1,4 +1,4 @@
-// Words of a prompt that a model never learnt, and things near them: as cogview.checkpoints.prompt_help, which makes the table.
+// Unknown words of a prompt, and similar known ones. Mirrors cogview.checkpoints.prompt_help.
 
 const SPELLING = 0.86, SHORT = 4, LONGEST = 6;
 const WORD = "[a-z]+(?:['’-][a-z]+)*", HAN = /[\u4e00-\u9fff]/;
@@ -15,22 +15,22 @@ export class PromptHelp {
     this.listed = { en: listed("en"), zh: listed("zh") };
   }
 
-  /** [{ word, near }]: the words that were never learnt and something near is known for, each once. */
+  /** [{ word, near }]: the unknown words for which there are suggestions, without duplicates. */
   unknown(prompt) {
-    const found = new Map();
+    const entries = new Map();
     for (const [run] of prompt.toLowerCase().matchAll(RUN))
-      for (const one of HAN.test(run) ? this.chinese(run) : this.english(run)) if (!found.has(one.word)) found.set(one.word, one);
-    return [...found.values()];
+      for (const entry of HAN.test(run) ? this.chinese(run) : this.english(run)) if (!entries.has(entry.word)) entries.set(entry.word, entry);
+    return [...entries.values()];
   }
 
   *english(run) {
     const words = run.split(" ");
     for (let start = 0; start < words.length; ) {
-      const pair = words.slice(start, start + 2).join(" "), name = this.form(pair) !== null ? pair : words[start];
+      const pair = words.slice(start, start + 2).join(" "), name = this.listedForm(pair) !== null ? pair : words[start];
       start += name.split(" ").length;
-      const form = this.form(name), meant = form ?? this.respelt(name);
-      let near = this.near(meant, "en");
-      if (!near.length && form === null && meant !== null) near = [meant];
+      const listedForm = this.listedForm(name), corrected = listedForm ?? this.corrected(name);
+      let near = this.near(corrected, "en");
+      if (!near.length && listedForm === null && corrected !== null) near = [corrected];
       if (near.length) yield { word: name, near };
     }
   }
@@ -49,26 +49,26 @@ export class PromptHelp {
     }
   }
 
-  /** A name or its singular as it is listed; null. */
-  form(name) {
+  /** The name or its singular, if it is listed, else null. */
+  listedForm(name) {
     const singular = ([plural, end]) => (name.endsWith(plural) ? [name.slice(0, -plural.length) + end] : []);
-    return [name, ...PLURALS.flatMap(singular)].find((form) => this.listed.en.has(form)) ?? null;
+    return [name, ...PLURALS.flatMap(singular)].find((candidate) => this.listed.en.has(candidate)) ?? null;
   }
 
-  /** The listed word that a misspelt one is most like; null. */
-  respelt(word) {
+  /** The listed word that is most similar to a misspelt one, or null. */
+  corrected(word) {
     if (word.length <= SHORT) return null;
     for (let i = 1; i < word.length - 1; i++) {
       const swapped = word.slice(0, i) + word[i + 1] + word[i] + word.slice(i + 2);
       if (this.listed.en.has(swapped)) return swapped;
     }
-    let best = null, most = SPELLING;
+    let best = null, bestSimilarity = SPELLING;
     for (const listed of this.listed.en) {
       if (listed[0] !== word[0]) continue;
-      const most_alike = (2 * Math.min(word.length, listed.length)) / (word.length + listed.length);
-      if (most_alike < most) continue;
-      const alike = likeness(listed, word);
-      if (alike > most || (alike === most && (best === null || listed > best))) [best, most] = [listed, alike];
+      const upperBound = (2 * Math.min(word.length, listed.length)) / (word.length + listed.length);
+      if (upperBound < bestSimilarity) continue;
+      const score = similarity(listed, word);
+      if (score > bestSimilarity || (score === bestSimilarity && (best === null || listed > best))) [best, bestSimilarity] = [listed, score];
     }
     return best;
   }
@@ -79,32 +79,32 @@ export class PromptHelp {
   }
 }
 
-/** Twice the letters in common blocks, by the longest first, as a share of all letters (Ratcliff and Obershelp). */
-function likeness(a, b) {
+/** The Ratcliff-Obershelp similarity: twice the number of letters in common blocks, over the number of all letters. */
+function similarity(a, b) {
   const common = (a, b) => {
-    let size = 0, atA = 0, atB = 0, before = [];
+    let size = 0, startA = 0, startB = 0, previous = [];
     for (let i = 0; i < a.length; i++) {
-      const now = [];
+      const current = [];
       for (let j = 0; j < b.length; j++) {
         if (a[i] !== b[j]) continue;
-        now[j] = (before[j - 1] ?? 0) + 1;
-        if (now[j] > size) [size, atA, atB] = [now[j], i - now[j] + 1, j - now[j] + 1];
+        current[j] = (previous[j - 1] ?? 0) + 1;
+        if (current[j] > size) [size, startA, startB] = [current[j], i - current[j] + 1, j - current[j] + 1];
       }
-      before = now;
+      previous = current;
     }
     if (!size) return 0;
-    return size + common(a.slice(0, atA), b.slice(0, atB)) + common(a.slice(atA + size), b.slice(atB + size));
+    return size + common(a.slice(0, startA), b.slice(0, startB)) + common(a.slice(startA + size), b.slice(startB + size));
   };
   return (2 * common(a, b)) / (a.length + b.length);
 }
 
-/** The prompt with another word, and the article that goes with it. */
-export function replaced(prompt, word, other) {
-  if (HAN.test(word)) return prompt.replace(word, () => other);
+/** Replace a word of the prompt, and adapt the article before it. */
+export function replaceWord(prompt, word, replacement) {
+  if (HAN.test(word)) return prompt.replace(word, () => replacement);
   const escaped = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   return prompt.replace(new RegExp(`(?:\\b(an?)(\\s+))?\\b${escaped}\\b`, "i"), (_, article, space) => {
-    if (!article) return other;
-    const fitting = /^[aeiou]/i.test(other) ? "an" : "a";
-    return `${article[0] === "A" ? `A${fitting.slice(1)}` : fitting}${space}${other}`;
+    if (!article) return replacement;
+    const newArticle = /^[aeiou]/i.test(replacement) ? "an" : "a";
+    return `${article[0] === "A" ? `A${newArticle.slice(1)}` : newArticle}${space}${replacement}`;
   });
 }

@@ -1,19 +1,22 @@
-// The page: a form, images as they come, a gallery that stays in this browser, descriptions of pictures.
+// The page: the form, images and their previews, a gallery stored in this browser, captions of images.
 
-import { PromptHelp, replaced } from "./help.js";
-import { labelled } from "./png.js";
+import { PromptHelp, replaceWord } from "./help.js";
+import { addProvenance } from "./png.js";
 import * as store from "./store.js";
-import { EXAMPLES, WORDS } from "./words.js";
+import { EXAMPLES, TEXTS } from "./words.js";
 
-const WAIT = 300; // milliseconds after the last letter until words are looked up
+const DELAY = 300; // milliseconds from the last keystroke until unknown words are looked up
 const $ = (id) => document.getElementById(id);
-const state = { language: "en", ready: false, last: 0, running: new Map(), asked: new Map(), family: null, said: ["preparing", {}], help: null, shown: [], used: new Set() };
+const state = {
+  language: "en", ready: false, lastNumber: 0, running: new Map(), captionTargets: new Map(), family: null,
+  statusMessage: ["preparing", {}], help: null, shown: [], used: new Set(),
+};
 const files = await (await fetch("files.json")).json();
 const worker = new Worker("worker.js", { type: "module" });
 
-// ------------------------------------------------------------------------------------------------ words
+// ------------------------------------------------------------------------------------------------ texts and controls
 
-const say = (key, values = {}) => Object.entries(values).reduce((t, [k, v]) => t.replace(`{${k}}`, () => v), WORDS[state.language][key]);
+const t = (key, values = {}) => Object.entries(values).reduce((text, [name, value]) => text.replace(`{${name}}`, () => value), TEXTS[state.language][key]);
 
 function make(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -21,80 +24,80 @@ function make(tag, properties = {}, ...children) {
   return node;
 }
 
-/** A button whose words follow the language. */
-function button(key, className, onclick, label = null) {
-  const node = make("button", { type: "button", className, textContent: say(key), onclick });
+/** A button whose text follows the language. */
+function button(key, className, onClick, label = null) {
+  const node = make("button", { type: "button", className, textContent: t(key), onclick: onClick });
   node.dataset.text = key;
   if (label) {
     node.dataset.label = label;
-    node.setAttribute("aria-label", say(label));
+    node.setAttribute("aria-label", t(label));
   }
   return node;
 }
 
-function chip(text, onclick, label = null) {
-  const node = make("button", { type: "button", className: "chip", textContent: text, onclick });
+function chip(text, onClick, label = null) {
+  const node = make("button", { type: "button", className: "chip", textContent: text, onclick: onClick });
   if (label) node.setAttribute("aria-label", label);
   return node;
 }
 
-function status(key, values = {}) {
-  state.said = [key, values];
-  $("status").textContent = say(key, values);
+function setStatus(key, values = {}) {
+  state.statusMessage = [key, values];
+  $("status").textContent = t(key, values);
 }
 
-function problem(reason) {
+function showError(reason) {
   $("problem").textContent = reason ?? "";
   $("problem").hidden = !reason;
 }
 
-function prompted(text) {
+function setPrompt(text) {
   $("prompt").value = text;
   $("prompt").focus();
-  help();
+  showHelp();
 }
 
-function speak(language) {
+function setLanguage(language) {
   state.language = language;
   localStorage.setItem("language", language);
   document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
-  for (const one of document.querySelectorAll("[data-text]")) one.textContent = say(one.dataset.text);
-  for (const one of document.querySelectorAll("[data-label]")) one.setAttribute("aria-label", say(one.dataset.label));
-  for (const one of document.querySelectorAll("[data-placeholder]")) one.placeholder = say(one.dataset.placeholder);
-  for (const one of document.querySelectorAll("[data-language]")) one.setAttribute("aria-pressed", one.dataset.language === language);
-  $("examples").replaceChildren(...EXAMPLES[language].map((prompt) => chip(prompt, () => prompted(prompt))));
-  styles();
-  about();
-  help();
-  status(...state.said);
+  for (const node of document.querySelectorAll("[data-text]")) node.textContent = t(node.dataset.text);
+  for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", t(node.dataset.label));
+  for (const node of document.querySelectorAll("[data-placeholder]")) node.placeholder = t(node.dataset.placeholder);
+  for (const node of document.querySelectorAll("[data-language]")) node.setAttribute("aria-pressed", node.dataset.language === language);
+  $("examples").replaceChildren(...EXAMPLES[language].map((prompt) => chip(prompt, () => setPrompt(prompt))));
+  showStyles();
+  showAbout();
+  showHelp();
+  setStatus(...state.statusMessage);
 }
 
-function styles() {
-  const chosen = $("style").value, all = Object.entries(state.family?.styles ?? {});
-  $("style-field").hidden = all.length === 0;
-  $("style").replaceChildren(new Option(say("no_style"), ""), ...all.map(([name, words]) => new Option(words[state.language] ?? name, name)));
-  $("style").value = chosen;
+function showStyles() {
+  const selected = $("style").value, entries = Object.entries(state.family?.styles ?? {});
+  $("style-field").hidden = entries.length === 0;
+  $("style").replaceChildren(new Option(t("no_style"), ""), ...entries.map(([name, labels]) => new Option(labels[state.language] ?? name, name)));
+  $("style").value = selected;
 }
 
-function about() {
+function showAbout() {
   if (!state.family) return;
-  const { threads, gpu } = state, way = gpu ? say("gpu") : threads > 1 ? say("threads", { threads }) : say("one_thread");
-  $("about").textContent = say("about", { model: state.family.name, megabytes: Math.round(files.bytes / 1e6), way });
+  const { threads, gpu } = state, backend = gpu ? t("gpu") : threads > 1 ? t("threads", { threads }) : t("one_thread");
+  $("about").textContent = t("about", { model: state.family.name, megabytes: Math.round(files.bytes / 1e6), backend });
 }
 
-/** Words of the prompt that the model never learnt, and what near them it does know. */
-function help() {
+/** Shows the prompt's unknown words, with similar known words as replacements. */
+function showHelp() {
   const unknown = state.help?.unknown($("prompt").value) ?? [];
-  const line = ({ word, near }) =>
-    make("p", {}, say("never_learnt", { word }), " ", ...near.map((other) =>
-      chip(other, () => prompted(replaced($("prompt").value, word, other)), say("replace", { word, other }))));
-  $("help").replaceChildren(...unknown.map(line));
+  const toLine = ({ word, near }) =>
+    make("p", {}, t("never_learnt", { word }), " ", ...near.map((replacement) =>
+      chip(replacement, () => setPrompt(replaceWord($("prompt").value, word, replacement)), t("replace", { word, other: replacement }))));
+  $("help").replaceChildren(...unknown.map(toLine));
   $("help").hidden = unknown.length === 0;
 }
 
 // ------------------------------------------------------------------------------------------------ images
 
-function tile(prompt) {
+function addTile(prompt) {
   const frame = make("div", { className: "frame" }), image = make("img", { alt: prompt, hidden: true });
   frame.append(image);
   const item = make("li", {}, frame, make("p", { textContent: prompt, className: "said" }));
@@ -109,7 +112,7 @@ async function png({ data, width, height }) {
   return new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer());
 }
 
-/** Pixels of a picture, over white; an error where the browser cannot read it. */
+/** An image's pixels over a white background; throws if the browser cannot decode it. */
 async function pixels(blob) {
   const bitmap = await createImageBitmap(blob), scale = Math.min(1, 2048 / Math.max(bitmap.width, bitmap.height));
   const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
@@ -126,32 +129,32 @@ function show({ image }, blob) {
   image.hidden = false;
 }
 
-/** A finished image: shown, to be downloaded, described, deleted. */
-function finish(made, { name, blob, codes }, key) {
-  show(made, blob);
-  const link = make("a", { className: "button second", download: name, href: made.image.src, textContent: say("download") });
+/** Shows a finished image in its tile, with controls to download, caption and delete it. */
+function finishTile(tile, { name, blob, codes }, key) {
+  show(tile, blob);
+  const link = make("a", { className: "button second", download: name, href: tile.image.src, textContent: t("download") });
   link.dataset.text = "download";
-  const said = make("div", { className: "captions" });
-  said.setAttribute("aria-live", "polite");
-  const more = button("describe", "plain", () => describe(said, codes ? { codes } : { blob }));
-  more.classList.add("describes");
-  more.hidden = !state.describes;
-  const remove = button("remove", "plain", async () => {
+  const captions = make("div", { className: "captions" });
+  captions.setAttribute("aria-live", "polite");
+  const describeButton = button("describe", "plain", () => describe(captions, codes ? { codes } : { blob }));
+  describeButton.classList.add("describes");
+  describeButton.hidden = !state.canCaption;
+  const removeButton = button("remove", "plain", async () => {
     await store.remove(await key);
-    made.item.remove();
-    counted();
+    tile.item.remove();
+    updateGallery();
   }, "remove_label");
-  made.item.append(link, make("div", { className: "more" }, more, remove), said);
-  counted();
+  tile.item.append(link, make("div", { className: "more" }, describeButton, removeButton), captions);
+  updateGallery();
 }
 
-function counted() {
-  const any = document.querySelector("#row li") !== null;
+function updateGallery() {
+  const hasImages = document.querySelector("#row li") !== null;
   $("clear").hidden = document.querySelector("#row li:not(.unfinished)") === null;
-  $("empty").hidden = any;
+  $("empty").hidden = hasImages;
 }
 
-function ended(number) {
+function finishJob(number) {
   const job = state.running.get(number);
   state.running.delete(number);
   if (state.running.size === 0) {
@@ -161,21 +164,21 @@ function ended(number) {
   return job;
 }
 
-// ------------------------------------------------------------------------------------------------ descriptions
+// ------------------------------------------------------------------------------------------------ captions
 
-async function describe(place, { codes = null, blob = null }) {
-  const wait = (key) => place.replaceChildren(make("p", { className: "quiet", textContent: say(key) }));
+async function describe(target, { codes = null, blob = null }) {
+  const showMessage = (key) => target.replaceChildren(make("p", { className: "quiet", textContent: t(key) }));
   try {
-    const image = codes ? null : await pixels(blob), number = (state.last += 1);
-    wait("describing");
-    state.asked.set(number, place);
+    const image = codes ? null : await pixels(blob), number = (state.lastNumber += 1);
+    showMessage("describing");
+    state.captionTargets.set(number, target);
     worker.postMessage({ kind: "describe", number, codes, image, language: state.language });
   } catch {
-    wait("not_a_picture");
+    showMessage("not_an_image");
   }
 }
 
-async function look(file) {
+async function describeFile(file) {
   if (!file) return;
   const image = $("shown");
   if (image.src) URL.revokeObjectURL(image.src);
@@ -192,65 +195,65 @@ const handlers = {
     if (state.ready) return;
     const percent = Math.min(100, Math.round((100 * bytes) / files.model));
     $("progress").value = percent;
-    percent < 100 ? status("loading", { percent }) : status("preparing");
+    percent < 100 ? setStatus("loading", { percent }) : setStatus("preparing");
   },
   used: ({ names }) => {
     for (const name of names) state.used.add(name);
     navigator.serviceWorker?.ready.then(({ active }) => active.postMessage({ keep: [...state.used] }));
   },
-  open: ({ family, model_hash, threads, gpu, describes }) => {
-    Object.assign(state, { family, model_hash, threads, gpu, describes, ready: true });
-    styles();
-    about();
+  open: ({ family, model_hash, threads, gpu, canCaption }) => {
+    Object.assign(state, { family, model_hash, threads, gpu, canCaption, ready: true });
+    showStyles();
+    showAbout();
     $("generate").disabled = false;
     $("loading").hidden = true;
-    $("describe").hidden = $("best-field").hidden = !describes;
-    for (const one of document.querySelectorAll(".describes")) one.hidden = !describes;
-    status("ready");
+    $("describe").hidden = $("best-field").hidden = !canCaption;
+    for (const node of document.querySelectorAll(".describes")) node.hidden = !canCaption;
+    setStatus("ready");
   },
   failed: ({ reason }) => {
     $("loading").hidden = true;
-    problem(say("failed", { reason }));
+    showError(t("failed", { reason }));
   },
   step: ({ number, candidate }) => {
     const job = state.running.get(number);
     if (!job) return;
-    const values = { done: job.place, n: job.count, candidate: candidate + 1, of: job.bestOf };
-    status(job.bestOf > 1 ? "choosing" : "working", values);
+    const values = { done: job.position, n: job.count, candidate: candidate + 1, of: job.bestOf };
+    setStatus(job.bestOf > 1 ? "generating_candidates" : "generating", values);
   },
   partial: async ({ number, image }) => {
     const blob = new Blob([await png(image)], { type: "image/png" }), job = state.running.get(number);
     if (job) show(job.tile, blob);
   },
-  done: async ({ number, image, codes, index, chosen }) => {
+  done: async ({ number, image, codes, index, selection }) => {
     const job = state.running.get(number);
     const settings = {
-      ...state.family.defaults, style: job.style, precision: files.weights, runtime: files.runtime, ...(chosen ? { best_of: chosen } : {}),
+      ...state.family.defaults, style: job.style, precision: files.weights, runtime: files.runtime, ...(selection ? { best_of: selection } : {}),
     };
-    const facts = {
+    const metadata = {
       software: files.software, prompt: job.prompt, seed: job.seed, index,
       model: state.family.name, model_hash: state.model_hash, settings,
     };
-    const blob = await labelled(await png(image), facts, files.labels);
-    const made = { prompt: job.prompt, name: `${state.family.name}-${job.seed}-${index}.png`, blob, codes };
-    ended(number);
+    const blob = await addProvenance(await png(image), metadata, files.labels);
+    const record = { prompt: job.prompt, name: `${state.family.name}-${job.seed}-${index}.png`, blob, codes };
+    finishJob(number);
     job.tile.item.classList.remove("unfinished");
-    if (state.running.size === 0) status("made", { n: job.count });
-    finish(job.tile, made, store.add(made));
+    if (state.running.size === 0) setStatus("finished", { n: job.count });
+    finishTile(job.tile, record, store.add(record));
   },
   described: ({ number, captions }) => {
-    const place = state.asked.get(number), words = captions.map((text) => chip(text, () => prompted(text), say("use", { text })));
-    state.asked.delete(number);
-    place.replaceChildren(...(words.length ? words : [make("p", { className: "quiet", textContent: say("nothing") })]));
+    const target = state.captionTargets.get(number), chips = captions.map((text) => chip(text, () => setPrompt(text), t("use", { text })));
+    state.captionTargets.delete(number);
+    target.replaceChildren(...(chips.length ? chips : [make("p", { className: "quiet", textContent: t("no_captions") })]));
   },
   problem: ({ number, reason }) => {
-    const place = state.asked.get(number), job = ended(number);
-    state.asked.delete(number);
-    if (place) place.replaceChildren(make("p", { className: "quiet", textContent: reason }));
+    const target = state.captionTargets.get(number), job = finishJob(number);
+    state.captionTargets.delete(number);
+    if (target) target.replaceChildren(make("p", { className: "quiet", textContent: reason }));
     job?.tile.item.remove();
-    counted();
-    if (reason === "stopped") status("stopped");
-    else if (job) problem(say("wrong", { reason }));
+    updateGallery();
+    if (reason === "stopped") setStatus("stopped");
+    else if (job) showError(t("error", { reason }));
   },
 };
 worker.onmessage = ({ data }) => handlers[data.kind](data);
@@ -262,17 +265,17 @@ $("form").onsubmit = (event) => {
   event.preventDefault();
   const prompt = $("prompt").value.trim(), count = Number($("number").value), bestOf = Number($("best").value);
   if (!state.ready || !prompt) return;
-  problem(null);
+  showError(null);
   const seed = $("seed").value ? Number($("seed").value) : crypto.getRandomValues(new Uint32Array(1))[0];
   const style = $("style").value || null;
   $("images").setAttribute("aria-busy", "true");
   $("stop").hidden = false;
-  const tiles = Array.from({ length: count }, () => tile(prompt)).reverse(); // each is put before the last
-  for (const [place, made] of tiles.entries()) {
-    const number = (state.last += 1);
-    made.item.classList.add("unfinished");
-    state.running.set(number, { tile: made, prompt, seed, style, place: place + 1, count, bestOf });
-    worker.postMessage({ kind: "generate", number, prompt, bestOf, options: { seed, index: place * bestOf, style } });
+  const tiles = Array.from({ length: count }, () => addTile(prompt)).reverse(); // addTile puts each before the previous one
+  for (const [position, tile] of tiles.entries()) {
+    const number = (state.lastNumber += 1);
+    tile.item.classList.add("unfinished");
+    state.running.set(number, { tile, prompt, seed, style, position: position + 1, count, bestOf });
+    worker.postMessage({ kind: "generate", number, prompt, bestOf, options: { seed, index: position * bestOf, style } });
   }
   if (matchMedia("(max-width: 60rem)").matches) $("images").scrollIntoView({ block: "start" });
 };
@@ -282,27 +285,27 @@ $("prompt").onkeydown = (event) => {
 let timer = null;
 $("prompt").oninput = () => {
   clearTimeout(timer);
-  timer = setTimeout(help, WAIT);
+  timer = setTimeout(showHelp, DELAY);
 };
-$("stop").onclick = () => worker.postMessage({ kind: "stop", number: state.last });
+$("stop").onclick = () => worker.postMessage({ kind: "stop", number: state.lastNumber });
 $("clear").onclick = async () => {
-  if (!confirm(say("clear_sure"))) return;
+  if (!confirm(t("clear_sure"))) return;
   await store.clear();
   for (const item of document.querySelectorAll("#row li:not(.unfinished)")) item.remove();
-  counted();
+  updateGallery();
 };
 $("best").onchange = () => ($("best-hint").hidden = $("best").value === "1");
-$("picture").onchange = () => look($("picture").files[0]);
+$("picture").onchange = () => describeFile($("picture").files[0]);
 $("drop").ondragover = (event) => event.preventDefault();
 $("drop").ondrop = (event) => {
   event.preventDefault();
-  look(event.dataTransfer.files[0]);
+  describeFile(event.dataTransfer.files[0]);
 };
-for (const one of document.querySelectorAll("[data-language]")) one.onclick = () => speak(one.dataset.language);
+for (const node of document.querySelectorAll("[data-language]")) node.onclick = () => setLanguage(node.dataset.language);
 
-speak(localStorage.getItem("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en"));
+setLanguage(localStorage.getItem("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en"));
 worker.postMessage({ kind: "open", weights: files.weights, runtime: new URLSearchParams(location.search).get("runtime") });
-for (const [key, made] of await store.all()) finish(tile(made.prompt), made, key);
-counted();
-if (files.words) fetch("words.json").then((answer) => answer.json()).then((words) => ((state.help = new PromptHelp(words)), help()));
+for (const [key, record] of await store.all()) finishTile(addTile(record.prompt), record, key);
+updateGallery();
+if (files.words) fetch("words.json").then((response) => response.json()).then((words) => ((state.help = new PromptHelp(words)), showHelp()));
 if ("serviceWorker" in navigator) await navigator.serviceWorker.register("sw.js").catch(() => null);

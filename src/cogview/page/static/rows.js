@@ -1,11 +1,11 @@
-// Sequences that a transformer reads: their cache of keys and values, and who sees whom. As cogview.onnx.cached_rows.
+// A batch of sequences with its cache of keys and values, and its attention masks. Mirrors cogview.onnx.cached_rows.
 
 const HIDDEN = -Infinity;
 
 export class Rows {
   /**
-   * @param model { ort, session, files }: the module, an opened transformer, its entry of the manifest
-   * @param {number[]} biased first tokens of each row that get `bias`
+   * @param model { ort, session, files }: the module, the transformer's session, its entry in the manifest
+   * @param {number[]} biased number of leading tokens of each row whose attention scores get `bias`
    */
   constructor(model, biased, capacity, bias = 0) {
     const { attention_heads: heads, head_dim: width, layers } = model.files, rows = biased.length;
@@ -15,70 +15,70 @@ export class Rows {
     for (let i = 0; i < 2 * layers; i++) this.caches.push(new Float32Array(rows * heads * capacity * width));
   }
 
-  /** Some of the sequences, each as often as it is named, in a cache of their own. */
-  select(chosen) {
-    const made = new Rows(this.model, chosen.map((row) => this.biased[row]), this.capacity, this.bias);
-    made.lengths = Int32Array.from(chosen, (row) => this.lengths[row]);
+  /** A copy of the selected rows, which may repeat, with a separate cache. */
+  select(selected) {
+    const copy = new Rows(this.model, selected.map((row) => this.biased[row]), this.capacity, this.bias);
+    copy.lengths = Int32Array.from(selected, (row) => this.lengths[row]);
     const size = this.heads * this.capacity * this.width;
     this.caches.forEach((cache, i) => {
-      chosen.forEach((row, place) => made.caches[i].set(cache.subarray(row * size, (row + 1) * size), place * size));
+      selected.forEach((row, index) => copy.caches[i].set(cache.subarray(row * size, (row + 1) * size), index * size));
     });
-    return made;
+    return copy;
   }
 
-  /** Read tokens (of each row an array of [id, position]); the states after each, by row and token. */
+  /** Read new tokens (for each row an array of [id, position]) into the cache; returns a function (row, token) to the hidden state. */
   async read(tokens) {
     const { model, rows, capacity, heads, width } = this, { ort, session, files } = model;
-    const longest = Math.max(...tokens.map((row) => row.length)), all = capacity + longest;
-    const ids = new Int32Array(rows * longest), positions = new Int32Array(rows * longest);
-    const mask = new Float32Array(rows * longest * all);
+    const maxLength = Math.max(...tokens.map((row) => row.length)), columns = capacity + maxLength;
+    const ids = new Int32Array(rows * maxLength), positions = new Int32Array(rows * maxLength);
+    const mask = new Float32Array(rows * maxLength * columns);
     tokens.forEach((row, r) => {
-      row.forEach(([id, position], i) => ((ids[r * longest + i] = id), (positions[r * longest + i] = position)));
-      for (let i = 0; i < longest; i++) {
-        const line = mask.subarray((r * longest + i) * all, (r * longest + i + 1) * all);
-        line.fill(this.bias, 0, Math.min(this.biased[r], this.lengths[r]));
-        line.fill(HIDDEN, this.lengths[r], capacity);
-        if (this.biased[r] > this.lengths[r]) line.fill(this.bias, capacity, capacity + this.biased[r] - this.lengths[r]);
-        line.fill(HIDDEN, capacity + Math.max(i + 1, row.twoWay ?? 0));
+      row.forEach(([id, position], i) => ((ids[r * maxLength + i] = id), (positions[r * maxLength + i] = position)));
+      for (let i = 0; i < maxLength; i++) {
+        const maskRow = mask.subarray((r * maxLength + i) * columns, (r * maxLength + i + 1) * columns);
+        maskRow.fill(this.bias, 0, Math.min(this.biased[r], this.lengths[r]));
+        maskRow.fill(HIDDEN, this.lengths[r], capacity);
+        if (this.biased[r] > this.lengths[r]) maskRow.fill(this.bias, capacity, capacity + this.biased[r] - this.lengths[r]);
+        maskRow.fill(HIDDEN, capacity + Math.max(i + 1, row.twoWay ?? 0));
       }
     });
     const feed = {
-      ids: new ort.Tensor("int32", ids, [rows, longest]),
-      positions: new ort.Tensor("int32", positions, [rows, longest]),
-      mask: new ort.Tensor("float32", mask, [rows, longest, all]),
+      ids: new ort.Tensor("int32", ids, [rows, maxLength]),
+      positions: new ort.Tensor("int32", positions, [rows, maxLength]),
+      mask: new ort.Tensor("float32", mask, [rows, maxLength, columns]),
     };
     for (let layer = 0; layer < files.layers; layer++) {
       feed[`keys.${layer}`] = new ort.Tensor("float32", this.caches[2 * layer], [rows, heads, width, capacity]);
       feed[`values.${layer}`] = new ort.Tensor("float32", this.caches[2 * layer + 1], [rows, heads, capacity, width]);
     }
-    const found = await session.run(feed);
+    const outputs = await session.run(feed);
     for (let layer = 0; layer < files.layers; layer++) {
-      this.store(this.caches[2 * layer], found[`new_keys.${layer}`].data, tokens, longest, true);
-      this.store(this.caches[2 * layer + 1], found[`new_values.${layer}`].data, tokens, longest, false);
+      this.store(this.caches[2 * layer], outputs[`new_keys.${layer}`].data, tokens, maxLength, true);
+      this.store(this.caches[2 * layer + 1], outputs[`new_values.${layer}`].data, tokens, maxLength, false);
     }
     tokens.forEach((row, r) => (this.lengths[r] += row.length));
-    const hidden = found.hidden.data;
-    return (row, token) => hidden.subarray((row * longest + token) * files.hidden, (row * longest + token + 1) * files.hidden);
+    const hidden = outputs.hidden.data;
+    return (row, token) => hidden.subarray((row * maxLength + token) * files.hidden, (row * maxLength + token + 1) * files.hidden);
   }
 
-  store(cache, values, tokens, longest, keys) {
+  store(cache, values, tokens, maxLength, keys) {
     const { heads, width, capacity } = this;
     tokens.forEach((row, r) => {
       const start = this.lengths[r], count = row.length;
       for (let head = r * heads; head < (r + 1) * heads; head++) {
         if (!keys) {
-          const from = head * longest * width;
-          cache.set(values.subarray(from, from + count * width), (head * capacity + start) * width);
+          const source = head * maxLength * width;
+          cache.set(values.subarray(source, source + count * width), (head * capacity + start) * width);
         } else {
           for (let d = head * width; d < (head + 1) * width; d++)
-            cache.set(values.subarray(d * longest, d * longest + count), d * capacity + start);
+            cache.set(values.subarray(d * maxLength, d * maxLength + count), d * capacity + start);
         }
       }
     });
   }
 }
 
-/** Logits (Float32Array each) that follow states. */
+/** The logits (Float32Array each) of hidden states. */
 export async function logitsOf({ ort, head, files }, states) {
   const hidden = new Float32Array(states.length * files.hidden);
   states.forEach((state, i) => hidden.set(state, i * files.hidden));

@@ -1,30 +1,30 @@
-// The gallery: images that stay in this browser (IndexedDB). Private windows may have none: the page works without.
+// The gallery's images in IndexedDB. Private windows may have no IndexedDB: the page works without it.
 
-const opened = new Promise((resolve) => {
-  const asked = indexedDB.open("cogview-page", 1);
-  asked.onupgradeneeded = () => asked.result.createObjectStore("images", { autoIncrement: true });
-  asked.onsuccess = () => resolve(asked.result);
-  asked.onerror = () => resolve(null);
+const database = new Promise((resolve) => {
+  const request = indexedDB.open("cogview-page", 1);
+  request.onupgradeneeded = () => request.result.createObjectStore("images", { autoIncrement: true });
+  request.onsuccess = () => resolve(request.result);
+  request.onerror = () => resolve(null);
 });
 
-async function ask(action, ...values) {
-  const database = await opened;
-  if (!database) return null;
+async function runRequest(action, ...values) {
+  const db = await database;
+  if (!db) return null;
   return new Promise((resolve) => {
     const mode = action.startsWith("getAll") ? "readonly" : "readwrite";
-    const asked = database.transaction("images", mode).objectStore("images")[action](...values);
-    asked.onsuccess = () => resolve(asked.result);
-    asked.onerror = () => resolve(null);
+    const request = db.transaction("images", mode).objectStore("images")[action](...values);
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => resolve(null);
   });
 }
 
-/** Keep an image { prompt, name, blob, codes }; its key. */
-export const add = (image) => ask("add", image);
-export const remove = (key) => (key === null ? null : ask("delete", key));
-export const clear = () => ask("clear");
+/** Store an image { prompt, name, blob, codes }; resolves to its key. */
+export const add = (image) => runRequest("add", image);
+export const remove = (key) => (key === null ? null : runRequest("delete", key));
+export const clear = () => runRequest("clear");
 
-/** [key, image] of all, the oldest first. */
+/** All images as [key, image], the oldest first. */
 export async function all() {
-  const [keys, images] = [await ask("getAllKeys"), await ask("getAll")];
+  const [keys, images] = [await runRequest("getAllKeys"), await runRequest("getAll")];
   return (keys ?? []).map((key, i) => [key, images[i]]);
 }
