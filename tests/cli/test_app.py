@@ -127,6 +127,14 @@ def test_every_verb_loads_and_explains_itself(capsys: pytest.CaptureFixture[str]
         assert f"cogview {verb.name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("module", ["cogview", "cogview.cli"])
+def test_the_command_line_is_a_module_too(module: str) -> None:
+    """For where scripts are not on the path, and for launchers such as torchrun."""
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cogview ")
+
+
 def test_help_and_version_import_no_torch() -> None:
     code = (
         "import sys; from cogview.cli.app import main\n"

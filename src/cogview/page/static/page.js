@@ -9,7 +9,7 @@ const DELAY = 300; // milliseconds from the last keystroke until unknown words a
 const $ = (id) => document.getElementById(id);
 const state = {
   language: "en", ready: false, lastNumber: 0, running: new Map(), captionTargets: new Map(), family: null,
-  statusMessage: ["preparing", {}], help: null, shown: [], used: new Set(),
+  statusMessage: ["preparing", {}], help: null, used: new Set(),
 };
 const files = await (await fetch("files.json")).json();
 const worker = new Worker("worker.js", { type: "module" });

@@ -65,7 +65,7 @@ async function generate({ number, prompt, options, bestOf }) {
         lastPause = performance.now();
       }
       if (number <= lastStopped) throw new Error("stopped");
-      postMessage({ kind: "step", number, candidate, known, all: codes.length });
+      postMessage({ kind: "step", number, candidate });
       if (known === codes.length || performance.now() - lastPartial < 4 * decodeTime) return;
       const start = performance.now();
       postMessage({ kind: "partial", number, image: await model.decode(codes.map((c, i) => (i < known ? c : codes[known - 1]))) });
