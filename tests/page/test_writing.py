@@ -121,3 +121,5 @@ def test_it_has_the_roles_that_it_uses(runtime: Path, tmp_path: Path) -> None:
     assert set(manifest["tasks"]) == {"generate", "caption", "score", "edit"}
     folders = {path.name for path in (tmp_path / "site" / "model").iterdir() if path.is_dir()}
     assert folders == {"base", "coglm", "image"}
+    with pytest.raises(CogViewError, match="no role that can be exported"):
+        export_family(ModelBundle(family), tmp_path / "none", only=("caption",))

@@ -57,10 +57,10 @@ KINDS = {  # (role, sequence format) that can be exported, and the heads they ne
 Progress = Callable[[str], None]
 
 
-def exported_roles(family: FamilyConfig) -> dict[str, tuple[str, ...]]:
-    """The roles that can be exported, and the names of their heads; raises CogViewError if there are none."""
+def exported_roles(family: FamilyConfig, only: Container[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """The roles, of ``only``, that can be exported, with their heads; CogViewError if there are none."""
     kinds = {name: KINDS.get((name, role.sequences.kind)) for name, role in family.roles.items()}
-    roles = {name: heads for name, heads in kinds.items() if heads is not None}
+    roles = {n: heads for n, heads in kinds.items() if heads is not None and (only is None or n in only)}
     if not roles:
         raise CogViewError(f"the model {family.name} has no role that can be exported to ONNX")
     return roles
@@ -86,8 +86,7 @@ def export_family(
     Raises:
         CogViewError: a part cannot be exported, the folder exists, or there is too little disk space.
     """
-    roles, report = exported_roles(family.config), progress or (lambda part: None)
-    roles = {name: heads for name, heads in roles.items() if only is None or name in only}
+    roles, report = exported_roles(family.config, only), progress or (lambda part: None)
     adapter = None if lora is None else (family.adapter(lora[0]), lora[1])
     if adapter is not None and BASE not in roles:
         raise CogViewError(f"the model {family.config.name} has no base model to apply an adapter to")
